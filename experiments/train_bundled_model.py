@@ -1,0 +1,360 @@
+"""Train the language model that ships with tokinterp, on English Wikipedia, from nothing.
+
+    python experiments/train_bundled_model.py prepare  --preset cpu
+    python experiments/train_bundled_model.py train    --preset cpu --minutes 100     # or --steps N --decay-steps M
+    python experiments/train_bundled_model.py export   --preset cpu
+    python experiments/train_bundled_model.py evaluate --preset cpu
+
+``--preset full`` (12 blocks, d_model 256, vocabulary 8192, for a GPU) makes the larger model by the same commands.
+Data: ``$TOKINTERP_DATA`` (default ``../shared/data``). Everything but the export goes to ``runs/bundled/<preset>/``.
+
+The model is an ordinary ``LlamaForCausalLM``. Block matrices are trained with Muon, embeddings and norms with AdamW;
+the rate warms up, stays, then falls linearly to zero; the fall is trained on sequences of the full context.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from bundled_data import prepare  # the folder of this script is on the path
+
+EXPORT = Path(__file__).resolve().parents[1] / "tokinterp" / "data" / "model"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Shape and recipe of one model.
+
+    ``tokens`` are per optimiser step; ``lengths`` are the lengths of the sequences before the decay, the second one
+    from the step (or the time) at which 70 % of the flat phase is over.
+    """
+
+    blocks: int
+    d_model: int
+    heads: int
+    mlp: int
+    vocab: int
+    tokens: int
+    lengths: tuple[int, ...]
+    muon_lr: float
+    adam_lr: float
+    weight_decay: float
+    warmup: int
+    validate_every: int
+    epochs: float
+    device: str
+    context: int = 1024
+    seed: int = 0
+
+
+PRESETS = {
+    "cpu": Preset(8, 192, 6, 512, 4096, 8192, (256, 512), 0.02, 3e-3, 0.1, 60, 250, 1.0, "cpu"),
+    "full": Preset(12, 256, 8, 684, 8192, 131_072, (512,), 0.02, 3e-3, 0.1, 200, 250, 20.0, "cuda"),
+}
+
+
+def build(preset: Preset) -> Any:
+    """A fresh model of the preset's shape (float32), seeded; output projections start at zero."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(preset.seed)
+    config = LlamaConfig(
+        vocab_size=preset.vocab,
+        hidden_size=preset.d_model,
+        intermediate_size=preset.mlp,
+        num_hidden_layers=preset.blocks,
+        num_attention_heads=preset.heads,
+        num_key_value_heads=preset.heads,
+        max_position_embeddings=preset.context,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+        rms_norm_eps=1e-5,
+        use_cache=False,
+    )
+    model = LlamaForCausalLM(config)
+    for block in model.model.layers:
+        torch.nn.init.zeros_(block.self_attn.o_proj.weight)
+        torch.nn.init.zeros_(block.mlp.down_proj.weight)
+    return model.to(preset.device)
+
+
+class Windows:
+    """Training sequences: BOS and then ``length`` tokens of the packed stream, in a seeded order without repeats.
+
+    Every window begins with BOS, as every text does when the model is used.
+    """
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.stream = np.concatenate([np.load(p) for p in sorted(folder.glob("train_*.npy"))])
+        self.seed = seed
+        self.place = 0  # tokens consumed: the only state, so that a run can resume
+
+    def batch(self, tokens: int, length: int) -> torch.Tensor:
+        """The next (rows, length + 1) ids: inputs are ``[:, :-1]``, targets ``[:, 1:]``."""
+        rows = []
+        chunk = 1024  # the order is a permutation of 1024-token chunks; shorter windows share a chunk
+        per_epoch = len(self.stream) // chunk
+        for _ in range(tokens // length):
+            epoch, within = divmod(self.place, per_epoch * chunk)
+            if not hasattr(self, "order") or self.order_epoch != epoch:
+                self.order = np.random.default_rng([self.seed, epoch]).permutation(per_epoch)
+                self.order_epoch = epoch
+            start = int(self.order[within // chunk]) * chunk + within % chunk
+            row = self.stream[start : start + length].astype(np.int64)
+            rows.append(np.concatenate([[0], row]))
+            self.place += length
+        return torch.from_numpy(np.stack(rows))
+
+
+def rate(step: int, warmup: int, plan: list[list[float]]) -> float:
+    """Multiplier of the learning rates: linear warm-up, flat, then linear from each knot of ``plan`` to zero.
+
+    A knot ``[step, end, value]`` says that from ``step`` on the multiplier falls from ``value`` to zero at ``end``.
+    """
+    knot = next((k for k in reversed(plan) if k[0] <= step), None)
+    if knot is None:
+        return min(1.0, (step + 1) / warmup)
+    return max(0.0, knot[2] * (knot[1] - step) / (knot[1] - knot[0]))
+
+
+def optimisers(model: Any, preset: Preset) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for embedding (no decay) and norms."""
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
+    others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "layers" in n)]
+    muon = torch.optim.Muon(matrices, lr=preset.muon_lr, weight_decay=preset.weight_decay, momentum=0.95)
+    adam = torch.optim.AdamW(others, lr=preset.adam_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    for optimiser in (muon, adam):
+        for group in optimiser.param_groups:
+            group["base_lr"] = group["lr"]
+    return [muon, adam]
+
+
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Causal attention. On the CPU by blocks of queries: compiled, that is faster than the library's kernel."""
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    length, size = q.shape[2], 128 if q.shape[2] <= 512 else 256
+    mask = torch.full((size, size), float("-inf"), device=q.device).triu(1)
+    out = []
+    for i in range(0, length, size):
+        scores = (q[:, :, i : i + size] @ k[:, :, : i + size].transpose(-1, -2)).float() * q.shape[-1] ** -0.5
+        scores = torch.cat([scores[..., :i], scores[..., i:] + mask[:, : length - i]], -1)
+        out.append(scores.softmax(-1).to(q.dtype) @ v[:, :, : i + size])
+    return torch.cat(out, 2)
+
+
+def norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """RMSNorm, from float32 to bfloat16."""
+    return (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * weight).to(torch.bfloat16)
+
+
+def block(x: torch.Tensor, w: tuple[torch.Tensor, ...], heads: int, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """One Llama block on a float32 residual stream, products in bfloat16."""
+    n1, q, k, v, o, n2, gate, up, down = w
+    rows, length, width = x.shape
+    h = norm(x, n1) @ torch.cat([q, k, v]).to(torch.bfloat16).t()
+    h = h.view(rows, length, 3, heads, width // heads)
+    qk = h[:, :, :2].float()
+    first, second = qk.chunk(2, -1)
+    qk = (qk * cos[:, None, None] + torch.cat([-second, first], -1) * sin[:, None, None]).to(torch.bfloat16)
+    a = attention(qk[:, :, 0].transpose(1, 2), qk[:, :, 1].transpose(1, 2), h[:, :, 2].transpose(1, 2))
+    x = x + a.transpose(1, 2).reshape(rows, length, width) @ o.to(torch.bfloat16).t()
+    g, u = (norm(x, n2) @ torch.cat([gate, up]).to(torch.bfloat16).t()).chunk(2, -1)
+    return x + (F.silu(g.float()) * u).to(torch.bfloat16) @ down.to(torch.bfloat16).t()
+
+
+def head(x: torch.Tensor, weight: torch.Tensor, embedding: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy, in float32."""
+    logits = norm(x, weight) @ embedding.to(torch.bfloat16).t()
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+
+def loss_function(model: Any, preset: Preset, compiled: bool) -> Any:
+    """``ids (rows, length + 1) -> mean loss``: the model's own weights in a faster forward pass of the same function."""
+    run_block = torch.compile(block, dynamic=False) if compiled else block
+    run_head = torch.compile(head, dynamic=False) if compiled else head
+    size = preset.d_model // preset.heads
+    angle = torch.outer(torch.arange(preset.context).float(), 10000 ** (-torch.arange(0, size, 2).float() / size))
+    angle = torch.cat([angle, angle], -1).to(preset.device)
+    cos, sin = angle.cos(), angle.sin()
+
+    def loss(ids: torch.Tensor) -> torch.Tensor:
+        embedding = model.model.embed_tokens.weight
+        x = F.embedding(ids[:, :-1], embedding)
+        length = x.shape[1]
+        for b in model.model.layers:
+            a, m = b.self_attn, b.mlp
+            w = (b.input_layernorm.weight, a.q_proj.weight, a.k_proj.weight, a.v_proj.weight, a.o_proj.weight,
+                 b.post_attention_layernorm.weight, m.gate_proj.weight, m.up_proj.weight, m.down_proj.weight)
+            x = run_block(x, w, preset.heads, cos[:length], sin[:length])
+        return run_head(x, model.model.norm.weight, embedding, ids[:, 1:])
+
+    return loss
+
+
+@torch.no_grad()
+def validation_loss(loss: Any, folder: Path, preset: Preset, rows: int, length: int) -> tuple[float, float]:
+    """Mean loss (nats per token) and bits per byte on fixed, evenly spaced windows of the validation stream."""
+    from transformers import PreTrainedTokenizerFast
+
+    stream = np.load(folder / "val.npy")
+    starts = np.linspace(0, len(stream) - length, rows).astype(int)
+    windows = np.stack([np.concatenate([[0], stream[s : s + length].astype(np.int64)]) for s in starts])
+    mean = float(np.mean([loss(torch.from_numpy(w[None]).to(preset.device)).item() for w in windows]))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
+    text_bytes = sum(len(tokenizer.decode(w, skip_special_tokens=True).encode()) for w in windows)
+    return mean, mean * rows * length / math.log(2) / text_bytes
+
+
+def save(path: Path, model: Any, opts: list, state: dict) -> None:
+    """Write a checkpoint so that a kill at any moment leaves a whole file."""
+    part = path.with_suffix(".part")
+    torch.save({"model": model.state_dict(), "opts": [o.state_dict() for o in opts], "state": state}, part)
+    os.replace(part, path)
+
+
+def train(folder: Path, preset: Preset, minutes: float | None, steps: int | None, decay_steps: int | None,
+          longer: int | None, decay_share: float, micro: int, compiled: bool, resume: bool) -> None:
+    """Train until ``minutes`` are over (decaying in the last ``decay_share`` of them) or for ``steps`` steps.
+
+    The schedule that a clock decided is written to ``plan.json`` as step numbers; ``--steps`` and ``--decay-steps``
+    then repeat it on any machine.
+    """
+    torch.manual_seed(preset.seed)
+    random.seed(preset.seed)
+    model, data = build(preset), Windows(folder, preset.seed)
+    opts = optimisers(model, preset)
+    loss, plain = loss_function(model, preset, compiled), loss_function(model, preset, False)
+    state: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0, "plan": [], "longer": None, "best": math.inf, "place": 0}
+    if steps is not None and decay_steps is not None:
+        state["plan"] = [[steps - decay_steps, steps, 1.0]]
+        state["longer"] = longer if longer is not None else int(0.7 * (steps - decay_steps))
+    if resume and (folder / "resume.pt").exists():
+        saved = torch.load(folder / "resume.pt", weights_only=True)
+        model.load_state_dict(saved["model"])
+        for optimiser, s in zip(opts, saved["opts"], strict=True):
+            optimiser.load_state_dict(s)
+        state = saved["state"]
+        state["seconds"] += max(0.0, time.time() - state.pop("saved_at", time.time()))
+    data.place = state["place"]
+    began = time.time() - state["seconds"]
+    deadline = began + 60 * minutes if minutes else math.inf
+    marks = [100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600]
+    last_save = recent = time.time()
+    running: list[float] = []
+    pace: list[tuple[float, int]] = []  # (seconds, decaying) of the last steps
+    log = (folder / "log.jsonl").open("a", encoding="utf-8")
+    while True:
+        step, now = state["step"], time.time()
+        if minutes and not state["plan"] and now > deadline - decay_share * 60 * minutes:
+            left = int((deadline - now - 40) / (1.12 * float(np.median(pace[-200:]))))
+            state["plan"].append([step, step + left, 1.0])
+        if minutes and state["longer"] is None and now > began + 0.7 * (1 - decay_share) * 60 * minutes:
+            state["longer"] = step
+        if minutes and state["plan"] and step % 20 == 0 and len(pace) > 20:  # late? fall faster from here
+            left = int((deadline - now - 40) / float(np.median(pace[-20:])))
+            start, end, value = state["plan"][-1]
+            if step > start + 20 and (end - step > 1.05 * left or (now > deadline - 600 and end - step > left)):
+                state["plan"].append([step, step + max(left, 1), rate(step, 1, state["plan"])])
+        if state["plan"] and step >= state["plan"][-1][1]:
+            break
+        decaying = bool(state["plan"]) and step >= state["plan"][0][0]
+        late = state["longer"] is not None and step >= state["longer"]
+        length = preset.context if decaying else preset.lengths[-1 if late else 0]
+        multiplier = rate(step, preset.warmup, state["plan"])
+        for optimiser in opts:
+            for group in optimiser.param_groups:
+                group["lr"] = group["base_lr"] * multiplier
+        batch = data.batch(preset.tokens, length).to(preset.device, non_blocking=True)
+        parts = batch.split(max(1, micro // length))
+        total = 0.0
+        for part in parts:
+            value = loss(part)
+            (value * (len(part) / len(batch))).backward()
+            total = total + value.detach() * (len(part) / len(batch))
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimiser in opts:
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        running.append(float(total))
+        state |= {"step": step + 1, "tokens": state["tokens"] + preset.tokens, "place": data.place}
+        pace.append(time.time() - now)
+        state["seconds"] = time.time() - began
+        done = bool(state["plan"]) and state["step"] >= state["plan"][-1][1]
+        if state["step"] % 25 == 0 or done:
+            row = {"step": state["step"], "tokens": state["tokens"], "seconds": round(state["seconds"], 1),
+                   "lr": multiplier, "loss": float(np.mean(running)), "tokens_per_s": round(preset.tokens / pace[-1])}
+            running = []
+            if state["step"] % preset.validate_every == 0 or state["step"] in marks or done:
+                row["val_loss"], row["val_bits_per_byte"] = validation_loss(plain, folder, preset, 24, preset.context)
+                if row["val_loss"] < state["best"]:
+                    state["best"] = row["val_loss"]
+                    torch.save({"model": model.state_dict(), "row": row}, folder / "best.pt")
+            log.write(json.dumps(row) + "\n")
+            log.flush()
+        if state["step"] in marks or done:
+            name = "final" if done else f"step_{state['step']:06d}"
+            torch.save({"model": model.state_dict(), "row": row}, folder / f"{name}.pt")
+        if time.time() - last_save > 240 or done:
+            save(folder / "resume.pt", model, opts, state | {"saved_at": time.time()})
+            last_save = time.time()
+    (folder / "plan.json").write_text(json.dumps(asdict(preset) | state, indent=1))
+
+
+def export(folder: Path, preset: Preset, checkpoint: str, target: Path) -> None:
+    """Write weights (float16) and tokenizer in plain Hugging Face format."""
+    from transformers import GenerationConfig, PreTrainedTokenizerFast
+
+    model = build(replace(preset, device="cpu"))
+    model.load_state_dict(torch.load(folder / f"{checkpoint}.pt", weights_only=True, map_location="cpu")["model"])
+    model = model.half()
+    model.config.use_cache = True
+    model.generation_config = GenerationConfig(bos_token_id=0, eos_token_id=1, pad_token_id=2)
+    target.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(target)
+    PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer").save_pretrained(target)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["prepare", "train", "export"])
+    parser.add_argument("--preset", choices=PRESETS, default="cpu")
+    parser.add_argument("--runs", type=Path, default=Path("runs/bundled"))
+    parser.add_argument("--minutes", type=float, help="stop by the clock")
+    parser.add_argument("--steps", type=int, help="stop after so many steps (with --decay-steps)")
+    parser.add_argument("--decay-steps", type=int)
+    parser.add_argument("--longer-at", type=int, help="the step from which sequences have the second length")
+    parser.add_argument("--decay-share", type=float, default=0.25, help="of --minutes")
+    parser.add_argument("--micro", type=int, default=4096, help="tokens per backward pass")
+    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--checkpoint", default="final", help="for export: final, best, step_000800, ...")
+    parser.add_argument("--target", type=Path, default=EXPORT)
+    a = parser.parse_args()
+    preset, folder = PRESETS[a.preset], a.runs / a.preset
+    if a.command == "prepare":
+        print(json.dumps(prepare(folder, preset.vocab, seed=preset.seed), indent=1))
+    elif a.command == "train":
+        train(folder, preset, a.minutes, a.steps, a.decay_steps, a.longer_at, a.decay_share, a.micro,
+              not a.no_compile, a.resume)
+    else:
+        export(folder, preset, a.checkpoint, a.target)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""Interpretability research on tokens: one forward pass, many measurements, labelled results.
+
+A map of the package.  ``load_model`` and ``wrap`` (models/) give a model whose sites can be captured and edited,
+whichever library loaded it; ``Prompts`` and ``Spans`` (text/) turn texts into token ids that remember where they came
+from; ``measure`` (measure.py) runs the model over the prompts once and hands every batch of activations (capture.py)
+to every measurement (measurements/, built on the tensor kernels in kernels/); what comes out is an xarray DataTree
+that follows fixed conventions (dataset.py: ``check``, ``read``, ``write``, ``concat_models``, ``summary``), drawn by
+``tokinterp.plots`` and gathered on one page by ``tokinterp.report``.
+"""
+
+from . import edits
+from .capture import Batch, Site, capture, resid, stream
+from .dataset import check, concat_models, read, summary, write
+from .measure import measure, measure_on_cluster
+from .measurements.base import Measurement
+import importlib.util as _u  # TEMPORARY until the modules are there
+if _u.find_spec('tokinterp.measurements.dimension'):
+    from .measurements.dimension import IntrinsicDimension
+if _u.find_spec('tokinterp.measurements.lens'):
+    from .measurements.lens import LogitLens
+if _u.find_spec('tokinterp.measurements.spectrum'):
+    from .measurements.spectrum import Spectrum
+from .models import Model, ModelInfo, Modules, load_model, wrap
+from .text import Prompts, Spans, bundled_questions, bundled_spans, bundled_texts
+
+__version__ = "0.1.0"

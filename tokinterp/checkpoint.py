@@ -1,0 +1,202 @@
+"""Keeping what a run has finished, so that a crash loses nothing and the next call goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from .measurements.base import Measurement
+
+Facts = dict[str, Any]
+
+
+@dataclass
+class Progress:
+    """How far a share of a run has come.
+
+    Attributes
+    ----------
+    reading : int
+        Readings of the prompts that are complete (more than one only where a measurement asks for it).
+    done : int
+        Prompts finished in this reading, in the order in which they are run.
+    batch_tokens : int
+        Padded tokens per batch.
+    rows : list of str
+        Files with finished rows.
+    sums : str
+        File with the running sums.
+    finished : bool
+        Whether nothing is left to run.
+    """
+
+    reading: int = 0
+    done: int = 0
+    batch_tokens: int = 0
+    rows: list[str] = field(default_factory=list)
+    sums: str = ""
+    finished: bool = False
+
+
+class Checkpoint:
+    """A folder ``NAME.partial`` beside the final store, written in whole steps.
+
+    Each save adds one file with the rows finished since the last, writes the running sums anew, and then replaces
+    ``progress.json``, which names the files that count; a kill at any moment leaves the last complete step.
+    """
+
+    def __init__(self, store: Path, facts: Facts, share: tuple[int, int] = (0, 1)) -> None:
+        self.root = partial_folder(store)
+        self.folder = self.root / f"share-{share[0]}-of-{share[1]}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not (self.root / "run.json").exists():
+                replace_text(self.root / "run.json", json.dumps(facts, sort_keys=True, indent=1))
+        except OSError as error:
+            raise OSError(
+                error.errno, f"cannot write the store {store}: {error.strerror or error}; choose another place"
+            ) from error
+        compare_facts(json.loads((self.root / "run.json").read_text(encoding="utf-8")), facts, self.root)
+        self._lock = _lock(self.folder / "lock", store)
+
+    def progress(self) -> Progress:
+        """Return how far the run has come."""
+        file = self.folder / "progress.json"
+        return Progress(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else Progress()
+
+    def save(self, progress: Progress, measurements: Mapping[str, Measurement], rows: Mapping[str, dict[str, torch.Tensor]]) -> Progress:
+        """Write one step and return the progress that names its files."""
+        n = len(progress.rows) + 1
+        named = {f"{m}/{k}": v.contiguous() for m, table in rows.items() for k, v in table.items()}
+        old_sums = progress.sums
+        new = Progress(**{**asdict(progress), "rows": list(progress.rows)})
+        if named:
+            new.rows.append(f"rows-{progress.reading}-{n:06d}.safetensors")
+            self._save_tensors(named, new.rows[-1])
+        sums = {f"{name}/{k}": v.cpu().contiguous() for name, m in measurements.items() for k, v in m.sums.items()}
+        new.sums = f"sums-{progress.reading}-{progress.done:09d}{'-end' if progress.finished else ''}.safetensors"
+        self._save_tensors(sums, new.sums)
+        replace_text(self.folder / "progress.json", json.dumps(asdict(new)))
+        if old_sums and old_sums != new.sums:
+            (self.folder / old_sums).unlink(missing_ok=True)
+        return new
+
+    def load(self, progress: Progress, measurements: Mapping[str, Measurement], device: Any, with_rows: bool) -> None:
+        """Give the measurements their sums back, and their finished rows if asked."""
+        states: dict[str, dict[str, dict[str, Any]]] = {m: {"sums": {}, "rows": {}} for m in measurements}
+        for key, value in self._load_tensors(progress.sums).items() if progress.sums else ():
+            name, _, k = key.partition("/")
+            states[name]["sums"][k] = value
+        parts: dict[str, dict[str, list[torch.Tensor]]] = {m: {} for m in measurements}
+        for file in progress.rows if with_rows else ():
+            for key, value in self._load_tensors(file).items():
+                name, _, k = key.partition("/")
+                parts[name].setdefault(k, []).append(value)
+        for name, m in measurements.items():
+            m.load(states[name], device)
+            m.rows = parts[name]
+
+    def close(self) -> None:
+        """Let go of the lock."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def remove(self) -> None:
+        """Delete the folder: the final store is there."""
+        self.close()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _save_tensors(self, tensors: dict[str, torch.Tensor], name: str) -> None:
+        temporary = self.folder / f".{name}.writing"
+        try:
+            save_file(tensors, temporary)
+            with open(temporary, "rb") as f:
+                os.fsync(f.fileno())
+            os.replace(temporary, self.folder / name)
+        except Exception as error:
+            temporary.unlink(missing_ok=True)
+            raise OSError(
+                f"cannot write {self.folder / name}: {error}; free some space and call measure() again: "
+                "what was finished before is kept"
+            ) from error
+
+    def _load_tensors(self, name: str) -> dict[str, torch.Tensor]:
+        try:
+            return load_file(self.folder / name)
+        except Exception as error:
+            raise ValueError(
+                f"{self.folder / name} is damaged or missing ({error}): delete {self.root} and start the run anew"
+            ) from error
+
+
+def partial_folder(store: Path) -> Path:
+    """Return the folder in which an unfinished run is kept."""
+    return store.with_name(store.name + ".partial")
+
+
+def fingerprint(facts: Facts) -> str:
+    """Return the hash of all that decides the numbers."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def compare_facts(then: Facts, now: Facts, where: Path) -> None:
+    """Raise ValueError, naming what differs, if a store belongs to another run."""
+    if json.loads(json.dumps(now)) == then:
+        return
+    differing = []
+    for key in sorted(then.keys() | now.keys()):
+        a, b = then.get(key), json.loads(json.dumps(now.get(key)))
+        if a != b:
+            if isinstance(a, dict) and isinstance(b, dict):
+                inner = [k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
+                differing.append(f"{key} ({', '.join(inner)})")
+            else:
+                differing.append(f"{key} ({_short(a)} there, {_short(b)} now)")
+    raise ValueError(
+        f"{where} belongs to another run; it differs in: {'; '.join(differing)}. Choose another store, or delete that one"
+    )
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a small text file in one step."""
+    temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")
+    with open(temporary, "w", encoding="utf-8") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(temporary, path)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 60 else text[:57] + "..."
+
+
+def _lock(path: Path, store: Path) -> int | None:
+    """Hold a lock that the system releases when the process ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    handle = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise RuntimeError(f"another process is writing {store}: wait for it, or choose another store") from None
+    except OSError:
+        with suppress(OSError):
+            os.close(handle)
+        return None
+    return handle

@@ -1,0 +1,248 @@
+"""What can be changed during a pass: values at a site, and edges of the attention graph."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .capture import Site
+
+Positions = int | slice | Sequence[int] | torch.Tensor | Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None
+"""Which positions: a number, a slice, a list of numbers (the same in every prompt), a bool tensor (prompt, position),
+a function of (ids, mask) that returns such a tensor, or None for all."""
+
+OPS = ("replace", "add", "zero", "mean")
+
+
+@dataclass(frozen=True, eq=False)
+class SiteEdit:
+    """Change the activations of a site at some positions.
+
+    Use the functions :func:`replace`, :func:`add`, :func:`zero` and :func:`mean_ablate` to make one.
+
+    Attributes
+    ----------
+    site : Site
+        Any site but ``pattern``.
+    op : str
+        ``replace``, ``add``, ``zero`` or ``mean``.
+    positions : Positions
+        Where; padding is never changed.
+    value : torch.Tensor or None
+        (d_model,), (position, d_model) or (prompt, position, d_model): anything that broadcasts to the activations.
+    """
+
+    site: Site
+    op: str
+    positions: Positions = None
+    value: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.site.name == "pattern":
+            raise ValueError("pattern cannot be edited as a site: use knock_out(queries, keys, blocks, heads)")
+        if self.op not in OPS:
+            raise ValueError(f"unknown edit {self.op!r}: the edits are {', '.join(OPS)}")
+        if self.op in ("replace", "add") and self.value is None:
+            raise ValueError(f"{self.op} at {self.site.name} {self.site.at} needs a value")
+
+    def apply(self, activations: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return the changed activations (prompt, position, d_model)."""
+        where = select_positions(self.positions, ids, mask).to(activations.device)[..., None]
+        if self.op == "zero":
+            return activations.masked_fill(where, 0)
+        if self.op == "mean" and self.value is None:
+            real = mask.to(activations.device)[..., None]
+            total = activations.double().masked_fill(~real, 0).sum(1, keepdim=True)
+            new = (total / real.sum(1, keepdim=True)).to(activations.dtype)
+        else:
+            value = self.value
+            assert value is not None
+            if value.shape[-1] != activations.shape[-1]:
+                raise ValueError(
+                    f"{self.op} at {self.site.name} {self.site.at}: the value has width {value.shape[-1]}, "
+                    f"the stream {activations.shape[-1]}"
+                )
+            new = value.to(device=activations.device, dtype=activations.dtype)
+            if self.op == "add":
+                new = activations + new
+        return torch.where(where, new, activations)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what decides the numbers, as JSON types."""
+        return {
+            "op": self.op, "site": self.site.name, "at": self.site.at,
+            "positions": _describe(self.positions), "value": _describe(self.value),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class KnockOut:
+    """Remove attention edges from some queries to some keys; the other weights of a query grow to sum to one.
+
+    Attributes
+    ----------
+    queries : Positions
+        Positions that no longer see the keys; None means every position after the key.
+    keys : Positions
+        Positions that are no longer seen.
+    blocks, heads : sequence of int or None
+        Where; None means everywhere.
+    """
+
+    queries: Positions
+    keys: Positions
+    blocks: tuple[int, ...] | None = None
+    heads: tuple[int, ...] | None = None
+
+    def edges(self, ids: torch.Tensor, mask: torch.Tensor, n_heads: int) -> torch.Tensor:
+        """Return (prompt, 1 or head, query, key) bool, true where attention is removed."""
+        n = ids.shape[1]
+        key = select_positions(self.keys, ids, mask)
+        if self.queries is None:
+            place = torch.arange(n, device=ids.device)
+            cut = key[:, None, :] & (place[:, None] > place[None, :])
+        else:
+            cut = select_positions(self.queries, ids, mask)[:, :, None] & key[:, None, :]
+        cut = cut[:, None]
+        if self.heads is None:
+            return cut
+        bad = [h for h in self.heads if not 0 <= h < n_heads]
+        if bad:
+            raise ValueError(f"knock_out of heads {bad}: the model has heads 0 to {n_heads - 1}")
+        chosen = torch.zeros(n_heads, dtype=torch.bool, device=ids.device)
+        chosen[list(self.heads)] = True
+        return cut & chosen[None, :, None, None]
+
+    def describe(self) -> dict[str, Any]:
+        """Return what decides the numbers, as JSON types."""
+        return {
+            "op": "knock_out", "queries": _describe(self.queries), "keys": _describe(self.keys),
+            "blocks": list(self.blocks) if self.blocks is not None else None,
+            "heads": list(self.heads) if self.heads is not None else None,
+        }  # fmt: skip
+
+
+Edit = SiteEdit | KnockOut
+
+
+def replace(site: Site, value: torch.Tensor, positions: Positions = None) -> SiteEdit:
+    """Put ``value`` in the place of the activations of a site.
+
+    Examples
+    --------
+    >>> import torch, tokinterp as ti
+    >>> edit = ti.edits.replace(ti.Site("resid", 2), torch.zeros(64), positions=[3])
+    >>> edit.op
+    'replace'
+    """
+    return SiteEdit(site, "replace", positions, value)
+
+
+def add(site: Site, value: torch.Tensor, positions: Positions = None) -> SiteEdit:
+    """Add ``value`` to the activations of a site."""
+    return SiteEdit(site, "add", positions, value)
+
+
+def zero(site: Site, positions: Positions = None) -> SiteEdit:
+    """Set the activations of a site to zero."""
+    return SiteEdit(site, "zero", positions)
+
+
+def mean_ablate(site: Site, positions: Positions = None, mean: torch.Tensor | None = None) -> SiteEdit:
+    """Put a mean in the place of the activations of a site.
+
+    Parameters
+    ----------
+    site : Site
+        Where.
+    positions : Positions
+        Which positions; None means all.
+    mean : torch.Tensor, optional
+        (d_model,) or (position, d_model), for example a mean over a corpus.  Without it each prompt's own mean over
+        its real positions is used, so that the result does not depend on the other prompts of a batch.
+    """
+    return SiteEdit(site, "mean", positions, mean)
+
+
+def knock_out(
+    keys: Positions,
+    queries: Positions = None,
+    *,
+    blocks: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+) -> KnockOut:
+    """Hide the positions ``keys`` from the positions ``queries`` (None: from all later positions).
+
+    Parameters
+    ----------
+    keys, queries : Positions
+        Positions that are hidden, and from which they are hidden.
+    blocks, heads : sequence of int, optional
+        Window of blocks, and heads; None means all.
+
+    Notes
+    -----
+    Hiding a set of keys from all later queries in all blocks and heads, with ``position_ids`` that leave them out,
+    equals deleting those tokens (tested).  A query that would see nothing at all is an error.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> ti.edits.knock_out([1, 2], blocks=range(4)).blocks
+    (0, 1, 2, 3)
+    """
+    return KnockOut(
+        queries, keys, tuple(blocks) if blocks is not None else None, tuple(heads) if heads is not None else None
+    )
+
+
+def select_positions(positions: Positions, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return (prompt, position) bool, true at the chosen real positions.
+
+    Raises
+    ------
+    ValueError
+        If a position lies outside the batch or a mask has another shape than the ids.
+    """
+    if positions is None:
+        return mask
+    if callable(positions):
+        chosen = positions(ids, mask)
+    elif isinstance(positions, torch.Tensor) and positions.dtype == torch.bool:
+        chosen = positions
+    else:
+        n = ids.shape[1]
+        if isinstance(positions, slice):
+            places = list(range(n))[positions]
+        else:
+            places = [positions] if isinstance(positions, int) else [int(p) for p in positions]
+            bad = [p for p in places if not 0 <= p < n]
+            if bad:
+                raise ValueError(f"positions {bad} to edit: the longest prompt of the batch has positions 0 to {n - 1}")
+        chosen = torch.zeros_like(mask)
+        chosen[:, places] = True
+    if chosen.shape != mask.shape or chosen.dtype != torch.bool:
+        raise ValueError(
+            f"positions to edit are {chosen.dtype} {tuple(chosen.shape)}: "
+            f"a bool tensor {tuple(mask.shape)} (prompt, position) is needed"
+        )
+    return chosen.to(mask.device) & mask
+
+
+def _describe(value: Any) -> Any:
+    if value is None or isinstance(value, int | str):
+        return value
+    if isinstance(value, slice):
+        return f"slice({value.start}, {value.stop}, {value.step})"
+    if isinstance(value, torch.Tensor):
+        data = value.detach().cpu().to(torch.float64).contiguous().numpy().tobytes()
+        return f"tensor {tuple(value.shape)} {hashlib.sha256(data).hexdigest()[:16]}"
+    if callable(value):
+        code = getattr(value, "__code__", None)
+        body = hashlib.sha256(code.co_code + repr(code.co_consts).encode()).hexdigest()[:16] if code else ""
+        return f"function {getattr(value, '__qualname__', type(value).__name__)} {body}".strip()
+    return [int(v) for v in value]

@@ -1,0 +1,169 @@
+"""What every measurement is: settings, running sums, finished rows, and four verbs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+if TYPE_CHECKING:
+    from ..capture import Batch, Site
+    from ..models.base import ModelInfo
+    from ..text.prompts import Prompts
+
+Tensors = dict[str, torch.Tensor]
+
+
+class Measurement:
+    """One question asked of every batch of a run.
+
+    A subclass keeps its settings as attributes named like its constructor's arguments, and everything it has
+    seen so far in two dictionaries:
+
+    ``sums``
+        tensors of fixed size (float64 sums, int64 counts), on the device of the model;
+    ``rows``
+        lists of tensors that are concatenated along axis 0: one entry per finished prompt or token.  Tables of
+        different length (per prompt, per token) live side by side; each carries its own keys (prompt number,
+        position), so that the order in which batches arrive never matters.
+
+    From these follow the four verbs: ``update(batch)``, ``merge(other)``, ``state()``/``load(state)`` and
+    ``result()``.  A subclass writes ``sites``, ``update`` and ``result``, and overrides ``start`` to check its
+    input before the model runs and ``merge_sums`` where adding the sums is not right.
+
+    A measurement that has to read the prompts more than once sets ``passes`` and looks at ``self.reading``
+    (0, 1, ...) in ``update``; ``end_reading()`` is called after each reading.
+    """
+
+    passes: int = 1
+
+    def __init__(self) -> None:
+        self.sums: Tensors = {}
+        self.rows: dict[str, list[torch.Tensor]] = {}
+        self.reading = 0
+
+    # -- what a subclass writes -------------------------------------------------------------------------------
+    def sites(self, info: ModelInfo) -> list[Site]:
+        """Return the sites whose activations ``update`` needs."""
+        raise NotImplementedError(f"{type(self).__name__} does not say which sites it needs")
+
+    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+        """Check settings against model and prompts before anything expensive, and forget earlier data."""
+        self.info = info
+        self.sums, self.rows, self.reading = {}, {}, 0
+
+    def update(self, batch: Batch) -> None:
+        """Take what is needed from one batch of activations."""
+        raise NotImplementedError(f"{type(self).__name__} has no update()")
+
+    def end_reading(self) -> None:
+        """Called after each complete reading of the prompts, before the next one or ``result``."""
+
+    def result(self) -> xr.Dataset:
+        """Return the labelled result of everything seen so far."""
+        raise NotImplementedError(f"{type(self).__name__} has no result()")
+
+    # -- what they all share ----------------------------------------------------------------------------------
+    def settings(self) -> dict[str, Any]:
+        """Return the constructor's arguments with their present values, as plain JSON types."""
+        names = [n for n in inspect.signature(type(self).__init__).parameters if n != "self"]
+        return {n: plain(getattr(self, n)) for n in names}
+
+    def add(self, name: str, value: torch.Tensor) -> None:
+        """Add to a running sum (created at its first use)."""
+        if name in self.sums:
+            self.sums[name] += value.to(self.sums[name])
+        else:
+            self.sums[name] = value.clone()
+
+    def append(self, **columns: torch.Tensor) -> None:
+        """Append rows to tables; axis 0 of each tensor counts the new rows."""
+        for name, value in columns.items():
+            self.rows.setdefault(name, []).append(value.detach())
+
+    def merge(self, other: Measurement) -> None:
+        """Add the sums and append the rows of another measurement with the same settings."""
+        if self.settings() != other.settings() or type(self) is not type(other):
+            raise ValueError(
+                f"cannot merge {type(other).__name__} {other.settings()} into {type(self).__name__} "
+                f"{self.settings()}: the settings must be equal"
+            )
+        self.merge_sums(other.sums)
+        for name, parts in other.rows.items():
+            self.rows.setdefault(name, []).extend(parts)
+
+    def merge_sums(self, other: Tensors) -> None:
+        """Add the sums of another measurement; override where adding is not right."""
+        for name, value in other.items():
+            self.add(name, value)
+
+    def take_rows(self) -> Tensors:
+        """Return the rows finished since the last call, on the CPU, and let go of them."""
+        out = {name: torch.cat([p.cpu() for p in parts]) for name, parts in self.rows.items() if parts}
+        self.rows = {}
+        return out
+
+    def state(self) -> dict[str, Tensors]:
+        """Return everything seen so far as two dictionaries of CPU tensors, ``sums`` and ``rows``."""
+        rows = {name: torch.cat([p.cpu() for p in parts]) for name, parts in self.rows.items() if parts}
+        return {"sums": {k: v.cpu() for k, v in self.sums.items()}, "rows": rows}
+
+    def load(self, state: dict[str, Tensors], device: torch.device | str = "cpu") -> None:
+        """Take up a state that ``state()`` returned."""
+        self.sums = {k: v.to(device) for k, v in state["sums"].items()}
+        self.rows = {k: [v] for k, v in state["rows"].items()}
+
+    def table(self, *names: str) -> list[np.ndarray]:
+        """Return columns as arrays, sorted by the first column given, then the second, and so on.
+
+        All named columns must have the same number of rows; the sort is what makes a result independent of the
+        order of the batches.  Only one-dimensional integer columns take part in the sort.
+        """
+        missing = [n for n in names if n not in self.rows]
+        if missing:
+            raise ValueError(f"{type(self).__name__} has seen no batch yet: no rows named {missing}")
+        columns = [torch.cat([p.cpu() for p in self.rows[n]]).numpy() for n in names]
+        keys = [c for c in columns if c.ndim == 1 and np.issubdtype(c.dtype, np.integer)]
+        order = np.lexsort(keys[::-1])
+        return [c[order] for c in columns]
+
+    def __repr__(self) -> str:
+        inner = ", ".join(f"{k}={v!r}" for k, v in self.settings().items())
+        return f"{type(self).__name__}({inner})"
+
+
+def choose_layers(layers: Iterable[int] | None, info: ModelInfo) -> list[int]:
+    """Return the layers asked for, or all of ``0..n_layers``.
+
+    Raises
+    ------
+    ValueError
+        If a layer is not one of 0..n_layers; there is no counting from the end.
+    """
+    if layers is None:
+        return list(range(info.n_layers + 1))
+    chosen = sorted({int(layer) for layer in layers})
+    bad = [layer for layer in chosen if not 0 <= layer <= info.n_layers]
+    if bad or not chosen:
+        raise ValueError(
+            f"layers {bad or 'is empty'}: {info.id} has layers 0 (before the first block) to {info.n_layers} "
+            "(after the last); negative numbers do not count from the end"
+        )
+    return chosen
+
+
+def plain(value: Any) -> Any:
+    """Return a setting as JSON types (numbers, strings, lists, dictionaries, None)."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, Sequence | set | frozenset | range | np.ndarray):
+        return [plain(v) for v in (sorted(value) if isinstance(value, set | frozenset) else value)]
+    return repr(value)

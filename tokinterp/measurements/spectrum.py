@@ -1,0 +1,364 @@
+"""Spectrum: how the token cloud of each layer is spread over directions, with and without massive rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..capture import resid
+from ..dataset import layer_coords, variable
+from ..kernels import massive, moments
+from .base import Measurement, Tensors, choose_layers
+
+if TYPE_CHECKING:
+    from ..capture import Batch, Site
+    from ..models.base import ModelInfo
+    from ..text.prompts import Prompts
+
+EXCLUSIONS = ("special", "massive")
+NO_DIRECTION = 1e-6  # of its norm: a row this close to the mean of its prompt is rounding, not a direction
+
+
+class Spectrum(Measurement):
+    """Covariance spectrum, anisotropy and mean cosine of the stream at each layer, and its massive activations.
+
+    Everything comes in two versions on the dimension ``subset``: ``"all"`` rows, and the ``"regular"`` ones that are left
+    without the excluded rows (the products are taken over the regular rows once, and over the few excluded ones apart).
+    Results equal those of the covariance of all rows in float64 to about 1e-6 of its largest eigenvalue, with any channel
+    offset and any batches; memory is two d x d float64 matrices a layer (one with ``exclude=()``).
+
+    Parameters
+    ----------
+    layers : iterable of int, optional
+        Layers to look at; all by default.
+    exclude : tuple of str
+        What the regular rows are without: ``"special"`` (BOS and other special tokens) and ``"massive"`` (rows found at that
+        layer by ``rule``).  ``()`` gives only the subset ``"all"``.
+    rule : str
+        ``"norm"`` (norm above ``factor`` times the median norm of the prompt) or ``"sun2024"`` (Sun et al. 2024); see
+        `tokinterp.kernels.massive.massive_rows`.
+    factor : float
+        Of the rule ``"norm"``.
+    thresholds : sequence of float
+        Shares of the variance for ``pca_components``.
+    components : int, optional
+        How many eigenvalues are kept in the result; all by default.
+    keep : int
+        Massive entries listed per layer, largest ratio first.
+
+    Notes
+    -----
+    All spectral numbers are of the centred cloud and cannot exceed ``rank_limit`` = min(n - 1, d).  The covariance has the
+    divisor n - 1.  Tokens of one text are not independent rows, so n overstates what is known.
+
+    - ``anisotropy``: share of the largest eigenvalue (Razzhigaev et al. 2024).
+    - ``participation_ratio``: plug-in; ``participation_ratio_unbiased``: see
+      `tokinterp.kernels.moments.unbiased_participation_ratio` (Chun et al. 2026, row-corrected).
+    - ``effective_rank``: from singular values (Roy and Vetterli 2007); ``effective_rank_variance``: from eigenvalues.
+    - ``mean_cosine``: over all pairs of different rows of the corpus, about the origin.  After the corpus mean is removed
+      this average is near 0 whatever the cloud, and it cannot be had in one reading, so the centred cosine is given per
+      prompt, about the prompt's own mean: ``prompt_cosine_centred``, near -1/(n-1) where all rows lie equally far from it.
+    - ``prompt_cosine_diagonal`` counts each row with itself, as Viswanathan et al. (arXiv 2501.10573) do.
+    - The table ``massive_*`` on the dimension ``token`` lists entries (one row of the stream can have several).
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> prompts = ti.Prompts.from_texts(["The Nile flows north.", "Paris is in France."], model)
+    >>> run = ti.measure(model, prompts, {"spectrum": ti.Spectrum()})
+    >>> sorted(run["spectrum"].to_dataset().subset.values.tolist())
+    ['all', 'regular']
+    """
+
+    def __init__(
+        self,
+        layers: Iterable[int] | None = None,
+        exclude: Sequence[str] = EXCLUSIONS,
+        rule: str = "norm",
+        factor: float = 10.0,
+        thresholds: Sequence[float] = (0.9, 0.95, 0.99),
+        components: int | None = None,
+        keep: int = 20,
+    ) -> None:
+        super().__init__()
+        self.layers = None if layers is None else list(layers)
+        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        self.rule, self.factor, self.keep = rule, float(factor), int(keep)
+        self.thresholds, self.components = tuple(float(t) for t in thresholds), components
+        unknown = [e for e in self.exclude if e not in EXCLUSIONS]
+        if unknown:
+            raise ValueError(f"exclude={unknown}: the exclusions are {', '.join(EXCLUSIONS)}")
+        massive.check_rule(rule)
+        if not self.factor > 1:
+            raise ValueError(f"factor={factor}: a massive row has a norm of more than 1 times the median; 10 is usual")
+        if self.keep < 1:
+            raise ValueError(f"keep={keep}: keep at least 1 massive entry per layer")
+        if not all(0 < t < 1 for t in self.thresholds):
+            raise ValueError(f"thresholds={list(self.thresholds)}: each is a share of the variance between 0 and 1")
+        if components is not None and components < 1:
+            raise ValueError(f"components={components}: keep at least 1 eigenvalue, or None for all")
+
+    @property
+    def subsets(self) -> list[str]:
+        """Names on the dimension ``subset``."""
+        return ["all", "regular"] if self.exclude else ["all"]
+
+    def sites(self, info: ModelInfo) -> list[Site]:
+        """Return the stream at the layers."""
+        return resid(choose_layers(self.layers, info))
+
+    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+        """Check layers and eigenvalues asked for against the model."""
+        super().start(info, prompts)
+        choose_layers(self.layers, info)
+        if self.components is not None and self.components > info.d_model:
+            raise ValueError(f"components={self.components}: the stream of {info.id} has only {info.d_model} channels")
+
+    # -- one batch --------------------------------------------------------------------------------------------
+    def update(self, batch: Batch) -> None:
+        """Add the rows of a batch."""
+        layers = choose_layers(self.layers, self.info)
+        sizes, parts, rules = zip(*(self._parts(batch, layer) for layer in layers), strict=True)
+        if "shift" not in self.sums:
+            self._begin(batch, layers, [p[:, 0] for p in parts])
+        # The one wait for the device: how many excluded rows there are, so that only they are gathered.
+        extra = torch.stack([p[:, 1:].sum() for p in parts]).tolist()
+        columns: dict[str, list[torch.Tensor]] = {}
+        for i, layer in enumerate(layers):
+            for name, value in self._add_layer(i, batch.resid(layer), sizes[i].norm, parts[i], extra[i]).items():
+                columns.setdefault(name, []).append(value)
+            self.sums["massive_rows"][i] += rules[i].sum((1, 2))
+            self._add_entries(i, batch, layer, sizes[i], rules[i][massive.RULES.index(self.rule)])
+        self.append(prompt=batch.prompt_numbers, **{k: torch.stack(v, dim=1) for k, v in columns.items()})
+
+    def _parts(self, batch: Batch, layer: int) -> tuple[massive.Sizes, torch.Tensor, torch.Tensor]:
+        """Sizes of rows; (prompt, part, position) bool regular and excluded rows; (rule, prompt, position) massive ones."""
+        sizes = massive.measure_sizes(batch.resid(layer), batch.mask)
+        finite = sizes.norm.isfinite()  # padding is NaN
+        rules = torch.stack([massive.by_norm(sizes, self.factor), massive.by_magnitude(sizes)]) & finite
+        if not self.exclude:
+            return sizes, finite[:, None], rules
+        out = torch.zeros_like(finite)
+        if "special" in self.exclude:
+            out = out | batch.special
+        if "massive" in self.exclude:
+            out = out | rules[massive.RULES.index(self.rule)]
+        return sizes, torch.stack([finite & ~out, finite & out], dim=1), rules
+
+    def _begin(self, batch: Batch, layers: list[int], regular: list[torch.Tensor]) -> None:
+        """Choose the shift, the mean of the regular rows of the first batch, and make room for the sums."""
+        shifts = []
+        for layer, keep in zip(layers, regular, strict=True):
+            x = batch.resid(layer)
+            finite = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32).isfinite() & batch.mask
+            keep = torch.where(keep.any(), keep, finite)[..., None]
+            total = x.float().masked_fill(~keep, 0).sum((0, 1), dtype=torch.float64)
+            shifts.append((total / keep.sum().clamp_min(1)).float())
+        parts, count, device = len(self.subsets), len(layers), batch.device
+        shift = torch.stack(shifts)[:, None].expand(-1, parts, -1)
+        self.sums.update(moments.empty(shift)._asdict())
+        self.sums["norm"] = torch.zeros(count, parts, dtype=torch.float64, device=device)
+        self.sums["unit"] = torch.zeros(count, parts, shift.shape[-1], dtype=torch.float64, device=device)
+        self.sums["units"] = torch.zeros(count, parts, dtype=torch.int64, device=device)
+        self.sums["nonfinite"] = torch.zeros(count, dtype=torch.int64, device=device)
+        self.sums["massive_rows"] = torch.zeros(count, len(massive.RULES), dtype=torch.int64, device=device)
+        for name, column in massive.no_entries(count, self.keep, device=device)._asdict().items():
+            self.sums[f"entry_{name}"] = column
+
+    def _moments(self, layer: int, part: int) -> moments.Moments:
+        return moments.Moments(*(self.sums[f][layer, part] for f in moments.Moments._fields))
+
+    def _add_layer(
+        self, i: int, x: torch.Tensor, norm: torch.Tensor, parts: torch.Tensor, extra: int
+    ) -> dict[str, torch.Tensor]:
+        """Add the rows of one layer to the sums and return the columns (prompt, subset) of the prompts."""
+        d = x.shape[-1]
+        self.sums["nonfinite"][i] += (norm.isinf() | (norm.isnan() & ~x[..., 0].isfinite())).sum()
+        x = x.float().masked_fill(~parts.any(1)[..., None], 0)
+        y = x - self.sums["shift"][i, 0].float()
+        flat, kept = y.reshape(-1, d), parts.transpose(0, 1).flatten(1)
+        moments.accumulate(self._moments(i, 0), flat, kept[0])
+        if extra:
+            chosen = kept[1].int().argsort(descending=True, stable=True)[:extra]
+            moments.accumulate(self._moments(i, 1), flat[chosen].double())
+
+        length = torch.where(parts, norm[:, None], 0.0)  # (prompt, part, position)
+        directed = length > 0
+        with moments.full_float32():
+            unit = ((directed / length.masked_fill(~directed, 1)) @ x).double()
+        number = directed.sum(-1)
+        self.sums["norm"][i] += length.sum((0, 2), dtype=torch.float64)
+        self.sums["unit"][i] += unit.sum(0)
+        self.sums["units"][i] += number.sum(0)
+        members = parts if len(self.subsets) == 1 else torch.stack([parts.any(1), parts[:, 0]], dim=1)
+        n, unit, number = members.sum(-1), _to_subsets(unit), _to_subsets(number)
+        return {
+            "prompt_n": n,
+            "prompt_norm": _to_subsets(length.sum(-1, dtype=torch.float64)) / n,
+            "prompt_cosine": moments.mean_cosine(unit, number),
+            "prompt_cosine_diagonal": moments.mean_cosine(unit, number, diagonal=True),
+            "prompt_cosine_centred": torch.stack([_centred_cosine(y, norm, m) for m in members.unbind(1)], dim=1),
+        }
+
+    def _add_entries(self, i: int, batch: Batch, layer: int, sizes: massive.Sizes, rows: torch.Tensor) -> None:
+        found = massive.massive_entries(
+            batch.resid(layer), batch.ids, batch.prompt_numbers, sizes, rows, self.rule, self.keep
+        )
+        for name, column in self._with_entries(i, found)._asdict().items():
+            self.sums[f"entry_{name}"][i] = column
+
+    def _with_entries(self, i: int | slice, other: massive.Entries) -> massive.Entries:
+        mine = (self.sums[f"entry_{name}"][i] for name in massive.Entries._fields)
+        return massive.largest(
+            massive.Entries(*(torch.cat([a, b.to(a)], dim=-1) for a, b in zip(mine, other, strict=True))), self.keep
+        )
+
+    def merge_sums(self, other: Tensors) -> None:
+        """Add the sums of another part of the corpus, whatever its shift."""
+        if not self.sums or not other:
+            self.sums = self.sums or {k: v.clone() for k, v in other.items()}
+            return
+        fields = moments.Moments._fields
+        for i in range(len(self.sums["shift"])):
+            mine, theirs = (moments.Moments(*(s[f][i] for f in fields)) for s in (self.sums, other))
+            for name, value in moments.merge(mine, theirs)._asdict().items():
+                self.sums[name][i] = value
+        table = self._with_entries(slice(None), massive.Entries(*(other[f"entry_{n}"] for n in massive.Entries._fields)))
+        for name, column in table._asdict().items():
+            self.sums[f"entry_{name}"] = column
+        for name in ("norm", "unit", "units", "nonfinite", "massive_rows"):
+            self.sums[name] += other[name]
+
+    # -- the outcome ------------------------------------------------------------------------------------------
+    def result(self) -> xr.Dataset:
+        """Return the dataset described in the class."""
+        prompt, *columns = self.table("prompt", *PROMPT_COLUMNS)
+        layers = choose_layers(self.layers, self.info)
+        cells = [self._numbers(i) for i in range(len(layers))]
+        stacked: dict[str, Any] = {k: np.stack([c[k] for c in cells]) for k in cells[0]}
+        data = {k: variable(("layer", "subset", *dims), stacked[k], *text) for k, (dims, *text) in CORPUS.items()}
+        for (name, text), column in zip(PROMPT_COLUMNS.items(), columns, strict=True):
+            data[name] = variable(("prompt", "layer", "subset"), column, *text)
+        data["nonfinite_rows"] = variable(
+            "layer", self.sums["nonfinite"], "rows with NaN or infinite entries, left out", "1"
+        )
+        data["massive_rows"] = variable(
+            ("layer", "rule"), self.sums["massive_rows"], "rows with massive activations", "1", SUN
+        )
+        coords = {
+            "prompt": variable("prompt", prompt, "number of the prompt in the input", "1"),
+            "subset": variable("subset", np.array(self.subsets), "which rows take part", "1"),
+            "threshold": variable("threshold", np.array(self.thresholds), "share of the variance", "1"),
+            "component": variable("component", np.arange(stacked["eigenvalue"].shape[-1]), "largest first", "1"),
+            "rule": variable("rule", np.array(massive.RULES), "what counts as massive", "1"),
+            **layer_coords(layers, self.info),
+        }
+        table, table_coords = self._entry_table(layers)
+        out = xr.Dataset({**data, **table}, {**coords, **table_coords})
+        out["subset"].attrs["regular"] = f"without: {', '.join(self.exclude) or 'nothing'} (massive by rule {self.rule})"
+        return out
+
+    def _numbers(self, i: int) -> dict[str, np.ndarray]:
+        """All numbers of one layer, each with a first axis ``subset``."""
+        part = [self._moments(i, p) for p in range(len(self.subsets))]
+        clouds = [part[0]] if len(part) == 1 else [moments.merge(*part), part[0]]
+        cells: list[dict[str, torch.Tensor]] = []
+        for s, sums in enumerate(clouds):
+            if s and bool(sums.count == clouds[0].count):
+                cells.append(cells[0])  # nothing was excluded here: the same rows
+                continue
+            cloud = moments.central(sums)
+            values = moments.eigenvalues(cloud.scatter, cloud.count)
+            pick = slice(0, None) if s == 0 else slice(0, 1)  # all parts, or the regular one
+            number = self.sums["units"][i, pick].sum()
+            unit = self.sums["unit"][i, pick].sum(0)
+            cells.append({
+                "n": cloud.count,
+                "rank_limit": torch.clamp(cloud.count - 1, 0, values.shape[-1]),
+                "mean_norm": self.sums["norm"][i, pick].sum() / cloud.count,
+                "anisotropy": moments.anisotropy(values),
+                "participation_ratio": moments.participation_ratio(values),
+                "participation_ratio_unbiased": moments.unbiased_participation_ratio(cloud),
+                "effective_rank": moments.effective_rank(values),
+                "effective_rank_variance": moments.effective_rank(values, of="variance"),
+                "pca_components": moments.components_for(values, self.thresholds),
+                "total_variance": values.sum(),
+                "mean_cosine": moments.mean_cosine(unit, number),
+                "mean_cosine_diagonal": moments.mean_cosine(unit, number, diagonal=True),
+                "eigenvalue": values[: self.components],
+            })  # fmt: skip
+        return {k: np.stack([c[k].cpu().numpy() for c in cells]) for k in cells[0]}
+
+    def _entry_table(self, layers: list[int]) -> tuple[dict[str, xr.Variable], dict[str, xr.Variable]]:
+        columns = {n: self.sums[f"entry_{n}"].cpu().numpy() for n in massive.Entries._fields}
+        layer, place = np.nonzero(columns["channel"] >= 0)
+        columns = {n: c[layer, place] for n, c in columns.items()}
+        for name in ("ratio", "norm_ratio"):  # the median of a prompt can be 0
+            columns[name] = np.where(np.isfinite(columns[name]), columns[name], np.nan)
+
+        def column(name: str, text: str) -> xr.Variable:
+            return variable("token", columns[name], text, "1")
+
+        data = {
+            "massive_layer": variable("token", np.array(layers)[layer], "layer of the massive entry", "1"),
+            "massive_channel": column("channel", "channel of the massive entry"),
+            "massive_value": column("value", "massive entry of the stream"),
+            "massive_ratio": column("ratio", "its magnitude over the median magnitude of its prompt (16,384 entries sampled)"),
+            "massive_norm_ratio": column("norm_ratio", "norm of its row over the median norm of its prompt"),
+        }
+        coords = {
+            "token_prompt": column("prompt", "number of the prompt in the input"),
+            "position": column("position", "place in the sequence, BOS counted"),
+            "token_id": column("token_id", "token id"),
+        }
+        return data, coords
+
+
+def _to_subsets(parts: torch.Tensor) -> torch.Tensor:
+    """(prompt, part, ...) sums over regular and excluded rows -> (prompt, subset, ...) over all and regular ones."""
+    return parts if parts.shape[1] == 1 else torch.stack([parts.sum(1), parts[:, 0]], dim=1)
+
+
+def _centred_cosine(y: torch.Tensor, norm: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """(prompt,) mean cosine of pairs of different rows about the prompt's own mean; rows at that mean are left out."""
+    with moments.full_float32():
+        mean = (keep.float()[:, None] @ y) / keep.sum(1).clamp_min(1)[:, None, None]
+        centred = y - mean
+        length = torch.linalg.vector_norm(centred, dim=-1)
+        directed = keep & (length > NO_DIRECTION * norm)
+        unit = ((directed / length.masked_fill(~directed, 1))[:, None] @ centred)[:, 0]
+    return moments.mean_cosine(unit, directed.sum(1))
+
+
+SUN = "Sun et al. 2024, arXiv 2402.17762, section 2"
+CHUN = "Chun et al. 2026, arXiv 2509.26560, row-corrected; Himeno and Yamada 2014, J. Multivariate Anal. 130, 27"
+SHAPE = "Razzhigaev et al. 2024, The Shape of Learning, Findings of EACL"
+ROY = "Roy and Vetterli 2007, EUSIPCO"
+PROMPTS = "Viswanathan et al. 2025, arXiv 2501.10573"
+CORPUS: dict[str, tuple[Any, ...]] = {
+    "n": ((), "rows that take part", "1"),
+    "rank_limit": ((), "largest possible rank, min(n - 1, d_model)", "1"),
+    "mean_norm": ((), "mean Euclidean norm of rows", "1"),
+    "anisotropy": ((), "share of the largest eigenvalue of the covariance", "1", SHAPE),
+    "participation_ratio": ((), "participation ratio, plug-in", "1"),
+    "participation_ratio_unbiased": ((), "participation ratio, numerator and denominator unbiased", "1", CHUN),
+    "effective_rank": ((), "effective rank of the centred cloud, from singular values", "1", ROY),
+    "effective_rank_variance": ((), "effective rank of the centred cloud, from eigenvalues", "1"),
+    "pca_components": (("threshold",), "principal components that reach a share of the variance", "1"),
+    "total_variance": ((), "trace of the covariance", "1"),
+    "mean_cosine": ((), "mean cosine of pairs of different rows of the corpus, about the origin", "1"),
+    "mean_cosine_diagonal": ((), "the same with each row paired with itself too", "1"),
+    "eigenvalue": (("component",), "eigenvalue of the covariance (divisor n - 1)", "1"),
+}
+PROMPT_COLUMNS: dict[str, tuple[str, ...]] = {
+    "prompt_n": ("rows of the prompt that take part", "1"),
+    "prompt_norm": ("mean Euclidean norm of the prompt's rows", "1"),
+    "prompt_cosine": ("mean cosine of pairs of different rows of the prompt, about the origin", "1"),
+    "prompt_cosine_diagonal": ("the same with each row paired with itself too", "1", PROMPTS),
+    "prompt_cosine_centred": ("mean cosine of pairs of different rows, about the mean of the prompt", "1"),
+}

@@ -1,0 +1,177 @@
+"""Load a Hugging Face causal LM, from the hub or a local folder, and say what it is."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .base import ModelInfo
+from .fingerprint import tokenizer_hash, weights_hash
+from .hooks import HookedLM
+from .modules import Modules, find_modules, submodule
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "merges.txt")
+_CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx")
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """Return the device to load on: the one named, else a GPU if there is one, else the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the device does not exist on this machine.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device {device!r} is no torch device: write 'cpu', 'cuda' or 'cuda:1'") from None
+    n_gpus = torch.cuda.device_count()
+    if chosen.type == "cuda" and (chosen.index or 0) >= n_gpus:
+        raise ValueError(f"device {device!r} does not exist: torch sees {n_gpus} CUDA devices here; use device='cpu'")
+    if chosen.type == "mps":
+        raise ValueError("device 'mps' has no float64, which every sum here needs: use device='cpu'")
+    return chosen
+
+
+def choose_dtype(dtype: str | torch.dtype | None, device: torch.device | None) -> torch.dtype | str:
+    """Return the dtype to load in: the one named, else the checkpoint's on a GPU and float32 on the CPU."""
+    if dtype is None:
+        return torch.float32 if device is not None and device.type == "cpu" else "auto"
+    if dtype == "auto":
+        return "auto"
+    found = dtype if isinstance(dtype, torch.dtype) else getattr(torch, str(dtype).removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"dtype {dtype!r} is no floating-point dtype: write 'float32', 'bfloat16' or 'float16'")
+    return found
+
+
+def load_hf(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    device_map: Any = None,
+    trust_remote_code: bool = False,
+    tokenizer: Any = None,
+) -> tuple[nn.Module, Any, str, str]:
+    """Load a causal LM and its tokenizer; return (model, tokenizer, id, revision)."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    if device is not None and device_map is not None:
+        raise ValueError(f"device={device!r} and device_map={device_map!r} exclude each other: give one of them")
+    place = choose_device(device) if device_map is None else None
+    kind = choose_dtype(dtype, place)
+    folder = Path(name).expanduser()
+    local = folder.is_dir()
+    if not local and (str(name).startswith((".", "/", "~")) or folder.is_file() or str(name).count("/") > 1):
+        raise ValueError(f"no model folder {str(name)!r}: give a folder with config.json, or a name on the hub")
+    source = str(folder) if local else str(name)
+    if local:
+        check_folder(folder, need_tokenizer=tokenizer is None)
+    common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(source, **common)
+    except OSError as error:
+        raise ValueError(_hub_message(name, error)) from error
+    check_config(config, str(name))
+    if tokenizer is None:
+        tokenizer = AutoTokenizer.from_pretrained(source, **common)
+    try:
+        lm = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=kind, device_map=device_map, **common)
+    except OSError as error:
+        raise ValueError(_hub_message(name, error)) from error
+    except ValueError as error:
+        if "Unrecognized configuration class" in str(error):
+            raise ValueError(f"{name}: {type(config).__name__} is no causal language model") from error
+        raise
+    lm.eval()
+    if place is not None:
+        lm.to(place)
+    found = "local" if local else (getattr(config, "_commit_hash", None) or revision or "main")
+    return lm, tokenizer, folder.resolve().name if local else str(name), found
+
+
+def check_folder(folder: Path, need_tokenizer: bool) -> None:
+    """Refuse a local folder that lacks its config, a shard of its weights, or its tokenizer."""
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} has no config.json: is it a Hugging Face model folder?")
+    for index in folder.glob("*.index.json"):
+        needed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        missing = sorted(n for n in needed if not (folder / n).is_file())
+        if missing:
+            raise ValueError(f"{folder} lacks {', '.join(missing)}, which {index.name} names: copy the missing shards")
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
+        raise ValueError(f"{folder} has no weights: looked for *.safetensors and pytorch_model*.bin")
+    if need_tokenizer and not any((folder / f).is_file() for f in TOKENIZER_FILES):
+        raise ValueError(
+            f"{folder} has no tokenizer: looked for {', '.join(TOKENIZER_FILES)}; copy the files there or pass tokenizer="
+        )
+
+
+def check_config(config: Any, name: str) -> None:
+    """Refuse models that are not decoder-only."""
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"{name} is an encoder-decoder model ({config.model_type}): tokinterp measures decoder-only (causal) "
+            "language models"
+        )
+
+
+def make_model(
+    lm: nn.Module,
+    tokenizer: Any,
+    *,
+    id: str,
+    revision: str = "local",
+    backend: str = "hf",
+    modules: Modules | None = None,
+    source: Any = None,
+) -> HookedLM:
+    """Return the hooked model of a Hugging Face causal LM, verified by value."""
+    check_config(lm.config, id)
+    config: Any = lm.config.get_text_config()  # type: ignore[operator,union-attr]
+    if lm.training:
+        logging.getLogger("tokinterp").warning("%s was in training mode: switched to eval()", id)
+        lm.eval()
+    modules = modules or find_modules(lm)
+    blocks = submodule(lm, modules.blocks)
+    if blocks is None:
+        raise ValueError(f"{type(lm).__name__} has no module {modules.blocks!r}: name the list of blocks")
+    head = lm.get_output_embeddings()  # type: ignore[operator]
+    embedding = lm.get_input_embeddings()  # type: ignore[operator]
+    if head is None:
+        raise ValueError(f"{type(lm).__name__} has no output embeddings: load it as a causal language model")
+    limit = next((int(v) for n in _CONTEXT if (v := getattr(config, n, None))), None)
+    if limit is None:
+        known = getattr(tokenizer, "model_max_length", 0) or 0
+        limit = int(known) if 0 < known < 10**8 else 2**20
+    info = ModelInfo(
+        id=id,
+        revision=revision,
+        weights=weights_hash(lm),
+        architecture=type(lm).__name__,
+        backend=backend,
+        n_layers=len(blocks),
+        n_heads=int(config.num_attention_heads),
+        d_model=int(config.hidden_size),
+        d_vocab=int(head.weight.shape[0]),
+        max_tokens=limit,
+        dtype=str(head.weight.dtype).removeprefix("torch."),
+        device=str(embedding.weight.device),
+        tokenizer=tokenizer_hash(tokenizer),
+    )
+    return HookedLM(lm, tokenizer, modules, info, source)
+
+
+def _hub_message(name: Any, error: Exception) -> str:
+    first = str(error).strip().splitlines()[0]
+    return f"cannot load {str(name)!r}: it is no local folder, and from the hub: {first}"

@@ -1,0 +1,407 @@
+"""The one hook engine: run a Hugging Face causal LM with sites captured and edited."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..capture import SITES, Site
+from ..edits import Edit, KnockOut, SiteEdit
+from .base import Activations, ModelInfo
+from .modules import Head, Modules, candidates, submodule
+
+TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-7, torch.bfloat16: 6e-2, torch.float16: 1e-2}
+
+
+class _Stop(Exception):
+    """Raised inside the pass when the deepest site has been reached."""
+
+
+class HookedLM:
+    """A causal LM whose sites can be captured and edited; what ``load_model`` and ``wrap`` return.
+
+    Attributes
+    ----------
+    info : ModelInfo
+        What decides the numbers.
+    tokenizer
+        The model's tokenizer, or None.
+    lm : torch.nn.Module
+        The Hugging Face causal LM that is hooked.
+    source
+        The object that was wrapped: the same model, a TransformerBridge or an nnsight LanguageModel.
+    offers : frozenset of str
+        Names of the sites that this architecture has and that were verified by value.
+    """
+
+    def __init__(self, lm: nn.Module, tokenizer: Any, modules: Modules, info: ModelInfo, source: Any = None) -> None:
+        self.lm, self.tokenizer, self.modules, self.info = lm, tokenizer, modules, info
+        self.source = lm if source is None else source
+        self.config: Any = lm.config.get_text_config()  # type: ignore[operator,union-attr]
+        self._head = Head(lm, modules, self.config)
+        self._blocks: list[nn.Module] = list(submodule(lm, modules.blocks))
+        self.offers: frozenset[str] = frozenset({"resid"})
+        with torch.no_grad():
+            self._verify()
+
+    def __repr__(self) -> str:
+        i = self.info
+        return f"{i.id} ({i.architecture}, {i.n_layers} blocks, d_model {i.d_model}, {i.dtype} on {i.device}, {i.backend})"
+
+    @property
+    def device(self) -> torch.device:
+        """Device on which ids are expected and activations are returned."""
+        return self.lm.get_input_embeddings().weight.device  # type: ignore[operator,union-attr]
+
+    def normed(self, resid: torch.Tensor) -> torch.Tensor:
+        """Return the final norm of points of the stream (..., d_model)."""
+        return self._head.normed(resid)
+
+    def head(self, normed: torch.Tensor) -> torch.Tensor:
+        """Return float32 logits (..., d_vocab) of already normed points."""
+        return self._head.logits(normed).to(self.device)
+
+    def unembed(self, resid: torch.Tensor) -> torch.Tensor:
+        """Return float32 logits (..., d_vocab) of points of the stream: final norm, head, scaling, soft cap."""
+        return self.head(self.normed(resid))
+
+    def run(
+        self,
+        ids: torch.Tensor,
+        sites: Sequence[Site],
+        *,
+        mask: torch.Tensor | None = None,
+        edits: Sequence[Edit] = (),
+        position_ids: torch.Tensor | None = None,
+        consume: Callable[[Site, torch.Tensor], None] | None = None,
+    ) -> Activations:
+        """Run right-padded ids and return the activations of the sites.
+
+        Parameters
+        ----------
+        ids : torch.Tensor
+            (prompt, position) int64, right padded.
+        sites : sequence of Site
+            What to return. The pass stops after the deepest one; the LM head is not run.
+        mask : torch.Tensor, optional
+            (prompt, position) bool, true on real tokens; only edits need it, because padding on the right cannot
+            reach real positions of a causal model.
+        edits : sequence of Edit
+            What to change, in this order at each site; a site shows its own edits.
+        position_ids : torch.Tensor, optional
+            (prompt, position) places in the sequence, where they are not 0, 1, 2, ...
+        consume : callable, optional
+            Called with (site, tensor) as each is reached; then nothing is kept and an empty dictionary is returned.
+
+        Returns
+        -------
+        dict
+            Site -> tensor on ``self.device``: (prompt, position, d_model), or (prompt, head, query, key) for
+            ``pattern``.  Not copies: change them only after ``clone()``.
+
+        Raises
+        ------
+        ValueError
+            For a site the model does not have, ids out of vocabulary, a mask that pads on the left, or an edit that
+            does not fit.
+
+        Examples
+        --------
+        >>> import torch, tokinterp as ti
+        >>> model = ti.load_model()
+        >>> acts = model.run(torch.tensor([[0, 5, 6]]), [ti.Site("resid", 1)])
+        >>> tuple(acts[ti.Site("resid", 1)].shape) == (1, 3, model.info.d_model)
+        True
+        """
+        wanted = list(dict.fromkeys(sites))
+        ids = ids.to(self.device)
+        mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.to(self.device).bool()
+        self._check(ids, mask, wanted, edits)
+        kept: Activations = {}
+
+        def give(site: Site, value: torch.Tensor) -> None:
+            value = value.to(self.device)
+            if consume is None:
+                kept[site] = value
+            else:
+                consume(site, value)
+
+        eager = any(s.name == "pattern" for s in wanted) or any(isinstance(e, KnockOut) for e in edits)
+        inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False}
+        if position_ids is not None:
+            # A mask of ones keeps transformers from reading gaps in the positions as packed sequences.
+            inputs |= {"position_ids": position_ids.to(self.device), "attention_mask": torch.ones_like(ids)}
+        with ExitStack() as stack:
+            if eager:
+                stack.enter_context(_eager(self.lm))
+            self._hook(stack, wanted, edits, ids, mask, give)
+            stack.enter_context(torch.no_grad())
+            with suppress(_Stop):
+                self.lm(**inputs)
+        return kept
+
+    # -- hooks ------------------------------------------------------------------------------------------------
+    def _hook(
+        self,
+        stack: ExitStack,
+        wanted: list[Site],
+        edits: Sequence[Edit],
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        give: Callable[[Site, torch.Tensor], None],
+    ) -> None:
+        """Register the hooks of one pass; the stack removes them, whatever happens."""
+        want = set(wanted)
+        at_site: dict[Site, list[SiteEdit]] = {}
+        for e in edits:
+            if isinstance(e, SiteEdit):
+                at_site.setdefault(e.site, []).append(e)
+        used = want | set(at_site)
+        deepest = max(s.depth for s in wanted)
+        entering: dict[int, torch.Tensor] = {}
+
+        def reach(site: Site, value: torch.Tensor) -> torch.Tensor:
+            for e in at_site.get(site, ()):
+                value = e.apply(value, ids, mask)
+            if site in want:  # some blocks add to what their parts return in place: keep a copy of the parts
+                give(site, value if site.name == "resid" else value.clone())
+            return value
+
+        def add(handle: Any) -> None:
+            stack.callback(handle.remove)
+
+        def stop_at(depth: tuple[int, int]) -> None:
+            if depth == deepest:
+                raise _Stop
+
+        def on_entry(b: int) -> Callable[..., Any]:
+            def hook(_m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+                h = args[0] if args else kwargs["hidden_states"]
+                new = reach(Site("resid", 0), h) if b == 0 else h
+                stop_at((b - 1, 9)) if b == 0 else None
+                entering[b] = new
+                if new is h:
+                    return None
+                return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
+
+            return hook
+
+        def on_attn(b: int) -> Callable[..., Any]:
+            def hook(_m: nn.Module, _args: Any, out: Any) -> Any:
+                old = out[0] if isinstance(out, tuple) else out
+                new = reach(Site("attn_out", b), old)
+                mid = Site("resid_mid", b)
+                if mid in used:
+                    h = entering.pop(b).to(new.device)
+                    before = h + new
+                    after = reach(mid, before)
+                    if after is not before:
+                        new = torch.where(after == before, new, after - h)
+                stop_at((b, 1))
+                return None if new is old else _put_back(out, new)
+
+            return hook
+
+        def on_pattern(b: int) -> Callable[..., Any]:
+            def hook(_m: nn.Module, _args: Any, out: Any) -> None:
+                weights = out[1] if isinstance(out, tuple) and len(out) > 1 else None
+                if not isinstance(weights, torch.Tensor):
+                    raise ValueError(
+                        f"{self.info.architecture} returns no attention weights in eager mode: site pattern is not "
+                        "available for it"
+                    )
+                give(Site("pattern", b), weights)
+                stop_at((b, 0))
+
+            return hook
+
+        def on_mlp(b: int) -> Callable[..., Any]:
+            def hook(_m: nn.Module, _args: Any, out: Any) -> Any:
+                old = out[0] if isinstance(out, tuple) else out
+                shaped = old.reshape(*ids.shape, old.shape[-1])  # OPT flattens prompts and positions
+                new = reach(Site("mlp_out", b), shaped)
+                stop_at((b, 2))
+                return None if new is shaped else _put_back(out, new.reshape(old.shape))
+
+            return hook
+
+        def on_exit(b: int) -> Callable[..., Any]:
+            def hook(_m: nn.Module, _args: Any, out: Any) -> Any:
+                old = out[0] if isinstance(out, tuple) else out
+                new = reach(Site("resid", b + 1), old)
+                stop_at((b, 9))
+                return None if new is old else _put_back(out, new)
+
+            return hook
+
+        names = {(s.name, s.at) for s in used}
+        m = self.modules
+        for b, block in enumerate(self._blocks):
+            if (b == 0 and ("resid", 0) in names) or ("resid_mid", b) in names:
+                add(block.register_forward_pre_hook(on_entry(b), with_kwargs=True))
+            knocked = [e for e in edits if isinstance(e, KnockOut) and (e.blocks is None or b in e.blocks)]
+            if knocked:
+                hook = _knock_hook(b, knocked, ids, mask, self.info)
+                add(submodule(block, m.attn).register_forward_pre_hook(hook, with_kwargs=True))
+            if ("pattern", b) in names:
+                add(submodule(block, m.attn).register_forward_hook(on_pattern(b)))
+            if ("attn_out", b) in names or ("resid_mid", b) in names:
+                add(submodule(block, m.attn_adds).register_forward_hook(on_attn(b)))
+            if ("mlp_out", b) in names:
+                add(submodule(block, m.mlp_adds).register_forward_hook(on_mlp(b)))
+            if ("resid", b + 1) in names:
+                add(block.register_forward_hook(on_exit(b)))
+            if b > deepest[0]:
+                break
+
+    def _check(self, ids: torch.Tensor, mask: torch.Tensor, wanted: list[Site], edits: Sequence[Edit]) -> None:
+        """Refuse what cannot be run, before anything is."""
+        if not wanted:
+            raise ValueError("no site to capture: name at least one, for example Site('resid', 0)")
+        if ids.ndim != 2 or ids.numel() == 0:
+            raise ValueError(f"ids have shape {tuple(ids.shape)}: (prompt, position) with at least one token is needed")
+        if ids.shape[1] > self.info.max_tokens:
+            raise ValueError(
+                f"prompt of {ids.shape[1]} tokens: {self.info.id} has a context of {self.info.max_tokens}; truncate or "
+                "window the text (Prompts.from_texts(..., max_tokens=, on_long=))"
+            )
+        low, high = (int(v) for v in torch.aminmax(ids))
+        if low < 0 or high >= self.info.d_vocab:
+            raise ValueError(
+                f"token id {low if low < 0 else high} is out of vocabulary: {self.info.id} has ids 0 to "
+                f"{self.info.d_vocab - 1}; were the ids made with another tokenizer?"
+            )
+        if not bool(mask[:, 0].all()) or bool((mask[:, 1:] & ~mask[:, :-1]).any()):
+            raise ValueError("the mask is not right padded: real tokens first, padding after them")
+        for site in [*wanted, *(e.site for e in edits if isinstance(e, SiteEdit))]:
+            site.check(self.info)
+            if site.name not in self.offers:
+                raise ValueError(
+                    f"site {site.name} is not available for {self.info.architecture}: it offers "
+                    f"{', '.join(n for n in SITES if n in self.offers)}" + _why_not(site.name)
+                )
+        for e in edits:
+            if isinstance(e, KnockOut):
+                if "pattern" not in self.offers:
+                    raise ValueError(f"attention of {self.info.architecture} cannot be knocked out: no eager attention")
+                for b in e.blocks or ():
+                    Site("pattern", b).check(self.info)
+
+    # -- proof by value ---------------------------------------------------------------------------------------
+    def _verify(self) -> None:
+        """Check by value that hooks and head are where they should be, and find which sites there are."""
+        size = self.info.d_vocab
+        ids = ((torch.arange(16, device=self.device) * 7919 + 11) % size).reshape(2, 8)
+        own = self.lm(input_ids=ids, use_cache=False).logits.float()
+        last = Site("resid", self.info.n_layers)
+        got = self.unembed(self.run(ids, [last])[last])
+        tolerance = TOLERANCE.get(getattr(torch, self.info.dtype), 6e-2)
+        error = float((got - own.to(got.device)).abs().max() / own.abs().max().clamp_min(1e-3))
+        if not error <= tolerance:
+            raise ValueError(
+                f"{self.info.id}: unembed(last layer) differs from the model's own logits by {error:.2g} of their "
+                f"range (at most {tolerance:g} allowed). The blocks ({self.modules.blocks}), the final norm "
+                f"({self.modules.norm}) or the head are not where they were looked for; name them with "
+                "modules=tokinterp.Modules(...)"
+            )
+        offers = {"resid"}
+        fitting = self._find_contributions(ids, max(tolerance, 1e-3))
+        if fitting is not None:
+            self.modules = fitting
+            self.offers = frozenset({"resid", "attn_out", "mlp_out"})
+            offers |= self.offers
+            if self._sequential(ids):
+                offers.add("resid_mid")
+        if self.modules.attn is not None:
+            self.offers = frozenset(offers | {"pattern"})
+            try:
+                weights = self.run(ids, [Site("pattern", 0)])[Site("pattern", 0)]
+            except (ValueError, TypeError, KeyError, NotImplementedError):
+                weights = None
+            if weights is not None and weights.shape == (2, self.info.n_heads, 8, 8):
+                sums = weights.float().sum(-1)
+                if torch.allclose(sums, torch.ones_like(sums), atol=2e-2):
+                    offers.add("pattern")
+        self.offers = frozenset(offers)
+
+    def _find_contributions(self, ids: torch.Tensor, tolerance: float) -> Modules | None:
+        """Return the modules for which layer b + attention + MLP = layer b+1 in every block, or None."""
+        n, found = self.info.n_layers, self.modules
+        for option in candidates(self._blocks[0], self.modules):
+            if any(submodule(k, p) is None for k in self._blocks for p in (option.attn_adds, option.mlp_adds)):
+                continue
+            self.modules, self.offers = option, frozenset({"resid", "attn_out", "mlp_out"})
+            sites = [Site("resid", b) for b in range(n + 1)]
+            sites += [Site(name, b) for b in range(n) for name in ("attn_out", "mlp_out")]
+            a = {s: v.float() for s, v in self.run(ids, sites).items()}
+            worst = 0.0
+            for b in range(n):
+                total = a[Site("resid", b)] + a[Site("attn_out", b)] + a[Site("mlp_out", b)]
+                after = a[Site("resid", b + 1)]
+                worst = max(worst, float((total - after).abs().max() / after.abs().max().clamp_min(1e-6)))
+            self.modules, self.offers = found, frozenset({"resid"})
+            if worst <= tolerance:
+                return option
+        return None
+
+    def _sequential(self, ids: torch.Tensor) -> bool:
+        """Whether the MLP reads what attention wrote (false in parallel blocks)."""
+        site = Site("mlp_out", 0)
+        plain = self.run(ids, [site])[site]
+        kick = torch.randn(self.info.d_model, generator=torch.Generator().manual_seed(0)) * plain.float().std().cpu()
+        other = self.run(ids, [site], edits=[SiteEdit(Site("attn_out", 0), "add", None, kick * 10 + 1)])[site]
+        return not torch.equal(plain, other)
+
+
+def _put_back(out: Any, new: torch.Tensor) -> Any:
+    """Return a module's output with its tensor changed."""
+    return (new, *out[1:]) if isinstance(out, tuple) else new
+
+
+def _knock_hook(b: int, knocked: list[KnockOut], ids: torch.Tensor, mask: torch.Tensor, info: ModelInfo) -> Any:
+    """Return a pre-hook of an attention module that closes edges in its mask."""
+    cut = knocked[0].edges(ids, mask, info.n_heads)
+    for e in knocked[1:]:
+        cut = cut | e.edges(ids, mask, info.n_heads)
+
+    def hook(_m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        found = kwargs.get("attention_mask")
+        if found is None or found.ndim != 4:
+            raise ValueError(f"attention of {info.architecture} takes no 4-D mask by name: knock_out cannot be used")
+        here = cut.to(found.device)
+        shut = torch.finfo(found.dtype).min
+        new = found.expand(torch.broadcast_shapes(found.shape, here.shape)).masked_fill(here, shut)
+        blind = (new <= shut / 2).all(-1) & mask.to(found.device)[:, None, :]
+        if bool(blind.any()):
+            prompt, _, query = (int(v) for v in blind.nonzero()[0])
+            raise ValueError(
+                f"knock_out leaves position {query} of prompt {prompt} of the batch nothing to attend to in block {b}; "
+                "leave it at least itself or BOS"
+            )
+        return args, {**kwargs, "attention_mask": new}
+
+    return hook
+
+
+@contextmanager
+def _eager(lm: nn.Module) -> Iterator[None]:
+    """Run with eager attention (weights are computed, masks are additive), then put the old kind back."""
+    configs = {id(c): c for m in lm.modules() if hasattr(c := getattr(m, "config", None), "_attn_implementation")}
+    before = [(c, c._attn_implementation) for c in configs.values()]
+    try:
+        for c, _ in before:
+            c._attn_implementation = "eager"
+        yield
+    finally:
+        for c, kind in before:
+            c._attn_implementation = kind
+
+
+def _why_not(name: str) -> str:
+    if name == "resid_mid":
+        return " (its attention and MLP work in parallel, so there is no stream between them)"
+    return " (the blocks do not add these parts to the stream one by one)" if name in ("attn_out", "mlp_out") else ""

@@ -1,0 +1,143 @@
+"""Where a Hugging Face causal LM keeps its blocks, attention, MLP, final norm and head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+BLOCKS = (
+    "model.layers", "transformer.h", "gpt_neox.layers", "model.decoder.layers", "model.language_model.layers",
+    "language_model.model.layers", "transformer.blocks", "transformer.layers", "decoder.layers",
+)  # fmt: skip
+NORMS = (
+    "model.norm", "model.final_layernorm", "transformer.ln_f", "gpt_neox.final_layer_norm",
+    "model.decoder.final_layer_norm", "model.language_model.norm", "language_model.model.norm",
+    "transformer.norm_f", "transformer.final_layernorm", "model.final_layer_norm",
+)  # fmt: skip
+ATTENTION = ("self_attn", "attn", "attention", "self_attention", "norm_attn_norm.attn")
+MLP = ("mlp", "block_sparse_moe", "feed_forward", "ffn", "fc2")
+# What is added to the stream is the last of these that exists and fits by value: a norm after the module (Gemma 2),
+# the module itself, or the projection inside a module that adds the residual by itself (BLOOM).
+ATTENTION_ADDS = ("{attn}", "post_attention_layernorm", "post_self_attn_layernorm", "{attn}.dense")
+MLP_ADDS = ("{mlp}", "post_feedforward_layernorm", "post_mlp_layernorm", "{mlp}.dense_4h_to_h")
+
+
+@dataclass(frozen=True)
+class Modules:
+    """Dotted paths of the modules that tokinterp hooks; pass one to ``load_model`` for an unknown architecture.
+
+    Attributes
+    ----------
+    blocks : str
+        List of blocks, from the causal LM, for example ``"model.layers"``.
+    norm : str or None
+        Final norm, from the causal LM; None where there is none.
+    attn, mlp : str or None
+        Attention and MLP, from a block; None where there is none.
+    attn_adds, mlp_adds : str or None
+        Module of a block whose output is what is added to the stream; found by value when left out.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> ti.Modules(blocks="model.layers", norm="model.norm", attn="self_attn", mlp="mlp").attn
+    'self_attn'
+    """
+
+    blocks: str
+    norm: str | None
+    attn: str | None = None
+    mlp: str | None = None
+    attn_adds: str | None = None
+    mlp_adds: str | None = None
+
+
+def submodule(root: nn.Module, path: str | None) -> Any:
+    """Return the module at a dotted path, or None."""
+    if path is None:
+        return None
+    for name in path.split("."):
+        root = getattr(root, name, None)  # type: ignore[assignment]
+        if root is None:
+            return None
+    return root
+
+
+def find_modules(lm: nn.Module) -> Modules:
+    """Return the paths of a causal LM, found by the names that known families use.
+
+    Raises
+    ------
+    ValueError
+        If no list of blocks or no final norm is found: names what was looked for.
+    """
+
+    def first(root: nn.Module, paths: tuple[str, ...]) -> str | None:
+        return next((p for p in paths if isinstance(submodule(root, p), nn.Module)), None)
+
+    blocks = first(lm, BLOCKS)
+    if blocks is None or len(submodule(lm, blocks)) == 0:
+        tops = ", ".join(n for n, _ in lm.named_children())
+        raise ValueError(
+            f"unknown architecture {type(lm).__name__}: no list of blocks at {', '.join(BLOCKS)} "
+            f"(the model has: {tops}). Name the modules: load_model(..., modules=tokinterp.Modules(blocks=..., "
+            "norm=..., attn=..., mlp=...))"
+        )
+    norm = first(lm, NORMS)
+    block = submodule(lm, blocks)[0]
+    return Modules(blocks, norm, first(block, ATTENTION), first(block, MLP))
+
+
+def candidates(block: nn.Module, modules: Modules) -> list[Modules]:
+    """Return the ways in which attention and MLP may reach the stream, to be decided by value."""
+    if modules.attn is None or modules.mlp is None:
+        return []
+    if modules.attn_adds and modules.mlp_adds:
+        return [modules]
+
+    def present(paths: tuple[str, ...]) -> list[str]:
+        named = [p.format(attn=modules.attn, mlp=modules.mlp) for p in paths]
+        return [p for p in named if isinstance(submodule(block, p), nn.Module)]
+
+    return [
+        replace(modules, attn_adds=a, mlp_adds=m) for a in present(ATTENTION_ADDS) for m in present(MLP_ADDS)
+    ]
+
+
+class Head:
+    """Final norm and LM head of a causal LM, with the logit scaling and soft cap of its family."""
+
+    def __init__(self, lm: nn.Module, modules: Modules, config: Any) -> None:
+        self.norm = submodule(lm, modules.norm)
+        self.project = submodule(lm, modules.blocks.rsplit(".", 1)[0] + ".project_out")
+        self.linear = lm.get_output_embeddings()  # type: ignore[operator]
+        if self.linear is None:
+            raise ValueError(f"{type(lm).__name__} has no output embeddings: load it as a causal language model")
+        self.cap = getattr(config, "final_logit_softcapping", None)
+        scaling = getattr(config, "logits_scaling", None)
+        self.scale = (1.0 / scaling) if scaling else getattr(config, "logit_scale", None)
+
+    @property
+    def d_vocab(self) -> int:
+        """Rows of the unembedding."""
+        return int(self.linear.weight.shape[0])
+
+    def normed(self, resid: torch.Tensor) -> torch.Tensor:
+        """Return the final norm of points of the stream, (..., d_model), in the dtype of the weights."""
+        resid = resid.to(self.linear.weight.dtype)
+        return resid if self.norm is None else self.norm(resid.to(_device(self.norm)))
+
+    def logits(self, normed: torch.Tensor) -> torch.Tensor:
+        """Return float32 logits (..., d_vocab) of already normed points."""
+        x = normed.to(self.linear.weight)
+        logits = self.linear(x if self.project is None else self.project(x)).float()
+        if self.scale is not None:
+            logits = logits * self.scale
+        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device

@@ -1,0 +1,45 @@
+"""TransformerLens 4: a TransformerBridge, whose blocks are the layers of the Hugging Face model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from .hf import make_model
+from .hooks import HookedLM
+from .modules import Modules
+
+
+def bridge_from(lm: nn.Module, tokenizer: Any, id: str) -> Any:
+    """Return a TransformerBridge around a Hugging Face model, with raw weights (it inserts modules into the model)."""
+    try:
+        from transformer_lens.model_bridge import TransformerBridge
+    except ImportError as error:
+        raise ImportError(
+            "backend 'transformer_lens' needs TransformerLens 4: pip install 'tokinterp[transformer-lens]'"
+        ) from error
+    weight = next(lm.parameters())
+    return TransformerBridge.boot_transformers(
+        id, hf_model=lm, tokenizer=tokenizer, device=str(weight.device), dtype=weight.dtype
+    )
+
+
+def wrap_bridge(bridge: Any, *, id: str | None = None, revision: str = "local", modules: Modules | None = None) -> HookedLM:
+    """Return the hooked model of a TransformerBridge.
+
+    Raises
+    ------
+    ValueError
+        If the bridge is in compatibility mode: folding and centring change the residual stream.
+    """
+    if getattr(bridge, "compatibility_mode", False):
+        raise ValueError(
+            "this TransformerBridge is in compatibility mode, which folds norms and centres weights and so changes the "
+            "residual stream: boot it again and do not call enable_compatibility_mode()"
+        )
+    lm = bridge.original_model
+    name = id or getattr(bridge.cfg, "model_name", None) or type(lm).__name__
+    return make_model(
+        lm, bridge.tokenizer, id=str(name), revision=revision, backend="transformer_lens", modules=modules, source=bridge
+    )

@@ -1,0 +1,17 @@
+"""Text in, numbered tokens out: prompts, token strings, spans, token classes, shuffles, bundled texts."""
+
+from .bundled import BundledText, Question, bundled_questions, bundled_spans, bundled_texts, check_texts
+from .classes import STOP_WORDS, TokenClasses, token_classes
+from .files import read_texts
+from .prompts import Prompts
+from .readers import Annotated, read_conll, read_conllu, read_conllulex, read_spans_jsonl, spacy_spans
+from .shuffle import shuffle_blocks, shuffle_words
+from .spans import Spans, TokenSpans, find_words
+from .vocabulary import Vocabulary
+
+__all__ = [
+    "STOP_WORDS", "Annotated", "BundledText", "Prompts", "Question", "Spans", "TokenClasses", "TokenSpans",
+    "Vocabulary", "bundled_questions", "bundled_spans", "bundled_texts", "check_texts", "find_words", "read_conll",
+    "read_conllu", "read_conllulex", "read_spans_jsonl", "read_texts", "shuffle_blocks", "shuffle_words", "spacy_spans",
+    "token_classes",
+]  # fmt: skip

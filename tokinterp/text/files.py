@@ -1,0 +1,271 @@
+"""Texts from files: plain, JSON, tables, and Hugging Face datasets, with errors that say where the file is wrong."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import json
+import lzma
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+SUFFIXES = (".txt", ".md", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+
+
+def read_texts(
+    path: str | Path | Sequence[str | Path] | Any,
+    *,
+    field: str = "text",
+    per_line: bool = False,
+    limit: int | None = None,
+    split: str | None = None,
+    encoding: str = "utf-8",
+) -> list[str]:
+    """Read texts from a file, several files, or a dataset.
+
+    Parameters
+    ----------
+    path : path, list of paths, dataset, or name of a dataset on the hub
+        See `Prompts.from_file`.
+    field : str
+        Field or column with the text.
+    per_line : bool
+        One text per line of a ``.txt`` file.
+    limit : int, optional
+        Stop after so many texts.
+    split : str, optional
+        Split of a dataset.
+    encoding : str
+        Of text files.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is of unknown type, not in the encoding (names the byte), damaged, or has no such field.
+    ImportError
+        If ``datasets`` or ``pyarrow`` is needed and not installed.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = pathlib.Path(folder, "a.jsonl")
+    ...     _ = file.write_text('{"text": "One."}')
+    ...     read_texts(file)
+    ['One.']
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit = {limit}: read at least one text")
+    return list(islice(_read(path, field, per_line, split, encoding, limit is not None), limit))
+
+
+def _read(
+    path: Any, field: str, per_line: bool, split: str | None, encoding: str, streaming: bool = False
+) -> Iterator[str]:
+    if hasattr(path, "column_names"):
+        yield from _dataset(path, field, split, type(path).__name__)
+        return
+    if isinstance(path, Sequence) and not isinstance(path, str):
+        for one in path:
+            yield from _read(one, field, per_line, split, encoding)
+        return
+    file = Path(path)
+    if file.is_dir():
+        yield from _folder(file, field, per_line, split, encoding)
+        return
+    inner = file.with_suffix("") if file.suffix in OPENERS else file
+    suffix = inner.suffix.lower()
+    if not file.exists():
+        if suffix in SUFFIXES or file.suffix in OPENERS or str(path).count("/") > 1 or isinstance(path, Path):
+            raise FileNotFoundError(f"{path}: no such file")
+        yield from _hub(str(path), field, split, streaming)
+        return
+    if suffix == ".parquet":
+        yield from _parquet(file, field)
+    elif suffix in (".txt", ".md", ".jsonl", ".ndjson", ".json", ".csv", ".tsv"):
+        try:
+            if suffix in (".txt", ".md"):
+                lines = _lines(file, encoding)
+                yield from (line.rstrip("\r\n") for line in lines) if per_line else ["".join(lines)]
+            elif suffix in (".csv", ".tsv"):
+                yield from _table(file, field, encoding, "\t" if suffix == ".tsv" else ",")
+            elif suffix == ".json":
+                yield from _json(file, field, encoding)
+            else:
+                yield from _jsonl(file, field, encoding)
+        except (EOFError, lzma.LZMAError, zlib.error, OSError) as e:
+            if file.suffix in OPENERS and not isinstance(e, FileNotFoundError | PermissionError):
+                raise ValueError(f"{file}: not a whole {file.suffix} file ({e}): copy it again") from None
+            raise
+    else:
+        known = ", ".join(SUFFIXES)
+        raise ValueError(
+            f"{file}: unknown type {suffix or 'without suffix'!r}: the types are {known}, also with .gz, .bz2, .xz"
+        )
+
+
+def _lines(file: Path, encoding: str) -> Iterator[str]:
+    """Yield decoded lines with their line ends; wrong bytes are named by their place in the (unpacked) file."""
+    opener: Any = OPENERS.get(file.suffix, open)
+    if encoding.lower().replace("_", "-") not in ("utf-8", "utf8", "utf-8-sig"):
+        with opener(file, "rt", encoding=encoding, newline="") as stream:
+            try:
+                yield from stream
+            except UnicodeDecodeError as e:
+                raise ValueError(f"{file}: not {encoding}: {e}") from None
+        return
+    place = 0
+    with opener(file, "rb") as stream:
+        for line in stream:
+            try:
+                text = line.decode()
+            except UnicodeDecodeError as e:
+                raise ValueError(
+                    f"{file}: byte {place + e.start} (0x{line[e.start]:02x}) is not UTF-8: give the right encoding, for "
+                    f"example encoding='latin-1', or convert the file (iconv -f LATIN1 -t UTF-8)"
+                ) from None
+            yield text.removeprefix("\ufeff") if place == 0 else text
+            place += len(line)
+
+
+def _pick(record: Any, field: str, where: str) -> str:
+    """Return the text of one record."""
+    value = record
+    if isinstance(record, dict):
+        if field not in record:
+            raise ValueError(
+                f"{where}: no field {field!r}; there are {', '.join(map(str, record))}: name one with field="
+            )
+        value = record[field]
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: {field!r} is {type(value).__name__}, not text")
+    return value
+
+
+def _jsonl(file: Path, field: str, encoding: str) -> Iterator[str]:
+    for number, line in enumerate(_lines(file, encoding), 1):
+        if line.strip():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as e:
+                raise ValueError(f"{file} line {number}: not JSON ({e})") from None
+            yield _pick(record, field, f"{file} line {number}")
+
+
+def _json(file: Path, field: str, encoding: str) -> Iterator[str]:
+    try:
+        records = json.loads("".join(_lines(file, encoding)))
+    except json.JSONDecodeError as e:
+        raise ValueError(f"{file}: not JSON ({e}); one object per line is .jsonl") from None
+    if not isinstance(records, list):
+        raise ValueError(
+            f"{file}: holds {type(records).__name__}, not a list of texts or of objects with field {field!r}"
+        )
+    for number, record in enumerate(records):
+        yield _pick(record, field, f"{file} entry {number}")
+
+
+def _table(file: Path, field: str, encoding: str, delimiter: str) -> Iterator[str]:
+    before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    try:
+        rows = csv.DictReader(_lines(file, encoding), delimiter=delimiter)
+        for row in rows:
+            yield _pick({k: v for k, v in row.items() if k is not None}, field, f"{file} line {rows.line_num}")
+    finally:
+        csv.field_size_limit(before)
+
+
+def _parquet(file: Path, field: str) -> Iterator[str]:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise ImportError(f"{file}: reading parquet needs pyarrow: pip install pyarrow") from None
+    try:
+        table = parquet.ParquetFile(file)
+    except Exception as e:
+        raise ValueError(f"{file}: not a whole parquet file ({e})") from None
+    names = table.schema_arrow.names
+    if field not in names:
+        raise ValueError(f"{file}: no column {field!r}; there are {', '.join(names)}: name one with field=")
+    for batch in table.iter_batches(batch_size=1024, columns=[field]):
+        for value in batch.column(0).to_pylist():
+            yield _pick(value, field, str(file))
+
+
+def _datasets() -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise ImportError("Hugging Face datasets are read by the package datasets: pip install datasets") from None
+    return datasets
+
+
+def _folder(folder: Path, field: str, per_line: bool, split: str | None, encoding: str) -> Iterator[str]:
+    if any((folder / name).exists() for name in ("dataset_info.json", "state.json", "dataset_dict.json")):
+        yield from _dataset(_datasets().load_from_disk(str(folder)), field, split, str(folder))
+        return
+    files = sorted(f for f in folder.iterdir() if (f.with_suffix("") if f.suffix in OPENERS else f).suffix in SUFFIXES)
+    if not files:
+        raise ValueError(f"{folder}: neither a saved dataset nor a folder with files of type {', '.join(SUFFIXES)}")
+    for file in files:
+        yield from _read(file, field, per_line, split, encoding)
+
+
+def _hub(name: str, field: str, split: str | None, streaming: bool) -> Iterator[str]:
+    if not name or "." in name.rsplit("/", 1)[-1][-6:]:
+        raise FileNotFoundError(f"{name}: no such file")
+    datasets = _datasets()
+    repository, _, configuration = name.partition(":")
+    try:
+        data = datasets.load_dataset(repository, configuration or None, streaming=streaming)
+    except Exception as e:
+        raise FileNotFoundError(
+            f"{name}: neither a file or folder here nor a dataset that the hub gives ({type(e).__name__}: {e})"
+        ) from None
+    yield from _dataset(data, field, split, name)
+
+
+def _dataset(data: Any, field: str, split: str | None, where: str) -> Iterator[str]:
+    if hasattr(data, "keys"):
+        names = list(data.keys())
+        chosen = split or (names[0] if len(names) == 1 else "train")
+        if chosen not in names:
+            raise ValueError(f"{where}: no split {chosen!r}; there are {', '.join(names)}: name one with split=")
+        data = data[chosen]
+    if data.column_names and field not in data.column_names:
+        raise ValueError(
+            f"{where}: no column {field!r}; there are {', '.join(data.column_names)}: name one with field="
+        )
+    for number, record in enumerate(data):
+        yield _pick(record, field, f"{where} record {number}")
+
+
+def open_lines(file: str | Path, encoding: str = "utf-8") -> Iterator[str]:
+    """Yield the lines of a text file (also .gz, .bz2, .xz) without line ends, or a clear error for wrong bytes.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = pathlib.Path(folder, "a.txt")
+    ...     _ = file.write_text("one")
+    ...     list(open_lines(file))
+    ['one']
+    """
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"{file}: no such file")
+    for line in _lines(Path(file), encoding):
+        yield line.rstrip("\r\n")
+
+
+__all__ = ["open_lines", "read_texts"]

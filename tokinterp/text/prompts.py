@@ -1,0 +1,447 @@
+"""Prompts: token ids of many texts, with everything needed to say where in the text a token stands."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .tokenise import Limits, Tokenised, check_ids, tokenise, unpack
+from .vocabulary import Vocabulary, decode, extra_space
+
+if TYPE_CHECKING:
+    from ..models.base import Model
+
+
+class Prompts:
+    """Numbered sequences of token ids, and their texts.
+
+    Made with `from_texts`, `from_file` or `from_ids`. Ids and character offsets lie in one array each for all prompts
+    (12 bytes a token); the texts are kept once, however many windows are cut from them.
+
+    Attributes
+    ----------
+    token_ids : numpy.ndarray
+        (token,) int32 ids of all prompts, one after the other.
+    starts : numpy.ndarray
+        (prompt + 1,) int64: prompt i is ``token_ids[starts[i]:starts[i + 1]]``.
+    documents : numpy.ndarray
+        (prompt,) int64 number of the text (in the order given) from which each prompt was cut.
+    window_starts : numpy.ndarray
+        (prompt,) int64 token of that text, BOS not counted, at which the prompt begins.
+    chars : numpy.ndarray
+        (prompt, 2) int64 characters of that text which the prompt covers.
+    bos : bool
+        Whether a BOS token was put before each prompt (`from_ids`: whether each begins with it).
+    truncated : numpy.ndarray
+        (prompt,) bool, true where the rest of the text was cut off.
+    dropped : numpy.ndarray
+        Numbers of the texts (or windows of them) that were left out because they had fewer than ``min_tokens`` tokens
+        or no character at all.
+    note : str
+        What was done to the tokens since (``"shuffle_blocks(level=3, seed=0)"``); part of the hash.
+    origin : numpy.ndarray or None
+        After a shuffle, (token,) int32: the position in the unshuffled prompt.
+    vocabulary : Vocabulary
+        What the ids stand for.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> prompts = ti.Prompts.from_texts(["The Nile flows north.", "Paris is in France."], model)
+    >>> len(prompts), prompts.text(0)
+    (2, 'The Nile flows north.')
+    """
+
+    def __init__(
+        self,
+        parts: Tokenised,
+        vocabulary: Vocabulary,
+        texts: Sequence[str] | None = None,
+        *,
+        bos: bool = False,
+        note: str = "",
+        origin: np.ndarray | None = None,
+    ) -> None:
+        self.token_ids, self.starts = parts.ids, parts.starts
+        self.documents, self.window_starts, self.chars = parts.documents, parts.window_starts, parts.chars
+        self.truncated, self.dropped = parts.truncated, parts.dropped
+        self._offsets = parts.offsets
+        self._texts = texts
+        self.vocabulary, self.bos, self.note, self.origin = vocabulary, bos, note, origin
+
+    # -- making -----------------------------------------------------------------------------------------------
+    @classmethod
+    def from_texts(
+        cls,
+        texts: Iterable[str],
+        model_or_tokenizer: Model | Any,
+        *,
+        max_tokens: int | None = None,
+        bos: bool | str = "auto",
+        on_long: str | None = None,
+        stride: int | None = None,
+        min_tokens: int = 1,
+        on_empty: str = "error",
+        progress: bool = True,
+    ) -> Prompts:
+        """Tokenise texts.
+
+        Parameters
+        ----------
+        texts : iterable of str
+            The texts; their order gives the document numbers.
+        model_or_tokenizer : Model or Hugging Face tokenizer
+            A model brings its tokenizer, its context length and its vocabulary size.
+        max_tokens : int, optional
+            Longest prompt, BOS included. Without it, the context of the model.
+        bos : {"auto", True, False}
+            Whether each prompt begins with the BOS token. "auto" does what the tokenizer does by itself. Windows get
+            one each; a text that begins with the BOS string itself gets no second one.
+        on_long : {"error", "truncate", "window"}, optional
+            What happens to a longer text. The default is "truncate" if ``max_tokens`` is given, else "error". "window"
+            cuts it into prompts of ``max_tokens``, the last one shorter.
+        stride : int, optional
+            Tokens from the start of one window to that of the next; by default windows do not overlap.
+        min_tokens : int
+            Shortest prompt, BOS included; shorter ones are dropped and counted.
+        on_empty : {"error", "drop"}
+            What happens to a text without a character.
+        progress : bool
+            Show a progress bar if it takes longer than two seconds.
+
+        Raises
+        ------
+        ValueError
+            For an empty list, an empty text, a text longer than the limit where that is an error, ``bos=True`` without
+            a BOS token, or if nothing is left after dropping.
+        TypeError
+            For a single string instead of a list, or a text that is none.
+
+        Examples
+        --------
+        >>> import tokinterp as ti
+        >>> model = ti.load_model()
+        >>> prompts = ti.Prompts.from_texts(["One. Two. Three. Four."], model, max_tokens=5, on_long="window")
+        >>> max(prompts.lengths)
+        5
+        """
+        source = unpack(model_or_tokenizer)
+        if source.tokenizer is None:
+            raise ValueError(
+                f"{source.name} has no tokenizer: give ids with Prompts.from_ids, or load one with the model"
+            )
+        vocabulary = Vocabulary(source.tokenizer, source.d_vocab)
+        if isinstance(texts, str | bytes):
+            raise TypeError("texts is one string, not a list of texts: write [text] for a single one")
+        kept = list(texts)
+        limits = Limits.make(source, vocabulary, max_tokens, bos, on_long, stride, min_tokens, on_empty)
+        return cls(tokenise(kept, source, vocabulary, limits, progress), vocabulary, kept, bos=limits.bos)
+
+    @classmethod
+    def from_ids(
+        cls, ids: Iterable[Sequence[int] | np.ndarray], model_or_tokenizer: Model | Any = None, *, bos: bool = False
+    ) -> Prompts:
+        """Take token ids as they are.
+
+        Parameters
+        ----------
+        ids : iterable of sequences of int
+            One sequence per prompt (lists, arrays or tensors on the CPU).
+        model_or_tokenizer : Model or Hugging Face tokenizer, optional
+            For the size of the vocabulary, the context length, the strings and the special tokens.
+        bos : bool
+            Put the BOS token before each prompt that does not begin with it.
+
+        Raises
+        ------
+        ValueError
+            For an empty list or prompt, an id outside the vocabulary, a prompt longer than the model's context.
+
+        Examples
+        --------
+        >>> Prompts.from_ids([[5, 6, 7], [8]]).lengths
+        [3, 1]
+        """
+        source = unpack(model_or_tokenizer)
+        vocabulary = Vocabulary(source.tokenizer, source.d_vocab)
+        arrays = check_ids(ids, source, vocabulary, bos)
+        starts = np.concatenate([[0], np.cumsum([len(a) for a in arrays])]).astype(np.int64)
+        numbers = np.arange(len(arrays), dtype=np.int64)
+        zeros = np.zeros_like(numbers)
+        parts = Tokenised(
+            np.concatenate(arrays),
+            starts,
+            numbers,
+            zeros,
+            np.stack([zeros, zeros], 1),
+            None,
+            zeros.astype(bool),
+            zeros[:0],
+        )
+        begin = vocabulary.bos is not None and all(a[0] == vocabulary.bos for a in arrays)
+        return cls(parts, vocabulary, bos=begin)
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | Path | Sequence[str | Path] | Any,
+        model_or_tokenizer: Model | Any,
+        *,
+        field: str = "text",
+        per_line: bool = False,
+        limit: int | None = None,
+        split: str | None = None,
+        encoding: str = "utf-8",
+        **options: Any,
+    ) -> Prompts:
+        """Tokenise the texts of a file, of several files, or of a Hugging Face dataset.
+
+        Parameters
+        ----------
+        path : path, list of paths, dataset, or name of a dataset on the hub
+            ``.txt`` (one text per file), ``.jsonl``, ``.json`` (a list), ``.csv``, ``.tsv`` or ``.parquet``, also with
+            ``.gz``, ``.bz2`` or ``.xz`` behind it; a folder that ``datasets`` wrote (``save_to_disk``), or a folder of
+            such files. A hub name with a configuration is written ``"owner/name:configuration"``.
+        model_or_tokenizer : Model or Hugging Face tokenizer
+            See `from_texts`.
+        field : str
+            Name of the field or column with the text.
+        per_line : bool
+            One text per line of a ``.txt`` file.
+        limit : int, optional
+            Read only so many texts.
+        split : str, optional
+            Split of a dataset; needed where there are several and none is called train.
+        encoding : str
+            Of the file.
+        **options
+            ``max_tokens``, ``bos``, ``on_long``, ``stride``, ``min_tokens``, ``progress`` of `from_texts`. Empty records
+            are dropped and counted, unless ``on_empty="error"``.
+
+        Raises
+        ------
+        ValueError
+            For a file that is not UTF-8 (or the encoding given), not whole, without the field; see `read_texts`.
+        """
+        from .files import read_texts
+
+        texts = read_texts(path, field=field, per_line=per_line, limit=limit, split=split, encoding=encoding)
+        return cls.from_texts(texts, model_or_tokenizer, **{"on_empty": "drop", **options})
+
+    # -- counting ---------------------------------------------------------------------------------------------
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Tokens of each prompt."""
+        return np.diff(self.starts).tolist()
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all prompts together."""
+        return len(self.token_ids)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of ids, starts, BOS policy and note."""
+        digest = hashlib.sha256(f"bos={self.bos} note={self.note}\n".encode())
+        digest.update(np.ascontiguousarray(self.starts, dtype="<i8").tobytes())
+        digest.update(np.ascontiguousarray(self.token_ids, dtype="<i4").tobytes())
+        return digest.hexdigest()
+
+    def __repr__(self) -> str:
+        few, many = (min(self.lengths), max(self.lengths)) if len(self) else (0, 0)
+        notes = [f"{len(self)} prompts, {self.n_tokens} tokens, {few} to {many} each", "BOS" if self.bos else "no BOS"]
+        if n := int(self.truncated.sum()):
+            notes.append(f"{n} truncated")
+        if n := len(self.dropped):
+            notes.append(f"{n} too short and dropped")
+        if self.note:
+            notes.append(self.note)
+        return f"Prompts({', '.join(notes)}, hash {self.hash[:8]})"
+
+    # -- one prompt -------------------------------------------------------------------------------------------
+    def _range(self, i: int) -> slice:
+        if not 0 <= i < len(self):
+            raise IndexError(f"prompt {i}: there are {len(self)} prompts, numbered from 0")
+        return slice(int(self.starts[i]), int(self.starts[i + 1]))
+
+    def ids(self, i: int) -> np.ndarray:
+        """Return the (n,) int32 token ids of prompt ``i``."""
+        return self.token_ids[self._range(i)]
+
+    def special(self, i: int) -> np.ndarray:
+        """Return (n,) bool, true on BOS and other special tokens of prompt ``i``."""
+        return self.vocabulary.special(self.ids(i))
+
+    def text(self, i: int) -> str:
+        """Return the text of prompt ``i``: the part of the document that its tokens cover.
+
+        Without a text of their own (`from_ids`, shuffles) it is decoded from the ids, special tokens left out; a byte
+        that is part of no whole character is U+FFFD.
+        """
+        if self._texts is None:
+            return self._decoded(i)[0]
+        self._range(i)
+        start, stop = self.chars[i]
+        return self._texts[int(self.documents[i])][start:stop]
+
+    def offsets(self, i: int) -> np.ndarray:
+        """Return (n, 2) int32 characters of ``text(i)``, start and stop of each token; (-1, -1) for special tokens.
+
+        Whether a leading space belongs to the token is up to the tokenizer. A token with part of a character covers the
+        whole character.
+
+        Raises
+        ------
+        ValueError
+            If the tokenizer gives no offsets and its token strings do not join to the text.
+        """
+        if self._offsets is None:
+            return self._decoded(i)[1]
+        out = self._offsets[self._range(i)]
+        known = out[:, 0] >= 0
+        if not known.any() and not self.special(i).all():
+            raise ValueError(
+                f"prompt {i}: the tokenizer gives no character offsets and its tokens do not join to the text; "
+                "use the fast version of the tokenizer (use_fast=True)"
+            )
+        return np.where(known[:, None], out - np.int32(self.chars[i, 0]), out)
+
+    def _decoded(self, i: int) -> tuple[str, np.ndarray]:
+        ids = self.ids(i)
+        special = self.vocabulary.special(ids)
+        pieces = [b"" if s else b for b, s in zip(self.vocabulary.bytes(ids), special, strict=True)]
+        first = int(np.argmin(special)) if len(special) else 0
+        if len(pieces) and not special[first] and self.vocabulary.prefix_space and pieces[first].startswith(b" "):
+            pieces[first] = pieces[first][1:]
+        text, offsets = decode(pieces)
+        offsets[special] = -1
+        return text, offsets
+
+    def strings(self, i: int) -> list[str]:
+        r"""Return a string to show for each token of prompt ``i``.
+
+        Leading spaces are real spaces, bytes that are no whole character are written ``\xe2``, NUL ``\x00``. Where all
+        tokens are whole characters and the tokenizer does not normalise, the strings of the tokens that are not special
+        join to ``text(i)``.
+        """
+        ids = self.ids(i)
+        out = self.vocabulary.strings(ids)
+        content = np.flatnonzero(~self.vocabulary.special(ids))
+        if len(content) and self.window_starts[i] == 0 and self.vocabulary.prefix_space:
+            # Llama 1 and 2 put a space before the text that is not in the text.
+            first = int(content[0])
+            if out[first].startswith(" ") and (self._texts is None or extra_space(out[first:], self.text(i))):
+                out[first] = out[first][1:]
+        return out
+
+    # -- many prompts -----------------------------------------------------------------------------------------
+    def padded(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return prompts as right-padded arrays.
+
+        Parameters
+        ----------
+        numbers : sequence of int
+            Which prompts, in which order.
+
+        Returns
+        -------
+        ids : numpy.ndarray
+            (prompt, position) int64, 0 where padded.
+        mask : numpy.ndarray
+            (prompt, position) bool, true on tokens.
+        special : numpy.ndarray
+            (prompt, position) bool, true on BOS and other special tokens.
+        """
+        chosen = self._numbers(numbers)
+        lengths = self.starts[chosen + 1] - self.starts[chosen]
+        place = np.arange(int(lengths.max()) if len(chosen) else 0)
+        mask = place < lengths[:, None]
+        where = np.where(mask, self.starts[chosen][:, None] + place, 0)
+        ids = np.where(mask, self.token_ids[where], 0).astype(np.int64)
+        return ids, mask, self.vocabulary.special(ids) & mask
+
+    def _numbers(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+        chosen = np.asarray(numbers, dtype=np.int64).reshape(-1)
+        bad = chosen[(chosen < 0) | (chosen >= len(self))]
+        if len(bad):
+            raise IndexError(f"prompt {bad[0]}: there are {len(self)} prompts, numbered from 0")
+        return chosen
+
+    def batches(self, batch_tokens: int, start: int = 0) -> Iterator[list[int]]:
+        """Yield the numbers of the prompts of each batch: longest prompts first, ties by number.
+
+        Parameters
+        ----------
+        batch_tokens : int
+            Most tokens in a batch, padding included; a longer prompt makes a batch of its own.
+        start : int
+            Prompts, in this order, that are already done.
+
+        Examples
+        --------
+        >>> list(Prompts.from_ids([[1], [1, 2, 3], [1, 2]]).batches(4))
+        [[1], [2, 0]]
+        """
+        if batch_tokens < 1:
+            raise ValueError(f"batch_tokens = {batch_tokens}: a batch holds at least one token")
+        order = np.argsort(-np.diff(self.starts), kind="stable")
+        while start < len(order):
+            size = max(1, int(batch_tokens) // self.lengths[order[start]])
+            yield order[start : start + size].tolist()
+            start += size
+
+    def __getitem__(self, which: int | slice | Sequence[int] | np.ndarray) -> Prompts:
+        """Return some of the prompts as Prompts, renumbered from 0; ``documents`` keeps the number of their text."""
+        if isinstance(which, slice):
+            chosen = np.arange(len(self))[which]
+        elif np.asarray(which).dtype == bool:
+            flags = np.asarray(which)
+            if flags.shape != (len(self),):
+                raise IndexError(f"a mask of shape {flags.shape} cannot choose from {len(self)} prompts")
+            chosen = np.flatnonzero(flags)
+        else:
+            chosen = self._numbers(which)  # type: ignore[arg-type]
+        if len(chosen) == len(self) and (chosen == np.arange(len(self))).all():
+            rows: Any = slice(None)
+        else:
+            pieces = [np.arange(self.starts[i], self.starts[i + 1]) for i in chosen]
+            rows = np.concatenate(pieces) if pieces else np.zeros(0, np.int64)
+        starts = np.concatenate([[0], np.cumsum(np.diff(self.starts)[chosen])]).astype(np.int64)
+        parts = Tokenised(
+            self.token_ids[rows], starts, self.documents[chosen], self.window_starts[chosen], self.chars[chosen],
+            None if self._offsets is None else self._offsets[rows], self.truncated[chosen], self.dropped,
+        )  # fmt: skip
+        origin = None if self.origin is None else self.origin[rows]
+        return Prompts(parts, self.vocabulary, self._texts, bos=self.bos, note=self.note, origin=origin)
+
+    def document_text(self, document: int) -> str:
+        """Return the whole text from which prompts were cut, by its number."""
+        if self._texts is not None:
+            return self._texts[document]
+        if document not in self._prompt_of:
+            raise IndexError(f"document {document}: none of the prompts was cut from it")
+        return self.text(self._prompt_of[document])
+
+    @cached_property
+    def _prompt_of(self) -> dict[int, int]:
+        """Document number -> a prompt cut from it."""
+        return {int(d): i for i, d in enumerate(self.documents)}
+
+    def token_table(self) -> dict[str, np.ndarray]:
+        """Return (token,) arrays that label every token of all prompts: prompt, position, token_id, document."""
+        lengths = np.diff(self.starts)
+        return {
+            "prompt": np.repeat(np.arange(len(self)), lengths),
+            "position": np.arange(self.n_tokens) - np.repeat(self.starts[:-1], lengths),
+            "token_id": self.token_ids.astype(np.int64),
+            "document": np.repeat(self.documents, lengths),
+        }

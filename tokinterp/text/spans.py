@@ -1,0 +1,361 @@
+"""Spans of characters on raw texts, and the tokens that they are made of."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .prompts import Prompts
+
+CROSSES, OUTSIDE, TRUNCATED, DROPPED = (
+    "token crosses the border", "outside the window", "truncated", "no prompt of this text",
+)  # fmt: skip
+COLUMNS = ("document", "start", "stop", "kind", "type")
+_SPACES = np.array([c for c in range(0x3001) if chr(c).isspace()], dtype=np.uint32)
+
+
+_PLAIN = re.compile(r"[^\W_]+(?:['’‐-][^\W_]+)*")
+
+
+@cache
+def _marked() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Return patterns of a combining mark, and of words whose letters may carry some (slower than without)."""
+    codes = [c for c in range(0x300, 0x10000) if unicodedata.category(chr(c)).startswith("M")]
+    edges = [n for n in range(1, len(codes)) if codes[n] != codes[n - 1] + 1]
+    runs = zip([0, *edges], [*edges, len(codes)], strict=True)
+    mark = "[" + "".join(f"{chr(codes[a])}-{chr(codes[b - 1])}" for a, b in runs) + "]"
+    unit = rf"(?:[^\W_]{mark}*)+"
+    return re.compile(mark), re.compile(rf"{unit}(?:['’‐-]{unit})*")
+
+
+def find_words(text: str) -> tuple[np.ndarray, list[str]]:
+    """Find the words of a text.
+
+    A word is a run of letters and digits of any script with their combining marks; apostrophes (' ’) and hyphens (- ‐)
+    belong to it where a letter or digit stands on both sides: "don't", "well-known", "1990s" and "naïve" are one word
+    each, "3.14" and "and/or" are two.
+
+    Parameters
+    ----------
+    text : str
+        Raw text.
+
+    Returns
+    -------
+    edges : numpy.ndarray
+        (word, 2) int64 characters, start and stop.
+    words : list of str
+        The words.
+
+    Examples
+    --------
+    >>> find_words("Don't panic: well-known 3.14")[1]
+    ["Don't", 'panic', 'well-known', '3', '14']
+    """
+    pattern = _PLAIN if text.isascii() or not _marked()[0].search(text) else _marked()[1]
+    edges = [m.span() for m in pattern.finditer(text)]
+    return np.array(edges, dtype=np.int64).reshape(-1, 2), [text[a:b] for a, b in edges]
+
+
+def trimmed(text: str, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Take white space off the edges of tokens or spans.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+    offsets : numpy.ndarray
+        (n, 2) characters, start and stop; negative for special tokens.
+
+    Returns
+    -------
+    start, stop : numpy.ndarray
+        (n,) int64 without white space at either edge; never decreasing where the offsets do not.
+    blank : numpy.ndarray
+        (n,) bool, true where nothing is left (white space, special tokens).
+    """
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    place = np.arange(len(points) + 1)
+    black = np.append(~np.isin(points, _SPACES), True)
+    following = np.minimum.accumulate(np.where(black, place, len(points))[::-1])[::-1]
+    preceding = np.maximum.accumulate(np.where(np.roll(black, 1), place, 0))
+    special = offsets[:, 0] < 0
+    inside = np.clip(offsets.astype(np.int64), 0, len(points))
+    start, stop = following[inside[:, 0]], preceding[inside[:, 1]]
+    blank = special | (start >= stop)
+    # A blank token gets an empty range at the place reached so far, which keeps starts and stops searchable.
+    reached = np.maximum.accumulate(np.where(blank, 0, stop)) if len(stop) else stop
+    return np.where(blank, reached, start), np.where(blank, reached, stop), blank
+
+
+@dataclass
+class Spans:
+    """Character spans on numbered texts: words, entities, multiword expressions, and so on.
+
+    Attributes
+    ----------
+    document : numpy.ndarray
+        (span,) int64 number of the text.
+    start, stop : numpy.ndarray
+        (span,) int64 characters, half open.
+    kind : numpy.ndarray
+        (span,) str: word, entity, mwe, compound, pos, ...
+    type : numpy.ndarray
+        (span,) str within the kind: PER, V.VPC.full, NOUN, ...
+    texts : sequence of str, optional
+        The texts. Where they are kept, `align` checks that the prompts were made from the same.
+    parts : list of list of str, optional
+        Constituents, for morphological compounds.
+
+    Examples
+    --------
+    >>> spans = Spans.words(["Paris is old."])
+    >>> spans.strings()
+    ['Paris', 'is', 'old']
+    """
+
+    document: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    kind: np.ndarray
+    type: np.ndarray
+    texts: Sequence[str] | None = None
+    parts: list[list[str]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{n} {k}" for k, n in Counter(self.kind.tolist()).most_common())
+        return f"Spans({counts or 'none'}, on {len(np.unique(self.document))} texts)"
+
+    @classmethod
+    def from_records(cls, records: Iterable[Mapping[str, Any]], texts: Sequence[str] | None = None) -> Spans:
+        """Build from mappings with document, start, stop, kind, and optionally type and parts.
+
+        Raises
+        ------
+        ValueError
+            If a span is empty or does not lie in its text.
+        """
+        rows = list(records)
+        column = {
+            name: np.array([r[name] for r in rows], dtype=np.int64).reshape(-1)
+            for name in ("document", "start", "stop")
+        }
+        parts = [list(r.get("parts") or []) for r in rows]
+        out = cls(
+            **column,
+            kind=np.array([str(r["kind"]) for r in rows], dtype=np.str_),
+            type=np.array([str(r.get("type", "")) for r in rows], dtype=np.str_),
+            texts=texts,
+            parts=parts if any(parts) else None,
+        )
+        sizes = np.array([len(t) for t in texts]) if texts is not None else None
+        outside = sizes is not None and len(out) and (out.document.min() < 0 or out.document.max() >= len(sizes))
+        bad = (out.start < 0) | (out.stop <= out.start)
+        if outside:
+            raise ValueError(f"spans on text {out.document.max()}, but there are {len(texts or ())} texts")
+        if sizes is not None and len(out):
+            bad |= out.stop > sizes[out.document]
+        if bad.any():
+            n = int(np.flatnonzero(bad)[0])
+            size = "" if sizes is None else f", which has {sizes[out.document[n]]} characters"
+            raise ValueError(f"span {n} is {out.start[n]}..{out.stop[n]} of text {out.document[n]}{size}")
+        return out
+
+    @classmethod
+    def words(cls, texts: Sequence[str] | Prompts) -> Spans:
+        """Find the words of texts, or of the texts of prompts; see `find_words` for what a word is."""
+        if isinstance(texts, str):
+            raise TypeError("texts is one string, not a list of texts: write [text] for a single one")
+        numbered: Iterable[tuple[int, str]]
+        if hasattr(texts, "document_text"):
+            prompts: Any = texts
+            numbered = ((int(d), prompts.document_text(int(d))) for d in np.unique(prompts.documents))
+            kept = None
+        else:
+            numbered, kept = enumerate(texts), texts  # type: ignore[arg-type]
+        found = [(d, find_words(text)[0]) for d, text in numbered]
+        edges = np.concatenate([e for _, e in found]) if found else np.zeros((0, 2), np.int64)
+        document = np.repeat(np.array([d for d, _ in found], np.int64), [len(e) for _, e in found])
+        kind = np.full(len(edges), "word")
+        return cls(document, edges[:, 0], edges[:, 1], kind, np.full(len(edges), ""), kept)  # type: ignore[arg-type]
+
+    def where(self, mask: np.ndarray) -> Spans:
+        """Return the spans at which ``mask`` (bool or places) is true."""
+        rows = np.arange(len(self))[mask]
+        parts = None if self.parts is None else [self.parts[n] for n in rows]
+        columns: Any = {n: getattr(self, n)[rows] for n in COLUMNS}
+        return Spans(**columns, texts=self.texts, parts=parts)
+
+    def of_kind(self, kind: str, type: str | None = None) -> Spans:
+        """Return the spans of one kind, and optionally one type."""
+        mask = self.kind == kind
+        return self.where(mask if type is None else mask & (self.type == type))
+
+    def strings(self) -> list[str]:
+        """Return the text of each span."""
+        if self.texts is None:
+            raise ValueError("these spans were made without keeping the texts")
+        texts, edges = self.texts, zip(self.document.tolist(), self.start.tolist(), self.stop.tolist(), strict=True)
+        return [str(texts[d][a:b]) for d, a, b in edges]
+
+    def __add__(self, other: Spans) -> Spans:
+        """Return the spans of both; they must be on the same texts."""
+        if self.texts is not None and other.texts is not None and self.texts is not other.texts:
+            if list(self.texts) != list(other.texts):
+                raise ValueError("the two sets of spans are on different texts")
+        parts = None
+        if self.parts is not None or other.parts is not None:
+            parts = (self.parts or [[]] * len(self)) + (other.parts or [[]] * len(other))
+        columns: Any = {n: np.concatenate([getattr(self, n), getattr(other, n)]) for n in COLUMNS}
+        return Spans(**columns, texts=self.texts if self.texts is not None else other.texts, parts=parts)
+
+    def align(self, prompts: Prompts) -> TokenSpans:
+        """Find the tokens of each span.
+
+        A span aligns if its first token begins and its last token ends where the span does; white space at the edge of
+        a token does not count, a token of white space alone belongs to no edge. Where windows overlap, a span can be
+        found in several prompts.
+
+        Parameters
+        ----------
+        prompts : Prompts
+            Made from the same texts, in the same order.
+
+        Raises
+        ------
+        ValueError
+            If the spans' texts are not those of the prompts, or the tokenizer gives no offsets.
+        """
+        order = np.lexsort((self.start, self.document))
+        documents, begins = self.document[order], self.start[order]
+        reason = np.full(len(self), DROPPED, dtype=object)
+        found: list[np.ndarray] = []
+        checked: set[int] = set()
+        for i, document in enumerate(prompts.documents.tolist()):
+            low, high = np.searchsorted(documents, [document, document + 1]).tolist()
+            if low == high:
+                continue
+            if document not in checked:
+                self._same_text(prompts, document)
+                checked.add(document)
+                reason[order[low:high]] = TRUNCATED if prompts.truncated[i] else OUTSIDE
+            edges = [prompts.chars[i, 0], prompts.chars[i, 0] + len(prompts.text(i))]
+            low, high = (np.searchsorted(begins[low:high], edges) + low).tolist()
+            chosen = order[low:high]
+            inside, first, last, aligned = self._align_one(prompts, i, chosen)
+            part = reason[chosen]
+            part[inside & ~aligned & (part != "")] = CROSSES
+            part[aligned] = ""
+            reason[chosen] = part
+            keep = np.flatnonzero(aligned)
+            found.append(np.stack([chosen[keep], np.full(len(keep), i), first[keep], last[keep] + 1], 1))
+        table = np.concatenate(found) if found else np.zeros((0, 4), np.int64)
+        table = table[np.lexsort((table[:, 3], table[:, 2], table[:, 1]))]
+        failed = np.flatnonzero(reason != "")
+        span, prompt, start, stop = table.T
+        return TokenSpans(self, span, prompt, start, stop, failed, [str(r) for r in reason[failed]])
+
+    def _same_text(self, prompts: Prompts, document: int) -> None:
+        if self.texts is None:
+            return
+        mine = self.texts[document] if document < len(self.texts) else None
+        if mine is not prompts.document_text(document) and mine != prompts.document_text(document):
+            raise ValueError(
+                f"text {document} of the spans is not text {document} of the prompts: make the prompts from the texts that "
+                "came with the spans, in the same order, none left out"
+            )
+
+    def _align_one(self, prompts: Prompts, i: int, chosen: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return, for spans of one document and one prompt of it: whole inside, first token, last token, aligned."""
+        text, base = prompts.text(i), int(prompts.chars[i, 0])
+        token_start, token_stop, blank = trimmed(text, prompts.offsets(i))
+        edges = np.stack([self.start[chosen], self.stop[chosen]], 1) - base
+        inside = (edges[:, 0] >= 0) & (edges[:, 1] <= len(text))
+        a, b, _ = trimmed(text, np.clip(edges, 0, len(text)))
+        solid = np.flatnonzero(~blank)
+        if not len(solid):
+            return inside, a, b, np.zeros(len(chosen), bool)
+        low = np.searchsorted(token_stop[solid], a, side="right")
+        high = np.searchsorted(token_start[solid], b, side="left") - 1
+        first, last = solid[np.minimum(low, len(solid) - 1)], solid[np.maximum(high, 0)]
+        aligned = inside & (low <= high) & (token_start[first] == a) & (token_stop[last] == b)
+        return inside, first, last, aligned
+
+
+@dataclass
+class TokenSpans:
+    """Spans found as runs of tokens, and the ones that were not.
+
+    Attributes
+    ----------
+    spans : Spans
+        What was looked for.
+    span : numpy.ndarray
+        (row,) place in ``spans`` of each span found.
+    prompt : numpy.ndarray
+        (row,) number of the prompt in which it was found.
+    start, stop : numpy.ndarray
+        (row,) tokens of that prompt, half open, BOS counted.
+    unaligned : numpy.ndarray
+        Places in ``spans`` of those found in no prompt.
+    reasons : list of str
+        Why not, one for each of ``unaligned``: "token crosses the border", "outside the window" (no window holds the
+        whole span), "truncated", "no prompt of this text".
+    """
+
+    spans: Spans
+    span: np.ndarray
+    prompt: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    unaligned: np.ndarray
+    reasons: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.span)
+
+    def __repr__(self) -> str:
+        why = "".join(f"; {n} not: {reason}" for reason, n in sorted(self.report().items()))
+        return f"TokenSpans({len(self.spans) - len(self.unaligned)} of {len(self.spans)} spans aligned{why})"
+
+    def report(self) -> dict[str, int]:
+        """Return how many spans did not align, by reason."""
+        return dict(Counter(self.reasons))
+
+    @property
+    def kind(self) -> np.ndarray:
+        """(row,) kind of each span found."""
+        return self.spans.kind[self.span]
+
+    @property
+    def type(self) -> np.ndarray:
+        """(row,) type of each span found."""
+        return self.spans.type[self.span]
+
+    @property
+    def n_tokens(self) -> np.ndarray:
+        """(row,) tokens of each span found."""
+        return self.stop - self.start
+
+    def where(self, mask: np.ndarray) -> TokenSpans:
+        """Return the rows at which ``mask`` is true; ``unaligned`` stays as it is."""
+        span, prompt, start, stop = (r[mask] for r in (self.span, self.prompt, self.start, self.stop))
+        return TokenSpans(self.spans, span, prompt, start, stop, self.unaligned, self.reasons)
+
+    def last_tokens(self, prompts: Prompts, kind: str | None = None) -> np.ndarray:
+        """Return (token,) bool over the stream of all tokens, true on the last token of each span (of a kind)."""
+        rows = np.arange(len(self)) if kind is None else np.flatnonzero(self.kind == kind)
+        out = np.zeros(prompts.n_tokens, dtype=bool)
+        out[prompts.starts[self.prompt[rows]] + self.stop[rows] - 1] = True
+        return out
