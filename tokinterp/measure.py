@@ -69,8 +69,8 @@ def measure(
     Returns
     -------
     xarray.DataTree
-        One group per measurement.  The root holds, per prompt, ``n_tokens`` and ``first_nonfinite_layer`` (-1 where
-        all activations were finite; other prompts are left out of every measurement).
+        One group per measurement, and a group ``prompts`` with ``n_tokens`` and ``first_nonfinite_layer`` of every
+        prompt (-1 where all activations were finite; other prompts are left out of every measurement).
 
     Raises
     ------
@@ -86,15 +86,17 @@ def measure(
     >>> model = ti.load_model()
     >>> run = ti.measure(model, ["The Nile flows north."], {"lens": ti.LogitLens(layers=[4])}, progress=False)
     >>> list(run.children)
-    ['lens']
+    ['prompts', 'lens']
     """
     if not isinstance(measurements, Mapping) or not measurements:
         raise ValueError("no measurement: give a dictionary such as {'lens': tokinterp.LogitLens()}")
     for name, m in measurements.items():
         if not isinstance(m, Measurement):
             raise ValueError(f"{name!r} is a {type(m).__name__}, not a measurement: write for example tokinterp.LogitLens()")
-        if not name.isidentifier():
-            raise ValueError(f"measurement name {name!r} becomes a group of the result: use letters, digits and _")
+        if not name.isidentifier() or name == "prompts":
+            raise ValueError(
+                f"measurement name {name!r} becomes a group of the result beside 'prompts': use letters, digits and _"
+            )
     if not isinstance(prompts, Prompts):
         prompts = Prompts.from_texts(prompts, model)
     if len(prompts) == 0:
@@ -342,7 +344,7 @@ def _result(model: Model, prompts: Prompts, measurements: Measurements, book: Me
     """Label everything and return the tree."""
     number, n_tokens, layer = book.table("prompt", "n_tokens", "nonfinite")
     v = dataset.variable
-    root = xr.Dataset(
+    per_prompt = xr.Dataset(
         {
             "n_tokens": v("prompt", n_tokens, "tokens of the prompt, special tokens counted", "token"),
             "first_nonfinite_layer": v("prompt", layer, "first layer with NaN or infinite values, -1 where none", "1"),
@@ -351,9 +353,10 @@ def _result(model: Model, prompts: Prompts, measurements: Measurements, book: Me
     )
     mark = fingerprint(facts)
     seeds = {k: int(getattr(m, "seed", 0) or 0) for k, m in measurements.items()}
-    root.attrs = dataset.provenance(model.info, prompts.hash, facts["measurements"], mark)
-    root.attrs["facts"] = json.dumps(facts, sort_keys=True)
-    nodes = {"/": root}
+    per_prompt.attrs = dataset.provenance(model.info, prompts.hash, facts["measurements"], mark)
+    # Not in the root: groups inherit its coordinates, and a measurement may lack prompts that were left out.
+    root = xr.Dataset(attrs={**per_prompt.attrs, "facts": json.dumps(facts, sort_keys=True)})
+    nodes = {"/": root, "/prompts": per_prompt}
     for name, m in measurements.items():
         ds = m.result()
         if "token" in ds.dims and "text" not in ds.coords:
