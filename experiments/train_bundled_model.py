@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 
 from bundled_data import prepare  # the folder of this script is on the path
+from bundled_evaluation import evaluate
 
 EXPORT = Path(__file__).resolve().parents[1] / "tokinterp" / "data" / "model"
 
@@ -327,12 +328,17 @@ def export(folder: Path, preset: Preset, checkpoint: str, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(target)
     PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer").save_pretrained(target)
+    path = target / "tokenizer_config.json"  # the name that every version of transformers knows
+    config = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    path.write_text(json.dumps({k: v for k, v in config.items() if "local" not in k}, indent=2) + "\n")
+    for path in target.iterdir():
+        path.chmod(0o644)
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["prepare", "train", "export"])
+    parser.add_argument("command", choices=["prepare", "train", "export", "evaluate"])
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--runs", type=Path, default=Path("runs/bundled"))
     parser.add_argument("--minutes", type=float, help="stop by the clock")
@@ -352,8 +358,10 @@ def main() -> None:
     elif a.command == "train":
         train(folder, preset, a.minutes, a.steps, a.decay_steps, a.longer_at, a.decay_share, a.micro,
               not a.no_compile, a.resume)
-    else:
+    elif a.command == "export":
         export(folder, preset, a.checkpoint, a.target)
+    else:
+        print(json.dumps(evaluate(folder, a.target, EXPORT.parent / "texts.jsonl"), indent=1))
 
 
 if __name__ == "__main__":

@@ -24,3 +24,13 @@ from .models import Model, ModelInfo, Modules, load_model, wrap
 from .text import Prompts, Spans, bundled_questions, bundled_spans, bundled_texts
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """Load what draws only when it is asked for, so that matplotlib is not imported before."""
+    if name in ("plots", "report"):
+        import importlib
+
+        module = importlib.import_module(f"{__name__}.{name}")
+        return module if name == "plots" else module.report
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

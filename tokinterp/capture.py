@@ -85,7 +85,9 @@ class Site:
                     return cls(name, int(m[1]))
         if m := re.fullmatch(r"(\w+)\.(\d+)", text):
             return cls(m[1], int(m[2]))
-        raise ValueError(f"{text!r} names no site: write for example 'resid.4', 'mlp_out.2' or 'blocks.3.hook_resid_post'")
+        raise ValueError(
+            f"{text!r} names no site: write for example 'resid.4', 'mlp_out.2' or 'blocks.3.hook_resid_post'"
+        )
 
     @property
     def depth(self) -> tuple[int, int]:
@@ -217,7 +219,7 @@ class Batch:
 
     def select(self, keep: Sequence[int]) -> Batch:
         """Return the batch with only the prompts at these places of the batch."""
-        index = torch.as_tensor(list(keep), device=self.device)
+        index = torch.tensor(list(keep), dtype=torch.int64, device=self.device)
         return Batch(
             ids=self.ids[index],
             mask=self.mask[index],
@@ -243,7 +245,7 @@ def capture(
     sites : sequence of Site
         What to keep.
     edits : sequence of Edit
-        What to change during the pass.
+        What to change during the pass; numbered positions that only longer prompts have are passed over.
 
     Examples
     --------
@@ -256,8 +258,10 @@ def capture(
     """
     with torch.no_grad():
         ids, mask, special = (torch.from_numpy(a).to(model.device) for a in prompts.padded(numbers))
-        activations = model.run(ids, sites, mask=mask, edits=edits)
-        lengths = [int(n) for n in np.asarray(prompts.lengths)[list(numbers)]]
+        longest = max(prompts.lengths)
+        fitting = [e.fit(ids.shape[1], longest) for e in edits]
+        activations = model.run(ids, sites, mask=mask, edits=fitting)
+        lengths = [prompts.lengths[n] for n in numbers]
         return Batch(ids, mask, [int(n) for n in numbers], lengths, special, activations, model)
 
 

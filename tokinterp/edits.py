@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from dataclasses import replace as changed
+from functools import partial
+from numbers import Integral
+from types import CodeType
 from typing import Any
 
+import numpy as np
 import torch
 
 from .capture import Site
 
 Positions = int | slice | Sequence[int] | torch.Tensor | Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None
-"""Which positions: a number, a slice, a list of numbers (the same in every prompt), a bool tensor (prompt, position),
-a function of (ids, mask) that returns such a tensor, or None for all."""
+"""Which positions: a number or a list of numbers (the same in every prompt; a shorter prompt goes without), a slice (of
+each prompt's own tokens: ``slice(-1, None)`` is its last), a bool tensor (prompt, position), a function of (ids, mask)
+that returns such a tensor, or None for all."""
 
 OPS = ("replace", "add", "zero", "mean")
 
@@ -49,6 +57,27 @@ class SiteEdit:
         if self.op in ("replace", "add") and self.value is None:
             raise ValueError(f"{self.op} at {self.site.name} {self.site.at} needs a value")
 
+    def check(self, width: int, d_model: int, prompts: int | None = None) -> None:
+        """Raise ValueError if the value does not fit prompts of so many positions (any number of prompts if None)."""
+        if self.value is None:
+            return
+        shape = tuple(self.value.shape)
+        fits = 1 <= len(shape) <= 3 and shape[-1] == d_model
+        fits &= len(shape) < 2 or shape[-2] in (1, width)
+        fits &= len(shape) < 3 or shape[0] in (1, prompts)
+        if not fits:
+            raise ValueError(
+                f"{self.op} at {self.site.name} {self.site.at}: the value has shape {shape}, but the stream has width "
+                f"{d_model} and the prompts up to {width} positions: give (d_model,) or (position, d_model)"
+            )
+
+    def fit(self, width: int, longest: int) -> SiteEdit:
+        """Return the edit for a batch that is ``width`` wide, of prompts of which the longest is ``longest``."""
+        value = self.value
+        if value is not None and value.ndim > 1 and value.shape[-2] == longest:
+            value = value[..., :width, :]
+        return changed(self, positions=_fit(self.positions, width, longest), value=value)
+
     def apply(self, activations: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return the changed activations (prompt, position, d_model)."""
         where = select_positions(self.positions, ids, mask).to(activations.device)[..., None]
@@ -59,14 +88,8 @@ class SiteEdit:
             total = activations.double().masked_fill(~real, 0).sum(1, keepdim=True)
             new = (total / real.sum(1, keepdim=True)).to(activations.dtype)
         else:
-            value = self.value
-            assert value is not None
-            if value.shape[-1] != activations.shape[-1]:
-                raise ValueError(
-                    f"{self.op} at {self.site.name} {self.site.at}: the value has width {value.shape[-1]}, "
-                    f"the stream {activations.shape[-1]}"
-                )
-            new = value.to(device=activations.device, dtype=activations.dtype)
+            assert self.value is not None
+            new = self.value.to(device=activations.device, dtype=activations.dtype)
             if self.op == "add":
                 new = activations + new
         return torch.where(where, new, activations)
@@ -98,6 +121,16 @@ class KnockOut:
     blocks: tuple[int, ...] | None = None
     heads: tuple[int, ...] | None = None
 
+    def check(self, n_heads: int) -> None:
+        """Raise ValueError if the model has no such heads."""
+        bad = [h for h in self.heads or () if not 0 <= h < n_heads]
+        if bad:
+            raise ValueError(f"knock_out of heads {bad}: the model has heads 0 to {n_heads - 1}")
+
+    def fit(self, width: int, longest: int) -> KnockOut:
+        """Return the edit for a batch that is ``width`` wide, of prompts of which the longest is ``longest``."""
+        return changed(self, queries=_fit(self.queries, width, longest), keys=_fit(self.keys, width, longest))
+
     def edges(self, ids: torch.Tensor, mask: torch.Tensor, n_heads: int) -> torch.Tensor:
         """Return (prompt, 1 or head, query, key) bool, true where attention is removed."""
         n = ids.shape[1]
@@ -110,9 +143,6 @@ class KnockOut:
         cut = cut[:, None]
         if self.heads is None:
             return cut
-        bad = [h for h in self.heads if not 0 <= h < n_heads]
-        if bad:
-            raise ValueError(f"knock_out of heads {bad}: the model has heads 0 to {n_heads - 1}")
         chosen = torch.zeros(n_heads, dtype=torch.bool, device=ids.device)
         chosen[list(self.heads)] = True
         return cut & chosen[None, :, None, None]
@@ -210,19 +240,15 @@ def select_positions(positions: Positions, ids: torch.Tensor, mask: torch.Tensor
     """
     if positions is None:
         return mask
+    n = ids.shape[1]
     if callable(positions):
         chosen = positions(ids, mask)
     elif isinstance(positions, torch.Tensor) and positions.dtype == torch.bool:
         chosen = positions
+    elif isinstance(positions, slice):
+        chosen = _own_slice(positions, mask)
     else:
-        n = ids.shape[1]
-        if isinstance(positions, slice):
-            places = list(range(n))[positions]
-        else:
-            places = [positions] if isinstance(positions, int) else [int(p) for p in positions]
-            bad = [p for p in places if not 0 <= p < n]
-            if bad:
-                raise ValueError(f"positions {bad} to edit: the longest prompt of the batch has positions 0 to {n - 1}")
+        places = _fit(positions, n, n)
         chosen = torch.zeros_like(mask)
         chosen[:, places] = True
     if chosen.shape != mask.shape or chosen.dtype != torch.bool:
@@ -233,16 +259,92 @@ def select_positions(positions: Positions, ids: torch.Tensor, mask: torch.Tensor
     return chosen.to(mask.device) & mask
 
 
+def _own_slice(positions: slice, mask: torch.Tensor) -> torch.Tensor:
+    """Return (prompt, position) bool, true on the slice of each prompt's own tokens, whatever the padding."""
+    step = 1 if positions.step is None else int(positions.step)
+    if step < 1:
+        raise ValueError(f"positions {positions}: the step must be at least 1")
+    lengths = mask.sum(1)
+
+    def bound(value: int | None, default: torch.Tensor) -> torch.Tensor:
+        if value is None:
+            return default
+        return (lengths + value).clamp_min(0) if value < 0 else torch.full_like(lengths, value)
+
+    start, stop = bound(positions.start, torch.zeros_like(lengths))[:, None], bound(positions.stop, lengths)[:, None]
+    place = torch.arange(mask.shape[1], device=mask.device)
+    return (place >= start) & (place < stop) & ((place - start) % step == 0)
+
+
+def _fit(positions: Any, width: int, longest: int) -> Any:
+    """Return numbered positions without those beyond the batch; other kinds are returned as they are.
+
+    Raises
+    ------
+    ValueError
+        If a number lies beyond the longest of all prompts, or below 0.
+    """
+    if positions is None or isinstance(positions, slice) or callable(positions):
+        return positions
+    if isinstance(positions, torch.Tensor):
+        if positions.dtype == torch.bool:
+            return positions
+        positions = positions.reshape(-1).tolist()
+    places = [int(positions)] if isinstance(positions, Integral) else [int(p) for p in positions]
+    bad = [p for p in places if not 0 <= p < longest]
+    if bad:
+        raise ValueError(f"positions {bad} to edit: the longest prompt has positions 0 to {longest - 1}")
+    return [p for p in places if p < width]
+
+
 def _describe(value: Any) -> Any:
-    if value is None or isinstance(value, int | str):
+    if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, slice):
         return f"slice({value.start}, {value.stop}, {value.step})"
     if isinstance(value, torch.Tensor):
         data = value.detach().cpu().to(torch.float64).contiguous().numpy().tobytes()
-        return f"tensor {tuple(value.shape)} {hashlib.sha256(data).hexdigest()[:16]}"
+        return f"tensor {tuple(value.shape)} {_digest(data)}"
+    if isinstance(value, np.ndarray):
+        return f"array {value.shape} {value.dtype} {_digest(np.ascontiguousarray(value).tobytes())}"
+    if isinstance(value, dict):
+        return {str(k): _describe(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | range | set | frozenset):
+        return [_describe(v) for v in (sorted(value, key=repr) if isinstance(value, set | frozenset) else value)]
     if callable(value):
-        code = getattr(value, "__code__", None)
-        body = hashlib.sha256(code.co_code + repr(code.co_consts).encode()).hexdigest()[:16] if code else ""
-        return f"function {getattr(value, '__qualname__', type(value).__name__)} {body}".strip()
-    return [int(v) for v in value]
+        return _describe_function(value)
+    return f"{type(value).__qualname__} {_digest(_address.sub('', repr(value)).encode())}"
+
+
+_address = re.compile(r" at 0x[0-9a-f]+")
+
+
+def _describe_function(function: Callable[..., Any]) -> str:
+    """Return name and hash of code, defaults and captured values: the same in every process."""
+    if isinstance(function, partial):
+        inner = [_describe(function.func), _describe(function.args), _describe(function.keywords)]
+        return f"partial {_digest(repr(inner).encode())}"
+    code = getattr(function, "__code__", None)
+    if code is None:
+        own = [_describe(vars(function)) if hasattr(function, "__dict__") else None]
+        called = getattr(type(function).__call__, "__code__", None)
+        return f"{type(function).__qualname__} {_digest(repr([own, _code(called)]).encode())}"
+    owner = getattr(function, "__self__", None)
+    inside = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
+    parts = [_code(code), _describe(getattr(function, "__defaults__", None))]
+    parts += [_describe(getattr(function, "__kwdefaults__", None)), _describe(inside)]
+    parts += [_describe(vars(owner)) if hasattr(owner, "__dict__") else repr(owner)]
+    return f"function {getattr(function, '__qualname__', '')} {_digest(repr(parts).encode())}"
+
+
+def _code(code: CodeType | None) -> Any:
+    if code is None:
+        return None
+    consts = [_code(c) if isinstance(c, CodeType) else _describe(c) for c in code.co_consts]
+    return [code.co_code.hex(), code.co_names, consts]
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]

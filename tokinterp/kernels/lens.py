@@ -37,17 +37,20 @@ class Lens(NamedTuple):
         (row,) float64, nat.
     kl : torch.Tensor
         (row,) float64, nat; KL(final || this layer).
-    agrees : torch.Tensor
+    agreement : torch.Tensor
         (row,) bool: no token is more probable here than the final answer.
-    correct : torch.Tensor
+    accuracy : torch.Tensor
         (row,) bool: no token is more probable than the target; false without one.
+    log_total : torch.Tensor
+        (row,) float64, logarithm of the sum of exp(logit - largest logit).
     """
 
     cross_entropy: Tensor
     entropy: Tensor
     kl: Tensor
-    agrees: Tensor
-    correct: Tensor
+    agreement: Tensor
+    accuracy: Tensor
+    log_total: Tensor
 
 
 def read_logits(
@@ -93,11 +96,11 @@ def read_logits(
     correct = known & (reached == 0)
     if final is None:
         answer = z.argmax(1)
-        one = Lens(cross, entropy, torch.zeros_like(entropy) * entropy, torch.ones_like(known), correct)
+        one = Lens(cross, entropy, torch.zeros_like(entropy) * entropy, torch.ones_like(known), correct, log)
         return one, Final(exp / total[:, None], entropy, answer)
     kl = log - torch.linalg.vecdot(final.prob, z).double() - final.entropy
     agrees = z.gather(1, final.top1[:, None])[:, 0] == 0
-    return Lens(cross, entropy, kl.clamp_min(0), agrees, correct), None
+    return Lens(cross, entropy, kl.clamp_min(0), agrees, correct, log), None
 
 
 def target_rank(logits: Tensor, target: Tensor, scratch: Tensor | None = None) -> Tensor:
@@ -126,12 +129,12 @@ def top_tokens(logits: Tensor, log_total: Tensor, k: int) -> tuple[Tensor, Tenso
     logits : torch.Tensor
         (row, vocab).
     log_total : torch.Tensor
-        (row,) logarithm of the sum of their exponentials.
+        (row,) logarithm of the sum of their exponentials (`Lens.log_total` for logits that `read_logits` has shifted).
     k : int
         How many.
     """
     value, ids = logits.topk(k, dim=1)
-    return ids, (value - log_total[:, None]).exp()
+    return ids, (value - log_total[:, None]).exp().float()
 
 
 def first_and_stable(agrees: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,7 +142,7 @@ def first_and_stable(agrees: Tensor) -> tuple[Tensor, Tensor]:
 
     Parameters
     ----------
-    agrees : torch.Tensor
+    agreement : torch.Tensor
         (row, layer, ...) bool.
 
     Returns

@@ -34,7 +34,7 @@ class Sizes(NamedTuple):
     median: Tensor
 
 
-def measure_sizes(resid: Tensor, mask: Tensor, sample: int | None = 16384) -> Sizes:
+def measure_sizes(resid: Tensor, mask: Tensor, sample: int | None = 4096) -> Sizes:
     """Measure the rows of right-padded prompts.
 
     Parameters
@@ -45,7 +45,7 @@ def measure_sizes(resid: Tensor, mask: Tensor, sample: int | None = 16384) -> Si
         (prompt, position) bool, true on real tokens, which come first.
     sample : int, optional
         Entries per prompt from which the median magnitude is taken, spread evenly over positions and channels (a golden-ratio
-        sequence, so the same ones in any batch): the standard error of the median is then below 1 %.  None takes every
+        sequence, so the same ones in any batch): the standard error of the median is then about 2 %.  None takes every
         entry.
     """
     resid = resid.detach()
@@ -72,7 +72,7 @@ def by_magnitude(sizes: Sizes) -> Tensor:
 
 
 def massive_rows(
-    resid: Tensor, mask: Tensor, rule: str = "norm", factor: float = 10.0, sample: int | None = 16384
+    resid: Tensor, mask: Tensor, rule: str = "norm", factor: float = 10.0, sample: int | None = 4096
 ) -> Tensor:
     """Find the rows with massive activations.
 

@@ -196,47 +196,68 @@ def participation_ratio(values: Tensor) -> Tensor:
     return values.sum(-1) ** 2 / (values**2).sum(-1)
 
 
-def unbiased_participation_ratio(cloud: Central) -> Tensor:
-    r"""Return the participation ratio whose numerator and denominator are both unbiased under finite n.
+def unbiased_traces(cloud: Central) -> tuple[Tensor, Tensor]:
+    """Return unbiased estimates of tr(Sigma)^2 and tr(Sigma^2) from n independent rows of any distribution.
+
+    With S the sample covariance (divisor n - 1) and Q = sum_i |x_i - mean|^4 / (n - 1),
+
+        tr(Sigma)^2 ~ (n-1) / (n(n-2)(n-3)) * (2 tr(S^2) + (n^2-3n+1) tr(S)^2 - n Q)
+        tr(Sigma^2) ~ (n-1) / (n(n-2)(n-3)) * ((n-1)(n-2) tr(S^2) + tr(S)^2 - n Q)
+
+    (Himeno and Yamada 2014, J. Multivariate Anal. 130, 27).  They are the averages over all choices of four different rows
+    a, b, c, d of |a-b|^2 |c-d|^2 / 4 and of ((a-b)'(c-d))^2 / 4.
 
     Parameters
     ----------
     cloud : Central
-        Of n independent rows of any distribution with finite fourth moments.
+        Of n rows.
 
     Returns
     -------
-    torch.Tensor
-        (...) the ratio; NaN for n < 4 or where the estimate of tr(Sigma^2) is not positive.
-
-    Notes
-    -----
-    With S the unbiased sample covariance and Q = sum_i \|x_i - mean\|^4 / (n - 1),
-
-        tr(Sigma^2) ~ (n-1) / (n(n-2)(n-3)) * ((n-1)(n-2) tr(S^2) + tr(S)^2 - n Q)
-        tr(Sigma)^2 ~ (n-1) / (n(n-2)(n-3)) * (2 tr(S^2) + (n^2-3n+1) tr(S)^2 - n Q)
-
-    (Himeno and Yamada 2014, J. Multivariate Anal. 130, 27).  Both are the U-statistics over four distinct rows, so their
-    ratio is the row-corrected estimator of Chun et al. 2026 (arXiv 2509.26560, gamma_row): of the three terms of
-    1/PR_plugin ~ 1/PR + 1/n + 1/d it removes 1/n.  The term 1/d is about channels sampled from a larger population; here
-    every channel is seen, so nothing is to be corrected.  A ratio of unbiased numbers is not itself exactly unbiased, and
-    tokens of one text are not independent rows: n overstates what is known.
-
-    Examples
-    --------
-    >>> x = torch.randn(60, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    >>> m = empty(torch.zeros(40)); accumulate(m, x)
-    >>> values = eigenvalues(central(m).scatter, m.count)
-    >>> bool(participation_ratio(values) < 26), bool(unbiased_participation_ratio(central(m)) > 35)
-    (True, True)
+    torch.Tensor, torch.Tensor
+        (...) each, NaN for n < 4.
     """
     n = cloud.count.double()
     trace = cloud.scatter.diagonal(dim1=-2, dim2=-1).sum(-1) / (n - 1)
     square = (cloud.scatter**2).sum((-2, -1)) / (n - 1) ** 2
     q = cloud.fourth / (n - 1)
-    below = (n - 1) * (n - 2) * square + trace**2 - n * q
+    scale = torch.where(n >= 4, (n - 1) / (n * (n - 2) * (n - 3)), torch.nan)
     above = 2 * square + (n**2 - 3 * n + 1) * trace**2 - n * q
-    return torch.where((n >= 4) & (below > 0), above / below, torch.nan)
+    below = (n - 1) * (n - 2) * square + trace**2 - n * q
+    return scale * above, scale * below
+
+
+def unbiased_participation_ratio(cloud: Central) -> Tensor:
+    """Return the participation ratio whose numerator and denominator are both unbiased under finite n.
+
+    Parameters
+    ----------
+    cloud : Central
+        Of n rows.
+
+    Returns
+    -------
+    torch.Tensor
+        (...) the ratio of `unbiased_traces`; NaN for n < 4 or where the estimate of tr(Sigma^2) is not positive.
+
+    Notes
+    -----
+    This is the row-corrected estimator of Chun et al. 2026 (arXiv 2509.26560, gamma_row), in closed form: of the three terms
+    of 1/PR_plugin ~ 1/PR + 1/n + 1/d it removes 1/n.  The term 1/d is about channels sampled from a larger population; here
+    every channel is seen, so there is nothing to correct.  A ratio of unbiased numbers is not itself exactly unbiased, and
+    tokens of one text are not independent rows: n overstates what is known.
+
+    Examples
+    --------
+    >>> x = torch.randn(60, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    >>> m = empty(torch.zeros(40))
+    >>> accumulate(m, x)
+    >>> values = eigenvalues(central(m).scatter, m.count)
+    >>> bool(participation_ratio(values) < 26), bool(unbiased_participation_ratio(central(m)) > 35)
+    (True, True)
+    """
+    above, below = unbiased_traces(cloud)
+    return torch.where(below > 0, above / below, torch.nan)
 
 
 def effective_rank(values: Tensor, of: str = "singular") -> Tensor:

@@ -308,7 +308,7 @@ class Spectrum(Measurement):
             "massive_layer": variable("token", np.array(layers)[layer], "layer of the massive entry", "1"),
             "massive_channel": column("channel", "channel of the massive entry"),
             "massive_value": column("value", "massive entry of the stream"),
-            "massive_ratio": column("ratio", "its magnitude over the median magnitude of its prompt (16,384 entries sampled)"),
+            "massive_ratio": column("ratio", "its magnitude over the median magnitude of its prompt (4,096 entries sampled)"),
             "massive_norm_ratio": column("norm_ratio", "norm of its row over the median norm of its prompt"),
         }
         coords = {

@@ -84,7 +84,7 @@ def load_model(
     if backend == "transformer_lens":
         from .transformer_lens import bridge_from, wrap_bridge
 
-        return wrap_bridge(bridge_from(lm, found, id), id=id, revision=rev, modules=modules)
+        return wrap_bridge(bridge_from(lm, found, id), found, id=id, revision=rev, modules=modules)
     if backend == "nnsight":
         from .nnsight import nnsight_from, wrap_nnsight
 
@@ -101,7 +101,7 @@ def wrap(obj: Any, tokenizer: Any = None, *, id: str | None = None, modules: Mod
         A Hugging Face causal LM, a TransformerLens 4 ``TransformerBridge`` with raw weights, or an nnsight
         ``LanguageModel``/``TransformersModel``.
     tokenizer : optional
-        For a Hugging Face model, whose tokenizer is a separate object.
+        For a Hugging Face model, whose tokenizer is a separate object; else in the place of the object's own.
     id : str, optional
         Name to record.
     modules : Modules, optional
@@ -121,7 +121,7 @@ def wrap(obj: Any, tokenizer: Any = None, *, id: str | None = None, modules: Mod
     >>> ti.wrap(loaded.lm, loaded.tokenizer).info.n_layers == loaded.info.n_layers
     True
     """
-    from .hf import make_model
+    from .hf import make_model, short_name
 
     names = {c.__name__ for c in type(obj).__mro__}
     if isinstance(obj, HookedLM):
@@ -134,14 +134,14 @@ def wrap(obj: Any, tokenizer: Any = None, *, id: str | None = None, modules: Mod
     if "TransformerBridge" in names or (hasattr(obj, "original_model") and hasattr(obj, "cfg")):
         from .transformer_lens import wrap_bridge
 
-        return wrap_bridge(obj, id=id, modules=modules)
+        return wrap_bridge(obj, tokenizer, id=id, modules=modules)
     if hasattr(obj, "_module") and ({"NNsight", "Envoy"} & names):
         from .nnsight import wrap_nnsight
 
         return wrap_nnsight(obj, tokenizer, id=id, modules=modules)
     if hasattr(obj, "get_output_embeddings") and hasattr(obj, "config"):
-        name = id or getattr(obj, "name_or_path", "") or type(obj).__name__
-        return make_model(obj, tokenizer, id=Path(str(name)).name if name.startswith("/") else str(name), modules=modules)
+        return make_model(obj, tokenizer, id=id or short_name(obj), modules=modules)
     raise TypeError(
-        f"cannot wrap {type(obj).__name__}: give a Hugging Face causal LM, a TransformerBridge or an nnsight LanguageModel"
+        f"cannot wrap {type(obj).__name__}: give a Hugging Face causal LM, a TransformerBridge or an nnsight "
+        "LanguageModel, or a name or folder to load_model"
     )

@@ -36,8 +36,14 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     n_gpus = torch.cuda.device_count()
     if chosen.type == "cuda" and (chosen.index or 0) >= n_gpus:
         raise ValueError(f"device {device!r} does not exist: torch sees {n_gpus} CUDA devices here; use device='cpu'")
+    if chosen.type == "meta":
+        raise ValueError("device 'meta' holds no numbers: use device='cpu' or 'cuda'")
     if chosen.type == "mps":
         raise ValueError("device 'mps' has no float64, which every sum here needs: use device='cpu'")
+    try:
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device {device!r} does not exist here ({str(error).splitlines()[0]}): use 'cpu'") from None
     return chosen
 
 
@@ -86,13 +92,18 @@ def load_hf(
     if tokenizer is None:
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
     try:
-        lm = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=kind, device_map=device_map, **common)
+        lm, loading = AutoModelForCausalLM.from_pretrained(
+            source, config=config, dtype=kind, device_map=device_map, output_loading_info=True, **common
+        )
     except OSError as error:
         raise ValueError(_hub_message(name, error)) from error
     except ValueError as error:
         if "Unrecognized configuration class" in str(error):
             raise ValueError(f"{name}: {type(config).__name__} is no causal language model") from error
         raise
+    if missing := sorted(loading["missing_keys"]):
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise ValueError(f"{name}: the checkpoint lacks {shown}, which would be random: get the complete weights")
     lm.eval()
     if place is not None:
         lm.to(place)
@@ -113,7 +124,8 @@ def check_folder(folder: Path, need_tokenizer: bool) -> None:
         raise ValueError(f"{folder} has no weights: looked for *.safetensors and pytorch_model*.bin")
     if need_tokenizer and not any((folder / f).is_file() for f in TOKENIZER_FILES):
         raise ValueError(
-            f"{folder} has no tokenizer: looked for {', '.join(TOKENIZER_FILES)}; copy the files there or pass tokenizer="
+            f"{folder} has no tokenizer: looked for {', '.join(TOKENIZER_FILES)}; copy the files there or pass "
+            "tokenizer="
         )
 
 
@@ -138,6 +150,11 @@ def make_model(
 ) -> HookedLM:
     """Return the hooked model of a Hugging Face causal LM, verified by value."""
     check_config(lm.config, id)
+    if any(p.is_meta for p in lm.parameters()):
+        raise ValueError(
+            f"{id}: some weights are not in memory (left on disk or CPU by device_map, or never loaded): use more or "
+            "larger GPUs, dtype='bfloat16', or device='cpu'"
+        )
     config: Any = lm.config.get_text_config()  # type: ignore[operator,union-attr]
     if lm.training:
         logging.getLogger("tokinterp").warning("%s was in training mode: switched to eval()", id)
@@ -170,6 +187,12 @@ def make_model(
         tokenizer=tokenizer_hash(tokenizer),
     )
     return HookedLM(lm, tokenizer, modules, info, source)
+
+
+def short_name(lm: nn.Module, name: str | None = None) -> str:
+    """Return the hub name of a model, or the last part of its folder: no paths of a machine in results."""
+    name = name or str(getattr(lm, "name_or_path", "") or "") or type(lm).__name__
+    return Path(name).resolve().name if name.startswith((".", "/", "~")) or Path(name).is_dir() else name
 
 
 def _hub_message(name: Any, error: Exception) -> str:

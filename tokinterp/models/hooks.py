@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from .modules import Head, Modules, candidates, submodule
 TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-7, torch.bfloat16: 6e-2, torch.float16: 1e-2}
 
 
-class _Stop(Exception):
+class _Stop(Exception):  # noqa: N818
     """Raised inside the pass when the deepest site has been reached."""
 
 
@@ -50,7 +51,8 @@ class HookedLM:
 
     def __repr__(self) -> str:
         i = self.info
-        return f"{i.id} ({i.architecture}, {i.n_layers} blocks, d_model {i.d_model}, {i.dtype} on {i.device}, {i.backend})"
+        size = f"{i.n_layers} blocks, d_model {i.d_model}"
+        return f"{i.id} ({i.architecture}, {size}, {i.dtype} on {i.device}, {i.backend})"
 
     @property
     def device(self) -> torch.device:
@@ -133,13 +135,20 @@ class HookedLM:
         eager = any(s.name == "pattern" for s in wanted) or any(isinstance(e, KnockOut) for e in edits)
         inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False}
         if position_ids is not None:
+            if tuple(position_ids.shape) != tuple(ids.shape):
+                raise ValueError(f"position_ids have shape {tuple(position_ids.shape)}, the ids {tuple(ids.shape)}")
+            if not self._reads_positions:
+                raise ValueError(
+                    f"{self.info.architecture} ignores position_ids (its attention counts places itself, as ALiBi does): "
+                    "leave them out, and delete tokens from the ids instead of hiding them"
+                )
             # A mask of ones keeps transformers from reading gaps in the positions as packed sequences.
             inputs |= {"position_ids": position_ids.to(self.device), "attention_mask": torch.ones_like(ids)}
         with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
             if eager:
                 stack.enter_context(_eager(self.lm))
             self._hook(stack, wanted, edits, ids, mask, give)
-            stack.enter_context(torch.no_grad())
             with suppress(_Stop):
                 self.lm(**inputs)
         return kept
@@ -277,7 +286,14 @@ class HookedLM:
             )
         if not bool(mask[:, 0].all()) or bool((mask[:, 1:] & ~mask[:, :-1]).any()):
             raise ValueError("the mask is not right padded: real tokens first, padding after them")
-        for site in [*wanted, *(e.site for e in edits if isinstance(e, SiteEdit))]:
+        self.check(wanted, edits)
+        for e in edits:
+            if isinstance(e, SiteEdit):
+                e.check(ids.shape[1], self.info.d_model, ids.shape[0])
+
+    def check(self, sites: Sequence[Site], edits: Sequence[Edit] = ()) -> None:
+        """Raise ValueError if the model lacks one of the sites, or an edit names a site, block or head it has not."""
+        for site in [*sites, *(e.site for e in edits if isinstance(e, SiteEdit))]:
             site.check(self.info)
             if site.name not in self.offers:
                 raise ValueError(
@@ -285,11 +301,14 @@ class HookedLM:
                     f"{', '.join(n for n in SITES if n in self.offers)}" + _why_not(site.name)
                 )
         for e in edits:
+            if not isinstance(e, SiteEdit | KnockOut):
+                raise TypeError(f"{type(e).__name__} is no edit: make one with tokinterp.edits.replace, add, zero, ...")
             if isinstance(e, KnockOut):
                 if "pattern" not in self.offers:
                     raise ValueError(f"attention of {self.info.architecture} cannot be knocked out: no eager attention")
                 for b in e.blocks or ():
                     Site("pattern", b).check(self.info)
+                e.check(self.info.n_heads)
 
     # -- proof by value ---------------------------------------------------------------------------------------
     def _verify(self) -> None:
@@ -297,6 +316,11 @@ class HookedLM:
         size = self.info.d_vocab
         ids = ((torch.arange(16, device=self.device) * 7919 + 11) % size).reshape(2, 8)
         own = self.lm(input_ids=ids, use_cache=False).logits.float()
+        if not bool(torch.isfinite(own).all()):
+            raise ValueError(
+                f"{self.info.id} gives NaN or infinite logits in {self.info.dtype}: load it with dtype='float32' or "
+                "'bfloat16', and check the weights"
+            )
         last = Site("resid", self.info.n_layers)
         got = self.unembed(self.run(ids, [last])[last])
         tolerance = TOLERANCE.get(getattr(torch, self.info.dtype), 6e-2)
@@ -327,6 +351,21 @@ class HookedLM:
                 if torch.allclose(sums, torch.ones_like(sums), atol=2e-2):
                     offers.add("pattern")
         self.offers = frozenset(offers)
+
+    @cached_property
+    def _reads_positions(self) -> bool:
+        """Whether other position_ids give other logits (false with ALiBi)."""
+        ids = torch.arange(8, device=self.device)[None] % self.info.d_vocab
+        places = torch.arange(8, device=self.device)[None]
+        gaps = torch.where(places < 4, places, places + 3)
+        try:
+            one, other = (
+                self.lm(input_ids=ids, position_ids=p, attention_mask=torch.ones_like(ids), use_cache=False).logits
+                for p in (places, gaps)
+            )
+        except TypeError:
+            return False
+        return not torch.equal(one, other)
 
     def _find_contributions(self, ids: torch.Tensor, tolerance: float) -> Modules | None:
         """Return the modules for which layer b + attention + MLP = layer b+1 in every block, or None."""

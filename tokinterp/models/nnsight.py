@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from .hf import make_model
+from .hf import make_model, short_name
 from .hooks import HookedLM
 from .modules import Modules
 
@@ -34,8 +34,8 @@ def wrap_nnsight(
     lm = model._module
     if any(p.is_meta for p in lm.parameters()):
         raise ValueError(
-            "the weights of this nnsight model are not loaded: make it with dispatch=True and device_map='cpu' or 'auto'"
+            "the weights of this nnsight model are not loaded: make it with dispatch=True and device_map='cpu' or "
+            "'auto'"
         )
-    name = id or getattr(lm, "name_or_path", "") or type(lm).__name__
     found = getattr(model, "tokenizer", None) if tokenizer is None else tokenizer
-    return make_model(lm, found, id=str(name), revision=revision, backend="nnsight", modules=modules, source=model)
+    return make_model(lm, found, id=id or short_name(lm), revision=revision, backend="nnsight", modules=modules, source=model)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch import nn
 
-from .hf import make_model
+from .hf import make_model, short_name
 from .hooks import HookedLM
 from .modules import Modules
 
 
 def bridge_from(lm: nn.Module, tokenizer: Any, id: str) -> Any:
-    """Return a TransformerBridge around a Hugging Face model, with raw weights (it inserts modules into the model)."""
+    """Return a TransformerBridge around a Hugging Face model, with raw weights.
+
+    The bridge inserts modules into the model and changes the tokenizer it is given, which is why that is copied.
+    """
     try:
         from transformer_lens.model_bridge import TransformerBridge
     except ImportError as error:
@@ -21,11 +25,13 @@ def bridge_from(lm: nn.Module, tokenizer: Any, id: str) -> Any:
         ) from error
     weight = next(lm.parameters())
     return TransformerBridge.boot_transformers(
-        id, hf_model=lm, tokenizer=tokenizer, device=str(weight.device), dtype=weight.dtype
+        id, hf_model=lm, tokenizer=copy.deepcopy(tokenizer), device=str(weight.device), dtype=weight.dtype
     )
 
 
-def wrap_bridge(bridge: Any, *, id: str | None = None, revision: str = "local", modules: Modules | None = None) -> HookedLM:
+def wrap_bridge(
+    bridge: Any, tokenizer: Any = None, *, id: str | None = None, revision: str = "local", modules: Modules | None = None
+) -> HookedLM:
     """Return the hooked model of a TransformerBridge.
 
     Raises
@@ -39,7 +45,8 @@ def wrap_bridge(bridge: Any, *, id: str | None = None, revision: str = "local", 
             "residual stream: boot it again and do not call enable_compatibility_mode()"
         )
     lm = bridge.original_model
-    name = id or getattr(bridge.cfg, "model_name", None) or type(lm).__name__
+    name = id or short_name(lm, getattr(bridge.cfg, "model_name", None))
+    found = bridge.tokenizer if tokenizer is None else tokenizer
     return make_model(
-        lm, bridge.tokenizer, id=str(name), revision=revision, backend="transformer_lens", modules=modules, source=bridge
+        lm, found, id=name, revision=revision, backend="transformer_lens", modules=modules, source=bridge
     )

@@ -129,7 +129,7 @@ def _lines(file: Path, encoding: str) -> Iterator[str]:
                 text = line.decode()
             except UnicodeDecodeError as e:
                 raise ValueError(
-                    f"{file}: byte {place + e.start} (0x{line[e.start]:02x}) is not UTF-8: give the right encoding, for "
+                    f"{file}: byte {place + e.start} (0x{line[e.start]:02x}) is not UTF-8: give the encoding, for "
                     f"example encoding='latin-1', or convert the file (iconv -f LATIN1 -t UTF-8)"
                 ) from None
             yield text.removeprefix("\ufeff") if place == 0 else text

@@ -12,8 +12,10 @@ from typing import Any
 from .files import open_lines
 from .spans import Spans
 
-_NO_SPACE_BEFORE = frozenset(", . ; : ! ? ) ] } % 's n't 're 've 'll 'd 'm ... .. '' ” ’".split())
-_NO_SPACE_AFTER = frozenset("( [ { $ £ € `` “ ‘".split())
+_NO_SPACE_BEFORE = {
+    *",.;:!?)]}%”’", "...", "..", "''", "'s", "n't", "'re", "'ve", "'ll", "'d", "'m",
+}  # fmt: skip
+_NO_SPACE_AFTER = {*"([{$£€“‘", "``"}
 Group = tuple[str, str, list[int]]
 
 

@@ -211,9 +211,8 @@ class Spans:
 
     def __add__(self, other: Spans) -> Spans:
         """Return the spans of both; they must be on the same texts."""
-        if self.texts is not None and other.texts is not None and self.texts is not other.texts:
-            if list(self.texts) != list(other.texts):
-                raise ValueError("the two sets of spans are on different texts")
+        if self.texts is not None and other.texts is not None and list(self.texts) != list(other.texts):
+            raise ValueError("the two sets of spans are on different texts")
         parts = None
         if self.parts is not None or other.parts is not None:
             parts = (self.parts or [[]] * len(self)) + (other.parts or [[]] * len(other))
@@ -272,8 +271,8 @@ class Spans:
         mine = self.texts[document] if document < len(self.texts) else None
         if mine is not prompts.document_text(document) and mine != prompts.document_text(document):
             raise ValueError(
-                f"text {document} of the spans is not text {document} of the prompts: make the prompts from the texts that "
-                "came with the spans, in the same order, none left out"
+                f"text {document} of the spans is not text {document} of the prompts: make the prompts from the texts "
+                "that came with the spans, in the same order, none left out"
             )
 
     def _align_one(self, prompts: Prompts, i: int, chosen: np.ndarray) -> tuple[np.ndarray, ...]:

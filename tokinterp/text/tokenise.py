@@ -121,8 +121,8 @@ def check_texts(texts: Sequence[Any], limits: Limits) -> None:
             text.encode()
         except UnicodeEncodeError as e:
             raise ValueError(
-                f"text {number} has a lone surrogate ({text[e.start]!a}) at character {e.start}, which is not Unicode text: "
-                "repair it with text.encode('utf-8', 'replace').decode()"
+                f"text {number} has a lone surrogate ({text[e.start]!a}) at character {e.start}, which is not "
+                "Unicode text: repair it with text.encode('utf-8', 'replace').decode()"
             ) from None
 
 
@@ -135,14 +135,16 @@ def check_ids(ids: Iterable[Any], source: Source, vocabulary: Vocabulary, bos: b
         array = np.asarray(one)
         if array.ndim != 1 or len(array) == 0 or not np.issubdtype(array.dtype, np.integer):
             raise ValueError(
-                f"prompt {number} has shape {array.shape} and type {array.dtype}: give a list of at least one token id per prompt"
+                f"prompt {number} has shape {array.shape} and type {array.dtype}: give a list of at "
+                "least one token id per prompt"
             )
         check_vocabulary(array, number, source, vocabulary)
         if bos and array[0] != vocabulary.bos:
             array = np.append(np.int64(vocabulary.bos or 0), array)
         if source.max_tokens and len(array) > source.max_tokens:
             raise ValueError(
-                f"prompt {number} has {len(array)} tokens, more than the context of {source.name}, {source.max_tokens}: cut it"
+                f"prompt {number} has {len(array)} tokens, more than the context of {source.name}, "
+                f"{source.max_tokens}: cut it"
             )
         out.append(array.astype(np.int32))
     if not out:
@@ -156,8 +158,8 @@ def check_vocabulary(ids: np.ndarray, number: int, source: Source, vocabulary: V
     bad = np.flatnonzero((ids < 0) | (ids >= top))
     if len(bad):
         raise ValueError(
-            f"prompt {number} has token id {ids[bad[0]]} at position {bad[0]}, but {source.name} has ids 0 to {top - 1}: "
-            "were these ids made with another tokenizer?"
+            f"prompt {number} has token id {ids[bad[0]]} at position {bad[0]}, but {source.name} has ids 0 to "
+            f"{top - 1}: were these ids made with another tokenizer?"
         )
 
 
@@ -194,7 +196,8 @@ def tokenise(
             bar.update(len(chunk))
     if not rows:
         raise ValueError(
-            f"none of the {len(texts)} texts has min_tokens = {limits.shortest} tokens: lower min_tokens or give longer texts"
+            f"none of the {len(texts)} texts has min_tokens = {limits.shortest} tokens: lower "
+            "min_tokens or give longer texts"
         )
     ids = np.concatenate([r[0] for r in rows])
     offsets = np.concatenate([r[1] for r in rows])
@@ -240,9 +243,9 @@ def _encode(
             offsets = np.fromiter(chain.from_iterable(pairs), np.int64, 2 * len(pairs)).reshape(-1, 2)
         else:
             offsets = _match(texts[number], ids, vocabulary)
-        if len(ids) > 1 and vocabulary.prefix_space and vocabulary.bytes(ids[:1]) == [b" "]:
-            if extra_space(vocabulary.strings(ids[:8]), texts[number]):
-                offsets[0] = 0  # the space that the tokenizer put before the text stands for no character of it
+        lone = len(ids) > 1 and vocabulary.prefix_space and vocabulary.bytes(ids[:1]) == [b" "]
+        if lone and extra_space(vocabulary.strings(ids[:8]), texts[number]):
+            offsets[0] = 0  # the space that the tokenizer put before the text stands for no character of it
         offsets[vocabulary.special(ids)] = -1
         yield number, ids, offsets
 

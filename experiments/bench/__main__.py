@@ -1,0 +1,29 @@
+"""Run benchmarks: ``python -m experiments.bench [capture neighbours measurements] --out runs/bench``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from . import capture, measurements, neighbours
+
+BENCHMARKS = {"capture": capture.run, "neighbours": neighbours.run, "measurements": measurements.run}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m experiments.bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which ({', '.join(BENCHMARKS)}); all when left out")
+    parser.add_argument("--out", type=Path, default=None, help="folder for the JSON files")
+    parser.add_argument("--small", action="store_true", help="tiny sizes, to see that everything runs")
+    parser.add_argument("--llama7b", action="store_true", help="measurements on a Llama-7B-shaped bf16 model (GPU)")
+    args = parser.parse_args()
+    unknown = [n for n in args.names if n not in BENCHMARKS]
+    if unknown:
+        parser.error(f"unknown benchmark {unknown[0]!r}: choose from {', '.join(BENCHMARKS)}")
+    for name in args.names or BENCHMARKS:
+        extra = {"llama7b": True} if args.llama7b and name == "measurements" else {}
+        BENCHMARKS[name](out=args.out, small=args.small, **extra)
+
+
+if __name__ == "__main__":
+    main()

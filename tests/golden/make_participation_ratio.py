@@ -1,0 +1,20 @@
+"""Recipe of participation_ratio.json: pip install dimensionality==0.1.4 (the authors' package); python THIS_FILE > participation_ratio.json."""
+
+import json
+
+import numpy as np
+
+
+def rows(seed, n, d):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((n, d)) * np.arange(1, d + 1) ** -0.5 + 0.3 * rng.standard_normal(d)
+
+
+if __name__ == "__main__":
+    from dimensionality import participation_ratio
+
+    cases = []
+    for seed, n, d in ((0, 40, 12), (1, 8, 30), (2, 200, 5)):
+        found = participation_ratio(rows(seed, n, d), return_all=True)
+        cases.append({"seed": seed, "n": n, "d": d, "naive": found["naive"], "row": found["row"]})
+    print(json.dumps({"package": "dimensionality 0.1.4", "cases": cases}, indent=1))

@@ -1,0 +1,148 @@
+"""Tokenizers for the tests of tokinterp.text: small ones built here, and the real ones of the data folder where it is."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(os.environ.get("TOKINTERP_DATA", ROOT.parent / "shared" / "data"))
+BUNDLED = ROOT / "tokinterp" / "data" / "model"
+
+TEXTS = [
+    "The old lighthouse keeper doesn't sleep; he counts 1,867 ships, well-known and unknown.",
+    "Once upon  a café’s 😀 time\n naïve façade\tdon't",
+    " leading space, 日本語 and Ελληνικά.",
+    "x",
+    'Zoë said: "It\'s O\'Brien\'s re-entry (again)!"\n\n  Two spaces.',
+    "e\u0301tude \u200b zero width, nul \0 end",
+]
+CORPUS = [*TEXTS, "the cat sat on the mat and the dog ran", "lighthouse keepers keep lighthouses", "1867 1945 2001"] * 3
+
+
+@cache
+def byte_tokenizer(bos: bool = True) -> Any:
+    """A byte-level BPE as in GPT-2 whose post-processor puts BOS first."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tok = Tokenizer(models.BPE())
+    tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tok.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tok.train_from_iterator(
+        CORPUS,
+        trainers.BpeTrainer(
+            vocab_size=420, special_tokens=["<|bos|>", "<|pad|>"], initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    if bos:
+        tok.post_processor = processors.TemplateProcessing(
+            single="<|bos|> $A", pair="<|bos|> $A $B", special_tokens=[("<|bos|>", 0)]
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=tok, bos_token="<|bos|>", pad_token="<|pad|>")
+
+
+@cache
+def space_tokenizer() -> Any:
+    """A BPE with ▁ and byte tokens as in Llama 2, which puts a space before every text."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tok = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+    tok.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    bytes_ = [f"<0x{b:02X}>" for b in range(256)]
+    letters = [t.replace("é", "").replace("日", "").replace("😀", "").replace("\n", "").replace("\t", "") for t in CORPUS]
+    tok.train_from_iterator(
+        [w for t in letters for w in t.replace(" ", " \u2581").split(" ")],
+        trainers.BpeTrainer(vocab_size=420, special_tokens=["<unk>", "<s>", *bytes_], show_progress=False),
+    )
+    plain = {AddedToken(b) for b in bytes_}
+    assert plain
+    vocabulary = tok.get_vocab()
+    merges = _merges(tok)
+    clean = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", byte_fallback=True))
+    clean.normalizer = tok.normalizer
+    clean.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    clean.add_special_tokens(["<unk>", "<s>"])
+    clean.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", vocabulary["<s>"])]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=clean, bos_token="<s>", unk_token="<unk>")
+
+
+def _merges(tok: Any) -> list[tuple[str, str]]:
+    import json
+
+    found = json.loads(tok.to_str())["model"]["merges"]
+    return [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in found]
+
+
+@cache
+def real_tokenizers() -> dict[str, Any]:
+    """Tokenizers of the data folder and of the bundled model, those that are there."""
+    import transformers as tr
+
+    out = {}
+    if BUNDLED.exists():
+        out["bundled"] = tr.AutoTokenizer.from_pretrained(BUNDLED)
+    if DATA.exists():
+        gpt2 = DATA / "tokenizers" / "gpt2"
+        out["stories260K"] = tr.AutoTokenizer.from_pretrained(DATA / "models" / "stories260K")
+        out["gpt2"] = tr.GPT2Tokenizer(vocab=str(gpt2 / "encoder.json"), merges=str(gpt2 / "vocab.bpe"))
+        out["llama2"] = tr.LlamaTokenizer.from_pretrained(DATA / "tokenizers" / "llama2")
+        pythia = DATA / "tokenizers" / "pythia" / "20B_tokenizer.json"
+        out["pythia"] = tr.PreTrainedTokenizerFast(tokenizer_file=str(pythia))
+    return out
+
+
+def tokenizer_names() -> list[str]:
+    """Names for `tokenizer`; known without loading anything."""
+    real = ["stories260K", "gpt2", "llama2", "pythia"] if DATA.exists() else []
+    return ["byte", "space", *real, *(["bundled"] if BUNDLED.exists() else [])]
+
+
+def tokenizer(name: str) -> Any:
+    """One of `tokenizer_names`."""
+    return {"byte": byte_tokenizer, "space": space_tokenizer}[name]() if name in ("byte", "space") else real_tokenizers()[name]
+
+
+class PieceTokenizer:
+    """Cuts texts at ``|`` marks given beforehand, so that a test can say what the tokens are; fast or without offsets."""
+
+    bos_token_id = None
+    unk_token_id = None
+    all_special_ids: tuple[int, ...] = ()
+
+    def __init__(self, *marked: str, fast: bool = True) -> None:
+        self.is_fast = fast
+        self.cuts = {m.replace("|", ""): m.split("|") for m in marked}
+        pieces = sorted({p for c in self.cuts.values() for p in c})
+        self.vocab = {p: n for n, p in enumerate(pieces)}
+
+    def __len__(self) -> int:
+        return len(self.vocab)
+
+    def get_vocab(self) -> dict[str, int]:
+        return self.vocab
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        return [list(self.vocab)[i] for i in ids]
+
+    def __call__(self, texts: Any, **options: Any) -> dict[str, Any]:
+        if options.get("return_offsets_mapping") and not self.is_fast:
+            raise NotImplementedError
+        if isinstance(texts, str):
+            return {"input_ids": [0]}
+        pieces = [self.cuts[t] for t in texts]
+        stops = [np.cumsum([len(p) for p in ps]).tolist() for ps in pieces]
+        return {
+            "input_ids": [[self.vocab[p] for p in ps] for ps in pieces],
+            "offset_mapping": [[(b - len(p), b) for p, b in zip(ps, ss, strict=True)] for ps, ss in zip(pieces, stops, strict=True)],
+        }

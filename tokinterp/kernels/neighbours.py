@@ -1,0 +1,379 @@
+"""Exact nearest neighbours inside many clouds of points at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_SPARE = 8  # candidates kept beyond k, so that rounding cannot push a true neighbour out of the list
+_TOLERANCE = 1e-9  # largest relative error of a squared distance that is not worth computing again
+_FAST_FLOAT64 = {(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)}  # compute capabilities with at least half-rate float64
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The k nearest neighbours of every point of every cloud, without exact duplicates.
+
+    Attributes
+    ----------
+    distances : torch.Tensor
+        (cloud, point, k) float64, ascending.  NaN for a point that takes no part (padding, or a copy of an
+        earlier point) and for a whole cloud that holds a NaN or an infinity; inf where a cloud has fewer than
+        k + 1 distinct points.
+    indices : torch.Tensor
+        (cloud, point, k) int64 place of the neighbour among the points as they were given; -1 where there is none.
+    first : torch.Tensor
+        (cloud, point) int64 place of the first point equal to this one: the way back from distinct points to all.
+    valid : torch.Tensor
+        (cloud, point) bool, true on the points that take part: given by the mask and first of their kind.
+    n_points, n_unique : torch.Tensor
+        (cloud,) int64 points given by the mask, and distinct ones among them.
+    n_redone : torch.Tensor
+        (cloud,) int64 rows whose neighbours could not be certified from the fast products and were searched again.
+    finite : torch.Tensor
+        (cloud,) bool, false where a point holds a NaN or an infinity.
+    """
+
+    distances: Tensor
+    indices: Tensor
+    first: Tensor
+    valid: Tensor
+    n_points: Tensor
+    n_unique: Tensor
+    n_redone: Tensor
+    finite: Tensor
+
+
+def nearest(
+    points: Tensor,
+    k: int,
+    mask: Tensor | None = None,
+    *,
+    products: torch.dtype | None = None,
+    max_bytes: int = 2**30,
+) -> Neighbours:
+    """Find the k nearest neighbours (Euclidean) of every distinct point of every cloud.
+
+    Exact duplicates are removed first, since zero distances break every estimator that is built on neighbours.
+    Each cloud is centred in float64 (distances stay, the digits lost to a common offset come back), candidates
+    come from matrix products, and each row carries a certificate.  Where the products do not decide the order,
+    or do not give a squared distance to a relative 1e-9, the candidates are measured again by explicit float64
+    differences and sorted by (distance, index); where they do not even decide who is a candidate, the row is
+    compared with all points.
+
+    Parameters
+    ----------
+    points : torch.Tensor
+        (cloud, point, dim) or (point, dim); float64, float32, float16 or bfloat16.
+    k : int
+        Neighbours per point, at most the number of points minus one.
+    mask : torch.Tensor, optional
+        (cloud, point) bool, true on the points that count; all of them by default.
+    products : torch.dtype, optional
+        float64 or float32 (never TF32).  By default float64 on the CPU, where half of the symmetric product is
+        skipped, and on GPUs with fast float64; float32 on other GPUs.
+    max_bytes : int
+        Bound on working memory.  On top of it come the result and one float64 copy of the largest cloud.
+
+    Returns
+    -------
+    Neighbours
+        Distances, places, and what was removed or done again; one cloud where ``points`` had two axes.
+
+    Raises
+    ------
+    ValueError
+        If k is not between 1 and the number of points minus one, a shape or dtype does not fit, or the device has
+        no float64.
+
+    References
+    ----------
+    The error bound of the products is the probabilistic one of Higham and Mary (2019), SIAM J. Sci. Comput.
+    41(5), theorem 2.4, with lambda = 8.
+
+    Examples
+    --------
+    >>> import torch
+    >>> line = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 0.0], [3.0, 0.0], [7.0, 0.0]])
+    >>> near = nearest(line, 2)
+    >>> near.distances[0, 0].tolist(), near.indices[0, 0].tolist()
+    ([1.0, 3.0], [1, 3])
+    >>> near.first[0].tolist(), int(near.n_unique)
+    ([0, 1, 1, 3, 4], 4)
+    """
+    points, mask = _check(points, k, mask, products)
+    n_clouds, n, dim = points.shape
+    device = points.device
+    products = products or _default_products(device)
+    first = first_of_kind(points, mask, max_bytes=max_bytes)
+    valid = mask & (first == torch.arange(n, device=device))
+    distances = torch.full((n_clouds, n, k), torch.nan, dtype=torch.float64, device=device)
+    indices = torch.full((n_clouds, n, k), -1, dtype=torch.int64, device=device)
+    n_redone = torch.zeros(n_clouds, dtype=torch.int64, device=device)
+    finite = torch.ones(n_clouds, dtype=torch.bool, device=device)
+
+    if device.type == "cpu":  # cloud by cloud, without padding: a cloud's numbers never depend on its neighbours
+        for g in range(n_clouds):
+            place = valid[g].nonzero().squeeze(1)
+            if len(place) < 2:
+                distances[g, place] = torch.inf
+                finite[g] = points[g, place].isfinite().all()
+                continue
+            cloud = points[g] if len(place) == n else points[g, place]
+            squared, order, redone, whole = _search(cloud[None], None, k, products, max_bytes)
+            distances[g, place] = squared[0].sqrt()
+            indices[g, place] = torch.where(order[0] < 0, -1, place[order[0]])
+            n_redone[g], finite[g] = redone[0], whole[0]
+    else:
+        size = max(1, max_bytes // (n * (16 * n + 12 * dim + 64 * k)))
+        for g in range(0, n_clouds, size):
+            part = slice(g, g + size)
+            squared, order, redone, whole = _search(points[part], valid[part], k, products, max_bytes)
+            distances[part] = squared.sqrt().masked_fill(~valid[part][..., None], torch.nan)
+            indices[part] = order.masked_fill(~valid[part][..., None], -1)
+            n_redone[part], finite[part] = redone, whole
+    distances.masked_fill_(~finite[:, None, None], torch.nan)
+    indices.masked_fill_(~finite[:, None, None], -1)
+    return Neighbours(distances, indices, first, valid, mask.sum(1), valid.sum(1), n_redone, finite)
+
+
+def first_of_kind(points: Tensor, mask: Tensor | None = None, *, max_bytes: int = 2**30) -> Tensor:
+    """Return for every point the place of the first point of its cloud that is equal to it in every coordinate.
+
+    Rows are compared by 64-bit hashes, of 16 coordinates at first and of all of them where these agree, and every
+    pair found is then checked coordinate by coordinate.  Zero and minus zero are equal; NaN equals nothing.
+
+    Parameters
+    ----------
+    points : torch.Tensor
+        (cloud, point, dim) of any floating dtype.
+    mask : torch.Tensor, optional
+        (cloud, point) bool; points outside it are their own first.
+    max_bytes : int
+        Bound on working memory.
+
+    Returns
+    -------
+    torch.Tensor
+        (cloud, point) int64.
+
+    Examples
+    --------
+    >>> import torch
+    >>> first_of_kind(torch.tensor([[[1.0, 2.0], [0.0, 5.0], [1.0, 2.0]]])).tolist()
+    [[0, 1, 0]]
+    """
+    n_clouds, n, dim = points.shape
+    itself = torch.arange(n, device=points.device).expand(n_clouds, n)
+    if mask is None:
+        mask = torch.ones_like(itself, dtype=torch.bool)
+    some = torch.linspace(0, dim - 1, min(dim, 16), device=points.device).round().long()
+    keys = _hash(points[..., some])
+    first = _group(keys, mask)
+    copies = first != itself
+    if not bool(copies.any()):
+        return first
+    members = copies.clone()
+    members.scatter_reduce_(1, first, copies, "amax")  # the firsts themselves
+    cloud, point = members.nonzero(as_tuple=True)
+    rows = max(1, max_bytes // (40 * dim))
+    pieces = zip(cloud.split(rows), point.split(rows), strict=True)
+    keys[cloud, point] = torch.cat([_hash(points[c, p]) for c, p in pieces])
+    first = _group(keys, mask)
+    cloud, point = (first != itself).nonzero(as_tuple=True)
+    for c, p in zip(cloud.split(rows), point.split(rows), strict=True):
+        other = first[c, p]
+        same = (points[c, p] == points[c, other]).all(-1)
+        first[c, p] = torch.where(same, other, p)
+    return first
+
+
+def _check(points: Tensor, k: int, mask: Tensor | None, products: torch.dtype | None) -> tuple[Tensor, Tensor]:
+    if points.ndim == 2:
+        points, mask = points[None], mask[None] if mask is not None and mask.ndim == 1 else mask
+    if points.ndim != 3 or not points.is_floating_point():
+        raise ValueError(f"points of shape {tuple(points.shape)} and {points.dtype}: give floats (cloud, point, dim)")
+    if mask is None:
+        mask = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device)
+    if mask.shape != points.shape[:2] or mask.dtype != torch.bool:
+        raise ValueError(f"mask of shape {tuple(mask.shape)} and {mask.dtype}: give bool {tuple(points.shape[:2])}")
+    n = points.shape[1]
+    if not 1 <= k < n:
+        raise ValueError(f"k = {k} neighbours asked of clouds of {n} points: take k between 1 and {n - 1}")
+    if products not in (None, torch.float32, torch.float64):
+        raise ValueError(f"products = {products}: take torch.float64 or torch.float32")
+    if points.device.type == "mps":
+        raise ValueError("device mps has no float64: move the points to the CPU")
+    return points, mask
+
+
+def _default_products(device: torch.device) -> torch.dtype:
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) not in _FAST_FLOAT64:
+        return torch.float32
+    return torch.float64
+
+
+def _hash(rows: Tensor) -> Tensor:
+    """Return (...,) int64 hashes of rows (..., dim) by their bits; integer arithmetic, so equal rows agree."""
+    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[rows.element_size()]
+    bits = (rows + 0.0).contiguous().view(integer).long()  # + 0.0 makes zero of minus zero
+    weights = torch.arange(1, rows.shape[-1] + 1, device=rows.device) * -7046029254386353131
+    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):  # splitmix64
+        weights = (weights ^ (weights >> shift)) * factor
+    return (bits * (weights | 1)).sum(-1)
+
+
+def _group(keys: Tensor, mask: Tensor) -> Tensor:
+    """Return (cloud, point) the place of the first masked point with the same key."""
+    keys = keys.masked_fill(~mask, torch.iinfo(torch.int64).max)
+    keys, order = keys.sort(dim=1, stable=True)
+    use = mask.gather(1, order)
+    place = torch.arange(keys.shape[1], device=keys.device).expand_as(keys)
+    start = torch.ones_like(use)
+    start[:, 1:] = (keys[:, 1:] != keys[:, :-1]) | ~use[:, 1:] | ~use[:, :-1]
+    head = torch.where(start, place, 0).cummax(1).values
+    return torch.empty_like(order).scatter_(1, order, order.gather(1, head))
+
+
+def _search(
+    points: Tensor, valid: Tensor | None, k: int, products: torch.dtype, max_bytes: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return squared distances and places (cloud, point, k), rows done again, finiteness; no duplicates please."""
+    n_clouds, n, dim = points.shape
+    if valid is None:
+        x = points.to(torch.float64, copy=True)
+        x -= x.mean(1, keepdim=True)
+        count = torch.full((n_clouds,), n, device=points.device)
+    else:
+        x = points.to(torch.float64).masked_fill(~valid[..., None], 0.0)
+        count = valid.sum(1)
+        x -= x.sum(1, keepdim=True) / count.clamp(min=1)[:, None, None]
+    norms = torch.linalg.vector_norm(x, dim=-1).square()
+    finite = norms.isfinite().all(1)
+    near = min(k, n - 1)
+    wide = min(k + _SPARE, n - 1)
+    with _full_precision() if products is torch.float32 else nullcontext():
+        squared, order = _candidates(x.to(products), norms.to(products), valid, wide, max_bytes)
+    squared = squared.double()
+
+    # |error of a squared distance| <= unit (|x|^2 + |y|^2), and |y|^2 <= 2 |x|^2 + 2 distance^2: a bound by row
+    unit = torch.finfo(products).eps / 2 * 8 * (dim**0.5 + 1)
+    bound = 1.01 * unit * (3 * norms[..., None] + 2 * squared.clamp(min=0))
+    takes_part = finite[:, None] if valid is None else valid & finite[:, None]
+    clear = squared[..., -1] - bound[..., -1] > squared[..., near - 1] + bound[..., near - 1]
+    enough = (count <= wide + 1)[:, None] | clear
+    # a missing neighbour is at inf, and inf - inf is NaN, which compares false: hence what may not be is negated
+    known = ~(bound > _TOLERANCE * squared)[..., :near].any(-1)
+    width = min(near + 1, wide)
+    gap = squared[..., 1:width] - squared[..., : width - 1]
+    sorted_ = ~(gap <= bound[..., 1:width] + bound[..., : width - 1]).any(-1)
+    again = takes_part & enough & ~(known & sorted_)
+    redo = takes_part & ~enough
+    n_redone = redo.sum(1)
+
+    if products is torch.float32 and bool(redo.any()):
+        some = redo.any(1)
+        twice = _search(points[some], None if valid is None else valid[some], k, torch.float64, max_bytes)
+        squared[some, :, :near], order[some, :, :near] = twice[0][..., :near], twice[1][..., :near]
+        again, redo = again & ~some[:, None], torch.zeros_like(redo)
+    cloud, point = again.nonzero(as_tuple=True)
+    places = order[cloud, point].sort(-1).values
+    squared[cloud, point], order[cloud, point] = _measure(points, valid, cloud, point, places, wide, max_bytes)
+    cloud, point = redo.nonzero(as_tuple=True)
+    squared[cloud, point], order[cloud, point] = _measure(points, valid, cloud, point, None, wide, max_bytes)
+    squared, order = squared[..., :near], order[..., :near]
+    if near < k:
+        squared = torch.nn.functional.pad(squared, (0, k - near), value=torch.inf)
+        order = torch.nn.functional.pad(order, (0, k - near), value=-1)
+    return squared, order.masked_fill(squared.isinf(), -1), n_redone, finite
+
+
+def _candidates(x: Tensor, norms: Tensor, valid: Tensor | None, wide: int, max_bytes: int) -> tuple[Tensor, Tensor]:
+    """Return the ``wide`` smallest squared distances from matrix products, and their places, ascending."""
+    n_clouds, n, _ = x.shape
+
+    def strip(start: int, stop: int, left: int) -> Tensor:
+        out = torch.baddbmm(norms[:, None, left:], x[:, start:stop], x[:, left:].mT, alpha=-2)
+        return out.add_(norms[:, start:stop, None])
+
+    def smallest(rows: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        rows.diagonal(offset=start, dim1=1, dim2=2).fill_(torch.inf)  # not "drop column 0": ties may stand there
+        if valid is not None:
+            rows.masked_fill_(~valid[:, None], torch.inf)
+        return rows.topk(wide, largest=False)
+
+    row_bytes = n_clouds * n * x.element_size()
+    if n * row_bytes > max_bytes:
+        step = max(1, max_bytes // (2 * row_bytes))
+        parts = [smallest(strip(i, min(i + step, n), 0), i) for i in range(0, n, step)]
+        return torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts], 1)
+    step = 128 if x.device.type == "cpu" else 4096
+    if n <= step:
+        return smallest(strip(0, n, 0), 0)
+    matrix = x.new_empty(n_clouds, n, n)
+    for i in range(0, n, step):  # the upper triangle, mirrored: half of the products
+        j = min(i + step, n)
+        rows = strip(i, j, i)
+        matrix[:, i:j, i:] = rows
+        matrix[:, j:, i:j] = rows[:, :, j - i :].mT
+    return smallest(matrix, 0)
+
+
+def _measure(
+    points: Tensor,
+    valid: Tensor | None,
+    cloud: Tensor,
+    point: Tensor,
+    places: Tensor | None,
+    wide: int,
+    max_bytes: int,
+) -> tuple[Tensor, Tensor]:
+    """Return the ``wide`` smallest squared distances by explicit differences and their places, ties by place.
+
+    ``cloud`` and ``point`` (row,) name the points; ``places`` (row, candidate) ascending, or None for all points.
+    """
+    n, dim = points.shape[1:]
+    width = n if places is None else places.shape[1]
+    budget = min(max_bytes, 2**24) if points.device.type == "cpu" else max_bytes  # small blocks stay in the cache
+    columns = min(width, max(1, budget // (32 * dim)))
+    step = max(1, budget // (32 * max(dim, width) * columns))
+    squared, order = [], []
+    for c, p, to in zip(
+        cloud.split(step),
+        point.split(step),
+        (places if places is not None else cloud.new_empty(len(cloud), 0)).split(step),
+        strict=True,
+    ):
+        if places is None:
+            to = torch.arange(n, device=points.device).expand(len(c), n)
+        here = points[c, p].double()[:, None]
+        parts = [torch.linalg.vector_norm(points[c[:, None], j].double() - here, dim=-1) for j in to.split(columns, 1)]
+        fresh = torch.cat(parts, 1).square().masked_fill(to == p[:, None], torch.inf)
+        if valid is not None:
+            fresh = fresh.masked_fill(~valid[c[:, None], to], torch.inf)
+        fresh, by = fresh.sort(dim=-1, stable=True)
+        squared.append(fresh[:, :wide])
+        order.append(to.gather(1, by)[:, :wide])
+    if not squared:
+        return points.new_empty(0, wide, dtype=torch.float64), cloud.new_empty(0, wide)
+    return torch.cat(squared), torch.cat(order)
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Keep float32 products free of TF32 and bfloat16 shortcuts, and leave the flags as they were."""
+    flags = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+    name = "fp32_precision" if hasattr(flags[0], "fp32_precision") else "allow_tf32"
+    flags = [f for f in flags if hasattr(f, name)]
+    before = [getattr(f, name) for f in flags]
+    try:
+        for f in flags:
+            setattr(f, name, "ieee" if name == "fp32_precision" else False)
+        yield
+    finally:
+        for f, value in zip(flags, before, strict=True):
+            setattr(f, name, value)

@@ -1,0 +1,273 @@
+"""LogitLens: what each layer would answer if the model stopped there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..capture import resid
+from ..dataset import layer_coords, variable
+from ..kernels import lens
+from ..kernels.massive import massive_rows
+from .base import Measurement, choose_layers
+
+if TYPE_CHECKING:
+    from ..capture import Batch, Site
+    from ..models.base import ModelInfo
+    from ..text.prompts import Prompts
+
+VARIANTS = ("raw", "normed")
+EXCLUSIONS = ("special", "massive")
+BUFFERS = 4  # blocks of rows x vocab alive at once: logits, their exponentials, the last layer's probabilities, head
+
+
+class LogitLens(Measurement):
+    """Decode the stream of every layer with the model's own head and compare with the next token and the last layer.
+
+    Parameters
+    ----------
+    layers : iterable of int, optional
+        Layers to decode; all by default.  The last layer is read in any case, to compare with.
+    top : int
+        Most probable tokens kept per layer and token (0: none).
+    variants : sequence of str
+        ``"normed"``: final norm, then head (the usual logit lens).  ``"raw"``: head without the norm at the layers before
+        the last (Razzhigaev et al. 2025, arXiv 2502.15007, section 3.4).  At the last layer both are the model's logits.
+    tokens : int, optional
+        Values of single tokens are kept for the prompts numbered below this; None keeps all (the result grows with the
+        corpus), 0 none.  The means per prompt are of all prompts.
+    exclude : sequence of str
+        Positions left out of the means: ``"special"``, where a special token is the *input*, and ``"massive"``, rows that
+        `tokinterp.kernels.massive.massive_rows` finds at that layer.  None by default, as in the Hugging Face loss.
+    max_bytes : int, optional
+        Memory for blocks of rows x vocab; by default 16 MiB on a CPU (they stay in the cache) and 512 MiB on a GPU.
+
+    Notes
+    -----
+    Everything is in nat.  The last position of a prompt has no next token: its values are kept per token (cross-entropy NaN,
+    rank -1), and it takes no part in any mean.  A layer *agrees* with the final answer when no token is more probable there
+    than the last layer's most probable one, and is *accurate* when none is more probable than the true next token; ties, which
+    bfloat16 logits have, count for it.  The mean of ``cross_entropy`` at the last layer weighted by ``n_positions`` is the
+    Hugging Face loss.  Means of the earlier layers are over the same positions unless ``exclude`` has ``"massive"``.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> run = ti.measure(model, ["The Nile flows north."], {"lens": ti.LogitLens(top=3)}, progress=False)
+    >>> loss = run["lens"]["cross_entropy"].sel(variant="normed").mean("prompt")
+    >>> bool(loss[-1] < loss[0])
+    True
+    """
+
+    def __init__(
+        self,
+        layers: Iterable[int] | None = None,
+        top: int = 5,
+        variants: Sequence[str] = ("normed",),
+        tokens: int | None = 64,
+        exclude: Sequence[str] = (),
+        max_bytes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.layers = None if layers is None else list(layers)
+        self.top, self.tokens, self.max_bytes = int(top), tokens, max_bytes
+        self.variants = (variants,) if isinstance(variants, str) else tuple(variants)
+        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        unknown = [v for v in self.variants if v not in VARIANTS]
+        if unknown or not self.variants or len(set(self.variants)) < len(self.variants):
+            raise ValueError(f"variants={list(self.variants)}: name each of {', '.join(VARIANTS)} at most once")
+        if self.top < 0:
+            raise ValueError(f"top={top}: the number of tokens kept per layer cannot be negative")
+        if tokens is not None and tokens < 0:
+            raise ValueError(f"tokens={tokens}: give a number of prompts, 0 for none, or None for all")
+        if max_bytes is not None and max_bytes < 1:
+            raise ValueError(f"max_bytes={max_bytes}: give a positive number of bytes, or None for the default")
+        unknown = [e for e in self.exclude if e not in EXCLUSIONS]
+        if unknown:
+            raise ValueError(f"exclude={unknown}: the exclusions are {', '.join(EXCLUSIONS)}")
+
+    def sites(self, info: ModelInfo) -> list[Site]:
+        """Return the stream at the layers and at the last one."""
+        return resid(sorted({*choose_layers(self.layers, info), info.n_layers}))
+
+    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+        """Check layers and ``top`` against the model, and that some prompt has a next token."""
+        super().start(info, prompts)
+        choose_layers(self.layers, info)
+        if self.top > info.d_vocab:
+            raise ValueError(f"top={self.top}: {info.id} has only {info.d_vocab} tokens")
+        if max(prompts.lengths) < 2:
+            raise ValueError("every prompt has a single token, so there is no next token: give longer prompts")
+
+    # -- one batch --------------------------------------------------------------------------------------------
+    def update(self, batch: Batch) -> None:
+        """Decode a batch block by block."""
+        layers = choose_layers(self.layers, self.info)
+        n, shape, device = batch.n_tokens, (len(layers), len(self.variants)), batch.device
+        flat = batch.flatten(torch.arange(batch.ids.numel(), device=device).view_as(batch.ids))
+        target = batch.flatten(batch.labels(1))
+        limit = np.inf if self.tokens is None else self.tokens
+        kept = np.flatnonzero(np.repeat(np.asarray(batch.numbers), batch.lengths) < limit)
+        values = {q: torch.empty(n, *shape, device=device) for q in QUANTITIES}
+        table = {"target_rank": torch.empty(len(kept), *shape, dtype=torch.int32, device=device)}
+        if self.top:
+            table["top_id"] = torch.empty(len(kept), *shape, self.top, dtype=torch.int32, device=device)
+            table["top_prob"] = torch.empty(len(kept), *shape, self.top, device=device)
+        size = self._block_rows(device)
+        with torch.inference_mode():
+            scratch = torch.empty(min(size, n), self.info.d_vocab, device=device)
+            for start in range(0, n, size):
+                rows = slice(start, min(start + size, n))
+                a, b = np.searchsorted(kept, (rows.start, rows.stop))
+                here = torch.from_numpy(kept[a:b] - start).to(device)
+                for layer, v, found, listed in self._decode(batch, layers, flat[rows], target[rows], here, scratch):
+                    for q in QUANTITIES:
+                        values[q][rows, layer, v] = getattr(found, q).float()
+                    for name, column in listed.items():
+                        table[name][a:b, layer, v] = column
+        places = torch.tensor([*layers, self.info.n_layers], device=device)
+        first, stable = (places[index] for index in lens.first_and_stable(values["agreement"] > 0))
+        self._append_prompts(batch, layers, flat, values, first, stable)
+        if self.tokens != 0:
+            chosen = torch.from_numpy(kept).to(device)
+            columns = {q: values[q] for q in ("cross_entropy", "entropy", "kl")}
+            columns.update(first_layer=first, stable_layer=stable, prompt=batch.row_prompt, position=batch.row_position)
+            columns.update(id=batch.row_ids)
+            self.append(**{f"token_{name}": column[chosen] for name, column in columns.items()}, **table)
+
+    def _block_rows(self, device: torch.device) -> int:
+        room = self.max_bytes or (2**24 if device.type == "cpu" else 2**29)
+        return max(1, room // (4 * BUFFERS * self.info.d_vocab))
+
+    def _decode(
+        self, batch: Batch, layers: list[int], index: torch.Tensor, target: torch.Tensor, kept: torch.Tensor,
+        scratch: torch.Tensor,
+    ) -> Iterator[tuple[int, int, lens.Lens, dict[str, torch.Tensor]]]:  # fmt: skip
+        """Decode a block of rows: the last layer first, once, then each earlier layer and variant against it."""
+        model, scratch = batch.model, scratch[: len(index)]
+
+        def rows(layer: int) -> torch.Tensor:
+            x = batch.resid(layer)
+            return x.reshape(-1, x.shape[-1]).index_select(0, index)
+
+        def listed(z: torch.Tensor, found: lens.Lens) -> dict[str, torch.Tensor]:
+            if not len(kept):
+                return {}
+            z = z[kept]
+            out = {"target_rank": lens.target_rank(z, target[kept])}
+            if self.top:
+                out["top_id"], out["top_prob"] = lens.top_tokens(z, found.log_total[kept], self.top)
+            return out
+
+        last = self.info.n_layers
+        z = model.head(model.normed(rows(last)))
+        found, final = lens.read_logits(z, target, scratch=scratch)
+        if last in layers:
+            columns = listed(z, found)
+            for v in range(len(self.variants)):
+                yield layers.index(last), v, found, columns
+        for i, layer in enumerate(layers):
+            if layer == last:
+                continue
+            x = rows(layer)
+            for v, variant in enumerate(self.variants):
+                z = model.head(model.normed(x) if variant == "normed" else x)
+                found, _ = lens.read_logits(z, target, final, scratch)
+                yield i, v, found, listed(z, found)
+
+    def _append_prompts(
+        self, batch: Batch, layers: list[int], flat: torch.Tensor, values: dict[str, torch.Tensor],
+        first: torch.Tensor, stable: torch.Tensor,
+    ) -> None:  # fmt: skip
+        """Average over the positions of each prompt that have a next token and are not excluded."""
+        width = batch.ids.shape[1]
+        takes_part = torch.arange(width, device=batch.device) < batch.mask.sum(1, keepdim=True) - 1
+        if "special" in self.exclude:
+            takes_part = takes_part & ~batch.special
+        by_layer = torch.stack(
+            [takes_part & ~massive_rows(batch.resid(n), batch.mask) for n in layers]
+            if "massive" in self.exclude
+            else [takes_part] * len(layers),
+            dim=-1,
+        )[..., None]
+
+        def padded(column: torch.Tensor) -> torch.Tensor:
+            full = column.new_zeros(width * len(batch), *column.shape[1:])
+            return full.index_copy(0, flat, column).unflatten(0, (len(batch), width))
+
+        finite = torch.stack([values[q].isfinite() for q in ("cross_entropy", "entropy", "kl")]).all(0)
+        weight = by_layer & padded(finite)  # (prompt, position, layer, variant)
+
+        def mean(column: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            total = padded(column).masked_fill(~weight, 0).sum(1, dtype=torch.float64)
+            return total / weight.sum(1)  # 0/0 is NaN: no position takes part
+
+        everywhere = weight.all(2)
+        self.append(
+            prompt=batch.prompt_numbers,
+            n_targets=batch.mask.sum(1) - 1,
+            n_positions=weight.sum(1),
+            first_layer=mean(first, everywhere),
+            stable_layer=mean(stable, everywhere),
+            **{q: mean(values[q], weight) for q in QUANTITIES},
+        )
+
+    # -- the outcome ------------------------------------------------------------------------------------------
+    def result(self) -> xr.Dataset:
+        """Return the dataset described in the class."""
+        layers = choose_layers(self.layers, self.info)
+        prompt, n_targets, *columns = self.table("prompt", "n_targets", *PROMPT)
+        data = {"n_targets": variable("prompt", n_targets, "positions with a next token", "1")}
+        for (name, (dims, *text)), column in zip(PROMPT.items(), columns, strict=True):
+            data[name] = variable(("prompt", *dims), column, *text)
+        coords = {
+            "prompt": variable("prompt", prompt, "number of the prompt in the input", "1"),
+            "variant": variable("variant", np.array(self.variants), "how a layer is decoded", "1"),
+            **layer_coords(layers, self.info),
+        }
+        if self.tokens != 0:
+            names = [n for n in TOKEN if self.top or not n.startswith("top_")]
+            number, position, ids, *columns = self.table("token_prompt", "token_position", "token_id", *names)
+            for name, column in zip(names, columns, strict=True):
+                dims, *text = TOKEN[name]
+                data[name] = variable(("token", *dims), column, *text)
+            coords["token_prompt"] = variable("token", number, "number of the prompt in the input", "1")
+            coords["position"] = variable("token", position, "place in the sequence, BOS counted", "1")
+            coords["token_id"] = variable("token", ids, "token id", "1")
+            if self.top:
+                coords["rank"] = variable("rank", np.arange(self.top), "order by probability, 0 first", "1")
+        out = xr.Dataset(data, coords)
+        for name in PROMPT:
+            out[name].attrs["positions"] = POSITIONS + (f"; without {', '.join(self.exclude)}" if self.exclude else "")
+        return out
+
+
+POSITIONS = "those with a next token in the prompt"
+LENS = "nostalgebraist 2020, interpreting GPT: the logit lens; Razzhigaev et al. 2025, arXiv 2502.15007, section 3.4 (raw)"
+QUANTITIES = ("cross_entropy", "entropy", "kl", "agreement", "accuracy")
+_EACH, _WHOLE = ("layer", "variant"), ("variant",)
+PROMPT: dict[str, tuple[Any, ...]] = {
+    "n_positions": (_EACH, "positions that take part in the means", "1"),
+    "cross_entropy": (_EACH, "mean cross-entropy of the true next token", "nat", LENS),
+    "entropy": (_EACH, "mean entropy of the prediction", "nat"),
+    "kl": (_EACH, "mean KL divergence of the layer's prediction from the last layer's, KL(last || layer)", "nat"),
+    "agreement": (_EACH, "share of positions whose most probable token is the last layer's", "1"),
+    "accuracy": (_EACH, "share of positions whose most probable token is the true next token", "1"),
+    "first_layer": (_WHOLE, "mean first layer whose most probable token is the last layer's", "1"),
+    "stable_layer": (_WHOLE, "mean layer from which on the most probable token stays the last layer's", "1"),
+}
+TOKEN: dict[str, tuple[Any, ...]] = {
+    "token_cross_entropy": (_EACH, "cross-entropy of the true next token", "nat", LENS),
+    "token_entropy": (_EACH, "entropy of the prediction", "nat"),
+    "token_kl": (_EACH, "KL(last layer || layer) of the predictions", "nat"),
+    "token_first_layer": (_WHOLE, "first layer whose most probable token is the last layer's", "1"),
+    "token_stable_layer": (_WHOLE, "layer from which on the most probable token stays the last layer's", "1"),
+    "target_rank": (_EACH, "tokens more probable than the true next one, -1 without one", "1"),
+    "top_id": ((*_EACH, "rank"), "most probable next tokens", "1"),
+    "top_prob": ((*_EACH, "rank"), "their probability", "1"),
+}

@@ -1,0 +1,234 @@
+"""What all figures share: widths, fonts, colours, labels with units, and strings that every font can show."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+WIDTHS = {"column": 3.4, "double": 7.0}
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's colours that show on white, told apart with any colour vision."""
+DASHES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+RC = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.title_fontsize": 7,
+    "legend.frameon": False,
+    "legend.handlelength": 1.8,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3,
+    "figure.dpi": 150,
+    "savefig.dpi": 300,
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+    "svg.hashsalt": "tokinterp",
+    "image.cmap": "viridis",
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw and save what is inside with fonts, lines and colours for print; nothing changes outside.
+
+    Examples
+    --------
+    >>> import matplotlib
+    >>> with style():
+    ...     matplotlib.rcParams["pdf.fonttype"]
+    42
+    """
+    with mpl.rc_context(RC):
+        yield
+
+
+def figure(
+    width: str | float = "column", height: float | None = None, rows: int = 1, columns: int = 1, **options: Any
+) -> tuple[Figure, np.ndarray]:
+    """Return a figure for print and its axes, without touching pyplot.
+
+    Parameters
+    ----------
+    width : {"column", "double"} or float
+        3.4 or 7 inches, or a number of inches.
+    height : float, optional
+        In inches; by default 0.68 of the width of one panel for each row.
+    rows, columns : int
+        Of panels.
+    **options
+        For ``Figure.subplots``.
+
+    Returns
+    -------
+    Figure, numpy.ndarray
+        (rows, columns) axes.
+
+    Examples
+    --------
+    >>> fig, axes = figure("double", columns=2)
+    >>> fig.get_size_inches().tolist(), axes.shape
+    ([7.0, 2.38], (1, 2))
+    """
+    inches = inches_of(width)
+    with style():
+        fig = Figure(figsize=(inches, height or 0.68 * inches / columns * rows), layout="constrained")
+        axes = fig.subplots(rows, columns, squeeze=False, **options)
+        for ax in axes.flat:
+            fix_ticks(ax)
+    return fig, axes
+
+
+def new_axes(ax: Axes | None, width: str | float = "column", height: float | None = None) -> Axes:
+    """Return the axes given, or those of a new pyplot figure (which a notebook then shows)."""
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    inches = inches_of(width)
+    with style():
+        fig = plt.figure(figsize=(inches, height or 0.68 * inches), layout="constrained")
+        ax = fig.subplots()
+        fix_ticks(ax)
+    return ax
+
+
+@contextmanager
+def drawing(ax: Axes | None, width: str | float = "column", height: float | None = None) -> Iterator[Axes]:
+    """Give axes to draw on: new ones in the style of the package, or the caller's under the caller's settings."""
+    if ax is not None:
+        yield ax
+        return
+    ax = new_axes(None, width, height)
+    with style():
+        yield ax
+
+
+def fix_ticks(ax: Axes) -> None:
+    """Keep tick sizes in force for ticks that matplotlib makes only when the figure is drawn."""
+    for axis in ("x", "y"):
+        ax.tick_params(axis=axis, labelsize=RC[f"{axis}tick.labelsize"], width=RC[f"{axis}tick.major.width"])
+
+
+def inches_of(width: str | float) -> float:
+    """Return a width in inches.
+
+    Raises
+    ------
+    ValueError
+        For a name that is no preset.
+    """
+    if isinstance(width, str):
+        if width not in WIDTHS:
+            raise ValueError(f"width {width!r}: write {' or '.join(map(repr, WIDTHS))}, or a number of inches")
+        return WIDTHS[width]
+    return float(width)
+
+
+def save(fig: Figure | Axes, path: str | Path) -> Path:
+    """Save a figure (or the figure of some axes); the name's ending gives the format. PDF keeps its text as text.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> fig, axes = figure()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(fig, Path(folder, "deep", "a.pdf")).name
+    'a.pdf'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with style():
+        figure_of(fig).savefig(path)
+    return path
+
+
+def figure_of(fig: Figure | Axes) -> Figure:
+    """Return the figure to which axes belong, or the figure itself."""
+    found = fig if isinstance(fig, Figure) else fig.get_figure(root=True)
+    if not isinstance(found, Figure):
+        raise ValueError("these axes are on no figure: draw on axes of a figure")
+    return found
+
+
+def label(v: xr.DataArray | xr.Variable, name: str | None = None, width: int = 36) -> str:
+    """Return an axis label from the attributes of a variable, with its unit, wrapped to so many characters.
+
+    Examples
+    --------
+    >>> import tokinterp.dataset as d
+    >>> label(d.variable("layer", [0.5], "loss of the next token", "nat"))
+    'loss of the next token (nat)'
+    """
+    text = name or str(v.attrs.get("long_name", getattr(v, "name", None) or ""))
+    units = str(v.attrs.get("units", "1"))
+    return "\n".join(textwrap.wrap(text if units == "1" else f"{text} ({units})", width))
+
+
+def integer_axis(ax: Axes, axis: str = "x") -> None:
+    """Put ticks on whole numbers only."""
+    getattr(ax, f"{axis}axis").set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
+
+
+def ordered_colours(n: int) -> list[Any]:
+    """Return n colours for an ordered dimension, dark to light without the yellow end."""
+    return [mpl.colormaps["viridis"](x) for x in np.linspace(0, 0.85, n)] if n > 1 else [COLOURS[0]]
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    path = font_manager.findfont(RC["font.family"])
+    return frozenset(font_manager.get_font(path).get_charmap())
+
+
+def shown(text: str, longest: int = 14) -> str:
+    r"""Return a token as it can be drawn: spaces and line breaks made visible, characters that the font lacks as □.
+
+    Examples
+    --------
+    >>> shown(" Nile"), shown("a\n"), shown("\U0001F600"), shown("x" * 20)
+    ('␣Nile', 'a⏎', '□', 'xxxxxxxxxxxxx…')
+    """
+    out = text.translate({32: "␣", 10: "⏎", 13: "␍", 9: "⇥"})
+    out = "".join(c if ord(c) in _glyphs() and c.isprintable() else "□" for c in out)
+    return out if len(out) <= longest else out[: longest - 1] + "…"
+
+
+def write_tokens(ax: Axes, tokens: Sequence[str], longest: int = 14) -> None:
+    """Write tokens under the x axis, upright; thinned out where they would overlap."""
+    fig = figure_of(ax)
+    room = ax.get_position().width * fig.get_size_inches()[0] * 72
+    step = max(1, int(np.ceil(len(tokens) * 9 / max(room, 1))))
+    places = range(0, len(tokens), step)
+    ax.set_xticks(list(places))
+    ax.set_xticklabels([shown(tokens[i], longest) for i in places], rotation=90, parse_math=False)
+
+
+def panel_letters(axes: Sequence[Axes] | np.ndarray) -> None:
+    """Put a bold a, b, c, ... above the left corner of each panel."""
+    for n, ax in enumerate(np.ravel(np.asarray(axes, dtype=object))):
+        ax.set_title(f"{chr(97 + n)}", loc="left", fontweight="bold", fontsize=RC["font.size"] + 1)

@@ -1,0 +1,122 @@
+"""Numbered sequences of token ids in one array: counting, padding, batches, labels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from .vocabulary import Vocabulary
+
+
+class Sequences:
+    """The half of `Prompts` that knows nothing of text; see there for the attributes."""
+
+    token_ids: np.ndarray
+    starts: np.ndarray
+    documents: np.ndarray
+    vocabulary: Vocabulary
+    bos: bool
+    note: str
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Tokens of each prompt."""
+        return np.diff(self.starts).tolist()
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all prompts together."""
+        return len(self.token_ids)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of ids, starts, BOS policy and note."""
+        digest = hashlib.sha256(f"bos={self.bos} note={self.note}\n".encode())
+        digest.update(np.ascontiguousarray(self.starts, dtype="<i8").tobytes())
+        digest.update(np.ascontiguousarray(self.token_ids, dtype="<i4").tobytes())
+        return digest.hexdigest()
+
+    def _range(self, i: int) -> slice:
+        if not 0 <= i < len(self):
+            raise IndexError(f"prompt {i}: there are {len(self)} prompts, numbered from 0")
+        return slice(int(self.starts[i]), int(self.starts[i + 1]))
+
+    def ids(self, i: int) -> np.ndarray:
+        """Return the (n,) int32 token ids of prompt ``i``."""
+        return self.token_ids[self._range(i)]
+
+    def special(self, i: int) -> np.ndarray:
+        """Return (n,) bool, true on BOS and other special tokens of prompt ``i``."""
+        return self.vocabulary.special(self.ids(i))
+
+    def padded(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return prompts as right-padded arrays.
+
+        Parameters
+        ----------
+        numbers : sequence of int
+            Which prompts, in which order.
+
+        Returns
+        -------
+        ids : numpy.ndarray
+            (prompt, position) int64, 0 where padded.
+        mask : numpy.ndarray
+            (prompt, position) bool, true on tokens.
+        special : numpy.ndarray
+            (prompt, position) bool, true on BOS and other special tokens.
+        """
+        chosen = self._numbers(numbers)
+        lengths = self.starts[chosen + 1] - self.starts[chosen]
+        place = np.arange(int(lengths.max()) if len(chosen) else 0)
+        mask = place < lengths[:, None]
+        where = np.where(mask, self.starts[chosen][:, None] + place, 0)
+        ids = np.where(mask, self.token_ids[where], 0).astype(np.int64)
+        return ids, mask, self.vocabulary.special(ids) & mask
+
+    def _numbers(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+        chosen = np.asarray(numbers, dtype=np.int64).reshape(-1)
+        bad = chosen[(chosen < 0) | (chosen >= len(self))]
+        if len(bad):
+            raise IndexError(f"prompt {bad[0]}: there are {len(self)} prompts, numbered from 0")
+        return chosen
+
+    def batches(self, batch_tokens: int, start: int = 0) -> Iterator[list[int]]:
+        """Yield the numbers of the prompts of each batch: longest prompts first, ties by number.
+
+        Parameters
+        ----------
+        batch_tokens : int
+            Most tokens in a batch, padding included; a longer prompt makes a batch of its own.
+        start : int
+            Prompts, in this order, that are already done.
+
+        Examples
+        --------
+        >>> from tokinterp.text import Prompts
+        >>> list(Prompts.from_ids([[1], [1, 2, 3], [1, 2]]).batches(4))
+        [[1], [2, 0]]
+        """
+        if batch_tokens < 1:
+            raise ValueError(f"batch_tokens = {batch_tokens}: a batch holds at least one token")
+        order = np.argsort(-np.diff(self.starts), kind="stable")
+        while start < len(order):
+            size = max(1, int(batch_tokens) // self.lengths[order[start]])
+            yield order[start : start + size].tolist()
+            start += size
+
+    def token_table(self) -> dict[str, np.ndarray]:
+        """Return (token,) arrays that label every token of all prompts: prompt, position, token_id, document."""
+        lengths = np.diff(self.starts)
+        return {
+            "prompt": np.repeat(np.arange(len(self)), lengths),
+            "position": np.arange(self.n_tokens) - np.repeat(self.starts[:-1], lengths),
+            "token_id": self.token_ids.astype(np.int64),
+            "document": np.repeat(self.documents, lengths),
+        }
