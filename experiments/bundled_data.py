@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 import lzma
 import os
@@ -32,8 +31,10 @@ SPLIT = r"'(?:s|t|re|ve|m|ll|d)\b| ?[\p{L}\p{M}]+| ?\p{N}| ?[^\s\p{L}\p{M}\p{N}]
 
 _TYPOGRAPHY = str.maketrans(
     {"‘": "'", "’": "'", "‚": "'", "“": '"', "”": '"', "„": '"', "…": "...", "‑": "-", "−": "-", "\u00ad": None}
-    | {c: None for c in "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"}
-    | {c: " " for c in "\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000\t"}
+    | dict.fromkeys("\u200b\u200c\u200d\u200e\u200f\u2060\ufeff")
+    | dict.fromkeys(
+        "\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000\t", " "
+    )
 )
 _SUBSTITUTIONS = [
     (re.compile(p), r)
@@ -156,15 +157,18 @@ def select() -> tuple[list[dict], list[dict], dict]:
         for document in test_documents(name):
             ids.setdefault(document["id"], set()).add(name)
             titles.setdefault(document["title"].casefold(), set()).add(name)
-    ids.pop("", None), titles.pop("", None)
-    counts = dict.fromkeys("articles raw_bytes empty duplicate_articles duplicate_paragraphs short overlap".split(), 0)
+    for known in (ids, titles):
+        known.pop("", None)
+    counts = dict.fromkeys(
+        ["articles", "clean_bytes", "empty", "duplicate_articles", "duplicate_paragraphs", "short", "overlap"], 0
+    )
     overlap = {name: {"by_id_or_title": 0, "by_13gram": 0, "either": 0} for name in TEST_SETS}
     seen: set[int] = set()
     train, val = [], []
     with Pool(2, _load_test_ngrams) as pool:
         for meta, paragraphs, shingles, shared in pool.imap(_digest, articles(), chunksize=64):
             counts["articles"] += 1
-            counts["raw_bytes"] += sum(len(p.encode()) for p in paragraphs)
+            counts["clean_bytes"] += sum(len(p.encode()) for p in paragraphs)
             if not paragraphs:
                 counts["empty"] += 1
                 continue
@@ -203,7 +207,7 @@ def document_text(article: dict) -> str:
     return ("\n" if single else "\n\n").join(article["paragraphs"])
 
 
-def train_tokenizer(texts: list[str], vocab_size: int, max_length: int = 1024):  # noqa: ANN201
+def train_tokenizer(texts: list[str], vocab_size: int, max_length: int = 1024):
     """A byte-level BPE with GPT-2 spaces and single digits that puts BOS first; a fast Hugging Face tokenizer."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -243,7 +247,7 @@ def train_tokenizer(texts: list[str], vocab_size: int, max_length: int = 1024): 
     )
 
 
-def tokenise(tokenizer, texts: list[str]) -> np.ndarray:  # noqa: ANN001
+def tokenise(tokenizer, texts: list[str]) -> np.ndarray:
     """One uint16 stream: BOS text EOS, BOS text EOS, ..."""
     backend, bos, eos = tokenizer.backend_tokenizer, tokenizer.bos_token_id, tokenizer.eos_token_id
     out = []
@@ -272,9 +276,11 @@ def prepare(folder: Path, vocab_size: int, tokenizer_bytes: int = 60_000_000, se
         np.save(folder / f"train_{i // PART_TOKENS:02d}.npy", tokens[i : i + PART_TOKENS])
     val_tokens = tokenise(tokenizer, val_texts)
     np.save(folder / "val.npy", val_tokens)
-    with io.open(folder / "val.jsonl", "w", encoding="utf-8") as file:
+    with (folder / "val.jsonl").open("w", encoding="utf-8") as file:
         for article, text in zip(val, val_texts, strict=True):
-            file.write(json.dumps({"id": article["id"], "title": article["title"], "text": text}, ensure_ascii=False) + "\n")
+            file.write(
+                json.dumps({"id": article["id"], "title": article["title"], "text": text}, ensure_ascii=False) + "\n"
+            )
     counts |= {"vocab_size": len(tokenizer), "train_tokens": len(tokens), "val_tokens": len(val_tokens), "seed": seed}
     (folder / "data.json").write_text(json.dumps(counts, indent=1))
     return counts

@@ -42,10 +42,11 @@ def residuals(model: Any, ids: torch.Tensor) -> torch.Tensor:
 
 
 def resplit_cases(tokenizer: Any, texts: list[str], count: int, seed: int, before: int = 96) -> list[dict]:
-    """Words that are one token, each with a context from held-out text and one other segmentation of two pieces.
+    """Words that are one token, each with a context from held-out text and another segmentation.
 
-    Words are the most frequent of at least five letters (with the leading space) that can be split; of the valid
-    splits the one is taken whose first piece is the longest proper one leaving at least two letters.
+    Words are the most frequent of at least five letters (with the leading space). The other segmentation has as few
+    pieces as possible (two, else three), all of the vocabulary; of these, the one with the longest first piece. The
+    training text never contains it.
     """
     vocab = tokenizer.get_vocab()
     rng = np.random.default_rng(seed)
@@ -56,21 +57,21 @@ def resplit_cases(tokenizer: Any, texts: list[str], count: int, seed: int, befor
         word = token[1:]
         if token[0] != "Ġ" or len(word) < 5 or not word.isalpha() or counts[number] < 3:
             continue
-        splits = [(vocab[token[:i]], vocab[token[i:]]) for i in range(len(token) - 2, 1, -1)
-                  if token[:i] in vocab and token[i:] in vocab]
+        cuts = range(len(token) - 2, 1, -1)
+        splits = [(token[:i], token[i:]) for i in cuts]
+        splits += [(token[:i], token[i:j], token[j:]) for i in cuts for j in range(i + 1, len(token) - 1)]
+        splits = [s for s in splits if all(x in vocab for x in s)]
         if splits:
-            cases.append({"word": word, "id": number, "pieces": splits[0]})
-        if len(cases) == count:
-            break
+            cases.append({"word": word, "id": number, "pieces": [vocab[x] for x in splits[0]]})
+    names = tokenizer.convert_ids_to_tokens(list(range(len(vocab))))
     places: dict[int, list[tuple[int, int]]] = {c["id"]: [] for c in cases}
     for d, stream in enumerate(streams):
         for i, t in enumerate(stream):
-            follows = i + 1 < len(stream) and tokenizer.convert_ids_to_tokens(stream[i + 1])[0].isalpha() if t in places else 0
-            if t in places and i >= 16 and not follows:
+            if t in places and i >= 16 and not (i + 1 < len(stream) and names[stream[i + 1]][0].isalpha()):
                 places[t].append((d, i))
-    found = []
+    found: list[dict] = []
     for case in cases:
-        if places[case["id"]]:
+        if places[case["id"]] and len(found) < count:
             d, i = places[case["id"]][rng.integers(len(places[case["id"]]))]
             found.append(case | {"context": streams[d][max(0, i - before) : i]})
     return found
@@ -90,11 +91,13 @@ def resplit(model: Any, tokenizer: Any, cases: list[dict], seed: int) -> dict:
         return residuals(model, torch.tensor([bos + ids]))[:, 0, -1]
 
     whole = torch.stack([last(c["context"] + [c["id"]]) for c in cases], 1)  # layer, case, d_model
-    split = torch.stack([last(c["context"] + list(c["pieces"])) for c in cases], 1)
+    split = torch.stack([last(c["context"] + c["pieces"]) for c in cases], 1)
     swapped = torch.stack([last(c["context"] + [cases[o]["id"]]) for c, o in zip(cases, other, strict=True)], 1)
     result: dict[str, Any] = {"cases": len(cases)}
     for name, centre in (("raw", 0), ("centred", whole.mean(1, keepdim=True))):
-        cosine = [torch.cosine_similarity(split - centre, x - centre, dim=-1) for x in (whole, whole[:, other], swapped)]
+        cosine = [
+            torch.cosine_similarity(split - centre, x - centre, dim=-1) for x in (whole, whole[:, other], swapped)
+        ]
         result[name] = {
             "own_context": (cosine[0] > cosine[1]).float().mean(1).tolist(),
             "same_context": (cosine[0] > cosine[2]).float().mean(1).tolist(),
@@ -121,7 +124,7 @@ def token_classes(tokens: list[str]) -> np.ndarray:
 
 
 def read_out(model: Any, tokenizer: Any, texts: list[str], positions: int, seed: int, softmax: bool) -> dict:
-    """Accuracy of linear read-outs of the current token, per layer and class of token.
+    """Accuracy and loss of linear read-outs of the current token, per layer and class of token.
 
     Fitted on three quarters of the articles, scored on the rest. ``lda``: shared covariance, closed form. ``softmax``:
     multinomial regression, Adam, 8 passes.
@@ -133,7 +136,8 @@ def read_out(model: Any, tokenizer: Any, texts: list[str], positions: int, seed:
         for start in range(0, len(row) - 32, length):
             part = row[start : start + length]
             states.append(residuals(model, torch.tensor([[tokenizer.bos_token_id, *part]]))[:, 0, 1:].half())
-            ids.append(part), article.append([number] * len(part))
+            ids.append(part)
+            article.append([number] * len(part))
             classes.append(token_classes(tokenizer.convert_ids_to_tokens(part)))
             total += len(part)
         if total >= positions:
@@ -141,28 +145,36 @@ def read_out(model: Any, tokenizer: Any, texts: list[str], positions: int, seed:
     x, y = torch.cat(states, 1), torch.tensor(np.concatenate(ids))
     group, held = np.concatenate(classes), torch.tensor(np.concatenate(article) % 4 == 3)
     known = torch.bincount(y[~held], minlength=len(tokenizer))[y] > 0
-    masks = {"last": group == 4, "first": group == 2, "one_token_word": group == 1, "other_than_last": group != 4,
-             "all": group >= 0}
+    masks = {
+        "last": group == 4,
+        "first": group == 2,
+        "one_token_word": group == 1,
+        "other_than_last": group != 4,
+        "all": group >= 0,
+    }
     masks = {k: torch.tensor(m)[held & known] for k, m in masks.items()}
     out: dict[str, Any] = {"fit_positions": int((~held).sum()), "scored": {k: int(m.sum()) for k, m in masks.items()}}
     for kind in ("lda", "softmax") if softmax else ("lda",):
-        out[kind] = {k: [] for k in masks}
+        out[kind] = {k: {"accuracy": [], "nats": []} for k in masks}
         for layer in range(len(x)):
             fit = softmax_fit if kind == "softmax" else lda_fit
             weight, bias = fit(x[layer][~held].float(), y[~held], len(tokenizer), seed)
-            right = (x[layer][held & known].float() @ weight + bias).argmax(-1) == y[held & known]
+            logits, target = x[layer][held & known].float() @ weight + bias, y[held & known]
+            right = (logits.argmax(-1) == target).float()
+            nats = torch.nn.functional.cross_entropy(logits, target, reduction="none")
             for k, m in masks.items():
-                out[kind][k].append(float(right[m].float().mean()))
+                out[kind][k]["accuracy"].append(float(right[m].mean()))
+                out[kind][k]["nats"].append(float(nats[m].mean()))
     return out
 
 
 def lda_fit(x: torch.Tensor, y: torch.Tensor, classes: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights and biases of linear discriminant analysis with a shared covariance, shrunk by one per mille."""
+    """Weights and biases of linear discriminant analysis with a shared, slightly shrunk covariance."""
     count = torch.bincount(y, minlength=classes).float()
     mean = torch.zeros(classes, x.shape[1]).index_add_(0, y, x) / count.clamp(min=1)[:, None]
     inside = (x - mean[y]).double()
     covariance = inside.T @ inside / len(x)
-    covariance += 1e-3 * covariance.diagonal().mean() * torch.eye(x.shape[1])
+    covariance += 1e-3 * x.double().var(0).mean() * torch.eye(x.shape[1])  # at layer 0 there is no other variance
     weight = torch.linalg.solve(covariance, mean.double().T).float()
     bias = -0.5 * (mean.T * weight).sum(0) + torch.where(count > 0, (count / len(x)).log(), -1e9)
     return weight, bias
@@ -196,7 +208,7 @@ def questions(model: Any, tokenizer: Any, path: Path) -> dict:
     first piece.
     """
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    groups: dict[str, list[tuple[float, float, float, float]]] = {}
+    groups: dict[str, list[tuple[float, ...]]] = {}
     for row in rows:
         answer = tokenizer(row["answer"], add_special_tokens=False)["input_ids"]
         prompt = tokenizer(row["prompt"])["input_ids"]
@@ -204,17 +216,36 @@ def questions(model: Any, tokenizer: Any, path: Path) -> dict:
         logp = logits.log_softmax(-1)
         ranks = (logits > logits.gather(1, torch.tensor(answer)[:, None])).sum(1).tolist()
         total = float(logp.gather(1, torch.tensor(answer)[:, None]).sum())
-        values = (float(max(ranks) == 0), float(ranks[0] < 5), ranks[0] + 1.0, total,
-                  float(ranks[-1] == 0), float(ranks[0] == 0))
+        values = (
+            float(max(ranks) == 0),
+            float(ranks[0] < 5),
+            ranks[0] + 1.0,
+            total,
+            float(ranks[-1] == 0),
+            float(ranks[0] == 0),
+        )
         for key in (row["kind"], f"{row['kind']}/{row['category']}"):
             groups.setdefault(key, []).append(values)
-    return {
-        key: {"items": len(v), "top1": np.mean(a[0]), "top5_first": np.mean(a[1]), "median_rank_first": np.median(a[2]),
-              "mean_rank_first": np.mean(a[2]), "mean_logprob": np.mean(a[3]), "top1_first": np.mean(a[5]),
-              "top1_last_given_first": np.mean(a[4])}
-        for key, v in sorted(groups.items())
-        if (a := list(zip(*v, strict=True)))
-    }
+    names = ("top1", "top5_first", "mean_rank_first", "mean_logprob", "top1_last_given_first", "top1_first")
+    out: dict[str, Any] = {}
+    for key, values in sorted(groups.items()):
+        table = np.array(values)
+        out[key] = {"items": len(table)} | dict(zip(names, table.mean(0).tolist(), strict=True))
+        out[key]["median_rank_first"] = float(np.median(table[:, 2]))
+    return out
+
+
+@torch.no_grad()
+def short_loss(model: Any, folder: Path, length: int = 256, rows: int = 200) -> float:
+    """Mean loss, nats per token, on fixed windows of the validation stream as short as the first training sequences."""
+    stream = np.load(folder / "val.npy").astype(np.int64)
+    starts = np.linspace(0, len(stream) - length, rows).astype(int)
+    losses = []
+    for s in starts:
+        ids = torch.tensor([[0, *stream[s : s + length]]])
+        logits = model(input_ids=ids[:, :-1]).logits[0].float()
+        losses.append(float(torch.nn.functional.cross_entropy(logits, ids[0, 1:])))
+    return float(np.mean(losses))
 
 
 def untrained(model: Any) -> Any:
@@ -243,19 +274,22 @@ def main() -> None:
     cases = resplit_cases(tokenizer, texts, 500, seed=0)
 
     def check(m: Any, softmax: bool) -> dict:
-        return {"resplit": resplit(m, tokenizer, cases, 0),
-                "read_out": read_out(m, tokenizer, texts, a.positions, 0, softmax)}
+        return {
+            "resplit": resplit(m, tokenizer, cases, 0),
+            "read_out": read_out(m, tokenizer, texts, a.positions, 0, softmax),
+        }
 
     if a.checkpoints:
         curves = []
-        for path in sorted(a.runs.glob("step_*.pt")) + [a.runs / "final.pt"]:
+        for path in [*sorted(a.runs.glob("step_*.pt")), a.runs / "final.pt"]:
             saved = torch.load(path, weights_only=True)
             model.load_state_dict(saved["model"])
-            curves.append({"checkpoint": saved["row"]} | check(model, False))
+            row = {"checkpoint": saved["row"], "val_loss_256": short_loss(model, a.runs)}
+            curves.append(row | check(model, False))
             (RESULTS / "training_curves.json").write_text(json.dumps(curves, indent=1))
         return
-    result = {"model": check(model, not a.quick), "untrained": check(untrained(model), False)}
-    result["examples"] = [{"word": c["word"], "pieces": tokenizer.convert_ids_to_tokens(list(c["pieces"]))} for c in cases]
+    result: dict[str, Any] = {"model": check(model, not a.quick), "untrained": check(untrained(model), False)}
+    result["examples"] = [{"word": c["word"], "pieces": tokenizer.convert_ids_to_tokens(c["pieces"])} for c in cases]
     if QUESTIONS.exists():
         result["questions"] = questions(model, tokenizer, QUESTIONS)
     (RESULTS / "checks.json").write_text(json.dumps(result, indent=1))

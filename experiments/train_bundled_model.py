@@ -26,10 +26,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-
 from bundled_data import prepare  # the folder of this script is on the path
 from bundled_evaluation import evaluate
+from bundled_forward import loss_function
 
 EXPORT = Path(__file__).resolve().parents[1] / "tokinterp" / "data" / "model"
 
@@ -54,15 +53,16 @@ class Preset:
     weight_decay: float
     warmup: int
     validate_every: int
-    epochs: float
+    epochs: float  # when neither --minutes nor --steps is given
+    micro: int  # tokens per backward pass
     device: str
     context: int = 1024
     seed: int = 0
 
 
 PRESETS = {
-    "cpu": Preset(8, 192, 6, 512, 4096, 8192, (256, 512), 0.02, 3e-3, 0.1, 60, 250, 1.0, "cpu"),
-    "full": Preset(12, 256, 8, 684, 8192, 131_072, (512,), 0.02, 3e-3, 0.1, 200, 250, 20.0, "cuda"),
+    "cpu": Preset(8, 192, 6, 512, 4096, 8192, (256, 512), 0.02, 3e-3, 0.1, 60, 250, 1.0, 4096, "cpu"),
+    "full": Preset(12, 256, 8, 688, 8192, 131_072, (512,), 0.02, 3e-3, 0.1, 200, 250, 20.0, 65_536, "cuda"),
 }
 
 
@@ -86,7 +86,7 @@ def build(preset: Preset) -> Any:
         rms_norm_eps=1e-5,
         use_cache=False,
     )
-    model = LlamaForCausalLM(config)
+    model: Any = LlamaForCausalLM(config)
     for block in model.model.layers:
         torch.nn.init.zeros_(block.self_attn.o_proj.weight)
         torch.nn.init.zeros_(block.mlp.down_proj.weight)
@@ -144,69 +144,6 @@ def optimisers(model: Any, preset: Preset) -> list[torch.optim.Optimizer]:
     return [muon, adam]
 
 
-def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Causal attention. On the CPU by blocks of queries: compiled, that is faster than the library's kernel."""
-    if q.device.type != "cpu":
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    length, size = q.shape[2], 128 if q.shape[2] <= 512 else 256
-    mask = torch.full((size, size), float("-inf"), device=q.device).triu(1)
-    out = []
-    for i in range(0, length, size):
-        scores = (q[:, :, i : i + size] @ k[:, :, : i + size].transpose(-1, -2)).float() * q.shape[-1] ** -0.5
-        scores = torch.cat([scores[..., :i], scores[..., i:] + mask[:, : length - i]], -1)
-        out.append(scores.softmax(-1).to(q.dtype) @ v[:, :, : i + size])
-    return torch.cat(out, 2)
-
-
-def norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """RMSNorm, from float32 to bfloat16."""
-    return (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * weight).to(torch.bfloat16)
-
-
-def block(x: torch.Tensor, w: tuple[torch.Tensor, ...], heads: int, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """One Llama block on a float32 residual stream, products in bfloat16."""
-    n1, q, k, v, o, n2, gate, up, down = w
-    rows, length, width = x.shape
-    h = norm(x, n1) @ torch.cat([q, k, v]).to(torch.bfloat16).t()
-    h = h.view(rows, length, 3, heads, width // heads)
-    qk = h[:, :, :2].float()
-    first, second = qk.chunk(2, -1)
-    qk = (qk * cos[:, None, None] + torch.cat([-second, first], -1) * sin[:, None, None]).to(torch.bfloat16)
-    a = attention(qk[:, :, 0].transpose(1, 2), qk[:, :, 1].transpose(1, 2), h[:, :, 2].transpose(1, 2))
-    x = x + a.transpose(1, 2).reshape(rows, length, width) @ o.to(torch.bfloat16).t()
-    g, u = (norm(x, n2) @ torch.cat([gate, up]).to(torch.bfloat16).t()).chunk(2, -1)
-    return x + (F.silu(g.float()) * u).to(torch.bfloat16) @ down.to(torch.bfloat16).t()
-
-
-def head(x: torch.Tensor, weight: torch.Tensor, embedding: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy, in float32."""
-    logits = norm(x, weight) @ embedding.to(torch.bfloat16).t()
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
-
-
-def loss_function(model: Any, preset: Preset, compiled: bool) -> Any:
-    """``ids (rows, length + 1) -> mean loss``: the model's own weights in a faster forward pass of the same function."""
-    run_block = torch.compile(block, dynamic=False) if compiled else block
-    run_head = torch.compile(head, dynamic=False) if compiled else head
-    size = preset.d_model // preset.heads
-    angle = torch.outer(torch.arange(preset.context).float(), 10000 ** (-torch.arange(0, size, 2).float() / size))
-    angle = torch.cat([angle, angle], -1).to(preset.device)
-    cos, sin = angle.cos(), angle.sin()
-
-    def loss(ids: torch.Tensor) -> torch.Tensor:
-        embedding = model.model.embed_tokens.weight
-        x = F.embedding(ids[:, :-1], embedding)
-        length = x.shape[1]
-        for b in model.model.layers:
-            a, m = b.self_attn, b.mlp
-            w = (b.input_layernorm.weight, a.q_proj.weight, a.k_proj.weight, a.v_proj.weight, a.o_proj.weight,
-                 b.post_attention_layernorm.weight, m.gate_proj.weight, m.up_proj.weight, m.down_proj.weight)
-            x = run_block(x, w, preset.heads, cos[:length], sin[:length])
-        return run_head(x, model.model.norm.weight, embedding, ids[:, 1:])
-
-    return loss
-
-
 @torch.no_grad()
 def validation_loss(loss: Any, folder: Path, preset: Preset, rows: int, length: int) -> tuple[float, float]:
     """Mean loss (nats per token) and bits per byte on fixed, evenly spaced windows of the validation stream."""
@@ -228,9 +165,19 @@ def save(path: Path, model: Any, opts: list, state: dict) -> None:
     os.replace(part, path)
 
 
-def train(folder: Path, preset: Preset, minutes: float | None, steps: int | None, decay_steps: int | None,
-          longer: int | None, decay_share: float, micro: int, compiled: bool, resume: bool) -> None:
-    """Train until ``minutes`` are over (decaying in the last ``decay_share`` of them) or for ``steps`` steps.
+def train(
+    folder: Path,
+    preset: Preset,
+    minutes: float | None,
+    steps: int | None,
+    decay_steps: int | None,
+    longer: int | None,
+    decay_share: float,
+    compiled: bool,
+    resume: bool,
+) -> None:
+    """Train until ``minutes`` are over (decaying in the last ``decay_share`` of them), or for ``steps`` steps, or for
+    the preset's epochs.
 
     The schedule that a clock decided is written to ``plan.json`` as step numbers; ``--steps`` and ``--decay-steps``
     then repeat it on any machine.
@@ -239,9 +186,19 @@ def train(folder: Path, preset: Preset, minutes: float | None, steps: int | None
     random.seed(preset.seed)
     model, data = build(preset), Windows(folder, preset.seed)
     opts = optimisers(model, preset)
-    loss, plain = loss_function(model, preset, compiled), loss_function(model, preset, False)
-    state: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0, "plan": [], "longer": None, "best": math.inf, "place": 0}
-    if steps is not None and decay_steps is not None:
+    loss, plain = loss_function(model, compiled), loss_function(model, False)
+    state: dict[str, Any] = {
+        "step": 0,
+        "tokens": 0,
+        "seconds": 0.0,
+        "plan": [],
+        "longer": None,
+        "best": math.inf,
+        "place": 0,
+    }
+    if minutes is None:
+        steps = steps or int(preset.epochs * len(data.stream) / preset.tokens)
+        decay_steps = decay_steps or int(decay_share * steps)
         state["plan"] = [[steps - decay_steps, steps, 1.0]]
         state["longer"] = longer if longer is not None else int(0.7 * (steps - decay_steps))
     if resume and (folder / "resume.pt").exists():
@@ -255,9 +212,9 @@ def train(folder: Path, preset: Preset, minutes: float | None, steps: int | None
     began = time.time() - state["seconds"]
     deadline = began + 60 * minutes if minutes else math.inf
     marks = [100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600]
-    last_save = recent = time.time()
+    last_save = time.time()
     running: list[float] = []
-    pace: list[tuple[float, int]] = []  # (seconds, decaying) of the last steps
+    pace: list[float] = []  # seconds of each step
     log = (folder / "log.jsonl").open("a", encoding="utf-8")
     while True:
         step, now = state["step"], time.time()
@@ -281,7 +238,7 @@ def train(folder: Path, preset: Preset, minutes: float | None, steps: int | None
             for group in optimiser.param_groups:
                 group["lr"] = group["base_lr"] * multiplier
         batch = data.batch(preset.tokens, length).to(preset.device, non_blocking=True)
-        parts = batch.split(max(1, micro // length))
+        parts = batch.split(max(1, preset.micro // length))
         total = 0.0
         for part in parts:
             value = loss(part)
@@ -297,8 +254,14 @@ def train(folder: Path, preset: Preset, minutes: float | None, steps: int | None
         state["seconds"] = time.time() - began
         done = bool(state["plan"]) and state["step"] >= state["plan"][-1][1]
         if state["step"] % 25 == 0 or done:
-            row = {"step": state["step"], "tokens": state["tokens"], "seconds": round(state["seconds"], 1),
-                   "lr": multiplier, "loss": float(np.mean(running)), "tokens_per_s": round(preset.tokens / pace[-1])}
+            row = {
+                "step": state["step"],
+                "tokens": state["tokens"],
+                "seconds": round(state["seconds"], 1),
+                "lr": multiplier,
+                "loss": float(np.mean(running)),
+                "tokens_per_s": round(preset.tokens / pace[-1]),
+            }
             running = []
             if state["step"] % preset.validate_every == 0 or state["step"] in marks or done:
                 row["val_loss"], row["val_bits_per_byte"] = validation_loss(plain, folder, preset, 24, preset.context)
@@ -342,11 +305,10 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--runs", type=Path, default=Path("runs/bundled"))
     parser.add_argument("--minutes", type=float, help="stop by the clock")
-    parser.add_argument("--steps", type=int, help="stop after so many steps (with --decay-steps)")
+    parser.add_argument("--steps", type=int, help="stop after so many steps")
     parser.add_argument("--decay-steps", type=int)
     parser.add_argument("--longer-at", type=int, help="the step from which sequences have the second length")
-    parser.add_argument("--decay-share", type=float, default=0.25, help="of --minutes")
-    parser.add_argument("--micro", type=int, default=4096, help="tokens per backward pass")
+    parser.add_argument("--decay-share", type=float, default=0.25, help="part of the run in which the rate falls")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--checkpoint", default="final", help="for export: final, best, step_000800, ...")
@@ -356,8 +318,7 @@ def main() -> None:
     if a.command == "prepare":
         print(json.dumps(prepare(folder, preset.vocab, seed=preset.seed), indent=1))
     elif a.command == "train":
-        train(folder, preset, a.minutes, a.steps, a.decay_steps, a.longer_at, a.decay_share, a.micro,
-              not a.no_compile, a.resume)
+        train(folder, preset, a.minutes, a.steps, a.decay_steps, a.longer_at, a.decay_share, not a.no_compile, a.resume)
     elif a.command == "export":
         export(folder, preset, a.checkpoint, a.target)
     else:

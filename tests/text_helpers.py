@@ -1,4 +1,4 @@
-"""Tokenizers for the tests of tokinterp.text: small ones built here, and the real ones of the data folder where it is."""
+"""Tokenizers for the tests of tokinterp.text: small ones built here, and the real ones of the data folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXTS = [
     "Once upon  a café’s 😀 time\n naïve façade\tdon't",
     " leading space, 日本語 and Ελληνικά.",
     "x",
-    'Zoë said: "It\'s O\'Brien\'s re-entry (again)!"\n\n  Two spaces.',
+    "Zoë said: \"It's O'Brien's re-entry (again)!\"\n\n  Two spaces.",
     "e\u0301tude \u200b zero width, nul \0 end",
 ]
 CORPUS = [*TEXTS, "the cat sat on the mat and the dog ran", "lighthouse keepers keep lighthouses", "1867 1945 2001"] * 3
@@ -50,38 +50,22 @@ def byte_tokenizer(bos: bool = True) -> Any:
 @cache
 def space_tokenizer() -> Any:
     """A BPE with ▁ and byte tokens as in Llama 2, which puts a space before every text."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, normalizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    tok = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
-    tok.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    bytes_ = [f"<0x{b:02X}>" for b in range(256)]
-    letters = [t.replace("é", "").replace("日", "").replace("😀", "").replace("\n", "").replace("\t", "") for t in CORPUS]
-    tok.train_from_iterator(
-        [w for t in letters for w in t.replace(" ", " \u2581").split(" ")],
-        trainers.BpeTrainer(vocab_size=420, special_tokens=["<unk>", "<s>", *bytes_], show_progress=False),
+    letters = [chr(c) for c in range(33, 127)]
+    merges = [("t", "h"), ("th", "e"), ("▁", "the"), ("o", "n"), ("k", "e"), ("ke", "ep"), ("e", "p"), ("▁", "a")]
+    merges += [("e", "r"), ("u", "p"), ("▁", "up"), ("▁up", "on"), ("▁", "▁")]
+    names = ["<unk>", "<s>", *(f"<0x{b:02X}>" for b in range(256)), "\u2581", *letters, *(x + y for x, y in merges)]
+    vocabulary = {t: n for n, t in enumerate(dict.fromkeys(names))}
+    tok = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", byte_fallback=True))
+    tok.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    tok.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    plain = {AddedToken(b) for b in bytes_}
-    assert plain
-    vocabulary = tok.get_vocab()
-    merges = _merges(tok)
-    clean = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", byte_fallback=True))
-    clean.normalizer = tok.normalizer
-    clean.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    clean.add_special_tokens(["<unk>", "<s>"])
-    clean.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", vocabulary["<s>"])]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=clean, bos_token="<s>", unk_token="<unk>")
-
-
-def _merges(tok: Any) -> list[tuple[str, str]]:
-    import json
-
-    found = json.loads(tok.to_str())["model"]["merges"]
-    return [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in found]
+    tok.add_special_tokens(["<unk>", "<s>"])
+    tok.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tok, bos_token="<s>", unk_token="<unk>")
 
 
 @cache
@@ -110,11 +94,15 @@ def tokenizer_names() -> list[str]:
 
 def tokenizer(name: str) -> Any:
     """One of `tokenizer_names`."""
-    return {"byte": byte_tokenizer, "space": space_tokenizer}[name]() if name in ("byte", "space") else real_tokenizers()[name]
+    return (
+        {"byte": byte_tokenizer, "space": space_tokenizer}[name]()
+        if name in ("byte", "space")
+        else real_tokenizers()[name]
+    )
 
 
 class PieceTokenizer:
-    """Cuts texts at ``|`` marks given beforehand, so that a test can say what the tokens are; fast or without offsets."""
+    """Cuts texts at ``|`` marks given beforehand, so that a test can say what the tokens are."""
 
     bos_token_id = None
     unk_token_id = None
@@ -144,5 +132,7 @@ class PieceTokenizer:
         stops = [np.cumsum([len(p) for p in ps]).tolist() for ps in pieces]
         return {
             "input_ids": [[self.vocab[p] for p in ps] for ps in pieces],
-            "offset_mapping": [[(b - len(p), b) for p, b in zip(ps, ss, strict=True)] for ps, ss in zip(pieces, stops, strict=True)],
+            "offset_mapping": [
+                [(b - len(p), b) for p, b in zip(ps, ss, strict=True)] for ps, ss in zip(pieces, stops, strict=True)
+            ],
         }

@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,23 +59,35 @@ class Checkpoint:
     def __init__(self, store: Path, facts: Facts, share: tuple[int, int] = (0, 1)) -> None:
         self.root = partial_folder(store)
         self.folder = self.root / f"share-{share[0]}-of-{share[1]}"
+        self._lock: int | None = None
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(parents=True, exist_ok=True)
             if not (self.root / "run.json").exists():
                 replace_text(self.root / "run.json", json.dumps(facts, sort_keys=True, indent=1))
+            compare_facts(json.loads((self.root / "run.json").read_text(encoding="utf-8")), facts, self.root)
+            self.folder.mkdir(exist_ok=True)
+            self._lock = _lock(self.folder / "lock", store)
         except OSError as error:
+            self.discard_empty()
             raise OSError(
                 error.errno, f"cannot write the store {store}: {error.strerror or error}; choose another place"
             ) from error
-        compare_facts(json.loads((self.root / "run.json").read_text(encoding="utf-8")), facts, self.root)
-        self._lock = _lock(self.folder / "lock", store)
+
+    @classmethod
+    def load_share(cls, root: Path, share: tuple[int, int], measurements: Mapping[str, Measurement]) -> None:
+        """Give measurements the sums and rows of a finished share."""
+        self = cls.__new__(cls)
+        self.root, self.folder, self._lock = root, root / f"share-{share[0]}-of-{share[1]}", None
+        self.load(self.progress(), measurements, "cpu", with_rows=True)
 
     def progress(self) -> Progress:
         """Return how far the run has come."""
         file = self.folder / "progress.json"
         return Progress(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else Progress()
 
-    def save(self, progress: Progress, measurements: Mapping[str, Measurement], rows: Mapping[str, dict[str, torch.Tensor]]) -> Progress:
+    def save(
+        self, progress: Progress, measurements: Mapping[str, Measurement], rows: Mapping[str, dict[str, torch.Tensor]]
+    ) -> Progress:
         """Write one step and return the progress that names its files."""
         n = len(progress.rows) + 1
         named = {f"{m}/{k}": v.contiguous() for m, table in rows.items() for k, v in table.items()}
@@ -111,6 +124,32 @@ class Checkpoint:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until no other share of this run is merging."""
+        try:
+            handle = os.open(self.root / "merging", os.O_RDWR | os.O_CREAT)
+        except FileNotFoundError:  # merged and removed
+            yield
+            return
+        try:
+            with suppress(ImportError, OSError):
+                import fcntl
+
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    def discard_empty(self) -> None:
+        """Delete what was made for this share if nothing has been finished, so that a failed start leaves no trace."""
+        if (self.folder / "progress.json").exists():
+            return
+        self.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if not any(self.root.glob("share-*")):
+            shutil.rmtree(self.root, ignore_errors=True)
 
     def remove(self) -> None:
         """Delete the folder: the final store is there."""
@@ -164,18 +203,23 @@ def compare_facts(then: Facts, now: Facts, where: Path) -> None:
             else:
                 differing.append(f"{key} ({_short(a)} there, {_short(b)} now)")
     raise ValueError(
-        f"{where} belongs to another run; it differs in: {'; '.join(differing)}. Choose another store, or delete that one"
+        f"{where} belongs to another run; it differs in: {'; '.join(differing)}. Choose another store, or delete that "
+        "one"
     )
 
 
 def replace_text(path: Path, text: str) -> None:
     """Write a small text file in one step."""
-    temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.name}.writing-{os.getpid()}-{threading.get_ident()}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _short(value: Any) -> str:

@@ -135,7 +135,9 @@ def git_commit() -> str:
     return commit.stdout.strip() + ("+" if dirty.stdout.strip() else "")
 
 
-def provenance(info: ModelInfo, prompts: str, parameters: Mapping[str, Any], fingerprint: str, seed: int = 0) -> dict[str, Any]:
+def provenance(
+    info: ModelInfo, prompts: str, parameters: Mapping[str, Any], fingerprint: str, seed: int = 0
+) -> dict[str, Any]:
     """Return the attributes that say where a result comes from.
 
     Parameters
@@ -242,25 +244,34 @@ def write(data: xr.Dataset | xr.DataTree, path: str | Path, *, overwrite: bool =
     check(data)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists: give another name or overwrite=True")
+    if path.is_dir() and not (path / "zarr.json").is_file():
+        raise FileExistsError(f"{path} is a folder, but no zarr store: it is not overwritten; give another name")
     tree = data if isinstance(data, xr.DataTree) else xr.DataTree(data)
     kind = object if path.suffix == ".nc" else np.dtypes.StringDType()
     nodes = {n.path: _strings(n.to_dataset(inherit=False), kind) for n in tree.subtree}
     root = nodes["/"]
     root.attrs = {**root.attrs, "digests": json.dumps(digests(tree))}
     out = xr.DataTree.from_dict(nodes)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.writing-{os.getpid()}")
+    old = path.with_name(f".{path.name}.old-{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".nc":
             out.to_netcdf(partial, engine="h5netcdf")
         else:
             out.to_zarr(partial, mode="w", zarr_format=3, consolidated=False)
-        _remove(path)
+        if path.exists():
+            os.replace(path, old)
         os.replace(partial, path)
+        _remove(old)
     except BaseException as error:
         _remove(partial)
+        if old.exists() and not path.exists():
+            os.replace(old, path)
         if isinstance(error, OSError):
-            raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}; free some space or choose another place") from error
+            raise OSError(
+                error.errno, f"cannot write {path}: {error.strerror or error}; free some space or choose another place"
+            ) from error
         raise
     return path
 
@@ -278,7 +289,11 @@ def read(path: str | Path) -> xr.DataTree:
     path = Path(path)
     if not path.exists():
         partial = path.with_name(path.name + ".partial")
-        hint = "; the run is unfinished: call measure() again with the same arguments to resume it" if partial.exists() else ""
+        hint = (
+            "; the run is unfinished: call measure() again with the same arguments to resume it"
+            if partial.exists()
+            else ""
+        )
         raise FileNotFoundError(f"no result at {path}{hint}")
     try:
         if path.suffix == ".nc":
@@ -296,7 +311,9 @@ def read(path: str | Path) -> xr.DataTree:
     now, then = digests(loaded), json.loads(known)
     bad = sorted(k for k in then.keys() | now.keys() if now.get(k) != then.get(k))
     if bad:
-        raise ValueError(f"{path} is damaged: {', '.join(bad)} differ from what was written; measure again or restore it")
+        raise ValueError(
+            f"{path} is damaged: {', '.join(bad)} differ from what was written; measure again or restore it"
+        )
     check(loaded)
     return loaded
 
@@ -310,7 +327,10 @@ def digests(tree: xr.DataTree) -> dict[str, str]:
             if v.dtype.kind in "UOT":
                 h.update("\0".join(map(str, v.values.ravel().tolist())).encode("utf-8", "surrogatepass"))
             else:
-                h.update(v.dtype.str.encode() + np.ascontiguousarray(v.values).tobytes())
+                values = np.ascontiguousarray(v.values)
+                if v.dtype.kind == "f":  # files keep neither the sign of a zero nor the bits of a NaN
+                    values = np.where(np.isnan(values), np.asarray(np.nan, v.dtype), values + np.asarray(0, v.dtype))
+                h.update(v.dtype.str.encode() + values.tobytes())
             found[f"{node.path.rstrip('/')}/{name}"] = h.hexdigest()[:16]
     return found
 
@@ -356,13 +376,20 @@ def concat_models(results: Mapping[str, xr.Dataset] | Sequence[xr.Dataset]) -> x
     if len(results) < 1:
         raise ValueError("no results to put side by side")
     sets = list(results.values())
+    first, reference = next(iter(results.items()))
     for name, ds in results.items():
-        for c in sets[0].coords:
-            if c not in ds.coords or not sets[0][c].equals(ds[c]):
+        if differing := sorted(map(str, set(ds.data_vars) ^ set(reference.data_vars))):
+            raise ValueError(f"{name!r} and {first!r} do not have the same variables: {', '.join(differing)}")
+        for c in reference.coords.keys() | ds.coords.keys():
+            if c not in ds.coords or c not in reference.coords or not reference[c].equals(ds[c]):
                 raise ValueError(
-                    f"coordinate {c!r} of {name!r} differs from that of {next(iter(results))!r}: select common values "
-                    "first, or plot them side by side along relative_depth"
+                    f"coordinate {c!r} of {name!r} differs from that of {first!r}: select common values first, or plot "
+                    "them side by side along relative_depth"
                 )
+        if ds.sizes != reference.sizes:
+            raise ValueError(
+                f"{name!r} has sizes {dict(ds.sizes)}, {first!r} {dict(reference.sizes)}: select equal parts"
+            )
     out = xr.concat(
         [ds.assign_coords(model=name) for name, ds in results.items()],
         dim="model", join="exact", combine_attrs="drop_conflicts", coords="minimal", compat="override", data_vars="all",
@@ -375,7 +402,9 @@ def concat_models(results: Mapping[str, xr.Dataset] | Sequence[xr.Dataset]) -> x
     return out
 
 
-def summary(ds: xr.Dataset, dim: str = "prompt", *, level: float = 0.95, n_boot: int = 2000, seed: int = 0) -> xr.Dataset:
+def summary(
+    ds: xr.Dataset, dim: str = "prompt", *, level: float = 0.95, n_boot: int = 2000, seed: int = 0
+) -> xr.Dataset:
     """Return mean, bootstrap interval and count of every numeric variable over a dimension.
 
     Whole prompts are drawn with replacement, so that the interval covers the spread between prompts; NaN is left out.
@@ -411,10 +440,13 @@ def summary(ds: xr.Dataset, dim: str = "prompt", *, level: float = 0.95, n_boot:
     """
     if dim not in ds.dims:
         raise ValueError(f"no dimension {dim!r} to summarise over: there are {', '.join(map(str, ds.dims))}")
+    if n_boot < 1:
+        raise ValueError(f"n_boot={n_boot}: at least one draw is needed")
     if not 0 < level < 1:
         raise ValueError(f"level {level} is not between 0 and 1")
     n = ds.sizes[dim]
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_boot).astype(np.float64)
+    if n == 0:
+        raise ValueError(f"dimension {dim!r} is empty: there is nothing to summarise")
     tail = (1 - level) / 2
     out: dict[str, xr.Variable] = {}
     for name, v in ds.data_vars.items():
@@ -427,22 +459,35 @@ def summary(ds: xr.Dataset, dim: str = "prompt", *, level: float = 0.95, n_boot:
         count = ok.sum(0)
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = filled.sum(0) / count
-            boot = np.empty((2, flat.shape[1]))
-            step = max(1, 4_000_000 // max(n_boot, 1))
-            for a in range(0, flat.shape[1], step):
-                means = (draws @ filled[:, a : a + step]) / (draws @ ok[:, a : a + step])
-                empty = np.isnan(means).all(0)
-                boot[:, a : a + step][:, empty] = np.nan
-                if (~empty).any():
-                    cut = np.nanquantile(means[:, ~empty], [tail, 1 - tail], axis=0)
-                    boot[:, a : a + step][:, ~empty] = cut
+            boot = _bootstrap(filled, ok, n_boot, seed, [tail, 1 - tail])
         dims, shape = v.dims[1:], v.shape[1:]
         label, units = v.attrs.get("long_name", name), v.attrs.get("units", "1")
         out[str(name)] = variable(dims, mean.reshape(shape), f"mean {label}", units, v.attrs.get("references"))
         out[f"{name}_interval"] = variable(
-            ("bound", *dims), boot.reshape(2, *shape), f"{level:.0%} bootstrap interval of the mean {label} over {dim}s", units
+            ("bound", *dims),
+            boot.reshape(2, *shape),
+            f"{level:.0%} bootstrap interval of the mean {label} over {dim}s",
+            units,
         )
         out[f"{name}_count"] = variable(dims, count.reshape(shape), f"number of {dim}s with a value", "1")
     coords = {c: x for c, x in ds.coords.items() if dim not in x.dims}
     bound = variable("bound", np.array(["lower", "upper"]), "bound of the interval", "1")
     return xr.Dataset(out, coords={**coords, "bound": bound}, attrs=dict(ds.attrs))
+
+
+def _bootstrap(filled: np.ndarray, ok: np.ndarray, n_boot: int, seed: int, tails: list[float]) -> np.ndarray:
+    """Return (bound, column) quantiles of the means of rows drawn with replacement, in bounded memory."""
+    n, columns = filled.shape
+    out = np.full((len(tails), columns), np.nan)
+    rows, step = max(1, 4_000_000 // n), max(1, 4_000_000 // n_boot)
+    for a in range(0, columns, step):
+        part, present = filled[:, a : a + step], ok[:, a : a + step].astype(np.float64)
+        rng = np.random.default_rng(seed)
+        means = np.empty((n_boot, part.shape[1]))
+        for b in range(0, n_boot, rows):
+            draws = rng.multinomial(n, np.full(n, 1 / n), size=min(rows, n_boot - b)).astype(np.float64)
+            means[b : b + rows] = (draws @ part) / (draws @ present)
+        some = ~np.isnan(means).all(0)
+        if some.any():
+            out[:, a : a + step][:, some] = np.nanquantile(means[:, some], tails, axis=0)
+    return out

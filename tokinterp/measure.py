@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import logging
 import signal
 import sys
 import threading
@@ -20,7 +22,7 @@ from tqdm import tqdm
 from . import dataset
 from .capture import Batch, Site, capture
 from .checkpoint import Checkpoint, Facts, Progress, compare_facts, fingerprint, partial_folder
-from .edits import Edit
+from .edits import Edit, KnockOut, SiteEdit
 from .measurements.base import Measurement
 from .models.base import Model
 from .text.prompts import Prompts
@@ -92,8 +94,10 @@ def measure(
         raise ValueError("no measurement: give a dictionary such as {'lens': tokinterp.LogitLens()}")
     for name, m in measurements.items():
         if not isinstance(m, Measurement):
-            raise ValueError(f"{name!r} is a {type(m).__name__}, not a measurement: write for example tokinterp.LogitLens()")
-        if not name.isidentifier() or name == "prompts":
+            raise ValueError(
+                f"{name!r} is a {type(m).__name__}, not a measurement: write for example tokinterp.LogitLens()"
+            )
+        if not name.isidentifier() or name.startswith("_") or name == "prompts":
             raise ValueError(
                 f"measurement name {name!r} becomes a group of the result beside 'prompts': use letters, digits and _"
             )
@@ -104,6 +108,11 @@ def measure(
     i, n = share
     if not 0 <= i < n:
         raise ValueError(f"share {share}: write (i, n) with i from 0 to n - 1")
+    if n > len(prompts) or (n > 1 and store is None):
+        raise ValueError(f"share {share}: {len(prompts)} prompts make at most as many shares, and shares need a store=")
+    if batch_tokens is not None and batch_tokens < 1:
+        raise ValueError(f"batch_tokens={batch_tokens}: a batch holds at least one token")
+    _check_edits(model, prompts, edits)
     facts = run_facts(model, prompts, measurements, edits)
     path = None if store is None else Path(store)
     if path is not None and path.exists():
@@ -112,33 +121,43 @@ def measure(
         m.start(model.info, prompts)
         if n > 1 and m.passes > 1:
             raise ValueError(f"{type(m).__name__} reads the prompts {m.passes} times: it cannot be run in shares")
-        for site in m.sites(model.info):
-            site.check(model.info)
-    _check_offers(model, measurements)
+    _check_sites(model, measurements)
     keep = Checkpoint(path, facts, share) if path is not None else None
     mine = prompts if n == 1 else prompts[list(range(i, len(prompts), n))]
     numbers = list(range(i, len(prompts), n))
     try:
         runner = _Runner(model, mine, numbers, measurements, edits, keep, checkpoint_every, progress)
-        at = runner.run(batch_tokens)
+        runner.run(batch_tokens)
         if keep is None:
             return _result(model, prompts, measurements, runner.bookkeeping, facts)
-        if n > 1:
+        with keep.alone():
+            if path is not None and path.exists():  # another share was the last one, and has merged them
+                return _finished(path, facts)
             missing = [k for k in range(n) if not _share_finished(keep.root, k, n)]
             if missing:
                 print(f"share {i} of {n} is finished; still to run: {missing}", file=sys.stderr)
                 return xr.DataTree()
-            _merge_shares(keep.root, n, {**measurements, "_prompts": runner.bookkeeping}, facts, path)
-        else:
-            keep.load(at, runner.everything, "cpu", with_rows=True)
-        tree = _result(model, prompts, measurements, runner.bookkeeping, facts)
-        assert path is not None
-        dataset.write(tree, path)
-        keep.remove()
+            _merge_shares(keep.root, n, runner.everything)
+            try:
+                tree = _result(model, prompts, measurements, runner.bookkeeping, facts)
+            except AllNonfiniteError:
+                keep.remove()
+                raise
+            assert path is not None
+            dataset.write(tree, path)
+            keep.remove()
         return dataset.read(path)
+    except BaseException:
+        if keep is not None:
+            keep.discard_empty()
+        raise
     finally:
         if keep is not None:
             keep.close()
+
+
+class AllNonfiniteError(ValueError):
+    """Every prompt gives NaN or infinite activations."""
 
 
 def run_facts(model: Model, prompts: Prompts, measurements: Measurements, edits: Sequence[Edit]) -> Facts:
@@ -159,9 +178,6 @@ def run_facts(model: Model, prompts: Prompts, measurements: Measurements, edits:
 
 class _Bookkeeping(Measurement):
     """Per prompt: tokens, and the first layer with NaN or infinite activations."""
-
-    def start(self, info: Any, prompts: Any) -> None:
-        super().start(info, prompts)
 
     def sites(self, info: Any) -> list[Site]:
         return []
@@ -196,16 +212,19 @@ class _Runner:
         total = sum(self.prompts.lengths) * self.passes
         before = self._tokens_before(at)
         with (
-            tqdm(total=total, initial=before, unit="tok", unit_scale=True, disable=not self.progress, dynamic_ncols=True) as bar,
+            tqdm(
+                total=total, initial=before, unit="tok", unit_scale=True, disable=not self.progress, dynamic_ncols=True
+            ) as bar,
             _interrupt_between_batches() as interrupted,
         ):
             while True:
                 try:
                     return self._run_from(at, bar, interrupted)
                 except torch.OutOfMemoryError:
-                    at = self._smaller(at)
-                    bar.reset()
-                    bar.update(self._tokens_before(at))
+                    pass  # the batch is freed only when this clause, which holds the traceback, is left
+                at = self._smaller(at)
+                bar.reset()
+                bar.update(self._tokens_before(at))
 
     def _run_from(self, at: Progress, bar: Any, interrupted: Callable[[], bool]) -> Progress:
         saved = time.monotonic()
@@ -237,7 +256,6 @@ class _Runner:
             for m in active.values():
                 m.end_reading()
             at.reading, at.done = at.reading + 1, 0
-        self._refuse_all_nonfinite()
         at.finished = True
         return self._save(at) if self.keep else at
 
@@ -292,20 +310,15 @@ class _Runner:
         """Return a batch size whose captured activations and logits stay within a fraction of the memory."""
         info = self.model.info
         sites = {s for m in self.measurements.values() for s in m.sites(info)}
-        per_token = (len(sites) + 24) * info.d_model * (2 if info.dtype in ("bfloat16", "float16") else 4)
+        longest = max(self.prompts.lengths)
+        numbers = (
+            sum(info.n_heads * longest if s.name == "pattern" else info.d_model for s in sites) + 24 * info.d_model
+        )
+        per_token = numbers * (2 if info.dtype in ("bfloat16", "float16") else 4)
         device = self.model.device
         budget = torch.cuda.mem_get_info(device)[0] // 3 if device.type == "cuda" else 2**29
         cap = 65536 if device.type == "cuda" else 4096
-        return int(max(max(self.prompts.lengths), min(cap, budget // per_token)))
-
-    def _refuse_all_nonfinite(self) -> None:
-        rows = self.bookkeeping.rows.get("nonfinite")
-        if rows and len(torch.cat(rows)) == len(self.prompts) and bool((torch.cat(rows) >= 0).all()):
-            layer, number = int(torch.cat(rows)[0]), int(torch.cat(self.bookkeeping.rows["prompt"])[0])
-            raise ValueError(
-                f"all {len(self.prompts)} prompts give NaN or infinite activations (prompt {number}: from layer {layer} "
-                f"on): load the model with dtype='float32' or 'bfloat16' instead of {self.model.info.dtype!r}"
-            )
+        return int(max(longest, min(cap, budget // per_token)))
 
 
 def nonfinite_layer(batch: Batch) -> torch.Tensor:
@@ -332,17 +345,39 @@ def nonfinite_layer(batch: Batch) -> torch.Tensor:
     return torch.where(table.any(0).cpu(), layers[first], -1)
 
 
-def _check_offers(model: Model, measurements: Measurements) -> None:
-    offers = getattr(model, "offers", None)
+def _check_edits(model: Model, prompts: Prompts, edits: Sequence[Edit]) -> None:
+    """Refuse edits that do not fit the model or the prompts, before anything is run."""
+    longest = max(prompts.lengths)
+    for e in edits:
+        if not isinstance(e, SiteEdit | KnockOut):
+            raise TypeError(
+                f"{e!r} is no edit: make one with tokinterp.edits.replace, add, zero, mean_ablate, knock_out"
+            )
+        for positions in (e.positions,) if isinstance(e, SiteEdit) else (e.queries, e.keys):
+            if isinstance(positions, torch.Tensor) and positions.dtype == torch.bool:
+                raise ValueError(
+                    f"positions given as a mask {tuple(positions.shape)} fit one batch only: give numbers, a slice, or "
+                    "a function of (ids, mask)"
+                )
+        if isinstance(e, SiteEdit):
+            e.check(longest, model.info.d_model)
+        e.fit(longest, longest)
+    model.check((), edits)
+
+
+def _check_sites(model: Model, measurements: Measurements) -> None:
+    """Refuse sites that the model does not have."""
     for name, m in measurements.items():
-        lacking = {s.name for s in m.sites(model.info)} - set(offers) if offers is not None else set()
-        if lacking:
-            raise ValueError(f"{name} needs the sites {sorted(lacking)}, which {model.info.architecture} does not offer")
+        try:
+            model.check(m.sites(model.info))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
 
 
 def _result(model: Model, prompts: Prompts, measurements: Measurements, book: Measurement, facts: Facts) -> xr.DataTree:
     """Label everything and return the tree."""
     number, n_tokens, layer = book.table("prompt", "n_tokens", "nonfinite")
+    _report_nonfinite(number, layer, model)
     v = dataset.variable
     per_prompt = xr.Dataset(
         {
@@ -361,6 +396,10 @@ def _result(model: Model, prompts: Prompts, measurements: Measurements, book: Me
         ds = m.result()
         if "token" in ds.dims and "text" not in ds.coords:
             ds = ds.assign_coords(text=v("token", _token_strings(prompts, ds), "token as a string", "1"))
+        if "top_id" in ds:  # what the ids stand for, so that a result can be read without its model
+            ids = np.unique(ds["top_id"].values)
+            strings = v("vocab", np.array(prompts.vocabulary.strings(ids), dtype=object), "token as a string", "1")
+            ds = ds.assign_coords(vocab=v("vocab", ids, "token id", "1"), vocab_text=strings)
         own = dict(ds.attrs)
         ds.attrs = {**dataset.provenance(model.info, prompts.hash, m.settings(), mark, seeds[name]), **own}
         ds.attrs["measurement"] = type(m).__name__
@@ -368,6 +407,23 @@ def _result(model: Model, prompts: Prompts, measurements: Measurements, book: Me
     tree = xr.DataTree.from_dict(nodes)
     dataset.check(tree)
     return tree
+
+
+def _report_nonfinite(number: np.ndarray, layer: np.ndarray, model: Model) -> None:
+    """Name the prompts that were left out; refuse a result of none."""
+    bad = np.flatnonzero(layer >= 0)
+    if not len(bad):
+        return
+    first = f"prompt {number[bad[0]]}: from layer {layer[bad[0]]} on"
+    if len(bad) == len(layer):
+        raise AllNonfiniteError(
+            f"all {len(layer)} prompts give NaN or infinite activations ({first}): load the model with dtype='float32' "
+            f"or 'bfloat16' instead of {model.info.dtype!r}, or look at the edits"
+        )
+    logging.getLogger("tokinterp").warning(
+        "%d of %d prompts give NaN or infinite activations and are left out (%s); first_nonfinite_layer names them all",
+        len(bad), len(layer), first,
+    )  # fmt: skip
 
 
 def _token_strings(prompts: Prompts, ds: xr.Dataset) -> np.ndarray:
@@ -393,16 +449,11 @@ def _share_finished(root: Path, i: int, n: int) -> bool:
     return file.exists() and bool(json.loads(file.read_text(encoding="utf-8"))["finished"])
 
 
-def _merge_shares(root: Path, n: int, measurements: dict[str, Measurement], facts: Facts, store: Path | None) -> None:
+def _merge_shares(root: Path, n: int, measurements: dict[str, Measurement]) -> None:
     """Load the finished shares one after the other and merge them into the measurements."""
-    import copy
-
-    assert store is not None
     for k in range(n):
         part = measurements if k == 0 else {name: copy.copy(m) for name, m in measurements.items()}
-        folder = Checkpoint.__new__(Checkpoint)
-        folder.root, folder.folder, folder._lock = root, root / f"share-{k}-of-{n}", None
-        folder.load(folder.progress(), part, "cpu", with_rows=True)
+        Checkpoint.load_share(root, (k, n), part)
         if k:
             for name, m in measurements.items():
                 m.merge(part[name])
@@ -428,7 +479,7 @@ def _interrupt_between_batches() -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
 
 
 def measure_on_cluster(
@@ -467,8 +518,11 @@ def measure_on_cluster(
     if Path(store).exists():
         return measure(load(), prompts, measurements, store=store, **options)
 
+    quiet = {**options, "progress": False}
+
     def work(i: int) -> int:
-        measure(load(), prompts, measurements, store=store, share=(i, shares), progress=False, **options)
+        own = copy.deepcopy(dict(measurements))  # workers may be threads of this process
+        measure(load(), prompts, own, store=store, share=(i, shares), **quiet)
         return i
 
     client.gather(client.map(work, range(shares), pure=False))

@@ -83,7 +83,6 @@ def gride(distances: Tensor, valid: Tensor, scales: Sequence[int] = (2, 4, 8, 16
     bad = [n for n in scales if n < 2 or n % 2 or n > distances.shape[-1]]
     if bad or not scales:
         raise ValueError(f"scales {bad or 'is empty'}: take even ranks from 2 to {distances.shape[-1]}")
-    n_clouds, n, _ = distances.shape
     outer = torch.tensor(scales, device=distances.device)
     far = distances[..., outer - 1].transpose(1, 2)  # (cloud, scale, point)
     close = distances[..., outer // 2 - 1].transpose(1, 2)
@@ -210,9 +209,7 @@ def local_dimension(distances: Tensor, k: int = 20, *, unbiased: bool = False) -
     return torch.where(inverse > 0, 1 / inverse, torch.nan)
 
 
-def mle(
-    distances: Tensor, valid: Tensor, k: int = 20, *, average: str = "harmonic", unbiased: bool = False
-) -> Tensor:
+def mle(distances: Tensor, valid: Tensor, k: int = 20, *, average: str = "harmonic", unbiased: bool = False) -> Tensor:
     """Estimate the intrinsic dimension of every cloud by averaging the local estimates of Levina and Bickel.
 
     Parameters

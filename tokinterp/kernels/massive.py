@@ -44,9 +44,9 @@ def measure_sizes(resid: Tensor, mask: Tensor, sample: int | None = 4096) -> Siz
     mask : torch.Tensor
         (prompt, position) bool, true on real tokens, which come first.
     sample : int, optional
-        Entries per prompt from which the median magnitude is taken, spread evenly over positions and channels (a golden-ratio
-        sequence, so the same ones in any batch): the standard error of the median is then about 2 %.  None takes every
-        entry.
+        Entries per prompt from which the median magnitude is taken, spread evenly over positions and channels (a
+        golden-ratio sequence, so the same ones in any batch): the standard error of the median is then about 2 %.  None
+        takes every entry.
     """
     resid = resid.detach()
     norm = torch.linalg.vector_norm(resid, dim=-1, dtype=torch.float32).masked_fill(~mask, torch.nan)
@@ -84,20 +84,20 @@ def massive_rows(
         (prompt, position) bool, true on real tokens.
     rule : str
         ``"norm"``: the norm of the row exceeds ``factor`` times the median norm of the rows of its prompt; scale-free.
-        ``"sun2024"``: some entry exceeds 100 and is at least 1,000 times the median magnitude of the entries of the prompt
-        (Sun et al. 2024, arXiv 2402.17762); tied to the scale of the models it was made for.
+        ``"sun2024"``: some entry exceeds 100 and is at least 1,000 times the median magnitude of the entries of the
+        prompt (Sun et al. 2024, arXiv 2402.17762); tied to the scale of the models it was made for.
     factor : float
-        Of the rule ``"norm"``.  10 is the published rule without its unit: at the width it was made for (d = 4096) a single
-        entry 1,000 times the median magnitude 0.67 s of ordinary entries has 1000 * 0.67 / sqrt(4096) = 10.5 times the
-        norm s sqrt(d) of an ordinary row.
+        Of the rule ``"norm"``.  10 is the published rule without its unit: at the width it was made for (d = 4096) a
+        single entry 1,000 times the median magnitude 0.67 s of ordinary entries has 1000 * 0.67 / sqrt(4096) = 10.5
+        times the norm s sqrt(d) of an ordinary row.
     sample : int, optional
         See `measure_sizes`.
 
     Returns
     -------
     torch.Tensor
-        (prompt, position) bool, false on padding.  The median needs at least three rows to mean anything: a prompt of one
-        or two tokens has no massive row under ``"norm"`` unless its rows differ by the factor.
+        (prompt, position) bool, false on padding.  The median needs at least three rows to mean anything: a prompt of
+        one or two tokens has no massive row under ``"norm"`` unless its rows differ by the factor.
 
     Raises
     ------
@@ -127,7 +127,8 @@ class Entries(NamedTuple):
     Attributes
     ----------
     ratio, norm_ratio, value : torch.Tensor
-        float64: magnitude over the median magnitude of the prompt, norm of the row over the median norm, and the entry itself.
+        float64: magnitude over the median magnitude of the prompt, norm of the row over the median norm, and the entry
+        itself.
     prompt, position, token_id, channel : torch.Tensor
         int64: where it is; -1 where there is none.
     """
@@ -174,8 +175,8 @@ def massive_entries(
     rows : torch.Tensor
         (prompt, position) bool, which rows are massive.
     rule : str
-        Which entries of a massive row count: under ``"norm"`` its largest one and those that carry at least a tenth of its
-        squared norm, under ``"sun2024"`` those that the rule names; at most 16 of a row.
+        Which entries of a massive row count: under ``"norm"`` its largest one and those that carry at least a tenth of
+        its squared norm, under ``"sun2024"`` those that the rule names; at most 16 of a row.
     keep : int
         Length of the table.
 

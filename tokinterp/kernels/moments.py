@@ -9,7 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-BLOCK_ROWS = 2048  # rows of one float32 product: longer sums of float32 lose digits, shorter ones cost float64 additions
+BLOCK_ROWS = (
+    2048  # rows of one float32 product: longer sums of float32 lose digits, shorter ones cost float64 additions
+)
 PANEL = 1024  # columns of one product: the upper half of a symmetric matrix is not computed
 
 
@@ -76,18 +78,23 @@ def empty(shift: Tensor) -> Moments:
     lead, d = shift.shape[:-1], shift.shape[-1]
 
     def zeros(*shape: int) -> Tensor:
-        return torch.zeros(*lead, *shape, dtype=torch.float64, device=shift.device)
+        return torch.zeros((*lead, *shape), dtype=torch.float64, device=shift.device)
 
     return Moments(
-        shift.clone(), torch.zeros(lead, dtype=torch.int64, device=shift.device), zeros(d), zeros(d, d), zeros(d), zeros()
+        shift.clone(),
+        torch.zeros(lead, dtype=torch.int64, device=shift.device),
+        zeros(d),
+        zeros(d, d),
+        zeros(d),
+        zeros(),
     )
 
 
 def accumulate(moments: Moments, shifted: Tensor, keep: Tensor | None = None) -> None:
     """Add rows to the moments of one cloud, in place.
 
-    Products are taken in the dtype of ``shifted`` (float32 at least) over blocks of rows and added up in float64, so that
-    the error does not grow with the number of rows.
+    Products are taken in the dtype of ``shifted`` (float32 at least) over blocks of rows and added up in float64, so
+    that the error does not grow with the number of rows.
 
     Parameters
     ----------
@@ -174,11 +181,30 @@ def central(moments: Moments) -> Central:
     return Central(moments.count, moments.shift + mean, (scatter + scatter.mT) / 2, fourth)
 
 
-def eigenvalues(scatter: Tensor, count: Tensor) -> Tensor:
-    """Return the eigenvalues of the covariance scatter / (n - 1), largest first, not below 0; NaN if n < 2."""
-    if int(count) < 2:
-        return scatter.new_full(scatter.shape[:-1], torch.nan)
-    return torch.linalg.eigvalsh(scatter / (count - 1)).flip(-1).clamp_min(0)
+def eigenvalues(scatter: Tensor, count: Tensor, noise: float | Tensor = 0.0) -> Tensor:
+    """Return the eigenvalues of one covariance scatter / (n - 1), largest first.
+
+    Parameters
+    ----------
+    scatter : torch.Tensor
+        (d, d) sum of outer products about the mean.
+    count : torch.Tensor
+        () number of rows n.
+    noise : float or torch.Tensor
+        Smaller values are set to 0, as are all beyond the possible rank min(n - 1, d): what rounding leaves there
+        counts for little in a variance, but for much in a sum of square roots.
+
+    Returns
+    -------
+    torch.Tensor
+        (d,) NaN if n < 2.
+    """
+    d, n = scatter.shape[-1], int(count)
+    if n < 2:
+        return scatter.new_full((d,), torch.nan)
+    values = torch.linalg.eigvalsh(scatter / (n - 1)).flip(-1)
+    possible = torch.arange(d, device=values.device) < n - 1
+    return torch.where(possible & (values > noise), values, 0.0)
 
 
 def shares(values: Tensor) -> Tensor:
@@ -204,8 +230,8 @@ def unbiased_traces(cloud: Central) -> tuple[Tensor, Tensor]:
         tr(Sigma)^2 ~ (n-1) / (n(n-2)(n-3)) * (2 tr(S^2) + (n^2-3n+1) tr(S)^2 - n Q)
         tr(Sigma^2) ~ (n-1) / (n(n-2)(n-3)) * ((n-1)(n-2) tr(S^2) + tr(S)^2 - n Q)
 
-    (Himeno and Yamada 2014, J. Multivariate Anal. 130, 27).  They are the averages over all choices of four different rows
-    a, b, c, d of |a-b|^2 |c-d|^2 / 4 and of ((a-b)'(c-d))^2 / 4.
+    (Himeno and Yamada 2014, J. Multivariate Anal. 130, 27).  They are the averages over all choices of four different
+    rows a, b, c, d of |a-b|^2 |c-d|^2 / 4 and of ((a-b)'(c-d))^2 / 4.
 
     Parameters
     ----------
@@ -242,10 +268,10 @@ def unbiased_participation_ratio(cloud: Central) -> Tensor:
 
     Notes
     -----
-    This is the row-corrected estimator of Chun et al. 2026 (arXiv 2509.26560, gamma_row), in closed form: of the three terms
-    of 1/PR_plugin ~ 1/PR + 1/n + 1/d it removes 1/n.  The term 1/d is about channels sampled from a larger population; here
-    every channel is seen, so there is nothing to correct.  A ratio of unbiased numbers is not itself exactly unbiased, and
-    tokens of one text are not independent rows: n overstates what is known.
+    This is the row-corrected estimator of Chun et al. 2026 (arXiv 2509.26560, gamma_row), in closed form: of the three
+    terms of 1/PR_plugin ~ 1/PR + 1/n + 1/d it removes 1/n.  The term 1/d is about channels sampled from a larger
+    population; here every channel is seen, so there is nothing to correct.  A ratio of unbiased numbers is not itself
+    exactly unbiased, and tokens of one text are not independent rows: n overstates what is known.
 
     Examples
     --------
@@ -268,8 +294,8 @@ def effective_rank(values: Tensor, of: str = "singular") -> Tensor:
     values : torch.Tensor
         (..., component) eigenvalues of a covariance (so: of the *centred* cloud).
     of : str
-        ``"singular"``: shares of the singular values, the square roots (Roy and Vetterli 2007); ``"variance"``: shares of
-        the eigenvalues themselves.  RankMe (Garrido et al. 2023) is the first, of the uncentred rows.
+        ``"singular"``: shares of the singular values, the square roots (Roy and Vetterli 2007); ``"variance"``: shares
+        of the eigenvalues themselves.  RankMe (Garrido et al. 2023) is the first, of the uncentred rows.
     """
     q = shares(values.sqrt() if of == "singular" else values)
     return torch.where(q.isnan().any(-1), torch.nan, torch.exp(torch.special.entr(q.nan_to_num()).sum(-1)))

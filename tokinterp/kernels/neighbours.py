@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -366,7 +367,7 @@ def _measure(
 @contextmanager
 def _full_precision() -> Iterator[None]:
     """Keep float32 products free of TF32 and bfloat16 shortcuts, and leave the flags as they were."""
-    flags = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+    flags: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
     name = "fp32_precision" if hasattr(flags[0], "fp32_precision") else "allow_tf32"
     flags = [f for f in flags if hasattr(f, name)]
     before = [getattr(f, name) for f in flags]

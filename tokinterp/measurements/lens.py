@@ -35,24 +35,27 @@ class LogitLens(Measurement):
     top : int
         Most probable tokens kept per layer and token (0: none).
     variants : sequence of str
-        ``"normed"``: final norm, then head (the usual logit lens).  ``"raw"``: head without the norm at the layers before
-        the last (Razzhigaev et al. 2025, arXiv 2502.15007, section 3.4).  At the last layer both are the model's logits.
+        ``"normed"``: final norm, then head (the usual logit lens).  ``"raw"``: head without the norm at the layers
+        before the last (Razzhigaev et al. 2025, arXiv 2502.15007, section 3.4).  At the last layer both are the model's
+        logits.
     tokens : int, optional
         Values of single tokens are kept for the prompts numbered below this; None keeps all (the result grows with the
         corpus), 0 none.  The means per prompt are of all prompts.
     exclude : sequence of str
-        Positions left out of the means: ``"special"``, where a special token is the *input*, and ``"massive"``, rows that
-        `tokinterp.kernels.massive.massive_rows` finds at that layer.  None by default, as in the Hugging Face loss.
+        Positions left out of the means: ``"special"``, where a special token is the *input*, and ``"massive"``, rows
+        that `tokinterp.kernels.massive.massive_rows` finds at that layer.  None by default, as in the Hugging Face
+        loss.
     max_bytes : int, optional
         Memory for blocks of rows x vocab; by default 16 MiB on a CPU (they stay in the cache) and 512 MiB on a GPU.
 
     Notes
     -----
     Everything is in nat.  The last position of a prompt has no next token: its values are kept per token (cross-entropy NaN,
-    rank -1), and it takes no part in any mean.  A layer *agrees* with the final answer when no token is more probable there
-    than the last layer's most probable one, and is *accurate* when none is more probable than the true next token; ties, which
-    bfloat16 logits have, count for it.  The mean of ``cross_entropy`` at the last layer weighted by ``n_positions`` is the
-    Hugging Face loss.  Means of the earlier layers are over the same positions unless ``exclude`` has ``"massive"``.
+    rank -1), and it takes no part in any mean.  A layer *agrees* with the final answer when no token is more probable
+    there than the last layer's most probable one, and is *accurate* when none is more probable than the true next
+    token; ties, which bfloat16 logits have, count for it.  The mean of ``cross_entropy`` at the last layer weighted by
+    ``n_positions`` is the Hugging Face loss.  Means of the earlier layers are over the same positions unless
+    ``exclude`` has ``"massive"``.
 
     Examples
     --------
@@ -248,7 +251,9 @@ class LogitLens(Measurement):
 
 
 POSITIONS = "those with a next token in the prompt"
-LENS = "nostalgebraist 2020, interpreting GPT: the logit lens; Razzhigaev et al. 2025, arXiv 2502.15007, section 3.4 (raw)"
+LENS = (
+    "nostalgebraist 2020, interpreting GPT: the logit lens; Razzhigaev et al. 2025, arXiv 2502.15007, section 3.4 (raw)"
+)
 QUANTITIES = ("cross_entropy", "entropy", "kl", "agreement", "accuracy")
 _EACH, _WHOLE = ("layer", "variant"), ("variant",)
 PROMPT: dict[str, tuple[Any, ...]] = {

@@ -22,22 +22,24 @@ if TYPE_CHECKING:
 EXCLUSIONS = ("special", "massive")
 NO_DIRECTION = 1e-6  # of its norm: a row this close to the mean of its prompt is rounding, not a direction
 
+FLOAT32 = float(torch.finfo(torch.float32).eps)
+
 
 class Spectrum(Measurement):
     """Covariance spectrum, anisotropy and mean cosine of the stream at each layer, and its massive activations.
 
-    Everything comes in two versions on the dimension ``subset``: ``"all"`` rows, and the ``"regular"`` ones that are left
-    without the excluded rows (the products are taken over the regular rows once, and over the few excluded ones apart).
-    Results equal those of the covariance of all rows in float64 to about 1e-6 of its largest eigenvalue, with any channel
-    offset and any batches; memory is two d x d float64 matrices a layer (one with ``exclude=()``).
+    Everything comes in two versions on the dimension ``subset``: ``"all"`` rows, and the ``"regular"`` ones that are
+    left without the excluded rows (the products are taken over the regular rows once, and over the few excluded ones
+    apart). Results equal those of the covariance of all rows in float64 to about 1e-6 of its largest eigenvalue, with
+    any channel offset and any batches; memory is two d x d float64 matrices a layer (one with ``exclude=()``).
 
     Parameters
     ----------
     layers : iterable of int, optional
         Layers to look at; all by default.
     exclude : tuple of str
-        What the regular rows are without: ``"special"`` (BOS and other special tokens) and ``"massive"`` (rows found at that
-        layer by ``rule``).  ``()`` gives only the subset ``"all"``.
+        What the regular rows are without: ``"special"`` (BOS and other special tokens) and ``"massive"`` (rows found at
+        that layer by ``rule``).  ``()`` gives only the subset ``"all"``.
     rule : str
         ``"norm"`` (norm above ``factor`` times the median norm of the prompt) or ``"sun2024"`` (Sun et al. 2024); see
         `tokinterp.kernels.massive.massive_rows`.
@@ -52,16 +54,19 @@ class Spectrum(Measurement):
 
     Notes
     -----
-    All spectral numbers are of the centred cloud and cannot exceed ``rank_limit`` = min(n - 1, d).  The covariance has the
-    divisor n - 1.  Tokens of one text are not independent rows, so n overstates what is known.
+    All spectral numbers are of the centred cloud and cannot exceed ``rank_limit`` = min(n - 1, d).  The covariance has
+    the divisor n - 1.  Tokens of one text are not independent rows, so n overstates what is known.
+
+    Eigenvalues below 1.2e-7 times the largest one of the regular rows are rounding and given as 0.
 
     - ``anisotropy``: share of the largest eigenvalue (Razzhigaev et al. 2024).
     - ``participation_ratio``: plug-in; ``participation_ratio_unbiased``: see
       `tokinterp.kernels.moments.unbiased_participation_ratio` (Chun et al. 2026, row-corrected).
     - ``effective_rank``: from singular values (Roy and Vetterli 2007); ``effective_rank_variance``: from eigenvalues.
-    - ``mean_cosine``: over all pairs of different rows of the corpus, about the origin.  After the corpus mean is removed
-      this average is near 0 whatever the cloud, and it cannot be had in one reading, so the centred cosine is given per
-      prompt, about the prompt's own mean: ``prompt_cosine_centred``, near -1/(n-1) where all rows lie equally far from it.
+    - ``mean_cosine``: over all pairs of different rows of the corpus, about the origin.  After the corpus mean is
+      removed this average is near 0 whatever the cloud, and it cannot be had in one reading, so the centred cosine is
+      given per prompt, about the prompt's own mean: ``prompt_cosine_centred``, near -1/(n-1) where all rows lie equally
+      far from it.
     - ``prompt_cosine_diagonal`` counts each row with itself, as Viswanathan et al. (arXiv 2501.10573) do.
     - The table ``massive_*`` on the dimension ``token`` lists entries (one row of the stream can have several).
 
@@ -132,6 +137,7 @@ class Spectrum(Measurement):
         for i, layer in enumerate(layers):
             for name, value in self._add_layer(i, batch.resid(layer), sizes[i].norm, parts[i], extra[i]).items():
                 columns.setdefault(name, []).append(value)
+            self.sums["nonfinite"][i] += (batch.mask & ~parts[i].any(1)).sum()
             self.sums["massive_rows"][i] += rules[i].sum((1, 2))
             self._add_entries(i, batch, layer, sizes[i], rules[i][massive.RULES.index(self.rule)])
         self.append(prompt=batch.prompt_numbers, **{k: torch.stack(v, dim=1) for k, v in columns.items()})
@@ -178,7 +184,6 @@ class Spectrum(Measurement):
     ) -> dict[str, torch.Tensor]:
         """Add the rows of one layer to the sums and return the columns (prompt, subset) of the prompts."""
         d = x.shape[-1]
-        self.sums["nonfinite"][i] += (norm.isinf() | (norm.isnan() & ~x[..., 0].isfinite())).sum()
         x = x.float().masked_fill(~parts.any(1)[..., None], 0)
         y = x - self.sums["shift"][i, 0].float()
         flat, kept = y.reshape(-1, d), parts.transpose(0, 1).flatten(1)
@@ -228,7 +233,9 @@ class Spectrum(Measurement):
             mine, theirs = (moments.Moments(*(s[f][i] for f in fields)) for s in (self.sums, other))
             for name, value in moments.merge(mine, theirs)._asdict().items():
                 self.sums[name][i] = value
-        table = self._with_entries(slice(None), massive.Entries(*(other[f"entry_{n}"] for n in massive.Entries._fields)))
+        table = self._with_entries(
+            slice(None), massive.Entries(*(other[f"entry_{n}"] for n in massive.Entries._fields))
+        )
         for name, column in table._asdict().items():
             self.sums[f"entry_{name}"] = column
         for name in ("norm", "unit", "units", "nonfinite", "massive_rows"):
@@ -260,27 +267,36 @@ class Spectrum(Measurement):
         }
         table, table_coords = self._entry_table(layers)
         out = xr.Dataset({**data, **table}, {**coords, **table_coords})
-        out["subset"].attrs["regular"] = f"without: {', '.join(self.exclude) or 'nothing'} (massive by rule {self.rule})"
+        out["subset"].attrs["regular"] = (
+            f"without: {', '.join(self.exclude) or 'nothing'} (massive by rule {self.rule})"
+        )
         return out
 
     def _numbers(self, i: int) -> dict[str, np.ndarray]:
         """All numbers of one layer, each with a first axis ``subset``."""
-        part = [self._moments(i, p) for p in range(len(self.subsets))]
-        clouds = [part[0]] if len(part) == 1 else [moments.merge(*part), part[0]]
+        device = torch.device(
+            self.info.device
+        )  # a run with a store ends with its sums on the CPU, which is slow at this
+        if device.type == "cuda" and not torch.cuda.is_available():
+            device = torch.device("cpu")
+        sums = {name: value[i].to(device) for name, value in self.sums.items()}
+        part = [moments.Moments(*(sums[f][p] for f in moments.Moments._fields)) for p in range(len(self.subsets))]
+        clouds = [moments.central(part[0])]  # the regular rows, or all
+        spectra = [moments.eigenvalues(clouds[0].scatter, clouds[0].count)]
+        noise = FLOAT32 * spectra[0][0].nan_to_num()  # of the regular rows' products; the excluded ones are in float64
+        spectra[0] = torch.where(spectra[0] <= noise, 0.0, spectra[0])
+        if len(part) > 1 and int(part[1].count):
+            clouds.insert(0, moments.central(moments.merge(*part)))
+            spectra.insert(0, moments.eigenvalues(clouds[0].scatter, clouds[0].count, noise))
         cells: list[dict[str, torch.Tensor]] = []
-        for s, sums in enumerate(clouds):
-            if s and bool(sums.count == clouds[0].count):
-                cells.append(cells[0])  # nothing was excluded here: the same rows
-                continue
-            cloud = moments.central(sums)
-            values = moments.eigenvalues(cloud.scatter, cloud.count)
-            pick = slice(0, None) if s == 0 else slice(0, 1)  # all parts, or the regular one
-            number = self.sums["units"][i, pick].sum()
-            unit = self.sums["unit"][i, pick].sum(0)
+        for s, (cloud, values) in enumerate(zip(clouds, spectra, strict=True)):
+            pick = slice(0, None if s == 0 else 1)  # all parts, or the regular one
+            number = sums["units"][pick].sum()
+            unit = sums["unit"][pick].sum(0)
             cells.append({
                 "n": cloud.count,
                 "rank_limit": torch.clamp(cloud.count - 1, 0, values.shape[-1]),
-                "mean_norm": self.sums["norm"][i, pick].sum() / cloud.count,
+                "mean_norm": sums["norm"][pick].sum() / cloud.count,
                 "anisotropy": moments.anisotropy(values),
                 "participation_ratio": moments.participation_ratio(values),
                 "participation_ratio_unbiased": moments.unbiased_participation_ratio(cloud),
@@ -292,6 +308,7 @@ class Spectrum(Measurement):
                 "mean_cosine_diagonal": moments.mean_cosine(unit, number, diagonal=True),
                 "eigenvalue": values[: self.components],
             })  # fmt: skip
+        cells += cells[: len(part) - len(cells)]  # nothing was excluded here: the same rows
         return {k: np.stack([c[k].cpu().numpy() for c in cells]) for k in cells[0]}
 
     def _entry_table(self, layers: list[int]) -> tuple[dict[str, xr.Variable], dict[str, xr.Variable]]:
@@ -308,7 +325,9 @@ class Spectrum(Measurement):
             "massive_layer": variable("token", np.array(layers)[layer], "layer of the massive entry", "1"),
             "massive_channel": column("channel", "channel of the massive entry"),
             "massive_value": column("value", "massive entry of the stream"),
-            "massive_ratio": column("ratio", "its magnitude over the median magnitude of its prompt (4,096 entries sampled)"),
+            "massive_ratio": column(
+                "ratio", "its magnitude over the median magnitude of its prompt (4,096 entries sampled)"
+            ),
             "massive_norm_ratio": column("norm_ratio", "norm of its row over the median norm of its prompt"),
         }
         coords = {

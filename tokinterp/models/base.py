@@ -65,6 +65,10 @@ class Model(Protocol):
         """Device on which ids are expected."""
         ...
 
+    def check(self, sites: Sequence[Site], edits: Sequence[Edit] = ()) -> None:
+        """Raise ValueError if the model lacks one of the sites, or what an edit names."""
+        ...
+
     def run(
         self,
         ids: torch.Tensor,

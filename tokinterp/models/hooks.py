@@ -139,8 +139,8 @@ class HookedLM:
                 raise ValueError(f"position_ids have shape {tuple(position_ids.shape)}, the ids {tuple(ids.shape)}")
             if not self._reads_positions:
                 raise ValueError(
-                    f"{self.info.architecture} ignores position_ids (its attention counts places itself, as ALiBi does): "
-                    "leave them out, and delete tokens from the ids instead of hiding them"
+                    f"{self.info.architecture} ignores position_ids (its attention counts places by itself, as ALiBi "
+                    "does): leave them out, and delete tokens from the ids instead of hiding them"
                 )
             # A mask of ones keeps transformers from reading gaps in the positions as packed sequences.
             inputs |= {"position_ids": position_ids.to(self.device), "attention_mask": torch.ones_like(ids)}

@@ -102,9 +102,7 @@ def candidates(block: nn.Module, modules: Modules) -> list[Modules]:
         named = [p.format(attn=modules.attn, mlp=modules.mlp) for p in paths]
         return [p for p in named if isinstance(submodule(block, p), nn.Module)]
 
-    return [
-        replace(modules, attn_adds=a, mlp_adds=m) for a in present(ATTENTION_ADDS) for m in present(MLP_ADDS)
-    ]
+    return [replace(modules, attn_adds=a, mlp_adds=m) for a in present(ATTENTION_ADDS) for m in present(MLP_ADDS)]
 
 
 class Head:

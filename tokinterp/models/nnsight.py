@@ -38,4 +38,6 @@ def wrap_nnsight(
             "'auto'"
         )
     found = getattr(model, "tokenizer", None) if tokenizer is None else tokenizer
-    return make_model(lm, found, id=id or short_name(lm), revision=revision, backend="nnsight", modules=modules, source=model)
+    return make_model(
+        lm, found, id=id or short_name(lm), revision=revision, backend="nnsight", modules=modules, source=model
+    )

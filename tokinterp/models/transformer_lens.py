@@ -30,7 +30,12 @@ def bridge_from(lm: nn.Module, tokenizer: Any, id: str) -> Any:
 
 
 def wrap_bridge(
-    bridge: Any, tokenizer: Any = None, *, id: str | None = None, revision: str = "local", modules: Modules | None = None
+    bridge: Any,
+    tokenizer: Any = None,
+    *,
+    id: str | None = None,
+    revision: str = "local",
+    modules: Modules | None = None,
 ) -> HookedLM:
     """Return the hooked model of a TransformerBridge.
 
@@ -47,6 +52,4 @@ def wrap_bridge(
     lm = bridge.original_model
     name = id or short_name(lm, getattr(bridge.cfg, "model_name", None))
     found = bridge.tokenizer if tokenizer is None else tokenizer
-    return make_model(
-        lm, found, id=name, revision=revision, backend="transformer_lens", modules=modules, source=bridge
-    )
+    return make_model(lm, found, id=name, revision=revision, backend="transformer_lens", modules=modules, source=bridge)

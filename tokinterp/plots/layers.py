@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from ..dataset import summary
 from . import style
 
 AXES = ("layer", "block")
-UNORDERED = ("model", "subset", "rule", "variant", "estimator")
+UNORDERED = ("", "model", "subset", "rule", "variant", "estimator")
 
 
 class Curve(NamedTuple):
@@ -28,12 +29,15 @@ class Curve(NamedTuple):
         (layer,) place and value.
     band : numpy.ndarray or None
         (2, layer) interval of the mean over prompts.
+    partial : numpy.ndarray
+        (layer,) bool, where some prompts, but not all, have a value.
     """
 
     of: dict[str, Any]
     x: np.ndarray
     y: np.ndarray
     band: np.ndarray | None
+    partial: np.ndarray
 
 
 def by_layer(
@@ -44,11 +48,16 @@ def by_layer(
     select: Mapping[str, Any] | None = None,
     other: xr.Dataset | Mapping[str, xr.Dataset] | None = None,
     label: str | None = None,
+    layers: Sequence[int] | None = None,
     relative: bool | None = None,
     level: float = 0.95,
+    ylabel: str | None = None,
+    legend: bool = True,
     width: str | float = "column",
 ) -> Axes:
     """Draw a variable over depth, with a bootstrap interval where it has a value per prompt.
+
+    An open marker says that some prompts have no value there (a cloud too small, say), so that the mean is over the others.
 
     Parameters
     ----------
@@ -65,11 +74,17 @@ def by_layer(
         What to compare with, drawn dashed: a second model, a run on shuffled text, an untrained network.
     label : str, optional
         Name of ``ds`` in the legend of a comparison.
+    layers : sequence of int, optional
+        Which layers (or blocks), for example ``range(1, 13)`` without the embedding.
     relative : bool, optional
         Whether the axis is layer divided by the number of blocks. By default only where the models compared differ in
         depth.
     level : float
         Of the interval; 95 % of the means of prompts drawn with replacement lie in it.
+    ylabel : str, optional
+        Shorter name than the variable's own; the unit is added.
+    legend : bool
+        Whether to name the lines, if there are several.
     width : {"column", "double"} or float
         Of a new figure, in inches.
 
@@ -91,18 +106,18 @@ def by_layer(
     ('layer', 'loss (nat)')
     """
     sets = named_sets(ds, other, label)
+    if layers is not None:
+        select = {**(select or {}), depth_of(pick(ds, name)[name]): list(layers)}
     if relative is None:
         relative = len({d.attrs.get("n_layers") for d in sets.values()}) > 1
     found = {key: list(curves(d, name, select, relative, level)) for key, d in sets.items()}
     with style.drawing(ax, width) as axes:
-        title = draw_curves(axes, found)
-        axes.set_ylabel(style.label(ds[name]))
+        draw_curves(axes, found, legend)
+        axes.set_ylabel(style.label(ds[name], ylabel))
         axis = depth_of(ds[name])
         axes.set_xlabel(f"relative depth ({axis} / number of blocks)" if relative else axis)
         if not relative:
             style.integer_axis(axes)
-        if axes.get_legend_handles_labels()[1]:
-            place_legend(axes, title)
     return axes
 
 
@@ -123,22 +138,28 @@ def named_sets(
 
 
 def curves(
-    ds: xr.Dataset, name: str, select: Mapping[str, Any] | None = None, relative: bool = False, level: float = 0.95
+    ds: xr.Dataset,
+    name: str,
+    select: Mapping[str, Any] | None = None,
+    relative: bool = False,
+    level: float = 0.95,
+    along: str | None = None,
 ) -> Iterator[Curve]:
-    """Yield the lines of a variable: one for each combination of the dimensions other than depth and prompt."""
+    """Yield the lines of a variable over depth (or ``along``): one for each combination of the other dimensions."""
     chosen = pick(ds, name, select)
-    depth = depth_of(chosen[name])
+    depth = along or depth_of(chosen[name])
     if relative:
         if "relative_depth" not in chosen.coords:
             raise ValueError(f"{name} has no relative_depth: draw it over its {depth}s, relative=False")
         x = chosen["relative_depth"].values
     else:
         x = chosen[depth].values
-    band: xr.DataArray | None = None
-    mean = chosen[name]
+    band, mean = None, chosen[name]
+    partial = xr.zeros_like(mean, dtype=bool)
     if "prompt" in mean.dims:
-        means = summary(chosen, level=level)
-        mean, band = means[name], means[f"{name}_interval"] if chosen.sizes["prompt"] > 1 else None
+        n, means = chosen.sizes["prompt"], summary(chosen, level=level)
+        mean, band = means[name], means[f"{name}_interval"] if n > 1 else None
+        partial = (means[f"{name}_count"] > 0) & (means[f"{name}_count"] < n)
     rest = [str(d) for d in mean.dims if d != depth]
     for places in product(*(range(mean.sizes[d]) for d in rest)):
         at = dict(zip(rest, places, strict=True))
@@ -148,6 +169,7 @@ def curves(
             x,
             mean.isel(at).values,
             None if band is None else band.isel(at).transpose("bound", depth).values,
+            partial.isel(at).values,
         )
 
 
@@ -190,44 +212,73 @@ def depth_of(v: xr.DataArray) -> str:
     return found[0]
 
 
-def draw_curves(ax: Axes, found: Mapping[str, Sequence[Curve]]) -> str | None:
-    """Draw lines, the first dimension (or the datasets) by colour, the second by dashes; return the legend's title."""
+def draw_curves(ax: Axes, found: Mapping[str, Sequence[Curve]], legend: bool = True, marker: bool = True) -> None:
+    """Draw lines and their legend: the first dimension (or else the datasets) by colour, the second by dashes."""
     every = [c for lines in found.values() for c in lines]
-    dims = list(dict.fromkeys(d for c in every for d in c.of))
-    compared = len(found) > 1
-    if len(dims) + compared > 2:
-        raise ValueError(f"too many dimensions for one plot ({', '.join(dims)}): choose values with select=")
-    values = {d: list(dict.fromkeys(c.of[d] for c in every if d in c.of)) for d in dims}
-    first = dims[0] if dims else None
-    colours = palette(first, values[first]) if first else list(style.COLOURS)
-    for place, (name, lines) in enumerate(found.items()):
+    values: dict[str, list[Any]] = {}
+    for c in every:
+        for d, v in c.of.items():
+            if v not in values.setdefault(d, []):
+                values[d].append(v)
+    if len(found) > 1:
+        values[""] = list(found)
+    dims = list(values)
+    if len(dims) > 2:
+        raise ValueError(f"too many dimensions for one plot ({', '.join(d or 'other' for d in dims)}): choose values of one")
+    colours = palette(dims[0], values[dims[0]]) if dims else list(style.COLOURS)
+    looks: list[dict[Any, dict[str, Any]]] = [{} for _ in dims]
+    for name, lines in found.items():
         for c in lines:
-            at = [values[d].index(c.of[d]) for d in dims if d in c.of]
-            second = place if compared else (at[1] if len(at) > 1 else 0)
-            n = at[0] if at else place
-            colour = colours[n % len(colours)]
-            text = ", ".join([*([name] if name else []), *(f"{show(v)}" for v in c.of.values())])
-            ax.plot(
-                c.x, c.y, color=colour, ls=style.DASHES[second % len(style.DASHES)],
-                marker=style.MARKERS[second % len(style.MARKERS)], label=text or None,
-            )  # fmt: skip
+            key = [name if d == "" else c.of[d] for d in dims]
+            at = [values[d].index(k) for d, k in zip(dims, key, strict=True)] or [0]
+            named = not dims or dims[0] in UNORDERED
+            dash = at[1] if len(at) > 1 else at[0] if named else 0
+            look = {"color": colours[at[0] % len(colours)], "ls": style.DASHES[dash % len(style.DASHES)],
+                    "marker": style.MARKERS[dash % len(style.MARKERS)] if marker else ""}  # fmt: skip
+            ax.plot(c.x, c.y, **look)
+            if c.partial.any():
+                ax.plot(c.x[c.partial], c.y[c.partial], **{**look, "ls": "none"}, mfc="white")
             if c.band is not None:
-                ax.fill_between(c.x, *c.band, color=colour, alpha=0.2, lw=0)
-    return ", ".join(d.replace("_", " ") for d in dims) or None
+                ax.fill_between(c.x, *c.band, color=look["color"], alpha=0.25, lw=0)
+            if len(dims) == 1:
+                looks[0][key[0]] = look
+            elif dims:
+                looks[0].setdefault(key[0], {"color": look["color"]})
+                looks[1].setdefault(key[1], {**look, "color": "0.35"})
+    if legend and dims:
+        put_legend(ax, [(d, look) for d, look in zip(dims, looks, strict=True) if len(look) > 1])
+
+
+def put_legend(ax: Axes, parts: Sequence[tuple[str, Mapping[Any, dict[str, Any]]]]) -> None:
+    """Put a legend where it hides least, one part for each dimension; beside the axes if it is long."""
+    handles: list[Line2D] = []
+    for dim, looks in parts:
+        if dim and (len(parts) > 1 or not isinstance(next(iter(looks)), str)):
+            handles.append(Line2D([], [], ls="none", label=dim.replace("_", " ")))
+        handles += [Line2D([], [], **look, label=show(value)) for value, look in looks.items()]
+    if not handles:
+        return
+    room: dict[str, Any] = {"loc": "best"} if len(handles) <= 6 else {"loc": "upper left", "bbox_to_anchor": (1.0, 1.02)}
+    ax.legend(handles=handles, labelspacing=0.25, borderaxespad=0.3, **room)
+
+
+def spread(values: Sequence[Any] | np.ndarray, most: int) -> list[Any]:
+    """Return at most so many of the values, first and last among them, evenly spread.
+
+    Examples
+    --------
+    >>> spread(range(13), 4)
+    [0, 4, 8, 12]
+    """
+    values = np.asarray(values)
+    places = np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int)
+    return values[np.unique(places)].tolist()
 
 
 def palette(dim: str, values: Sequence[Any]) -> list[Any]:
     """Return a colour for each value: distinct ones for names, dark to light for numbers."""
     named = dim in UNORDERED or isinstance(values[0], str)
     return list(style.COLOURS) if named else style.ordered_colours(len(values))
-
-
-def place_legend(ax: Axes, title: str | None = None) -> None:
-    """Put the legend where it hides least, small; beside the axes if it is long."""
-    n = len(ax.get_legend_handles_labels()[1])
-    room: dict[str, Any] = {"loc": "best"} if n <= 5 else {"loc": "upper left", "bbox_to_anchor": (1.0, 1.02)}
-    legend = ax.legend(title=title, labelspacing=0.25, borderaxespad=0.3, **room)
-    legend._legend_box.align = "left"  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def show(value: Any) -> str:

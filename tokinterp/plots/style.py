@@ -221,8 +221,8 @@ def shown(text: str, longest: int = 14) -> str:
 def write_tokens(ax: Axes, tokens: Sequence[str], longest: int = 14) -> None:
     """Write tokens under the x axis, upright; thinned out where they would overlap."""
     fig = figure_of(ax)
-    room = ax.get_position().width * fig.get_size_inches()[0] * 72
-    step = max(1, int(np.ceil(len(tokens) * 9 / max(room, 1))))
+    share = 0.85 if len(fig.axes) <= 2 else ax.get_position().width
+    step = max(1, int(np.ceil(len(tokens) * 8.5 / (share * fig.get_size_inches()[0] * 72))))
     places = range(0, len(tokens), step)
     ax.set_xticks(list(places))
     ax.set_xticklabels([shown(tokens[i], longest) for i in places], rotation=90, parse_math=False)

@@ -13,7 +13,7 @@ from . import style
 from .layers import AXES, pick
 
 PROMPT_NUMBERS = ("prompt", "prompt_number", "token_prompt")
-LONGEST = 48
+LONGEST = 50
 
 
 def token_layer_map(
@@ -26,6 +26,7 @@ def token_layer_map(
     select: Mapping[str, Any] | None = None,
     cmap: str = "viridis",
     limits: tuple[float, float] | None = None,
+    label: str | None = None,
     width: str | float = "double",
 ) -> Axes:
     """Draw a per-token variable of one prompt as a heat map, tokens from left to right and layers upwards.
@@ -41,13 +42,15 @@ def token_layer_map(
     ax : matplotlib.axes.Axes, optional
         Where to draw; by default on a new figure.
     positions : sequence of int, optional
-        Which tokens; by default the first 48.
+        Which tokens; by default the first 50.
     select : mapping, optional
         Value of each further dimension.
     cmap : str
         Colour map; the default can be read with any colour vision and in grey.
     limits : (float, float), optional
         Ends of the colours; by default the least and the greatest value drawn. To compare prompts, give the same.
+    label : str, optional
+        Shorter name for the colour bar; the unit is added.
     width : {"column", "double"} or float
         Of a new figure.
 
@@ -83,7 +86,7 @@ def token_layer_map(
         layer_ticks(axes, numbers, depth)
         axes.set_xlabel("")
         bar = style.figure_of(axes).colorbar(drawn, ax=axes, pad=0.01, aspect=18)
-        bar.set_label(style.label(ds[name], width=28))
+        bar.set_label(style.label(ds[name], label, width=24))
         bar.outline.set_linewidth(0.4)  # pyright: ignore[reportCallIssue]
         bar.ax.tick_params(labelsize=style.RC["ytick.labelsize"], width=0.4)
     return axes
@@ -99,7 +102,7 @@ def tokens_of(ds: xr.Dataset, prompt: int, positions: Sequence[int] | range | No
     prompt : int
         Number of the prompt.
     positions : sequence of int, optional
-        Which places; by default the first 48 that have values.
+        Which places; by default the first 50 that have values.
 
     Raises
     ------

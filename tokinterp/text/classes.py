@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .spans import Spans, TokenSpans, find_words, trimmed
+from .spans import Spans, TokenSpans, broken_edges, find_words, trimmed
 
 if TYPE_CHECKING:
     from .prompts import Prompts
@@ -146,6 +146,10 @@ def _classify(prompts: Prompts, i: int, edges: np.ndarray, single: np.ndarray) -
         label, where = label[solid], word[solid]
         fresh = np.append(True, label[1:] != label[:-1]) & (start[solid] == edges[where, 0])
         final = np.append(label[1:] != label[:-1], True) & (stop[solid] == edges[where, 1])
+        if len(solid):
+            lead, tail = broken_edges(prompts, i)
+            fresh[0] &= not lead
+            final[-1] &= not tail
         kind = np.select(
             [single[where] == code["digit"], fresh & final, fresh, final],
             [code["digit"], single[where], code["first piece"], code["last piece"]],

@@ -96,6 +96,16 @@ def trimmed(text: str, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
     return np.where(blank, reached, start), np.where(blank, reached, stop), blank
 
 
+def broken_edges(prompts: Prompts, i: int) -> tuple[bool, bool]:
+    """Return whether prompt ``i`` begins, and whether it ends, inside a character (cut between its bytes)."""
+    ids = prompts.ids(i)[~prompts.special(i)]
+    head, foot = (b"".join(prompts.vocabulary.bytes(part)) for part in (ids[:1], ids[-4:]))
+    after = len(foot) - len(foot.rstrip(bytes(range(0x80, 0xC0))))  # bytes that continue a character
+    first = foot[-1 - after] if len(foot) > after else 0
+    needed = (first >= 0xC0) + (first >= 0xE0) + (first >= 0xF0)
+    return 0x80 <= (head or b" ")[0] < 0xC0, after < needed
+
+
 @dataclass
 class Spans:
     """Character spans on numbered texts: words, entities, multiword expressions, and so on.
@@ -288,6 +298,11 @@ class Spans:
         low = np.searchsorted(token_stop[solid], a, side="right")
         high = np.searchsorted(token_start[solid], b, side="left") - 1
         first, last = solid[np.minimum(low, len(solid) - 1)], solid[np.maximum(high, 0)]
+        lead, tail = broken_edges(prompts, i)
+        if lead:
+            inside &= edges[:, 0] > token_start[solid[0]]
+        if tail:
+            inside &= edges[:, 1] < token_stop[solid[-1]]
         aligned = inside & (low <= high) & (token_start[first] == a) & (token_stop[last] == b)
         return inside, first, last, aligned
 

@@ -138,7 +138,7 @@ def check_ids(ids: Iterable[Any], source: Source, vocabulary: Vocabulary, bos: b
                 f"prompt {number} has shape {array.shape} and type {array.dtype}: give a list of at "
                 "least one token id per prompt"
             )
-        check_vocabulary(array, number, source, vocabulary)
+        check_vocabulary(array, f"prompt {number}", source, vocabulary)
         if bos and array[0] != vocabulary.bos:
             array = np.append(np.int64(vocabulary.bos or 0), array)
         if source.max_tokens and len(array) > source.max_tokens:
@@ -152,13 +152,13 @@ def check_ids(ids: Iterable[Any], source: Source, vocabulary: Vocabulary, bos: b
     return out
 
 
-def check_vocabulary(ids: np.ndarray, number: int, source: Source, vocabulary: Vocabulary) -> None:
+def check_vocabulary(ids: np.ndarray, where: str, source: Source, vocabulary: Vocabulary) -> None:
     """Raise ValueError if an id is negative or beyond the vocabulary."""
     top = vocabulary.size or 2**31
     bad = np.flatnonzero((ids < 0) | (ids >= top))
     if len(bad):
         raise ValueError(
-            f"prompt {number} has token id {ids[bad[0]]} at position {bad[0]}, but {source.name} has ids 0 to "
+            f"{where} has token id {ids[bad[0]]} at position {bad[0]}, but {source.name} has ids 0 to "
             f"{top - 1}: were these ids made with another tokenizer?"
         )
 
@@ -176,7 +176,7 @@ def tokenise(
     with tqdm(total=len(texts), unit="text", desc="tokenise", delay=2, disable=not progress) as bar:
         for chunk in _chunks(texts):
             for number, ids, offsets in _encode(chunk, texts, source, vocabulary):
-                check_vocabulary(ids, number, source, vocabulary)
+                check_vocabulary(ids, f"text {number}", source, vocabulary)
                 if not len(ids) and limits.on_empty == "error":
                     raise ValueError(
                         f'text {number} ({texts[number]!r}) has no tokens: leave it out, or give on_empty="drop"'

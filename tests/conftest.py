@@ -1,0 +1,61 @@
+"""Shared fixtures: devices, models, texts, and where the larger data are."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the tests may need the network
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+import tokinterp as ti
+
+torch.set_num_threads(1)
+ROOT = Path(__file__).resolve().parents[1]
+CORE_ONLY = os.environ.get("TOKINTERP_CORE_ONLY") == "1"
+
+
+def data_folder() -> Path | None:
+    """The folder with models and texts for development: TOKINTERP_DATA, else ../shared/data; None where absent."""
+    folder = Path(os.environ.get("TOKINTERP_DATA") or ROOT.parent / "shared" / "data")
+    return folder if folder.is_dir() else None
+
+
+def pytest_report_header(config):
+    lines = [f"data folder: {'found' if data_folder() else 'absent: bundled model and texts are used instead'}"]
+    if CORE_ONLY:
+        lines.append("TOKINTERP_CORE_ONLY=1: transformer_lens, nnsight and distributed are NOT tested")
+    return lines
+
+
+def pytest_generate_tests(metafunc):
+    """Run every test that takes a ``device`` on the CPU, and on a GPU wherever there is one."""
+    if "device" in metafunc.fixturenames:
+        devices = ["cpu"]
+        if torch.cuda.is_available():
+            devices.append(pytest.param("cuda", marks=pytest.mark.gpu))
+        metafunc.parametrize("device", devices)
+
+
+@pytest.fixture(scope="session")
+def data() -> Path | None:
+    """Folder with the development data, or None."""
+    return data_folder()
+
+
+@pytest.fixture(scope="session")
+def bundled() -> ti.Model:
+    """A trained model: the one in the package, else stories260K of the data folder."""
+    if (ROOT / "tokinterp" / "data" / "model" / "model.safetensors").is_file():
+        return ti.load_model(device="cpu")
+    folder = data_folder()
+    assert folder is not None, "this source tree has no bundled model, and there is no data folder"
+    return ti.load_model(folder / "models" / "stories260K", device="cpu")
+
+
+@pytest.fixture
+def extras():
+    """Says loudly that the optional libraries are left out; without TOKINTERP_CORE_ONLY=1 a missing one is a failure."""
+    if CORE_ONLY:
+        pytest.skip("TOKINTERP_CORE_ONLY=1: optional libraries are not tested")

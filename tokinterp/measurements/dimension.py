@@ -1,0 +1,285 @@
+"""IntrinsicDimension: in how many directions the tokens of a prompt spread at each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..capture import resid
+from ..dataset import layer_coords, variable
+from ..kernels import gride as estimators
+from ..kernels.massive import massive_rows
+from ..kernels.neighbours import Neighbours, nearest
+from .base import Measurement, choose_layers
+
+if TYPE_CHECKING:
+    from ..capture import Batch, Site
+    from ..models.base import ModelInfo
+    from ..text.prompts import Prompts
+
+EXCLUSIONS = ("special", "massive")
+PER_RANK = estimators.PER_RANK
+
+
+class IntrinsicDimension(Measurement):
+    """Intrinsic dimension of the cloud of token vectors of each prompt at each layer.
+
+    One cloud per prompt and layer, one table of exact nearest neighbours per cloud, and from it GRIDE at several
+    scales, TwoNN, the maximum likelihood of Levina and Bickel, and the local dimension around every token.
+
+    Parameters
+    ----------
+    scales : sequence of int
+        Neighbour ranks ``n2`` of GRIDE, powers of two; each is compared with ``n1 = n2 / 2``.  Scale 2 is TwoNN; 4 is
+        the one to quote first (Viswanathan et al. 2025).
+    layers : iterable of int, optional
+        Layers to look at; all by default.
+    k : int
+        Neighbours of the maximum likelihood estimate and of the local dimension.
+    twonn : str
+        Fit of ``dimension_twonn``: ``"gride"``, ``"facco"``, ``"mle"`` or ``"mle_censored"``, see
+        `tokinterp.kernels.gride.twonn`.
+    average : str
+        ``"harmonic"`` (MacKay and Ghahramani) or ``"arithmetic"`` (as first published) mean of the local values.
+    unbiased : bool
+        k - 2 instead of k - 1 in the local values.
+    tokens : int, optional
+        Local dimensions are kept for the prompts numbered below this; None keeps all (the result grows with the
+        corpus), 0 none.
+    exclude : sequence of str
+        Points left out of the clouds: ``"special"`` (BOS and other special tokens) and ``"massive"`` (rows that
+        `tokinterp.kernels.massive.massive_rows` finds at that layer).  The published clouds have no special tokens,
+        because their texts were run without, and lose no token of the text, whatever its norm: so it is here by default.
+    small : str
+        What happens to a prompt with fewer than four tokens per neighbour rank in use: ``"error"`` before the run, or
+        ``"nan"`` for the values that it is too small for.
+    max_bytes : int, optional
+        Working memory; by default 1 GiB on a CPU and 2 GiB on a GPU.
+
+    Notes
+    -----
+    Exact duplicates (a repeated token at layer 0, say) are removed from a cloud first and counted in ``n_removed``; a
+    removed token has the local dimension of the one that it equals.  A value for which fewer than four distinct points
+    per neighbour rank are left is NaN, and ``refused`` says why.  Values above about 15 are lower bounds: 1,000 points
+    cannot show many more directions, and clouds of different size should not be compared.  The standard error counts
+    points as independent; for the spread over prompts use `tokinterp.summary`.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> prompts = ti.Prompts.from_texts(["The Nile flows north. " * 4 + "Paris is in France."], model)
+    >>> run = ti.measure(model, prompts, {"dimension": ti.IntrinsicDimension((2, 4), k=4)}, progress=False)
+    >>> run["dimension"]["dimension"].dims
+    ('prompt', 'layer', 'scale')
+    """
+
+    def __init__(
+        self,
+        scales: Sequence[int] = (2, 4, 8, 16, 32, 64),
+        layers: Iterable[int] | None = None,
+        k: int = 20,
+        twonn: str = "gride",
+        average: str = "harmonic",
+        unbiased: bool = False,
+        tokens: int | None = 64,
+        exclude: Sequence[str] = ("special",),
+        small: str = "error",
+        max_bytes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.scales = tuple(int(n) for n in scales)
+        self.layers = None if layers is None else list(layers)
+        self.k, self.twonn, self.average, self.unbiased = int(k), twonn, average, bool(unbiased)
+        self.tokens, self.small, self.max_bytes = tokens, small, max_bytes
+        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        bad = [n for n in self.scales if n < 2 or n & (n - 1)]
+        if bad or not self.scales or list(self.scales) != sorted(set(self.scales)):
+            raise ValueError(f"scales={list(self.scales)}: take ascending powers of two from 2 on, such as (2, 4, 8)")
+        if self.k < (3 if self.unbiased else 2):
+            raise ValueError(f"k={k}: take at least {3 if self.unbiased else 2} neighbours; 20 is usual")
+        if twonn not in estimators.TWONN:
+            raise ValueError(f"twonn={twonn!r}: take one of {', '.join(estimators.TWONN)}")
+        if average not in estimators.MEANS:
+            raise ValueError(f"average={average!r}: take one of {', '.join(estimators.MEANS)}")
+        if tokens is not None and tokens < 0:
+            raise ValueError(f"tokens={tokens}: give a number of prompts, 0 for none, or None for all")
+        unknown = [e for e in self.exclude if e not in EXCLUSIONS]
+        if unknown:
+            raise ValueError(f"exclude={unknown}: the exclusions are {', '.join(EXCLUSIONS)}")
+        if small not in ("error", "nan"):
+            raise ValueError(f"small={small!r}: take 'error' or 'nan'")
+        if max_bytes is not None and max_bytes < 1:
+            raise ValueError(f"max_bytes={max_bytes}: give a positive number of bytes, or None for the default")
+
+    @property
+    def ranks(self) -> int:
+        """Neighbours that are searched."""
+        return max(*self.scales, self.k)
+
+    def sites(self, info: ModelInfo) -> list[Site]:
+        """Return the stream at the layers."""
+        return resid(choose_layers(self.layers, info))
+
+    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+        """Check layers against the model, and scales and k against the lengths of the prompts."""
+        super().start(info, prompts)
+        choose_layers(self.layers, info)
+        lengths = np.asarray(prompts.lengths)
+        if "special" in self.exclude:
+            lengths = lengths - [int(prompts.special(i).sum()) for i in range(len(lengths))]
+        needed = PER_RANK * self.ranks
+        what = f"scale {max(self.scales)}" if max(self.scales) >= self.k else f"k={self.k}"
+        if self.small == "nan":
+            needed = PER_RANK * min(*self.scales, self.k)
+            what = f"scale {min(self.scales)}" if min(self.scales) <= self.k else f"k={self.k}"
+        short = lengths < needed
+        if short.all() if self.small == "nan" else short.any():
+            least = int(lengths.max() if self.small == "nan" else lengths.min())
+            fit = 2 ** int(np.log2(max(least // PER_RANK, 1)))
+            way = f"make them with min_tokens={needed + int((np.asarray(prompts.lengths) - lengths).max())}"
+            if fit >= 2:
+                way += f", take scales up to {fit} and k up to {least // PER_RANK}"
+            if self.small == "error":
+                way += ", or small='nan'"
+            raise ValueError(
+                f"{int(short.sum())} of {len(lengths)} prompts have fewer than {needed} tokens (the "
+                f"{'longest' if self.small == 'nan' else 'shortest'} has {least}), which {what} needs (four tokens per "
+                f"neighbour): {way}"
+            )
+
+    # -- one batch --------------------------------------------------------------------------------------------
+    def update(self, batch: Batch) -> None:
+        """Search the neighbours of the clouds of a batch, some layers at a time, and estimate."""
+        columns: dict[str, list[torch.Tensor]] = {}
+        limit = np.inf if self.tokens is None else self.tokens
+        kept = torch.from_numpy(np.flatnonzero(np.repeat(np.asarray(batch.numbers), batch.lengths) < limit))
+        kept = kept.to(batch.device)
+        for points, mask in self._clouds(batch):
+            near = nearest(points, self.ranks, mask, max_bytes=self._room(batch.device))
+            for name, column in self._estimate(near).items():
+                columns.setdefault(name, []).append(column.unflatten(0, (-1, len(batch))))
+            if self.tokens != 0:
+                local = self._local(near)[:, : batch.ids.shape[1]].unflatten(0, (-1, len(batch)))
+                columns.setdefault("local_dimension", []).append(local)
+        joined = {name: torch.cat(parts).transpose(0, 1) for name, parts in columns.items()}  # (prompt, layer, ...)
+        if self.tokens != 0:
+            local = batch.flatten(joined.pop("local_dimension").transpose(1, 2))[kept]
+            self.append(
+                token_prompt=batch.row_prompt[kept],
+                token_position=batch.row_position[kept],
+                token_id=batch.row_ids[kept],
+                local_dimension=local,
+            )
+        self.append(prompt=batch.prompt_numbers, **joined)
+
+    def _room(self, device: torch.device) -> int:
+        return self.max_bytes or (2**30 if device.type == "cpu" else 2**31)
+
+    def _clouds(self, batch: Batch) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield (cloud, point, d) with a mask, layer by layer and within each prompt by prompt, some layers at once."""
+        layers = choose_layers(self.layers, self.info)
+        one = batch.resid(layers[0])
+        room = self._room(batch.device) // (one.numel() * one.element_size())
+        step = 1 if batch.device.type == "cpu" else max(1, min(len(layers), room))
+        allowed = batch.mask & ~batch.special if "special" in self.exclude else batch.mask
+        lacking = max(0, self.ranks + 1 - batch.ids.shape[1])  # no search asks for more neighbours than points
+        for start in range(0, len(layers), step):
+            streams = [batch.resid(layer) for layer in layers[start : start + step]]
+            masks = [allowed] * len(streams)
+            if "massive" in self.exclude:
+                masks = [allowed & ~massive_rows(x, batch.mask) for x in streams]
+            points = streams[0] if len(streams) == 1 else torch.cat(streams)
+            mask = torch.cat(masks)
+            if lacking:
+                points = torch.nn.functional.pad(points, (0, 0, 0, lacking))
+                mask = torch.nn.functional.pad(mask, (0, lacking))
+            yield points, mask
+
+    def _estimate(self, near: Neighbours) -> dict[str, torch.Tensor]:
+        """Return columns (cloud, ...) of everything but the local dimension."""
+        valid = near.valid & near.finite[:, None]
+        found = estimators.gride(near.distances, valid, self.scales)
+        mle = estimators.mle(near.distances, valid, self.k, average=self.average, unbiased=self.unbiased)
+        two = estimators.twonn(near.distances, valid, self.twonn)
+        missing = found.dimension.isnan().any(1) | mle.isnan() | two.isnan()
+        few = near.n_unique < PER_RANK * self.ranks
+        reason = torch.where(near.finite, torch.where(few, 1, torch.where(missing, 3, 0)), 2)
+        return {
+            **found._asdict(),
+            "dimension_mle": mle,
+            "dimension_twonn": two,
+            "n_points": near.n_points,
+            "n_unique": near.n_unique,
+            "n_redone": near.n_redone,
+            "refused": reason.to(torch.int8),
+        }
+
+    def _local(self, near: Neighbours) -> torch.Tensor:
+        """Return (cloud, point) float32 local dimensions; a copy has that of its first."""
+        local = estimators.local_dimension(near.distances, self.k, unbiased=self.unbiased)
+        enough = near.n_unique >= PER_RANK * self.k
+        return torch.where(enough[:, None], local.gather(1, near.first), torch.nan).float()
+
+    # -- the outcome ------------------------------------------------------------------------------------------
+    def result(self) -> xr.Dataset:
+        """Return the dataset described in the class."""
+        layers = choose_layers(self.layers, self.info)
+        prompt, *columns = self.table("prompt", *PROMPT)
+        data = {}
+        for (name, (dims, *text)), column in zip(PROMPT.items(), columns, strict=True):
+            data[NAMES.get(name, name)] = variable(("prompt", "layer", *dims), column, *text)
+        data["n_removed"] = variable(
+            ("prompt", "layer"), data["n_points"].values - data["n_unique"].values, "exact duplicates removed", "1"
+        )
+        coords: dict[str, Any] = {
+            "prompt": variable("prompt", prompt, "number of the prompt in the input", "1"),
+            "scale": variable("scale", np.array(self.scales), "farther neighbour rank n2 = 2 n1 of GRIDE", "1"),
+            **layer_coords(layers, self.info),
+        }
+        if self.tokens != 0:
+            number, position, ids, local = self.table("token_prompt", "token_position", "token_id", "local_dimension")
+            data["local_dimension"] = variable(
+                ("token", "layer"), local, "intrinsic dimension around the token", "1", LEVINA
+            )
+            coords["token_prompt"] = variable("token", number, "number of the prompt in the input", "1")
+            coords["position"] = variable("token", position, "place in the sequence, BOS counted", "1")
+            coords["token_id"] = variable("token", ids, "token id", "1")
+        out = xr.Dataset(data, coords)
+        for name in ("dimension_mle", "local_dimension"):
+            if name in out:
+                out[name].attrs.update(k=self.k, divisor="k - 2" if self.unbiased else "k - 1")
+        out["dimension_mle"].attrs["average"] = self.average
+        out["dimension_twonn"].attrs["fit"] = self.twonn
+        out["n_points"].attrs["exclude"] = ", ".join(self.exclude) or "nothing"
+        out["refused"].attrs["meaning"] = REFUSED
+        return out
+
+
+DENTI = "Denti, Doimo, Laio and Mira 2022, Scientific Reports 12, 20005 (GRIDE)"
+FACCO = "Facco, d'Errico, Rodriguez and Laio 2017, Scientific Reports 7, 12140 (TwoNN)"
+LEVINA = "Levina and Bickel 2005, NIPS 17; MacKay and Ghahramani 2005, comment on it (harmonic mean)"
+CLOUDS = "Viswanathan et al. 2025, arXiv 2501.10573 (one cloud per prompt and layer)"
+REFUSED = (
+    "0: nothing; 1: fewer than four distinct points per neighbour rank for some estimate; 2: NaN or infinite "
+    "activations; 3: too many equal distances"
+)
+NAMES = {"error": "dimension_error"}
+_SCALE, _WHOLE = ("scale",), ()
+PROMPT: dict[str, tuple[Any, ...]] = {
+    "dimension": (_SCALE, "intrinsic dimension by GRIDE", "1", f"{DENTI}; {CLOUDS}"),
+    "error": (_SCALE, "standard error of the GRIDE dimension, points taken as independent", "1", DENTI),
+    "distance": (_SCALE, "mean distance to the two neighbours of the scale", "1"),
+    "dimension_mle": (_WHOLE, "intrinsic dimension by maximum likelihood", "1", LEVINA),
+    "dimension_twonn": (_WHOLE, "intrinsic dimension from the two nearest neighbours", "1", FACCO),
+    "n_tied": (_SCALE, "points left out because the two distances are equal", "1"),
+    "n_cut": (_SCALE, "points with an outlying ratio, left out of the dimension but not of its error", "1"),
+    "n_points": (_WHOLE, "tokens in the cloud, duplicates counted", "1"),
+    "n_unique": (_WHOLE, "distinct points in the cloud", "1"),
+    "n_redone": (_WHOLE, "points whose neighbours were searched again with more digits", "1"),
+    "refused": (_WHOLE, "why an estimate is missing", "1"),
+}

@@ -1,0 +1,127 @@
+"""Intrinsic dimension: over layers at one scale, over scales at some layers, and around single tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+
+from . import style
+from .layers import by_layer, curves, draw_curves, named_sets, spread
+from .tokens import token_layer_map
+
+VARIABLES = {"gride": "dimension", "mle": "dimension_mle", "twonn": "dimension_twonn"}
+
+
+def dimension_by_layer(
+    ds: xr.Dataset,
+    scale: int | Sequence[int] = 4,
+    *,
+    ax: Axes | None = None,
+    estimator: str = "gride",
+    other: xr.Dataset | Mapping[str, xr.Dataset] | None = None,
+    label: str | None = None,
+    **options: Any,
+) -> Axes:
+    """Draw the mean intrinsic dimension of prompts over layers, with a bootstrap interval over prompts.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Result of ``IntrinsicDimension``.
+    scale : int or sequence of int
+        Neighbour rank of GRIDE; several are drawn dark to light.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw.
+    estimator : {"gride", "mle", "twonn"}
+        Which estimate; the last two have no scale.
+    other, label
+        What to compare with, for example ``other={"shuffled": ds2}``; see `by_layer`.
+    **options
+        ``relative``, ``level``, ``legend``, ``width`` of `by_layer`.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ValueError
+        For an unknown estimator or a scale that was not measured.
+    """
+    if estimator not in VARIABLES:
+        raise ValueError(f"estimator {estimator!r}: take one of {', '.join(VARIABLES)}")
+    select = {"scale": scale} if estimator == "gride" else {}
+    name = f"intrinsic dimension ({'n₂ = ' + str(scale) if select and isinstance(scale, int) else estimator.upper()})"
+    ax = by_layer(ds, VARIABLES[estimator], ax=ax, select=select, other=other, label=label, ylabel=name, **options)
+    ax.set_ylim(bottom=0)
+    return ax
+
+
+def dimension_by_scale(
+    ds: xr.Dataset,
+    layers: Sequence[int] | None = None,
+    *,
+    ax: Axes | None = None,
+    other: xr.Dataset | Mapping[str, xr.Dataset] | None = None,
+    label: str | None = None,
+    level: float = 0.95,
+    width: str | float = "column",
+) -> Axes:
+    """Draw the mean GRIDE dimension over the scale, for some layers; a plateau is what can be called the dimension.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Result of ``IntrinsicDimension``.
+    layers : sequence of int, optional
+        Which layers; by default up to five, spread over the depth.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw.
+    other, label
+        What to compare with; see `by_layer`.
+    level : float
+        Of the bootstrap interval over prompts.
+    width : {"column", "double"} or float
+        Of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    select = {"layer": spread(ds["layer"].values, 5) if layers is None else list(layers)}
+    sets = named_sets(ds, other, label)
+    found = {key: list(curves(d, "dimension", select, level=level, along="scale")) for key, d in sets.items()}
+    with style.drawing(ax, width) as axes:
+        draw_curves(axes, found)
+        axes.set_xscale("log", base=2)
+        scales = np.unique(np.concatenate([c.x for lines in found.values() for c in lines]))
+        axes.set_xticks(scales, [str(n) for n in scales])
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel("scale (neighbour rank n₂)")
+        axes.set_ylabel("intrinsic dimension (GRIDE)")
+        axes.set_ylim(bottom=0)
+    return axes
+
+
+def local_dimension_map(ds: xr.Dataset, prompt: int = 0, **options: Any) -> Axes:
+    """Draw the dimension around every token of a prompt at every layer, as a heat map.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Result of ``IntrinsicDimension`` that kept the tokens of this prompt. Tokens that were excluded are grey.
+    prompt : int
+        Number of the prompt.
+    **options
+        ``ax``, ``positions``, ``cmap``, ``limits``, ``width`` of `token_layer_map`.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    k = ds["local_dimension"].attrs.get("k", "?") if "local_dimension" in ds else "?"
+    return token_layer_map(ds, "local_dimension", prompt, **{"label": f"local dimension (k = {k})", **options})

@@ -1,0 +1,192 @@
+"""Logit lens: how close each layer is to the answer, and what it would answer at each token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+
+from . import style
+from .layers import by_layer, pick
+from .tokens import layer_ticks, strings_of, tokens_of
+
+NAMES = {
+    "cross_entropy": "next-token cross-entropy",
+    "entropy": "entropy of the prediction",
+    "kl": "KL(last layer ‖ layer)",
+    "agreement": "share answering as the last layer",
+    "accuracy": "share answering correctly",
+}
+CELL = 6  # pt, type in a cell of the table
+
+
+def lens_by_layer(
+    ds: xr.Dataset,
+    name: str = "cross_entropy",
+    *,
+    ax: Axes | None = None,
+    variant: str | Sequence[str] | None = None,
+    other: xr.Dataset | Mapping[str, xr.Dataset] | None = None,
+    label: str | None = None,
+    **options: Any,
+) -> Axes:
+    """Draw a mean of the logit lens over layers, with its interval over prompts.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Result of ``LogitLens``.
+    name : {"cross_entropy", "entropy", "kl", "agreement", "accuracy"}
+        Quantity to draw; from 0 to 1 for shares, from 0 for the others (nat).
+    ax : matplotlib.axes.Axes, optional
+        Where to draw.
+    variant : str or sequence of str, optional
+        How layers are decoded; all that were measured by default, by colour.
+    other, label
+        What to compare with; see `by_layer`.
+    **options
+        ``relative``, ``level``, ``width`` of `by_layer`.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    select = {} if variant is None else {"variant": variant}
+    ax = by_layer(ds, name, ax=ax, select=select, other=other, label=label, ylabel=NAMES.get(name), **options)
+    ax.set_ylim(bottom=0)
+    if name in ("agreement", "accuracy"):
+        ax.set_ylim(0, 1.02)
+    return ax
+
+
+def lens_table(
+    ds: xr.Dataset,
+    prompt: int = 0,
+    *,
+    ax: Axes | None = None,
+    positions: Sequence[int] | range | None = None,
+    layers: Sequence[int] | None = None,
+    colour: str = "top_prob",
+    variant: str | None = None,
+    width: str | float = "double",
+) -> Axes:
+    """Draw what each layer would answer at each token: its most probable next token, on its probability.
+
+    Input tokens are written below, the true next tokens above; an answer in bold is the true next token.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Result of ``LogitLens`` with ``top`` of at least 1 and the prompt among those whose tokens were kept.
+    prompt : int
+        Number of the prompt.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure, as high as the layers need.
+    positions : sequence of int, optional
+        Which tokens; by default the first 13, which fit on a page.
+    layers : sequence of int, optional
+        Which layers; by default all, or about 24 of them.
+    colour : str
+        ``"top_prob"``, or a per-token variable such as ``"token_entropy"``, ``"token_cross_entropy"``, ``"token_kl"``.
+    variant : str, optional
+        How layers are decoded; by default the first that was measured.
+    width : {"column", "double"} or float
+        Of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ValueError
+        If the answers were not kept (``top=0``), or not for this prompt.
+    """
+    if "top_id" not in ds:
+        raise ValueError("this result has no answers per token: measure with LogitLens(top=1) or more, and tokens=None or > 0")
+    numbers = ds["layer"].values
+    if layers is None:
+        step = int(np.ceil(len(numbers) / 24))
+        layers = sorted(numbers[::-1][::step].tolist())
+    chosen = {"variant": variant or str(ds["variant"].values[0]), "layer": list(layers)}
+    ask = range(13) if positions is None else positions
+    rows = tokens_of(ds, prompt)
+    if positions is None:
+        ask = rows["position"].values[:13].tolist()
+    rows = tokens_of(ds, prompt, ask)
+    ids = pick(rows, "top_id", chosen)["top_id"].isel(rank=0, variant=0).transpose("layer", "token").values
+    shade = pick(rows, colour, chosen)[colour].isel(variant=0)
+    shade = (shade.isel(rank=0) if "rank" in shade.dims else shade).transpose("layer", "token")
+    n_layers, n_tokens = ids.shape
+    following = next_ids(ds, prompt, rows["position"].values)
+    texts = token_texts(ds, ids)
+    above = [strings.get(i, "") if (i := int(t)) >= 0 else "" for t in following for strings in [token_names(ds)]]
+    height = max(2.2, 1.25 + 0.17 * n_layers)
+    with style.drawing(ax, width, height) as axes:
+        limits = (0.0, 1.0) if colour == "top_prob" else (0.0, None)
+        drawn = axes.pcolormesh(
+            np.arange(n_tokens + 1) - 0.5, np.arange(n_layers + 1) - 0.5, np.ma.masked_invalid(shade.values),
+            cmap="cividis", vmin=limits[0], vmax=limits[1], edgecolors="white", lw=0.4,
+        )  # fmt: skip
+        axes.set_facecolor("0.85")
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        room = int(0.82 * style.figure_of(axes).get_size_inches()[0] * 72 / n_tokens / (0.58 * CELL))
+        dark = shade_is_dark(drawn, shade.values)
+        for (row, column), text in np.ndenumerate(texts):
+            axes.text(
+                column, row, style.shown(text, max(room, 3)), ha="center", va="center", fontsize=CELL, parse_math=False,
+                color="white" if dark[row, column] else "black",
+                fontweight="bold" if ids[row, column] == following[column] else "normal",
+            )  # fmt: skip
+        style.write_tokens(axes, strings_of(rows))
+        layer_ticks(axes, np.asarray(layers), "layer")
+        axes.set_xlabel("input token")
+        top = axes.secondary_xaxis("top")
+        top.set_xticks(range(n_tokens))
+        top.set_xticklabels(
+            [style.shown(t) for t in above], rotation=90, fontsize=style.RC["xtick.labelsize"], parse_math=False
+        )
+        top.tick_params(length=0)
+        top.spines[:].set_visible(False)
+        top.set_xlabel("true next token")
+        bar = style.figure_of(axes).colorbar(drawn, ax=axes, pad=0.01, aspect=18)
+        bar.set_label("probability of the answer" if colour == "top_prob" else style.label(ds[colour], width=28))
+        bar.outline.set_linewidth(0.4)  # pyright: ignore[reportCallIssue]
+        bar.ax.tick_params(labelsize=style.RC["ytick.labelsize"], width=0.4)
+    return axes
+
+
+def shade_is_dark(drawn: Any, values: np.ndarray) -> np.ndarray:
+    """Return where the cells of a mesh are so dark that white type reads better."""
+    rgba = drawn.cmap(drawn.norm(np.nan_to_num(values, nan=np.inf)))
+    linear = np.where(rgba[..., :3] <= 0.03928, rgba[..., :3] / 12.92, ((rgba[..., :3] + 0.055) / 1.055) ** 2.4)
+    return (linear @ [0.2126, 0.7152, 0.0722] < 0.18) & ~np.isnan(values)
+
+
+def token_names(ds: xr.Dataset) -> dict[int, str]:
+    """Return id -> string for the ids that occur in a result."""
+    names = {}
+    if "token_id" in ds.coords and "text" in ds.coords:
+        names.update(zip(ds["token_id"].values.tolist(), map(str, ds["text"].values), strict=True))
+    if "vocab_text" in ds.coords:
+        names.update(zip(ds["vocab"].values.tolist(), map(str, ds["vocab_text"].values), strict=True))
+    return names
+
+
+def token_texts(ds: xr.Dataset, ids: np.ndarray) -> np.ndarray:
+    """Return the strings of ids; ``<id>`` where the result does not say."""
+    names = token_names(ds)
+    return np.array([names.get(int(i), f"<{i}>") for i in ids.ravel()], dtype=object).reshape(ids.shape)
+
+
+def next_ids(ds: xr.Dataset, prompt: int, positions: np.ndarray) -> np.ndarray:
+    """Return the id that follows each position of a prompt, -1 where nothing does."""
+    from .tokens import prompt_of
+
+    here = prompt_of(ds) == prompt
+    known = dict(zip(ds["position"].values[here].tolist(), ds["token_id"].values[here].tolist(), strict=True))
+    return np.array([known.get(int(p) + 1, -1) for p in positions])

@@ -1,0 +1,136 @@
+"""Spectrum of token clouds: how many directions the stream of each layer uses, with and without massive rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+
+from . import style
+from .layers import Curve, by_layer, draw_curves, named_sets, pick, spread
+
+NAMES = {
+    "anisotropy": "anisotropy",
+    "participation_ratio": "participation ratio",
+    "participation_ratio_unbiased": "participation ratio, unbiased",
+    "effective_rank": "effective rank (singular values)",
+    "effective_rank_variance": "effective rank (eigenvalues)",
+    "pca_components": "principal components",
+    "total_variance": "total variance",
+    "mean_norm": "mean norm of rows",
+    "mean_cosine": "mean cosine of row pairs",
+    "prompt_cosine": "mean cosine within a prompt",
+    "prompt_cosine_centred": "mean cosine within a prompt, centred",
+    "prompt_norm": "mean norm of rows",
+}
+
+
+def spectrum_by_layer(
+    ds: xr.Dataset,
+    name: str = "participation_ratio",
+    *,
+    ax: Axes | None = None,
+    subset: str | Sequence[str] | None = None,
+    threshold: float | Sequence[float] | None = None,
+    other: xr.Dataset | Mapping[str, xr.Dataset] | None = None,
+    label: str | None = None,
+    log: bool = False,
+    **options: Any,
+) -> Axes:
+    """Draw a number of the covariance spectrum over layers, for all rows and for the regular ones.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Result of ``Spectrum``.
+    name : str
+        For example ``"anisotropy"``, ``"participation_ratio_unbiased"``, ``"effective_rank"``, ``"pca_components"``,
+        ``"mean_cosine"``, ``"prompt_cosine"``. Those named ``prompt_...`` have an interval over prompts; the others are numbers
+        of the whole corpus.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw.
+    subset : {"all", "regular"} or sequence, optional
+        Which rows; both by default, by colour. Of a comparison only ``"regular"`` by default.
+    threshold : float or sequence, optional
+        Share of the variance, for ``"pca_components"``; all measured by default.
+    other, label
+        What to compare with; see `by_layer`.
+    log : bool
+        Logarithmic axis.
+    **options
+        ``relative``, ``level``, ``width`` of `by_layer`.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    select: dict[str, Any] = {} if threshold is None else {"threshold": threshold}
+    if subset is None and (other is not None or (name == "pca_components" and threshold is None)):
+        subset = str(ds["subset"].values[-1])
+    if subset is not None:
+        select["subset"] = subset
+    ax = by_layer(ds, name, ax=ax, select=select, other=other, label=label, ylabel=NAMES.get(name), **options)
+    if log:
+        ax.set_yscale("log")
+    elif name == "anisotropy":
+        ax.set_ylim(0, 1.02)
+    elif "cosine" in name:
+        ax.axhline(0, color="0.7", lw=0.6, zorder=0)
+    else:
+        ax.set_ylim(bottom=0)
+    return ax
+
+
+def eigenvalues(
+    ds: xr.Dataset,
+    layers: Sequence[int] | None = None,
+    *,
+    ax: Axes | None = None,
+    subset: str | None = None,
+    other: xr.Dataset | Mapping[str, xr.Dataset] | None = None,
+    label: str | None = None,
+    width: str | float = "column",
+) -> Axes:
+    """Draw the eigenvalue spectrum of some layers, as shares of the variance, on logarithmic axes.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Result of ``Spectrum``.
+    layers : sequence of int, optional
+        Which layers; by default up to six, spread over the depth.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw.
+    subset : {"all", "regular"}, optional
+        Which rows; the regular ones by default.
+    other, label
+        What to compare with, drawn dashed; see `by_layer`.
+    width : {"column", "double"} or float
+        Of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    layers = spread(ds["layer"].values, 6) if layers is None else list(layers)
+    select = {"layer": layers, "subset": subset or str(ds["subset"].values[-1])}
+    sets = named_sets(ds, other, label)
+    found: dict[str, list[Curve]] = {key: [] for key in sets}
+    for key, one in sets.items():
+        values = pick(one, "eigenvalue", select)["eigenvalue"].isel(subset=0)
+        total = pick(one, "total_variance", select)["total_variance"].isel(subset=0)
+        for layer in layers:
+            share = values.sel(layer=layer).values / float(total.sel(layer=layer))
+            share = np.where(share > 1e-12, share, np.nan)
+            rank = np.arange(1, len(share) + 1)
+            found[key].append(Curve({"layer": layer} if len(layers) > 1 else {}, rank, share, None, rank < 0))
+    with style.drawing(ax, width) as axes:
+        draw_curves(axes, found, marker=False)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel("principal component")
+        axes.set_ylabel("share of the variance")
+    return axes
