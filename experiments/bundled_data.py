@@ -17,7 +17,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
-from multiprocessing import Pool
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -129,9 +129,12 @@ _test_ngrams: list[np.ndarray] = []
 
 def _load_test_ngrams() -> None:
     """In each worker: one sorted array of n-gram hashes per test set."""
+    _test_ngrams.clear()
     for name in TEST_SETS:
         texts = [re.sub(r" @([-,.])@ ", r"\1", normalise(d["text"])) for d in test_documents(name)]
-        _test_ngrams.append(np.unique(np.concatenate([ngram_hashes(t, NGRAM) for t in texts])))
+        hashes = [ngram_hashes(t, NGRAM) for t in texts]
+        last = np.array([2**64 - 1], np.uint64)  # a place to point to when all are smaller
+        _test_ngrams.append(np.unique(np.concatenate([*hashes, last])))
 
 
 def _digest(article: dict) -> tuple[dict, list[str], list[np.ndarray], list[int]]:
@@ -142,7 +145,7 @@ def _digest(article: dict) -> tuple[dict, list[str], list[np.ndarray], list[int]
         h = ngram_hashes(paragraph, SHINGLE)
         shingles.append(h[h % np.uint64(8) == 0])
     long = np.unique(ngram_hashes(" ".join(paragraphs), NGRAM))
-    shared = [int((t[np.minimum(np.searchsorted(t, long), len(t) - 1)] == long).sum()) for t in _test_ngrams]
+    shared = [int((t[np.searchsorted(t, long)] == long).sum()) for t in _test_ngrams]
     return {"id": str(article["id"]), "title": article["title"]}, paragraphs, shingles, shared
 
 
@@ -150,7 +153,17 @@ def _is_validation(article_id: str) -> bool:
     return int(hashlib.sha256(f"tokinterp-{article_id}".encode()).hexdigest(), 16) % 100 == 0
 
 
-def select() -> tuple[list[dict], list[dict], dict]:
+def _digests(processes: int) -> Iterator[tuple[dict, list[str], list[np.ndarray], list[int]]]:
+    """Every article, digested, in order."""
+    if processes == 1:
+        _load_test_ngrams()
+        yield from map(_digest, articles())
+        return
+    with get_context("spawn").Pool(processes, _load_test_ngrams) as pool:
+        yield from pool.imap(_digest, articles(), chunksize=64)
+
+
+def select(processes: int = 2) -> tuple[list[dict], list[dict], dict]:
     """Cleaned training and validation articles (id, title, paragraphs), and the counts."""
     ids, titles = {}, {}
     for name in TEST_SETS:
@@ -165,36 +178,35 @@ def select() -> tuple[list[dict], list[dict], dict]:
     overlap = {name: {"by_id_or_title": 0, "by_13gram": 0, "either": 0} for name in TEST_SETS}
     seen: set[int] = set()
     train, val = [], []
-    with Pool(2, _load_test_ngrams) as pool:
-        for meta, paragraphs, shingles, shared in pool.imap(_digest, articles(), chunksize=64):
-            counts["articles"] += 1
-            counts["clean_bytes"] += sum(len(p.encode()) for p in paragraphs)
-            if not paragraphs:
-                counts["empty"] += 1
-                continue
-            named = ids.get(meta["id"], set()) | titles.get(meta["title"].casefold(), set())
-            for name, n in zip(TEST_SETS, shared, strict=True):
-                overlap[name]["by_id_or_title"] += name in named
-                overlap[name]["by_13gram"] += n > 0
-                overlap[name]["either"] += n > 0 or name in named
-            if named or any(shared):
-                counts["overlap"] += 1
-                continue
-            flat = [int(h) for s in shingles for h in s]
-            if flat and sum(h in seen for h in flat) > 0.5 * len(flat):
-                counts["duplicate_articles"] += 1
-                continue
-            fresh = []
-            for paragraph, s in zip(paragraphs, shingles, strict=True):
-                if len(s) and sum(int(h) in seen for h in s) > 0.5 * len(s):
-                    counts["duplicate_paragraphs"] += 1
-                else:
-                    fresh.append(paragraph)
-                seen.update(s.tolist())
-            if sum(map(len, fresh)) < 250:
-                counts["short"] += 1
-                continue
-            (val if _is_validation(meta["id"]) else train).append(meta | {"paragraphs": fresh})
+    for meta, paragraphs, shingles, shared in _digests(processes):
+        counts["articles"] += 1
+        counts["clean_bytes"] += sum(len(p.encode()) for p in paragraphs)
+        if not paragraphs:
+            counts["empty"] += 1
+            continue
+        named = ids.get(meta["id"], set()) | titles.get(meta["title"].casefold(), set())
+        for name, n in zip(TEST_SETS, shared, strict=True):
+            overlap[name]["by_id_or_title"] += name in named
+            overlap[name]["by_13gram"] += n > 0
+            overlap[name]["either"] += n > 0 or name in named
+        if named or any(shared):
+            counts["overlap"] += 1
+            continue
+        flat = [int(h) for s in shingles for h in s]
+        if flat and sum(h in seen for h in flat) > 0.5 * len(flat):
+            counts["duplicate_articles"] += 1
+            continue
+        fresh = []
+        for paragraph, s in zip(paragraphs, shingles, strict=True):
+            if len(s) and sum(int(h) in seen for h in s) > 0.5 * len(s):
+                counts["duplicate_paragraphs"] += 1
+            else:
+                fresh.append(paragraph)
+            seen.update(s.tolist())
+        if sum(map(len, fresh)) < 250:
+            counts["short"] += 1
+            continue
+        (val if _is_validation(meta["id"]) else train).append(meta | {"paragraphs": fresh})
     for name, part in (("train", train), ("val", val)):
         counts[f"{name}_articles"] = len(part)
         counts[f"{name}_bytes"] = sum(len(document_text(a).encode()) for a in part)
@@ -257,10 +269,12 @@ def tokenise(tokenizer, texts: list[str]) -> np.ndarray:
     return np.concatenate(out)
 
 
-def prepare(folder: Path, vocab_size: int, tokenizer_bytes: int = 60_000_000, seed: int = 0) -> dict:
+def prepare(
+    folder: Path, vocab_size: int, tokenizer_bytes: int = 60_000_000, seed: int = 0, processes: int = 2
+) -> dict:
     """Write tokenizer, tokens and counts into ``folder``; articles are in one fixed random order."""
     folder.mkdir(parents=True, exist_ok=True)
-    train, val, counts = select()
+    train, val, counts = select(processes)
     random.Random(seed).shuffle(train)
     texts, val_texts = [document_text(a) for a in train], [document_text(a) for a in val]
     sample, size = [], 0

@@ -1,6 +1,6 @@
 """Write the model card, ``tokinterp/data/model/README.md``, from what the other steps measured.
 
-    python experiments/bundled_model_card.py --preset cpu
+    python -m experiments.bundled_model_card --preset cpu
 
 Reads ``data.json``, ``plan.json``, ``log.jsonl`` and ``evaluation.json`` of ``runs/bundled/<preset>/`` and
 ``experiments/results/bundled/checks.json``; draws the 20 samples itself.

@@ -1,6 +1,6 @@
 """Is multi-token behaviour real in the bundled model? Re-split words, linear read-outs, and questions.
 
-    python experiments/bundled_model_checks.py [--checkpoints]
+    python -m experiments.bundled_model_checks [--checkpoints]
 
 1. Re-split words: 500 words that are one token are forced into pieces in a real context; is the state of the last
    piece nearer (cosine) to the state of the whole word there than to the state of another word?

@@ -1,15 +1,15 @@
 """Train the language model that ships with tokinterp, on English Wikipedia, from nothing.
 
-    python experiments/train_bundled_model.py prepare  --preset cpu
-    python experiments/train_bundled_model.py train    --preset cpu --minutes 100     # or --steps N --decay-steps M
-    python experiments/train_bundled_model.py export   --preset cpu
-    python experiments/train_bundled_model.py evaluate --preset cpu
+    python -m experiments.train_bundled_model prepare  --preset cpu
+    python -m experiments.train_bundled_model train    --preset cpu --minutes 100     # or --steps N --decay-steps M
+    python -m experiments.train_bundled_model export   --preset cpu
+    python -m experiments.train_bundled_model evaluate --preset cpu
 
 ``--preset full`` (12 blocks, d_model 256, vocabulary 8192, for a GPU) makes the larger model by the same commands.
 Data: ``$TOKINTERP_DATA`` (default ``../shared/data``). Everything but the export goes to ``runs/bundled/<preset>/``.
 
 The model is an ordinary ``LlamaForCausalLM``. Block matrices are trained with Muon, embeddings and norms with AdamW;
-the rate warms up, stays, then falls linearly to zero; the fall is trained on sequences of the full context.
+the rate warms up, stays, then falls linearly to zero; sequences are short at first, of the full context at the end.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from bundled_data import prepare  # the folder of this script is on the path
-from bundled_evaluation import evaluate
-from bundled_forward import loss_function
+
+from experiments.bundled_data import prepare
+from experiments.bundled_evaluation import evaluate
+from experiments.bundled_forward import loss_function
 
 EXPORT = Path(__file__).resolve().parents[1] / "tokinterp" / "data" / "model"
 
@@ -37,8 +38,8 @@ EXPORT = Path(__file__).resolve().parents[1] / "tokinterp" / "data" / "model"
 class Preset:
     """Shape and recipe of one model.
 
-    ``tokens`` are per optimiser step; ``lengths`` are the lengths of the sequences before the decay, the second one
-    from the step (or the time) at which 70 % of the flat phase is over.
+    ``tokens`` are per optimiser step. The sequences have the first of ``lengths`` until 72 % of the run, the second
+    until 86 % and the last, which is the context, at the end; the learning rate falls over the last half.
     """
 
     blocks: int
@@ -47,7 +48,7 @@ class Preset:
     mlp: int
     vocab: int
     tokens: int
-    lengths: tuple[int, ...]
+    lengths: tuple[int, int, int]
     muon_lr: float
     adam_lr: float
     weight_decay: float
@@ -61,9 +62,12 @@ class Preset:
 
 
 PRESETS = {
-    "cpu": Preset(8, 192, 6, 512, 4096, 8192, (256, 512), 0.02, 3e-3, 0.1, 60, 250, 1.0, 4096, "cpu"),
-    "full": Preset(12, 256, 8, 688, 8192, 131_072, (512,), 0.02, 3e-3, 0.1, 200, 250, 20.0, 65_536, "cuda"),
+    "cpu": Preset(8, 192, 6, 512, 4096, 8192, (256, 512, 1024), 0.02, 3e-3, 0.1, 60, 250, 1.0, 4096, "cpu"),
+    "full": Preset(12, 256, 8, 688, 8192, 131_072, (512, 512, 1024), 0.02, 3e-3, 0.1, 200, 250, 20.0, 65_536, "cuda"),
 }
+
+
+SWITCHES = (0.72, 0.86)
 
 
 def build(preset: Preset) -> Any:
@@ -171,7 +175,7 @@ def train(
     minutes: float | None,
     steps: int | None,
     decay_steps: int | None,
-    longer: int | None,
+    switches: list[int] | None,
     decay_share: float,
     compiled: bool,
     resume: bool,
@@ -192,7 +196,7 @@ def train(
         "tokens": 0,
         "seconds": 0.0,
         "plan": [],
-        "longer": None,
+        "switches": [],
         "best": math.inf,
         "place": 0,
     }
@@ -200,39 +204,34 @@ def train(
         steps = steps or int(preset.epochs * len(data.stream) / preset.tokens)
         decay_steps = decay_steps or int(decay_share * steps)
         state["plan"] = [[steps - decay_steps, steps, 1.0]]
-        state["longer"] = longer if longer is not None else int(0.7 * (steps - decay_steps))
+        state["switches"] = switches or [int(f * steps) for f in SWITCHES]
     if resume and (folder / "resume.pt").exists():
         saved = torch.load(folder / "resume.pt", weights_only=True)
         model.load_state_dict(saved["model"])
         for optimiser, s in zip(opts, saved["opts"], strict=True):
             optimiser.load_state_dict(s)
-        state = saved["state"]
+        state |= saved["state"]
         state["seconds"] += max(0.0, time.time() - state.pop("saved_at", time.time()))
     data.place = state["place"]
     began = time.time() - state["seconds"]
     deadline = began + 60 * minutes if minutes else math.inf
-    marks = [100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600]
+    marks = [100, 200, 400, 575, 800, 1150, 1600, 2300, 3200, 4600, 6400, 9200, 12800]
     last_save = time.time()
     running: list[float] = []
     pace: list[float] = []  # seconds of each step
-    log = (folder / "log.jsonl").open("a", encoding="utf-8")
     while True:
         step, now = state["step"], time.time()
-        if minutes and not state["plan"] and now > deadline - decay_share * 60 * minutes:
-            left = int((deadline - now - 40) / (1.12 * float(np.median(pace[-200:]))))
-            state["plan"].append([step, step + left, 1.0])
-        if minutes and state["longer"] is None and now > began + 0.7 * (1 - decay_share) * 60 * minutes:
-            state["longer"] = step
-        if minutes and state["plan"] and step % 20 == 0 and len(pace) > 20:  # late? fall faster from here
-            left = int((deadline - now - 40) / float(np.median(pace[-20:])))
-            start, end, value = state["plan"][-1]
-            if step > start + 20 and (end - step > 1.05 * left or (now > deadline - 600 and end - step > left)):
-                state["plan"].append([step, step + max(left, 1), rate(step, 1, state["plan"])])
+        if minutes and len(state["switches"]) < 2 and now > began + SWITCHES[len(state["switches"])] * 60 * minutes:
+            state["switches"].append(step)
+        if minutes and len(pace) > 40 and now > deadline - decay_share * 60 * minutes:
+            left = max(1, int((deadline - now - 40) / (1.04 * float(np.median(pace[-60:])))))
+            planned = state["plan"][-1][1] - step if state["plan"] else 0
+            last = state["plan"][-1][0] if state["plan"] else -100
+            if step >= last + 40 and not 0.93 * left < planned < 1.07 * left and (planned > left or left > 60):
+                state["plan"].append([step, step + left, rate(step, preset.warmup, state["plan"])])
         if state["plan"] and step >= state["plan"][-1][1]:
             break
-        decaying = bool(state["plan"]) and step >= state["plan"][0][0]
-        late = state["longer"] is not None and step >= state["longer"]
-        length = preset.context if decaying else preset.lengths[-1 if late else 0]
+        length = preset.lengths[sum(step >= s for s in state["switches"])]
         multiplier = rate(step, preset.warmup, state["plan"])
         for optimiser in opts:
             for group in optimiser.param_groups:
@@ -264,12 +263,13 @@ def train(
             }
             running = []
             if state["step"] % preset.validate_every == 0 or state["step"] in marks or done:
+                row["val_loss_256"] = validation_loss(plain, folder, preset, 96, 256)[0]
                 row["val_loss"], row["val_bits_per_byte"] = validation_loss(plain, folder, preset, 24, preset.context)
                 if row["val_loss"] < state["best"]:
                     state["best"] = row["val_loss"]
                     torch.save({"model": model.state_dict(), "row": row}, folder / "best.pt")
-            log.write(json.dumps(row) + "\n")
-            log.flush()
+            with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
+                log.write(json.dumps(row) + "\n")
         if state["step"] in marks or done:
             name = "final" if done else f"step_{state['step']:06d}"
             torch.save({"model": model.state_dict(), "row": row}, folder / f"{name}.pt")
@@ -307,22 +307,23 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="stop by the clock")
     parser.add_argument("--steps", type=int, help="stop after so many steps")
     parser.add_argument("--decay-steps", type=int)
-    parser.add_argument("--longer-at", type=int, help="the step from which sequences have the second length")
-    parser.add_argument("--decay-share", type=float, default=0.25, help="part of the run in which the rate falls")
+    parser.add_argument("--switch-at", type=int, nargs=2, help="the steps from which sequences are longer")
+    parser.add_argument("--decay-share", type=float, default=0.5, help="part of the run in which the rate falls")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--checkpoint", default="final", help="for export: final, best, step_000800, ...")
+    parser.add_argument("--only", choices=["model", "stories260K", "ngrams"], help="for evaluate")
     parser.add_argument("--target", type=Path, default=EXPORT)
     a = parser.parse_args()
     preset, folder = PRESETS[a.preset], a.runs / a.preset
     if a.command == "prepare":
         print(json.dumps(prepare(folder, preset.vocab, seed=preset.seed), indent=1))
     elif a.command == "train":
-        train(folder, preset, a.minutes, a.steps, a.decay_steps, a.longer_at, a.decay_share, not a.no_compile, a.resume)
+        train(folder, preset, a.minutes, a.steps, a.decay_steps, a.switch_at, a.decay_share, not a.no_compile, a.resume)
     elif a.command == "export":
         export(folder, preset, a.checkpoint, a.target)
     else:
-        print(json.dumps(evaluate(folder, a.target, EXPORT.parent / "texts.jsonl"), indent=1))
+        print(json.dumps(evaluate(folder, a.target, EXPORT.parent / "texts.jsonl", a.only), indent=1))
 
 
 if __name__ == "__main__":

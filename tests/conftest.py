@@ -56,6 +56,6 @@ def bundled() -> ti.Model:
 
 @pytest.fixture
 def extras():
-    """Says loudly that the optional libraries are left out; without TOKINTERP_CORE_ONLY=1 a missing one is a failure."""
+    """A missing optional library is a failure; TOKINTERP_CORE_ONLY=1 leaves them all out, and this says so."""
     if CORE_ONLY:
         pytest.skip("TOKINTERP_CORE_ONLY=1: optional libraries are not tested")

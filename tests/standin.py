@@ -1,5 +1,6 @@
 """A model without a model: streams of chosen numbers, a norm and a head, and batches of any composition."""
 
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,16 +13,17 @@ from tokinterp.models.base import ModelInfo
 class StandIn:
     """Prompts of chosen lengths with a fixed random stream at each layer; token 0 is special and comes first."""
 
-    def __init__(self, lengths=(9, 5, 12, 2, 7), n_layers=3, d=8, vocab=17, seed=0, dtype=torch.float32):
+    def __init__(self, lengths=(9, 5, 12, 2, 7), n_layers=3, d=8, vocab=17, seed=0, dtype=torch.float32, device="cpu"):
         rng = np.random.default_rng(seed)
         self.lengths, self.n_layers, self.d, self.vocab, self.dtype = list(lengths), n_layers, d, vocab, dtype
         self.ids = [np.concatenate([[0], rng.integers(1, vocab, n - 1)]) for n in lengths]
         self.streams = [rng.standard_normal((n_layers + 1, n, d)) + 0.5 for n in lengths]
-        self.weight = torch.from_numpy(rng.standard_normal((d, vocab))).float()
+        self.device = torch.device(device)
+        self.weight = torch.from_numpy(rng.standard_normal((d, vocab))).float().to(device)
         self.rows_seen: list[int] = []
         self.info = ModelInfo(
             id="stand-in", revision="local", weights="", architecture="StandIn", backend="hf", n_layers=n_layers,
-            n_heads=1, d_model=d, d_vocab=vocab, max_tokens=64, dtype="float32", device="cpu", tokenizer="",
+            n_heads=1, d_model=d, d_vocab=vocab, max_tokens=64, dtype="float32", device=str(device), tokenizer="",
         )  # fmt: skip
         self.prompts = SimpleNamespace(lengths=self.lengths)
 
@@ -51,8 +53,9 @@ class StandIn:
             ids[b, : self.lengths[n]] = torch.from_numpy(self.ids[n])
             stream[:, b, : self.lengths[n]] = torch.from_numpy(self.streams[n])
             mask[b, : self.lengths[n]] = True
-        sites = {Site("resid", layer): stream[layer].to(self.dtype) for layer in range(self.n_layers + 1)}
+        sites = {Site("resid", layer): stream[layer].to(self.device, self.dtype) for layer in range(self.n_layers + 1)}
         lengths = [self.lengths[n] for n in numbers]
+        ids, mask = ids.to(self.device), mask.to(self.device)
         return Batch(ids, mask, numbers, lengths, (ids == 0) & mask, sites, self)
 
     def measured(self, measurement, batches=None):
@@ -70,6 +73,6 @@ def partitions(n):
     def cut(pair):
         order, marks = pair
         edges = [0, *sorted(marks), n]
-        return [order[a:b] for a, b in zip(edges, edges[1:], strict=False) if b > a]
+        return [order[a:b] for a, b in itertools.pairwise(edges) if b > a]
 
     return st.tuples(st.permutations(range(n)), st.sets(st.integers(1, n - 1))).map(cut)

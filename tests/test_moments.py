@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokinterp.kernels import moments
+from tokinterp.kernels import moments, spectrum
 
 torch.set_num_threads(1)
 GOLDEN = Path(__file__).parent / "golden" / "participation_ratio.json"
@@ -86,6 +86,19 @@ def test_panels_and_blocks_give_the_same_matrix(monkeypatch):
     np.testing.assert_allclose(pieces.fourth, whole.fourth)
 
 
+def test_two_triangles_share_the_memory_of_one_matrix():
+    x, y = cloud(20, 5, 1), cloud(30, 5, 2)
+    packed = torch.zeros(6, 5, dtype=torch.float64)
+    for data, second in zip((x, y), moments.two_triangles(packed), strict=True):
+        m = moments.empty(torch.zeros(5), second)
+        moments.accumulate(m, torch.from_numpy(data))
+    both = [moments.mirrored(t) for t in moments.two_triangles(packed)]
+    for data, found in zip((x, y), both, strict=True):
+        np.testing.assert_allclose(found, data.T @ data)
+    again = moments.two_triangles(moments.packed_triangles(*both))
+    assert all(torch.equal(moments.mirrored(a), b) for a, b in zip(again, both, strict=True))
+
+
 def test_rows_not_kept_take_no_part():
     x, keep = torch.from_numpy(cloud(20, 3)), torch.arange(20) % 3 > 0
     m = moments.empty(torch.zeros(3))
@@ -113,10 +126,9 @@ def test_matrix_precision_is_full_inside_and_restored_outside():
     before = place.fp32_precision
     place.fp32_precision = "tf32"
     try:
-        with pytest.raises(KeyError), moments.full_float32():
-            inside = place.fp32_precision
-            raise KeyError
-        assert (inside, place.fp32_precision) == ("ieee", "tf32")
+        with moments.full_float32():
+            assert place.fp32_precision == "ieee"
+        assert place.fp32_precision == "tf32"
     finally:
         place.fp32_precision = before
 
@@ -129,21 +141,21 @@ def test_planted_spectrum_is_found():
     u, _ = np.linalg.qr(u)
     v, _ = np.linalg.qr(rng.standard_normal((10, 10)))
     x = 5 + u[:, :10] @ np.diag(np.sqrt(planted * 59)) @ v
-    values = moments.eigenvalues(moments.central(of(x)).scatter, torch.tensor(60))
+    values = spectrum.eigenvalues(moments.central(of(x)).scatter, torch.tensor(60))
     np.testing.assert_allclose(values, planted, atol=1e-9)
-    assert float(moments.anisotropy(values)) == pytest.approx(9 / 40)
-    assert float(moments.participation_ratio(values)) == pytest.approx(1600 / 328)
-    np.testing.assert_array_equal(moments.components_for(values, (0.2, 0.9, 0.95, 0.975)), [1, 4, 6, 7])
+    assert float(spectrum.anisotropy(values)) == pytest.approx(9 / 40)
+    assert float(spectrum.participation_ratio(values)) == pytest.approx(1600 / 328)
+    np.testing.assert_array_equal(spectrum.components_for(values, (0.2, 0.9, 0.95, 0.975)), [1, 4, 6, 7])
 
 
 @given(st.integers(1, 12), st.floats(1e-6, 1e6))
 def test_equal_eigenvalues_are_counted(k, size):
     values = torch.tensor([size] * k + [0.0] * 3, dtype=torch.float64)
     for number in (
-        moments.participation_ratio(values),
-        moments.effective_rank(values),
-        moments.effective_rank(values, of="variance"),
-        moments.components_for(values, [1 - 1e-9])[0],
+        spectrum.participation_ratio(values),
+        spectrum.effective_rank(values),
+        spectrum.effective_rank(values, of="variance"),
+        spectrum.components_for(values, [1 - 1e-9])[0],
     ):
         assert float(number) == pytest.approx(k)
 
@@ -151,19 +163,26 @@ def test_equal_eigenvalues_are_counted(k, size):
 def test_unequal_eigenvalues_count_for_less_by_variance_than_by_singular_values():
     values = torch.tensor([4.0, 1.0, 0.25], dtype=torch.float64)
     q = np.array([2, 1, 0.5]) / 3.5
-    assert float(moments.effective_rank(values)) == pytest.approx(np.exp(-(q * np.log(q)).sum()))
-    assert float(moments.effective_rank(values, of="variance")) < float(moments.effective_rank(values))
+    assert float(spectrum.effective_rank(values)) == pytest.approx(np.exp(-(q * np.log(q)).sum()))
+    assert float(spectrum.effective_rank(values, of="variance")) < float(spectrum.effective_rank(values))
+
+
+def test_no_eigenvalue_lies_beyond_the_possible_rank():
+    found = moments.central(of(cloud(6, 30)))
+    values = spectrum.eigenvalues(found.scatter, found.count)
+    assert int((values > 0).sum()) == 5
+    assert int((spectrum.eigenvalues(found.scatter, found.count, noise=values[2]) > 0).sum()) == 2
 
 
 def test_no_variance_has_no_shares():
-    values = moments.eigenvalues(moments.central(of(np.ones((5, 3)))).scatter, torch.tensor(5))
+    values = spectrum.eigenvalues(moments.central(of(np.ones((5, 3)))).scatter, torch.tensor(5))
     assert float(values.sum()) == 0
     for number in (
-        moments.anisotropy(values), moments.participation_ratio(values), moments.effective_rank(values),
-        moments.components_for(values, (0.9,)),
+        spectrum.anisotropy(values), spectrum.participation_ratio(values), spectrum.effective_rank(values),
+        spectrum.components_for(values, (0.9,)),
     ):  # fmt: skip
         assert bool(number.isnan().all())
-    assert bool(moments.eigenvalues(torch.zeros(2, 2), torch.tensor(1)).isnan().all())
+    assert bool(spectrum.eigenvalues(torch.zeros(2, 2), torch.tensor(1)).isnan().all())
 
 
 def test_unbiased_traces_are_the_averages_over_four_different_rows():
@@ -171,7 +190,7 @@ def test_unbiased_traces_are_the_averages_over_four_different_rows():
     quadruples = [x[list(p)] for p in itertools.permutations(range(6), 4)]
     above = np.mean([((a - b) ** 2).sum() * ((c - d) ** 2).sum() / 4 for a, b, c, d in quadruples])
     below = np.mean([((a - b) @ (c - d)) ** 2 / 4 for a, b, c, d in quadruples])
-    found = moments.unbiased_traces(moments.central(of(x, np.array([3.0, 1, -9]))))
+    found = spectrum.unbiased_traces(moments.central(of(x, np.array([3.0, 1, -9]))))
     assert [float(f) for f in found] == pytest.approx([above, below])
 
 
@@ -180,9 +199,9 @@ def test_participation_ratio_equals_the_authors_package():
     for case in json.loads(GOLDEN.read_text())["cases"]:
         x = rows(case["seed"], case["n"], case["d"])
         found = moments.central(of(x))
-        values = moments.eigenvalues(found.scatter, found.count)
-        assert float(moments.participation_ratio(values)) == pytest.approx(case["naive"], rel=1e-9)
-        assert float(moments.unbiased_participation_ratio(found)) == pytest.approx(case["row"], rel=1e-8)
+        values = spectrum.eigenvalues(found.scatter, found.count)
+        assert float(spectrum.participation_ratio(values)) == pytest.approx(case["naive"], rel=1e-9)
+        assert float(spectrum.unbiased_participation_ratio(found)) == pytest.approx(case["row"], rel=1e-8)
 
 
 def test_correction_removes_the_bias_of_few_rows():
@@ -191,14 +210,14 @@ def test_correction_removes_the_bias_of_few_rows():
     plug_in, unbiased = [], []
     for _ in range(50):
         found = moments.central(of(rng.standard_normal((n, d))))
-        plug_in.append(float(moments.participation_ratio(moments.eigenvalues(found.scatter, found.count))))
-        unbiased.append(float(moments.unbiased_participation_ratio(found)))
+        plug_in.append(float(spectrum.participation_ratio(spectrum.eigenvalues(found.scatter, found.count))))
+        unbiased.append(float(spectrum.unbiased_participation_ratio(found)))
     assert 1 / np.mean(plug_in) == pytest.approx(1 / d + 1 / n, rel=0.05)
     assert np.mean(unbiased) == pytest.approx(d, abs=4 * np.std(unbiased) / np.sqrt(50))
 
 
 def test_three_rows_have_no_unbiased_ratio():
-    assert bool(moments.unbiased_participation_ratio(moments.central(of(cloud(3, 5)))).isnan())
+    assert bool(spectrum.unbiased_participation_ratio(moments.central(of(cloud(3, 5)))).isnan())
 
 
 def test_mean_cosine_is_that_of_all_pairs():
@@ -206,6 +225,6 @@ def test_mean_cosine_is_that_of_all_pairs():
     u = x / np.linalg.norm(x, axis=1, keepdims=True)
     cosines = u @ u.T
     total, n = torch.from_numpy(u.sum(0)), torch.tensor(9)
-    assert float(moments.mean_cosine(total, n, diagonal=True)) == pytest.approx(cosines.mean())
-    assert float(moments.mean_cosine(total, n)) == pytest.approx(cosines[~np.eye(9, dtype=bool)].mean())
-    assert bool(moments.mean_cosine(total, torch.tensor(1)).isnan())
+    assert float(spectrum.mean_cosine(total, n, diagonal=True)) == pytest.approx(cosines.mean())
+    assert float(spectrum.mean_cosine(total, n)) == pytest.approx(cosines[~np.eye(9, dtype=bool)].mean())
+    assert bool(spectrum.mean_cosine(total, torch.tensor(1)).isnan())

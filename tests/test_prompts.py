@@ -190,6 +190,7 @@ def test_ids_beyond_the_tokenizer_but_in_the_model():
     assert Prompts.from_ids([[3, len(tok) + 2]], model(tok, d_vocab=len(tok) + 8)).strings(0)[1] == f"<{len(tok) + 2}>"
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.binary(max_size=5), max_size=12))
 def test_decode_covers_all_bytes(pieces):
     text, offsets = decode(pieces)
@@ -354,6 +355,7 @@ def test_choosing_prompts():
     assert pickle.loads(pickle.dumps(prompts)).hash == prompts.hash
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 25), st.data())
 def test_batches(lengths, budget, data):
     prompts = Prompts.from_ids([np.full(n, k % 7) for k, n in enumerate(lengths)])

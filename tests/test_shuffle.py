@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from text_helpers import TEXTS, PieceTokenizer, byte_tokenizer, tokenizer, tokenizer_names
 
@@ -19,6 +19,7 @@ def numbered(ns):
     return Prompts.from_ids([np.arange(n) for n in ns])
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 3000), st.integers(0, 6))
 def test_block_lengths(n, level):
     sizes = block_lengths(n, level)
@@ -32,6 +33,7 @@ def test_blocks_of_the_paper():
     assert [len(block_lengths(1024, s)) for s in range(6)] == [1, 4, 16, 64, 256, 1024]
 
 
+@settings(max_examples=60, deadline=None)
 @given(lengths, st.integers(0, 5), st.integers(0, 3))
 def test_blocks_move_whole(ns, level, seed):
     prompts = numbered(ns)

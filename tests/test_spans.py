@@ -59,6 +59,7 @@ def test_words(text, words):
     assert [text[a:b] for a, b in edges] == words
 
 
+@settings(max_examples=60, deadline=None)
 @given(UNICODE)
 def test_every_letter_and_digit_is_in_one_word(text):
     edges, _ = find_words(text)
@@ -440,3 +441,15 @@ def count_entities(file):
             out[-1] += token
         before = tag
     return out
+
+
+def test_a_window_that_cuts_a_character_holds_neither_half_of_it():
+    text = "ab 日本 cd"
+    prompts = Prompts.from_texts([text], byte_tokenizer(bos=False), max_tokens=1, on_long="window")
+    halves = [i for i in range(len(prompts)) if "\\x" in prompts.strings(i)[0]]
+    assert len(halves) > 2
+    spans = Spans.from_records([{"document": 0, "start": n, "stop": n + 1, "kind": "x"} for n in (3, 4)], [text])
+    assert spans.align(prompts).reasons == [OUTSIDE, OUTSIDE]
+    classes = token_classes(prompts)
+    kinds = [classes.names[classes.codes[i]] for i in halves]
+    assert kinds == ["first piece", *["middle piece"] * (len(halves) - 2), "last piece"]

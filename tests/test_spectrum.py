@@ -32,8 +32,9 @@ def reference(x):
     u = x / np.linalg.norm(x, axis=1, keepdims=True)
     cosine = (u @ u.T)[~np.eye(len(x), dtype=bool)].mean()
     return {
-        "eigenvalue": values, "anisotropy": p[0], "participation_ratio": 1 / (p**2).sum(), "total_variance": values.sum(),
-        "effective_rank": np.exp(-(s * np.log(s)).sum()), "effective_rank_variance": np.exp(-(p * np.log(p)).sum()),
+        "eigenvalue": values, "anisotropy": p[0], "participation_ratio": 1 / (p**2).sum(),
+        "total_variance": values.sum(), "effective_rank": np.exp(-(s * np.log(s)).sum()),
+        "effective_rank_variance": np.exp(-(p * np.log(p)).sum()),
         "pca_components": [(p.cumsum() < t).sum() + 1 for t in (0.9, 0.95, 0.99)],
         "mean_cosine": cosine, "mean_norm": np.linalg.norm(x, axis=1).mean(), "n": len(x),
         "rank_limit": min(len(x) - 1, x.shape[1]),
@@ -41,8 +42,8 @@ def reference(x):
 
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
-def test_both_subsets_equal_the_whole_data(offset):
-    model = with_sink(offset=offset)
+def test_both_subsets_equal_the_whole_data(offset, device):
+    model = with_sink(offset=offset, device=device)
     ds = model.measured(Spectrum(), [[2, 3], [0], [1, 4]]).result()
     for layer in range(4):
         x = model.rows(layer).astype(np.float32).astype(np.float64)
@@ -85,14 +86,14 @@ def equal(a: xr.Dataset, b: xr.Dataset):
             np.testing.assert_array_equal(b[name], v, err_msg=name)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(partitions(5))
 def test_any_batches_in_any_order_give_the_same_dataset(batches):
     model = with_sink()
     equal(model.measured(Spectrum(keep=4)).result(), model.measured(Spectrum(keep=4), batches).result())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(partitions(5))
 def test_parts_merge_to_the_whole(batches):
     model = with_sink()
@@ -180,7 +181,7 @@ def test_without_exclusions_there_is_one_subset():
     ds = m.result()
     assert ds["subset"].values.tolist() == ["all"]
     assert ds["eigenvalue"].shape == (1, 1, 2)
-    assert m.sums["second"].shape == (1, 1, 6, 6)
+    assert m.sums["second"].shape == (1, 6, 6)
 
 
 def test_rounding_beyond_the_possible_rank_does_not_count():

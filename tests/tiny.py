@@ -1,4 +1,4 @@
-"""Tiny models of many families with seeded random weights, a tokenizer, and small measurements, for tests and scripts."""
+"""Tiny models of many families with seeded random weights, a tokenizer, and small measurements for the tests."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ PARALLEL = {"phi", "gptj", "neox", "falcon", "cohere"}  # attention and MLP read
 FAMILIES = tuple(CONFIGS)
 
 
-def tiny_lm(family="llama", seed=0, **changes):
+def tiny_lm(family="llama", seed=0, attention=None, **changes):
     """A Hugging Face causal LM; weights, biases and norms all random, so that a forgotten one shows."""
     kind, settings = CONFIGS[family]
     torch.manual_seed(seed)
     config = kind(**{"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None, **settings, **changes})
-    lm = T.AutoModelForCausalLM.from_config(config).eval()
+    lm = T.AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in lm.parameters():
@@ -113,13 +113,9 @@ class Norms(Measurement):
 
     sleep = 0.0
 
-    def __init__(self, layers=None, rows=True):
+    def __init__(self, layers=None, per_token=True):
         super().__init__()
-        self.layers, self.keep = layers, rows
-        self.rows_wanted = rows
-
-    def settings(self):
-        return {"layers": None if self.layers is None else list(self.layers), "rows": self.rows_wanted}
+        self.layers, self.per_token = layers, per_token
 
     def sites(self, info):
         return [Site("resid", n) for n in choose_layers(self.layers, info)]
@@ -130,7 +126,7 @@ class Norms(Measurement):
         stream = torch.stack([batch.rows(n).double() for n in layers], 1)
         self.add("total", stream.sum(0))
         self.add("count", torch.tensor(len(stream), device=batch.device))
-        if self.rows_wanted:
+        if self.per_token:
             self.append(
                 prompt=batch.row_prompt, position=batch.row_position, token_id=batch.row_ids, norm=stream.norm(dim=-1)
             )
@@ -140,7 +136,7 @@ class Norms(Measurement):
         mean = (self.sums["total"] / self.sums["count"]).norm(dim=-1)
         data = {"mean_norm": variable("layer", mean, "norm of the mean", "1")}
         coords = layer_coords(layers, self.info)
-        if self.rows_wanted:
+        if self.per_token:
             prompt, position, token_id, norm = self.table("prompt", "position", "token_id", "norm")
             data["norm"] = variable(("token", "layer"), norm, "norm", "1")
             coords |= {

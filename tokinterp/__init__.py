@@ -21,6 +21,7 @@ if _u.find_spec('tokinterp.measurements.lens'):
 if _u.find_spec('tokinterp.measurements.spectrum'):
     from .measurements.spectrum import Spectrum
 from .models import Model, ModelInfo, Modules, load_model, wrap
+from .report import report
 from .text import Prompts, Spans, bundled_questions, bundled_spans, bundled_texts
 
 __version__ = "0.1.0"
@@ -28,9 +29,8 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> object:
     """Load what draws only when it is asked for, so that matplotlib is not imported before."""
-    if name in ("plots", "report"):
+    if name == "plots":
         import importlib
 
-        module = importlib.import_module(f"{__name__}.{name}")
-        return module if name == "plots" else module.report
+        return importlib.import_module(f"{__name__}.plots")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as changed
-from functools import partial
 from numbers import Integral
-from types import CodeType
 from typing import Any
 
-import numpy as np
 import torch
 
 from .capture import Site
+from .describe import describe
 
 Positions = int | slice | Sequence[int] | torch.Tensor | Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None
 """Which positions: a number or a list of numbers (the same in every prompt; a shorter prompt goes without), a slice (of
@@ -78,6 +73,10 @@ class SiteEdit:
             value = value[..., :width, :]
         return changed(self, positions=_fit(self.positions, width, longest), value=value)
 
+    def settle(self, ids: torch.Tensor, mask: torch.Tensor) -> SiteEdit:
+        """Return the edit with its positions worked out for a batch, as a bool tensor."""
+        return changed(self, positions=select_positions(self.positions, ids, mask))
+
     def apply(self, activations: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return the changed activations (prompt, position, d_model)."""
         where = select_positions(self.positions, ids, mask).to(activations.device)[..., None]
@@ -98,7 +97,7 @@ class SiteEdit:
         """Return what decides the numbers, as JSON types."""
         return {
             "op": self.op, "site": self.site.name, "at": self.site.at,
-            "positions": _describe(self.positions), "value": _describe(self.value),
+            "positions": describe(self.positions), "value": describe(self.value),
         }  # fmt: skip
 
 
@@ -131,6 +130,11 @@ class KnockOut:
         """Return the edit for a batch that is ``width`` wide, of prompts of which the longest is ``longest``."""
         return changed(self, queries=_fit(self.queries, width, longest), keys=_fit(self.keys, width, longest))
 
+    def settle(self, ids: torch.Tensor, mask: torch.Tensor) -> KnockOut:
+        """Return the edit with its positions worked out for a batch, as bool tensors."""
+        queries = None if self.queries is None else select_positions(self.queries, ids, mask)
+        return changed(self, queries=queries, keys=select_positions(self.keys, ids, mask))
+
     def edges(self, ids: torch.Tensor, mask: torch.Tensor, n_heads: int) -> torch.Tensor:
         """Return (prompt, 1 or head, query, key) bool, true where attention is removed."""
         n = ids.shape[1]
@@ -150,7 +154,7 @@ class KnockOut:
     def describe(self) -> dict[str, Any]:
         """Return what decides the numbers, as JSON types."""
         return {
-            "op": "knock_out", "queries": _describe(self.queries), "keys": _describe(self.keys),
+            "op": "knock_out", "queries": describe(self.queries), "keys": describe(self.keys),
             "blocks": list(self.blocks) if self.blocks is not None else None,
             "heads": list(self.heads) if self.heads is not None else None,
         }  # fmt: skip
@@ -295,56 +299,3 @@ def _fit(positions: Any, width: int, longest: int) -> Any:
     if bad:
         raise ValueError(f"positions {bad} to edit: the longest prompt has positions 0 to {longest - 1}")
     return [p for p in places if p < width]
-
-
-def _describe(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, slice):
-        return f"slice({value.start}, {value.stop}, {value.step})"
-    if isinstance(value, torch.Tensor):
-        data = value.detach().cpu().to(torch.float64).contiguous().numpy().tobytes()
-        return f"tensor {tuple(value.shape)} {_digest(data)}"
-    if isinstance(value, np.ndarray):
-        return f"array {value.shape} {value.dtype} {_digest(np.ascontiguousarray(value).tobytes())}"
-    if isinstance(value, dict):
-        return {str(k): _describe(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | range | set | frozenset):
-        return [_describe(v) for v in (sorted(value, key=repr) if isinstance(value, set | frozenset) else value)]
-    if callable(value):
-        return _describe_function(value)
-    return f"{type(value).__qualname__} {_digest(_address.sub('', repr(value)).encode())}"
-
-
-_address = re.compile(r" at 0x[0-9a-f]+")
-
-
-def _describe_function(function: Callable[..., Any]) -> str:
-    """Return name and hash of code, defaults and captured values: the same in every process."""
-    if isinstance(function, partial):
-        inner = [_describe(function.func), _describe(function.args), _describe(function.keywords)]
-        return f"partial {_digest(repr(inner).encode())}"
-    code = getattr(function, "__code__", None)
-    if code is None:
-        own = [_describe(vars(function)) if hasattr(function, "__dict__") else None]
-        called = getattr(type(function).__call__, "__code__", None)
-        return f"{type(function).__qualname__} {_digest(repr([own, _code(called)]).encode())}"
-    owner = getattr(function, "__self__", None)
-    inside = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
-    parts = [_code(code), _describe(getattr(function, "__defaults__", None))]
-    parts += [_describe(getattr(function, "__kwdefaults__", None)), _describe(inside)]
-    parts += [_describe(vars(owner)) if hasattr(owner, "__dict__") else repr(owner)]
-    return f"function {getattr(function, '__qualname__', '')} {_digest(repr(parts).encode())}"
-
-
-def _code(code: CodeType | None) -> Any:
-    if code is None:
-        return None
-    consts = [_code(c) if isinstance(c, CodeType) else _describe(c) for c in code.co_consts]
-    return [code.co_code.hex(), code.co_names, consts]
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]

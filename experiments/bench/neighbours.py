@@ -153,6 +153,7 @@ class Dadapy:
             raise RuntimeError("DADAPY_PYTHON does not start DADApy: see the message above")
 
     def __call__(self, what: str) -> str:
+        """Run ``gride``, ``gride64`` or ``twonn`` and return the printed answer."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(what + "\n")

@@ -1,4 +1,4 @@
-"""Recipe of participation_ratio.json: pip install dimensionality==0.1.4 (the authors' package); python THIS_FILE > participation_ratio.json."""
+"""Recipe: pip install dimensionality==0.1.4 (the authors' package); python THIS_FILE > participation_ratio.json."""
 
 import json
 

@@ -59,8 +59,8 @@ def read_logits(
     """Read cross-entropy, entropy and KL off a block of logits.
 
     One maximum, one subtraction, one exponential, one sum and two scalar products per row; no log-probabilities are
-    written.  With z = logits - max and s = sum exp z: cross-entropy log s - z[target], entropy log s - sum(exp(z) z) / s,
-    KL(final || lens) = log s - sum(p z) - H(p).
+    written.  With z = logits - max and s = sum exp z: cross-entropy log s - z[target], entropy
+    log s - sum(exp(z) z) / s, KL(final || lens) = log s - sum(p z) - H(p).
 
     Parameters
     ----------

@@ -67,7 +67,7 @@ def by_norm(sizes: Sizes, factor: float) -> Tensor:
 
 
 def by_magnitude(sizes: Sizes) -> Tensor:
-    """Return (prompt, position) bool: the row has an entry above 100 and at least 1,000 times the median (Sun et al. 2024)."""
+    """Return (prompt, position) bool: some entry is above 100 and at least 1,000 times the median (Sun et al. 2024)."""
     return (sizes.peak > ABSOLUTE) & (sizes.peak >= RATIO * sizes.median[:, None])
 
 

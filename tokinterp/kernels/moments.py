@@ -1,10 +1,10 @@
-"""Moments of a stream of rows, merged exactly, and the numbers of a covariance spectrum that follow from them."""
+"""Moments of a stream of rows, summed in float64 and merged exactly."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ class Moments(NamedTuple):
     first : torch.Tensor
         (..., d) sum of y.
     second : torch.Tensor
-        (..., d, d) sum of the outer products y y'; **only the lower triangle counts**.
+        (..., d, d) sum of the outer products y y'; **only the lower triangle counts**, and nothing else is written.
     cubic : torch.Tensor
         (..., d) sum of |y|^2 y.
     fourth : torch.Tensor
@@ -43,7 +43,7 @@ class Moments(NamedTuple):
 
 
 class Central(NamedTuple):
-    """What a cloud of rows is about its own mean: ``count``, ``mean``, ``scatter`` (sum of outer products), ``fourth``."""
+    """A cloud about its own mean: ``count``, ``mean``, ``scatter`` (sum of outer products), ``fourth`` (of |.|^4)."""
 
     count: Tensor
     mean: Tensor
@@ -61,33 +61,29 @@ def full_float32() -> Iterator[None]:
     ...     float(torch.ones(1, 2) @ torch.ones(2, 1))
     2.0
     """
-    places = [p for p in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul) if hasattr(p, "fp32_precision")]
-    before = [p.fp32_precision for p in places]
+    places: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+    name, full = ("fp32_precision", "ieee") if hasattr(places[0], "fp32_precision") else ("allow_tf32", False)
+    places = [p for p in places if hasattr(p, name)]
+    before = [getattr(p, name) for p in places]
     try:
         for place in places:
-            place.fp32_precision = "ieee"
+            setattr(place, name, full)
         yield
     finally:
         for place, value in zip(places, before, strict=True):
-            place.fp32_precision = value
+            setattr(place, name, value)
 
 
-def empty(shift: Tensor) -> Moments:
-    """Return the moments of no rows yet, about ``shift`` (..., d)."""
+def empty(shift: Tensor, second: Tensor | None = None) -> Moments:
+    """Return the moments of no rows yet about ``shift`` (..., d); ``second`` may bring its own zeros."""
     shift = shift.double()
     lead, d = shift.shape[:-1], shift.shape[-1]
 
     def zeros(*shape: int) -> Tensor:
         return torch.zeros((*lead, *shape), dtype=torch.float64, device=shift.device)
 
-    return Moments(
-        shift.clone(),
-        torch.zeros(lead, dtype=torch.int64, device=shift.device),
-        zeros(d),
-        zeros(d, d),
-        zeros(d),
-        zeros(),
-    )
+    count = torch.zeros(lead, dtype=torch.int64, device=shift.device)
+    return Moments(shift.clone(), count, zeros(d), zeros(d, d) if second is None else second, zeros(d), zeros())
 
 
 def accumulate(moments: Moments, shifted: Tensor, keep: Tensor | None = None) -> None:
@@ -127,7 +123,23 @@ def accumulate(moments: Moments, shifted: Tensor, keep: Tensor | None = None) ->
             moments.cubic.add_(size @ y)
             moments.fourth.add_(size.double().square().sum())
             for left in range(0, d, PANEL):
-                moments.second[left:, left : left + PANEL].add_(y[:, left:].T @ y[:, left : left + PANEL])
+                moments.second[left:, left : left + PANEL].add_((y[:, left:].T @ y[:, left : left + PANEL]).tril_())
+
+
+def two_triangles(packed: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two (..., d, d) views of one (..., d + 1, d) tensor whose lower triangles do not overlap.
+
+    Two symmetric matrices fit in the memory of one: the first below the diagonal, the second, transposed, above it.
+    """
+    return packed[..., 1:, :], packed[..., :-1, :].mT
+
+
+def packed_triangles(first: Tensor, second: Tensor) -> Tensor:
+    """Return the (..., d + 1, d) tensor whose `two_triangles` are those of two (..., d, d) tensors."""
+    packed = first.new_zeros(*first.shape[:-2], first.shape[-1] + 1, first.shape[-1])
+    for place, matrix in zip(two_triangles(packed), (first, second), strict=True):
+        place.add_(matrix.tril())
+    return packed
 
 
 def mirrored(second: Tensor) -> Tensor:
@@ -179,150 +191,3 @@ def central(moments: Moments) -> Central:
     fourth = moments.fourth - 4 * (moments.cubic * mean).sum(-1) + 4 * quadratic + 2 * sq * trace - 3 * n * sq**2
     scatter = second - moments.first[..., :, None] * mean[..., None, :]
     return Central(moments.count, moments.shift + mean, (scatter + scatter.mT) / 2, fourth)
-
-
-def eigenvalues(scatter: Tensor, count: Tensor, noise: float | Tensor = 0.0) -> Tensor:
-    """Return the eigenvalues of one covariance scatter / (n - 1), largest first.
-
-    Parameters
-    ----------
-    scatter : torch.Tensor
-        (d, d) sum of outer products about the mean.
-    count : torch.Tensor
-        () number of rows n.
-    noise : float or torch.Tensor
-        Smaller values are set to 0, as are all beyond the possible rank min(n - 1, d): what rounding leaves there
-        counts for little in a variance, but for much in a sum of square roots.
-
-    Returns
-    -------
-    torch.Tensor
-        (d,) NaN if n < 2.
-    """
-    d, n = scatter.shape[-1], int(count)
-    if n < 2:
-        return scatter.new_full((d,), torch.nan)
-    values = torch.linalg.eigvalsh(scatter / (n - 1)).flip(-1)
-    possible = torch.arange(d, device=values.device) < n - 1
-    return torch.where(possible & (values > noise), values, 0.0)
-
-
-def shares(values: Tensor) -> Tensor:
-    """Return eigenvalues as shares of the total variance; NaN where there is none."""
-    return values / values.sum(-1, keepdim=True)
-
-
-def anisotropy(values: Tensor) -> Tensor:
-    """Return the share of the largest eigenvalue (Razzhigaev et al. 2024, "The Shape of Learning")."""
-    return shares(values)[..., 0]
-
-
-def participation_ratio(values: Tensor) -> Tensor:
-    """Return (sum of eigenvalues)^2 / sum of their squares: the plug-in value, biased low when rows are few."""
-    return values.sum(-1) ** 2 / (values**2).sum(-1)
-
-
-def unbiased_traces(cloud: Central) -> tuple[Tensor, Tensor]:
-    """Return unbiased estimates of tr(Sigma)^2 and tr(Sigma^2) from n independent rows of any distribution.
-
-    With S the sample covariance (divisor n - 1) and Q = sum_i |x_i - mean|^4 / (n - 1),
-
-        tr(Sigma)^2 ~ (n-1) / (n(n-2)(n-3)) * (2 tr(S^2) + (n^2-3n+1) tr(S)^2 - n Q)
-        tr(Sigma^2) ~ (n-1) / (n(n-2)(n-3)) * ((n-1)(n-2) tr(S^2) + tr(S)^2 - n Q)
-
-    (Himeno and Yamada 2014, J. Multivariate Anal. 130, 27).  They are the averages over all choices of four different
-    rows a, b, c, d of |a-b|^2 |c-d|^2 / 4 and of ((a-b)'(c-d))^2 / 4.
-
-    Parameters
-    ----------
-    cloud : Central
-        Of n rows.
-
-    Returns
-    -------
-    torch.Tensor, torch.Tensor
-        (...) each, NaN for n < 4.
-    """
-    n = cloud.count.double()
-    trace = cloud.scatter.diagonal(dim1=-2, dim2=-1).sum(-1) / (n - 1)
-    square = (cloud.scatter**2).sum((-2, -1)) / (n - 1) ** 2
-    q = cloud.fourth / (n - 1)
-    scale = torch.where(n >= 4, (n - 1) / (n * (n - 2) * (n - 3)), torch.nan)
-    above = 2 * square + (n**2 - 3 * n + 1) * trace**2 - n * q
-    below = (n - 1) * (n - 2) * square + trace**2 - n * q
-    return scale * above, scale * below
-
-
-def unbiased_participation_ratio(cloud: Central) -> Tensor:
-    """Return the participation ratio whose numerator and denominator are both unbiased under finite n.
-
-    Parameters
-    ----------
-    cloud : Central
-        Of n rows.
-
-    Returns
-    -------
-    torch.Tensor
-        (...) the ratio of `unbiased_traces`; NaN for n < 4 or where the estimate of tr(Sigma^2) is not positive.
-
-    Notes
-    -----
-    This is the row-corrected estimator of Chun et al. 2026 (arXiv 2509.26560, gamma_row), in closed form: of the three
-    terms of 1/PR_plugin ~ 1/PR + 1/n + 1/d it removes 1/n.  The term 1/d is about channels sampled from a larger
-    population; here every channel is seen, so there is nothing to correct.  A ratio of unbiased numbers is not itself
-    exactly unbiased, and tokens of one text are not independent rows: n overstates what is known.
-
-    Examples
-    --------
-    >>> x = torch.randn(60, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    >>> m = empty(torch.zeros(40))
-    >>> accumulate(m, x)
-    >>> values = eigenvalues(central(m).scatter, m.count)
-    >>> bool(participation_ratio(values) < 26), bool(unbiased_participation_ratio(central(m)) > 35)
-    (True, True)
-    """
-    above, below = unbiased_traces(cloud)
-    return torch.where(below > 0, above / below, torch.nan)
-
-
-def effective_rank(values: Tensor, of: str = "singular") -> Tensor:
-    """Return exp(entropy) of the normalised spectrum.
-
-    Parameters
-    ----------
-    values : torch.Tensor
-        (..., component) eigenvalues of a covariance (so: of the *centred* cloud).
-    of : str
-        ``"singular"``: shares of the singular values, the square roots (Roy and Vetterli 2007); ``"variance"``: shares
-        of the eigenvalues themselves.  RankMe (Garrido et al. 2023) is the first, of the uncentred rows.
-    """
-    q = shares(values.sqrt() if of == "singular" else values)
-    return torch.where(q.isnan().any(-1), torch.nan, torch.exp(torch.special.entr(q.nan_to_num()).sum(-1)))
-
-
-def components_for(values: Tensor, thresholds: Sequence[float]) -> Tensor:
-    """Return (..., threshold) how many of the largest components reach each share of the variance; NaN if undefined."""
-    reached = shares(values).cumsum(-1)
-    want = torch.as_tensor(thresholds, dtype=reached.dtype, device=reached.device)
-    # a share that is reached exactly must not be missed by the rounding of the running sum
-    number = (reached[..., None, :] < want[:, None] * (1 - 1e-12)).sum(-1).double() + 1
-    return torch.where(reached[..., -1:].isnan(), torch.nan, number)
-
-
-def mean_cosine(unit_sum: Tensor, number: Tensor, diagonal: bool = False) -> Tensor:
-    """Return the mean cosine over all pairs of rows from the sum of their unit vectors, in O(n d).
-
-    Parameters
-    ----------
-    unit_sum : torch.Tensor
-        (..., d) sum of x / |x|.
-    number : torch.Tensor
-        (...) how many rows that was.
-    diagonal : bool
-        Whether a row's cosine of 1 with itself counts: |sum|^2 / n^2 (Viswanathan et al., arXiv 2501.10573), else
-        (|sum|^2 - n) / (n (n - 1)); NaN for n < 1 and n < 2.
-    """
-    n, size = number.double(), (unit_sum.double() ** 2).sum(-1)
-    value = size / n**2 if diagonal else (size - n) / (n * (n - 1))
-    return torch.where(n >= (1 if diagonal else 2), value, torch.nan)

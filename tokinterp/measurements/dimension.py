@@ -53,7 +53,7 @@ class IntrinsicDimension(Measurement):
     exclude : sequence of str
         Points left out of the clouds: ``"special"`` (BOS and other special tokens) and ``"massive"`` (rows that
         `tokinterp.kernels.massive.massive_rows` finds at that layer).  The published clouds have no special tokens,
-        because their texts were run without, and lose no token of the text, whatever its norm: so it is here by default.
+        because their texts were run without, and lose no token of the text, whatever its norm; so by default here.
     small : str
         What happens to a prompt with fewer than four tokens per neighbour rank in use: ``"error"`` before the run, or
         ``"nan"`` for the values that it is too small for.

@@ -50,12 +50,12 @@ class LogitLens(Measurement):
 
     Notes
     -----
-    Everything is in nat.  The last position of a prompt has no next token: its values are kept per token (cross-entropy NaN,
-    rank -1), and it takes no part in any mean.  A layer *agrees* with the final answer when no token is more probable
-    there than the last layer's most probable one, and is *accurate* when none is more probable than the true next
-    token; ties, which bfloat16 logits have, count for it.  The mean of ``cross_entropy`` at the last layer weighted by
-    ``n_positions`` is the Hugging Face loss.  Means of the earlier layers are over the same positions unless
-    ``exclude`` has ``"massive"``.
+    Everything is in nat.  The last position of a prompt has no next token: its values are kept per token
+    (cross-entropy NaN, rank -1), and it takes no part in any mean.  A layer *agrees* with the final answer when no
+    token is more probable there than the last layer's most probable one, and is *accurate* when none is more probable
+    than the true next token; ties, which bfloat16 logits have, count for it.  The mean of ``cross_entropy`` at the last
+    layer weighted by ``n_positions`` is the Hugging Face loss.  Means of the earlier layers are over the same positions
+    unless ``exclude`` has ``"massive"``.
 
     Examples
     --------

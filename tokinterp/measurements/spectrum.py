@@ -11,7 +11,7 @@ import xarray as xr
 
 from ..capture import resid
 from ..dataset import layer_coords, variable
-from ..kernels import massive, moments
+from ..kernels import massive, moments, spectrum
 from .base import Measurement, Tensors, choose_layers
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ..text.prompts import Prompts
 
 EXCLUSIONS = ("special", "massive")
-NO_DIRECTION = 1e-6  # of its norm: a row this close to the mean of its prompt is rounding, not a direction
 
 FLOAT32 = float(torch.finfo(torch.float32).eps)
 
@@ -31,7 +30,7 @@ class Spectrum(Measurement):
     Everything comes in two versions on the dimension ``subset``: ``"all"`` rows, and the ``"regular"`` ones that are
     left without the excluded rows (the products are taken over the regular rows once, and over the few excluded ones
     apart). Results equal those of the covariance of all rows in float64 to about 1e-6 of its largest eigenvalue, with
-    any channel offset and any batches; memory is two d x d float64 matrices a layer (one with ``exclude=()``).
+    any channel offset and any batches; memory is one d x d float64 matrix a layer.
 
     Parameters
     ----------
@@ -61,7 +60,7 @@ class Spectrum(Measurement):
 
     - ``anisotropy``: share of the largest eigenvalue (Razzhigaev et al. 2024).
     - ``participation_ratio``: plug-in; ``participation_ratio_unbiased``: see
-      `tokinterp.kernels.moments.unbiased_participation_ratio` (Chun et al. 2026, row-corrected).
+      `tokinterp.kernels.spectrum.unbiased_participation_ratio` (Chun et al. 2026, row-corrected).
     - ``effective_rank``: from singular values (Roy and Vetterli 2007); ``effective_rank_variance``: from eigenvalues.
     - ``mean_cosine``: over all pairs of different rows of the corpus, about the origin.  After the corpus mean is
       removed this average is near 0 whatever the cloud, and it cannot be had in one reading, so the centred cosine is
@@ -143,7 +142,7 @@ class Spectrum(Measurement):
         self.append(prompt=batch.prompt_numbers, **{k: torch.stack(v, dim=1) for k, v in columns.items()})
 
     def _parts(self, batch: Batch, layer: int) -> tuple[massive.Sizes, torch.Tensor, torch.Tensor]:
-        """Sizes of rows; (prompt, part, position) bool regular and excluded rows; (rule, prompt, position) massive ones."""
+        """Sizes; (prompt, part, position) bool regular and excluded rows; (rule, prompt, position) massive ones."""
         sizes = massive.measure_sizes(batch.resid(layer), batch.mask)
         finite = sizes.norm.isfinite()  # padding is NaN
         rules = torch.stack([massive.by_norm(sizes, self.factor), massive.by_magnitude(sizes)]) & finite
@@ -167,17 +166,16 @@ class Spectrum(Measurement):
             shifts.append((total / keep.sum().clamp_min(1)).float())
         parts, count, device = len(self.subsets), len(layers), batch.device
         shift = torch.stack(shifts)[:, None].expand(-1, parts, -1)
-        self.sums.update(moments.empty(shift)._asdict())
+        d = shift.shape[-1]
+        triangles = torch.zeros(count, d + parts - 1, d, dtype=torch.float64, device=device)  # one or two, see _moments
+        self.sums.update(moments.empty(shift, triangles)._asdict())
         self.sums["norm"] = torch.zeros(count, parts, dtype=torch.float64, device=device)
-        self.sums["unit"] = torch.zeros(count, parts, shift.shape[-1], dtype=torch.float64, device=device)
+        self.sums["unit"] = torch.zeros(count, parts, d, dtype=torch.float64, device=device)
         self.sums["units"] = torch.zeros(count, parts, dtype=torch.int64, device=device)
         self.sums["nonfinite"] = torch.zeros(count, dtype=torch.int64, device=device)
         self.sums["massive_rows"] = torch.zeros(count, len(massive.RULES), dtype=torch.int64, device=device)
         for name, column in massive.no_entries(count, self.keep, device=device)._asdict().items():
             self.sums[f"entry_{name}"] = column
-
-    def _moments(self, layer: int, part: int) -> moments.Moments:
-        return moments.Moments(*(self.sums[f][layer, part] for f in moments.Moments._fields))
 
     def _add_layer(
         self, i: int, x: torch.Tensor, norm: torch.Tensor, parts: torch.Tensor, extra: int
@@ -187,10 +185,10 @@ class Spectrum(Measurement):
         x = x.float().masked_fill(~parts.any(1)[..., None], 0)
         y = x - self.sums["shift"][i, 0].float()
         flat, kept = y.reshape(-1, d), parts.transpose(0, 1).flatten(1)
-        moments.accumulate(self._moments(i, 0), flat, kept[0])
+        moments.accumulate(_moments(self.sums, i)[0], flat, kept[0])
         if extra:
             chosen = kept[1].int().argsort(descending=True, stable=True)[:extra]
-            moments.accumulate(self._moments(i, 1), flat[chosen].double())
+            moments.accumulate(_moments(self.sums, i)[1], flat[chosen].double())
 
         length = torch.where(parts, norm[:, None], 0.0)  # (prompt, part, position)
         directed = length > 0
@@ -205,9 +203,11 @@ class Spectrum(Measurement):
         return {
             "prompt_n": n,
             "prompt_norm": _to_subsets(length.sum(-1, dtype=torch.float64)) / n,
-            "prompt_cosine": moments.mean_cosine(unit, number),
-            "prompt_cosine_diagonal": moments.mean_cosine(unit, number, diagonal=True),
-            "prompt_cosine_centred": torch.stack([_centred_cosine(y, norm, m) for m in members.unbind(1)], dim=1),
+            "prompt_cosine": spectrum.mean_cosine(unit, number),
+            "prompt_cosine_diagonal": spectrum.mean_cosine(unit, number, diagonal=True),
+            "prompt_cosine_centred": torch.stack(
+                [spectrum.centred_cosine(y, norm, m) for m in members.unbind(1)], dim=1
+            ),
         }
 
     def _add_entries(self, i: int, batch: Batch, layer: int, sizes: massive.Sizes, rows: torch.Tensor) -> None:
@@ -228,11 +228,13 @@ class Spectrum(Measurement):
         if not self.sums or not other:
             self.sums = self.sums or {k: v.clone() for k, v in other.items()}
             return
-        fields = moments.Moments._fields
         for i in range(len(self.sums["shift"])):
-            mine, theirs = (moments.Moments(*(s[f][i] for f in fields)) for s in (self.sums, other))
-            for name, value in moments.merge(mine, theirs)._asdict().items():
-                self.sums[name][i] = value
+            merged = [moments.merge(*pair) for pair in zip(_moments(self.sums, i), _moments(other, i), strict=True)]
+            for name, *parts in zip(moments.Moments._fields, *merged, strict=True):
+                if name == "second":
+                    self.sums[name][i] = moments.packed_triangles(*parts) if len(parts) == 2 else parts[0]
+                else:
+                    self.sums[name][i] = torch.stack(parts)
         table = self._with_entries(
             slice(None), massive.Entries(*(other[f"entry_{n}"] for n in massive.Entries._fields))
         )
@@ -280,14 +282,14 @@ class Spectrum(Measurement):
         if device.type == "cuda" and not torch.cuda.is_available():
             device = torch.device("cpu")
         sums = {name: value[i].to(device) for name, value in self.sums.items()}
-        part = [moments.Moments(*(sums[f][p] for f in moments.Moments._fields)) for p in range(len(self.subsets))]
+        part = _moments({name: value[None] for name, value in sums.items()}, 0)
         clouds = [moments.central(part[0])]  # the regular rows, or all
-        spectra = [moments.eigenvalues(clouds[0].scatter, clouds[0].count)]
+        spectra = [spectrum.eigenvalues(clouds[0].scatter, clouds[0].count)]
         noise = FLOAT32 * spectra[0][0].nan_to_num()  # of the regular rows' products; the excluded ones are in float64
         spectra[0] = torch.where(spectra[0] <= noise, 0.0, spectra[0])
         if len(part) > 1 and int(part[1].count):
             clouds.insert(0, moments.central(moments.merge(*part)))
-            spectra.insert(0, moments.eigenvalues(clouds[0].scatter, clouds[0].count, noise))
+            spectra.insert(0, spectrum.eigenvalues(clouds[0].scatter, clouds[0].count, noise))
         cells: list[dict[str, torch.Tensor]] = []
         for s, (cloud, values) in enumerate(zip(clouds, spectra, strict=True)):
             pick = slice(0, None if s == 0 else 1)  # all parts, or the regular one
@@ -297,15 +299,15 @@ class Spectrum(Measurement):
                 "n": cloud.count,
                 "rank_limit": torch.clamp(cloud.count - 1, 0, values.shape[-1]),
                 "mean_norm": sums["norm"][pick].sum() / cloud.count,
-                "anisotropy": moments.anisotropy(values),
-                "participation_ratio": moments.participation_ratio(values),
-                "participation_ratio_unbiased": moments.unbiased_participation_ratio(cloud),
-                "effective_rank": moments.effective_rank(values),
-                "effective_rank_variance": moments.effective_rank(values, of="variance"),
-                "pca_components": moments.components_for(values, self.thresholds),
+                "anisotropy": spectrum.anisotropy(values),
+                "participation_ratio": spectrum.participation_ratio(values),
+                "participation_ratio_unbiased": spectrum.unbiased_participation_ratio(cloud),
+                "effective_rank": spectrum.effective_rank(values),
+                "effective_rank_variance": spectrum.effective_rank(values, of="variance"),
+                "pca_components": spectrum.components_for(values, self.thresholds),
                 "total_variance": values.sum(),
-                "mean_cosine": moments.mean_cosine(unit, number),
-                "mean_cosine_diagonal": moments.mean_cosine(unit, number, diagonal=True),
+                "mean_cosine": spectrum.mean_cosine(unit, number),
+                "mean_cosine_diagonal": spectrum.mean_cosine(unit, number, diagonal=True),
                 "eigenvalue": values[: self.components],
             })  # fmt: skip
         cells += cells[: len(part) - len(cells)]  # nothing was excluded here: the same rows
@@ -338,20 +340,17 @@ class Spectrum(Measurement):
         return data, coords
 
 
+def _moments(sums: Tensors, layer: int) -> list[moments.Moments]:
+    """Views of the moments of regular and excluded rows (or all) at a layer; two second moments lie in one tensor."""
+    packed, parts = sums["second"][layer], sums["count"].shape[1]
+    second = moments.two_triangles(packed) if parts == 2 else (packed,)
+    rest = [{f: sums[f][layer, part] for f in moments.Moments._fields if f != "second"} for part in range(parts)]
+    return [moments.Moments(**fields, second=matrix) for fields, matrix in zip(rest, second, strict=True)]
+
+
 def _to_subsets(parts: torch.Tensor) -> torch.Tensor:
     """(prompt, part, ...) sums over regular and excluded rows -> (prompt, subset, ...) over all and regular ones."""
     return parts if parts.shape[1] == 1 else torch.stack([parts.sum(1), parts[:, 0]], dim=1)
-
-
-def _centred_cosine(y: torch.Tensor, norm: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """(prompt,) mean cosine of pairs of different rows about the prompt's own mean; rows at that mean are left out."""
-    with moments.full_float32():
-        mean = (keep.float()[:, None] @ y) / keep.sum(1).clamp_min(1)[:, None, None]
-        centred = y - mean
-        length = torch.linalg.vector_norm(centred, dim=-1)
-        directed = keep & (length > NO_DIRECTION * norm)
-        unit = ((directed / length.masked_fill(~directed, 1))[:, None] @ centred)[:, 0]
-    return moments.mean_cosine(unit, directed.sum(1))
 
 
 SUN = "Sun et al. 2024, arXiv 2402.17762, section 2"

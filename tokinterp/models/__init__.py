@@ -7,6 +7,7 @@ from typing import Any
 
 from .base import Activations, Model, ModelInfo
 from .bundled import ID, bundled_folder
+from .fingerprint import weights_hash
 from .hooks import HookedLM
 from .modules import Modules
 
@@ -84,7 +85,9 @@ def load_model(
     if backend == "transformer_lens":
         from .transformer_lens import bridge_from, wrap_bridge
 
-        return wrap_bridge(bridge_from(lm, found, id), found, id=id, revision=rev, modules=modules)
+        raw = weights_hash(lm)
+        bridge = bridge_from(lm, found, id)
+        return wrap_bridge(bridge, found, id=id, revision=rev, modules=modules, weights=raw)
     if backend == "nnsight":
         from .nnsight import nnsight_from, wrap_nnsight
 

@@ -13,10 +13,11 @@ SAMPLE = 65536
 
 
 def weights_hash(module: nn.Module) -> str:
-    """Return a hash of name, shape, dtype and a regular sample of at most 65,536 values of every parameter.
+    """Return a hash of shape, dtype and a regular sample of about 65,536 values of every parameter.
 
     A fine-tuned copy differs in it; it costs a fraction of a second for billions of parameters, and does not depend
-    on the device.  Names are left out, because backends wrap modules.
+    on the device.  Names are left out, because backends wrap modules.  All parameters of up to 131,071 values are
+    hashed whole.
     """
     digest = hashlib.sha256()
     for p in module.parameters():

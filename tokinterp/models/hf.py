@@ -147,6 +147,7 @@ def make_model(
     backend: str = "hf",
     modules: Modules | None = None,
     source: Any = None,
+    weights: str | None = None,
 ) -> HookedLM:
     """Return the hooked model of a Hugging Face causal LM, verified by value."""
     check_config(lm.config, id)
@@ -174,7 +175,7 @@ def make_model(
     info = ModelInfo(
         id=id,
         revision=revision,
-        weights=weights_hash(lm),
+        weights=weights or weights_hash(lm),
         architecture=type(lm).__name__,
         backend=backend,
         n_layers=len(blocks),

@@ -123,6 +123,7 @@ class HookedLM:
         ids = ids.to(self.device)
         mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.to(self.device).bool()
         self._check(ids, mask, wanted, edits)
+        edits = [e.settle(ids, mask) for e in edits]
         kept: Activations = {}
 
         def give(site: Site, value: torch.Tensor) -> None:

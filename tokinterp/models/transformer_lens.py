@@ -24,8 +24,11 @@ def bridge_from(lm: nn.Module, tokenizer: Any, id: str) -> Any:
             "backend 'transformer_lens' needs TransformerLens 4: pip install 'tokinterp[transformer-lens]'"
         ) from error
     weight = next(lm.parameters())
+    own = copy.deepcopy(tokenizer)
+    # Without these the bridge loads the tokenizer once more by its name, from the hub if need be.
+    own.init_kwargs = {"name_or_path": id, **own.init_kwargs, "add_bos_token": True}
     return TransformerBridge.boot_transformers(
-        id, hf_model=lm, tokenizer=copy.deepcopy(tokenizer), device=str(weight.device), dtype=weight.dtype
+        id, hf_model=lm, tokenizer=own, device=str(weight.device), dtype=weight.dtype
     )
 
 
@@ -36,8 +39,11 @@ def wrap_bridge(
     id: str | None = None,
     revision: str = "local",
     modules: Modules | None = None,
+    weights: str | None = None,
 ) -> HookedLM:
     """Return the hooked model of a TransformerBridge.
+
+    ``weights`` is the hash of the model before it was bridged: a bridge splits joint query-key-value matrices.
 
     Raises
     ------
@@ -52,4 +58,13 @@ def wrap_bridge(
     lm = bridge.original_model
     name = id or short_name(lm, getattr(bridge.cfg, "model_name", None))
     found = bridge.tokenizer if tokenizer is None else tokenizer
-    return make_model(lm, found, id=name, revision=revision, backend="transformer_lens", modules=modules, source=bridge)
+    return make_model(
+        lm,
+        found,
+        id=name,
+        revision=revision,
+        backend="transformer_lens",
+        modules=modules,
+        source=bridge,
+        weights=weights,
+    )

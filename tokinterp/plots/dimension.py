@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from . import style
 from .layers import by_layer, curves, draw_curves, named_sets, spread
-from .tokens import token_layer_map
+from .tokens import map_height, token_layer_map
 
+MEASUREMENT = "IntrinsicDimension"
 VARIABLES = {"gride": "dimension", "mle": "dimension_mle", "twonn": "dimension_twonn"}
 
 
@@ -57,7 +59,7 @@ def dimension_by_layer(
     select = {"scale": scale} if estimator == "gride" else {}
     name = f"intrinsic dimension ({'n₂ = ' + str(scale) if select and isinstance(scale, int) else estimator.upper()})"
     ax = by_layer(ds, VARIABLES[estimator], ax=ax, select=select, other=other, label=label, ylabel=name, **options)
-    ax.set_ylim(bottom=0)
+    style.from_zero(ax)
     return ax
 
 
@@ -103,7 +105,7 @@ def dimension_by_scale(
         axes.set_xticks([], minor=True)
         axes.set_xlabel("scale (neighbour rank n₂)")
         axes.set_ylabel("intrinsic dimension (GRIDE)")
-        axes.set_ylim(bottom=0)
+        style.from_zero(axes)
     return axes
 
 
@@ -125,3 +127,26 @@ def local_dimension_map(ds: xr.Dataset, prompt: int = 0, **options: Any) -> Axes
     """
     k = ds["local_dimension"].attrs.get("k", "?") if "local_dimension" in ds else "?"
     return token_layer_map(ds, "local_dimension", prompt, **{"label": f"local dimension (k = {k})", **options})
+
+
+def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, str, Figure]]:
+    """Yield name, caption and figure: what to look at first in a result of ``IntrinsicDimension``."""
+    scales = ds["scale"].values.tolist()
+    scale = 4 if 4 in scales else scales[0]
+    fig, axes = style.figure("double", columns=2)
+    with style.paper_style():
+        dimension_by_layer(ds, scale, ax=axes[0, 0])
+        dimension_by_scale(ds, ax=axes[0, 1])
+        style.panel_letters(axes)
+    yield (
+        "dimension",
+        "Intrinsic dimension of the cloud of tokens of each prompt, mean and interval over prompts. a: over layers, "
+        f"at scale {scale}. b: over scales; a plateau is what can be called the dimension. Values above about 15 are "
+        "lower bounds. Open markers: some prompts are too small for an estimate.",
+        fig,
+    )
+    if prompt is not None and "local_dimension" in ds:
+        fig, axes = style.figure("double", map_height(ds.sizes["layer"]))
+        with style.paper_style():
+            local_dimension_map(ds, prompt, ax=axes[0, 0])
+        yield "local_dimension", f"Dimension around each token of prompt {prompt}, at every layer.", fig

@@ -57,13 +57,13 @@ def by_layer(
 ) -> Axes:
     """Draw a variable over depth, with a bootstrap interval where it has a value per prompt.
 
-    An open marker says that some prompts have no value there (a cloud too small, say), so that the mean is over the others.
+    An open marker says that some prompts have no value there (a cloud too small, say): the mean is over the others.
 
     Parameters
     ----------
     ds : xarray.Dataset
-        Result of a measurement. Dimensions that are left after ``select`` (``scale``, ``model``, ``shuffle``, ...) become
-        lines: the first by colour, the second by dashes.
+        Result of a measurement. Dimensions that are left after ``select`` (``scale``, ``model``, ``shuffle``, ...)
+        become lines: the first by colour, the second by dashes.
     name : str
         Variable to draw; with the dimension ``layer`` or ``block``.
     ax : matplotlib.axes.Axes, optional
@@ -206,7 +206,9 @@ def depth_of(v: xr.DataArray) -> str:
     """
     found = [d for d in AXES if d in v.dims]
     if not found:
-        raise ValueError(f"{v.name} has the dimensions {', '.join(map(str, v.dims))}: no layer or block to draw it over")
+        raise ValueError(
+            f"{v.name} has the dimensions {', '.join(map(str, v.dims))}: no layer or block to draw it over"
+        )
     if "token" in v.dims or "position" in v.dims:
         raise ValueError(f"{v.name} has one value per token: draw it with token_layer_map")
     return found[0]
@@ -224,7 +226,9 @@ def draw_curves(ax: Axes, found: Mapping[str, Sequence[Curve]], legend: bool = T
         values[""] = list(found)
     dims = list(values)
     if len(dims) > 2:
-        raise ValueError(f"too many dimensions for one plot ({', '.join(d or 'other' for d in dims)}): choose values of one")
+        raise ValueError(
+            f"too many dimensions for one plot ({', '.join(d or 'other' for d in dims)}): choose values of one"
+        )
     colours = palette(dims[0], values[dims[0]]) if dims else list(style.COLOURS)
     looks: list[dict[Any, dict[str, Any]]] = [{} for _ in dims]
     for name, lines in found.items():
@@ -258,7 +262,9 @@ def put_legend(ax: Axes, parts: Sequence[tuple[str, Mapping[Any, dict[str, Any]]
         handles += [Line2D([], [], **look, label=show(value)) for value, look in looks.items()]
     if not handles:
         return
-    room: dict[str, Any] = {"loc": "best"} if len(handles) <= 6 else {"loc": "upper left", "bbox_to_anchor": (1.0, 1.02)}
+    room: dict[str, Any] = (
+        {"loc": "best"} if len(handles) <= 6 else {"loc": "upper left", "bbox_to_anchor": (1.0, 1.02)}
+    )
     ax.legend(handles=handles, labelspacing=0.25, borderaxespad=0.3, **room)
 
 

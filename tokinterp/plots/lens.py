@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from . import style
 from .layers import by_layer, pick
-from .tokens import layer_ticks, strings_of, tokens_of
+from .tokens import layer_ticks, map_height, prompt_of, strings_of, token_layer_map, tokens_of
 
+MEASUREMENT = "LogitLens"
 NAMES = {
     "cross_entropy": "next-token cross-entropy",
     "entropy": "entropy of the prediction",
@@ -20,6 +22,7 @@ NAMES = {
     "agreement": "share answering as the last layer",
     "accuracy": "share answering correctly",
 }
+MOST_LAYERS = 24  # rows of the table without layers=
 CELL = 6  # pt, type in a cell of the table
 
 
@@ -56,7 +59,7 @@ def lens_by_layer(
     """
     select = {} if variant is None else {"variant": variant}
     ax = by_layer(ds, name, ax=ax, select=select, other=other, label=label, ylabel=NAMES.get(name), **options)
-    ax.set_ylim(bottom=0)
+    style.from_zero(ax)
     if name in ("agreement", "accuracy"):
         ax.set_ylim(0, 1.02)
     return ax
@@ -88,7 +91,7 @@ def lens_table(
     positions : sequence of int, optional
         Which tokens; by default the first 13, which fit on a page.
     layers : sequence of int, optional
-        Which layers; by default all, or about 24 of them.
+        Which layers; by default all, or up to 24 of them.
     colour : str
         ``"top_prob"``, or a per-token variable such as ``"token_entropy"``, ``"token_cross_entropy"``, ``"token_kl"``.
     variant : str, optional
@@ -106,26 +109,25 @@ def lens_table(
         If the answers were not kept (``top=0``), or not for this prompt.
     """
     if "top_id" not in ds:
-        raise ValueError("this result has no answers per token: measure with LogitLens(top=1) or more, and tokens=None or > 0")
+        raise ValueError(
+            "this result has no answers per token: measure with LogitLens(top=1) or more, and tokens=None or > 0"
+        )
     numbers = ds["layer"].values
     if layers is None:
-        step = int(np.ceil(len(numbers) / 24))
-        layers = sorted(numbers[::-1][::step].tolist())
+        step = int(np.ceil(len(numbers) / MOST_LAYERS))
+        layers = sorted(numbers[::-1][::step].tolist())  # the last layer is always there
     chosen = {"variant": variant or str(ds["variant"].values[0]), "layer": list(layers)}
-    ask = range(13) if positions is None else positions
-    rows = tokens_of(ds, prompt)
-    if positions is None:
-        ask = rows["position"].values[:13].tolist()
-    rows = tokens_of(ds, prompt, ask)
+    rows = tokens_of(ds, prompt, positions)
+    rows = rows.isel(token=slice(13)) if positions is None else rows
     ids = pick(rows, "top_id", chosen)["top_id"].isel(rank=0, variant=0).transpose("layer", "token").values
     shade = pick(rows, colour, chosen)[colour].isel(variant=0)
     shade = (shade.isel(rank=0) if "rank" in shade.dims else shade).transpose("layer", "token")
     n_layers, n_tokens = ids.shape
     following = next_ids(ds, prompt, rows["position"].values)
-    texts = token_texts(ds, ids)
-    above = [strings.get(i, "") if (i := int(t)) >= 0 else "" for t in following for strings in [token_names(ds)]]
-    height = max(2.2, 1.25 + 0.17 * n_layers)
-    with style.drawing(ax, width, height) as axes:
+    names = token_names(ds)
+    texts = np.array([names.get(int(i), f"<{i}>") for i in ids.ravel()], dtype=object).reshape(ids.shape)
+    above = [names.get(int(i), f"<{i}>") if i >= 0 else "" for i in following]
+    with style.drawing(ax, width, table_height(n_layers)) as axes:
         limits = (0.0, 1.0) if colour == "top_prob" else (0.0, None)
         drawn = axes.pcolormesh(
             np.arange(n_tokens + 1) - 0.5, np.arange(n_layers + 1) - 0.5, np.ma.masked_invalid(shade.values),
@@ -160,6 +162,11 @@ def lens_table(
     return axes
 
 
+def table_height(n_layers: int) -> float:
+    """Return the height of a figure, in inches, in which the rows of the table are legible."""
+    return max(2.2, 1.25 + 0.17 * n_layers)
+
+
 def shade_is_dark(drawn: Any, values: np.ndarray) -> np.ndarray:
     """Return where the cells of a mesh are so dark that white type reads better."""
     rgba = drawn.cmap(drawn.norm(np.nan_to_num(values, nan=np.inf)))
@@ -177,16 +184,39 @@ def token_names(ds: xr.Dataset) -> dict[int, str]:
     return names
 
 
-def token_texts(ds: xr.Dataset, ids: np.ndarray) -> np.ndarray:
-    """Return the strings of ids; ``<id>`` where the result does not say."""
-    names = token_names(ds)
-    return np.array([names.get(int(i), f"<{i}>") for i in ids.ravel()], dtype=object).reshape(ids.shape)
-
-
 def next_ids(ds: xr.Dataset, prompt: int, positions: np.ndarray) -> np.ndarray:
     """Return the id that follows each position of a prompt, -1 where nothing does."""
-    from .tokens import prompt_of
-
     here = prompt_of(ds) == prompt
     known = dict(zip(ds["position"].values[here].tolist(), ds["token_id"].values[here].tolist(), strict=True))
     return np.array([known.get(int(p) + 1, -1) for p in positions])
+
+
+def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, str, Figure]]:
+    """Yield name, caption and figure: what to look at first in a result of ``LogitLens``."""
+    fig, axes = style.figure("double", 4.4, rows=2, columns=2)
+    with style.paper_style():
+        for n, (ax, name) in enumerate(zip(axes.flat, ("cross_entropy", "entropy", "kl", "agreement"), strict=True)):
+            lens_by_layer(ds, name, ax=ax, legend=n == 0)
+        style.panel_letters(axes)
+    yield (
+        "lens",
+        "What each layer would answer if the model stopped there, mean and interval over prompts. a: cross-entropy of "
+        "the true next token; at the last layer it is the loss of the model. b: entropy of the answer. c: distance "
+        "from the last layer's answer. d: share of tokens at which the most probable answer is that of the last layer.",
+        fig,
+    )
+    if prompt is not None and "top_id" in ds:
+        text = (
+            f"Most probable next token at each layer, prompt {prompt}: input below, true next token above, bold where "
+            "the answer is the true next token."
+        )
+        fig, axes = style.figure("double", table_height(min(ds.sizes["layer"], MOST_LAYERS)))
+        with style.paper_style():
+            lens_table(ds, prompt, ax=axes[0, 0])
+        yield "lens_table", text, fig
+    if prompt is not None and "token_cross_entropy" in ds:
+        fig, axes = style.figure("double", map_height(ds.sizes["layer"]))
+        select, name = {"variant": str(ds["variant"].values[0])}, NAMES["cross_entropy"]
+        with style.paper_style():
+            token_layer_map(ds, "token_cross_entropy", prompt, ax=axes[0, 0], select=select, label=name)
+        yield "lens_tokens", f"Cross-entropy of the true next token at each token and layer, prompt {prompt}.", fig

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from . import style
 from .layers import Curve, by_layer, draw_curves, named_sets, pick, spread
 
+MEASUREMENT = "Spectrum"
 NAMES = {
     "anisotropy": "anisotropy",
     "participation_ratio": "participation ratio",
@@ -48,8 +50,8 @@ def spectrum_by_layer(
         Result of ``Spectrum``.
     name : str
         For example ``"anisotropy"``, ``"participation_ratio_unbiased"``, ``"effective_rank"``, ``"pca_components"``,
-        ``"mean_cosine"``, ``"prompt_cosine"``. Those named ``prompt_...`` have an interval over prompts; the others are numbers
-        of the whole corpus.
+        ``"mean_cosine"``, ``"prompt_cosine"``. Those named ``prompt_...`` have an interval over prompts; the others are
+        numbers of the whole corpus.
     ax : matplotlib.axes.Axes, optional
         Where to draw.
     subset : {"all", "regular"} or sequence, optional
@@ -75,12 +77,10 @@ def spectrum_by_layer(
     ax = by_layer(ds, name, ax=ax, select=select, other=other, label=label, ylabel=NAMES.get(name), **options)
     if log:
         ax.set_yscale("log")
-    elif name == "anisotropy":
-        ax.set_ylim(0, 1.02)
     elif "cosine" in name:
         ax.axhline(0, color="0.7", lw=0.6, zorder=0)
     else:
-        ax.set_ylim(bottom=0)
+        style.from_zero(ax)
     return ax
 
 
@@ -101,7 +101,7 @@ def eigenvalues(
     ds : xarray.Dataset
         Result of ``Spectrum``.
     layers : sequence of int, optional
-        Which layers; by default up to six, spread over the depth.
+        Which layers; by default up to five, spread over the depth.
     ax : matplotlib.axes.Axes, optional
         Where to draw.
     subset : {"all", "regular"}, optional
@@ -115,7 +115,7 @@ def eigenvalues(
     -------
     matplotlib.axes.Axes
     """
-    layers = spread(ds["layer"].values, 6) if layers is None else list(layers)
+    layers = spread(ds["layer"].values, 5) if layers is None else list(layers)
     select = {"layer": layers, "subset": subset or str(ds["subset"].values[-1])}
     sets = named_sets(ds, other, label)
     found: dict[str, list[Curve]] = {key: [] for key in sets}
@@ -134,3 +134,22 @@ def eigenvalues(
         axes.set_xlabel("principal component")
         axes.set_ylabel("share of the variance")
     return axes
+
+
+def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, str, Figure]]:
+    """Yield name, caption and figure: what to look at first in a result of ``Spectrum``."""
+    fig, axes = style.figure("double", 4.4, rows=2, columns=2)
+    with style.paper_style():
+        spectrum_by_layer(ds, "anisotropy", ax=axes[0, 0])
+        spectrum_by_layer(ds, "participation_ratio_unbiased", ax=axes[0, 1], legend=False)
+        spectrum_by_layer(ds, "prompt_cosine", ax=axes[1, 0], legend=False)
+        eigenvalues(ds, ax=axes[1, 1])
+        style.panel_letters(axes)
+    regular = ds["subset"].attrs.get("regular", "")
+    yield (
+        "spectrum",
+        "a: share of the variance in the first direction of the stream. b: number of directions that share it. c: mean "
+        "cosine of pairs of rows of a prompt, with its interval over prompts. d: eigenvalues of the regular rows. "
+        + (f"Regular rows are those {regular}." if regular else ""),
+        fig,
+    )

@@ -53,17 +53,17 @@ RC = {
 
 
 @contextmanager
-def style() -> Iterator[None]:
+def paper_style() -> Iterator[None]:
     """Draw and save what is inside with fonts, lines and colours for print; nothing changes outside.
 
     Examples
     --------
     >>> import matplotlib
-    >>> with style():
+    >>> with paper_style():
     ...     matplotlib.rcParams["pdf.fonttype"]
     42
     """
-    with mpl.rc_context(RC):
+    with mpl.rc_context(RC):  # pyright: ignore[reportArgumentType]
         yield
 
 
@@ -95,7 +95,7 @@ def figure(
     ([7.0, 2.38], (1, 2))
     """
     inches = inches_of(width)
-    with style():
+    with paper_style():
         fig = Figure(figsize=(inches, height or 0.68 * inches / columns * rows), layout="constrained")
         axes = fig.subplots(rows, columns, squeeze=False, **options)
         for ax in axes.flat:
@@ -110,7 +110,7 @@ def new_axes(ax: Axes | None, width: str | float = "column", height: float | Non
     import matplotlib.pyplot as plt
 
     inches = inches_of(width)
-    with style():
+    with paper_style():
         fig = plt.figure(figsize=(inches, height or 0.68 * inches), layout="constrained")
         ax = fig.subplots()
         fix_ticks(ax)
@@ -124,7 +124,7 @@ def drawing(ax: Axes | None, width: str | float = "column", height: float | None
         yield ax
         return
     ax = new_axes(None, width, height)
-    with style():
+    with paper_style():
         yield ax
 
 
@@ -162,7 +162,7 @@ def save(fig: Figure | Axes, path: str | Path) -> Path:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with style():
+    with paper_style():
         figure_of(fig).savefig(path)
     return path
 
@@ -192,6 +192,11 @@ def label(v: xr.DataArray | xr.Variable, name: str | None = None, width: int = 3
 def integer_axis(ax: Axes, axis: str = "x") -> None:
     """Put ticks on whole numbers only."""
     getattr(ax, f"{axis}axis").set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
+
+
+def from_zero(ax: Axes) -> None:
+    """Let the y axis begin at 0, with some room above the highest value."""
+    ax.set_ylim(0, 1.04 * ax.get_ylim()[1])
 
 
 def ordered_colours(n: int) -> list[Any]:

@@ -61,8 +61,8 @@ def token_layer_map(
     Raises
     ------
     ValueError
-        If the variable has no values per token and layer, the prompt or the positions are not in it, or further dimensions
-        are left.
+        If the variable has no values per token and layer, the prompt or the positions are not in it, or further
+        dimensions are left.
     """
     one = tokens_of(pick(ds, name, select), prompt, positions)
     v = one[name].squeeze()
@@ -71,10 +71,12 @@ def token_layer_map(
         raise ValueError(f"{name} has one value per token and no layers: there is nothing to draw over depth")
     rest = [str(d) for d in one[name].dims if d not in ("token", depth) and one.sizes[d] > 1]
     if rest:
-        raise ValueError(f"{name} has more dimensions than token and {depth}: choose one value of {', '.join(rest)} with select=")
+        raise ValueError(
+            f"{name} has more dimensions than token and {depth}: choose one value of {', '.join(rest)} with select="
+        )
     v = one[name].isel({d: 0 for d in one[name].dims if d not in ("token", depth)}).transpose(depth, "token")
     numbers = one[depth].values
-    with style.drawing(ax, width, 1.1 + 0.085 * min(len(numbers), 40) + 0.3) as axes:
+    with style.drawing(ax, width, map_height(len(numbers))) as axes:
         low, high = limits or (None, None)
         drawn = axes.pcolormesh(
             np.arange(v.sizes["token"] + 1) - 0.5, np.arange(len(numbers) + 1) - 0.5, np.ma.masked_invalid(v.values),
@@ -90,6 +92,11 @@ def token_layer_map(
         bar.outline.set_linewidth(0.4)  # pyright: ignore[reportCallIssue]
         bar.ax.tick_params(labelsize=style.RC["ytick.labelsize"], width=0.4)
     return axes
+
+
+def map_height(n_layers: int) -> float:
+    """Return the height of a figure, in inches, in which a heat map of so many layers is legible."""
+    return 1.4 + 0.085 * min(n_layers, 40)
 
 
 def tokens_of(ds: xr.Dataset, prompt: int, positions: Sequence[int] | range | None = None) -> xr.Dataset:
@@ -111,13 +118,15 @@ def tokens_of(ds: xr.Dataset, prompt: int, positions: Sequence[int] | range | No
     """
     if "token" not in ds.dims:
         raise ValueError(
-            f"{', '.join(map(str, ds.data_vars)) or 'this result'} has no value per token: the measurement keeps them on request"
+            f"no value per token in {', '.join(map(str, ds.data_vars)) or 'this result'}: measure with tokens=None"
         )
     number = prompt_of(ds)
     here = np.flatnonzero(number == prompt)
     if not len(here):
         known = np.unique(number)
-        raise ValueError(f"prompt {prompt} has no tokens here: there are {len(known)} prompts, from {known[0]} to {known[-1]}")
+        raise ValueError(
+            f"prompt {prompt} has no tokens here: there are {len(known)} prompts, from {known[0]} to {known[-1]}"
+        )
     place = ds["position"].values[here]
     here, place = here[np.argsort(place, kind="stable")], np.sort(place, kind="stable")
     if positions is None:

@@ -6,8 +6,9 @@ from .files import read_texts
 from .prompts import Prompts
 from .readers import Annotated, read_conll, read_conllu, read_conllulex, read_spans_jsonl, spacy_spans
 from .shuffle import shuffle_blocks, shuffle_words
-from .spans import Spans, TokenSpans, find_words
+from .spans import Spans, TokenSpans
 from .vocabulary import Vocabulary
+from .words import find_words
 
 __all__ = [
     "STOP_WORDS", "Annotated", "BundledText", "Prompts", "Question", "Spans", "TokenClasses", "TokenSpans",

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .spans import Spans, TokenSpans, broken_edges, find_words, trimmed
+from .spans import Spans, TokenSpans
+from .words import find_words, trimmed
 
 if TYPE_CHECKING:
     from .prompts import Prompts
@@ -147,7 +148,7 @@ def _classify(prompts: Prompts, i: int, edges: np.ndarray, single: np.ndarray) -
         fresh = np.append(True, label[1:] != label[:-1]) & (start[solid] == edges[where, 0])
         final = np.append(label[1:] != label[:-1], True) & (stop[solid] == edges[where, 1])
         if len(solid):
-            lead, tail = broken_edges(prompts, i)
+            lead, tail = prompts.half[i]
             fresh[0] &= not lead
             final[-1] &= not tail
         kind = np.select(

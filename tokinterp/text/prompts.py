@@ -35,6 +35,8 @@ class Prompts(Sequences):
         (prompt,) int64 token of that text, BOS not counted, at which the prompt begins.
     chars : numpy.ndarray
         (prompt, 2) int64 characters of that text which the prompt covers.
+    half : numpy.ndarray
+        (prompt, 2) bool, whether the prompt begins, and whether it ends, inside a character of several tokens.
     bos : bool
         Whether a BOS token was put before each prompt (`from_ids`: whether each begins with it).
     truncated : numpy.ndarray
@@ -70,7 +72,7 @@ class Prompts(Sequences):
     ) -> None:
         self.token_ids, self.starts = parts.ids, parts.starts
         self.documents, self.window_starts, self.chars = parts.documents, parts.window_starts, parts.chars
-        self.truncated, self.dropped = parts.truncated, parts.dropped
+        self.truncated, self.dropped, self.half = parts.truncated, parts.dropped, parts.half
         self._offsets = parts.offsets
         self._texts = texts
         self.vocabulary, self.bos, self.note, self.origin = vocabulary, bos, note, origin
@@ -172,18 +174,7 @@ class Prompts(Sequences):
         vocabulary = Vocabulary(source.tokenizer, source.d_vocab)
         arrays = check_ids(ids, source, vocabulary, bos)
         starts = np.concatenate([[0], np.cumsum([len(a) for a in arrays])]).astype(np.int64)
-        numbers = np.arange(len(arrays), dtype=np.int64)
-        zeros = np.zeros_like(numbers)
-        parts = Tokenised(
-            np.concatenate(arrays),
-            starts,
-            numbers,
-            zeros,
-            np.stack([zeros, zeros], 1),
-            None,
-            zeros.astype(bool),
-            zeros[:0],
-        )
+        parts = Tokenised.bare(np.concatenate(arrays), starts)
         begin = vocabulary.bos is not None and all(a[0] == vocabulary.bos for a in arrays)
         return cls(parts, vocabulary, bos=begin)
 
@@ -228,6 +219,17 @@ class Prompts(Sequences):
         ------
         ValueError
             For a file that is not UTF-8 (or the encoding given), not whole, without the field; see `read_texts`.
+
+        Examples
+        --------
+        >>> import tempfile, pathlib
+        >>> import tokinterp as ti
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = pathlib.Path(folder, "a.txt")
+        ...     _ = file.write_text("The Nile flows north.")
+        ...     prompts = ti.Prompts.from_file(file, ti.load_model(), max_tokens=64)
+        >>> prompts.text(0)
+        'The Nile flows north.'
         """
         from .files import read_texts
 
@@ -328,7 +330,8 @@ class Prompts(Sequences):
         starts = np.concatenate([[0], np.cumsum(np.diff(self.starts)[chosen])]).astype(np.int64)
         parts = Tokenised(
             self.token_ids[rows], starts, self.documents[chosen], self.window_starts[chosen], self.chars[chosen],
-            None if self._offsets is None else self._offsets[rows], self.truncated[chosen], self.dropped,
+            self.half[chosen], None if self._offsets is None else self._offsets[rows], self.truncated[chosen],
+            self.dropped,
         )  # fmt: skip
         origin = None if self.origin is None else self.origin[rows]
         return Prompts(parts, self.vocabulary, self._texts, bos=self.bos, note=self.note, origin=origin)

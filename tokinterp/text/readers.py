@@ -39,7 +39,7 @@ class Annotated:
 
 
 def read_conll(file: str | Path, *, token_column: int = 0, tag_column: int = -1, encoding: str = "utf-8") -> Annotated:
-    """Read named entities from a file with one token and its tag per line.
+    r"""Read named entities from a file with one token and its tag per line.
 
     Tags are IO, BIO or BIOES; ``I-`` after another type begins a new entity. A blank line ends a sentence. Sentences
     make up one text (joined by a space) where ``-DOCSTART-`` lines divide the file, else each is a text. The file has
@@ -59,6 +59,16 @@ def read_conll(file: str | Path, *, token_column: int = 0, tag_column: int = -1,
     ------
     ValueError
         If a line has fewer columns than needed, or a tag is of another form.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = pathlib.Path(folder, "a.conll")
+    ...     _ = file.write_text("The O\nNile B-LOC\n. O\n")
+    ...     read = read_conll(file)
+    >>> read.texts, read.spans.strings(), read.spans.type.tolist()
+    (['The Nile.'], ['Nile'], ['LOC'])
     """
     documents: list[list[list[tuple[str, str]]]] = [[[]]]
     divided = False
@@ -125,7 +135,7 @@ def read_conllu(
     documents: bool = True,
     encoding: str = "utf-8",
 ) -> Annotated:
-    """Read parts of speech and multiword expressions from a CoNLL-U file.
+    r"""Read parts of speech and multiword expressions from a CoNLL-U file.
 
     Offsets come from ``# text``, which every token must be found in. Spans of kind "pos" are the words, their type is
     the universal part of speech. Spans of kind "mwe" are words joined by one of ``relations``, their type is the
@@ -155,6 +165,16 @@ def read_conllu(
     References
     ----------
     https://universaldependencies.org/format.html
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = pathlib.Path(folder, "a.conllu")
+    ...     _ = file.write_text("# text = Go!\n1\tGo\tgo\tVERB" + "\t_" * 6 + "\n2\t!\t!\tPUNCT" + "\t_" * 6)
+    ...     read = read_conllu(file)
+    >>> read.texts, read.spans.strings(), read.spans.type.tolist()
+    (['Go!'], ['Go', '!'], ['VERB', 'PUNCT'])
     """
 
     def groups(rows: list[list[str]]) -> Iterator[Group]:
@@ -321,6 +341,16 @@ def read_spans_jsonl(file: str | Path, *, kind: str = "entity", encoding: str = 
     ------
     ValueError
         If a line is not such an object, or a span does not lie in its text (names the line).
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = pathlib.Path(folder, "a.jsonl")
+    ...     _ = file.write_text('{"text": "The Nile.", "spans": [{"start": 4, "stop": 8, "type": "LOC"}]}')
+    ...     read = read_spans_jsonl(file)
+    >>> read.texts, read.spans.strings(), read.spans.type.tolist()
+    (['The Nile.'], ['Nile'], ['LOC'])
     """
     texts: list[str] = []
     records: list[dict[str, Any]] = []

@@ -10,8 +10,8 @@ import numpy as np
 
 from .classes import word_range
 from .prompts import Prompts
-from .spans import find_words
 from .tokenise import Tokenised
+from .words import find_words
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -133,12 +133,7 @@ def _shuffled(prompts: Prompts, order: Callable[[int, int, int, Generator], np.n
         moved = order(i, first, len(special) - first, random) + first
         origin[prompts.starts[i] : prompts.starts[i + 1]] = np.concatenate([np.arange(first), moved])
     where = origin + np.repeat(prompts.starts[:-1], np.diff(prompts.starts))
-    numbers = np.arange(len(prompts), dtype=np.int64)
-    zeros = np.zeros_like(numbers)
-    parts = Tokenised(
-        prompts.token_ids[where], prompts.starts, numbers, zeros, np.stack([zeros, zeros], 1), None, prompts.truncated,
-        prompts.dropped,
-    )  # fmt: skip
+    parts = Tokenised.bare(prompts.token_ids[where], prompts.starts, prompts.truncated)
     if prompts.origin is not None:
         origin = prompts.origin[where]
     notes = "; ".join(n for n in (prompts.note, note) if n)

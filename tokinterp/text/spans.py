@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from .words import find_words, trimmed
 
 if TYPE_CHECKING:
     from .prompts import Prompts
@@ -19,91 +18,6 @@ CROSSES, OUTSIDE, TRUNCATED, DROPPED = (
     "token crosses the border", "outside the window", "truncated", "no prompt of this text",
 )  # fmt: skip
 COLUMNS = ("document", "start", "stop", "kind", "type")
-_SPACES = np.array([c for c in range(0x3001) if chr(c).isspace()], dtype=np.uint32)
-
-
-_PLAIN = re.compile(r"[^\W_]+(?:['’‐-][^\W_]+)*")
-
-
-@cache
-def _marked() -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """Return patterns of a combining mark, and of words whose letters may carry some (slower than without)."""
-    codes = [c for c in range(0x300, 0x10000) if unicodedata.category(chr(c)).startswith("M")]
-    edges = [n for n in range(1, len(codes)) if codes[n] != codes[n - 1] + 1]
-    runs = zip([0, *edges], [*edges, len(codes)], strict=True)
-    mark = "[" + "".join(f"{chr(codes[a])}-{chr(codes[b - 1])}" for a, b in runs) + "]"
-    unit = rf"(?:[^\W_]{mark}*)+"
-    return re.compile(mark), re.compile(rf"{unit}(?:['’‐-]{unit})*")
-
-
-def find_words(text: str) -> tuple[np.ndarray, list[str]]:
-    """Find the words of a text.
-
-    A word is a run of letters and digits of any script with their combining marks; apostrophes (' ’) and hyphens (- ‐)
-    belong to it where a letter or digit stands on both sides: "don't", "well-known", "1990s" and "naïve" are one word
-    each, "3.14" and "and/or" are two.
-
-    Parameters
-    ----------
-    text : str
-        Raw text.
-
-    Returns
-    -------
-    edges : numpy.ndarray
-        (word, 2) int64 characters, start and stop.
-    words : list of str
-        The words.
-
-    Examples
-    --------
-    >>> find_words("Don't panic: well-known 3.14")[1]
-    ["Don't", 'panic', 'well-known', '3', '14']
-    """
-    pattern = _PLAIN if text.isascii() or not _marked()[0].search(text) else _marked()[1]
-    edges = [m.span() for m in pattern.finditer(text)]
-    return np.array(edges, dtype=np.int64).reshape(-1, 2), [text[a:b] for a, b in edges]
-
-
-def trimmed(text: str, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Take white space off the edges of tokens or spans.
-
-    Parameters
-    ----------
-    text : str
-        The text.
-    offsets : numpy.ndarray
-        (n, 2) characters, start and stop; negative for special tokens.
-
-    Returns
-    -------
-    start, stop : numpy.ndarray
-        (n,) int64 without white space at either edge; never decreasing where the offsets do not.
-    blank : numpy.ndarray
-        (n,) bool, true where nothing is left (white space, special tokens).
-    """
-    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    place = np.arange(len(points) + 1)
-    black = np.append(~np.isin(points, _SPACES), True)
-    following = np.minimum.accumulate(np.where(black, place, len(points))[::-1])[::-1]
-    preceding = np.maximum.accumulate(np.where(np.roll(black, 1), place, 0))
-    special = offsets[:, 0] < 0
-    inside = np.clip(offsets.astype(np.int64), 0, len(points))
-    start, stop = following[inside[:, 0]], preceding[inside[:, 1]]
-    blank = special | (start >= stop)
-    # A blank token gets an empty range at the place reached so far, which keeps starts and stops searchable.
-    reached = np.maximum.accumulate(np.where(blank, 0, stop)) if len(stop) else stop
-    return np.where(blank, reached, start), np.where(blank, reached, stop), blank
-
-
-def broken_edges(prompts: Prompts, i: int) -> tuple[bool, bool]:
-    """Return whether prompt ``i`` begins, and whether it ends, inside a character (cut between its bytes)."""
-    ids = prompts.ids(i)[~prompts.special(i)]
-    head, foot = (b"".join(prompts.vocabulary.bytes(part)) for part in (ids[:1], ids[-4:]))
-    after = len(foot) - len(foot.rstrip(bytes(range(0x80, 0xC0))))  # bytes that continue a character
-    first = foot[-1 - after] if len(foot) > after else 0
-    needed = (first >= 0xC0) + (first >= 0xE0) + (first >= 0xF0)
-    return 0x80 <= (head or b" ")[0] < 0xC0, after < needed
 
 
 @dataclass
@@ -245,6 +159,14 @@ class Spans:
         ------
         ValueError
             If the spans' texts are not those of the prompts, or the tokenizer gives no offsets.
+
+        Examples
+        --------
+        >>> import tokinterp as ti
+        >>> texts = ["The Nile flows north."]
+        >>> found = ti.Spans.words(texts).align(ti.Prompts.from_texts(texts, ti.load_model()))
+        >>> len(found), len(found.unaligned)
+        (4, 0)
         """
         order = np.lexsort((self.start, self.document))
         documents, begins = self.document[order], self.start[order]
@@ -298,7 +220,7 @@ class Spans:
         low = np.searchsorted(token_stop[solid], a, side="right")
         high = np.searchsorted(token_start[solid], b, side="left") - 1
         first, last = solid[np.minimum(low, len(solid) - 1)], solid[np.maximum(high, 0)]
-        lead, tail = broken_edges(prompts, i)
+        lead, tail = prompts.half[i]
         if lead:
             inside &= edges[:, 0] > token_start[solid[0]]
         if tail:

@@ -33,9 +33,18 @@ class Tokenised:
     documents: np.ndarray
     window_starts: np.ndarray
     chars: np.ndarray
+    half: np.ndarray
     offsets: np.ndarray | None
     truncated: np.ndarray
     dropped: np.ndarray
+
+    @classmethod
+    def bare(cls, ids: np.ndarray, starts: np.ndarray, truncated: np.ndarray | None = None) -> Tokenised:
+        """Return ids without a text: each prompt is a document of its own."""
+        numbers = np.arange(len(starts) - 1, dtype=np.int64)
+        zeros = np.zeros((len(numbers), 2), np.int64)
+        cut = np.zeros(len(numbers), bool) if truncated is None else truncated
+        return cls(ids, starts, numbers, zeros[:, 0], zeros, zeros.astype(bool), None, cut, numbers[:0])
 
 
 def unpack(model_or_tokenizer: Any) -> Source:
@@ -171,7 +180,7 @@ def tokenise(
 
     check_texts(texts, limits)
     rows: list[tuple[np.ndarray, np.ndarray]] = []
-    facts: list[tuple[int, int, int, int, bool]] = []
+    facts: list[tuple[int, ...]] = []
     dropped: list[int] = []
     with tqdm(total=len(texts), unit="text", desc="tokenise", delay=2, disable=not progress) as bar:
         for chunk in _chunks(texts):
@@ -209,8 +218,9 @@ def tokenise(
         table[:, 0],
         table[:, 1],
         table[:, 2:4],
+        table[:, 4:6].astype(bool),
         offsets,
-        table[:, 4].astype(bool),
+        table[:, 6].astype(bool),
         np.array(dropped, np.int64),
     )
 
@@ -281,12 +291,16 @@ def _windows(
     ]
 
 
-def _characters(text: str, offsets: np.ndarray, cuts: Sequence[tuple[int, int, bool]]) -> list[tuple[int, int]]:
-    """Return the characters that each window covers, from the end of the token before it; all for a whole text."""
+def _characters(text: str, offsets: np.ndarray, cuts: Sequence[tuple[int, int, bool]]) -> list[tuple[int, ...]]:
+    """Return (start, stop, begins, ends) of each window.
+
+    Start and stop are the characters that it covers, from the end of the token before it; begins and ends say whether
+    it does so inside a character, whose other bytes are in another token.
+    """
     n = len(offsets)
     known = offsets[:, 0] >= 0
     if not known.any():
-        return [(0, len(text))] * len(cuts)
+        return [(0, len(text), 0, 0)] * len(cuts)
     reached = np.maximum.accumulate(np.concatenate([[0], np.where(known, offsets[:, 1], 0)]))
     begins = np.append(np.where(known, offsets[:, 0], len(text)), len(text))
     begins = np.minimum.accumulate(begins[::-1])[::-1]
@@ -295,5 +309,6 @@ def _characters(text: str, offsets: np.ndarray, cuts: Sequence[tuple[int, int, b
         first = int(begins[start]) if start else 0
         if text[reached[start] : first].isspace():
             first = int(reached[start])  # tokenizers that trim offsets leave out the space before a word
-        out.append((first, len(text) if stop == n else max(first, int(reached[stop]))))
+        last = len(text) if stop == n else max(first, int(reached[stop]))
+        out.append((first, last, int(reached[start] > begins[start]), int(reached[stop] > begins[stop])))
     return out

@@ -48,6 +48,7 @@ class Vocabulary:
         self.bos: int | None = getattr(tokenizer, "bos_token_id", None)
         self.special_ids = self._find_special()
         self._bytes: dict[int, bytes] = {}
+        self._shown: dict[int, str] = {}
         self._prefix: bool | None = None
 
     def _find_special(self) -> np.ndarray:
@@ -64,7 +65,7 @@ class Vocabulary:
         return np.isin(ids, self.special_ids)
 
     def _learn(self, ids: Iterable[int]) -> None:
-        new = sorted({int(i) for i in ids} - self._bytes.keys())
+        new = sorted(i for i in set(ids) if i not in self._bytes)
         known = [i for i in new if i < self.known and i not in self._added]
         for i in new:
             self._bytes[i] = f"<{i}>".encode()
@@ -77,6 +78,7 @@ class Vocabulary:
                 content, special = self._added[i]
                 plain = content if special or self.kind != "sentencepiece" else content.replace("▁", " ")
                 self._bytes[i] = plain.encode("utf-8", "backslashreplace")
+        self._shown.update({i: show(self._bytes[i]) for i in new})
 
     def bytes(self, ids: Sequence[int] | np.ndarray) -> list[bytes]:
         """Return the UTF-8 bytes that each id stands for, a leading space included."""
@@ -90,7 +92,9 @@ class Vocabulary:
         Spaces and line breaks are real; bytes that are no whole UTF-8 character are written as ``\xe2``, NUL as
         ``\x00``.
         """
-        return [show(b) for b in self.bytes(ids)]
+        listed = np.asarray(ids).tolist()
+        self._learn(listed)
+        return [self._shown[i] for i in listed]
 
     @property
     def prefix_space(self) -> bool:

@@ -1,0 +1,125 @@
+"""Sites, batches without padding, labels, and the stream of batches."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import some_prompts, tiny
+
+import tokinterp as ti
+from tokinterp.capture import SITES, Batch
+
+S = ti.Site
+LENGTHS = [5, 12, 1, 7, 12, 3]
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return some_prompts(LENGTHS)
+
+
+@pytest.fixture(scope="module")
+def batch(prompts):
+    return ti.capture(tiny(), prompts, [3, 0, 2], [*ti.resid([0, 2]), S("pattern", 1)])
+
+
+@pytest.mark.parametrize("name", SITES)
+@pytest.mark.parametrize("at", [0, 1, 11])
+def test_site_names_are_read_back(name, at):
+    site = S(name, at)
+    assert S.parse(f"{name}.{at}") == site
+    assert S.parse(site.lens_name) == site
+
+
+def test_site_numbers_follow_hidden_states():
+    assert S("resid", 0).lens_name == "blocks.0.hook_resid_pre"
+    assert S("resid", 4).lens_name == "blocks.3.hook_resid_post"
+    assert S("pattern", 4).lens_name == "blocks.4.attn.hook_pattern"
+    assert S.parse("blocks.3.hook_resid_pre") == S("resid", 3)
+    ordered = [S("resid", 1), S("pattern", 1), S("attn_out", 1), S("mlp_out", 1), S("resid", 2)]
+    assert sorted([ordered[n] for n in (3, 0, 4, 2, 1)], key=lambda s: s.depth) == ordered
+
+
+@pytest.mark.parametrize("text", ["resid", "resid.x", "blocks.1.hook_z", "hidden.3", "resid.-1", ""])
+def test_no_site(text):
+    with pytest.raises(ValueError, match=r"names no site|unknown site"):
+        S.parse(text)
+
+
+def test_site_errors_name_the_value_and_what_there_is():
+    with pytest.raises(ValueError, match="unknown site 'hidden': the sites are resid, resid_mid"):
+        S("hidden", 1)
+    with pytest.raises(ValueError, match="layer -1: numbers start at 0 and never count from the end"):
+        S("resid", -1)
+    with pytest.raises(ValueError, match=r"mlp_out at block 3: tiny-llama has blocks 0 to 2"):
+        S("mlp_out", 3).check(tiny().info)
+
+
+def test_rows_are_the_real_tokens_prompt_by_prompt(batch, prompts):
+    assert len(batch) == 3
+    assert batch.n_tokens == 13 == len(batch.rows(2))
+    assert batch.row_prompt.tolist() == [3] * 7 + [0] * 5 + [2]
+    assert batch.row_position.tolist() == [*range(7), *range(5), 0]
+    assert batch.row_ids.tolist() == [*prompts.ids(3), *prompts.ids(0), *prompts.ids(2)]
+    assert batch.row_special.tolist() == [True, *[False] * 6, True, *[False] * 4, True]
+    assert batch.prompt_numbers.tolist() == [3, 0, 2]
+    assert torch.equal(batch.rows(2)[7:12], batch.resid(2)[1, :5])
+    assert batch.get("pattern", 1).shape == (3, 4, 7, 7)
+
+
+def test_every_prompt_is_captured_as_if_alone(batch, prompts):
+    for place, number in enumerate([3, 0, 2]):
+        ids = torch.from_numpy(prompts.ids(number).astype(np.int64))[None]
+        alone = tiny().run(ids, ti.resid([2]))[S("resid", 2)][0]
+        torch.testing.assert_close(batch.resid(2)[place, : len(alone)], alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("offset", [-9, -3, -1, 0, 1, 2, 9])
+def test_labels_are_the_ids_at_an_offset(batch, prompts, offset):
+    labels = batch.labels(offset)
+    for place, number in enumerate([3, 0, 2]):
+        ids = prompts.ids(number)
+        for position in range(7):
+            other = position + offset
+            inside = position < len(ids) and 0 <= other < len(ids)
+            assert labels[place, position] == (ids[other] if inside else -1)
+
+
+def test_select_keeps_prompts_and_their_activations(batch):
+    part = batch.select([2, 0])
+    assert part.numbers == [2, 3]
+    assert torch.equal(part.rows(2), torch.cat([batch.rows(2)[12:], batch.rows(2)[:7]]))
+    assert part.get("pattern", 1).shape[0] == 2
+    empty = batch.select([])
+    assert isinstance(empty, Batch)
+    assert len(empty) == 0
+
+
+def test_unembed_of_a_batch_is_the_models(batch, prompts):
+    last = ti.capture(tiny(), prompts, [1], ti.resid([3]))
+    with torch.no_grad():
+        logits = tiny().lm(last.ids).logits
+    torch.testing.assert_close(last.unembed(last.resid(3)), logits, rtol=1e-5, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 60))
+def test_stream_gives_every_prompt_once_within_the_budget(batch_tokens):
+    prompts = some_prompts(LENGTHS)
+    seen = []
+    for batch in ti.stream(tiny(), prompts, [S("resid", 0)], batch_tokens=batch_tokens):
+        assert batch.ids.numel() <= max(batch_tokens, max(batch.lengths)) or len(batch) == 1
+        seen += batch.numbers
+    assert sorted(seen) == list(range(len(LENGTHS)))
+
+
+def test_choose_layers_refuses_what_is_not_there():
+    from tokinterp.measurements.base import choose_layers
+
+    info = tiny().info
+    assert choose_layers(None, info) == [0, 1, 2, 3]
+    assert choose_layers([2, 0, 2], info) == [0, 2]
+    for bad in ([4], [-1], []):
+        with pytest.raises(ValueError, match=r"layers .* to 3"):
+            choose_layers(bad, info)

@@ -1,0 +1,377 @@
+"""One pass: the result does not depend on batches, order or shares; what is not finite is named and left out."""
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import Norms, Spread, byte_tokenizer, some_prompts, tiny, tiny_lm
+
+import tokinterp as ti
+from tokinterp.measure import AllNonfiniteError
+
+S = ti.Site
+LENGTHS = [22, 30, 17, 30, 25, 19, 28]
+
+
+def measurements():
+    return {
+        "norms": Norms(),
+        "spread": Spread(),
+        "dimension": ti.IntrinsicDimension(scales=(2, 4), k=4, tokens=None, small="nan"),
+        "spectrum": ti.Spectrum(),
+        "lens": ti.LogitLens(tokens=None, top=2),
+    }
+
+
+def measured(prompts=None, model=None, which=None, **options):
+    prompts = some_prompts(LENGTHS) if prompts is None else prompts
+    return ti.measure(model or tiny(), prompts, which or measurements(), progress=False, **options)
+
+
+def assert_same(a, b, exact=False):
+    """Same groups, names, coordinates and whole numbers; other numbers to a few roundings, or to the bit."""
+    assert sorted(n.path for n in a.subtree) == sorted(n.path for n in b.subtree)
+    for node in a.subtree:
+        one, two = node.to_dataset(inherit=False), b[node.path].to_dataset(inherit=False)
+        assert set(one.variables) == set(two.variables)
+        assert one.sizes == two.sizes
+        for name, v in one.variables.items():
+            x, y = v.values, two[name].values
+            where = f"{node.path} {name}"
+            assert x.dtype == y.dtype, where
+            if exact or x.dtype.kind not in "f":
+                np.testing.assert_array_equal(x, y, where)
+            else:  # another batch shape is another order of float32 sums in the model
+                np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-5, err_msg=where)
+        drop = {"created", "digests"}
+        left = {k: v for k, v in one.attrs.items() if k not in drop}
+        assert left == {k: v for k, v in two.attrs.items() if k not in drop}
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return measured()
+
+
+# -- what comes out -------------------------------------------------------------------------------------------
+def test_result_is_labelled_and_complete(whole):
+    ti.check(whole)
+    prompts = some_prompts(LENGTHS)
+    assert list(whole.children) == ["prompts", *measurements()]
+    assert whole["prompts"]["n_tokens"].values.tolist() == LENGTHS
+    assert (whole["prompts"]["first_nonfinite_layer"].values == -1).all()
+    norms = whole["norms"].to_dataset()
+    assert norms["prompt"].values.tolist() == np.repeat(range(7), LENGTHS).tolist()
+    assert norms["token_id"].values.tolist() == prompts.token_ids.tolist()
+    assert norms["text"].values.tolist() == [t for i in range(7) for t in prompts.strings(i)]
+    assert norms["site"].values.tolist()[3] == "blocks.2.hook_resid_post"
+    assert norms["relative_depth"].values.tolist() == [0, 1 / 3, 2 / 3, 1]
+    for name, m in measurements().items():
+        attrs = whole[name].attrs
+        assert json.loads(attrs["parameters"]) == m.settings()
+        assert attrs["measurement"] == type(m).__name__
+        assert attrs["fingerprint"] == whole.attrs["fingerprint"]
+        assert attrs["prompts"] == prompts.hash
+
+
+def test_sums_and_rows_are_those_of_the_model(whole):
+    prompts = some_prompts(LENGTHS)
+    rows = []
+    for i in range(7):
+        ids = torch.from_numpy(prompts.ids(i).astype(np.int64))[None]
+        acts = tiny().run(ids, ti.resid(range(4)))
+        rows.append(torch.stack([acts[S("resid", n)][0].double() for n in range(4)], 1))
+    stream = torch.cat(rows)
+    np.testing.assert_allclose(whole["norms"]["norm"], stream.norm(dim=-1), rtol=1e-5)
+    np.testing.assert_allclose(whole["norms"]["mean_norm"], stream.mean(0).norm(dim=-1), rtol=1e-5)
+    last = stream[:, 3]
+    np.testing.assert_allclose(whole["spread"]["variance"], last.var(0, correction=0).sum(), rtol=1e-5)
+
+
+def test_texts_are_turned_into_prompts():
+    run = measured(["the river", "and to the river in the end"], which={"norms": Norms()})
+    assert run["norms"]["text"].values[0] == "<s>"
+    assert run["norms"].attrs["model"] == "tiny-llama"
+
+
+def test_edits_take_part_and_are_recorded(whole):
+    edit = ti.edits.zero(S("resid", 2))
+    run = measured(which={"norms": Norms()}, edits=[edit])
+    assert not run["norms"]["norm"].sel(layer=2).values.any()
+    np.testing.assert_allclose(run["norms"]["norm"].sel(layer=1), whole["norms"]["norm"].sel(layer=1), rtol=1e-5)
+    assert json.loads(run.attrs["facts"])["edits"] == json.loads(json.dumps([edit.describe()]))
+    plain = measured(which={"norms": Norms()})
+    assert run.attrs["fingerprint"] != plain.attrs["fingerprint"]
+
+
+# -- invariance -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("batch_tokens", [1, 45, 90, 10_000])
+def test_any_batch_size_gives_the_same_result(whole, batch_tokens):
+    assert_same(measured(batch_tokens=batch_tokens), whole)
+
+
+@settings(deadline=None, max_examples=5)
+@given(st.permutations(range(len(LENGTHS))), st.integers(1, 200))
+def test_any_order_of_prompts_gives_the_same_result(order, batch_tokens):
+    which = {"norms": Norms(), "spread": Spread(), "lens": ti.LogitLens(tokens=None, top=2)}
+    prompts = some_prompts(LENGTHS)
+    plain = measured(prompts, which=which)
+    moved = measured(prompts[order], which=which, batch_tokens=batch_tokens)
+    for name in which:
+        a, b = plain[name].to_dataset(), moved[name].to_dataset()
+        dim = a["prompt"].dims[0]
+        number = np.asarray(order)[b["prompt"].values]
+        keys = [number] if dim == "prompt" else [b["position"].values, number]
+        b = b.assign_coords(prompt=(dim, number)).isel({dim: np.lexsort(keys)})
+        for v in a.data_vars:
+            np.testing.assert_allclose(a[v], b[v], rtol=2e-4, atol=2e-5, err_msg=f"{name} {v}")
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_shares_merge_into_the_same_result(whole, order, tmp_path, capsys):
+    which = {k: m for k, m in measurements().items() if m.passes == 1}
+    store = tmp_path / "run.zarr"
+    for n, i in enumerate(order):
+        run = measured(which=which, store=store, share=(i, 3), batch_tokens=60)
+        assert bool(run.children) == (n == 2), "an unfinished result was returned"
+    assert f"share {order[0]} of 3 is finished; still to run: {sorted(order[1:])}" in capsys.readouterr().err
+    expected = measured(which=which)
+    assert_same(run, expected)
+    assert_same(ti.read(store), run, exact=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["run.zarr"]
+    again = measured(which=which, store=store, share=(1, 3))
+    assert_same(again, run, exact=True)
+
+
+def test_shares_that_end_at_the_same_time_merge_once(tmp_path):
+    """Workers of one cluster: every share waits for the others to be finished before any of them merges."""
+    store = tmp_path / "run.zarr"
+    together = threading.Barrier(4)
+
+    class Waiting(Norms):
+        def update(self, batch):
+            super().update(batch)
+            if self.sums["count"] >= self.share_tokens:
+                together.wait(60)
+
+    prompts = some_prompts([10] * 8)
+
+    def work(i):
+        m = Waiting()
+        m.share_tokens = 20
+        return measured(
+            prompts, which={"norms": m}, store=store, share=(i, 4), model=ti.wrap(tiny_lm(), byte_tokenizer())
+        )
+
+    with ThreadPoolExecutor(4) as pool:
+        runs = list(pool.map(work, range(4)))
+    finished = [r for r in runs if r.children]
+    assert finished
+    expected = measured(prompts, which={"norms": Norms()})
+    for run in finished:
+        np.testing.assert_allclose(run["norms"]["norm"], expected["norms"]["norm"], rtol=1e-5)
+    assert [p.name for p in tmp_path.iterdir()] == ["run.zarr"]
+
+
+class FakeClient:
+    """What measure_on_cluster needs of a distributed.Client, on threads."""
+
+    def map(self, function, values, pure):
+        with ThreadPoolExecutor(3) as pool:
+            return list(pool.map(function, values))
+
+    def gather(self, futures):
+        return futures
+
+
+def load_tiny():
+    return ti.wrap(tiny_lm(), byte_tokenizer(), id="tiny-llama")
+
+
+def test_cluster_run_is_the_plain_run(tmp_path, whole):
+    which = {"norms": Norms(), "lens": ti.LogitLens(tokens=None, top=2)}
+    options = {"store": tmp_path / "run.zarr", "shares": 3, "progress": False}
+    run = ti.measure_on_cluster(FakeClient(), load_tiny, some_prompts(LENGTHS), which, **options)
+    assert_same(run, measured(which=which))
+    again = ti.measure_on_cluster(FakeClient(), load_tiny, some_prompts(LENGTHS), which, **options)
+    assert_same(again, run, exact=True)
+
+
+def test_cluster_of_dask(tmp_path, extras):
+    from distributed import Client, LocalCluster
+
+    which = {"norms": Norms()}
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        store = tmp_path / "run.zarr"
+        run = ti.measure_on_cluster(client, load_tiny, some_prompts(LENGTHS), which, store=store, shares=3)
+    assert_same(run, measured(which=which))
+
+
+# -- not finite -----------------------------------------------------------------------------------------------
+def blow_up(ids, mask):
+    """Every position of prompts with 17 or 28 tokens."""
+    n = mask.sum(1, keepdim=True)
+    return ((n == 17) | (n == 28)).expand_as(mask)
+
+
+@pytest.mark.parametrize("batch_tokens", [30, 10_000])
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 3e38])
+def test_prompts_that_are_not_finite_are_named_and_left_out(value, batch_tokens, tmp_path, caplog):
+    which = {"norms": Norms(), "spread": Spread(), "lens": ti.LogitLens(tokens=None, top=2)}
+    edit = ti.edits.replace(S("resid", 1), torch.full((32,), value), blow_up)
+    if value == 3e38:  # finite where it is put; the sum with the next block's output is not
+        edit = ti.edits.add(S("resid", 2), torch.full((32,), value), blow_up)
+        edits = [ti.edits.replace(S("resid", 1), torch.full((32,), value), blow_up), edit]
+    else:
+        edits = [edit]
+    run = measured(which=which, edits=edits, batch_tokens=batch_tokens, store=tmp_path / "run.zarr", checkpoint_every=0)
+    layer = run["prompts"]["first_nonfinite_layer"].values
+    bad = [2, 6]
+    assert np.flatnonzero(layer >= 0).tolist() == bad
+    assert (layer[bad] == (2 if value == 3e38 else 1)).all()
+    assert "2 of 7 prompts give NaN or infinite activations and are left out (prompt 2: from layer" in caplog.text
+    good = [i for i in range(7) if i not in bad]
+    assert sorted(set(run["norms"]["prompt"].values.tolist())) == good
+    expected = measured(some_prompts(LENGTHS)[good], which=which)
+    for name in which:
+        for v in expected[name].data_vars:
+            a, b = run[name][v].values, expected[name][v].values
+            if a.shape == b.shape:
+                np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5, err_msg=f"{name} {v}")
+            else:
+                keep = run[name]["prompt"].isin(good).values if run[name][v].dims[0] == "prompt" else slice(None)
+                np.testing.assert_allclose(a[keep], b, rtol=2e-4, atol=2e-5, err_msg=f"{name} {v}")
+    ti.check(run)
+
+
+@pytest.mark.parametrize("checkpoint_every", [0, 1000])
+def test_all_prompts_not_finite_is_an_error(checkpoint_every, tmp_path):
+    edits = [ti.edits.replace(S("resid", 1), torch.full((32,), float("nan")))]
+    for store in (None, tmp_path / "run.zarr"):
+        with pytest.raises(
+            AllNonfiniteError, match=r"all 7 prompts .* \(prompt 0: from layer 1 on\): load the model with dtype"
+        ):
+            measured(
+                which={"norms": Norms()}, edits=edits, store=store, checkpoint_every=checkpoint_every, batch_tokens=60
+            )
+    assert list(tmp_path.iterdir()) == [], "something half-written was left"
+
+
+# -- out of memory --------------------------------------------------------------------------------------------
+class Hungry(Norms):
+    """Fails like a GPU of too little memory for batches of more tokens than fit, at a chosen reading."""
+
+    fits = 64
+    failures = 0
+
+    def update(self, batch):
+        if batch.ids.numel() > self.fits:
+            type(self).failures += 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        super().update(batch)
+
+
+@pytest.mark.parametrize("store", [False, True])
+def test_batches_are_halved_when_memory_runs_out(store, tmp_path, capsys):
+    class Mine(Hungry):
+        failures = 0
+
+    prompts = some_prompts([30, 30, 8, 8, 8, 8, 8, 8])
+    options = {"store": tmp_path / "run.zarr", "checkpoint_every": 0} if store else {}
+    run = measured(prompts, which={"norms": Mine(), "spread": Spread()}, batch_tokens=240, **options)
+    assert Mine.failures == 2  # 240 and 120 do not fit, 60 does
+    assert "batches of 60 tokens from here on" in capsys.readouterr().err
+    small = measured(prompts, which={"norms": Norms(), "spread": Spread()}, batch_tokens=60)
+    for name in ("norms", "spread"):
+        for v in small[name].data_vars:
+            np.testing.assert_array_equal(run[name][v], small[name][v], f"{name} {v}")
+
+
+def test_memory_running_out_later_keeps_what_is_finished(tmp_path):
+    """The failure comes after a checkpoint, in the second reading: only what follows is cut smaller."""
+
+    class Later(Spread):
+        left = 1
+
+        def update(self, batch):
+            if self.reading == 1 and self.sums["square"] if "square" in self.sums else False:
+                if self.left:
+                    type(self).left -= 1
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+            super().update(batch)
+
+    run = measured(which={"spread": Later()}, batch_tokens=60, store=tmp_path / "run.zarr", checkpoint_every=0)
+    assert Later.left == 0
+    plain = measured(which={"spread": Spread()}, batch_tokens=60)
+    for v in plain["spread"].data_vars:
+        np.testing.assert_allclose(run["spread"][v], plain["spread"][v], rtol=1e-5, atol=1e-6)
+
+
+def test_one_prompt_that_does_not_fit_is_an_error(tmp_path):
+    class Mine(Hungry):
+        fits = 20
+
+    with pytest.raises(
+        torch.OutOfMemoryError, match="too little memory for one prompt of 30 tokens: use shorter prompts"
+    ):
+        measured(which={"norms": Mine()}, store=tmp_path / "run.zarr")
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- refused before anything is run ---------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"which": [Norms()]}, r"no measurement: give a dictionary"),
+        ({"which": {"norms": "Norms"}}, r"'norms' is a str, not a measurement"),
+        ({"which": {"my norms": Norms()}}, r"measurement name 'my norms' becomes a group"),
+        ({"which": {"prompts": Norms()}}, r"measurement name 'prompts'"),
+        ({"which": {"_prompts": Norms()}}, r"measurement name '_prompts'"),
+        ({"which": {"norms": Norms(layers=[4])}}, r"layers \[4\]: tiny-llama has layers 0 .* to 3"),
+        ({"share": (3, 3), "store": "x.zarr"}, r"share \(3, 3\): write \(i, n\) with i from 0 to n - 1"),
+        ({"share": (0, 8), "store": "x.zarr"}, r"7 prompts make at most as many shares"),
+        ({"share": (0, 2)}, r"shares need a store="),
+        ({"share": (0, 2), "store": "x.zarr", "which": {"s": Spread()}}, r"Spread reads the prompts 2 times"),
+        ({"batch_tokens": 0}, r"batch_tokens=0"),
+        ({"edits": [ti.edits.zero(S("resid", 1), [30])]}, r"positions \[30\] to edit: the longest prompt .* 0 to 29"),
+        ({"edits": [ti.edits.zero(S("resid", 4))]}, r"layer 4: tiny-llama has layers 0 to 3"),
+        ({"edits": [ti.edits.add(S("resid", 1), torch.zeros(5, 32))]}, r"shape \(5, 32\).*up to 30 positions"),
+        ({"edits": [ti.edits.zero(S("resid", 1), torch.ones(1, 3, dtype=torch.bool))]}, r"fit one batch only"),
+        ({"edits": [ti.edits.knock_out([1], heads=[9])]}, r"heads \[9\]"),
+        ({"edits": ["zero"]}, r"'zero' is no edit"),
+        ({"prompts": []}, r"list of texts is empty"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_before_the_model_runs(options, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(tiny()), "run", lambda *_, **__: pytest.fail("the model was run"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ValueError, TypeError), match=message):
+        measured(**{"which": {"norms": Norms()}, **options})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sites_that_the_model_lacks_are_refused():
+    class Mid(Norms):
+        def sites(self, info):
+            return [S("resid_mid", 0)]
+
+    with pytest.raises(ValueError, match=r"mid: site resid_mid is not available for GPTNeoXForCausalLM.*in parallel"):
+        measured(model=tiny("neox"), which={"mid": Mid()})
+
+
+def test_failure_in_a_measurement_leaves_nothing_half_written(tmp_path):
+    class Broken(Norms):
+        def update(self, batch):
+            raise RuntimeError("broken measurement")
+
+    with pytest.raises(RuntimeError, match="broken measurement"):
+        measured(which={"norms": Broken()}, store=tmp_path / "a" / "run.zarr")
+    assert list((tmp_path / "a").iterdir()) == []

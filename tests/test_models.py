@@ -1,0 +1,424 @@
+"""Every family and backend: sites are where they are said to be, proved against the library's own outputs."""
+
+import copy
+
+import pytest
+import torch
+import transformers as T
+from tiny import CONFIGS, FAMILIES, PARALLEL, byte_tokenizer, some_ids, tiny, tiny_lm
+from torch import nn
+
+import tokinterp as ti
+from tokinterp.models.fingerprint import weights_hash
+from tokinterp.models.modules import find_modules, submodule
+
+S = ti.Site
+N = 3  # blocks of every tiny model
+BACKENDS = ("hf", "transformer_lens", "nnsight")
+EVERYWHERE = [S("resid", n) for n in range(N + 1)]
+# A sum of three float32 parts in another order than the model's.
+SUM = {"rtol": 1e-5, "atol": 1e-5}
+
+
+def all_sites(model):
+    inside = [S(name, b) for name in ("resid_mid", "attn_out", "mlp_out", "pattern") for b in range(N)]
+    return EVERYWHERE + [s for s in inside if s.name in model.offers]
+
+
+def hooks_on(lm):
+    return sum(
+        len(getattr(m, kind))
+        for m in lm.modules()
+        for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+    )
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Folders of saved tiny models with their tokenizer."""
+    made = {}
+
+    def folder(family):
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp(family)
+            tiny_lm(family).save_pretrained(made[family])
+            byte_tokenizer().save_pretrained(made[family])
+        return made[family]
+
+    return folder
+
+
+# -- sites, family by family ----------------------------------------------------------------------------------
+@pytest.mark.parametrize("family", FAMILIES)
+def test_residuals_equal_the_librarys_hidden_states(family, device):
+    model = tiny(family, device)
+    ids = some_ids().to(device)
+    with torch.no_grad():
+        own = model.lm(ids, output_hidden_states=True, use_cache=False)
+    acts = model.run(ids, EVERYWHERE)
+    for n in range(N):
+        assert torch.equal(acts[S("resid", n)], own.hidden_states[n]), n
+    logits = model.unembed(acts[S("resid", N)])
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, own.logits, **SUM)
+    assert float(own.logits.std()) > 0.05, "logits near zero would make any head look right"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parts_add_up_to_the_next_layer(family, device):
+    model = tiny(family, device)
+    expected = {"resid", "pattern"} if family == "opt_post_norm" else {"resid", "pattern", "attn_out", "mlp_out"}
+    if family not in PARALLEL and family != "opt_post_norm":
+        expected |= {"resid_mid"}
+    assert model.offers == expected
+    acts = model.run(some_ids(), all_sites(model))
+    for b in range(N):
+        if "attn_out" in expected:
+            before, after = acts[S("resid", b)], acts[S("resid", b + 1)]
+            attn, mlp = acts[S("attn_out", b)], acts[S("mlp_out", b)]
+            torch.testing.assert_close(before + attn + mlp, after, **SUM)
+            assert float(attn.abs().mean()) > 1e-3
+            assert float(mlp.abs().mean()) > 1e-3
+        if "resid_mid" in expected:
+            torch.testing.assert_close(acts[S("resid_mid", b)], acts[S("resid", b)] + acts[S("attn_out", b)], **SUM)
+        else:
+            reason = "in parallel" if family in PARALLEL else "it offers"
+            with pytest.raises(ValueError, match=f"site resid_mid is not available .*{reason}"):
+                model.run(some_ids(), [S("resid_mid", b)])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pattern_is_the_librarys_eager_attention(family, device):
+    model = tiny(family, device)
+    ids = some_ids().to(device)
+    before = model.lm.config._attn_implementation
+    acts = model.run(ids, [S("pattern", b) for b in range(N)])
+    assert model.lm.config._attn_implementation == before, "the kind of attention was not put back"
+    eager = tiny_lm(family, attention="eager").to(device)
+    with torch.no_grad():
+        own = eager(ids, output_attentions=True, use_cache=False).attentions
+    for b in range(N):
+        weights = acts[S("pattern", b)]
+        assert weights.shape == (2, model.info.n_heads, 9, 9)
+        assert torch.equal(weights, own[b])
+        assert not weights.triu(1).any(), "a position sees a later one"
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "neox", "mixtral"])
+def test_padding_on_the_right_changes_nothing(family):
+    model = tiny(family)
+    ids = some_ids(12)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    mask[1, 7:] = False
+    acts = model.run(ids, EVERYWHERE, mask=mask)
+    alone = model.run(ids[1:, :7], EVERYWHERE)
+    for site in EVERYWHERE:
+        torch.testing.assert_close(acts[site][1, :7], alone[site][0], **SUM)
+
+
+# -- what is run, and what is left behind ---------------------------------------------------------------------
+@pytest.mark.parametrize("family", ["llama", "gpt2", "neox", "opt"])
+@pytest.mark.parametrize(
+    ("site", "runs"),
+    [(S("resid", 0), 0), (S("resid", 2), 2), (S("resid", 3), 3), (S("pattern", 1), 2), (S("mlp_out", 0), 1)],
+)
+def test_pass_stops_after_the_deepest_site(family, site, runs):
+    lm = tiny_lm(family)
+    model = ti.wrap(lm)
+    counts = {"blocks": 0, "head": 0}
+
+    def count(name):
+        def hook(*_):
+            counts[name] += 1
+
+        return hook
+
+    for block in submodule(lm, find_modules(lm).blocks):
+        block.register_forward_pre_hook(count("blocks"))
+    lm.get_output_embeddings().register_forward_pre_hook(count("head"))
+    model.run(some_ids(), [S("resid", 0), site])
+    assert counts == {"blocks": max(runs, 1 if site.at == 0 else runs), "head": 0}
+
+
+def test_no_hook_is_left_behind():
+    lm = tiny_lm("llama")
+    model = ti.wrap(lm)
+    assert hooks_on(lm) == 0
+    model.run(some_ids(), all_sites(model), edits=[ti.edits.zero(S("resid", 1), [2]), ti.edits.knock_out([1])])
+    assert hooks_on(lm) == 0
+
+    def refuse(site, value):
+        raise RuntimeError("refused by the reader")
+
+    with pytest.raises(RuntimeError, match="refused by the reader"):
+        model.run(some_ids(), [S("attn_out", 1)], consume=refuse)
+    with pytest.raises(ValueError, match="nothing to attend to"):
+        model.run(some_ids(), EVERYWHERE, edits=[ti.edits.knock_out([0], [0])])
+    assert hooks_on(lm) == 0
+    assert lm.config._attn_implementation == "sdpa"
+    assert not model.run(some_ids(), [S("resid", 3)])[S("resid", 3)].requires_grad
+
+
+def test_consume_sees_every_site_once_and_keeps_nothing():
+    model = tiny("llama")
+    ids = some_ids()
+    seen = []
+    sites = all_sites(model)
+    out = model.run(ids, sites, consume=lambda site, value: seen.append((site, value)))
+    assert out == {}
+    assert sorted(s for s, _ in seen) == sorted(sites)
+    kept = model.run(ids, sites)
+    for site, value in seen:
+        assert torch.equal(kept[site], value), site
+
+
+def test_training_mode_is_switched_off(caplog):
+    lm = tiny_lm("gpt2").train()
+    model = ti.wrap(lm, id="was training")
+    assert not lm.training
+    assert "was training was in training mode" in caplog.text
+    site = S("resid", 3)
+    assert torch.equal(model.run(some_ids(), [site])[site], tiny("gpt2").run(some_ids(), [site])[site])
+
+
+# -- backends -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("family", ["llama", "gpt2", "neox"])
+@pytest.mark.parametrize("backend", ["transformer_lens", "nnsight"])
+def test_backends_give_the_same_numbers(family, backend, folders, extras):
+    """Attention weights are among the sites, so every backend runs eager attention.
+
+    nnsight runs the very modules of transformers: equal. TransformerLens computes attention by its own code: the
+    tolerance is a few roundings of float32 at each of three blocks.
+    """
+    hf = ti.load_model(folders(family), device="cpu")
+    other = ti.load_model(folders(family), backend=backend, device="cpu")
+    assert other.info.backend == backend
+    assert other.offers == hf.offers
+    same = {k: v for k, v in vars(other.info).items() if k != "backend"}
+    assert same == {k: v for k, v in vars(hf.info).items() if k != "backend"}
+    ids = some_ids(11, 3)
+    a, b = hf.run(ids, all_sites(hf)), other.run(ids, all_sites(hf))
+    tolerance = 0 if backend == "nnsight" else 5e-6
+    for site in all_sites(hf):
+        assert float((a[site] - b[site]).abs().max()) <= tolerance * float(a[site].abs().max()), site
+    last = a[S("resid", N)]
+    torch.testing.assert_close(hf.unembed(last), other.unembed(last), **SUM)
+    with pytest.raises(ValueError, match=r"layer 4: .* has layers 0 to 3"):
+        other.run(ids, [S("resid", 4)])
+
+
+def test_backends_agree_on_a_trained_model(data, bundled, extras):
+    folder = data / "models" / "stories260K" if data else None
+    text = "Once upon a time, there was a little girl named Lily."
+    hf = ti.load_model(folder, device="cpu")
+    ids = torch.tensor(hf.tokenizer(text)["input_ids"])[None]
+    sites = [S("resid", n) for n in range(hf.info.n_layers + 1)]
+    sites += [S(name, b) for name in sorted(hf.offers - {"resid"}) for b in range(hf.info.n_layers)]
+    a = hf.run(ids, sites)
+    for backend in ("transformer_lens", "nnsight"):
+        b = ti.load_model(folder, backend=backend, device="cpu").run(ids, sites)
+        for site in sites:
+            torch.testing.assert_close(a[site], b[site], rtol=1e-5, atol=1e-5, msg=f"{backend} {site}")
+
+
+def test_bridge_in_compatibility_mode_is_refused(extras):
+    from transformer_lens.model_bridge import TransformerBridge
+
+    lm = tiny_lm("gpt2")
+    tokenizer = copy.deepcopy(byte_tokenizer())
+    tokenizer.init_kwargs = {**tokenizer.init_kwargs, "name_or_path": "none", "add_bos_token": True}
+    bridge = TransformerBridge.boot_transformers("gpt2", hf_model=lm, tokenizer=tokenizer, device="cpu")
+    assert ti.wrap(bridge, id="raw").info.backend == "transformer_lens"
+    bridge.enable_compatibility_mode(disable_warnings=True)
+    with pytest.raises(ValueError, match=r"compatibility mode.*boot it again"):
+        ti.wrap(bridge)
+
+
+def test_hooked_transformer_gets_the_pointer():
+    HookedTransformer = type("HookedTransformer", (), {})
+    with pytest.raises(TypeError, match="transformer_lens 4: use TransformerBridge"):
+        ti.wrap(HookedTransformer())
+    with pytest.raises(TypeError, match="cannot wrap dict: give a Hugging Face causal LM"):
+        ti.wrap({})
+
+
+def test_nnsight_objects_are_wrapped(folders, extras):
+    from nnsight import LanguageModel
+    from nnsight.modeling.transformers import TransformersModel
+
+    plain = ti.load_model(folders("llama"), device="cpu")
+    site = S("resid", 2)
+    wanted = plain.run(some_ids(), [site])[site]
+    made = [TransformersModel(tiny_lm("llama"), tokenizer=copy.deepcopy(byte_tokenizer()), task="text-generation")]
+    with pytest.warns(Warning, match="LanguageModel is deprecated"):
+        made.append(LanguageModel(str(folders("llama")), device_map="cpu", dispatch=True))
+    for source in made:
+        model = ti.wrap(source)
+        assert model.info.backend == "nnsight"
+        assert model.source is source
+        assert model.tokenizer is not None
+        assert torch.equal(model.run(some_ids(), [site])[site], wanted)
+    assert "/" not in ti.wrap(made[1]).info.id, "a path of this machine in the results"
+    with pytest.warns(Warning, match="LanguageModel is deprecated"):
+        lazy = LanguageModel(str(folders("llama")), tokenizer=copy.deepcopy(byte_tokenizer()))
+    with pytest.raises(ValueError, match=r"weights of this nnsight model are not loaded.*dispatch=True"):
+        ti.wrap(lazy)
+
+
+@pytest.mark.parametrize("backend", ["transformer_lens", "nnsight"])
+def test_tokenizer_of_the_user_is_not_changed(backend, folders, extras):
+    mine = copy.deepcopy(byte_tokenizer())
+    mine.padding_side = "right"
+    facts = {k: copy.copy(v) for k, v in mine.init_kwargs.items()}, mine.padding_side, mine.pad_token, mine("the river")
+    model = ti.load_model(folders("gpt2"), backend=backend, tokenizer=mine, device="cpu")
+    now = dict(mine.init_kwargs), mine.padding_side, mine.pad_token, mine("the river")
+    assert now == facts
+    assert model.tokenizer("the river")["input_ids"] == mine("the river")["input_ids"]
+
+
+# -- the proof by value ---------------------------------------------------------------------------------------
+def test_wrong_modules_are_caught_by_value():
+    lm = tiny_lm("llama")
+    right = find_modules(lm)
+    for wrong in (
+        ti.Modules(right.blocks, None, right.attn, right.mlp),
+        ti.Modules(right.blocks, "model.layers.0.input_layernorm", right.attn, right.mlp),
+    ):
+        with pytest.raises(ValueError, match=r"differs from the model's own logits.*modules=tokinterp.Modules"):
+            ti.wrap(lm, modules=wrong)
+    lm.model.some_blocks = nn.ModuleList(lm.model.layers[:2])
+    with pytest.raises(ValueError, match=r"blocks \(model.some_blocks\)"):
+        ti.wrap(lm, modules=ti.Modules("model.some_blocks", right.norm, right.attn, right.mlp))
+    lm.model.reversed_blocks = nn.ModuleList(reversed(lm.model.layers))
+    with pytest.raises(ValueError, match=r"blocks \(model.reversed_blocks\)"):
+        ti.wrap(lm, modules=ti.Modules("model.reversed_blocks", right.norm, right.attn, right.mlp))
+
+
+def test_wrong_parts_are_not_offered():
+    lm = tiny_lm("gemma2")
+    right = find_modules(lm)
+    # The attention module of Gemma 2 is followed by a norm: its own output is not what is added.
+    given = ti.Modules(right.blocks, right.norm, right.attn, right.mlp, attn_adds="self_attn", mlp_adds="mlp")
+    model = ti.wrap(lm, modules=given)
+    assert model.offers == {"resid", "pattern"}
+    with pytest.raises(ValueError, match="site attn_out is not available for Gemma2ForCausalLM"):
+        model.run(some_ids(), [S("attn_out", 0)])
+
+
+class ScaledLlama(T.LlamaForCausalLM):
+    """Logits that tokinterp knows nothing about."""
+
+    def forward(self, *args, **kwargs):
+        out = super().forward(*args, **kwargs)
+        out.logits = out.logits * 1.01
+        return out
+
+
+def test_unknown_scaling_of_the_logits_is_caught():
+    lm = ScaledLlama(tiny_lm("llama").config).eval()
+    with pytest.raises(ValueError, match=r"ScaledLlama: unembed.* differs from the model's own logits by 0.0099"):
+        ti.wrap(lm)
+
+
+class Odd(nn.Module):
+    """An architecture with a list of blocks in an unusual place."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = tiny_lm("llama")
+        self.config = self.inner.config
+
+    def get_input_embeddings(self):
+        return self.inner.get_input_embeddings()
+
+    def get_output_embeddings(self):
+        return self.inner.get_output_embeddings()
+
+    def forward(self, **inputs):
+        return self.inner(**inputs)
+
+
+def test_unknown_architecture_says_what_was_looked_for_and_the_way_out():
+    with pytest.raises(
+        ValueError, match=r"unknown architecture Odd: no list of blocks at model.layers.*the model has: inner.*modules="
+    ):
+        ti.wrap(Odd())
+    modules = ti.Modules(blocks="inner.model.layers", norm="inner.model.norm", attn="self_attn", mlp="mlp")
+    model = ti.wrap(Odd(), modules=modules)
+    assert model.offers == tiny("llama").offers
+    for site in all_sites(model):
+        assert torch.equal(model.run(some_ids(), [site])[site], tiny("llama").run(some_ids(), [site])[site])
+    with pytest.raises(ValueError, match=r"no module 'inner.layers': name the list of blocks"):
+        ti.wrap(Odd(), modules=ti.Modules(blocks="inner.layers", norm=None))
+
+
+# -- loading --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", torch.float64])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "neox"])
+def test_other_dtypes(family, dtype, folders, device):
+    model = ti.load_model(folders(family), dtype=dtype, device=device)
+    assert model.info.dtype == str(dtype).removeprefix("torch.")
+    assert model.offers == tiny(family).offers
+    acts = model.run(some_ids(), EVERYWHERE)
+    full = tiny(family).run(some_ids(), EVERYWHERE)
+    for site in EVERYWHERE:
+        assert acts[site].dtype == getattr(torch, model.info.dtype)
+        # 8 bits of mantissa in bfloat16, three blocks deep
+        torch.testing.assert_close(acts[site].float().cpu(), full[site], rtol=0.1, atol=0.1)
+    assert model.unembed(acts[S("resid", N)]).dtype == torch.float32
+
+
+@pytest.mark.parametrize("device_map", ["auto", {"": "cpu"}])
+def test_device_map(device_map, folders):
+    model = ti.load_model(folders("llama"), device_map=device_map)
+    site = S("resid", 3)
+    torch.testing.assert_close(
+        model.run(some_ids(), [site])[site].cpu(), tiny("llama").run(some_ids(), [site])[site], **SUM
+    )
+    with pytest.raises(ValueError, match=r"exclude each other"):
+        ti.load_model(folders("llama"), device_map=device_map, device="cpu")
+
+
+def test_info_says_what_decides_the_numbers(folders):
+    model = ti.load_model(folders("llama"), device="cpu")
+    info = model.info
+    assert (info.n_layers, info.n_heads, info.d_model, info.d_vocab, info.max_tokens) == (3, 4, 32, 320, 64)
+    assert (info.architecture, info.dtype, info.device, info.revision) == (
+        "LlamaForCausalLM",
+        "float32",
+        "cpu",
+        "local",
+    )
+    assert info.id == folders("llama").name
+    assert info.weights == tiny("llama").info.weights
+    assert info.tokenizer == tiny("llama").info.tokenizer != ""
+    assert ti.wrap(model.lm).info.tokenizer == ""
+    assert ti.wrap(model.lm).info.id == folders("llama").name, "a path of this machine in the results"
+    other = tiny_lm("llama")
+    with torch.no_grad():
+        other.model.layers[1].mlp.up_proj.weight[3, 4] += 1e-3
+    assert weights_hash(other) != info.weights
+    assert ti.wrap(model) is model
+    assert "3 blocks, d_model 32, float32 on cpu, hf" in repr(model)
+
+
+def test_real_model_gives_its_own_loss_and_greedy_text(data, bundled):
+    """Unembedding the captured last layer is the model: same next-token loss, same greedy text."""
+    model = ti.load_model(data / "models" / "stories260K", device="cpu") if data else bundled
+    text = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
+    ids = torch.tensor([model.tokenizer(text)["input_ids"]])
+    site = S("resid", model.info.n_layers)
+    logits = model.unembed(model.run(ids, [site])[site])
+    loss = nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:])
+    with torch.no_grad():
+        assert abs(float(loss) - float(model.lm(ids, labels=ids).loss)) < 1e-4
+    if data:  # data/README.md: what greedy decoding of this model says, from BOS
+        said = torch.tensor([[model.tokenizer.bos_token_id]])
+        while said.shape[1] < ids.shape[1]:
+            following = model.unembed(model.run(said, [site])[site][:, -1]).argmax(-1)
+            said = torch.cat([said, following[:, None]], 1)
+        assert model.tokenizer.decode(said[0], skip_special_tokens=True).startswith(text[:80])
+
+
+def test_every_family_of_the_tests_is_another_architecture():
+    assert len({kind for kind, _ in CONFIGS.values()}) == len(CONFIGS) - 2  # NeoX and OPT come in two forms

@@ -1,0 +1,362 @@
+"""The command line: measure, report, plot, show, load, demo."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import os
+import pkgutil
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from .measurements.base import Measurement
+    from .models import HookedLM
+    from .text.prompts import Prompts
+
+BUNDLED = "bundled"
+app = typer.Typer(
+    name="tokinterp",
+    help="What happens to a token inside a language model: measure, look, report.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+_show_traceback = False
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; what the ``tokinterp`` script calls.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Instead of those of the process.
+
+    Raises
+    ------
+    SystemExit
+        Always: 0 if all went well, 1 after an error (one line on stderr), 2 for a command that cannot be read, 130
+        after Ctrl-C.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if "--traceback" in given:  # wherever it stands
+        given = ["--traceback", *(a for a in given if a != "--traceback")]
+    app(args=given, prog_name="tokinterp")
+
+
+@app.callback()
+def options(
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show the whole traceback of an error.")] = False,
+) -> None:
+    """What happens to a token inside a language model: measure, look, report."""
+    global _show_traceback
+    _show_traceback = traceback
+
+
+def command(run: Callable[..., None]) -> Callable[..., None]:
+    """Register a command whose errors are one line on stderr."""
+
+    @functools.wraps(run)
+    def quiet(*args: Any, **kwargs: Any) -> None:
+        try:
+            run(*args, **kwargs)
+        except typer.Exit:
+            raise
+        except KeyboardInterrupt as stop:
+            typer.echo(f"\nstopped{': ' + str(stop).removeprefix('stopped ') if str(stop) else ''}", err=True)
+            raise typer.Exit(130) from None
+        except Exception as error:
+            if _show_traceback:
+                traceback.print_exc()
+            message = " ".join(str(error).split()) or type(error).__name__
+            if not isinstance(error, ValueError | OSError | ImportError | RuntimeError | TypeError):
+                message = f"{type(error).__name__}: {message} (--traceback shows where)"
+            typer.echo(f"error: {message}", err=True)
+            raise typer.Exit(1) from None
+
+    return app.command()(quiet)
+
+
+# -- commands -------------------------------------------------------------------------------------------------
+ModelName = Annotated[str, typer.Argument(help="Name on the Hugging Face hub, local folder, or 'bundled'.")]
+Store = Annotated[Path, typer.Argument(help="Result of a run, RUN.zarr.")]
+Backend = Annotated[str, typer.Option(help="hf, transformer_lens or nnsight.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or auto.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default a GPU if there is one.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
+
+
+@command
+def measure(
+    model: ModelName,
+    texts: Annotated[
+        str, typer.Argument(help="File of texts (txt, jsonl, json, csv, parquet), dataset, or 'bundled'.")
+    ],
+    measurement: Annotated[list[str], typer.Option("-m", "--measurement", help="What to measure; give several.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Store to write, RUN.zarr.")],
+    settings: Annotated[
+        list[str], typer.Option("--set", help="Setting of a measurement, NAME.SETTING=VALUE: dimension.scales=[2,4]")
+    ] = [],  # noqa: B006
+    layers: Annotated[str | None, typer.Option(help="Layers, for example 0,4,8 or 0-12; all by default.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest prompt; by default the model's context.")] = None,
+    min_tokens: Annotated[int, typer.Option(help="Shorter prompts are dropped, and counted.")] = 1,
+    on_long: Annotated[
+        str, typer.Option(help="What happens to a longer text: truncate, window or error.")
+    ] = "truncate",
+    stride: Annotated[int | None, typer.Option(help="Tokens between the starts of two windows.")] = None,
+    bos: Annotated[str, typer.Option(help="Whether prompts begin with BOS: auto, yes or no.")] = "auto",
+    limit: Annotated[int | None, typer.Option(help="Read only so many texts.")] = None,
+    field: Annotated[str, typer.Option(help="Field or column with the text.")] = "text",
+    per_line: Annotated[bool, typer.Option(help="One text per line of a txt file.")] = False,
+    split: Annotated[str | None, typer.Option(help="Split of a dataset.")] = None,
+    batch_tokens: Annotated[int | None, typer.Option(help="Padded tokens per batch.")] = None,
+    backend: Backend = "hf",
+    dtype: Dtype = None,
+    device: Device = None,
+    device_map: Annotated[str | None, typer.Option(help="auto: spread the model over several GPUs.")] = None,
+    revision: Revision = None,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code from the model's repository.")] = False,
+) -> None:
+    """Run a model over texts once and measure; the same command after a crash or Ctrl-C goes on."""
+    from . import tables
+    from .measure import measure as run_measure
+
+    asked = make_measurements(measurement, settings, layers)
+    loaded = load_named(
+        model, backend=backend, dtype=dtype, device=device, device_map=device_map, revision=revision,
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
+    if bos not in ("auto", "yes", "no"):
+        raise ValueError(f"--bos {bos}: write auto, yes or no")
+    prompts = make_prompts(
+        texts, loaded, field=field, limit=limit, per_line=per_line, split=split, max_tokens=max_tokens,
+        min_tokens=min_tokens, stride=stride, on_long="window" if stride else on_long,
+        bos={"yes": True, "no": False}.get(bos, "auto"),
+    )  # fmt: skip
+    typer.echo(f"{loaded}\n{prompts}", err=True)
+    run = run_measure(loaded, prompts, asked, store=output, batch_tokens=batch_tokens)
+    typer.echo(tables.summary_text(run))
+    typer.echo(f"written to {output}; look at it with: tokinterp report {output} -o report.html", err=True)
+
+
+@command
+def report(
+    run: Store,
+    output: Annotated[Path, typer.Option("-o", "--output", help="HTML file to write.")] = Path("report.html"),
+    title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
+    max_prompts: Annotated[int, typer.Option(help="Texts shown.")] = 24,
+    max_megabytes: Annotated[float, typer.Option(help="Size of the texts and their values.")] = 12.0,
+) -> None:
+    """Write one self-contained HTML page of a run: figures, tables, provenance, coloured texts."""
+    from .report import report as write_report
+
+    path = write_report(run, output, title=title, max_prompts=max_prompts, max_megabytes=max_megabytes)
+    typer.echo(f"written to {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+@command
+def plot(
+    run: Store,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the figures.")] = Path("figures"),
+    format: Annotated[str, typer.Option(help="png, pdf or svg.")] = "png",
+    prompt: Annotated[int | None, typer.Option(help="Prompt whose tokens are drawn.")] = None,
+) -> None:
+    """Draw what to look at first in every result of a run."""
+    from .dataset import read
+
+    for path in draw_all(read(run), output, format, prompt):
+        typer.echo(str(path))
+
+
+@command
+def show(run: Store) -> None:
+    """Say what is in a run, or how far an unfinished run has come."""
+    from . import tables
+    from .checkpoint import partial_folder
+    from .dataset import read
+
+    if not run.exists() and partial_folder(run).exists():
+        typer.echo(tables.unfinished_text(run))
+        return
+    typer.echo(tables.summary_text(read(run)))
+
+
+@command
+def load(
+    model: ModelName, backend: Backend = "hf", dtype: Dtype = None, device: Device = None, revision: Revision = None
+) -> None:
+    """Load a model, prove its sites by value, and say what it is and what it offers."""
+    from dataclasses import asdict
+
+    from . import tables
+    from .capture import SITES
+
+    loaded = load_named(model, backend=backend, dtype=dtype, device=device, revision=revision)
+    typer.echo(tables.columns([(k, v) for k, v in asdict(loaded.info).items()]))
+    typer.echo("\nsites, verified by value:")
+    places = {True: f"layers 0 to {loaded.info.n_layers}", False: f"blocks 0 to {loaded.info.n_layers - 1}"}
+    typer.echo(tables.columns([(s, f"{places[s == 'resid']}: {SITES[s]}") for s in SITES if s in loaded.offers]))
+    if lacking := [s for s in SITES if s not in loaded.offers]:
+        typer.echo(f"not offered by {loaded.info.architecture}: {', '.join(lacking)}")
+
+
+@command
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", "--out", help="Folder to write to.")] = Path(
+        "tokinterp-demo"
+    ),
+) -> None:
+    """Measure the bundled model on the bundled texts: a report and figures, in about a minute."""
+    from . import dataset, tables
+    from .measure import measure as run_measure
+    from .report import report as write_report
+
+    import_module(".plots", __package__)  # without matplotlib, say so before the run
+    model, prompts = demo_input()
+    typer.echo(f"{model}\n{prompts}", err=True)
+    asked = make_measurements(["dimension", "spectrum", "lens"], [], None)
+    run = run_measure(model, prompts, asked)
+    dataset.write(run, output / "run.zarr", overwrite=True)
+    typer.echo(tables.summary_text(run))
+    page = write_report(run, output / "report.html")
+    figures = draw_all(run, output / "figures")
+    typer.echo(f"\n{page}: open it in a browser\n{output / 'figures'}: {len(figures)} figures")
+    typer.echo(f"{output / 'run.zarr'}: the numbers, for tokinterp.read()")
+
+
+# -- what they are made of ------------------------------------------------------------------------------------
+def measurement_names() -> list[str]:
+    """Return the names of all measurements: the modules of ``measurements/``."""
+    from . import measurements
+
+    return sorted(m.name for m in pkgutil.iter_modules(measurements.__path__) if m.name != "base")
+
+
+def measurement_class(name: str) -> type[Measurement]:
+    """Return the measurement of that name.
+
+    Raises
+    ------
+    ValueError
+        If there is none; lists those that there are.
+    """
+    from .measurements.base import Measurement
+
+    if name not in measurement_names():
+        raise ValueError(f"unknown measurement {name!r}: there are {', '.join(measurement_names())}")
+    module = import_module(f".measurements.{name}", __package__)
+    own = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Measurement)]
+    return next(c for c in own if c.__module__ == module.__name__)
+
+
+def make_measurements(names: Sequence[str], settings: Sequence[str], layers: str | None) -> dict[str, Measurement]:
+    """Return measurements by name, with settings given as ``NAME.SETTING=VALUE``."""
+    given: dict[str, dict[str, Any]] = {n: {} for n in names}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        name, dot, setting = key.partition(".")
+        if not (equals and dot) or name not in given:
+            raise ValueError(f"--set {text}: write NAME.SETTING=VALUE, with a name among {', '.join(given)}")
+        try:
+            given[name][setting] = json.loads(value)
+        except json.JSONDecodeError:
+            given[name][setting] = value
+    out = {}
+    for name, chosen in given.items():
+        kind = measurement_class(name)
+        known = list(inspect.signature(kind).parameters)
+        if unknown := [s for s in chosen if s not in known]:
+            raise ValueError(f"{name} has no setting {', '.join(unknown)}: it has {', '.join(known)}")
+        defaults: dict[str, Any] = {"layers": parse_layers(layers)} if layers is not None and "layers" in known else {}
+        if "small" in known:  # a file of texts has short ones: NaN and counted, where the library would refuse
+            defaults["small"] = "nan"
+        out[name] = kind(**{**defaults, **chosen})
+    return out
+
+
+def parse_layers(text: str) -> list[int]:
+    """Return the layers of ``"0,4,8-10"``.
+
+    Raises
+    ------
+    ValueError
+        For anything else.
+    """
+    out: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise ValueError(f"--layers {text}: write numbers and ranges, for example 0,4,8 or 0-12")
+        out += range(int(first), int(last or first) + 1)
+    return out
+
+
+def load_named(name: str, **settings: Any) -> HookedLM:
+    """Load a model by name, folder, or ``"bundled"``."""
+    from .models import load_model
+
+    return load_model(None if name == BUNDLED else name, **settings)
+
+
+def make_prompts(texts: str, model: HookedLM, **settings: Any) -> Prompts:
+    """Make prompts of a file, a dataset, or ``"bundled"``."""
+    from .text import Prompts, bundled_texts
+
+    if texts != BUNDLED:
+        return Prompts.from_file(texts, model, **settings)
+    limit = settings["limit"]
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit = {limit}: read at least one text")
+    options = {k: v for k, v in settings.items() if k not in ("field", "limit", "per_line", "split")}
+    return Prompts.from_texts([t.text for t in bundled_texts()][:limit], model, **options)
+
+
+def demo_input() -> tuple[HookedLM, Prompts]:
+    """Return the model and prompts of the demo: the bundled ones, else those of the data folder."""
+    from .models import bundled, load_model
+    from .text import Prompts, bundled_texts
+
+    try:
+        bundled.bundled_folder()
+    except FileNotFoundError:
+        root = Path(__file__).resolve().parents[2]
+        data = Path(os.environ.get("TOKINTERP_DATA") or root.parent / "shared" / "data")
+        if not (data / "models" / "stories260K").is_dir():
+            raise
+        model = load_model(data / "models" / "stories260K", device="cpu")
+        file = data / "text" / "tinystories_1000.json"
+        return model, Prompts.from_file(file, model, limit=40, max_tokens=400, progress=False)
+    model = load_model(device="cpu")
+    texts = [t.text for t in bundled_texts("article")][:24]
+    return model, Prompts.from_texts(texts, model, max_tokens=400, progress=False)
+
+
+def draw_all(run: xr.DataTree, folder: Path, format: str = "png", prompt: int | None = None) -> list[Path]:
+    """Save the figures of every result of a run and return their paths."""
+    from . import plots
+    from .tables import named_results
+
+    paths = []
+    for name, ds in named_results(run).items():
+        for figure, _, fig in plots.overview(ds, prompt):
+            stem = name.replace("/", "_")
+            stem = stem if figure == stem else f"{stem}_{figure.removeprefix(stem + '_')}"
+            paths.append(plots.save(fig, folder / f"{stem}.{format}"))
+    if not paths:
+        raise ValueError("nothing to draw: the run has no results of measurements")
+    return paths
+
+
+if __name__ == "__main__":
+    main()

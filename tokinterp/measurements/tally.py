@@ -1,0 +1,330 @@
+"""Adding up the segments of shards of a corpus: counts and scores of each unit, and the ranked table of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from ..dataset import variable
+from ..text import find_words
+from ..text.classes import word_range
+from ..text.vocabulary import show
+
+if TYPE_CHECKING:
+    from ..text.prompts import Prompts
+
+BOUNDARIES = ("any", "word")
+KEYS_AT_ONCE = 20_000
+PAPER = "Feucht et al. 2024, arXiv 2406.20086, section 5"
+COLUMNS: dict[str, Any] = {
+    "key": np.int64, "document": np.int64, "edges": np.int8, "count": np.int64, "total": np.float64,
+    "squares": np.float64, "seen": np.float64,
+}  # fmt: skip
+EXAMPLE = {
+    "example_shard": "shard of an occurrence", "example_prompt": "prompt of that occurrence",
+    "example_start": "its first token, BOS counted",
+}  # fmt: skip
+
+
+class Tally:
+    """Counts and sums of psi for each unit and document: what shards of a corpus are added up in.
+
+    Attributes
+    ----------
+    numbers : dict of bytes to int
+        Number of each unit; the key is its token ids as little-endian int32.
+    columns : dict of str to numpy.ndarray
+        One row for each unit, document and kind of edges: ``key``, ``document``, ``edges`` (1: begins at a word
+        boundary, 2: ends at one), ``count``, ``total`` and ``squares`` of psi, ``seen``.
+    example : list of (int, int, int)
+        Shard, prompt and first token of the first occurrence of each unit.
+
+    Notes
+    -----
+    Memory grows with the number of different units and documents that hold them, not with the tokens read.
+
+    Examples
+    --------
+    >>> tally = Tally()
+    >>> for ds, prompts in shards:  # doctest: +SKIP
+    ...     tally.add(ds, prompts)
+    >>> vocabulary = tally.table(min_count=2)  # doctest: +SKIP
+    """
+
+    def __init__(self, keep_single: bool = False) -> None:
+        self.keep_single = keep_single
+        self.numbers: dict[bytes, int] = {}
+        self.columns: dict[str, np.ndarray] = {n: np.zeros(0, t) for n, t in COLUMNS.items()}
+        self.example: list[tuple[int, int, int]] = []
+        self.n_segments, self.n_documents, self.n_shards = 0, 0, 0
+        self.vocabulary: Any = None
+        self.attrs: list[dict[str, Any]] = []
+
+    def add(self, ds: xr.Dataset, prompts: Prompts) -> Tally:
+        """Add the segments of one result of `ErasureScores` over these prompts; the documents are taken as new ones.
+
+        Raises
+        ------
+        ValueError
+            If the result is of other prompts, or has no segments.
+        """
+        check_segments(ds, prompts)
+        number, start, stop = (ds[n].values.astype(np.int64) for n in ("span_prompt", "start", "stop"))
+        keep = np.flatnonzero(stop - start >= (1 if self.keep_single else 2))
+        number, start, stop = number[keep], start[keep], stop[keep]
+        key = self._number(prompts, number, start, stop)
+        edges = word_edges(prompts, number, start, stop)
+        new = {
+            "key": key, "document": prompts.documents[number] + self.n_documents, "edges": edges,
+            "count": np.ones(len(key), np.int64), "total": ds["psi"].values[keep].astype(np.float64),
+            "squares": ds["psi"].values[keep].astype(np.float64) ** 2,
+            "seen": ds["seen"].values[keep].astype(np.float64),
+        }  # fmt: skip
+        self._append(new)
+        self.n_segments += len(key)
+        self.n_documents += int(prompts.documents.max()) + 1
+        self.n_shards += 1
+        self.vocabulary = prompts.vocabulary
+        self.attrs.append(dict(ds.attrs))
+        return self
+
+    def merge(self, other: Tally) -> Tally:
+        """Add another tally, of other documents."""
+        if self.keep_single != other.keep_single:
+            raise ValueError("one tally keeps single tokens and the other does not: make both alike")
+        shift = np.zeros(len(other.numbers), dtype=np.int64)
+        for ids, n in other.numbers.items():
+            known = self.numbers.setdefault(ids, len(self.numbers))
+            shift[n] = known
+            if known == len(self.example):
+                shard, prompt, start = other.example[n]
+                self.example.append((shard + self.n_shards, prompt, start))
+        columns = dict(other.columns)
+        columns["key"] = shift[columns["key"]]
+        columns["document"] = columns["document"] + self.n_documents
+        self._append(columns)
+        self.n_segments += other.n_segments
+        self.n_documents += other.n_documents
+        self.n_shards += other.n_shards
+        self.vocabulary = self.vocabulary or other.vocabulary
+        self.attrs += other.attrs
+        return self
+
+    def _number(self, prompts: Prompts, number: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        """Return (segment,) the number of each segment's unit; new units are numbered on."""
+        out = np.empty(len(number), dtype=np.int64)
+        first, length = prompts.starts[number] + start, stop - start
+        for n in np.unique(length):
+            here = np.flatnonzero(length == n)
+            rows = prompts.token_ids[first[here][:, None] + np.arange(n)].astype("<i4")
+            units, example, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+            known = np.empty(len(units), dtype=np.int64)
+            for u, (row, e) in enumerate(zip(units, here[example].tolist(), strict=True)):
+                known[u] = self.numbers.setdefault(row.tobytes(), len(self.numbers))
+                if known[u] == len(self.example):
+                    self.example.append((self.n_shards, int(number[e]), int(start[e])))
+            out[here] = known[inverse.reshape(-1)]
+        return out
+
+    def _append(self, new: dict[str, np.ndarray]) -> None:
+        """Add rows, those of the same unit, document and edges together."""
+        names = ("key", "document", "edges")
+        order = np.lexsort([new[n] for n in names[::-1]])
+        fresh = np.ones(len(order), dtype=bool)
+        fresh[1:] = np.logical_or.reduce([new[n][order][1:] != new[n][order][:-1] for n in names])
+        first = np.flatnonzero(fresh)
+        for name in COLUMNS:
+            column = new[name][order]
+            column = column[first] if name in names else np.add.reduceat(column, first) if len(first) else column
+            self.columns[name] = np.concatenate([self.columns[name], column.astype(COLUMNS[name])])
+
+    def table(
+        self,
+        *,
+        min_count: int = 2,
+        min_psi: float | None = 0.0,
+        boundaries: str = "any",
+        n_boot: int = 200,
+        level: float = 0.95,
+        seed: int = 0,
+    ) -> xr.Dataset:
+        """Return the ranked units; see `read_out`."""
+        if boundaries not in BOUNDARIES:
+            raise ValueError(f"boundaries={boundaries!r}: write {' or '.join(map(repr, BOUNDARIES))}")
+        if min_count < 1:
+            raise ValueError(f"min_count={min_count}: a unit occurs at least once")
+        if not 0 < level < 1:
+            raise ValueError(f"level {level} is not between 0 and 1")
+        if not len(self.columns["key"]):
+            raise ValueError("no segment has two or more tokens, so there is no vocabulary: check layers and probes")
+        c = self.columns if boundaries == "any" else {n: v[self.columns["edges"] == 3] for n, v in self.columns.items()}
+        size = len(self.numbers)
+
+        def total(values: np.ndarray) -> np.ndarray:
+            return np.bincount(c["key"], weights=values, minlength=size)
+
+        count, sums = total(c["count"]), total(c["total"])
+        with np.errstate(invalid="ignore"):
+            mean = sums / count
+        kept = np.flatnonzero((count >= min_count) & (True if min_psi is None else mean > min_psi))
+        if not len(kept):
+            raise ValueError(
+                f"none of the {int((count > 0).sum())} units occurs {min_count} times or more with a mean psi above "
+                f"{min_psi} (boundaries={boundaries!r}): read more text, or ask for less"
+            )
+        ids = _unpack(self.numbers, kept)
+        order = np.array(sorted(range(len(kept)), key=lambda n: (-mean[kept[n]], -count[kept[n]], ids[n])))
+        kept, ids = kept[order], [ids[n] for n in order]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            spread = np.sqrt(np.maximum(total(c["squares"]) - sums * mean, 0) / (count - 1))
+            shares = {n: (total(v) / count)[kept] for n, v in _shares(c).items()}
+        pairs = np.unique(c["key"] * max(1, self.n_documents) + c["document"])
+        documents = np.bincount(pairs // max(1, self.n_documents), minlength=size)
+        interval = _interval(c, kept, size, self.n_documents, n_boot, level, seed)
+        interval[:, documents[kept] < 2] = np.nan
+        v = variable
+        data = {
+            "psi": v("rank", mean[kept], "mean erasure score of the segments", "1", PAPER),
+            "psi_sd": v("rank", np.where(count > 1, spread, np.nan)[kept], "standard deviation of psi", "1"),
+            "psi_interval": v(("bound", "rank"), interval, f"{level:.0%} bootstrap interval over documents", "1"),
+            "count": v("rank", count[kept].astype(np.int64), "segments that are this unit", "1"),
+            "n_documents": v("rank", documents[kept], "documents with such a segment", "1"),
+            "seen": v("rank", shares["seen"], "mean share of terms whose target was a label of the probes", "1"),
+            "left_boundary": v("rank", shares["left"], "share of the segments that begin at a word boundary", "1"),
+            "right_boundary": v("rank", shares["right"], "share of the segments that end at a word boundary", "1"),
+            **self._strings(ids),
+        }
+        for n, (name, what) in enumerate(EXAMPLE.items()):
+            data[name] = v("rank", np.array([self.example[k][n] for k in kept]), what, "1")
+        coords = {
+            "rank": v("rank", np.arange(len(kept)), "order by psi, 0 first", "1"),
+            "bound": v("bound", np.array(["lower", "upper"]), "bound of the interval", "1"),
+        }
+        reading = {
+            "min_count": min_count, "min_psi": "none" if min_psi is None else float(min_psi), "boundaries": boundaries,
+            "keep_single": int(self.keep_single), "n_segments": self.n_segments,
+        }  # fmt: skip
+        return xr.Dataset(data, coords, {**joined(self.attrs), "measurement": "vocabulary", **reading, "seed": seed})
+
+    def _strings(self, ids: Sequence[tuple[int, ...]]) -> dict[str, xr.Variable]:
+        """Return the variables that say what the ids stand for."""
+        raw = [b"".join(self.vocabulary.bytes(np.array(i))) for i in ids]
+        v = variable
+        return {
+            "ids": v("rank", np.array([" ".join(map(str, i)) for i in ids], object), "token ids", "1"),
+            "n_tokens": v("rank", np.array([len(i) for i in ids]), "tokens of the unit", "token"),
+            "text": v("rank", np.array([show(b) for b in raw], object), "text, leading space included", "1"),
+            "leading_space": v("rank", np.array([b[:1] == b" " for b in raw]), "whether it begins with a space", "1"),
+            "valid_utf8": v("rank", np.array([_valid(b) for b in raw]), "whether its bytes are whole characters", "1"),
+        }
+
+
+def word_edges(prompts: Prompts, number: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """Return (span,) int8: 1 where the span begins where no word is cut, 2 where it ends so, 3 for both.
+
+    Parameters
+    ----------
+    prompts : Prompts
+        With character offsets.
+    number, start, stop : numpy.ndarray
+        (span,) prompt, first token, token after the last one.
+    """
+    out = np.zeros(len(number), dtype=np.int8)
+    if not len(number):
+        return out
+    order = np.argsort(number, kind="stable")
+    used, first = np.unique(number[order], return_index=True)
+    words: tuple[int, np.ndarray] = (-1, np.zeros((0, 2), np.int64))
+    for i, rows in zip(used.tolist(), np.split(order, first[1:]), strict=True):
+        document = int(prompts.documents[i])
+        if words[0] != document:
+            words = (document, find_words(prompts.document_text(document))[0])
+        begin, end, *_ = word_range(prompts, i, words[1])
+        left = ~_cut(words[1], begin[start[rows]])
+        right = ~_cut(words[1], end[stop[rows] - 1])
+        out[rows] = left + 2 * right
+    return out
+
+
+def check_segments(ds: xr.Dataset, prompts: Prompts) -> None:
+    """Raise ValueError unless a result has segments and is of these prompts."""
+    if "psi" not in ds or "span" not in ds["psi"].dims:
+        raise ValueError(f"no segments in this result ({', '.join(map(str, ds.data_vars))}): measure ErasureScores")
+    mine = str(ds.attrs.get("prompts", prompts.hash))
+    numbers, stop = ds["span_prompt"].values, ds["stop"].values
+    if mine != prompts.hash or (len(numbers) and numbers.max() >= len(prompts)):
+        raise ValueError(f"the result is of other prompts ({mine[:8]}) than those given ({prompts.hash[:8]})")
+    if len(numbers) and (stop > np.asarray(prompts.lengths)[numbers]).any():
+        raise ValueError("a segment of the result runs over the end of its prompt: the result is of other prompts")
+
+
+def joined(attrs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the attributes of several results as one: what differs becomes a JSON list."""
+    out: dict[str, Any] = {}
+    for key in dict.fromkeys(k for a in attrs for k in a):
+        values = list(dict.fromkeys(a.get(key, "") for a in attrs))
+        out[key] = values[0] if len(values) == 1 else json.dumps(values)
+    return out
+
+
+# -- pieces ---------------------------------------------------------------------------------------------------
+def _cut(words: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Return whether each character place lies strictly inside a word."""
+    if not len(words):
+        return np.zeros(len(place), dtype=bool)
+    which = np.searchsorted(words[:, 1], place, side="right")
+    return (which < len(words)) & (words[np.minimum(which, len(words) - 1), 0] < place)
+
+
+def _shares(c: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {"seen": c["seen"], "left": c["count"] * (c["edges"] & 1), "right": c["count"] * (c["edges"] >> 1 & 1)}
+
+
+def _unpack(numbers: dict[bytes, int], kept: np.ndarray) -> list[tuple[int, ...]]:
+    wanted = {int(n): place for place, n in enumerate(kept)}
+    out: list[tuple[int, ...]] = [()] * len(kept)
+    for ids, n in numbers.items():
+        if n in wanted:
+            out[wanted[n]] = tuple(np.frombuffer(ids, dtype="<i4").tolist())
+    return out
+
+
+def _valid(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _interval(
+    c: dict[str, np.ndarray], kept: np.ndarray, size: int, documents: int, n_boot: int, level: float, seed: int
+) -> np.ndarray:
+    """Return (2, unit) percentile bootstrap interval of the mean psi, documents drawn with Poisson(1) weights."""
+    out = np.full((2, len(kept)), np.nan)
+    for begin in range(0, len(kept), KEYS_AT_ONCE):
+        units = kept[begin : begin + KEYS_AT_ONCE]
+        place = np.full(size, -1, dtype=np.int64)
+        place[units] = np.arange(len(units))
+        rows = np.flatnonzero(place[c["key"]] >= 0)
+        key, document = place[c["key"][rows]], c["document"][rows]
+        means = np.empty((n_boot, len(units)))
+        for draw in range(n_boot):
+            w = np.random.default_rng([seed, draw]).poisson(1.0, documents)[document].astype(np.float64)
+            total = np.bincount(key, weights=w * c["total"][rows], minlength=len(units))
+            count = np.bincount(key, weights=w * c["count"][rows], minlength=len(units))
+            means[draw] = np.nan
+            np.divide(total, count, out=means[draw], where=count > 0)
+        means.sort(0)  # NaN last
+        known = np.isfinite(means).sum(0)
+        for n, tail in enumerate(((1 - level) / 2, (1 + level) / 2)):
+            where = tail * np.maximum(known - 1, 0)
+            low, high = np.floor(where).astype(int), np.ceil(where).astype(int)
+            column = np.arange(len(units))
+            a, b = means[low, column], means[high, column]
+            out[n, begin : begin + len(units)] = a + (b - a) * (where - low)
+    return out

@@ -1,0 +1,364 @@
+"""TokenProbes: what a fit of token probes leaves, in memory or on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from ..checkpoint import replace_text
+from ..kernels import probes as kernel
+from .probe_text import TextStatistics
+
+if TYPE_CHECKING:
+    from ..models.base import Model, ModelInfo
+
+Tensors = dict[str, torch.Tensor]
+FORMAT = "tokinterp-probes-1"
+
+
+class TokenProbes:
+    """Linear maps from the stream at position t of a layer to the token at t + offset.
+
+    Made with `fit_probes`, `TokenProbes.load` or `TokenProbes.from_authors`.  The logits of a state h are
+    ``((h - mean) / scale) @ weight.T (+ bias)``: mean and scale of the layer are those of the training states (absent
+    for states taken raw), the bias belongs to the closed forms only.
+
+    Attributes
+    ----------
+    layers, offsets : list of int
+        What was fitted.
+    labels : torch.Tensor
+        (class,) int64 types that have a row of weights.
+    facts : dict
+        Model, tokenizer and data hashes, method and settings, as JSON types.
+    text : TextStatistics or None
+        Label counts and baselines of the training text; unknown for the released checkpoints.
+
+    Notes
+    -----
+    Only types that occur as labels have weights.  For the softmax over all types that is the limit that maximum
+    likelihood seeks: a type that is never a label enters the training loss only as an addend of the normaliser, so the
+    loss falls as its logits go to minus infinity, where its probability is 0, and the weights of the other types then
+    have the gradient that they have here.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> from tokinterp.measurements.probes import fit_probes
+    >>> model = ti.load_model()
+    >>> prompts = ti.Prompts.from_texts(["The Nile flows north.", "The Rhine flows north."], model)
+    >>> probes = fit_probes(model, prompts, layers=[0, 2], offsets=[0], progress=False)
+    >>> probes.weight(2, 0).shape == (len(probes.labels), model.info.d_model)
+    True
+    """
+
+    def __init__(
+        self, layers: Sequence[int], offsets: Sequence[int], labels: torch.Tensor, parts: Mapping[int, Tensors | Path],
+        facts: dict[str, Any], text: TextStatistics | None = None,
+    ) -> None:  # fmt: skip
+        self.layers, self.offsets, self.labels = list(layers), list(offsets), labels
+        self.facts, self.text = dict(facts), text
+        self._parts = dict(parts)
+        self._near: dict[tuple[int, str, str], torch.Tensor] = {}
+        self._scratch: kernel.Scratch | None = None
+        self._class: torch.Tensor | None = None
+
+    def __repr__(self) -> str:
+        what = f"layers {self.layers}, offsets {self.offsets}, {len(self.labels)} types"
+        return f"TokenProbes({what}, {self.facts.get('method')}, {self.digest[:12]})"
+
+    # -- weights ----------------------------------------------------------------------------------------------
+    def _check(self, layer: int, offset: int) -> None:
+        if layer not in self._parts:
+            raise ValueError(f"no probe of layer {layer}: probes were fitted at layers {self.layers}")
+        if offset not in self.offsets:
+            raise ValueError(f"no probe of offset {offset}: probes were fitted at offsets {self.offsets}")
+
+    def _get(self, layer: int, name: str, device: torch.device | str = "cpu") -> torch.Tensor | None:
+        """Return a tensor of a layer on a device, float32; what lies on disk or on another device is read once."""
+        device = torch.device(device)
+        part = self._parts[layer]
+        if isinstance(part, dict) and (device.type == "cpu" or name not in part or part[name].device == device):
+            return part.get(name)
+        key = (layer, name, str(device))
+        if key not in self._near:
+            if isinstance(part, dict):
+                value = part[name]
+            else:
+                with safe_open(part, "pt") as file:
+                    if name not in file.keys():  # noqa: SIM118
+                        return None
+                    value = file.get_tensor(name)
+            value = value.float().to(device)
+            if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] < 4 * value.nbytes:
+                return value
+            self._near[key] = value
+        return self._near[key]
+
+    def weight(self, layer: int, offset: int) -> torch.Tensor:
+        """Return (class, d_model) float32 weights, which act on standardised states where the layer has a scale.
+
+        Raises
+        ------
+        ValueError
+            If the layer or the offset was not fitted.
+        """
+        self._check(layer, offset)
+        found = self._get(layer, f"weight.{offset}")
+        assert found is not None
+        return found
+
+    def bias(self, layer: int, offset: int) -> torch.Tensor | None:
+        """Return (class,) float32, or None: softmax and factored probes have no bias."""
+        self._check(layer, offset)
+        return self._get(layer, f"bias.{offset}")
+
+    def folded(self, layer: int, offset: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return weight (class, d_model) and bias (class,) that act on raw states."""
+        weight, bias = self.weight(layer, offset), self.bias(layer, offset)
+        scale, mean = self._get(layer, "scale"), self._get(layer, "mean")
+        if scale is not None and mean is not None:
+            weight = weight / scale
+            shift = -(weight @ mean)
+            bias = shift if bias is None else bias + shift
+        return weight, torch.zeros(len(weight)) if bias is None else bias
+
+    def standardise(self, resid: torch.Tensor, layer: int) -> torch.Tensor:
+        """Return float32 states (row, d_model) as the probes of a layer see them."""
+        if layer not in self._parts:
+            raise ValueError(f"no probe of layer {layer}: probes were fitted at layers {self.layers}")
+        mean, scale = self._get(layer, "mean", resid.device), self._get(layer, "scale", resid.device)
+        resid = resid.float()
+        return resid if mean is None or scale is None else (resid - mean) / scale
+
+    # -- reading ----------------------------------------------------------------------------------------------
+    def read(
+        self, resid: torch.Tensor, layer: int, offset: int, targets: torch.Tensor, *, standardised: bool = False,
+        rank: bool = True,
+    ) -> kernel.Reading:  # fmt: skip
+        """Return log-probability and rank of the targets in one go.
+
+        Parameters
+        ----------
+        resid : torch.Tensor
+            (row, d_model) stream at the layer.
+        layer, offset : int
+            Which probe.
+        targets : torch.Tensor
+            (row,) int64 token ids at t + offset, -1 where there is none.
+        standardised : bool
+            Whether ``resid`` comes from `standardise` (which is the same for all offsets of a layer).
+        rank : bool
+            Count the greater logits.
+
+        Returns
+        -------
+        Reading
+            ``log_prob`` (row,) float32, NaN, and ``rank`` (row,) int64, -1, where the target was never a label.
+        """
+        self._check(layer, offset)
+        if resid.ndim != 2 or resid.shape[1] != self.facts["d_model"]:
+            raise ValueError(f"states of shape {tuple(resid.shape)}: give (row, {self.facts['d_model']})")
+        x = resid if standardised else self.standardise(resid, layer)
+        if self._scratch is None or self._scratch.prob.device != x.device:
+            self._scratch = kernel.Scratch(len(self.labels), 4096, x.device)
+        weight = self._get(layer, f"weight.{offset}", x.device)
+        assert weight is not None
+        bias = self._get(layer, f"bias.{offset}", x.device)
+        return kernel.read_targets(x, weight, self.classes(targets, offset), bias, self._scratch, rank)
+
+    def log_probs(self, resid: torch.Tensor, layer: int, offset: int, targets: torch.Tensor) -> torch.Tensor:
+        """Return (row,) float32 log-probability of the targets, nat; NaN where it was never a label."""
+        return self.read(resid, layer, offset, targets, rank=False).log_prob
+
+    def rank(self, resid: torch.Tensor, layer: int, offset: int, targets: torch.Tensor) -> torch.Tensor:
+        """Return (row,) float32 number of types with a greater logit; NaN where the target was never a label."""
+        found = self.read(resid, layer, offset, targets).rank
+        return torch.where(found >= 0, found.float(), torch.nan)
+
+    def predict(self, resid: torch.Tensor, layer: int, offset: int, k: int = 1) -> torch.Tensor:
+        """Return (row, k) int64 token ids with the greatest logits, greatest first."""
+        self._check(layer, offset)
+        x = self.standardise(resid, layer)
+        weight, bias = (self._get(layer, f"{n}.{offset}", x.device) for n in ("weight", "bias"))
+        assert weight is not None
+        step = max(1, 2**26 // len(weight))
+        found = [kernel.top_classes(x[a : a + step], weight, k, bias) for a in range(0, len(x), step)]
+        return self.labels.to(x.device)[torch.cat(found)]
+
+    def classes(self, targets: torch.Tensor, offset: int) -> torch.Tensor:
+        """Return (row,) int64 class of token ids, -1 where it was never a label at the offset."""
+        if self._class is None:
+            if self.text is not None:
+                self._class = self.text.class_of()
+            else:
+                self._class = torch.full((len(self.offsets), self.facts["d_vocab"]), -1)
+                self._class[:, self.labels] = torch.arange(len(self.labels))
+        if self._class.device != targets.device:
+            self._class = self._class.to(targets.device)
+        row = self._class[self.offsets.index(offset)]
+        return torch.where(targets >= 0, row[targets.clamp_min(0)], -1)
+
+    def seen(self, targets: torch.Tensor, offset: int) -> torch.Tensor:
+        """Return (row,) bool: whether the type was a label at the offset in the training text."""
+        return self.classes(targets, offset) >= 0
+
+    # -- belonging --------------------------------------------------------------------------------------------
+    def check_model(self, info: ModelInfo) -> None:
+        """Refuse another model or tokenizer.
+
+        Raises
+        ------
+        ValueError
+            If the hash of the weights or of the tokenizer differs, or the shapes do.
+        """
+        mine = self.facts
+        for what, now in (("d_model", info.d_model), ("d_vocab", info.d_vocab)):
+            if mine[what] != now:
+                raise ValueError(f"probes of {what} {mine[what]} do not fit {info.id}, which has {now}")
+        for what, now in (("weights", info.weights), ("tokenizer", info.tokenizer)):
+            if mine.get(what) and mine[what] != now:
+                raise ValueError(
+                    f"these probes belong to another model: they were fitted on {mine.get('model')!r}, whose {what} "
+                    f"hash is {mine[what]}; {info.id} has {now}: load that model, or fit probes for this one"
+                )
+        if max(self.layers) > info.n_layers:
+            raise ValueError(f"probes of layer {max(self.layers)} do not fit {info.id}, which has {info.n_layers}")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all weights and facts (computed once)."""
+        if "digest" not in self.facts:
+            whole = hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode())
+            for layer in self.layers:
+                part = self._parts[layer]
+                tensors = part if isinstance(part, dict) else load_file(part)
+                for name in sorted(tensors):
+                    raw = tensors[name].detach().cpu().contiguous()
+                    whole.update(f"{layer} {name} {tuple(raw.shape)}".encode() + raw.numpy().tobytes())
+            self.facts["digest"] = whole.hexdigest()
+        return self.facts["digest"]
+
+    # -- files ------------------------------------------------------------------------------------------------
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write a folder with ``probes.json`` (facts), ``text.safetensors`` and one safetensors file per layer.
+
+        Raises
+        ------
+        FileExistsError
+            If something is there and ``overwrite`` is false.
+        """
+        path = Path(path)
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"{path} exists: give another name or overwrite=True")
+        partial = path.with_name(f".{path.name}.writing-{os.getpid()}")
+        partial.mkdir(parents=True)
+        try:
+            for layer in self.layers:
+                part = self._parts[layer]
+                save_layer(partial, layer, part if isinstance(part, dict) else load_file(part))
+            self.save_facts(partial)
+            _remove(path)
+            os.replace(partial, path)
+        except BaseException:
+            _remove(partial)
+            raise
+        return path
+
+    def save_facts(self, folder: Path) -> None:
+        """Write everything but the layers."""
+        if self.text is not None:
+            save_file(self.text.tensors(), folder / "text.safetensors")
+        else:
+            save_file({"labels": self.labels}, folder / "text.safetensors")
+        record = {"format": FORMAT, "layers": self.layers, "offsets": self.offsets, "digest": self.digest, **self.facts}
+        replace_text(folder / "probes.json", json.dumps(record, indent=1, sort_keys=True))
+
+    @classmethod
+    def load(cls, path: str | Path, model: Model | None = None) -> TokenProbes:
+        """Read probes that `save` or `fit_probes(store=...)` wrote; weights are read when they are needed.
+
+        Parameters
+        ----------
+        path : path
+            The folder.
+        model : Model, optional
+            Refuse probes of another model or tokenizer at once.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there are no finished probes.
+        ValueError
+            If they are of another kind, damaged, or of another model.
+        """
+        path = Path(path)
+        if not (path / "probes.json").is_file():
+            raise FileNotFoundError(f"no finished probes at {path}: probes.json is missing")
+        facts = json.loads((path / "probes.json").read_text(encoding="utf-8"))
+        if facts.pop("format", None) != FORMAT:
+            raise ValueError(f"{path} holds no {FORMAT} data: fit the probes again")
+        layers, offsets = facts.pop("layers"), facts.pop("offsets")
+        try:
+            tensors = load_file(path / "text.safetensors")
+            text = TextStatistics(tensors, offsets, facts["d_vocab"]) if "counts" in tensors else None
+            parts: dict[int, Tensors | Path] = {layer: path / layer_file(layer) for layer in layers}
+            for file in parts.values():
+                with safe_open(file, "pt") as f:
+                    missing = {f"weight.{o}" for o in offsets} - set(f.keys())
+                    if missing:
+                        raise ValueError(f"{file} lacks {sorted(missing)}")
+        except Exception as error:
+            raise ValueError(f"{path} is damaged ({error}): fit the probes again") from error
+        out = cls(layers, offsets, tensors["labels"], parts, facts, text)
+        if model is not None:
+            out.check_model(model.info)
+        return out
+
+    @classmethod
+    def from_authors(cls, *paths: str | Path, model: Model | None = None) -> TokenProbes:
+        """Read checkpoints released by Feucht et al. (2024): ``layer<l>_tgtidx<i>.ckpt`` with one weight each.
+
+        Their l counts block outputs (-1 the embedding), so layer l + 1 here; l = n_layers is the stream after the final
+        norm, which is no layer.  The types of the training text are not known: every type counts as seen.
+
+        Parameters
+        ----------
+        *paths : path
+            Files, or folders with such files; every layer given needs the same offsets.
+        model : Model, optional
+            To check the shape and to remember the model's hashes.
+
+        Raises
+        ------
+        ValueError
+            For a name that says no layer and offset, a checkpoint of another shape, or missing offsets.
+        """
+        from .probe_authors import read_checkpoints
+
+        return read_checkpoints(paths, model)
+
+
+def layer_file(layer: int) -> str:
+    """Return the name of the file with the probes of a layer."""
+    return f"layer-{layer:03d}.safetensors"
+
+
+def save_layer(folder: Path, layer: int, tensors: Tensors) -> None:
+    """Write the probes of one layer in one step."""
+    temporary = folder / f".{layer_file(layer)}.writing"
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
+    os.replace(temporary, folder / layer_file(layer))
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -1,0 +1,157 @@
+"""A run in rows and columns: means per layer with their intervals, and a run as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from . import dataset
+from .checkpoint import Progress, partial_folder
+
+DEPTHS = ("layer", "block")
+WIDE = ("token", "position", "component", "vocab")
+"""Dimensions too long for a table."""
+FIRST = {
+    "IntrinsicDimension": ("dimension", "dimension_mle", "dimension_twonn"),
+    "Spectrum": (
+        "anisotropy", "participation_ratio_unbiased", "effective_rank", "mean_norm", "prompt_cosine",
+        "prompt_cosine_centred",
+    ),
+    "LogitLens": ("cross_entropy", "entropy", "kl", "agreement", "accuracy"),
+}  # fmt: skip
+"""Columns of the tables; of other measurements, every variable that has layers."""
+
+
+class Column(NamedTuple):
+    """One column of the table of a result: a variable at one value of its further dimensions.
+
+    Attributes
+    ----------
+    name, label, about : str
+        Variable with its unit; value of the further dimensions; what it is.
+    first : bool
+        Whether it is the first column of its variable.
+    mean : numpy.ndarray
+        (layer,) value, or mean over prompts.
+    interval, count : numpy.ndarray or None
+        (bound, layer) and (layer,) of means over prompts.
+    """
+
+    name: str
+    label: str
+    about: str
+    first: bool
+    mean: np.ndarray
+    interval: np.ndarray | None = None
+    count: np.ndarray | None = None
+
+
+def layer_table(ds: xr.Dataset) -> tuple[str, list[int], list[Column]]:
+    """Return the dimension that is depth, its values, and the main columns of a result."""
+    depth = next((d for d in DEPTHS if d in ds.dims), None)
+    if depth is None:
+        return "", [], []
+    wanted = FIRST.get(str(ds.attrs.get("measurement")), tuple(map(str, ds.data_vars)))
+    names = [
+        n for n in wanted if n in ds and depth in ds[n].dims and not {*WIDE} & {*ds[n].dims}
+    ]
+    names = [n for n in names if ds[n].dtype.kind in "fiub"]
+    found: list[Column] = []
+    means = dataset.summary(ds[names]) if "prompt" in ds.dims else ds[[]]
+    for name in names:
+        v = means[name] if name in means else ds[name]
+        units, about = str(ds[name].attrs.get("units", "1")), str(ds[name].attrs.get("long_name", name))
+        rest = [d for d in v.dims if d != depth]
+        for at in np.ndindex(*(v.sizes[d] for d in rest)):
+            place = dict(zip(rest, at, strict=True))
+            label = ", ".join(f"{ds[d].values[i]}" for d, i in place.items() if d in ds.coords)
+            title = name.replace("_", " ") + ("" if units == "1" else f" ({units})")
+            column = Column(title, label, about, not any(at), v.isel(place).values)
+            if name in means:
+                interval = means[f"{name}_interval"].isel(place).transpose("bound", depth).values
+                column = column._replace(interval=interval, count=means[f"{name}_count"].isel(place).values)
+            found.append(column)
+    return depth, ds[depth].values.tolist(), found
+
+
+def named_results(tree: xr.DataTree) -> dict[str, xr.Dataset]:
+    """Return the results of measurements in a tree by their path, the same kinds beside each other."""
+    found = {n.path.strip("/") or "result": n.to_dataset(inherit=False) for n in tree.subtree if n.data_vars}
+    kinds = [*FIRST]
+
+    def order(name: str) -> tuple[int, str]:
+        kind = str(found[name].attrs.get("measurement"))
+        return (kinds.index(kind) if kind in kinds else len(kinds), name)
+
+    return {k: found[k] for k in sorted(found, key=order) if "measurement" in found[k].attrs or len(found) == 1}
+
+
+def prompt_tables(tree: xr.DataTree) -> list[xr.Dataset]:
+    """Return the tables that `measure` writes beside its results: tokens per prompt, and prompts left out."""
+    return [n.to_dataset(inherit=False) for n in tree.subtree if "first_nonfinite_layer" in n.data_vars]
+
+
+def number(x: float) -> str:
+    """Return a number with four significant digits; a dash for none.
+
+    Examples
+    --------
+    >>> number(3.14159), number(12), number(0.00001234), number(float("nan"))
+    ('3.142', '12', '1.234e-05', '–')
+    """
+    return "–" if not np.isfinite(x) else f"{x:.4g}"
+
+
+def summary_text(run: xr.DataTree) -> str:
+    """Return a run as text: where it comes from, and the means of the main variables per layer."""
+    out = []
+    attrs = run.attrs or next((n.attrs for n in run.subtree if n.data_vars), {})
+    wanted = ("model", "revision", "backend", "dtype", "device", "created", "fingerprint")
+    facts = [(k, attrs[k]) for k in wanted if k in attrs]
+    for table in prompt_tables(run):
+        n = table["n_tokens"].values
+        facts.append(("prompts", f"{len(n):,} with {int(n.sum()):,} tokens, {n.min()} to {n.max()} each"))
+        if bad := int((table["first_nonfinite_layer"] >= 0).sum()):
+            facts.append(("left out", f"{bad} prompts with NaN or infinite activations"))
+    out.append(columns(facts))
+    for name, ds in named_results(run).items():
+        sizes = ", ".join(f"{d} {n}" for d, n in ds.sizes.items())
+        out.append(f"\n{name} ({ds.attrs.get('measurement', '')}): {sizes}")
+        depth, numbers, table = layer_table(ds)
+        if not table:
+            out.append("  " + ", ".join(map(str, ds.data_vars)))
+            continue
+        shown = [c for c in table if c.first][:6]
+        heads = [c.name + (f" {c.label}" if c.label else "") for c in shown]
+        rows = [[depth, *heads]] + [[str(n), *(number(c.mean[i]) for c in shown)] for i, n in enumerate(numbers)]
+        widths = [max(len(r[k]) for r in rows) for k in range(len(rows[0]))]
+        out += ["  " + "  ".join(x.rjust(w) for x, w in zip(r, widths, strict=True)) for r in rows]
+        if "refused" in ds and (n := int((ds["refused"] > 0).sum())):
+            out.append(f"  {n} of {ds['refused'].size} clouds lack some estimate (NaN): the variable refused says why")
+    return "\n".join(out)
+
+
+def unfinished_text(run: Path) -> str:
+    """Return how far an unfinished run has come."""
+    folder = partial_folder(run)
+    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    names = ", ".join(f"{k} ({v['class']})" for k, v in facts["measurements"].items())
+    out = [f"{run} is unfinished: the command that began it goes on", f"measurements  {names}"]
+    for share in sorted(folder.glob("share-*")):
+        file = share / "progress.json"
+        p = Progress(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else Progress()
+        reading = f" in reading {p.reading + 1}" if p.reading else ""
+        state = "finished" if p.finished else f"{p.done} prompts done{reading}"
+        out.append(f"{share.name}  {state}")
+    return "\n".join(out)
+
+
+def columns(rows: Sequence[tuple[str, Any]]) -> str:
+    """Return names and values in two columns."""
+    width = max((len(k) for k, _ in rows), default=0)
+    return "\n".join(f"{k.ljust(width)}  {v}" for k, v in rows)
