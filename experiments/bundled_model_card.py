@@ -71,14 +71,13 @@ def curve(log: list[dict]) -> str:
     rows = [r for r in log if "val_loss" in r]
     step = max(1, len(rows) // 16)
     rows = [r for i, r in enumerate(rows) if i % step == 0 or i == len(rows) - 1]
-    return table(
-        ["step", "tokens (M)", "train loss", "validation loss", "validation bits per byte", "rate"],
-        [
-            [r["step"], f"{r['tokens'] / 1e6:.2f}", f"{r['loss']:.3f}", f"{r['val_loss']:.3f}",
-             f"{r['val_bits_per_byte']:.3f}", f"{r['lr']:.2f}"]
-            for r in rows
-        ],
-    )  # fmt: skip
+    cells = []
+    for r in rows:
+        short = f"{r['val_loss_256']:.3f}" if "val_loss_256" in r else ""
+        losses = [f"{r['loss']:.3f}", short, f"{r['val_loss']:.3f}", f"{r['val_bits_per_byte']:.3f}"]
+        cells.append([r["step"], f"{r['tokens'] / 1e6:.2f}", *losses, f"{r['lr']:.2f}"])
+    header = ["step", "tokens (M)", "train loss", "loss at 256", "loss at 1,024", "bits per byte at 1,024", "rate"]
+    return table(header, cells)
 
 
 def evaluation_table(results: dict) -> str:
@@ -175,7 +174,7 @@ def card(folder: Path, preset: str, template: str) -> str:
         "minutes": f"{plan['seconds'] / 60:.0f}",
         "million_tokens": f"{plan['tokens'] / 1e6:.1f}",
         "steps": plan["step"],
-        "longer": plan["longer"],
+        "switches": " ".join(map(str, plan["switches"])),
         "decay_steps": plan["step"] - plan["plan"][0][0],
         "decay_from": plan["plan"][0][0],
         "fit_positions": f"{read['fit_positions']:,}",

@@ -1,4 +1,4 @@
-"""A planted language: words of several letters, a model that forgets their letters at their ends, probes that read it."""
+"""A planted language: words of letters, a model that forgets the letters at their ends, probes that read it."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def planted_texts(n: int, words: int = 12, seed: int = 0, first: list[str] = WOR
 class PlantedModel:
     """Stream: which token stands here, one and two places before; each wiped inside words from layer ``end`` on.
 
-    A letter of a word forgets the letters of the word before it, the last one also itself; letters and spaces that are no
-    part of such a word forget themselves a little.
+    A letter of a word forgets the letters of the word before it, the last one also itself; spaces and letters that are
+    a word of their own forget themselves a little.
     """
 
     def __init__(self, n_layers: int = 4, end: int = 3) -> None:

@@ -341,3 +341,47 @@ def test_bad_probes_and_layers_are_refused_before_the_model_runs():
         start(LinearProbes.random([1, 3], [0, -1, -2], 7, range(5)), start=1, end=3)
     with pytest.raises(ValueError, match="another tokenizer"):
         start(LinearProbes.random([1, 3], [0, -1, -2], MODEL.info.d_model, [900, 901]), start=1, end=3)
+
+
+# -- plots ----------------------------------------------------------------------------------------------------------
+def test_plots_show_the_numbers():
+    import xarray as xr
+
+    from tokinterp.measurements.units import evaluate
+    from tokinterp.measurements.vocabulary import read_out
+    from tokinterp.plots import erasure as plots
+    from tokinterp.plots import style
+
+    ds, prompts = planted_run()
+    fig, axes = style.figure("double", 6, rows=2, columns=2)
+    ax = plots.erasure_map(ds, 1, ax=axes[0, 0], positions=range(30))
+    drawn = ax.collections[0].get_array()
+    expected = ds["delta"].values[ds["token_prompt"].values == 1][:30].T
+    assert np.allclose(np.ma.filled(drawn, np.nan).reshape(3, 30), expected, equal_nan=True)
+    within = (ds["span_prompt"] == 1) & (ds["start"] < 30)
+    assert len(ax.lines) == int(within.sum())
+    assert len(ax.texts) == int((within & (ds["stop"] - ds["start"] > 1)).sum())
+    ax = plots.psi_distribution(ds, {"shuffled": planted_run(ti.text.shuffle_blocks(prompts, 5))[0]}, ax=axes[0, 1])
+    assert len(ax.lines) == 2
+    assert len(ax.lines[0].get_xdata()) == int((ds["stop"] - ds["start"] > 1).sum())
+    scores = evaluate(read_out(ds, prompts), ti.Spans.words(prompts).align(prompts), prompts)
+    ax = plots.precision_recall(scores, ax=axes[1, 0])
+    assert (np.asarray(ax.lines[0].get_ydata()) == 1).all()
+    value = np.linspace(0, 1, 12).reshape(2, 3, 2)
+    coords = {"subset": ["last piece", "other"], "layer": [0, 1, 2], "offset": [-1, 0]}
+    accuracy = xr.Dataset(
+        {
+            "accuracy": (("subset", "layer", "offset"), value),
+            "accuracy_interval": (("bound", "subset", "layer", "offset"), np.stack([value, value])),
+        },
+        coords,
+    )
+    ax = plots.probe_accuracy(accuracy, ax=axes[1, 1])
+    assert {line.get_label() for line in ax.lines} == {"0, last piece", "-1, last piece", "0, other", "-1, other"}
+    assert ax.lines[0].get_ydata().tolist() == value[0, :, 1].tolist()
+    fig.canvas.draw()
+    none, _ = planted_run(tokens=0)
+    with pytest.raises(ValueError, match="no delta per token"):
+        plots.erasure_map(none)
+    with pytest.raises(ValueError, match="no segments"):
+        plots.psi_distribution(accuracy)

@@ -134,16 +134,17 @@ def test_partial_characters_are_written_as_bytes():
     assert prompts.text(1) == "��"
 
 
-@pytest.mark.skipif(
-    not DATA.exists(), reason="golden strings need the GPT-2 vocabulary; the property tests run without"
-)
-def test_strings_of_gpt2_and_llama2():
-    prompts = Prompts.from_texts(["Hello  café 😀"], tokenizer("gpt2"))
-    assert prompts.strings(0) == ["Hello", " ", " café", " \\xf0\\x9f\\x98", "\\x80"]
-    prompts = Prompts.from_texts(["Hello café 日\n"], tokenizer("llama2"))
-    assert prompts.strings(0) == ["Hello", " c", "afé", " ", "日", "\n"]
-    prompts = Prompts.from_texts(["Hi 日"], tokenizer("stories260K"))
-    assert prompts.strings(0)[-4:] == [" ", "\\xe6", "\\x97", "\\xa5"]
+GOLDEN = [
+    ("space", "the 日\n", ["the", " ", "\\xe6", "\\x97", "\\xa5", "\n"]),
+    ("gpt2", "Hello  café 😀", ["Hello", " ", " café", " \\xf0\\x9f\\x98", "\\x80"]),
+    ("llama2", "Hello café 日\n", ["Hello", " c", "afé", " ", "日", "\n"]),
+    ("stories260K", "Once upon 日", ["Once", " upon", " ", "\\xe6", "\\x97", "\\xa5"]),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "strings"), [g for g in GOLDEN if g[0] in NAMES])
+def test_strings_of_known_vocabularies(name, text, strings):
+    assert content(Prompts.from_texts([text], tokenizer(name)), 0) == strings
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -467,7 +468,8 @@ def test_plain_text_files(tmp_path):
 
 
 def test_tables_and_datasets(tmp_path):
-    datasets = pytest.importorskip("datasets", reason="the text extra is not installed")
+    import datasets
+
     data = datasets.Dataset.from_list(RECORDS)
     data.to_parquet(tmp_path / "texts.parquet")
     data.save_to_disk(tmp_path / "saved")

@@ -18,8 +18,9 @@ NAN = math.nan
 # Section 3 of the sheet on token erasure: 4 tokens, offsets 0, -1, -2.
 DELTA = torch.tensor([[0.1, NAN, NAN], [0.2, 0.5, NAN], [0.6, 0.4, 0.3], [0.0, -0.1, 0.2]])
 VECTOR = {
-    (0, 0): (0.1, 0.0333), (0, 1): (0.35, 0.14), (0, 2): (0.45, 0.2571), (0, 3): (0.2167, 0.1444), (1, 1): (-0.15, -0.1),
-    (1, 2): (0.05, 0.04), (1, 3): (-0.05, -0.0429), (2, 2): (-0.0333, -0.0333), (2, 3): (-0.2, -0.2), (3, 3): (-0.0333, -0.0333),
+    (0, 0): (0.1, 0.0333), (0, 1): (0.35, 0.14), (0, 2): (0.45, 0.2571), (0, 3): (0.2167, 0.1444),
+    (1, 1): (-0.15, -0.1), (1, 2): (0.05, 0.04), (1, 3): (-0.05, -0.0429),
+    (2, 2): (-0.0333, -0.0333), (2, 3): (-0.2, -0.2), (3, 3): (-0.0333, -0.0333),
 }  # fmt: skip
 SETTINGS = settings(max_examples=60, deadline=None)
 
@@ -39,9 +40,7 @@ def literal_psi(delta, offsets, p, q, denominator, left, right, inside):
                 continue
             if t <= q and t + i >= p:
                 total, terms = total + d, terms + 1
-            elif t <= q and left:
-                total, terms = total - d, terms + 1
-            elif t > q and right and p <= t + i <= q:
+            elif (t <= q and left) or (t > q and right and p <= t + i <= q):
                 total, terms = total - d, terms + 1
     n = q - p + 1
     if denominator == "paper":

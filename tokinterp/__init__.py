@@ -10,18 +10,15 @@ that follows fixed conventions (dataset.py: ``check``, ``read``, ``write``, ``co
 
 from . import edits
 from .capture import Batch, Site, capture, resid, stream
-from .dataset import check, concat_models, read, summary, write
+from .dataset import check, read, write
 from .measure import measure, measure_on_cluster
 from .measurements.base import Measurement
-import importlib.util as _u  # TEMPORARY until the modules are there
-if _u.find_spec('tokinterp.measurements.dimension'):
-    from .measurements.dimension import IntrinsicDimension
-if _u.find_spec('tokinterp.measurements.lens'):
-    from .measurements.lens import LogitLens
-if _u.find_spec('tokinterp.measurements.spectrum'):
-    from .measurements.spectrum import Spectrum
+from .measurements.dimension import IntrinsicDimension
+from .measurements.lens import LogitLens
+from .measurements.spectrum import Spectrum
 from .models import Model, ModelInfo, Modules, load_model, wrap
 from .report import report
+from .summary import concat_models, summary
 from .text import Prompts, Spans, bundled_questions, bundled_spans, bundled_texts
 
 __version__ = "0.1.0"

@@ -6,7 +6,6 @@ import functools
 import inspect
 import json
 import os
-import pkgutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from .text.prompts import Prompts
 
 BUNDLED = "bundled"
+MEASUREMENTS = {"dimension": "IntrinsicDimension", "spectrum": "Spectrum", "lens": "LogitLens"}
+"""Name on the command line, which is that of the module in ``measurements/`` -> class."""
 app = typer.Typer(
     name="tokinterp",
     help="What happens to a token inside a language model: measure, look, report.",
@@ -236,13 +237,6 @@ def demo(
 
 
 # -- what they are made of ------------------------------------------------------------------------------------
-def measurement_names() -> list[str]:
-    """Return the names of all measurements: the modules of ``measurements/``."""
-    from . import measurements
-
-    return sorted(m.name for m in pkgutil.iter_modules(measurements.__path__) if m.name != "base")
-
-
 def measurement_class(name: str) -> type[Measurement]:
     """Return the measurement of that name.
 
@@ -251,13 +245,9 @@ def measurement_class(name: str) -> type[Measurement]:
     ValueError
         If there is none; lists those that there are.
     """
-    from .measurements.base import Measurement
-
-    if name not in measurement_names():
-        raise ValueError(f"unknown measurement {name!r}: there are {', '.join(measurement_names())}")
-    module = import_module(f".measurements.{name}", __package__)
-    own = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Measurement)]
-    return next(c for c in own if c.__module__ == module.__name__)
+    if name not in MEASUREMENTS:
+        raise ValueError(f"unknown measurement {name!r}: there are {', '.join(MEASUREMENTS)}")
+    return getattr(import_module(f".measurements.{name}", __package__), MEASUREMENTS[name])
 
 
 def make_measurements(names: Sequence[str], settings: Sequence[str], layers: str | None) -> dict[str, Measurement]:

@@ -12,6 +12,7 @@ import xarray as xr
 
 from . import dataset
 from .checkpoint import Progress, partial_folder
+from .summary import summary
 
 DEPTHS = ("layer", "block")
 WIDE = ("token", "position", "component", "vocab")
@@ -25,6 +26,8 @@ FIRST = {
     "LogitLens": ("cross_entropy", "entropy", "kl", "agreement", "accuracy"),
 }  # fmt: skip
 """Columns of the tables; of other measurements, every variable that has layers."""
+PREFERRED = {"scale": 4, "subset": "regular"}
+"""Values of further dimensions to look at first; of other dimensions, the first value."""
 
 
 class Column(NamedTuple):
@@ -35,7 +38,7 @@ class Column(NamedTuple):
     name, label, about : str
         Variable with its unit; value of the further dimensions; what it is.
     first : bool
-        Whether it is the first column of its variable.
+        Whether it is the column to look at first of its variable.
     mean : numpy.ndarray
         (layer,) value, or mean over prompts.
     interval, count : numpy.ndarray or None
@@ -57,21 +60,20 @@ def layer_table(ds: xr.Dataset) -> tuple[str, list[int], list[Column]]:
     if depth is None:
         return "", [], []
     wanted = FIRST.get(str(ds.attrs.get("measurement")), tuple(map(str, ds.data_vars)))
-    names = [
-        n for n in wanted if n in ds and depth in ds[n].dims and not {*WIDE} & {*ds[n].dims}
-    ]
+    names = [n for n in wanted if n in ds and depth in ds[n].dims and not {*WIDE} & {*ds[n].dims}]
     names = [n for n in names if ds[n].dtype.kind in "fiub"]
     found: list[Column] = []
-    means = dataset.summary(ds[names]) if "prompt" in ds.dims else ds[[]]
+    means = summary(ds[names]) if "prompt" in ds.dims else ds[[]]
     for name in names:
         v = means[name] if name in means else ds[name]
         units, about = str(ds[name].attrs.get("units", "1")), str(ds[name].attrs.get("long_name", name))
-        rest = [d for d in v.dims if d != depth]
+        rest = [str(d) for d in v.dims if d != depth]
+        best = {d: next((i for i, x in enumerate(ds[d].values) if x == PREFERRED.get(d)), 0) for d in rest}
         for at in np.ndindex(*(v.sizes[d] for d in rest)):
             place = dict(zip(rest, at, strict=True))
             label = ", ".join(f"{ds[d].values[i]}" for d, i in place.items() if d in ds.coords)
             title = name.replace("_", " ") + ("" if units == "1" else f" ({units})")
-            column = Column(title, label, about, not any(at), v.isel(place).values)
+            column = Column(title, label, about, place == best, v.isel(place).values)
             if name in means:
                 interval = means[f"{name}_interval"].isel(place).transpose("bound", depth).values
                 column = column._replace(interval=interval, count=means[f"{name}_count"].isel(place).values)
@@ -127,10 +129,10 @@ def summary_text(run: xr.DataTree) -> str:
             out.append("  " + ", ".join(map(str, ds.data_vars)))
             continue
         shown = [c for c in table if c.first][:6]
-        heads = [c.name + (f" {c.label}" if c.label else "") for c in shown]
-        rows = [[depth, *heads]] + [[str(n), *(number(c.mean[i]) for c in shown)] for i, n in enumerate(numbers)]
+        rows = [[depth, *(c.name for c in shown)], ["", *(c.label for c in shown)]]
+        rows += [[str(n), *(number(c.mean[i]) for c in shown)] for i, n in enumerate(numbers)]
         widths = [max(len(r[k]) for r in rows) for k in range(len(rows[0]))]
-        out += ["  " + "  ".join(x.rjust(w) for x, w in zip(r, widths, strict=True)) for r in rows]
+        out += ["  " + "  ".join(x.rjust(w) for x, w in zip(r, widths, strict=True)) for r in rows if any(r)]
         if "refused" in ds and (n := int((ds["refused"] > 0).sum())):
             out.append(f"  {n} of {ds['refused'].size} clouds lack some estimate (NaN): the variable refused says why")
     return "\n".join(out)

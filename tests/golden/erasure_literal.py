@@ -2,8 +2,8 @@
 
 Feucht et al. 2024 (arXiv 2406.20086), equation 1 and section 5, and what their released code does with missing terms
 (they are skipped, and the denominator counts the terms that are there).  A document is a table with one row per token:
-probabilities of the true token at t + i by the probes of the first and of the last layer, None where t + i is before the
-text.  Every span walks through its rows; all spans are sorted; each is compared with every span accepted before.
+probabilities of the true token at t + i by the probes of the first and of the last layer, None where t + i is before
+the text.  Every span walks through its rows; all spans are sorted; each is compared with every span accepted before.
 Equal scores, which the paper leaves open: the longer span first, then the one that begins first.
 
 Run as a script, this writes ``erasure_literal.json``: three random documents, their spans' scores and their segments

@@ -245,14 +245,14 @@ def _search(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return squared distances and places (cloud, point, k), rows done again, finiteness; no duplicates please."""
     n_clouds, n, dim = points.shape
+    least = torch.promote_types(points.dtype, torch.float32)  # any shift near the mean will do; it is taken off in float64
     if valid is None:
-        x = points.to(torch.float64, copy=True)
-        x -= x.mean(1, keepdim=True)
+        x = points - points.mean(1, keepdim=True, dtype=least).double()
         count = torch.full((n_clouds,), n, device=points.device)
     else:
-        x = points.to(torch.float64).masked_fill(~valid[..., None], 0.0)
+        x = points.masked_fill(~valid[..., None], 0.0)
         count = valid.sum(1)
-        x -= x.sum(1, keepdim=True) / count.clamp(min=1)[:, None, None]
+        x = x - (x.sum(1, keepdim=True, dtype=least) / count.clamp(min=1)[:, None, None]).double()
     norms = torch.linalg.vector_norm(x, dim=-1).square()
     finite = norms.isfinite().all(1)
     near = min(k, n - 1)
@@ -296,32 +296,37 @@ def _search(
 def _candidates(x: Tensor, norms: Tensor, valid: Tensor | None, wide: int, max_bytes: int) -> tuple[Tensor, Tensor]:
     """Return the ``wide`` smallest squared distances from matrix products, and their places, ascending."""
     n_clouds, n, _ = x.shape
+    row_bytes = n_clouds * n * x.element_size()
+    whole = n * row_bytes <= max_bytes
+    on_cpu = x.device.type == "cpu"
+    step = (128 if n < 2048 else 256) if on_cpu else 4096
+    if not whole:
+        step = max(1, max_bytes // row_bytes)
+    squared, order = [], []
 
-    def strip(start: int, stop: int, left: int) -> Tensor:
-        out = torch.baddbmm(norms[:, None, left:], x[:, start:stop], x[:, left:].mT, alpha=-2)
-        return out.add_(norms[:, start:stop, None])
-
-    def smallest(rows: Tensor, start: int) -> tuple[Tensor, Tensor]:
+    def smallest(rows: Tensor, start: int) -> None:
+        """Turn products -2 x y of some points with all points into distances and keep the smallest."""
+        rows += norms[:, None]
         rows.diagonal(offset=start, dim1=1, dim2=2).fill_(torch.inf)  # not "drop column 0": ties may stand there
         if valid is not None:
             rows.masked_fill_(~valid[:, None], torch.inf)
-        return rows.topk(wide, largest=False)
+        values, places = rows.topk(wide, largest=False)
+        squared.append(values + norms[:, start : start + rows.shape[1], None])
+        order.append(places)
 
-    row_bytes = n_clouds * n * x.element_size()
-    if n * row_bytes > max_bytes:
-        step = max(1, max_bytes // (2 * row_bytes))
-        parts = [smallest(strip(i, min(i + step, n), 0), i) for i in range(0, n, step)]
-        return torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts], 1)
-    step = 128 if x.device.type == "cpu" else 4096
-    if n <= step:
-        return smallest(strip(0, n, 0), 0)
-    matrix = x.new_empty(n_clouds, n, n)
-    for i in range(0, n, step):  # the upper triangle, mirrored: half of the products
+    matrix = x.new_empty(n_clouds, n if whole else min(step, n), n)
+    for i in range(0, n, step):
         j = min(i + step, n)
-        rows = strip(i, j, i)
-        matrix[:, i:j, i:] = rows
-        matrix[:, j:, i:j] = rows[:, :, j - i :].mT
-    return smallest(matrix, 0)
+        left = i if whole else 0  # where the matrix fits, its upper triangle is mirrored: half of the products
+        rows = matrix[:, i:j, left:] if whole else matrix[:, : j - i]
+        torch.baddbmm(rows, x[:, i:j], x[:, left:].mT, beta=0, alpha=-2, out=rows)
+        if whole:
+            matrix[:, j:, i:j] = rows[:, :, j - i :].mT
+        else:
+            smallest(rows, i)
+    for i in range(0, n if whole else 0, step):
+        smallest(matrix[:, i : i + step], i)
+    return torch.cat(squared, 1), torch.cat(order, 1)
 
 
 def _measure(

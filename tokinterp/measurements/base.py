@@ -110,7 +110,7 @@ class Measurement:
     def state(self) -> dict[str, Tensors]:
         """Return everything seen so far as two dictionaries of CPU tensors, ``sums`` and ``rows``."""
         rows = {name: torch.cat([p.cpu() for p in parts]) for name, parts in self.rows.items() if parts}
-        return {"sums": {k: v.cpu() for k, v in self.sums.items()}, "rows": rows}
+        return {"sums": {k: v.cpu().clone() for k, v in self.sums.items()}, "rows": rows}
 
     def load(self, state: dict[str, Tensors], device: torch.device | str = "cpu") -> None:
         """Take up a state that ``state()`` returned."""

@@ -60,7 +60,7 @@ class TextStatistics:
     offsets : list of int
         Offsets.
     labels : torch.Tensor
-        (class,) int64 type ids that occur as labels at any of the offsets, sorted.
+        (class,) int64 types of the text that can be labels (all but special ones), sorted; the same for all offsets.
     counts : torch.Tensor
         (offset, class) int64.
     unigram : torch.Tensor
@@ -95,8 +95,9 @@ class TextStatistics:
                     f"offset {o}: no token of these prompts has a label there (the longest has {max(prompts.lengths)} "
                     "tokens): give longer prompts or smaller offsets"
                 )
-        kept = np.unique(np.concatenate([np.unique(v) for v in found.values()]))
-        labels = np.arange(d_vocab) if all_types else kept[kept >= 0]
+        kept = np.unique(source)
+        kept = kept if bos else kept[~np.isin(kept, prompts.vocabulary.special_ids)]
+        labels = np.arange(d_vocab) if all_types else kept
         counts = np.zeros((len(offsets), d_vocab), np.int64)
         bigram = np.empty((len(offsets), d_vocab), np.int32)
         tensors = {"labels": torch.from_numpy(labels)}

@@ -23,6 +23,8 @@ class Job:
         (offset, token) int64 class of every token of the training and the validation prompts, -1 without one.
     starts : numpy.ndarray
         (prompt + 1,) first token of every training prompt.
+    usable : numpy.ndarray
+        Tokens that may be sources.
     n_classes, offsets, settings, seed
         What is trained, how, and the seed of start and order.
     products : torch.dtype
@@ -34,6 +36,7 @@ class Job:
     targets: torch.Tensor
     validation: torch.Tensor | None
     starts: np.ndarray
+    usable: np.ndarray
     n_classes: int
     offsets: list[int]
     settings: ProbeSettings
@@ -137,8 +140,7 @@ def _places(job: Job, epoch: int) -> Iterator[np.ndarray]:
         for a in range(0, len(order), s.documents):
             yield np.concatenate([np.arange(starts[i], starts[i + 1]) for i in order[a : a + s.documents]])
         return
-    usable = (job.targets >= 0).any(0).nonzero()[:, 0].cpu().numpy()
-    order = usable[rng.permutation(len(usable))]
+    order = job.usable[rng.permutation(len(job.usable))]
     for a in range(0, len(order), s.rows):
         yield order[a : a + s.rows]
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -223,24 +224,22 @@ class _Fit:
         total = self.prompts.n_tokens + (self.validation.n_tokens if self.validation is not None else 0)
         with torch.no_grad():
             with self._bar(total, f"{name}, states", "tok") as bar:
-                got = capture_states(
-                    self.model, self.prompts, layers, states, self.batch_tokens, bar.update, s.standardise
-                )
+                read = (layers, states, self.batch_tokens, bar.update, s.standardise)
+                got = capture_states(self.model, self.prompts, *read)
                 held = None
                 if self.validation is not None:
-                    held = capture_states(
-                        self.model, self.validation, layers, states, self.batch_tokens, bar.update, s.standardise,
-                        got.standard,
-                    )  # fmt: skip
+                    held = capture_states(self.model, self.validation, *read, got.standard)
             targets = self.targets(self.prompts).masked_fill_(~got.finite, -1)
             checked = None
             if self.validation is not None and held is not None:
                 checked = self.targets(self.validation).masked_fill_(~held.finite, -1)
             head = self._head() if method == "factored" else None
+            usable = np.isin(self.prompts.token_ids, [] if s.bos else self.prompts.vocabulary.special_ids, invert=True)
+            usable = np.flatnonzero(usable & got.finite.cpu().numpy())
             job = Job(
-                targets, checked, self.prompts.starts, len(self.text.labels), self.offsets, s, seed, products, head
+                targets, checked, self.prompts.starts, usable, len(self.text.labels), self.offsets, s, seed, products, head
             )
-            n = len(self.prompts) / s.documents if s.documents else int((targets >= 0).any(0).sum()) / s.rows
+            n = len(self.prompts) / s.documents if s.documents else len(usable) / s.rows
             with self._bar(s.epochs * int(-(-n // 1)), f"{name}, probes", "batch") as bar:
                 found = train(got.rows, held.rows if held else {}, job, lambda k, word: bar.update(k))
         out: dict[int, Tensors] = {layer: _standard(got.standard.get(layer)) for layer in layers}

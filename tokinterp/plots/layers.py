@@ -11,7 +11,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from ..dataset import summary
+from ..summary import summary
 from . import style
 
 AXES = ("layer", "block")

@@ -216,7 +216,10 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
         yield "lens_table", text, fig
     if prompt is not None and "token_cross_entropy" in ds:
         fig, axes = style.figure("double", map_height(ds.sizes["layer"]))
-        select, name = {"variant": str(ds["variant"].values[0])}, NAMES["cross_entropy"]
+        layers = ds["layer"].values
+        layers = layers[layers > 0] if len(layers) > 2 else layers  # layer 0 would take up the whole range of colours
+        select, name = {"variant": str(ds["variant"].values[0]), "layer": layers}, NAMES["cross_entropy"]
         with style.paper_style():
             token_layer_map(ds, "token_cross_entropy", prompt, ax=axes[0, 0], select=select, label=name)
-        yield "lens_tokens", f"Cross-entropy of the true next token at each token and layer, prompt {prompt}.", fig
+        text = f"Cross-entropy of the true next token, prompt {prompt}, from layer {layers[0]} on."
+        yield "lens_tokens", text, fig

@@ -110,8 +110,9 @@ def new_axes(ax: Axes | None, width: str | float = "column", height: float | Non
     import matplotlib.pyplot as plt
 
     inches = inches_of(width)
+    # Not under paper_style(): the first figure makes pyplot choose a backend, which keeps its settings in rcParams.
+    fig = plt.figure(figsize=(inches, height or 0.68 * inches), layout="constrained", dpi=RC["figure.dpi"])
     with paper_style():
-        fig = plt.figure(figsize=(inches, height or 0.68 * inches), layout="constrained")
         ax = fig.subplots()
         fix_ticks(ax)
     return ax

@@ -1,0 +1,276 @@
+"""A run that is stopped, however, goes on where it was and ends in the same numbers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from test_measure import LENGTHS, assert_same, measured
+from tiny import Norms, Spread, some_prompts, tiny, tiny_lm
+
+import tokinterp as ti
+from tokinterp.checkpoint import partial_folder
+
+S = ti.Site
+BATCH = 60
+
+
+def both():
+    return {"norms": Norms(), "spread": Spread()}
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return measured(which=both(), batch_tokens=BATCH)
+
+
+def child_runs(pytestconfig, *arguments):
+    """Run the script of child processes and return what it prints."""
+    command = [sys.executable, str(pytestconfig.rootpath / "tests" / "child_runs.py"), *map(str, arguments)]
+    env = {**os.environ, "PYTHONPATH": str(pytestconfig.rootpath), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    out = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
+    assert out.returncode == 0, out.stderr[-3000:]
+    return json.loads(out.stdout.strip().splitlines()[-1])
+
+
+# -- killed ---------------------------------------------------------------------------------------------------
+def test_kill_at_ten_random_moments_changes_no_bit(pytestconfig, tmp_path):
+    report = child_runs(pytestconfig, "kills", tmp_path, 0)
+    killed = [entry for entry in report["landed"] if entry[2] == -signal.SIGKILL]
+    assert len(killed) >= 10, report
+    before = [at for moment, at, _ in report["landed"][:10]]
+    assert before == sorted(before), "a resumed run began again"
+    assert before[0] < before[-1]
+    assert_same(ti.read(tmp_path / "killed.zarr"), ti.read(tmp_path / "plain.zarr"), exact=True)
+    assert [n for n in report["left"] if not n.startswith(".")] == ["killed.zarr", "plain.zarr"]
+
+
+def test_interrupt_stops_cleanly_and_says_how_to_resume(pytestconfig, tmp_path):
+    report = child_runs(pytestconfig, "interrupt", tmp_path)
+    assert report["status"] == 130
+    assert 10 <= report["done"] < 96
+    assert report["twice"] == 130
+    assert report["took"] < 0.5, "a second Ctrl-C waited for the batch"
+    assert_same(ti.read(tmp_path / "run.zarr"), ti.read(tmp_path / "plain.zarr"), exact=True)
+
+
+def test_memory_does_not_grow_with_the_number_of_prompts(pytestconfig):
+    report = child_runs(pytestconfig, "memory")
+    assert report["status"] == [0, 0]
+    assert report["many"] <= 1.1 * report["few"]
+    # The library alone is most of the peak; holding on to the four layers of all prompts would add this much.
+    assert report["many"] - report["few"] < 0.5 * report["held"], report
+
+
+# -- stopped inside this process ------------------------------------------------------------------------------
+class Stops(Norms):
+    """Fails, or is interrupted, after so many batches of all runs together."""
+
+    def __init__(self, layers=None, per_token=True):
+        super().__init__(layers, per_token)
+        self.left = 10**9
+        self.how = RuntimeError
+
+    def update(self, batch):
+        if self.left == 0:
+            if self.how is RuntimeError:
+                raise RuntimeError("stopped by the test")
+            signal.raise_signal(signal.SIGINT)
+        self.left -= 1
+        super().update(batch)
+
+
+@pytest.mark.parametrize("left", [0, 1, 2, 3])
+@pytest.mark.parametrize("checkpoint_every", [0, 1000])
+def test_failure_in_the_middle_is_taken_up_again(left, checkpoint_every, tmp_path, whole):
+    store = tmp_path / "run.zarr"
+    options = {"store": store, "batch_tokens": BATCH, "checkpoint_every": checkpoint_every}
+    stops = Stops()
+    stops.left = left
+    with pytest.raises(RuntimeError, match="stopped by the test"):
+        measured(which={"norms": stops, "spread": Spread()}, **options)
+    assert not store.exists()
+    kept = partial_folder(store).exists()
+    assert kept == (left > 0 and checkpoint_every == 0), "nothing was finished, or nothing was kept"
+    if kept:
+        with pytest.raises(FileNotFoundError, match="the run is unfinished: call measure"):
+            ti.read(store)
+    seen = []
+
+    class Counts(Stops):
+        def update(self, batch):
+            seen.extend(batch.numbers)
+            super().update(batch)
+
+    Counts.__name__ = "Stops"
+    run = measured(which={"norms": Counts(), "spread": Spread()}, **options)
+    assert len(seen) == len(set(seen)) == len(LENGTHS) - (2 * left if kept else 0), "finished prompts were run again"
+    for name in ("norms", "spread"):
+        assert_same_node(run, whole, name)
+    assert [p.name for p in tmp_path.iterdir()] == ["run.zarr"]
+
+
+def assert_same_node(a, b, name):
+    one, two = a[name].to_dataset(), b[name].to_dataset()
+    assert set(one.variables) == set(two.variables)
+    for v in one.variables:
+        assert one[v].values.tobytes() == two[v].values.tobytes() or one[v].values.tolist() == two[v].values.tolist(), v
+
+
+def test_interrupt_keeps_the_batch_in_progress(tmp_path, whole, capsys):
+    store = tmp_path / "run.zarr"
+    stops = Stops()
+    stops.left, stops.how = 1, KeyboardInterrupt
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match="stopped after 4 of 7 prompts; the same call resumes the run"):
+        measured(which={"norms": stops, "spread": Spread()}, store=store, batch_tokens=BATCH, checkpoint_every=1000)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "finishing this batch" in capsys.readouterr().err
+    run = measured(which={"norms": Stops(), "spread": Spread()}, store=store, batch_tokens=BATCH)
+    assert_same_node(run, whole, "norms")
+    stops = Stops()
+    stops.left, stops.how = 1, KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt, match="give store= to be able to resume"):
+        measured(which={"norms": stops}, batch_tokens=BATCH)
+
+
+def test_batch_size_of_the_first_call_is_kept(tmp_path, whole):
+    """Another batch size would be another order of sums: a resumed run keeps the first."""
+    store = tmp_path / "run.zarr"
+    stops = Stops()
+    stops.left = 2
+    with pytest.raises(RuntimeError, match="stopped by the test"):
+        measured(which={"norms": stops, "spread": Spread()}, store=store, batch_tokens=BATCH, checkpoint_every=0)
+    run = measured(which={"norms": Stops(), "spread": Spread()}, store=store, batch_tokens=1000)
+    assert_same_node(run, whole, "norms")
+    assert_same_node(run, whole, "spread")
+
+
+# -- the store ------------------------------------------------------------------------------------------------
+def test_finished_store_is_returned_without_running(tmp_path, monkeypatch):
+    store = tmp_path / "run.zarr"
+    run = measured(which=both(), store=store)
+    monkeypatch.setattr(type(tiny()), "run", lambda *_, **__: pytest.fail("the model was run again"))
+    assert_same(measured(which=both(), store=store), run, exact=True)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"which": {"norms": Stops(layers=[1])}}, r"measurements \(norms\)"),
+        ({"which": {"other": Stops()}}, r"measurements \(norms, other\)"),
+        ({"prompts": some_prompts(LENGTHS, seed=1)}, "prompts"),
+        ({"edits": [ti.edits.zero(S("resid", 1))]}, "edits"),
+        ({"model": ti.wrap(tiny_lm(seed=1))}, "weights"),
+        ({"model": ti.wrap(tiny_lm().bfloat16())}, r"dtype \(\"float32\" there, \"bfloat16\" now\)"),
+    ],
+)
+def test_store_of_another_run_is_refused_and_named(options, named, finished, tmp_path):
+    store = tmp_path / "run.zarr"
+    stops = Stops()
+    if not finished:
+        stops.left = 2
+        with pytest.raises(RuntimeError, match="stopped by the test"):
+            measured(which={"norms": stops}, store=store, batch_tokens=BATCH, checkpoint_every=0)
+    else:
+        measured(which={"norms": stops}, store=store)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    with pytest.raises(ValueError, match=f"belongs to another run; it differs in: .*{named}.*Choose another store"):
+        measured(**{"which": {"norms": Stops()}, "store": store, **options})
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before, "the store of another run was changed"
+
+
+def test_store_that_is_no_run_is_refused(tmp_path):
+    path = tmp_path / "result.zarr"
+    ds = measured(which={"norms": Norms()})["norms"].to_dataset()
+    ti.write(ds, path)
+    with pytest.raises(ValueError, match=r"is a result, but not of measure\(\)"):
+        measured(which={"norms": Norms()}, store=path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="mine cannot be read"):
+        measured(which={"norms": Norms()}, store=tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+def test_second_writer_is_refused(tmp_path):
+    store = tmp_path / "run.zarr"
+    errors = []
+
+    class Doubled(Norms):
+        def update(self, batch):
+            def again():
+                try:
+                    measured(which={"norms": Doubled()}, store=store)
+                except RuntimeError as error:
+                    errors.append(str(error))
+
+            if not errors:
+                thread = threading.Thread(target=again)
+                thread.start()
+                thread.join()
+            super().update(batch)
+
+    run = measured(which={"norms": Doubled()}, store=store)
+    assert len(errors) == 1
+    assert "another process is writing" in errors[0]
+    assert_same_node(run, measured(which={"norms": Norms()}), "norms")
+
+
+def test_damaged_checkpoint_is_named(tmp_path):
+    store = tmp_path / "run.zarr"
+    stops = Stops()
+    stops.left = 2
+    with pytest.raises(RuntimeError, match="stopped by the test"):
+        measured(which={"norms": stops}, store=store, batch_tokens=BATCH, checkpoint_every=0)
+    (sums,) = partial_folder(store).glob("*/sums-*")
+    sums.write_bytes(sums.read_bytes()[:50])
+    with pytest.raises(ValueError, match=r"is damaged or missing .*: delete .* and start the run anew"):
+        measured(which={"norms": Stops()}, store=store)
+
+
+def test_full_disk_keeps_what_is_finished(tmp_path, monkeypatch, whole):
+    """The disk fills up at the third checkpoint; with space again the same call goes on."""
+    from tokinterp import checkpoint
+
+    store = tmp_path / "run.zarr"
+    save, calls = checkpoint.save_file, []
+
+    def full(tensors, path):
+        calls.append(path)
+        if len(calls) > 4:
+            raise OSError(28, "No space left on device")
+        save(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match=r"No space left on device; free some space and call measure.* again"):
+        measured(which={"norms": Stops(), "spread": Spread()}, store=store, batch_tokens=BATCH, checkpoint_every=0)
+    assert not list(tmp_path.rglob("*.writing*"))
+    monkeypatch.setattr(checkpoint, "save_file", save)
+    run = measured(which={"norms": Stops(), "spread": Spread()}, store=store, batch_tokens=BATCH)
+    assert_same_node(run, whole, "norms")
+    assert_same_node(run, whole, "spread")
+
+
+def test_merge_refuses_other_settings():
+    a, b = Norms(), Norms(layers=[1])
+    with pytest.raises(ValueError, match=r"cannot merge Norms .*: the settings must be equal"):
+        a.merge(b)
+
+
+def test_state_is_taken_up_again():
+    m = Norms()
+    m.add("total", torch.arange(3.0))
+    m.append(prompt=torch.tensor([1, 2]), norm=torch.ones(2, 3))
+    m.append(prompt=torch.tensor([0]), norm=torch.zeros(1, 3))
+    other = Norms()
+    other.load(m.state())
+    assert torch.equal(other.sums["total"], torch.arange(3.0))
+    prompt, norm = other.table("prompt", "norm")
+    assert prompt.tolist() == [0, 1, 2]
+    assert norm[:, 0].tolist() == [0, 1, 1]

@@ -1,0 +1,223 @@
+"""The loop over batches of one run: capture, update, checkpoint, interruption, memory."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from .capture import Batch, Site, capture
+from .checkpoint import Checkpoint, Progress
+from .edits import Edit
+from .measurements.base import Measurement
+from .models.base import Model, ModelInfo
+from .text.prompts import Prompts
+
+Measurements = Mapping[str, Measurement]
+
+
+class Bookkeeping(Measurement):
+    """Per prompt: tokens, and the first layer with NaN or infinite activations."""
+
+    def sites(self, info: ModelInfo) -> list[Site]:
+        """Return nothing: it looks at whatever the others captured."""
+        return []
+
+    def update(self, batch: Batch) -> None:
+        """Take the numbers, lengths and first non-finite layers of a batch."""
+        self.note(batch, nonfinite_layer(batch))
+
+    def note(self, batch: Batch, layer: torch.Tensor) -> None:
+        """Take (prompt,) first non-finite layers that are known already."""
+        lengths = torch.tensor(batch.lengths, dtype=torch.int64)
+        self.append(prompt=torch.tensor(batch.numbers), n_tokens=lengths, nonfinite=layer)
+
+
+class Runner:
+    """The loop over batches, with what it needs to start again after an interruption."""
+
+    def __init__(
+        self, model: Model, prompts: Prompts, numbers: list[int], measurements: Measurements,
+        edits: Sequence[Edit], keep: Checkpoint | None, every: float, progress: bool,
+    ) -> None:  # fmt: skip
+        self.model, self.prompts, self.numbers, self.edits = model, prompts, numbers, edits
+        self.keep, self.every, self.progress = keep, every, progress
+        self.bookkeeping = Bookkeeping()
+        self.bookkeeping.start(model.info, prompts)
+        self.everything: dict[str, Measurement] = {**measurements, "_prompts": self.bookkeeping}
+        self.measurements = measurements
+        self.passes = max(m.passes for m in measurements.values())
+
+    def run(self, batch_tokens: int | None) -> Progress:
+        """Run what is left to run and return the progress, finished."""
+        at = self.keep.progress() if self.keep else Progress()
+        if at.finished:
+            return at
+        at.batch_tokens = at.batch_tokens or batch_tokens or self.default_batch_tokens()
+        if self.keep:
+            self._reload(at)
+        total = sum(self.prompts.lengths) * self.passes
+        before = self._tokens_before(at)
+        with (
+            tqdm(
+                total=total, initial=before, unit="tok", unit_scale=True, disable=not self.progress, dynamic_ncols=True
+            ) as bar,
+            _interrupt_between_batches() as interrupted,
+        ):
+            while True:
+                try:
+                    return self._run_from(at, bar, interrupted)
+                except torch.OutOfMemoryError:
+                    pass  # the batch is freed only when this clause, which holds the traceback, is left
+                at = self._smaller(at)
+                bar.reset()
+                bar.update(self._tokens_before(at))
+
+    def _run_from(self, at: Progress, bar: Any, interrupted: Callable[[], bool]) -> Progress:
+        saved, pause = time.monotonic(), 0.0
+        while at.reading < self.passes:
+            active = {k: m for k, m in self.measurements.items() if m.passes > at.reading}
+            for m in active.values():
+                m.reading = at.reading
+            sites = sorted({s for m in active.values() for s in m.sites(self.model.info)})
+            for places in self.prompts.batches(at.batch_tokens, start=at.done):
+                batch = self._capture(places, sites, at.reading == 0)
+                if len(batch):
+                    for m in active.values():
+                        m.update(batch)
+                at.done += len(places)
+                bar.update(sum(self.prompts.lengths[p] for p in places))
+                del batch
+                if interrupted():
+                    if self.keep:
+                        self._save(at)
+                    raise KeyboardInterrupt(
+                        f"stopped after {at.done} of {len(self.prompts)} prompts; "
+                        + ("the same call resumes the run" if self.keep else "give store= to be able to resume a run")
+                    )
+                if self.keep and time.monotonic() - saved >= max(self.every, pause):
+                    began = time.monotonic()
+                    at = self._save(at)
+                    saved = time.monotonic()
+                    pause = 10 * (saved - began) if self.every else 0.0  # large sums: at most a tenth of the time
+            if self.keep and at.reading + 1 < self.passes:
+                self._save(at)  # rows are taken; a reading ends with sums only
+            for m in active.values():
+                m.end_reading()
+            at.reading, at.done = at.reading + 1, 0
+        at.finished = True
+        return self._save(at) if self.keep else at
+
+    def _capture(self, places: list[int], sites: list[Site], first_reading: bool) -> Batch:
+        """Run one batch; leave out and note the prompts whose activations are not finite."""
+        batch = capture(self.model, self.prompts, places, sites, self.edits)
+        batch.numbers = [self.numbers[p] for p in places]
+        layer = nonfinite_layer(batch)
+        ok = layer < 0
+        if first_reading:
+            self.bookkeeping.note(batch, layer)
+        return batch if bool(ok.all()) else batch.select(ok.nonzero()[:, 0].tolist())
+
+    def _save(self, at: Progress) -> Progress:
+        assert self.keep is not None
+        rows = {name: m.take_rows() for name, m in self.everything.items()}
+        new = self.keep.save(at, self.everything, rows)
+        at.rows, at.sums = new.rows, new.sums
+        return at
+
+    def _reload(self, at: Progress) -> None:
+        assert self.keep is not None
+        for m in self.everything.values():
+            m.sums, m.rows = {}, {}
+        self.keep.load(at, self.everything, self.model.device, with_rows=False)
+
+    def _smaller(self, at: Progress) -> Progress:
+        """After running out of memory: half the batch, from the last checkpoint on (or from the beginning)."""
+        longest = max(self.prompts.lengths)
+        if at.batch_tokens <= longest:
+            raise torch.OutOfMemoryError(
+                f"the GPU has too little memory for one prompt of {longest} tokens: use shorter prompts (max_tokens=), "
+                "fewer layers, or dtype='bfloat16'"
+            )
+        torch.cuda.empty_cache()
+        again = self.keep.progress() if self.keep else Progress()
+        again.batch_tokens = max(longest, at.batch_tokens // 2)
+        for m in self.everything.values():
+            m.start(self.model.info, self.prompts)
+        if self.keep:
+            self._reload(again)
+        tqdm.write(f"out of memory: batches of {again.batch_tokens} tokens from here on", file=sys.stderr)
+        return again
+
+    def _tokens_before(self, at: Progress) -> int:
+        done = at.reading * sum(self.prompts.lengths)
+        todo = sum(self.prompts.lengths[p] for b in self.prompts.batches(at.batch_tokens, start=at.done) for p in b)
+        return done + (sum(self.prompts.lengths) - todo if at.reading < self.passes else 0)
+
+    def default_batch_tokens(self) -> int:
+        """Return a batch size whose captured activations and logits stay within a fraction of the memory."""
+        info = self.model.info
+        sites = {s for m in self.measurements.values() for s in m.sites(info)}
+        longest = max(self.prompts.lengths)
+        numbers = (
+            sum(info.n_heads * longest if s.name == "pattern" else info.d_model for s in sites) + 24 * info.d_model
+        )
+        per_token = numbers * (2 if info.dtype in ("bfloat16", "float16") else 4)
+        device = self.model.device
+        budget = torch.cuda.mem_get_info(device)[0] // 3 if device.type == "cuda" else 2**29
+        cap = 65536 if device.type == "cuda" else 4096
+        return int(max(longest, min(cap, budget // per_token)))
+
+
+def nonfinite_layer(batch: Batch) -> torch.Tensor:
+    """Return (prompt,) the first layer or block + 1 with NaN or infinite values on real tokens, -1 where none.
+
+    One number per batch is read back from the device when everything is finite.
+    """
+    sites = sorted(batch.activations, key=lambda s: s.depth)
+    if not sites:
+        return torch.full((len(batch),), -1)
+    bad = []
+    for site in sites:
+        a = batch.activations[site]
+        if site.name == "pattern":
+            sums = a.float().sum((1, 3))
+        else:
+            sums = a.float().abs().amax(-1) if a.dtype != torch.float64 else a.abs().amax(-1)
+        bad.append((~torch.isfinite(sums) & batch.mask).any(1))
+    table = torch.stack(bad)
+    if not bool(table.any()):
+        return torch.full((len(batch),), -1)
+    first = table.float().argmax(0).cpu()
+    layers = torch.tensor([s.at + (s.name != "resid") for s in sites])
+    return torch.where(table.any(0).cpu(), layers[first], -1)
+
+
+@contextmanager
+def _interrupt_between_batches() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a flag that is read between batches; a second one stops at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    asked = False
+    before = signal.getsignal(signal.SIGINT)
+
+    def on_signal(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked and callable(before):
+            before(number, frame)
+        asked = True
+        tqdm.write("finishing this batch, then stopping (press again to stop at once)", file=sys.stderr)
+
+    signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)

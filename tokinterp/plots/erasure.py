@@ -1,0 +1,294 @@
+"""Token erasure: a text with its segments, accuracy of token probes over depth, scores against controls, PR curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from . import style
+from .layers import pick
+from .tokens import strings_of, tokens_of
+
+
+def erasure_map(
+    ds: xr.Dataset,
+    prompt: int = 0,
+    *,
+    ax: Axes | None = None,
+    positions: Sequence[int] | range | None = None,
+    limit: float | None = None,
+    numbers: bool = True,
+    width: str | float = "double",
+) -> Axes:
+    """Draw what each token of a text forgets of itself and of the tokens before it, with the segments above.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Result of `ErasureScores` with ``delta`` per token.
+    prompt : int
+        Number of the prompt.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
+    positions : sequence of int, optional
+        Which tokens; by default the first 48.
+    limit : float, optional
+        Ends of the colours (red: forgotten, blue: gained); by default the greatest value drawn. To compare prompts,
+        give the same.
+    numbers : bool
+        Write psi above the brackets of segments of two or more tokens.
+    width : {"column", "double"} or float
+        Of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ValueError
+        If the result has no delta per token, or not of this prompt and these positions.
+    """
+    if "delta" not in ds:
+        raise ValueError("the result keeps no delta per token: measure ErasureScores(..., tokens=) with more prompts")
+    one = tokens_of(ds, prompt, positions)
+    delta = one["delta"].transpose("offset", "token")
+    offsets, place = ds["offset"].values, one["position"].values
+    end = limit or float(np.nanmax(np.abs(delta.values), initial=1e-6))
+    n = len(offsets)
+    with style.drawing(ax, width, 1.75) as axes:
+        axes.add_patch(Rectangle((-0.5, -0.5), len(place), n, color="0.85", lw=0))
+        drawn = axes.pcolormesh(
+            np.arange(len(place) + 1) - 0.5, np.arange(n + 1) - 0.5, np.ma.masked_invalid(delta.values),
+            cmap="RdBu_r", vmin=-end, vmax=end, rasterized=True,
+        )  # fmt: skip
+        axes.spines[:].set_visible(False)
+        _brackets(axes, ds, prompt, place, n, numbers)
+        axes.set_ylim(-0.5, n + (1.5 if numbers else 0.3))
+        axes.set_yticks([*range(n), n], [*(f"offset {i}" for i in offsets), "psi"])
+        axes.tick_params(axis="y", length=0)
+        style.write_tokens(axes, strings_of(one))
+        axes.set_xlabel("")
+        bar = style.figure_of(axes).colorbar(drawn, ax=axes, pad=0.01, aspect=18)
+        bar.set_label(f"drop from layer {ds.attrs['start_layer']} to {ds.attrs['end_layer']}")
+        bar.outline.set_linewidth(0.4)  # pyright: ignore[reportCallIssue]
+        bar.ax.tick_params(labelsize=style.RC["ytick.labelsize"], width=0.4)
+    return axes
+
+
+def probe_accuracy(
+    ds: xr.Dataset,
+    name: str = "accuracy",
+    *,
+    ax: Axes | None = None,
+    subsets: Sequence[str] = ("last piece", "other"),
+    offsets: Sequence[int] | None = None,
+    baseline: str | None = None,
+    width: str | float = "column",
+) -> Axes:
+    """Draw the accuracy of token probes over depth: offsets by colour, subsets of the tokens by dashes.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Result of `ProbeScores`: ``name`` with the dimensions subset, layer and offset, and its interval.
+    name : str
+        ``"accuracy"``, ``"relative_accuracy"``, ``"gap"``, ...
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
+    subsets, offsets : sequence
+        What to draw; all offsets by default.
+    baseline : str, optional
+        A variable of subset and offset (``"bigram_accuracy"``), drawn as short lines at the right edge for the first
+        subset.
+    width : {"column", "double"} or float
+        Of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ValueError
+        For a variable, subset or offset that is not there.
+    """
+    select: dict[str, Any] = {"subset": list(subsets)} | ({} if offsets is None else {"offset": list(offsets)})
+    one = pick(ds, name, select)[name].transpose("subset", "offset", "layer")
+    band = f"{name}_interval"
+    bands = pick(ds, band, select)[band].transpose("subset", "offset", "bound", "layer") if band in ds else None
+    shown = sorted(one["offset"].values.tolist(), reverse=True)
+    colours = style.COLOURS
+    with style.drawing(ax, width) as axes:
+        for s, subset in enumerate(one["subset"].values):
+            for o, offset in enumerate(shown):
+                line = one.sel(subset=subset, offset=offset)
+                text = f"{offset:+d}" if offset else "0"
+                label = f"{text}, {subset}" if len(subsets) > 1 else text
+                dash = style.DASHES[s % len(style.DASHES)]
+                colour = colours[o % len(colours)]
+                axes.plot(line["layer"].values, line.values, color=colour, ls=dash, marker="o", ms=2, label=label)
+                if bands is not None:
+                    low, high = bands.sel(subset=subset, offset=offset).values
+                    axes.fill_between(line["layer"].values, low, high, color=colour, alpha=0.15, lw=0)
+                if baseline is not None and s == 0:
+                    value = float(pick(ds, baseline, select)[baseline].sel(subset=subset, offset=offset))
+                    axes.plot([0.97, 1.0], [value, value], color=colour, lw=1.5, transform=axes.get_yaxis_transform())
+        axes.set_xlabel("layer")
+        axes.set_ylabel(name.replace("_", " "))
+        style.integer_axis(axes)
+        if name.endswith("accuracy"):
+            axes.set_ylim(0, 1.02)
+        _legend(axes, "offset" if len(subsets) == 1 else "offset, tokens")
+    return axes
+
+
+def psi_distribution(
+    ds: xr.Dataset,
+    controls: Mapping[str, xr.Dataset] | None = None,
+    *,
+    ax: Axes | None = None,
+    label: str = "text",
+    threshold: float | None = None,
+    min_tokens: int = 2,
+    width: str | float = "column",
+) -> Axes:
+    """Draw the share of segments above each score, in a text and in its controls.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Result of `ErasureScores`.
+    controls : mapping of name -> Dataset, optional
+        The same for shuffled text, bigram text, an untrained network; dashed.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
+    label : str
+        Name of ``ds``.
+    threshold : float, optional
+        Marked by a line (see `permutation_threshold`).
+    min_tokens : int
+        Shortest segments that count.
+    width : {"column", "double"} or float
+        Of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ValueError
+        If a result has no segments of this length.
+    """
+    sets = {label: ds, **(controls or {})}
+    with style.drawing(ax, width) as axes:
+        for n, (name, one) in enumerate(sets.items()):
+            if "psi" not in one or "span" not in one["psi"].dims:
+                raise ValueError(f"{name}: no segments in this result; measure ErasureScores")
+            psi = np.sort(one["psi"].values[(one["stop"] - one["start"]).values >= min_tokens])
+            if not len(psi):
+                raise ValueError(f"{name}: no segment has {min_tokens} or more tokens")
+            share = 1 - np.arange(len(psi)) / len(psi)
+            dash = style.DASHES[n % len(style.DASHES)]
+            axes.plot(psi, share, color=style.COLOURS[n % len(style.COLOURS)], ls=dash, label=f"{name} ({len(psi)})")
+        if threshold is not None:
+            axes.axvline(threshold, color="0.4", lw=0.8, ls=":")
+            axes.annotate(
+                f"threshold {threshold:.2g}", (threshold, 0.98), xycoords=("data", "axes fraction"), ha="left", va="top",
+                xytext=(2, 0), textcoords="offset points", fontsize=style.RC["legend.fontsize"], color="0.4",
+            )  # fmt: skip
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel(style.label(ds["psi"]))
+        axes.set_ylabel("share of segments above")
+        _legend(axes, "segments of")
+    return axes
+
+
+def precision_recall(
+    scores: xr.Dataset,
+    *,
+    ax: Axes | None = None,
+    attainable: bool = True,
+    subsets: Sequence[str] | None = None,
+    controls: Mapping[str, xr.Dataset] | None = None,
+    width: str | float = "column",
+) -> Axes:
+    """Draw precision against recall while going down the ranks of a vocabulary, with the chance level dotted.
+
+    Parameters
+    ----------
+    scores : xarray.Dataset
+        From `tokinterp.measurements.units.evaluate`.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
+    attainable : bool
+        Recall of the units that occur often enough to be found, instead of all.
+    subsets : sequence of str, optional
+        Kinds of units; all by default.
+    controls : mapping of name -> Dataset, optional
+        Evaluations of other vocabularies of the same units (shuffled text, untrained network); dashed.
+    width : {"column", "double"} or float
+        Of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ValueError
+        For a subset that is not there.
+    """
+    name = "attainable_recall" if attainable else "recall"
+    select = None if subsets is None else {"subset": list(subsets)}
+    names = pick(scores, name, select)["subset"].values.tolist()
+    with style.drawing(ax, width) as axes:
+        for d, (which, one) in enumerate({"": scores, **(controls or {})}.items()):
+            for n, subset in enumerate(names):
+                line = pick(one, name, {"subset": subset})[name].isel(subset=0)
+                precision = one["precision"].sel(subset=subset)
+                colour, dash = style.COLOURS[n % len(style.COLOURS)], style.DASHES[d % len(style.DASHES)]
+                text = ", ".join(x for x in (str(subset), which) if x)
+                axes.plot(line.values, precision.values, color=colour, ls=dash, label=text)
+                if d == 0:
+                    axes.axhline(float(one["chance"].sel(subset=subset)), color=colour, lw=0.7, ls=":")
+        axes.set_ylim(0, 1.02)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("recall of attainable units" if attainable else "recall")
+        axes.set_ylabel("precision")
+        _legend(axes)
+    return axes
+
+
+def _brackets(ax: Axes, ds: xr.Dataset, prompt: int, place: np.ndarray, base: int, numbers: bool) -> None:
+    """Draw a bracket over each segment within the places drawn, dark where psi is high."""
+    here = np.flatnonzero(ds["span_prompt"].values == prompt)
+    here = here[(ds["stop"].values[here] > place.min()) & (ds["start"].values[here] <= place.max())]
+    start, stop, score = (ds[name].values[here] for name in ("start", "stop", "psi"))
+    shade = np.clip(score / max(float(score.max(initial=0)), 1e-9), 0, 1)
+    colours = mpl.colormaps["viridis_r"](0.12 + 0.88 * shade)
+    for a, b, psi, colour in zip(start.tolist(), stop.tolist(), score.tolist(), colours, strict=True):
+        covered = np.flatnonzero((place >= a) & (place < b))
+        if not len(covered):
+            continue
+        low, high, y = covered[0] - 0.4, covered[-1] + 0.4, base - 0.05
+        ax.plot([low, low, high, high], [y - 0.3, y, y, y - 0.3], color=colour, lw=1.8 if b - a > 1 else 1)
+        if numbers and b - a > 1:
+            ax.text(
+                (low + high) / 2, y + 0.15, f"{psi:.2f}", ha="center", va="bottom", rotation=90,
+                fontsize=style.RC["xtick.labelsize"] - 1,
+            )  # fmt: skip
+
+
+def _legend(ax: Axes, title: str | None = None) -> None:
+    """Put a small legend where it hides least; beside the axes if it is long."""
+    n = len(ax.get_legend_handles_labels()[1])
+    room: dict[str, Any] = {"loc": "best"} if n <= 5 else {"loc": "upper left", "bbox_to_anchor": (1.0, 1.02)}
+    ax.legend(title=title, labelspacing=0.25, borderaxespad=0.3, alignment="left", **room)
