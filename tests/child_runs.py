@@ -1,8 +1,8 @@
 """Runs in child processes that are killed, interrupted, or watched for memory; a script of test_resume.py.
 
-    python child_runs.py kills FOLDER SEED | interrupt FOLDER | memory
+    python child_runs.py FOLDER SEED
 
-The libraries are imported once; every run is a fork. zarr must not be used before a fork: it starts a thread.
+All libraries are imported once and every run is a fork. zarr must not be used before a fork: it starts a thread.
 """
 
 import json
@@ -14,8 +14,8 @@ import time
 import traceback
 from pathlib import Path
 
-import numpy as np
 import torch
+import zarr  # noqa: F401
 from tiny import Norms, Spread, some_prompts, tiny
 
 import tokinterp as ti
@@ -25,8 +25,8 @@ TOTAL = 48
 BATCH = 24  # tokens: two prompts of twelve
 
 
-def fork(work):
-    """Run something in a child process; return its id."""
+def fork(work, message=None):
+    """Run something in a child process and return its id; the message of a KeyboardInterrupt goes to a file."""
     sys.stdout.flush()
     if child := os.fork():
         return child
@@ -36,8 +36,9 @@ def fork(work):
         work()
         code = 0
     except KeyboardInterrupt as error:
-        Path(os.environ["MESSAGE"]).write_text(str(error))
         code = 130
+        if message:
+            message.write_text(str(error))
     except BaseException:
         traceback.print_exc()
     finally:
@@ -51,9 +52,22 @@ def wait(child):
     return os.waitstatus_to_exitcode(status), used.ru_maxrss / 1024
 
 
-def run(store, sleep=0.0):
-    Norms.sleep = sleep
-    which = {"norms": Norms(), "spread": Spread(), "lens": ti.LogitLens(tokens=None, top=2)}
+class Marks(Norms):
+    """Writes a file when a batch begins, and takes its time over it."""
+
+    sleep = 0.0
+    mark = None
+
+    def update(self, batch):
+        if self.mark:
+            self.mark.write_text("in a batch")
+        time.sleep(self.sleep)
+        super().update(batch)
+
+
+def run(store=None, sleep=0.0, mark=None):
+    Marks.sleep, Marks.mark = sleep, mark
+    which = {"norms": Marks(), "spread": Spread(), "lens": ti.LogitLens(tokens=None, top=2)}
     prompts = some_prompts([12] * TOTAL)
     ti.measure(tiny(), prompts, which, store=store, batch_tokens=BATCH, checkpoint_every=0, progress=False)
 
@@ -67,78 +81,63 @@ def done(store):
     return 2 * TOTAL + 1 if at["finished"] else at["reading"] * TOTAL + at["done"]
 
 
-def kills(folder, seed):
-    """Kill -9 at ten random moments of a run and once or more while the result is written; then let it finish."""
-    draw = random.Random(seed)
-    plain, killed = folder / "plain.zarr", folder / "killed.zarr"
-    assert wait(fork(lambda: run(plain)))[0] == 0
+def kills(folder, plain, draw):
+    """Kill -9 at ten random moments of a run and twice while the result is written; then let it finish."""
+    store = folder / "killed.zarr"
     moments = sorted(draw.randrange(2 * TOTAL) for _ in range(10)) + [2 * TOTAL + 1] * 2
     landed = []
     for moment in moments:
-        child = fork(lambda: run(killed, 0.004))
-        while (
-            done(killed) < moment
-            and not killed.exists()
-            and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        ):
+        child = fork(lambda: run(store, 0.004))
+        while done(store) < moment and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             time.sleep(0.002)
         time.sleep(draw.uniform(0, 0.006 if moment <= 2 * TOTAL else 0.05))
         os.kill(child, signal.SIGKILL)
-        status, _ = wait(child)
-        landed.append((moment, done(killed), status))
-    finished_early = killed.exists()
-    assert wait(fork(lambda: run(killed)))[0] == 0
-    print(
-        json.dumps(
-            {"landed": landed, "finished_early": finished_early, "left": sorted(p.name for p in folder.iterdir())}
-        )
-    )
+        landed.append((moment, done(store), wait(child)[0]))
+    return {"landed": landed, "last": wait(fork(lambda: run(store)))[0]}
 
 
 def interrupt(folder):
-    """Ctrl-C in the middle, the same call once more, then Ctrl-C twice."""
-    store, plain = folder / "run.zarr", folder / "plain.zarr"
-    assert wait(fork(lambda: run(plain)))[0] == 0
-    os.environ["MESSAGE"] = str(folder / "message")
-    child = fork(lambda: run(store, 0.02))
+    """Ctrl-C in the middle, then twice in one batch of ten seconds; then let it finish."""
+    store, mark = folder / "interrupted.zarr", folder / "mark"
+    child = fork(lambda: run(store, 0.01), folder / "once")
     while done(store) < 10:
-        time.sleep(0.001)
+        time.sleep(0.002)
     os.kill(child, signal.SIGINT)
-    status, _ = wait(child)
-    at = done(store)
-    child = fork(lambda: run(store, 1.0))  # inside a batch of one second
-    time.sleep(0.3)
-    os.kill(child, signal.SIGINT)
-    time.sleep(0.1)
+    out = {"once": wait(child)[0], "done": done(store), "message": (folder / "once").read_text()}
+    child = fork(lambda: run(store, 10.0, mark))
+    while not mark.exists():
+        time.sleep(0.002)
     started = time.monotonic()
     os.kill(child, signal.SIGINT)
-    twice, _ = wait(child)
-    took = time.monotonic() - started
-    message = (folder / "message").read_text()
-    assert wait(fork(lambda: run(store)))[0] == 0
-    print(json.dumps({"status": status, "done": at, "twice": twice, "took": took, "message": message}))
+    time.sleep(0.2)
+    os.kill(child, signal.SIGINT)
+    return {
+        **out,
+        "twice": wait(child)[0],
+        "took": time.monotonic() - started,
+        "last": wait(fork(lambda: run(store)))[0],
+    }
 
 
 def memory():
-    """Peak memory of a run over 50 and over 1,000 prompts of 64 tokens, in MB, and what holding on would cost."""
+    """Peak memory in MB of runs over 50 and 1,000 prompts of 64 tokens, and what holding on to all layers would cost."""
     model = tiny()
 
     def work(n):
         which = {"norms": Norms(per_token=False), "spectrum": ti.Spectrum(), "lens": ti.LogitLens(tokens=0)}
         ti.measure(model, some_prompts([64] * n), which, batch_tokens=2048, progress=False)
 
-    wait(fork(lambda: work(50)))
-    peaks = [wait(fork(lambda n=n: work(n))) for n in (50, 1000)]
-    held = 1000 * 64 * 32 * 4 * 4 / 2**20
-    print(json.dumps({"status": [s for s, _ in peaks], "few": peaks[0][1], "many": peaks[1][1], "held": held}))
+    (one, few), (other, many) = (wait(fork(lambda n=n: work(n))) for n in (50, 1000))
+    return {"status": [one, other], "few": few, "many": many, "held": 1000 * 64 * 32 * 4 * 4 / 2**20}
+
+
+def main(folder, seed):
+    run()  # everything is imported now, and nothing has used zarr
+    plain = folder / "plain.zarr"
+    assert wait(fork(lambda: run(plain)))[0] == 0
+    report = {"kills": kills(folder, plain, random.Random(seed)), "interrupt": interrupt(folder), "memory": memory()}
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":
-    np.seterr(all="raise")
-    what, *given = sys.argv[1:]
-    if what == "kills":
-        kills(Path(given[0]), int(given[1]))
-    elif what == "interrupt":
-        interrupt(Path(given[0]))
-    else:
-        memory()
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -59,3 +59,27 @@ def extras():
     """A missing optional library is a failure; TOKINTERP_CORE_ONLY=1 leaves them all out, and this says so."""
     if CORE_ONLY:
         pytest.skip("TOKINTERP_CORE_ONLY=1: optional libraries are not tested")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    """A tiny random Llama with its tokenizer, as a local folder."""
+    from tiny import byte_tokenizer, tiny_lm
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
+    tiny_lm("llama", max_position_embeddings=256).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_folder):
+    """All three measurements of five short texts by the tiny model."""
+    model = ti.load_model(tiny_folder, device="cpu")
+    texts = [t.text[: 110 + 9 * n] for n, t in enumerate(ti.bundled_texts("story")[:5])]
+    asked = {
+        "dimension": ti.IntrinsicDimension((2, 4, 8), k=6, small="nan"),
+        "spectrum": ti.Spectrum(),
+        "lens": ti.LogitLens(top=2, variants=("normed", "raw")),
+    }
+    return ti.measure(model, ti.Prompts.from_texts(texts, model, max_tokens=256), asked, progress=False)

@@ -164,10 +164,11 @@ def test_erasure_in_a_small_real_model(data, real):
     model = ti.load_model(data / "models" / "stories260K", device="cpu")
     stories = json.loads((data / "text" / "tinystories_1000.json").read_text(encoding="utf-8"))
     train, test = (
-        ti.Prompts.from_texts(part, model, max_tokens=256, progress=False) for part in (stories[:100], stories[600:640])
+        ti.Prompts.from_texts(part, model, max_tokens=256, progress=False)
+        for part in (stories[:100], stories[600:800:5])
     )
     probes = fit_probes(
-        model, train, layers=[0, 2, 5], offsets=[-1, 0], settings=ProbeSettings(epochs=6), progress=False
+        model, train, layers=[0, 2, 5], offsets=[-1, 0], settings=ProbeSettings(epochs=8, lr=0.02), progress=False
     )
     found = score_probes(probes, model, test, progress=False, n_boot=200)["accuracy"]
     measured = {

@@ -142,6 +142,7 @@ def test_ties_go_to_the_longer_then_the_earlier_span():
     psi = torch.tensor([[0.5, 0.5, -math.inf], [0.5, 0.5, -math.inf], [0.5, -math.inf, -math.inf]])
     assert seg.segment_greedy(psi).tolist() == [2, 0, 1]
     assert seg.segment_greedy(torch.zeros(3, 1)).tolist() == [1, 1, 1]
+    assert seg.segment_dp(torch.zeros(3, 2)).tolist() == [0, 0, 0]  # worth nothing, so not chosen
 
 
 @given(

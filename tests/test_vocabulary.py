@@ -14,6 +14,7 @@ from text_helpers import byte_tokenizer
 import tokinterp as ti
 from tokinterp.dataset import variable
 from tokinterp.measurements.erasure import ErasureScores
+from tokinterp.measurements.probes import fit_probes
 from tokinterp.measurements.tally import Tally, word_edges
 from tokinterp.measurements.units import evaluate, psi_of_spans
 from tokinterp.measurements.vocabulary import contexts, permutation_threshold, read_out, token_ids
@@ -324,6 +325,12 @@ def test_bad_input(planted):
     crossing = Spans.from_records([{"document": 0, "start": 0, "stop": 400, "kind": "word"}]).align(prompts)
     with pytest.raises(ValueError, match=r"none of the 1 spans aligns .*1 outside the window"):
         evaluate(read_out(ds, prompts), crossing, prompts)
+    log, _ = measured(scale="logprob")
+    assert read_out(log, prompts)["psi"].attrs["units"] == "nat"
+    with pytest.raises(ValueError, match=r"scale \(prob before, logprob now\)"):
+        Tally().add(ds, prompts).add(log, prompts)
+    with pytest.raises(ValueError, match=r"scale \(prob before, logprob now\)"):
+        Tally().add(ds, prompts).merge(Tally().add(log, prompts))
     with pytest.raises(ValueError, match="keeps single tokens"):
         Tally(True).merge(Tally())
     kept = ds.isel(token=np.flatnonzero(ds["token_prompt"].values == 0))
@@ -335,10 +342,9 @@ def test_bad_input(planted):
 
 
 def test_probes_of_the_package_fit(bundled):
-    probes = pytest.importorskip("tokinterp.measurements.probes")
     texts = ["Once upon a time there was a little girl named Lily.", "The little dog ran to the park with Lily."] * 4
     prompts = Prompts.from_texts(texts, bundled)
-    fitted = probes.fit_probes(bundled, prompts, layers=[1, 2], offsets=[0, -1, -2], progress=False)
+    fitted = fit_probes(bundled, prompts, layers=[1, 2], offsets=[0, -1, -2], progress=False)
     run = ti.measure(bundled, prompts, {"erasure": ErasureScores(fitted, 1, 2, tokens=None)}, progress=False)
     ds = run["erasure"].to_dataset()
     assert torch.isfinite(torch.from_numpy(ds["psi"].values)).all()

@@ -184,6 +184,14 @@ def partial_folder(store: Path) -> Path:
     return store.with_name(store.name + ".partial")
 
 
+def remove_partial(store: Path, facts: Facts) -> None:
+    """Delete what is left of an unfinished run whose finished result is there."""
+    root = partial_folder(store)
+    with suppress(OSError, ValueError):
+        compare_facts(json.loads((root / "run.json").read_text(encoding="utf-8")), facts, root)
+        shutil.rmtree(root)
+
+
 def fingerprint(facts: Facts) -> str:
     """Return the hash of all that decides the numbers."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -196,11 +196,10 @@ def check(data: xr.Dataset | xr.DataTree) -> None:
     if data.attrs.get("Conventions", CONVENTIONS) != CONVENTIONS:
         problems.append(f"Conventions is {data.attrs['Conventions']!r}, not {CONVENTIONS!r}")
     problems += [f"unknown dimension {d!r} (known: {', '.join(DIMS)})" for d in data.dims if d not in DIMS]
+    problems += _unfit(data.attrs)
     for name, v in data.variables.items():
         problems += [f"variable {name!r} has no {a}" for a in ("long_name", "units") if not v.attrs.get(a)]
-        for key, value in v.attrs.items():
-            if value is None or isinstance(value, bool | dict):
-                problems.append(f"attribute {key!r} of {name!r} is a {type(value).__name__}: files cannot hold it")
+        problems += [f"{text} of {name!r}" for text in _unfit(v.attrs)]
         if v.dtype.kind == "f" and np.isinf(v.values).any():
             problems.append(f"variable {name!r} has infinite values")
         if v.dtype.kind in "UOT" and any(_unsafe(s) for s in np.unique(v.values.astype(str))):
@@ -212,6 +211,15 @@ def check(data: xr.Dataset | xr.DataTree) -> None:
             problems.append(f"layers {bad} are not within 0..{n}")
     if problems:
         raise ValueError("not a tokinterp result: " + "; ".join(problems))
+
+
+def _unfit(attrs: Mapping[Any, Any]) -> list[str]:
+    """Return what is wrong with attributes that files cannot hold."""
+    bad = [k for k, v in attrs.items() if v is None or isinstance(v, bool | np.bool_ | dict)]
+    unsafe = [k for k, v in attrs.items() if isinstance(v, str) and _unsafe(v)]
+    return [f"files cannot hold {type(attrs[k]).__name__} attribute {k!r}" for k in bad] + [
+        f"NUL or lone surrogate in attribute {k!r}" for k in unsafe
+    ]
 
 
 def _unsafe(text: str) -> bool:

@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 
 from . import dataset
-from .checkpoint import Checkpoint, Facts, compare_facts, fingerprint, partial_folder
+from .checkpoint import Checkpoint, Facts, compare_facts, fingerprint, partial_folder, remove_partial
 from .edits import Edit, KnockOut, SiteEdit
 from .loop import Measurements, Runner, nonfinite_layer
 from .measurements.base import Measurement
@@ -109,7 +109,9 @@ def measure(
     facts = run_facts(model, prompts, measurements, edits)
     path = None if store is None else Path(store)
     if path is not None and path.exists():
-        return _finished(path, facts)
+        tree = _finished(path, facts)
+        remove_partial(path, facts)  # a kill between writing the result and clearing up
+        return tree
     for m in measurements.values():
         m.start(model.info, prompts)
         if n > 1 and m.passes > 1:

@@ -78,7 +78,8 @@ def nearest(
         float64 or float32 (never TF32).  By default float64 on the CPU, where half of the symmetric product is
         skipped, and on GPUs with fast float64; float32 on other GPUs.
     max_bytes : int
-        Bound on working memory.  On top of it come the result and one float64 copy of the largest cloud.
+        Bound on working memory.  On top of it come the result and, of one cloud, 512 coordinates in float64 (on a GPU
+        all of them).
 
     Returns
     -------
@@ -245,21 +246,12 @@ def _search(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return squared distances and places (cloud, point, k), rows done again, finiteness; no duplicates please."""
     n_clouds, n, dim = points.shape
-    least = torch.promote_types(points.dtype, torch.float32)  # any shift near the mean will do; it is taken off in float64
-    if valid is None:
-        x = points - points.mean(1, keepdim=True, dtype=least).double()
-        count = torch.full((n_clouds,), n, device=points.device)
-    else:
-        x = points.masked_fill(~valid[..., None], 0.0)
-        count = valid.sum(1)
-        x = x - (x.sum(1, keepdim=True, dtype=least) / count.clamp(min=1)[:, None, None]).double()
-    norms = torch.linalg.vector_norm(x, dim=-1).square()
-    finite = norms.isfinite().all(1)
+    count = torch.full((n_clouds,), n, device=points.device) if valid is None else valid.sum(1)
     near = min(k, n - 1)
     wide = min(k + _SPARE, n - 1)
     with _full_precision() if products is torch.float32 else nullcontext():
-        squared, order = _candidates(x.to(products), norms.to(products), valid, wide, max_bytes)
-    squared = squared.double()
+        squared, order, norms = _candidates(points, valid, count, wide, products, max_bytes)
+    finite = norms.isfinite().all(1)
 
     # |error of a squared distance| <= unit (|x|^2 + |y|^2), and |y|^2 <= 2 |x|^2 + 2 distance^2: a bound by row
     unit = torch.finfo(products).eps / 2 * 8 * (dim**0.5 + 1)
@@ -293,40 +285,48 @@ def _search(
     return squared, order.masked_fill(squared.isinf(), -1), n_redone, finite
 
 
-def _candidates(x: Tensor, norms: Tensor, valid: Tensor | None, wide: int, max_bytes: int) -> tuple[Tensor, Tensor]:
-    """Return the ``wide`` smallest squared distances from matrix products, and their places, ascending."""
-    n_clouds, n, _ = x.shape
-    row_bytes = n_clouds * n * x.element_size()
+def _candidates(
+    points: Tensor, valid: Tensor | None, count: Tensor, wide: int, products: torch.dtype, max_bytes: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the ``wide`` smallest squared distances from matrix products and their places, ascending, and the norms.
+
+    Coordinates are taken some at a time, centred in float64.  Where the matrix of all products fits, only its upper
+    triangle is computed, in strips of rows; elsewhere whole rows, some at a time.
+    """
+    n_clouds, n, dim = points.shape
+    on_cpu = points.device.type == "cpu"
+    row_bytes = n_clouds * n * products.itemsize
     whole = n * row_bytes <= max_bytes
-    on_cpu = x.device.type == "cpu"
-    step = (128 if n < 2048 else 256) if on_cpu else 4096
-    if not whole:
-        step = max(1, max_bytes // row_bytes)
+    step = max(1, max_bytes // row_bytes) if not whole else (128 if n < 2048 else 256) if on_cpu else 4096
+    depth = 512 if on_cpu else dim
+    strips = [(i, min(i + step, n)) for i in range(0, n, step)]
+    matrix = torch.empty(n_clouds, n if whole else strips[0][1], n, dtype=products, device=points.device)
+    norms = torch.zeros(n_clouds, n, dtype=torch.float64, device=points.device)
     squared, order = [], []
-
-    def smallest(rows: Tensor, start: int) -> None:
-        """Turn products -2 x y of some points with all points into distances and keep the smallest."""
-        rows += norms[:, None]
-        rows.diagonal(offset=start, dim1=1, dim2=2).fill_(torch.inf)  # not "drop column 0": ties may stand there
-        if valid is not None:
-            rows.masked_fill_(~valid[:, None], torch.inf)
-        values, places = rows.topk(wide, largest=False)
-        squared.append(values + norms[:, start : start + rows.shape[1], None])
-        order.append(places)
-
-    matrix = x.new_empty(n_clouds, n if whole else min(step, n), n)
-    for i in range(0, n, step):
-        j = min(i + step, n)
-        left = i if whole else 0  # where the matrix fits, its upper triangle is mirrored: half of the products
-        rows = matrix[:, i:j, left:] if whole else matrix[:, : j - i]
-        torch.baddbmm(rows, x[:, i:j], x[:, left:].mT, beta=0, alpha=-2, out=rows)
-        if whole:
-            matrix[:, j:, i:j] = rows[:, :, j - i :].mT
-        else:
-            smallest(rows, i)
-    for i in range(0, n if whole else 0, step):
-        smallest(matrix[:, i : i + step], i)
-    return torch.cat(squared, 1), torch.cat(order, 1)
+    for group in [strips] if whole else [[s] for s in strips]:
+        for a in range(0, dim, depth):
+            x = points[..., a : a + depth].to(torch.float64, copy=True)
+            if valid is not None:
+                x.masked_fill_(~valid[..., None], 0.0)
+            x -= x.sum(1, keepdim=True) / count.clamp(min=1)[:, None, None]
+            if group[0] == strips[0]:
+                norms += torch.linalg.vector_norm(x, dim=-1).square()
+            x = x.to(products)
+            for i, j in group:
+                rows, others = (matrix[:, i:j, i:], x[:, i:]) if whole else (matrix[:, : j - i], x)
+                torch.baddbmm(rows, x[:, i:j], others.mT, beta=float(a > 0), alpha=-2, out=rows)
+        for i, j in group if whole else []:
+            matrix[:, j:, i:j] = matrix[:, i:j, j:].mT
+        for i, j in group:
+            rows = matrix[:, i:j] if whole else matrix[:, : j - i]
+            rows += norms[:, None]
+            rows.diagonal(offset=i, dim1=1, dim2=2).fill_(torch.inf)  # not "drop column 0": ties may stand there
+            if valid is not None:
+                rows.masked_fill_(~valid[:, None], torch.inf)
+            values, places = rows.topk(wide, largest=False)
+            squared.append(values.double() + norms[:, i:j, None])
+            order.append(places)
+    return torch.cat(squared, 1), torch.cat(order, 1), norms
 
 
 def _measure(

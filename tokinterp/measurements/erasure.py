@@ -105,8 +105,13 @@ class ErasureScores(Measurement):
     Examples
     --------
     >>> import tokinterp as ti
-    >>> erasure = ErasureScores(ti.TokenProbes.load("probes"), start=2, end=10)  # doctest: +SKIP
-    >>> run = ti.measure(model, prompts, {"erasure": erasure}, store="runs/erasure.zarr")  # doctest: +SKIP
+    >>> from tokinterp.measurements.probes import fit_probes
+    >>> model = ti.load_model()
+    >>> prompts = ti.Prompts.from_texts(["The Nile flows north.", "The Rhine flows north."], model)
+    >>> probes = fit_probes(model, prompts, layers=[1, 3], offsets=[0, -1, -2], progress=False)
+    >>> run = ti.measure(model, prompts, {"erasure": ErasureScores(probes, start=1, end=3)}, progress=False)
+    >>> int((run["erasure"]["stop"] - run["erasure"]["start"]).sum()) == prompts.n_tokens - 2  # all but BOS
+    True
     """
 
     def __init__(

@@ -24,6 +24,7 @@ COLUMNS: dict[str, Any] = {
     "key": np.int64, "document": np.int64, "edges": np.int8, "count": np.int64, "total": np.float64,
     "squares": np.float64, "seen": np.float64,
 }  # fmt: skip
+SCORING = ("scale", "denominator", "left_penalty", "right_penalty", "segmentation", "start_layer", "end_layer")
 EXAMPLE = {
     "example_shard": "shard of an occurrence", "example_prompt": "prompt of that occurrence",
     "example_start": "its first token, BOS counted",
@@ -49,10 +50,13 @@ class Tally:
 
     Examples
     --------
-    >>> tally = Tally()
-    >>> for ds, prompts in shards:  # doctest: +SKIP
-    ...     tally.add(ds, prompts)
-    >>> vocabulary = tally.table(min_count=2)  # doctest: +SKIP
+    >>> from tokinterp.text import Prompts
+    >>> prompts = Prompts.from_ids([[5, 6, 7, 5, 6]])
+    >>> coords = {"span_prompt": ("span", [0, 0]), "start": ("span", [0, 3]), "stop": ("span", [2, 5])}
+    >>> ds = xr.Dataset({"psi": ("span", [0.3, 0.5]), "seen": ("span", [1.0, 1.0])}, coords)
+    >>> tally = Tally().add(ds, prompts).merge(Tally().add(ds, prompts))
+    >>> tally.table()["count"].item()
+    4
     """
 
     def __init__(self, keep_single: bool = False) -> None:
@@ -63,6 +67,7 @@ class Tally:
         self.n_segments, self.n_documents, self.n_shards = 0, 0, 0
         self.vocabulary: Any = None
         self.attrs: list[dict[str, Any]] = []
+        self.units = "1"
 
     def add(self, ds: xr.Dataset, prompts: Prompts) -> Tally:
         """Add the segments of one result of `ErasureScores` over these prompts; the documents are taken as new ones.
@@ -73,6 +78,7 @@ class Tally:
             If the result is of other prompts, or has no segments.
         """
         check_segments(ds, prompts)
+        self._same_scores([dict(ds.attrs)])
         number, start, stop = (ds[n].values.astype(np.int64) for n in ("span_prompt", "start", "stop"))
         keep = np.flatnonzero(stop - start >= (1 if self.keep_single else 2))
         number, start, stop = number[keep], start[keep], stop[keep]
@@ -89,6 +95,7 @@ class Tally:
         self.n_documents += int(prompts.documents.max()) + 1
         self.n_shards += 1
         self.vocabulary = prompts.vocabulary
+        self.units = str(ds["psi"].attrs.get("units", "1"))
         self.attrs.append(dict(ds.attrs))
         return self
 
@@ -96,6 +103,8 @@ class Tally:
         """Add another tally, of other documents."""
         if self.keep_single != other.keep_single:
             raise ValueError("one tally keeps single tokens and the other does not: make both alike")
+        self._same_scores(other.attrs)
+        self.units = other.units if not self.attrs else self.units
         shift = np.zeros(len(other.numbers), dtype=np.int64)
         for ids, n in other.numbers.items():
             known = self.numbers.setdefault(ids, len(self.numbers))
@@ -113,6 +122,13 @@ class Tally:
         self.vocabulary = self.vocabulary or other.vocabulary
         self.attrs += other.attrs
         return self
+
+    def _same_scores(self, attrs: Sequence[dict[str, Any]]) -> None:
+        """Refuse scores that were made otherwise than those added before."""
+        for a, b in ((a, b) for a in self.attrs[:1] for b in attrs):
+            differ = [f"{n} ({a.get(n)} before, {b.get(n)} now)" for n in SCORING if a.get(n) != b.get(n)]
+            if differ:
+                raise ValueError(f"scores of different kinds cannot be added up: {', '.join(differ)}")
 
     def _number(self, prompts: Prompts, number: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
         """Return (segment,) the number of each segment's unit; new units are numbered on."""
@@ -188,9 +204,11 @@ class Tally:
         interval[:, documents[kept] < 2] = np.nan
         v = variable
         data = {
-            "psi": v("rank", mean[kept], "mean erasure score of the segments", "1", PAPER),
-            "psi_sd": v("rank", np.where(count > 1, spread, np.nan)[kept], "standard deviation of psi", "1"),
-            "psi_interval": v(("bound", "rank"), interval, f"{level:.0%} bootstrap interval over documents", "1"),
+            "psi": v("rank", mean[kept], "mean erasure score of the segments", self.units, PAPER),
+            "psi_sd": v("rank", np.where(count > 1, spread, np.nan)[kept], "standard deviation of psi", self.units),
+            "psi_interval": v(
+                ("bound", "rank"), interval, f"{level:.0%} bootstrap interval over documents", self.units
+            ),
             "count": v("rank", count[kept].astype(np.int64), "segments that are this unit", "1"),
             "n_documents": v("rank", documents[kept], "documents with such a segment", "1"),
             "seen": v("rank", shares["seen"], "mean share of terms whose target was a label of the probes", "1"),

@@ -64,9 +64,15 @@ def psi_of_spans(
 
     Examples
     --------
-    >>> words = ti.Spans.words(prompts).align(prompts)  # doctest: +SKIP
-    >>> found = psi_of_spans(run["erasure"].to_dataset(), prompts, words)  # doctest: +SKIP
-    >>> float(found["auroc"].sel(subset="all"))  # doctest: +SKIP
+    >>> from tokinterp.text import Prompts, Spans
+    >>> prompts = Prompts.from_ids([[5, 6, 7, 5, 6]])
+    >>> delta = [[0, 0, 0], [0.9, 0.8, 0], [0, 0, 0], [0, 0, 0], [0.7, 0.9, 0]]
+    >>> coords = {"token_prompt": ("token", [0] * 5), "offset": [0, -1, -2]}
+    >>> settings = {"denominator": "code", "left_penalty": 1, "right_penalty": 0}
+    >>> ds = xr.Dataset({"delta": (("token", "offset"), delta)}, coords, settings)
+    >>> spans = [{"document": 0, "start": n, "stop": n + 6, "kind": "word"} for n in (0, 9)]  # "<5><6>", twice
+    >>> psi_of_spans(ds, prompts, Spans.from_records(spans).align(prompts))["auroc"].values.tolist()
+    [1.0, 1.0]
     """
     if "delta" not in ds:
         raise ValueError("the result keeps no delta per token: measure ErasureScores(..., tokens=None)")
@@ -110,10 +116,13 @@ def psi_of_spans(
         area[:, s] = _auroc(psi[mask], control[mask], number[mask], n_boot, level, seed)
     v = variable
     what = "probability that a unit scores above a random span of its length and prompt"
+    units_of_psi = str(ds["delta"].attrs.get("units", "1"))
     bounds = f"{level:.0%} bootstrap interval over prompts of the {what}"
     data = {
-        "psi": v("span", psi, "erasure score", "1"),
-        "control_psi": v(("span", "replicate"), control, "erasure score of random spans of the same length", "1"),
+        "psi": v("span", psi, "erasure score", units_of_psi),
+        "control_psi": v(
+            ("span", "replicate"), control, "erasure score of random spans of the same length", units_of_psi
+        ),
         "auroc": v("subset", area[0], what, "1"),
         "auroc_interval": v(("bound", "subset"), area[1:], bounds, "1"),
         "n_spans": v("subset", np.array([m.sum() for m in masks]), "units compared", "1"),
@@ -182,8 +191,15 @@ def evaluate(
 
     Examples
     --------
-    >>> scores = evaluate(read_out(ds, prompts), ti.Spans.words(prompts).align(prompts), prompts)  # doctest: +SKIP
-    >>> scores["precision_at_k"].sel(subset="word", k=50)  # doctest: +SKIP
+    >>> from tokinterp.measurements.vocabulary import read_out
+    >>> from tokinterp.text import Prompts, Spans
+    >>> prompts = Prompts.from_ids([[5, 6, 7, 5, 6]])
+    >>> coords = {"span_prompt": ("span", [0, 0]), "start": ("span", [0, 3]), "stop": ("span", [2, 5])}
+    >>> ds = xr.Dataset({"psi": ("span", [0.3, 0.5]), "seen": ("span", [1.0, 1.0])}, coords)
+    >>> spans = [{"document": 0, "start": n, "stop": n + 6, "kind": "word"} for n in (0, 9)]  # "<5><6>", twice
+    >>> scores = evaluate(read_out(ds, prompts), Spans.from_records(spans).align(prompts), prompts)
+    >>> scores["precision"].item(), scores["attainable_recall"].item()
+    (1.0, 1.0)
     """
     check_units(units, prompts, 2)
     entries = [np.array(i, dtype="<i4").tobytes() for i in token_ids(vocabulary)]

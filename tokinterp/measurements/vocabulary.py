@@ -65,8 +65,13 @@ def read_out(
 
     Examples
     --------
-    >>> vocabulary = read_out(run["erasure"].to_dataset(), prompts)  # doctest: +SKIP
-    >>> vocabulary["text"].values[:10]  # doctest: +SKIP
+    >>> from tokinterp.text import Prompts
+    >>> prompts = Prompts.from_ids([[5, 6, 7, 5, 6]])
+    >>> coords = {"span_prompt": ("span", [0, 0]), "start": ("span", [0, 3]), "stop": ("span", [2, 5])}
+    >>> ds = xr.Dataset({"psi": ("span", [0.3, 0.5]), "seen": ("span", [1.0, 1.0])}, coords)
+    >>> vocabulary = read_out(ds, prompts)
+    >>> vocabulary["ids"].item(), round(vocabulary["psi"].item(), 3), vocabulary["count"].item()
+    ('5 6', 0.4, 2)
     """
     tally = Tally(keep_single)
     if isinstance(ds, xr.Dataset):

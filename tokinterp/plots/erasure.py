@@ -201,7 +201,7 @@ def psi_distribution(
         if threshold is not None:
             axes.axvline(threshold, color="0.4", lw=0.8, ls=":")
             axes.annotate(
-                f"threshold {threshold:.2g}", (threshold, 0.98), xycoords=("data", "axes fraction"), ha="left", va="top",
+                f"threshold {threshold:.2g}", (threshold, 0.98), xycoords=("data", "axes fraction"), va="top",
                 xytext=(2, 0), textcoords="offset points", fontsize=style.RC["legend.fontsize"], color="0.4",
             )  # fmt: skip
         axes.set_ylim(0, 1.02)

@@ -216,7 +216,7 @@ def shown(text: str, longest: int = 14) -> str:
 
     Examples
     --------
-    >>> shown(" Nile"), shown("a\n"), shown("\U0001F600"), shown("x" * 20)
+    >>> shown(" Nile"), shown("a\n"), shown("水"), shown("x" * 20)
     ('␣Nile', 'a⏎', '□', 'xxxxxxxxxxxxx…')
     """
     out = text.translate({32: "␣", 10: "⏎", 13: "␍", 9: "⇥"})

@@ -1,0 +1,236 @@
+"""The command line does what the library does, and says in one line what is wrong."""
+
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+from typer.main import get_command
+
+import tokinterp as ti
+from tokinterp import cli
+from tokinterp.measurements.lens import LogitLens
+
+TEXTS = [t.text[: 100 + 20 * n] for n, t in enumerate(ti.bundled_texts("dialogue")[:4])]
+
+
+@pytest.fixture
+def call(capsys):
+    """Run a command line; return exit code, stdout and stderr."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as end:
+            cli.main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        return end.value.code, out, err
+
+    return run
+
+
+@pytest.fixture
+def texts(tmp_path):
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps({"body": t}) + "\n" for t in TEXTS), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def stored(tiny_run, tmp_path_factory):
+    return ti.write(tiny_run, tmp_path_factory.mktemp("runs") / "run.zarr")
+
+
+def test_measure_is_the_library_call(call, tiny_folder, texts, tmp_path):
+    store = tmp_path / "run.zarr"
+    code, out, err = call(
+        "measure", tiny_folder, texts, "-m", "lens", "-m", "spectrum", "-m", "dimension", "-o", store, "--field", "body",
+        "--max-tokens", "90", "--limit", "3", "--layers", "0,2-3", "--set", "lens.top=1", "--set", "dimension.scales=[2,4]",
+        "--set", "dimension.k=5", "--device", "cpu", "--batch-tokens", "200",
+    )  # fmt: skip
+    assert code == 0, err
+    run = ti.read(store)
+    model = ti.load_model(tiny_folder, device="cpu")
+    prompts = ti.Prompts.from_texts(TEXTS[:3], model, max_tokens=90)
+    same = ti.measure(model, prompts, {"lens": LogitLens(layers=[0, 2, 3], top=1)}, progress=False, batch_tokens=200)
+    xr.testing.assert_equal(run["lens"].to_dataset(), same["lens"].to_dataset())
+    assert run["dimension"]["scale"].values.tolist() == [2, 4]
+    assert run["spectrum"]["layer"].values.tolist() == [0, 2, 3]
+    for name in ("lens (LogitLens)", "3 prompts", "cross entropy (nat)"):
+        assert name in out + err
+    last = float(run["lens"]["cross_entropy"].sel(layer=3).mean())
+    assert f"{last:.4g}" in out  # the table shows the numbers of the run
+
+    again, _, err = call("measure", tiny_folder, texts, "-m", "lens", "-o", store, "--field", "body")
+    assert again == 1
+    assert "belongs to another run" in err
+
+
+def test_windows_and_bundled_texts(call, tiny_folder, tmp_path):
+    store = tmp_path / "run.zarr"
+    options = ["--limit", "1", "--max-tokens", "64", "--stride", "60", "--min-tokens", "20", "--bos", "no"]
+    code, _, err = call("measure", tiny_folder, "bundled", "-m", "lens", "-o", store, *options)
+    assert code == 0, err
+    run = ti.read(store)
+    assert run["prompts"].sizes["prompt"] > 10
+    assert run["prompts"]["n_tokens"].values.min() >= 20
+    assert "no BOS" in err
+
+
+def test_report_plot_and_show_read_a_store(call, stored, tmp_path):
+    code, out, err = call("report", stored, "-o", tmp_path / "page.html", "--title", "All about tokens")
+    assert code == 0, err
+    assert "All about tokens" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    code, out, _ = call("plot", stored, "-o", tmp_path / "figures", "--prompt", "1")
+    files = sorted(f.name for f in (tmp_path / "figures").iterdir())
+    assert code == 0
+    assert files == [
+        "dimension.png", "dimension_local_dimension.png", "lens.png", "lens_table.png", "lens_tokens.png", "spectrum.png",
+    ]  # fmt: skip
+    assert len(out.split()) == len(files)
+    code, out, _ = call("show", stored)
+    assert code == 0
+    assert "tiny-llama" in out
+    assert "spectrum (Spectrum)" in out
+    assert "\n      3 " in out  # a row for each layer
+
+
+def test_show_says_how_far_an_unfinished_run_has_come(call, tiny_folder, tmp_path, monkeypatch):
+    update, seen = LogitLens.update, []
+
+    def failing(self, batch):
+        if len(seen) == 2:
+            raise RuntimeError("the power went off")
+        seen.append(batch)
+        update(self, batch)
+
+    monkeypatch.setattr(LogitLens, "update", failing)
+    model = ti.load_model(tiny_folder, device="cpu")
+    store = tmp_path / "run.zarr"
+    with pytest.raises(RuntimeError, match="power"):
+        ti.measure(
+            model, ti.Prompts.from_texts(TEXTS, model, max_tokens=64), {"lens": LogitLens()}, store=store, batch_tokens=64,
+            checkpoint_every=0, progress=False,
+        )  # fmt: skip
+    code, out, _ = call("show", store)
+    assert code == 0
+    assert "unfinished" in out
+    assert "lens (LogitLens)" in out
+    assert "2 prompts done" in out
+
+
+def test_load_says_what_a_model_is_and_offers(call, tiny_folder):
+    code, out, _ = call("load", tiny_folder, "--device", "cpu")
+    assert code == 0
+    for word in ("LlamaForCausalLM", "n_layers", "layers 0 to 3", "blocks 0 to 2", "mlp_out"):
+        assert word in out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"-m": "lenz"}, "unknown measurement 'lenz': there are dimension, spectrum, lens"),
+        ({"MODEL": "/no/such/folder"}, "no model folder '/no/such/folder'"),
+        ({"TEXTS": "/no/such/file.txt"}, "no such file"),
+        ({"--layers": "0,9"}, "layers"),
+        ({"--layers": "last"}, "write numbers and ranges"),
+        ({"--device": "cuda:99"}, "'cuda:99' does not exist"),
+        ({"--dtype": "int8"}, "no floating-point dtype"),
+        ({"--backend": "jax"}, "unknown backend 'jax'"),
+        ({"--bos": "maybe"}, "auto, yes or no"),
+        ({"--field": "titel"}, "titel"),
+        ({"--max-tokens": "100000"}, "100000"),
+        ({"--min-tokens": "5000"}, "5000"),
+        ({"--set": "lens.tops=1"}, "lens has no setting tops"),
+        ({"--set": "spectrum.layers=[1]"}, "NAME.SETTING=VALUE"),
+        ({"--on-long": "error", "--max-tokens": "8"}, "8"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(call, tiny_folder, texts, tmp_path, change, message):
+    store = tmp_path / "run.zarr"
+    options = {"-m": "lens", "-o": store, "--field": "body", **change}
+    model, file = options.pop("MODEL", tiny_folder), options.pop("TEXTS", texts)
+    code, out, err = call("measure", model, file, *[x for pair in options.items() for x in pair])
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert code == 1
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert "Traceback" not in err
+    assert not list(tmp_path.glob("run*"))
+
+
+def test_traceback_on_request_and_usage(call, tmp_path):
+    code, _, err = call("show", tmp_path / "none.zarr")
+    assert (code, err.count("\n")) == (1, 1)
+    code, _, err = call("show", tmp_path / "none.zarr", "--traceback")
+    assert code == 1
+    assert "Traceback" in err
+    code, _, err = call("measure", "bundled")
+    assert code == 2
+    code, out, _ = call("--help")
+    assert code == 0
+    for name in get_command(cli.app).commands:  # type: ignore[attr-defined]
+        assert name in out
+
+
+def test_ctrl_c_exits_with_130_and_the_hint(call, tiny_folder, texts, tmp_path, monkeypatch):
+    def interrupted(self, batch):
+        import signal
+
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(LogitLens, "update", interrupted)
+    store = tmp_path / "run.zarr"
+    arguments = ["measure", tiny_folder, texts, "-m", "lens", "-o", store, "--field", "body", "--batch-tokens", "128"]
+    code, _, err = call(*arguments)
+    assert code == 130
+    assert "resumes the run" in err
+    assert "Traceback" not in err
+    monkeypatch.undo()
+    assert not store.exists()
+
+
+def test_demo_ends_in_a_report_figures_and_a_store(call, tiny_folder, tmp_path, monkeypatch):
+    model = ti.load_model(tiny_folder, device="cpu")
+    prompts = ti.Prompts.from_texts([t * 2 for t in TEXTS], model, max_tokens=256)
+    monkeypatch.setattr(cli, "demo_input", lambda: (model, prompts))
+    for _ in range(2):  # once more over what is there
+        code, out, err = call("demo", "--out", tmp_path / "demo")
+        assert code == 0, err
+        if _ == 0:
+            monkeypatch.setattr(cli, "draw_all", lambda *a: [])
+            monkeypatch.setattr("tokinterp.report.report", lambda run, path: path)
+    assert (tmp_path / "demo" / "report.html").stat().st_size > 50_000
+    assert len(list((tmp_path / "demo" / "figures").glob("*.png"))) == 6
+    assert sorted(ti.read(tmp_path / "demo" / "run.zarr").children) == ["dimension", "lens", "prompts", "spectrum"]
+
+
+def test_demo_takes_the_data_folder_where_there_is_no_bundled_model(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("tokinterp.models.bundled.DATA", tmp_path / "nothing")
+    monkeypatch.setenv("TOKINTERP_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="no bundled model"):
+        cli.demo_input()
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "stories260K").symlink_to(tiny_folder)
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "tinystories_1000.json").write_text(json.dumps(TEXTS), encoding="utf-8")
+    with pytest.raises(ValueError, match="400"):  # the tiny model has a context of 256
+        cli.demo_input()
+    config = json.loads((tiny_folder / "config.json").read_text(encoding="utf-8"))
+    assert config["max_position_embeddings"] == 256
+
+
+def test_parse_layers():
+    assert cli.parse_layers("0,4,8-10") == [0, 4, 8, 9, 10]
+    for bad in ("", "a", "-1", "3-", "1.5"):
+        with pytest.raises(ValueError, match="--layers"):
+            cli.parse_layers(bad)
+
+
+def test_short_texts_are_nan_and_counted(call, tiny_folder, texts, tmp_path):
+    store = tmp_path / "run.zarr"
+    arguments = ["--field", "body", "--set", "dimension.scales=[2,32]"]
+    code, out, err = call("measure", tiny_folder, texts, "-m", "dimension", "-o", store, *arguments)
+    assert code == 0, err
+    assert "lack some estimate" in out
+    dimension = ti.read(store)["dimension"]["dimension"]
+    assert np.isfinite(dimension.sel(scale=2)).all()
+    assert dimension.sel(scale=32).isnull().any()

@@ -1,0 +1,38 @@
+"""Every notebook runs from top to bottom and shows its figures; the files are kept without outputs."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from notebooks.__main__ import FOLDER, execute
+
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+SMALL = "N_TEXTS, MAX_TOKENS, SCALES = 3, 96, (2, 4)"
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_is_kept_clean(path: Path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_runs_and_shows_what_it_draws(path: Path, tiny_folder, tmp_path):
+    done = execute(path, tmp_path, f"MODEL = {str(tiny_folder)!r}\n{SMALL}")
+    drawn = 0
+    for cell in done.cells:
+        outputs = cell.get("outputs", [])
+        assert not [o for o in outputs if o.output_type == "error"]
+        if cell.cell_type == "code" and "ti.plots." in cell.source:
+            assert [o for o in outputs if "image/png" in o.get("data", {})], f"no figure under: {cell.source}"
+            drawn += 1
+    assert drawn
+    assert (tmp_path / path.name).is_file()
