@@ -16,9 +16,8 @@ BITS = 12  # of one token id: five tokens are one uint64 key while the vocabular
 
 
 def text_sets(folder: Path, package_texts: Path, limit: int = 1_000_000) -> dict[str, list[str]]:
-    """The texts that are scored, cut after the document that passes ``limit`` bytes.
+    """The texts that are scored, cut after the document that passes ``limit`` bytes (``wikipedia_test_500`` is whole).
 
-    ``wikipedia_test_500`` is whole.
     Held-out articles are as cleaned for training; the other sets are scored exactly as they are distributed.
     """
     sets = {"held-out articles": [json.loads(x)["text"] for x in (folder / "val.jsonl").read_text().splitlines()]}
@@ -125,22 +124,24 @@ def evaluate(
     """All of it, or only ``"model"``, ``"stories260K"`` or ``"ngrams"``; merged into ``folder/evaluation.json``."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    path = folder / "evaluation.json"
-    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     sets = text_sets(folder, package_texts)
-    for name, texts in sets.items():
-        row = results.setdefault(name, {})
-        row |= {"documents": len(texts), "bytes": sum(len(x.encode()) for x in texts)}
+    new: dict[str, dict] = {
+        name: {"documents": len(texts), "bytes": sum(len(x.encode()) for x in texts)} for name, texts in sets.items()
+    }
     for label, source in (("model", model_folder), ("stories260K", data_folder() / "models" / "stories260K")):
         if only in (None, label):
             model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
             tokenizer = AutoTokenizer.from_pretrained(source)
             for name, texts in sets.items():
-                results[name][label] = model_bits(model, tokenizer, texts, model.config.max_position_embeddings)
+                new[name][label] = model_bits(model, tokenizer, texts, model.config.max_position_embeddings)
     if only in (None, "ngrams"):
         tokenizer = AutoTokenizer.from_pretrained(model_folder)
         for name, row in baselines(folder, tokenizer, sets, part_tokens).items():
-            results[name] |= row
+            new[name] |= row
+    path = folder / "evaluation.json"
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    results |= {name: results.get(name, {}) | row for name, row in new.items()}
+    if only in (None, "ngrams"):
         results["ngram_training_tokens"] = part_tokens
     path.write_text(json.dumps(results, indent=1))
     return results

@@ -173,6 +173,7 @@ def card(folder: Path, preset: str, template: str) -> str:
         "ngram_tokens": f"{evaluation['ngram_training_tokens'] / 1e6:.0f}",
         "minutes": f"{plan['seconds'] / 60:.0f}",
         "million_tokens": f"{plan['tokens'] / 1e6:.1f}",
+        "mean_speed": f"{round(plan['tokens'] / plan['seconds'], -2):,.0f}",
         "steps": plan["step"],
         "switches": " ".join(map(str, plan["switches"])),
         "decay_steps": plan["step"] - plan["plan"][0][0],

@@ -280,13 +280,18 @@ def main() -> None:
         }
 
     if a.checkpoints:
-        curves = []
-        for path in [*sorted(a.runs.glob("step_*.pt")), a.runs / "final.pt"]:
-            saved = torch.load(path, weights_only=True)
+        path = RESULTS / "training_curves.json"
+        curves = json.loads(path.read_text()) if path.exists() else []
+        for saved_path in (*sorted(a.runs.glob("step_*.pt")), a.runs / "final.pt"):
+            if not saved_path.exists():
+                continue
+            saved = torch.load(saved_path, weights_only=True)
+            if saved["row"]["step"] in [c["checkpoint"]["step"] for c in curves]:
+                continue
             model.load_state_dict(saved["model"])
             row = {"checkpoint": saved["row"], "val_loss_256": short_loss(model, a.runs)}
             curves.append(row | check(model, False))
-            (RESULTS / "training_curves.json").write_text(json.dumps(curves, indent=1))
+            path.write_text(json.dumps(curves, indent=1))
         return
     result: dict[str, Any] = {"model": check(model, not a.quick), "untrained": check(untrained(model), False)}
     result["examples"] = [{"word": c["word"], "pieces": tokenizer.convert_ids_to_tokens(c["pieces"])} for c in cases]

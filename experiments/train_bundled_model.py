@@ -179,12 +179,13 @@ def train(
     decay_share: float,
     compiled: bool,
     resume: bool,
+    plan: Path | None = None,
 ) -> None:
     """Train until ``minutes`` are over (decaying in the last ``decay_share`` of them), or for ``steps`` steps, or for
     the preset's epochs.
 
     The schedule that a clock decided is written to ``plan.json`` as step numbers; ``--steps`` and ``--decay-steps``
-    then repeat it on any machine.
+    then repeat it on any machine, and ``plan`` repeats every turn of it.
     """
     torch.manual_seed(preset.seed)
     random.seed(preset.seed)
@@ -200,7 +201,10 @@ def train(
         "best": math.inf,
         "place": 0,
     }
-    if minutes is None:
+    if plan is not None:  # the schedule of an earlier run, whatever set it
+        minutes = None
+        state |= {k: v for k, v in json.loads(plan.read_text()).items() if k in ("plan", "switches")}
+    elif minutes is None:
         steps = steps or int(preset.epochs * len(data.stream) / preset.tokens)
         decay_steps = decay_steps or int(decay_share * steps)
         state["plan"] = [[steps - decay_steps, steps, 1.0]]
@@ -309,6 +313,7 @@ def main() -> None:
     parser.add_argument("--decay-steps", type=int)
     parser.add_argument("--switch-at", type=int, nargs=2, help="the steps from which sequences are longer")
     parser.add_argument("--decay-share", type=float, default=0.5, help="part of the run in which the rate falls")
+    parser.add_argument("--plan", type=Path, help="repeat the schedule of the plan.json of another run")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--checkpoint", default="final", help="for export: final, best, step_000800, ...")
@@ -319,7 +324,18 @@ def main() -> None:
     if a.command == "prepare":
         print(json.dumps(prepare(folder, preset.vocab, seed=preset.seed), indent=1))
     elif a.command == "train":
-        train(folder, preset, a.minutes, a.steps, a.decay_steps, a.switch_at, a.decay_share, not a.no_compile, a.resume)
+        train(
+            folder,
+            preset,
+            a.minutes,
+            a.steps,
+            a.decay_steps,
+            a.switch_at,
+            a.decay_share,
+            not a.no_compile,
+            a.resume,
+            a.plan,
+        )
     elif a.command == "export":
         export(folder, preset, a.checkpoint, a.target)
     else:

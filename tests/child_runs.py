@@ -120,7 +120,7 @@ def interrupt(folder):
 
 
 def memory():
-    """Peak memory in MB of runs over 50 and 1,000 prompts of 64 tokens, and what holding on to all layers would cost."""
+    """Peak memory in MB of runs over 50 and 1,000 prompts of 64 tokens, and what holding all layers would cost."""
     model = tiny()
 
     def work(n):

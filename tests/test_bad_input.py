@@ -1,197 +1,318 @@
-"""The list of bad inputs: each a one-line error that names the value and the way out, with nothing half-written."""
+"""Bad input: one line that names the value and the way out, and nothing half-written."""
 
 import errno
+import json
+import os
+import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
-import transformers
+import transformers as T
 from safetensors.torch import load_file, save_file
+from tiny import Norms, byte_tokenizer, some_ids, some_prompts, tiny, tiny_lm
+from torch import nn
 
 import tokinterp as ti
+from tokinterp import checkpoint, cli
 
-TEXT = "The river and the town. " * 6
+S = ti.Site
 
 
 @pytest.fixture(scope="module")
-def model(tiny_folder):
-    return ti.load_model(tiny_folder, device="cpu")
+def good(tmp_path_factory):
+    """Folder of a tiny model in two shards, with its tokenizer."""
+    folder = tmp_path_factory.mktemp("models") / "good"
+    tiny_lm("llama").save_pretrained(folder, max_shard_size="60KB")
+    byte_tokenizer().save_pretrained(folder)
+    assert (folder / "model.safetensors.index.json").exists()
+    return folder
 
 
-@pytest.fixture
-def folder(tiny_folder, tmp_path):
-    """A copy of a model folder that a test may damage."""
-    return shutil.copytree(tiny_folder, tmp_path / "model")
+def spoiled(good, place, remove=(), **changes):
+    """Return a copy of the model folder without some files, or with another config."""
+    folder = place / "spoiled"
+    shutil.copytree(good, folder)
+    for pattern in remove:
+        for file in list(folder.glob(pattern)):
+            file.unlink()
+    if changes:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    return folder
 
 
-def refuse(call, *parts, kind=ValueError):
-    """The call fails with a one-line message that has all the parts."""
-    with pytest.raises(kind) as caught:
-        call()
-    message = str(caught.value)
-    for part in parts:
-        assert part in message, f"{part!r} is not in: {message}"
-    assert "\n" not in message
-    return message
+def run(prompts=None, which=None, **options):
+    prompts = some_prompts([12, 9]) if prompts is None else prompts
+    return ti.measure(tiny(), prompts, {"norms": Norms()} if which is None else which, progress=False, **options)
 
 
-# -- text ---------------------------------------------------------------------------------------------------------
-def test_empty_text(model):
-    refuse(lambda: ti.Prompts.from_texts(["one", ""], model), "text 1 is empty")
+class Untouched(nn.Module):
+    """A causal LM of no known architecture."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.ModuleList([nn.Linear(4, 4)])
+        self.config = T.LlamaConfig(num_hidden_layers=1)
+
+    def get_output_embeddings(self):
+        return self.trunk[0]
+
+    get_input_embeddings = get_output_embeddings
 
 
-def test_empty_list(model):
-    refuse(lambda: ti.Prompts.from_texts([], model), "list of texts is empty")
-    refuse(lambda: ti.measure(model, [], {"lens": ti.LogitLens()}), "list of texts is empty")
+def lacking_a_tensor(good, place):
+    folder = spoiled(good, place)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    file = folder / index["model.layers.1.mlp.up_proj.weight"]
+    tensors = load_file(file)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, file, metadata={"format": "pt"})
+    return ti.load_model(folder)
 
 
-def test_text_longer_than_the_context(model):
-    n = model.info.max_tokens
-    refuse(lambda: ti.Prompts.from_texts([TEXT * 100], model), "text 0", str(n), "max_tokens")
-    refuse(lambda: model.run(torch.zeros(1, n + 1, dtype=torch.long), ti.resid([0])), str(n + 1), str(n), "max_tokens=")
+def truncated_chunk(place):
+    store = place / "run.zarr"
+    run(store=store)
+    for chunk in (store / "norms" / "norm" / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.write_bytes(chunk.read_bytes()[:-9])
+    return run(store=store)
 
 
-def test_text_file_that_is_not_utf8(model, tmp_path):
-    path = tmp_path / "latin.txt"
-    path.write_bytes("one café".encode("latin-1"))
-    refuse(lambda: ti.Prompts.from_file(path, model), "latin.txt", "byte 7", "encoding=")
+def other_run(place):
+    run(store=place / "run.zarr")
+    return run(store=place / "run.zarr", which={"norms": Norms(layers=[1])})
 
 
-def test_ids_out_of_vocabulary(model):
-    n = model.info.d_vocab
-    refuse(lambda: ti.Prompts.from_ids([[1, n]], model), str(n), f"{n - 1}")
-    refuse(lambda: model.run(torch.tensor([[1, n]]), ti.resid([0])), f"token id {n}", f"0 to {n - 1}", "tokenizer")
-    refuse(lambda: model.run(torch.tensor([[1, -1]]), ti.resid([0])), "token id -1")
+def full_disk(place):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint.os, "replace", full)
+        return run(store=place / "run.zarr")
 
 
-# -- models -------------------------------------------------------------------------------------------------------
-def test_model_folder_without_tokenizer(folder):
-    for file in folder.glob("*token*"):
-        file.unlink()
-    refuse(lambda: ti.load_model(folder), "has no tokenizer", "tokenizer.json", "tokenizer=")
+def unwritable(place):
+    (place / "file").write_text("")
+    return run(store=place / "file" / "run.zarr")
 
 
-def test_model_folder_with_a_missing_shard(folder):
-    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
-    index = '{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}'
-    (folder / "model.safetensors.index.json").write_text(index)
-    message = refuse(lambda: ti.load_model(folder), "lacks model-00002-of-00002.safetensors", "missing shards")
-    assert "00001" not in message
+def latin(place):
+    (place / "cafe.txt").write_bytes("un café".encode("latin-1"))
+    return ti.Prompts.from_file(place / "cafe.txt", tiny())
 
 
-def test_model_folder_without_weights_or_config(folder):
-    (folder / "model.safetensors").unlink()
-    refuse(lambda: ti.load_model(folder), "has no weights", "*.safetensors")
-    (folder / "config.json").unlink()
-    refuse(lambda: ti.load_model(folder), "has no config.json")
-    refuse(lambda: ti.load_model(folder / "nowhere"), "no model folder", "nowhere", "hub")
+def command(*arguments):
+    """Run the command line; its one line on stderr becomes the error."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(a) for a in arguments])
+    raise ValueError(f"exit {stop.value.code}")
 
 
-def test_weights_with_nan(folder):
-    weights = load_file(folder / "model.safetensors")
-    weights["model.norm.weight"][0] = float("nan")
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    refuse(lambda: ti.load_model(folder), "NaN or infinite logits", "dtype=")
+def text(place, words="the river"):
+    (place / "one.txt").write_text(words)
+    return place / "one.txt"
 
 
-def test_encoder_decoder_model(tmp_path):
-    config = transformers.T5Config(d_model=8, d_ff=8, num_layers=1, num_heads=1, d_kv=8, vocab_size=16)
-    transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path)
-    refuse(lambda: ti.load_model(tmp_path, tokenizer=object()), "encoder-decoder", "t5", "decoder-only")
+PROMPTS = {
+    "empty text": (lambda g, p: run(["the river", ""]), r"text 1 is empty: leave it out"),
+    "empty list": (lambda g, p: run([]), r"list of texts is empty: give at least one"),
+    "one string": (lambda g, p: run("the river"), r"texts is one string.*\[text\]"),
+    "no string": (lambda g, p: run(["the river", 3]), r"text 1 is int, not a string"),
+    "empty ids": (lambda g, p: ti.Prompts.from_ids([], tiny()), r"list of prompts is empty: give at least one"),
+    "no ids in a prompt": (
+        lambda g, p: ti.Prompts.from_ids([[5], []], tiny()),
+        r"prompt 1 .*give a list of at least one",
+    ),
+    "text longer than the context": (lambda g, p: run(["x" * 100]), r"text 0 has 101 tokens.*limit of 64.*max_tokens"),
+    "ids longer than the context": (lambda g, p: some_prompts([65]), r"prompt 0 has 65 tokens.*context.*64: cut it"),
+    "run of more than the context": (
+        lambda g, p: tiny().run(some_ids(65), [S("resid", 0)]),
+        r"prompt of 65 tokens: .* context of 64; truncate or",
+    ),
+    "ids out of vocabulary": (
+        lambda g, p: ti.Prompts.from_ids([[1, 320]], tiny()),
+        r"token id 320 at position 1.*ids 0 to 319: .*another tokenizer",
+    ),
+    "negative ids": (
+        lambda g, p: tiny().run(torch.tensor([[1, -1]]), [S("resid", 0)]),
+        r"token id -1 is out of vocabulary.*0 to 319",
+    ),
+    "left padding": (
+        lambda g, p: tiny().run(some_ids(2, 1), [S("resid", 0)], mask=torch.tensor([[False, True]])),
+        r"mask is not right padded: real tokens first",
+    ),
+    "not UTF-8": (lambda g, p: latin(p), r"cafe.txt: byte 6 .* is not UTF-8: give the encoding"),
+    "no such file": (lambda g, p: ti.Prompts.from_file(p / "none.txt", tiny()), r"none.txt: no such file"),
+}
+ASKED = {
+    "layer out of range": (lambda g, p: run(which={"n": Norms(layers=[4])}), r"layers \[4\]: .*has layers 0 .* to 3"),
+    "negative layer": (
+        lambda g, p: run(which={"n": Norms(layers=[-1])}),
+        r"layers \[-1\].*negative numbers do not count",
+    ),
+    "unknown site": (lambda g, p: S.parse("hidden.3"), r"unknown site 'hidden': the sites are resid, "),
+    "unknown measurement": (
+        lambda g, p: run(which={"n": "lense"}),
+        r"'n' is a str, not a measurement: write for example",
+    ),
+    "no measurement": (lambda g, p: run(which=[]), r"no measurement: give a dictionary such as"),
+    "k larger than the cloud": (
+        lambda g, p: run(which={"d": ti.IntrinsicDimension(scales=(2,), k=50)}),
+        r"2 of 2 prompts have fewer than .*k=50 needs.*k up to",
+    ),
+}
+STORES = {
+    "disk full": (lambda g, p: full_disk(p), r"cannot write the store .*No space left on device; choose another place"),
+    "unwritable store": (
+        lambda g, p: unwritable(p),
+        r"cannot write the store .*file/run.zarr: .*; choose another place",
+    ),
+    "store of another run": (lambda g, p: other_run(p), r"differs in: measurements \(norms\).*Choose another store"),
+    "truncated zarr chunk": (lambda g, p: truncated_chunk(p), r"cannot be read|is damaged: /norms/norm.*measure again"),
+    "result that is not there": (lambda g, p: ti.read(p / "none.zarr"), r"no result at .*none.zarr"),
+}
+MODELS = {
+    "unknown architecture": (
+        lambda g, p: ti.wrap(Untouched()),
+        r"architecture Untouched: .*looked|modules=tokinterp.Modules",
+    ),
+    "encoder-decoder": (
+        lambda g, p: ti.load_model(spoiled(g, p, model_type="t5", is_encoder_decoder=True, architectures=None)),
+        r"spoiled is an encoder-decoder model \(t5\): tokinterp measures decoder-only",
+    ),
+    "wrapped encoder-decoder": (
+        lambda g, p: ti.wrap(
+            T.T5ForConditionalGeneration(
+                T.T5Config(
+                    vocab_size=32, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0
+                )
+            )
+        ),
+        r"is an encoder-decoder model \(t5\)",
+    ),
+    "no causal model": (
+        lambda g, p: ti.load_model(spoiled(g, p, model_type="vit", architectures=None)),
+        r"ViTConfig is no causal language model",
+    ),
+    "no tokenizer": (
+        lambda g, p: ti.load_model(spoiled(g, p, ["*token*"])),
+        r"has no tokenizer: looked for tokenizer.json.*tokenizer=",
+    ),
+    "missing shard": (
+        lambda g, p: ti.load_model(spoiled(g, p, ["model-00002*"])),
+        r"lacks model-00002-of-\d+.safetensors.*copy the missing shards",
+    ),
+    "missing tensor": (
+        lambda g, p: lacking_a_tensor(g, p),
+        r"lacks model.layers.1.mlp.up_proj.weight.*would be random: get",
+    ),
+    "no weights": (
+        lambda g, p: ti.load_model(spoiled(g, p, ["*.safetensors", "*.index.json"])),
+        r"has no weights: looked for \*.safetensors",
+    ),
+    "no config": (
+        lambda g, p: ti.load_model(spoiled(g, p, ["config.json"])),
+        r"has no config.json: is it a Hugging Face",
+    ),
+    "no such folder": (
+        lambda g, p: ti.load_model(p / "none"),
+        r"no model folder .*none.*give a folder with config.json",
+    ),
+    "no such name": (
+        lambda g, p: ti.load_model("nobody/nothing"),
+        r"cannot load 'nobody/nothing': it is no local folder",
+    ),
+    "device that does not exist": (
+        lambda g, p: ti.load_model(g, device="cuda:99"),
+        r"device 'cuda:99' does not exist.*device='cpu'",
+    ),
+    "no device": (lambda g, p: ti.load_model(g, device="gpu"), r"device 'gpu' is no torch device: write 'cpu', 'cuda'"),
+    "meta device": (lambda g, p: ti.load_model(g, device="meta"), r"device 'meta' holds no numbers: use"),
+    "no dtype": (
+        lambda g, p: ti.load_model(g, dtype="int8"),
+        r"dtype 'int8' is no floating-point dtype: write 'float32'",
+    ),
+    "unknown backend": (lambda g, p: ti.load_model(g, backend="jax"), r"unknown backend 'jax': the backends are hf, "),
+    "text without a tokenizer": (
+        lambda g, p: ti.measure(ti.wrap(tiny_lm()), ["x"], {"n": Norms()}),
+        r"has no tokenizer: give ids with Prompts.from_ids",
+    ),
+}
+CASES = {**PROMPTS, **ASKED, **STORES, **MODELS}
 
 
-def test_unknown_architecture():
-    class Odd(torch.nn.Module):
-        config = transformers.LlamaConfig(num_hidden_layers=1)
-
-        def get_output_embeddings(self):
-            return torch.nn.Linear(2, 2)
-
-        def get_input_embeddings(self):
-            return torch.nn.Embedding(2, 2)
-
-    refuse(lambda: ti.wrap(Odd().eval()), "unknown architecture Odd", "model.layers", "modules=tokinterp.Modules")
-
-
-@pytest.mark.parametrize("place", ["cuda:99", "gpu", "tpu:0"])
-def test_device_that_does_not_exist(tiny_folder, place):
-    refuse(lambda: ti.load_model(tiny_folder, device=place), place, "'cpu'")
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_one_clear_line(case, good, tmp_path):
+    call, message = CASES[case]
+    with pytest.raises((ValueError, TypeError, OSError, IndexError)) as caught:
+        call(good, tmp_path)
+    said = str(caught.value)
+    assert re.search(message, said), said
+    assert "\n" not in said, "more than one line"
+    assert len(said) < 700, said
+    left = [p.name for p in tmp_path.iterdir()]
+    assert not [n for n in left if n.endswith(".partial") or ".writing" in n], left
 
 
-def test_dtype_and_backend_that_do_not_exist(tiny_folder):
-    refuse(lambda: ti.load_model(tiny_folder, dtype="int8"), "int8", "bfloat16")
-    refuse(lambda: ti.load_model(tiny_folder, backend="jax"), "jax", "hf, transformer_lens, nnsight")
+def test_nothing_is_written_by_a_refused_run(tmp_path):
+    for options in (
+        {"which": {"n": Norms(layers=[9])}},
+        {"which": {"n": ti.IntrinsicDimension(scales=(2,), k=50)}},
+        {"edits": [ti.edits.zero(S("resid", 9))]},
+    ):
+        with pytest.raises(ValueError, match=r"9|50"):
+            run(store=tmp_path / "run.zarr", **options)
+    assert list(tmp_path.iterdir()) == []
 
 
-# -- sites, layers, measurements ----------------------------------------------------------------------------------
-def test_layer_out_of_range(model):
-    last = model.info.n_layers
-    for make in (ti.LogitLens, ti.Spectrum, ti.IntrinsicDimension):
-        asked = {"m": make(layers=[0, last + 1])}
-        refuse(lambda asked=asked: ti.measure(model, [TEXT], asked), str(last + 1), str(last))
-        asked = {"m": make(layers=[-1])}
-        refuse(lambda asked=asked: ti.measure(model, [TEXT], asked), "-1")
-    refuse(lambda: ti.capture(model, ti.Prompts.from_texts([TEXT], model), [0], ti.resid([last + 1])), str(last + 1))
+def test_nan_weights_are_named(tmp_path):
+    lm = tiny_lm()
+    with torch.no_grad():
+        lm.model.layers[1].mlp.up_proj.weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="broken gives NaN or infinite logits in float32: load it with dtype"):
+        ti.wrap(lm, id="broken")
 
 
-def test_unknown_site():
-    refuse(lambda: ti.Site("hidden", 0), "'hidden'", "resid, resid_mid, attn_out, mlp_out, pattern")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["measure", "{good}", "{text}", "-m", "lense", "-o", "{store}"], "lense.*dimension.*lens|unknown measurement"),
+        (["measure", "{good}", "{none}", "-m", "lens", "-o", "{store}"], "none.txt"),
+        (["measure", "{none}", "{text}", "-m", "lens", "-o", "{store}"], "none.txt"),
+        (["measure", "{good}", "{text}", "-m", "lens", "--device", "cuda:99", "-o", "{store}"], "cuda:99"),
+        (["show", "{store}"], "no result at"),
+    ],
+)
+def test_command_line_says_it_in_one_line(arguments, message, good, tmp_path, capsys):
+    names = {"good": good, "text": text(tmp_path), "none": tmp_path / "none.txt", "store": tmp_path / "run.zarr"}
+    with pytest.raises(SystemExit) as stop:
+        cli.main([a.format(**names) for a in arguments])
+    assert stop.value.code in (1, 2)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip() and "Loading weights" not in line]
+    assert re.search(message, lines[-1]), lines
+    assert not [line for line in lines if "Traceback" in line]
+    assert [p.name for p in tmp_path.iterdir()] == ["one.txt"]
 
 
-def test_unknown_measurement(model):
-    refuse(lambda: ti.measure(model, [TEXT], {"lens": "lens"}), "'lens' is a str", "tokinterp.LogitLens()")
-    refuse(lambda: ti.measure(model, [TEXT], {}), "no measurement", "tokinterp.LogitLens()")
+def test_checks_come_before_the_model_is_loaded(good, monkeypatch):
+    monkeypatch.setattr(T.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("the model was loaded"))
+    for options in (
+        {"device": "cuda:99"},
+        {"dtype": "int8"},
+        {"backend": "jax"},
+        {"device": "cpu", "device_map": "auto"},
+    ):
+        with pytest.raises(ValueError, match=r"cuda:99|int8|jax|exclude each other"):
+            ti.load_model(good, **options)
 
 
-def test_k_larger_than_the_cloud(model):
-    prompts = ti.Prompts.from_texts([TEXT[:30]], model)
-    n = prompts.lengths[0]
-    refuse(lambda: ti.measure(model, prompts, {"d": ti.IntrinsicDimension(scales=(2,), k=n)}), str(n), "k")
-    refuse(lambda: ti.measure(model, prompts, {"d": ti.IntrinsicDimension(scales=(2, 64), k=3)}), "64", "scales")
-
-
-# -- stores -------------------------------------------------------------------------------------------------------
-def test_store_of_another_run(model, tmp_path):
-    store = tmp_path / "run.zarr"
-    ti.measure(model, [TEXT], {"lens": ti.LogitLens(top=2)}, store=store, progress=False)
-    other = {"lens": ti.LogitLens(top=3)}
-    refuse(lambda: ti.measure(model, [TEXT], other, store=store, progress=False), "run.zarr", "measurements (lens)")
-    refuse(lambda: ti.measure(model, [TEXT * 2], {"lens": ti.LogitLens(top=2)}, store=store), "prompts")
-    assert not list(tmp_path.glob("*.partial"))
-
-
-def test_unwritable_store(model, tmp_path):
-    file = tmp_path / "file"
-    file.write_text("")
-    asked = {"lens": ti.LogitLens()}
-    refuse(lambda: ti.measure(model, [TEXT], asked, store=file / "run.zarr"), "run.zarr", "another place", kind=OSError)
-    assert list(tmp_path.iterdir()) == [file]
-
-
-def test_disk_full(model, tmp_path, monkeypatch):
-    def full(*args, **kwargs):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("tokinterp.checkpoint.save_file", full)
-    asked = {"lens": ti.LogitLens()}
-    call = lambda: ti.measure(model, [TEXT], asked, store=tmp_path / "run.zarr", progress=False)  # noqa: E731
-    refuse(call, "No space left", "free some space", kind=OSError)
-    assert not list(tmp_path.iterdir())
-    monkeypatch.undo()
-    monkeypatch.setattr("xarray.DataTree.to_zarr", full)
-    refuse(call, "run.zarr", "free some space", kind=OSError)
-    assert not (tmp_path / "run.zarr").exists()
-    monkeypatch.undo()
-    assert set(call().children) == {"prompts", "lens"}  # what was finished before is kept and used
-
-
-def test_truncated_chunk(model, tmp_path):
-    store = tmp_path / "run.zarr"
-    ti.measure(model, [TEXT], {"lens": ti.LogitLens()}, store=store, progress=False)
-    chunk = next(p for p in sorted((store / "lens" / "cross_entropy").rglob("*")) if p.is_file() and p.name != "zarr.json")
-    data = chunk.read_bytes()
-    chunk.write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match="run.zarr .*damaged"):
-        ti.read(store)
-    chunk.unlink()  # zarr itself would read a missing chunk as zeros or NaN
-    refuse(lambda: ti.read(store), "run.zarr", "/lens/cross_entropy", "damaged")
+def test_one_bad_prompt_among_many_is_numbered():
+    with pytest.raises(ValueError, match=r"prompt 2 has token id 999"):
+        ti.Prompts.from_ids([[1], [2], [3, 999], [4]], tiny())
+    with pytest.raises(ValueError, match=r"text 3 is empty"):
+        ti.Prompts.from_texts(["a", "b", "c", ""], tiny())
+    assert ti.Prompts.from_ids([np.array([1, 2])], tiny()).lengths == [2]

@@ -75,8 +75,8 @@ def assert_legible(fig, smallest=6):
     for t in shown:
         box = t.get_window_extent()
         assert t.get_fontsize() >= smallest, t.get_text()
-        assert frame.x0 <= box.x0 and box.x1 <= frame.x1, f"{t.get_text()!r} is cut at the side"
-        assert frame.y0 <= box.y0 and box.y1 <= frame.y1, f"{t.get_text()!r} is cut above or below"
+        inside = frame.x0 <= box.x0, box.x1 <= frame.x1, frame.y0 <= box.y0, box.y1 <= frame.y1
+        assert all(inside), f"{t.get_text()!r} is cut"
     for pair in ticks.values():
         for labels in pair:
             boxes = [t.get_window_extent() for t in labels]

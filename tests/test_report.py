@@ -96,7 +96,9 @@ def test_table_has_means_with_their_intervals(page, tiny_run):
 
 def test_table_says_over_how_many_prompts_where_not_all(tiny_run, tmp_path):
     ds = tiny_run["dimension"].to_dataset().drop_dims("token")
-    ds["dimension"] = ds["dimension"].copy(data=np.where(ds["prompt"].values[:, None, None] < 2, np.nan, ds["dimension"]))
+    ds["dimension"] = ds["dimension"].copy(
+        data=np.where(ds["prompt"].values[:, None, None] < 2, np.nan, ds["dimension"])
+    )
     shown = Page(report(ds, tmp_path / "a.html")).shown
     assert "n=3" in shown
     columns = layer_table(ds)[2]

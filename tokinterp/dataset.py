@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cache
@@ -202,7 +203,7 @@ def check(data: xr.Dataset | xr.DataTree) -> None:
         problems += [f"{text} of {name!r}" for text in _unfit(v.attrs)]
         if v.dtype.kind == "f" and np.isinf(v.values).any():
             problems.append(f"variable {name!r} has infinite values")
-        if v.dtype.kind in "UOT" and any(_unsafe(s) for s in np.unique(v.values.astype(str))):
+        if v.dtype.kind in "UOT" and any(map(_unsafe, set(map(str, v.values.ravel().tolist())))):
             problems.append(f"variable {name!r} has strings with NUL or lone surrogates: escape them")
     if "layer" in data.coords:
         n = data.attrs.get("n_layers")
@@ -356,4 +357,5 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()

@@ -40,7 +40,7 @@ def concat_models(results: Mapping[str, xr.Dataset] | Sequence[xr.Dataset]) -> x
         if differing := sorted(map(str, set(ds.data_vars) ^ set(reference.data_vars))):
             raise ValueError(f"{name!r} and {first!r} do not have the same variables: {', '.join(differing)}")
         for c in reference.coords.keys() | ds.coords.keys():
-            if c not in ds.coords or c not in reference.coords or not reference[c].equals(ds[c]):
+            if c not in ds.coords or c not in reference.coords or not reference[c].variable.equals(ds[c].variable):
                 raise ValueError(
                     f"coordinate {c!r} of {name!r} differs from that of {first!r}: select common values first, or plot "
                     "them side by side along relative_depth"

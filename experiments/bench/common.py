@@ -68,9 +68,11 @@ def peak_mb(method: Callable[[], Any]) -> float:
 
     thread = threading.Thread(target=watch)
     thread.start()
-    method()
-    stop.set()
-    thread.join()
+    try:
+        method()
+    finally:
+        stop.set()
+        thread.join()
     return (peak - before) / 2**20
 
 

@@ -29,10 +29,10 @@ def run(out: Path | None = None, rounds: int = 2, small: bool = False) -> dict[s
     """
     sizes = {
         "n_layers": 11,
-        "d_model": 256,
+        "d_model": 128,
         "n_heads": 4,
         "d_vocab": 8000,
-        "prompts": 32,
+        "prompts": 24,
         "tokens": 128,
         "n_offsets": 5,
     }

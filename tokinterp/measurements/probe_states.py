@@ -166,8 +166,8 @@ class Need:
         if room < 1:
             raise ValueError(
                 f"fitting one layer needs {(self.fixed + each) / 2**30:.2f} GiB (states {self.states / 2**30:.2f}, "
-                f"weights and optimiser {self.weights / 2**30:.2f}, working memory {self.fixed / 2**30:.2f}), but max_bytes "
-                f"is {max_bytes / 2**30:.2f} GiB: give fewer offsets or prompts, states='bfloat16', or more memory"
+                f"weights and optimiser {self.weights / 2**30:.2f}, working memory {self.fixed / 2**30:.2f}), but "
+                f"max_bytes is {max_bytes / 2**30:.2f} GiB: give fewer offsets, states='bfloat16', or more memory"
             )
         if not layers:
             return []

@@ -236,9 +236,8 @@ class _Fit:
             head = self._head() if method == "factored" else None
             usable = np.isin(self.prompts.token_ids, [] if s.bos else self.prompts.vocabulary.special_ids, invert=True)
             usable = np.flatnonzero(usable & got.finite.cpu().numpy())
-            job = Job(
-                targets, checked, self.prompts.starts, usable, len(self.text.labels), self.offsets, s, seed, products, head
-            )
+            n_classes, starts = len(self.text.labels), self.prompts.starts
+            job = Job(targets, checked, starts, usable, n_classes, self.offsets, s, seed, products, head)
             n = len(self.prompts) / s.documents if s.documents else len(usable) / s.rows
             with self._bar(s.epochs * int(-(-n // 1)), f"{name}, probes", "batch") as bar:
                 found = train(got.rows, held.rows if held else {}, job, lambda k, word: bar.update(k))

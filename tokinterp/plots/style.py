@@ -91,8 +91,8 @@ def figure(
     Examples
     --------
     >>> fig, axes = figure("double", columns=2)
-    >>> fig.get_size_inches().tolist(), axes.shape
-    ([7.0, 2.38], (1, 2))
+    >>> float(fig.get_figwidth()), axes.shape
+    (7.0, (1, 2))
     """
     inches = inches_of(width)
     with paper_style():
