@@ -14,14 +14,28 @@ from .dataset import check, read, write
 from .measure import measure, measure_on_cluster
 from .measurements.base import Measurement
 from .measurements.dimension import IntrinsicDimension
+from .measurements.erasure import ErasureScores
 from .measurements.lens import LogitLens
+from .measurements.probe_scores import ProbeScores, score_probes
+from .measurements.probes import TokenProbes, fit_probes
 from .measurements.spectrum import Spectrum
+from .measurements.units import evaluate, psi_of_spans
+from .measurements.vocabulary import permutation_threshold, read_out
 from .models import Model, ModelInfo, Modules, load_model, wrap
 from .report import report
 from .summary import concat_models, summary
 from .text import Prompts, Spans, bundled_questions, bundled_spans, bundled_texts
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Batch", "ErasureScores", "IntrinsicDimension", "LogitLens", "Measurement", "Model", "ModelInfo",
+    "Modules", "ProbeScores", "Prompts", "Site", "Spans", "Spectrum", "TokenProbes", "__version__",
+    "bundled_questions", "bundled_spans", "bundled_texts", "capture", "check", "concat_models", "edits",
+    "evaluate", "fit_probes", "load_model", "measure", "measure_on_cluster", "permutation_threshold",
+    "psi_of_spans", "read", "read_out", "report", "resid", "score_probes", "stream", "summary", "wrap",
+    "write",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

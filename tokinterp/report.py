@@ -145,8 +145,9 @@ def section(name: str, ds: xr.Dataset) -> str:
     table = html_table(ds)
     key = html.escape(name)
     if table:
-        name = "Means and 95 % bootstrap intervals over prompts"
-        table = f"<details open><summary>{name}</summary>{table}</details>"
+        head = "Layer by layer: mean over prompts and its 95 % bootstrap interval"
+        note = '<p class="note">Numbers without an interval are of the whole corpus.</p>'
+        table = f"<details open><summary>{head}</summary>{note}{table}</details>"
     return f'<section id="{key}"><h2>{key} <small>{kind}</small></h2>\n' + "\n".join([*figures, table]) + "</section>"
 
 

@@ -119,7 +119,7 @@ def summary(
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = filled.sum(0) / count
             boot = _bootstrap(filled, ok, n_boot, seed, [tail, 1 - tail])
-        dims, shape = v.dims[1:], v.shape[1:]
+        dims, shape = tuple(map(str, v.dims[1:])), v.shape[1:]
         label, units = v.attrs.get("long_name", name), v.attrs.get("units", "1")
         out[str(name)] = variable(dims, mean.reshape(shape), f"mean {label}", units, v.attrs.get("references"))
         out[f"{name}_interval"] = variable(

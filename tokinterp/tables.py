@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from . import dataset
 from .checkpoint import Progress, partial_folder
 from .summary import summary
 

@@ -1,13 +1,18 @@
-"""Run benchmarks: ``python -m experiments.bench [capture neighbours measurements] --out runs/bench``."""
+"""Run benchmarks: ``python -m experiments.bench [capture neighbours measurements probes] --out runs/bench``."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from . import capture, measurements, neighbours
+from . import capture, measurements, neighbours, probes
 
-BENCHMARKS = {"capture": capture.run, "neighbours": neighbours.run, "measurements": measurements.run}
+BENCHMARKS = {
+    "capture": capture.run,
+    "neighbours": neighbours.run,
+    "measurements": measurements.run,
+    "probes": probes.run,
+}
 
 
 def main() -> None:

@@ -53,7 +53,11 @@ def _transformer_lens(lm: Any, ids: torch.Tensor) -> dict[str, Any]:
     from transformer_lens.model_bridge import TransformerBridge
 
     bridge = TransformerBridge.boot_transformers(
-        "random-llama", hf_model=copy.deepcopy(lm), tokenizer=_tokenizer(), device=str(ids.device), dtype=next(lm.parameters()).dtype
+        "random-llama",
+        hf_model=copy.deepcopy(lm),
+        tokenizer=_tokenizer(),
+        device=str(ids.device),
+        dtype=next(lm.parameters()).dtype,
     )
 
     def call() -> Any:

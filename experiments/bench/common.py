@@ -84,13 +84,17 @@ def save(name: str, rows: Mapping[str, Any], sizes: Mapping[str, Any], out: Path
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "sizes": dict(sizes),
         "versions": json.loads(versions()),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads",
         "processor": platform.machine(),
         "rows": dict(rows),
     }
     print(f"\n{name}: {', '.join(f'{k}={v}' for k, v in sizes.items())} on {record['device']}")
     for row, values in rows.items():
-        print(f"  {row:44}" + "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items()))
+        print(
+            f"  {row:44}" + "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+        )
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -14,7 +14,14 @@ from .common import paired, peak_mb, random_llama, random_prompts, save
 
 def run(out: Path | None = None, rounds: int = 5, small: bool = False, llama7b: bool = False) -> dict[str, Any]:
     """Time ``measure`` with each measurement and with all of them; the first row is the pass without the LM head."""
-    sizes: dict[str, Any] = {"n_layers": 12, "d_model": 512, "n_heads": 8, "d_vocab": 32000, "prompts": 8, "tokens": 512}
+    sizes: dict[str, Any] = {
+        "n_layers": 12,
+        "d_model": 512,
+        "n_heads": 8,
+        "d_vocab": 32000,
+        "prompts": 8,
+        "tokens": 512,
+    }
     dtype = torch.float32
     if small:
         sizes |= {"n_layers": 4, "d_model": 64, "d_vocab": 500, "prompts": 2, "tokens": 300}

@@ -78,8 +78,8 @@ def nearest(
         float64 or float32 (never TF32).  By default float64 on the CPU, where half of the symmetric product is
         skipped, and on GPUs with fast float64; float32 on other GPUs.
     max_bytes : int
-        Bound on working memory.  On top of it come the result and, of one cloud, 512 coordinates in float64 (on a GPU
-        all of them).
+        Bound on working memory.  On top of it come the result and, of one cloud, some coordinates in float64: 16 MB or
+        256 of them on a CPU, all of them on a GPU.
 
     Returns
     -------
@@ -297,34 +297,39 @@ def _candidates(
     on_cpu = points.device.type == "cpu"
     row_bytes = n_clouds * n * products.itemsize
     whole = n * row_bytes <= max_bytes
-    step = max(1, max_bytes // row_bytes) if not whole else (128 if n < 2048 else 256) if on_cpu else 4096
-    depth = 512 if on_cpu else dim
+    depth = max(256, 2**21 // n) if on_cpu else dim  # 16 MB of coordinates stay near the processor
+    if whole:
+        step, tall = (128 if n < 2048 else 256, depth) if on_cpu else (4096, n)
+    else:
+        step = tall = max(1, max_bytes // row_bytes)
     strips = [(i, min(i + step, n)) for i in range(0, n, step)]
     matrix = torch.empty(n_clouds, n if whole else strips[0][1], n, dtype=products, device=points.device)
     norms = torch.zeros(n_clouds, n, dtype=torch.float64, device=points.device)
     squared, order = [], []
     for group in [strips] if whole else [[s] for s in strips]:
+        start, stop = group[0][0], group[-1][1]
         for a in range(0, dim, depth):
             x = points[..., a : a + depth].to(torch.float64, copy=True)
             if valid is not None:
                 x.masked_fill_(~valid[..., None], 0.0)
             x -= x.sum(1, keepdim=True) / count.clamp(min=1)[:, None, None]
-            if group[0] == strips[0]:
+            if start == 0:
                 norms += torch.linalg.vector_norm(x, dim=-1).square()
             x = x.to(products)
             for i, j in group:
-                rows, others = (matrix[:, i:j, i:], x[:, i:]) if whole else (matrix[:, : j - i], x)
-                torch.baddbmm(rows, x[:, i:j], others.mT, beta=float(a > 0), alpha=-2, out=rows)
+                left = i if whole else 0
+                rows = matrix[:, i - start : j - start, left:]
+                torch.baddbmm(rows, x[:, i:j], x[:, left:].mT, beta=float(a > 0), alpha=-2, out=rows)
         for i, j in group if whole else []:
             matrix[:, j:, i:j] = matrix[:, i:j, j:].mT
-        for i, j in group:
-            rows = matrix[:, i:j] if whole else matrix[:, : j - i]
+        for i in range(start, stop, tall):
+            rows = matrix[:, i - start : min(i + tall, stop) - start]
             rows += norms[:, None]
             rows.diagonal(offset=i, dim1=1, dim2=2).fill_(torch.inf)  # not "drop column 0": ties may stand there
             if valid is not None:
                 rows.masked_fill_(~valid[:, None], torch.inf)
             values, places = rows.topk(wide, largest=False)
-            squared.append(values.double() + norms[:, i:j, None])
+            squared.append(values.double() + norms[:, i : i + rows.shape[1], None])
             order.append(places)
     return torch.cat(squared, 1), torch.cat(order, 1), norms
 

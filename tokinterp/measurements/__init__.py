@@ -1,0 +1,1 @@
+"""One file per question: kernels and labels become an xarray Dataset."""

@@ -92,7 +92,7 @@ def load_hf(
     if tokenizer is None:
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
     try:
-        lm, loading = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, config=config, dtype=kind, device_map=device_map, output_loading_info=True, **common
         )
     except OSError as error:
@@ -101,6 +101,7 @@ def load_hf(
         if "Unrecognized configuration class" in str(error):
             raise ValueError(f"{name}: {type(config).__name__} is no causal language model") from error
         raise
+    lm, loading = loaded
     if missing := sorted(loading["missing_keys"]):
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise ValueError(f"{name}: the checkpoint lacks {shown}, which would be random: get the complete weights")

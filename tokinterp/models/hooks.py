@@ -430,7 +430,9 @@ def _knock_hook(b: int, knocked: list[KnockOut], ids: torch.Tensor, mask: torch.
 @contextmanager
 def _eager(lm: nn.Module) -> Iterator[None]:
     """Run with eager attention (weights are computed, masks are additive), then put the old kind back."""
-    configs = {id(c): c for m in lm.modules() if hasattr(c := getattr(m, "config", None), "_attn_implementation")}
+    configs: dict[int, Any] = {
+        id(c): c for m in lm.modules() if hasattr(c := getattr(m, "config", None), "_attn_implementation")
+    }
     before = [(c, c._attn_implementation) for c in configs.values()]
     try:
         for c, _ in before:
