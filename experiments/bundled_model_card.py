@@ -51,7 +51,7 @@ def table(header: list[str], rows: list[list[Any]]) -> str:
 
 @torch.no_grad()
 def samples(folder: Path, tokens: int = 60) -> str:
-    """One continuation of each prompt: temperature 0.8, the 40 likeliest tokens, seed = number of the prompt."""
+    """One continuation of each prompt: temperature 0.8, the 20 likeliest tokens, seed = number of the prompt."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -60,7 +60,7 @@ def samples(folder: Path, tokens: int = 60) -> str:
     for seed, prompt in enumerate(PROMPTS):
         torch.manual_seed(seed)
         ids = tokenizer(prompt, return_tensors="pt")
-        out = model.generate(**ids, max_new_tokens=tokens, do_sample=True, temperature=0.8, top_k=40)[0]
+        out = model.generate(**ids, max_new_tokens=tokens, do_sample=True, temperature=0.8, top_k=20)[0]
         text = tokenizer.decode(out[ids["input_ids"].shape[1] :], skip_special_tokens=True).replace("\n", " / ")
         lines.append(f"{seed + 1}. **{prompt}**{text}")
     return "\n".join(textwrap.fill(x, 120, subsequent_indent="   ", break_on_hyphens=False) for x in lines)

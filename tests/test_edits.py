@@ -368,7 +368,8 @@ def test_descriptions_tell_edits_apart_and_are_the_same_in_every_process(pytestc
     assert len({json.dumps(d) for d in here}) == len(here), "two different edits have the same fingerprint"
     code = "import json, described_edits; print(json.dumps(described_edits.described()))"
     there = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=pytestconfig.rootpath, timeout=300,
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300,
+        cwd=pytestconfig.rootpath,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(["tests", "."]), "PYTHONHASHSEED": "7"},
     )  # fmt: skip
     assert json.loads(there.stdout) == json.loads(json.dumps(here))

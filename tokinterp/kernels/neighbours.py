@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .duplicates import first_of_kind
+
 _SPARE = 8  # candidates kept beyond k, so that rounding cannot push a true neighbour out of the list
 _TOLERANCE = 1e-9  # largest relative error of a squared distance that is not worth computing again
 _FAST_FLOAT64 = {(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)}  # compute capabilities with at least half-rate float64
@@ -78,7 +80,7 @@ def nearest(
         float64 or float32 (never TF32).  By default float64 on the CPU, where half of the symmetric product is
         skipped, and on GPUs with fast float64; float32 on other GPUs.
     max_bytes : int
-        Bound on working memory.  On top of it come the result and, of one cloud, some coordinates in float64: 16 MB or
+        Bound on working memory.  On top of it come the result and, of one cloud, some coordinates in float64: 8 MB or
         256 of them on a CPU, all of them on a GPU.
 
     Returns
@@ -143,57 +145,6 @@ def nearest(
     return Neighbours(distances, indices, first, valid, mask.sum(1), valid.sum(1), n_redone, finite)
 
 
-def first_of_kind(points: Tensor, mask: Tensor | None = None, *, max_bytes: int = 2**30) -> Tensor:
-    """Return for every point the place of the first point of its cloud that is equal to it in every coordinate.
-
-    Rows are compared by 64-bit hashes, of 16 coordinates at first and of all of them where these agree, and every
-    pair found is then checked coordinate by coordinate.  Zero and minus zero are equal; NaN equals nothing.
-
-    Parameters
-    ----------
-    points : torch.Tensor
-        (cloud, point, dim) of any floating dtype.
-    mask : torch.Tensor, optional
-        (cloud, point) bool; points outside it are their own first.
-    max_bytes : int
-        Bound on working memory.
-
-    Returns
-    -------
-    torch.Tensor
-        (cloud, point) int64.
-
-    Examples
-    --------
-    >>> import torch
-    >>> first_of_kind(torch.tensor([[[1.0, 2.0], [0.0, 5.0], [1.0, 2.0]]])).tolist()
-    [[0, 1, 0]]
-    """
-    n_clouds, n, dim = points.shape
-    itself = torch.arange(n, device=points.device).expand(n_clouds, n)
-    if mask is None:
-        mask = torch.ones_like(itself, dtype=torch.bool)
-    some = torch.linspace(0, dim - 1, min(dim, 16), device=points.device).round().long()
-    keys = _hash(points[..., some])
-    first = _group(keys, mask)
-    copies = first != itself
-    if not bool(copies.any()):
-        return first
-    members = copies.clone()
-    members.scatter_reduce_(1, first, copies, "amax")  # the firsts themselves
-    cloud, point = members.nonzero(as_tuple=True)
-    rows = max(1, max_bytes // (40 * dim))
-    pieces = zip(cloud.split(rows), point.split(rows), strict=True)
-    keys[cloud, point] = torch.cat([_hash(points[c, p]) for c, p in pieces])
-    first = _group(keys, mask)
-    cloud, point = (first != itself).nonzero(as_tuple=True)
-    for c, p in zip(cloud.split(rows), point.split(rows), strict=True):
-        other = first[c, p]
-        same = (points[c, p] == points[c, other]).all(-1)
-        first[c, p] = torch.where(same, other, p)
-    return first
-
-
 def _check(points: Tensor, k: int, mask: Tensor | None, products: torch.dtype | None) -> tuple[Tensor, Tensor]:
     if points.ndim == 2:
         points, mask = points[None], mask[None] if mask is not None and mask.ndim == 1 else mask
@@ -217,28 +168,6 @@ def _default_products(device: torch.device) -> torch.dtype:
     if device.type == "cuda" and torch.cuda.get_device_capability(device) not in _FAST_FLOAT64:
         return torch.float32
     return torch.float64
-
-
-def _hash(rows: Tensor) -> Tensor:
-    """Return (...,) int64 hashes of rows (..., dim) by their bits; integer arithmetic, so equal rows agree."""
-    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[rows.element_size()]
-    bits = (rows + 0.0).contiguous().view(integer).long()  # + 0.0 makes zero of minus zero
-    weights = torch.arange(1, rows.shape[-1] + 1, device=rows.device) * -7046029254386353131
-    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):  # splitmix64
-        weights = (weights ^ (weights >> shift)) * factor
-    return (bits * (weights | 1)).sum(-1)
-
-
-def _group(keys: Tensor, mask: Tensor) -> Tensor:
-    """Return (cloud, point) the place of the first masked point with the same key."""
-    keys = keys.masked_fill(~mask, torch.iinfo(torch.int64).max)
-    keys, order = keys.sort(dim=1, stable=True)
-    use = mask.gather(1, order)
-    place = torch.arange(keys.shape[1], device=keys.device).expand_as(keys)
-    start = torch.ones_like(use)
-    start[:, 1:] = (keys[:, 1:] != keys[:, :-1]) | ~use[:, 1:] | ~use[:, :-1]
-    head = torch.where(start, place, 0).cummax(1).values
-    return torch.empty_like(order).scatter_(1, order, order.gather(1, head))
 
 
 def _search(
@@ -297,9 +226,9 @@ def _candidates(
     on_cpu = points.device.type == "cpu"
     row_bytes = n_clouds * n * products.itemsize
     whole = n * row_bytes <= max_bytes
-    depth = max(256, 2**21 // n) if on_cpu else dim  # 16 MB of coordinates stay near the processor
+    depth = max(256, 2**20 // n) if on_cpu else dim  # 8 MB of coordinates stay near the processor
     if whole:
-        step, tall = (128 if n < 2048 else 256, depth) if on_cpu else (4096, n)
+        step, tall = (128 if n < 1024 else 256, depth) if on_cpu else (4096, n)
     else:
         step = tall = max(1, max_bytes // row_bytes)
     strips = [(i, min(i + step, n)) for i in range(0, n, step)]
@@ -320,6 +249,7 @@ def _candidates(
                 left = i if whole else 0
                 rows = matrix[:, i - start : j - start, left:]
                 torch.baddbmm(rows, x[:, i:j], x[:, left:].mT, beta=float(a > 0), alpha=-2, out=rows)
+            del x  # so that the next part takes its place
         for i, j in group if whole else []:
             matrix[:, j:, i:j] = matrix[:, i:j, j:].mT
         for i in range(start, stop, tall):

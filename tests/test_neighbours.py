@@ -1,0 +1,139 @@
+"""Exact nearest neighbours: brute force in float64 is the reference, whatever the cloud looks like."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokinterp.kernels.neighbours import first_of_kind, nearest
+
+
+def brute(x, k):
+    """Distances and indices of the k nearest others, by explicit float64 differences, ties by index."""
+    x = np.asarray(x, np.float64)
+    d = np.sqrt(((x[:, None] - x[None]) ** 2).sum(-1))
+    np.fill_diagonal(d, np.inf)
+    order = np.lexsort((np.broadcast_to(np.arange(len(x)), d.shape), d), axis=1)[:, :k]
+    return np.take_along_axis(d, order, 1), order
+
+
+def gauss(n, dim, seed=0, dtype=torch.float32):
+    return torch.randn(n, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("products", [torch.float32, torch.float64, None])
+@pytest.mark.parametrize(("n", "dim", "k"), [(40, 3, 5), (120, 64, 16), (65, 7, 64)])
+def test_equals_brute_force(device, n, dim, k, products):
+    x = gauss(n, dim).to(device)
+    near = nearest(x, k, products=products)
+    distance, index = brute(x.cpu(), k)
+    assert np.array_equal(near.indices[0].cpu(), index)
+    np.testing.assert_allclose(near.distances[0].cpu(), distance, rtol=1e-9)
+    assert near.distances.dtype == torch.float64
+
+
+@pytest.mark.parametrize("products", [torch.float32, torch.float64])
+@pytest.mark.parametrize("offset", [100.0, 1000.0, 2000.0])
+def test_a_rogue_channel_changes_nothing(device, offset, products):
+    """One channel far from zero for every token: without centring float32 products lose the neighbours."""
+    x = gauss(300, 128)
+    x[:, 5] += offset
+    near = nearest(x.to(device), 8, products=products)
+    distance, index = brute(x, 8)
+    assert np.array_equal(near.indices[0].cpu(), index)
+    np.testing.assert_allclose(near.distances[0].cpu(), distance, rtol=1e-9)
+
+
+def test_rows_that_float32_cannot_decide_are_redone(device):
+    """Points 1e-5 apart beside one at a million: the certificate fails, and the answer is exact all the same."""
+    x = gauss(100, 16) * 1e-5
+    x[0] = 1e6
+    near = nearest(x.to(device), 6, products=torch.float32)
+    assert int(near.n_redone) > 50
+    assert np.array_equal(near.indices[0].cpu(), brute(x, 6)[1])
+
+
+def test_clouds_of_a_batch_do_not_touch(device):
+    sizes, x = (30, 12, 50), torch.full((3, 50, 9), 7.0)
+    mask = torch.zeros(3, 50, dtype=torch.bool)
+    for g, n in enumerate(sizes):
+        x[g, :n], mask[g, :n] = gauss(n, 9, seed=g), True
+    x[1, 20:] = torch.nan  # padding may hold anything
+    near = nearest(x.to(device), 10, mask.to(device))
+    for g, n in enumerate(sizes):
+        distance, index = brute(x[g, :n], 10)
+        assert np.array_equal(near.indices[g, :n].cpu(), index)
+        np.testing.assert_allclose(near.distances[g, :n].cpu(), distance, rtol=1e-9)
+        assert near.distances[g, n:].isnan().all()
+        assert not near.valid[g, n:].any()
+    assert near.n_points.tolist() == list(sizes)
+
+
+def test_duplicates_leave_and_the_way_back_is_kept(device):
+    x = gauss(40, 6)
+    x[10:20] = x[3]
+    x[30] = x[31]
+    near = nearest(x.to(device), 5)
+    keep = [i for i in range(40) if i not in (*range(10, 20), 31)]
+    distance, index = brute(x[keep], 5)
+    assert int(near.n_unique) == 29
+    assert near.valid[0].nonzero().squeeze(1).tolist() == keep
+    np.testing.assert_allclose(near.distances[0, keep].cpu(), distance, rtol=1e-9)
+    assert np.array_equal(near.indices[0, keep].cpu(), np.asarray(keep)[index])
+    assert near.first[0, 10:20].tolist() == [3] * 10
+    assert near.first[0, 31] == 30
+    assert near.distances[0, 15].isnan().all()
+
+
+def test_only_exact_copies_are_duplicates(device):
+    x = gauss(20, 4)
+    x[7] = x[6]
+    x[8] = x[6]
+    x[8, 0] = torch.nextafter(x[6, 0], torch.tensor(torch.inf))
+    assert first_of_kind(x[None].to(device))[0, 6:9].tolist() == [6, 6, 8]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=30), st.integers(0, 3))
+def test_first_of_kind(values, seed):
+    rows = gauss(6, 3, seed)[values]
+    wanted = [values.index(v) for v in values]
+    assert first_of_kind(rows[None])[0].tolist() == wanted
+
+
+def test_nan_stays_in_its_cloud(device):
+    x = torch.stack([gauss(20, 4), gauss(20, 4, 1)])
+    x[0, 3, 2] = torch.nan
+    near = nearest(x.to(device), 3)
+    assert near.finite.tolist() == [False, True]
+    assert near.distances[0].isnan().all()
+    assert np.array_equal(near.indices[1].cpu(), brute(x[1], 3)[1])
+
+
+def test_memory_bound_changes_nothing():
+    x = torch.stack([gauss(150, 40, s) for s in range(3)])
+    free, tight = nearest(x, 9, products=torch.float32), nearest(x, 9, products=torch.float32, max_bytes=40_000)
+    assert torch.equal(free.indices, tight.indices)
+    torch.testing.assert_close(free.distances, tight.distances, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_dtypes(dtype):
+    x = gauss(60, 12, dtype=dtype)
+    distance, index = brute(x.double(), 4)
+    near = nearest(x, 4)
+    np.testing.assert_allclose(near.distances[0], distance, rtol=1e-9)
+    assert np.array_equal(near.indices[0], index)
+
+
+def test_no_global_state_changes():
+    before = torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32
+    nearest(gauss(20, 4), 3)
+    assert before == (torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32)
+
+
+@pytest.mark.parametrize("k", [0, 20, 99])
+def test_impossible_k(k):
+    with pytest.raises(ValueError, match=rf"k\D*{k}"):
+        nearest(gauss(20, 4), k)
