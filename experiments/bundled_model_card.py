@@ -98,7 +98,8 @@ def checks_text(checks: dict) -> str:
     rows = []
     for layer in range(len(split["raw"]["own_context"])):
         values = [split[c][k][layer] for c in ("raw", "centred") for k in ("own_context", "same_context")]
-        values += [split["nearest_of_all"][layer], blank["centred"]["own_context"][layer]]
+        values += [split["nearest_of_all"][layer]]
+        values += [blank["centred"][k][layer] for k in ("own_context", "same_context")]
         rows.append([layer, *(f"{100 * v:.1f}" for v in values)])
     header = [
         "layer",
@@ -107,7 +108,8 @@ def checks_text(checks: dict) -> str:
         "centred",
         "centred, same context",
         "nearest of all 500",
-        "untrained",
+        "untrained, centred",
+        "untrained, centred, same context",
     ]
     return table(header, rows)
 
@@ -121,12 +123,12 @@ def read_out_text(checks: dict) -> str:
         for kind in ("softmax", "lda"):
             if kind in read:
                 row += [f"{100 * read[kind][k]['accuracy'][layer]:.1f}" for k in ("last", "other_than_last")]
-        rows.append([*row, f"{100 * blank['lda']['last']['accuracy'][layer]:.1f}"])
+        rows.append([*row, *(f"{100 * blank['lda'][k]['accuracy'][layer]:.1f}" for k in ("last", "other_than_last"))])
     header = ["layer"]
     for kind in ("softmax", "lda"):
         if kind in read:
             header += [f"{kind}, last", f"{kind}, others"]
-    return table([*header, "untrained lda, last"], rows)
+    return table([*header, "untrained lda, last", "untrained lda, others"], rows)
 
 
 def questions_text(questions: dict) -> str:
@@ -162,14 +164,14 @@ def card(folder: Path, preset: str, template: str) -> str:
     read = checks["model"]["read_out"]
     fields: dict[str, Any] = {
         "preset": preset,
-        "overlap": overlap,
+        "overlap_table": overlap,
         "curve": curve(log),
         "evaluation": evaluation_table(evaluation),
         "resplit": checks_text(checks),
         "read_out": read_out_text(checks),
         "questions": questions_text(checks["questions"]),
         "samples": samples(MODEL),
-        "knots": json.dumps(plan["plan"]),
+        "knots": json.dumps([[a, b, round(c, 3)] for a, b, c in plan["plan"]]),
         "ngram_tokens": f"{evaluation['ngram_training_tokens'] / 1e6:.0f}",
         "minutes": f"{plan['seconds'] / 60:.0f}",
         "million_tokens": f"{plan['tokens'] / 1e6:.1f}",

@@ -199,6 +199,22 @@ def test_a_layer_of_equal_states_gives_nan_and_a_reason():
     assert not ds["refused"].sel(prompt=0).any()
 
 
+def test_exclusions_and_kept_tokens():
+    model = StandIn((40, 33, 52))
+    model.streams[2][1][7] *= 1000
+    every = measured(model, exclude=(), tokens=None)
+    regular = measured(model, exclude=("special", "massive"), tokens=2)
+    assert every["n_points"].sel(prompt=2).values.tolist() == [52] * 4
+    assert regular["n_points"].sel(prompt=2).values.tolist() == [51, 50, 51, 51]
+    assert sorted(set(every["token_prompt"].values)) == [0, 1, 2]
+    assert sorted(set(regular["token_prompt"].values)) == [0, 1]
+    assert "local_dimension" not in measured(model, tokens=0)
+    x = np.delete(model.streams[2][1], [0, 7], axis=0).astype(np.float32)
+    n = near(x, 5)
+    wanted = float(estimators.mle(n.distances, n.valid, 5))
+    assert float(regular["dimension_mle"].sel(prompt=2, layer=1)) == pytest.approx(wanted, rel=1e-12)
+
+
 def test_short_prompts_are_refused_before_the_run():
     prompts = ti.Prompts.from_ids([list(range(3, 60)), list(range(3, 20))], tiny("llama"))
     with pytest.raises(ValueError, match=r"1 of 2 prompts have fewer than 32 tokens .*min_tokens=32.*small='nan'"):

@@ -1,7 +1,9 @@
 """One pass: the result does not depend on batches, order or shares; what is not finite is named and left out."""
 
+import importlib
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,8 +12,10 @@ import torch
 from tiny import Norms, Spread, byte_tokenizer, some_prompts, tiny, tiny_lm
 
 import tokinterp as ti
+from tokinterp.checkpoint import Checkpoint
 from tokinterp.measure import AllNonfiniteError
 
+measure_module = importlib.import_module("tokinterp.measure")  # the name is that of the function, too
 S = ti.Site
 LENGTHS = [22, 30, 17, 30, 25, 19, 28]
 
@@ -144,30 +148,35 @@ def test_shares_merge_into_the_same_result(order, tmp_path, capsys):
     assert_same(again, run, exact=True)
 
 
-def test_shares_that_end_at_the_same_time_merge_once(tmp_path):
-    """Workers of one cluster: every share waits for the others to be finished before any of them merges."""
+def test_shares_that_end_at_the_same_time_merge_once(tmp_path, monkeypatch):
+    """All four shares are finished before the first of them merges, and each could be the one to do it."""
     store = tmp_path / "run.zarr"
     together = threading.Barrier(4)
+    merge, merged = measure_module._merge_shares, []
 
-    class Waiting(Norms):
-        def update(self, batch):
-            super().update(batch)
-            if self.sums["count"] >= self.share_tokens:
-                together.wait(60)
+    def slowly(*args):
+        merged.append(1)
+        time.sleep(0.5)
+        merge(*args)
 
+    def all_at_once(self):
+        together.wait(60)
+        return alone(self)
+
+    alone = Checkpoint.alone
+    monkeypatch.setattr(Checkpoint, "alone", all_at_once)
+    monkeypatch.setattr(measure_module, "_merge_shares", slowly)
     prompts = some_prompts([10] * 8)
 
     def work(i):
-        m = Waiting()
-        m.share_tokens = 20
-        return measured(
-            prompts, which={"norms": m}, store=store, share=(i, 4), model=ti.wrap(tiny_lm(), byte_tokenizer())
-        )
+        model = ti.wrap(tiny_lm(), byte_tokenizer())
+        return measured(prompts, model, {"norms": Norms()}, store=store, share=(i, 4))
 
     with ThreadPoolExecutor(4) as pool:
         runs = list(pool.map(work, range(4)))
     finished = [r for r in runs if r.children]
     assert finished
+    assert len(merged) == 1
     expected = measured(prompts, which={"norms": Norms()})
     for run in finished:
         np.testing.assert_allclose(run["norms"]["norm"], expected["norms"]["norm"], rtol=1e-5)

@@ -91,9 +91,9 @@ def test_parts_add_up_to_the_next_layer(family, device):
 def test_pattern_is_the_librarys_eager_attention(family, device):
     model = tiny(family, device)
     ids = some_ids().to(device)
-    before = model.lm.config._attn_implementation
     acts = model.run(ids, [S("pattern", b) for b in range(N)])
-    assert model.lm.config._attn_implementation == before, "the kind of attention was not put back"
+    kind = tiny_lm(family).config._attn_implementation
+    assert model.lm.config._attn_implementation == kind, "the kind of attention was not put back"
     eager = tiny_lm(family, attention="eager").to(device)
     with torch.no_grad():
         own = eager(ids, output_attentions=True, use_cache=False).attentions

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tokinterp.kernels import duplicates, neighbours
 from tokinterp.kernels.neighbours import first_of_kind, nearest
 
 
@@ -111,6 +112,38 @@ def test_nan_stays_in_its_cloud(device):
     assert np.array_equal(near.indices[1].cpu(), brute(x[1], 3)[1])
 
 
+@pytest.mark.parametrize("products", [torch.float32, torch.float64])
+def test_ties_go_by_index(device, products):
+    """On a lattice most distances are equal, beyond any list of candidates."""
+    x = torch.cartesian_prod(*[torch.arange(5.0)] * 3)
+    near = nearest(x.to(device), 10, products=products)
+    distance, index = brute(x, 10)
+    assert int(near.n_redone) > 0
+    assert np.array_equal(near.indices[0].cpu(), index)
+    np.testing.assert_allclose(near.distances[0].cpu(), distance, rtol=1e-12)
+
+
+@pytest.mark.parametrize("max_bytes", [2**30, 2_000_000])
+def test_coordinates_in_parts_and_rows_in_strips(max_bytes):
+    """More coordinates than are taken at a time, and more points than fit into one strip."""
+    x = gauss(900, 1200)
+    near = nearest(x, 4, max_bytes=max_bytes)
+    exact = torch.cdist(x.double(), x.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    distance, index = exact.fill_diagonal_(torch.inf).topk(4, largest=False)
+    assert torch.equal(near.indices[0], index)
+    torch.testing.assert_close(near.distances[0], distance, rtol=1e-9, atol=0)
+
+
+def test_zero_and_minus_zero_are_equal_and_hashes_are_checked(device, monkeypatch):
+    x = gauss(9, 3)
+    x[4:6, 1] = 0.0
+    x[5] = x[4]
+    x[5, 1] = -0.0
+    assert first_of_kind(x[None].to(device))[0].tolist() == [0, 1, 2, 3, 4, 4, 6, 7, 8]
+    monkeypatch.setattr(duplicates, "_hash", lambda rows: torch.zeros_like(rows[..., 0], dtype=torch.int64))
+    assert first_of_kind(x[None].to(device))[0].tolist() == list(range(9))  # rows that differ are never merged
+
+
 def test_memory_bound_changes_nothing():
     x = torch.stack([gauss(150, 40, s) for s in range(3)])
     free, tight = nearest(x, 9, products=torch.float32), nearest(x, 9, products=torch.float32, max_bytes=40_000)
@@ -127,10 +160,25 @@ def test_dtypes(dtype):
     assert np.array_equal(near.indices[0], index)
 
 
-def test_no_global_state_changes():
-    before = torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32
-    nearest(gauss(20, 4), 3)
-    assert before == (torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32)
+@pytest.mark.parametrize("allowed", ["highest", "medium"])
+def test_low_precision_products_are_not_used_and_stay_as_they_were(device, allowed, monkeypatch):
+    x, before, seen, search = gauss(200, 64) + 3, torch.get_float32_matmul_precision(), [], neighbours._candidates
+
+    def spy(*args):
+        seen.extend([torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision])
+        return search(*args)
+
+    monkeypatch.setattr(neighbours, "_candidates", spy)
+    torch.set_float32_matmul_precision(allowed)
+    try:
+        found = nearest(x.to(device), 3, products=torch.float32)
+        assert torch.get_float32_matmul_precision() == allowed
+        assert torch.backends.cuda.matmul.allow_tf32 == (allowed != "highest")
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == ["ieee", "ieee"]
+    assert int(found.n_redone) == 0
+    assert np.array_equal(found.indices[0].cpu(), brute(x, 3)[1])
 
 
 @pytest.mark.parametrize("k", [0, 20, 99])

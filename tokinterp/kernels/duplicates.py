@@ -43,7 +43,8 @@ def first_of_kind(points: Tensor, mask: Tensor | None = None, *, max_bytes: int 
     if not bool(copies.any()):
         return first
     members = copies.clone()
-    members.scatter_reduce_(1, first, copies, "amax")  # the firsts themselves
+    cloud, point = copies.nonzero(as_tuple=True)
+    members[cloud, first[cloud, point]] = True  # the firsts themselves
     cloud, point = members.nonzero(as_tuple=True)
     rows = max(1, max_bytes // (40 * dim))
     pieces = zip(cloud.split(rows), point.split(rows), strict=True)

@@ -263,7 +263,7 @@ def put_legend(ax: Axes, parts: Sequence[tuple[str, Mapping[Any, dict[str, Any]]
     if not handles:
         return
     room: dict[str, Any] = (
-        {"loc": "best"} if len(handles) <= 6 else {"loc": "upper left", "bbox_to_anchor": (1.0, 1.02)}
+        {"loc": "best"} if len(handles) <= 7 else {"loc": "upper left", "bbox_to_anchor": (1.0, 1.02)}
     )
     ax.legend(handles=handles, labelspacing=0.25, borderaxespad=0.3, **room)
 
