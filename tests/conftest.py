@@ -1,6 +1,7 @@
 """Shared fixtures: devices, models, texts, and where the larger data are."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the tests may need the network
@@ -12,8 +13,12 @@ import torch
 import tokinterp as ti
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests are a background job of a shell
 ROOT = Path(__file__).resolve().parents[1]
 CORE_ONLY = os.environ.get("TOKINTERP_CORE_ONLY") == "1"
+
+
+needs_extras = pytest.mark.skipif(CORE_ONLY, reason="TOKINTERP_CORE_ONLY=1: optional libraries are not tested")
 
 
 def data_folder() -> Path | None:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -316,3 +317,23 @@ def test_one_bad_prompt_among_many_is_numbered():
     with pytest.raises(ValueError, match=r"text 3 is empty"):
         ti.Prompts.from_texts(["a", "b", "c", ""], tiny())
     assert ti.Prompts.from_ids([np.array([1, 2])], tiny()).lengths == [2]
+
+
+@pytest.mark.parametrize(
+    ("library", "call", "message"),
+    [
+        ("nnsight.modeling.transformers", lambda g, p: ti.load_model(g, backend="nnsight"), r"tokinterp\[nnsight\]"),
+        (
+            "transformer_lens.model_bridge",
+            lambda g, p: ti.load_model(g, backend="transformer_lens"),
+            r"tokinterp\[transformer-lens\]",
+        ),
+        ("h5netcdf", lambda g, p: ti.write(run(), p / "run.nc"), r"tokinterp\[netcdf\]"),
+    ],
+)
+def test_missing_library_says_what_to_install(library, call, message, good, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, library.split(".")[0], None)
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ImportError, match=f"pip install '{message}'"):
+        call(good, tmp_path)
+    assert list(tmp_path.iterdir()) == []

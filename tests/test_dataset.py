@@ -9,11 +9,15 @@ import shutil
 import numpy as np
 import pytest
 import xarray as xr
+from conftest import needs_extras
 from test_measure import assert_same, measured
 from tiny import Norms, tiny
 
 import tokinterp as ti
 from tokinterp.dataset import DIMS, REQUIRED, block_coords, layer_coords, provenance, variable
+
+
+NC = pytest.param("run.nc", marks=needs_extras)
 
 
 def example(n=6, layers=4, seed=0, **attrs):
@@ -144,7 +148,7 @@ def test_layers_and_blocks_are_labelled():
 
 
 # -- files ----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["run.zarr", "run.nc", "deep/er/run.zarr", "no suffix"])
+@pytest.mark.parametrize("name", ["run.zarr", NC, "deep/er/run.zarr", "no suffix"])
 def test_files_come_back_as_they_were(name, tmp_path):
     path = ti.write(tree(), tmp_path / name)
     assert path == tmp_path / name
@@ -157,6 +161,7 @@ def test_files_come_back_as_they_were(name, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == [path.name], "something else was left beside it"
 
 
+@needs_extras
 def test_datasets_and_runs_can_be_written_too(tmp_path):
     ti.write(example(), tmp_path / "one.nc")
     xr.testing.assert_identical(ti.read(tmp_path / "one.nc").to_dataset().drop_attrs(), example().drop_attrs())
@@ -210,6 +215,7 @@ def test_damage_is_noticed(damage, message, tmp_path):
         ti.read(path)
 
 
+@needs_extras
 def test_damaged_netcdf_is_noticed(tmp_path):
     path = ti.write(tree(), tmp_path / "run.nc")
     whole = path.read_bytes()
@@ -223,6 +229,7 @@ def test_damaged_netcdf_is_noticed(tmp_path):
         ti.read(path)
 
 
+@needs_extras
 def test_nothing_there_and_something_else_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no result at .*none.zarr$"):
         ti.read(tmp_path / "none.zarr")
@@ -234,7 +241,7 @@ def test_nothing_there_and_something_else_there(tmp_path):
         ti.read(tmp_path / "text.nc")
 
 
-@pytest.mark.parametrize("name", ["run.zarr", "run.nc"])
+@pytest.mark.parametrize("name", ["run.zarr", NC])
 def test_existing_files_are_kept_unless_told_otherwise(name, tmp_path, monkeypatch):
     path = ti.write(tree(), tmp_path / name)
     with pytest.raises(FileExistsError, match="exists: give another name or overwrite=True"):
@@ -271,7 +278,7 @@ def fail_in_the_middle(monkeypatch, error=None):
     monkeypatch.setattr(xr.DataTree, "to_netcdf", failing(xr.DataTree.to_netcdf))
 
 
-@pytest.mark.parametrize("name", ["run.zarr", "run.nc"])
+@pytest.mark.parametrize("name", ["run.zarr", NC])
 def test_failure_in_the_middle_leaves_nothing(name, tmp_path, monkeypatch):
     fail_in_the_middle(monkeypatch)
     with pytest.raises(
@@ -287,7 +294,7 @@ def test_failure_in_the_middle_leaves_nothing(name, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["run.zarr", "run.nc"])
+@pytest.mark.parametrize("name", ["run.zarr", NC])
 def test_unwritable_place_is_named(name, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=f"cannot write .*file/{name}: .*choose another place"):

@@ -242,6 +242,8 @@ def write(data: xr.Dataset | xr.DataTree, path: str | Path, *, overwrite: bool =
         If the data do not pass :func:`check`.
     OSError
         If the place cannot be written or the disk is full; nothing is left behind.
+    ImportError
+        If the name ends in ``.nc`` and h5netcdf is not installed.
 
     Examples
     --------
@@ -250,6 +252,8 @@ def write(data: xr.Dataset | xr.DataTree, path: str | Path, *, overwrite: bool =
     >>> ti.write(run, "lens.zarr")  # doctest: +SKIP
     """
     path = Path(path)
+    if path.suffix == ".nc":
+        _need_netcdf()
     check(data)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists: give another name or overwrite=True")
@@ -304,6 +308,8 @@ def read(path: str | Path) -> xr.DataTree:
             else ""
         )
         raise FileNotFoundError(f"no result at {path}{hint}")
+    if path.suffix == ".nc":
+        _need_netcdf()
     try:
         if path.suffix == ".nc":
             tree = xr.open_datatree(path, engine="h5netcdf")
@@ -342,6 +348,13 @@ def digests(tree: xr.DataTree) -> dict[str, str]:
                 h.update(v.dtype.str.encode() + values.tobytes())
             found[f"{node.path.rstrip('/')}/{name}"] = h.hexdigest()[:16]
     return found
+
+
+def _need_netcdf() -> None:
+    try:
+        import h5netcdf  # noqa: F401
+    except ImportError as error:
+        raise ImportError("netCDF files need h5netcdf: pip install 'tokinterp[netcdf]', or use .zarr") from error
 
 
 def _strings(ds: xr.Dataset, kind: Any) -> xr.Dataset:
