@@ -334,6 +334,7 @@ def test_one_bad_prompt_among_many_is_numbered():
 def test_missing_library_says_what_to_install(library, call, message, good, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, library.split(".")[0], None)
     monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.setattr(T.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("the model was loaded"))
     with pytest.raises(ImportError, match=f"pip install '{message}'"):
         call(good, tmp_path)
     assert list(tmp_path.iterdir()) == []

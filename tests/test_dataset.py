@@ -16,7 +16,6 @@ from tiny import Norms, tiny
 import tokinterp as ti
 from tokinterp.dataset import DIMS, REQUIRED, block_coords, layer_coords, provenance, variable
 
-
 NC = pytest.param("run.nc", marks=needs_extras)
 
 

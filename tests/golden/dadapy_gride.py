@@ -1,6 +1,6 @@
 """Recipe of dadapy_gride.json: DADApy 0.3.4 (numpy 1.26.4) in an environment of its own.
 
-    pip install dadapy==0.3.4 && python tests/golden/dadapy_gride.py > tests/golden/dadapy_gride.json
+pip install dadapy==0.3.4 && python tests/golden/dadapy_gride.py > tests/golden/dadapy_gride.json
 """
 
 import json

@@ -80,7 +80,7 @@ def nearest(
         float64 or float32 (never TF32).  By default float64 on the CPU, where half of the symmetric product is
         skipped, and on GPUs with fast float64; float32 on other GPUs.
     max_bytes : int
-        Bound on working memory.  On top of it come the result and, of one cloud, some coordinates in float64: 8 MB or
+        Bound on working memory.  On top of it come the result and, of one cloud, some coordinates in float64: 16 MB or
         256 of them on a CPU, all of them on a GPU.
 
     Returns
@@ -127,21 +127,26 @@ def nearest(
                 distances[g, place] = torch.inf
                 finite[g] = points[g, place].isfinite().all()
                 continue
-            cloud = points[g] if len(place) == n else points[g, place]
+            everyone = len(place) == n
+            cloud = points[g] if everyone else points[g, place]
             squared, order, redone, whole = _search(cloud[None], None, k, products, max_bytes)
-            distances[g, place] = squared[0].sqrt()
-            indices[g, place] = torch.where(order[0] < 0, -1, place[order[0]])
             n_redone[g], finite[g] = redone[0], whole[0]
+            if not whole[0]:
+                continue
+            if everyone:
+                distances[g], indices[g] = squared[0].sqrt_(), order[0]
+            else:
+                distances[g, place] = squared[0].sqrt_()
+                indices[g, place] = torch.where(order[0] < 0, -1, place[order[0]])
     else:
         size = max(1, max_bytes // (n * (16 * n + 12 * dim + 64 * k)))
         for g in range(0, n_clouds, size):
             part = slice(g, g + size)
             squared, order, redone, whole = _search(points[part], valid[part], k, products, max_bytes)
-            distances[part] = squared.sqrt().masked_fill(~valid[part][..., None], torch.nan)
-            indices[part] = order.masked_fill(~valid[part][..., None], -1)
+            use = (valid[part] & whole[:, None])[..., None]
+            distances[part] = squared.sqrt().masked_fill(~use, torch.nan)
+            indices[part] = order.masked_fill(~use, -1)
             n_redone[part], finite[part] = redone, whole
-    distances.masked_fill_(~finite[:, None, None], torch.nan)
-    indices.masked_fill_(~finite[:, None, None], -1)
     return Neighbours(distances, indices, first, valid, mask.sum(1), valid.sum(1), n_redone, finite)
 
 
@@ -182,18 +187,19 @@ def _search(
         squared, order, norms = _candidates(points, valid, count, wide, products, max_bytes)
     finite = norms.isfinite().all(1)
 
-    # |error of a squared distance| <= unit (|x|^2 + |y|^2), and |y|^2 <= 2 |x|^2 + 2 distance^2: a bound by row
-    unit = torch.finfo(products).eps / 2 * 8 * (dim**0.5 + 1)
-    bound = 1.01 * unit * (3 * norms[..., None] + 2 * squared.clamp(min=0))
+    # |error of a squared distance| <= unit (|x|^2 + |y|^2), and |y|^2 <= 2 |x|^2 + 2 distance^2: a bound for each row,
+    # own + part * squared distance.  Missing neighbours are at inf, and inf - inf is NaN, which decides nothing.
+    unit = 1.01 * torch.finfo(products).eps / 2 * 8 * (dim**0.5 + 1)
+    own, part = 3 * unit * norms, 2 * unit
     takes_part = finite[:, None] if valid is None else valid & finite[:, None]
-    clear = squared[..., -1] - bound[..., -1] > squared[..., near - 1] + bound[..., near - 1]
+    clear = squared[..., -1] * (1 - part) > squared[..., near - 1] * (1 + part) + 2 * own
     enough = (count <= wide + 1)[:, None] | clear
-    # a missing neighbour is at inf, and inf - inf is NaN, which compares false: hence what may not be is negated
-    known = ~(bound > _TOLERANCE * squared)[..., :near].any(-1)
+    exact = squared[..., 0] * (_TOLERANCE - part) >= own
     width = min(near + 1, wide)
-    gap = squared[..., 1:width] - squared[..., : width - 1]
-    sorted_ = ~(gap <= bound[..., 1:width] + bound[..., : width - 1]).any(-1)
-    again = takes_part & enough & ~(known & sorted_)
+    if width > 1:
+        gap = torch.sub(squared[..., 1:width] * (1 - part), squared[..., : width - 1], alpha=1 + part)
+        exact &= gap.nan_to_num_(nan=torch.inf).amin(-1) > 2 * own
+    again = takes_part & enough & ~exact
     redo = takes_part & ~enough
     n_redone = redo.sum(1)
 
@@ -211,7 +217,9 @@ def _search(
     if near < k:
         squared = torch.nn.functional.pad(squared, (0, k - near), value=torch.inf)
         order = torch.nn.functional.pad(order, (0, k - near), value=-1)
-    return squared, order.masked_fill(squared.isinf(), -1), n_redone, finite
+    if valid is not None:
+        order = order.masked_fill(squared.isinf(), -1)
+    return squared, order, n_redone, finite
 
 
 def _candidates(
@@ -226,7 +234,7 @@ def _candidates(
     on_cpu = points.device.type == "cpu"
     row_bytes = n_clouds * n * products.itemsize
     whole = n * row_bytes <= max_bytes
-    depth = max(256, 2**20 // n) if on_cpu else dim  # 8 MB of coordinates stay near the processor
+    depth = max(256, 2**21 // n) if on_cpu else dim  # 16 MB of coordinates stay near the processor
     if whole:
         step, tall = (128 if n < 1024 else 256, depth) if on_cpu else (4096, n)
     else:
@@ -261,6 +269,8 @@ def _candidates(
             values, places = rows.topk(wide, largest=False)
             squared.append(values.double() + norms[:, i : i + rows.shape[1], None])
             order.append(places)
+    if len(squared) == 1:
+        return squared[0], order[0], norms
     return torch.cat(squared, 1), torch.cat(order, 1), norms
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,8 @@ def load_model(
 
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}: the backends are {', '.join(BACKENDS)}")
+    if backend != "hf":
+        import_module(f".{backend}", __package__).library()  # a missing library is said before anything is loaded
     bundled = name_or_folder is None
     lm, found, id, rev = load_hf(
         bundled_folder() if name_or_folder is None else name_or_folder,

@@ -12,13 +12,18 @@ from .hooks import HookedLM
 from .modules import Modules
 
 
-def nnsight_from(lm: nn.Module, tokenizer: Any) -> Any:
-    """Return an nnsight model around a Hugging Face model; the tokenizer is copied, since nnsight pads it left."""
+def library() -> Any:
+    """Return nnsight's class of Hugging Face models, or raise ImportError that says what to install."""
     try:
         from nnsight.modeling.transformers import TransformersModel
     except ImportError as error:
         raise ImportError("backend 'nnsight' needs nnsight >= 0.8: pip install 'tokinterp[nnsight]'") from error
-    return TransformersModel(lm, tokenizer=copy.deepcopy(tokenizer), task="text-generation")
+    return TransformersModel
+
+
+def nnsight_from(lm: nn.Module, tokenizer: Any) -> Any:
+    """Return an nnsight model around a Hugging Face model; the tokenizer is copied, since nnsight pads it left."""
+    return library()(lm, tokenizer=copy.deepcopy(tokenizer), task="text-generation")
 
 
 def wrap_nnsight(

@@ -12,24 +12,27 @@ from .hooks import HookedLM
 from .modules import Modules
 
 
-def bridge_from(lm: nn.Module, tokenizer: Any, id: str) -> Any:
-    """Return a TransformerBridge around a Hugging Face model, with raw weights.
-
-    The bridge inserts modules into the model and changes the tokenizer it is given, which is why that is copied.
-    """
+def library() -> Any:
+    """Return TransformerBridge, or raise ImportError that says what to install."""
     try:
         from transformer_lens.model_bridge import TransformerBridge
     except ImportError as error:
         raise ImportError(
             "backend 'transformer_lens' needs TransformerLens 4: pip install 'tokinterp[transformer-lens]'"
         ) from error
+    return TransformerBridge
+
+
+def bridge_from(lm: nn.Module, tokenizer: Any, id: str) -> Any:
+    """Return a TransformerBridge around a Hugging Face model, with raw weights.
+
+    The bridge inserts modules into the model and changes the tokenizer it is given, which is why that is copied.
+    """
     weight = next(lm.parameters())
     own = copy.deepcopy(tokenizer)
     # Without these the bridge loads the tokenizer once more by its name, from the hub if need be.
     own.init_kwargs = {"name_or_path": id, **own.init_kwargs, "add_bos_token": True}
-    return TransformerBridge.boot_transformers(
-        id, hf_model=lm, tokenizer=own, device=str(weight.device), dtype=weight.dtype
-    )
+    return library().boot_transformers(id, hf_model=lm, tokenizer=own, device=str(weight.device), dtype=weight.dtype)
 
 
 def wrap_bridge(
