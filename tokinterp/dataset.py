@@ -247,9 +247,12 @@ def write(data: xr.Dataset | xr.DataTree, path: str | Path, *, overwrite: bool =
 
     Examples
     --------
+    >>> import tempfile
     >>> import tokinterp as ti
-    >>> run = ti.measure(ti.load_model(), ["The Nile flows north."], {"lens": ti.LogitLens()})  # doctest: +SKIP
-    >>> ti.write(run, "lens.zarr")  # doctest: +SKIP
+    >>> run = ti.measure(ti.load_model(), ["The Nile flows north."], {"lens": ti.LogitLens(layers=[4])}, progress=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     ti.read(ti.write(run, folder + "/lens.zarr"))["lens"].sizes["layer"]
+    1
     """
     path = Path(path)
     if path.suffix == ".nc":

@@ -18,8 +18,7 @@ def run(out: Path | None = None, rounds: int = 9, small: bool = False) -> dict[s
     sizes = {"n_layers": 12, "d_model": 512, "n_heads": 8, "d_vocab": 32000, "prompts": 8, "tokens": 256}
     if small:
         sizes |= {"n_layers": 4, "d_model": 64, "d_vocab": 500, "prompts": 2, "tokens": 32}
-    shape = {k: sizes[k] for k in ("n_layers", "d_model", "n_heads", "d_vocab")}
-    lm = random_llama(**shape)
+    lm = random_llama(sizes["n_layers"], sizes["d_model"], sizes["n_heads"], sizes["d_vocab"])
     model = ti.wrap(lm, id="random-llama")
     ids = torch.randint(0, sizes["d_vocab"], (sizes["prompts"], sizes["tokens"]), device=model.device)
     layers = range(sizes["n_layers"] + 1)

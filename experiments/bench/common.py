@@ -116,8 +116,8 @@ def random_llama(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     with device:
-        lm = LlamaForCausalLM(config).to(dtype).eval()
-    return lm
+        lm: Any = LlamaForCausalLM(config)
+    return lm.to(dtype).eval()
 
 
 def random_prompts(n: int, length: int, d_vocab: int, seed: int = 0) -> ti.Prompts:
