@@ -134,6 +134,26 @@ def test_coordinates_in_parts_and_rows_in_strips(max_bytes):
     torch.testing.assert_close(near.distances[0], distance, rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize("shape", [(700, 600), (150, 20)])
+def test_only_some_ranks(device, shape):
+    """Those asked for are exact, also where float32 products leave many neighbours open; the rest is close."""
+    x = gauss(*shape)
+    x[1:60] = x[0] + 1e-3 * x[1:60]  # crowded
+    x[:, 0] += 200 * (torch.arange(len(x)) % 2)
+    near = nearest(x.to(device), 32, ranks=(1, 2, 8, 32), products=torch.float32)
+    distance, index = brute(x, 32)
+    ranks = [0, 1, 7, 31]
+    assert np.array_equal(near.indices[0, :, ranks].cpu(), index[:, ranks])
+    np.testing.assert_allclose(near.distances[0, :, ranks].cpu(), distance[:, ranks], rtol=1e-9)
+    np.testing.assert_allclose(near.distances[0].cpu(), distance, rtol=1e-3)
+
+
+@pytest.mark.parametrize("ranks", [(), (0, 2), (2, 6)])
+def test_impossible_ranks(ranks):
+    with pytest.raises(ValueError, match="ranks"):
+        nearest(gauss(20, 4), 5, ranks=ranks)
+
+
 def test_zero_and_minus_zero_are_equal_and_hashes_are_checked(device, monkeypatch):
     x = gauss(9, 3)
     x[4:6, 1] = 0.0
@@ -162,13 +182,13 @@ def test_dtypes(dtype):
 
 @pytest.mark.parametrize("allowed", ["highest", "medium"])
 def test_low_precision_products_are_not_used_and_stay_as_they_were(device, allowed, monkeypatch):
-    x, before, seen, search = gauss(200, 64) + 3, torch.get_float32_matmul_precision(), [], neighbours._candidates
+    x, before, seen, search = gauss(200, 64) + 3, torch.get_float32_matmul_precision(), [], neighbours.candidates
 
     def spy(*args):
         seen.extend([torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision])
         return search(*args)
 
-    monkeypatch.setattr(neighbours, "_candidates", spy)
+    monkeypatch.setattr(neighbours, "candidates", spy)
     torch.set_float32_matmul_precision(allowed)
     try:
         found = nearest(x.to(device), 3, products=torch.float32)

@@ -159,8 +159,9 @@ class IntrinsicDimension(Measurement):
         limit = np.inf if self.tokens is None else self.tokens
         kept = torch.from_numpy(np.flatnonzero(np.repeat(np.asarray(batch.numbers), batch.lengths) < limit))
         kept = kept.to(batch.device)
+        used = {*self.scales, *(n // 2 for n in self.scales), *range(1, self.k + 1), 1, 2}
         for points, mask in self._clouds(batch):
-            near = nearest(points, self.ranks, mask, max_bytes=self._room(batch.device))
+            near = nearest(points, self.ranks, mask, ranks=used, max_bytes=self._room(batch.device))
             for name, column in self._estimate(near).items():
                 columns.setdefault(name, []).append(column.unflatten(0, (-1, len(batch))))
             if self.tokens != 0:
