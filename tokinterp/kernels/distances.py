@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -141,19 +138,3 @@ def refine(points: Tensor, squared: Tensor, order: Tensor, norms: Tensor, ranks:
     smallest = torch.where(matter, squared[0], torch.inf).amin(1)
     squared.clamp_(min=0)
     return (~unsure.any(1) & (smallest * (TOLERANCE - part) >= own[0]))[None]
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Keep float32 products free of TF32 and bfloat16 shortcuts, and leave the flags as they were."""
-    flags: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
-    name = "fp32_precision" if hasattr(flags[0], "fp32_precision") else "allow_tf32"
-    flags = [f for f in flags if hasattr(f, name)]
-    before = [getattr(f, name) for f in flags]
-    try:
-        for f in flags:
-            setattr(f, name, "ieee" if name == "fp32_precision" else False)
-        yield
-    finally:
-        for f, value in zip(flags, before, strict=True):
-            setattr(f, name, value)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .distances import TOLERANCE, candidates, close, error, full_precision, measure, refine
+from .distances import TOLERANCE, candidates, close, error, measure, refine
 from .duplicates import first_of_kind
+from .moments import full_float32
 
 _SPARE = 8  # candidates kept beyond k, so that rounding cannot push a true neighbour out of the list
 _FAST_FLOAT64 = {(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)}  # compute capabilities with at least half-rate float64
@@ -194,7 +195,7 @@ def _search(
     count = torch.full((n_clouds,), n, device=points.device) if valid is None else valid.sum(1)
     near = min(k, n - 1)
     wide = min(k + _SPARE, n - 1)
-    with full_precision() if products is torch.float32 else nullcontext():
+    with full_float32() if products is torch.float32 else nullcontext():
         squared, order, norms = candidates(points, valid, count, wide, products, max_bytes)
     finite = norms.isfinite().all(1)
 
