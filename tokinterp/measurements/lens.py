@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from ..capture import Batch, Site
     from ..models.base import ModelInfo
     from ..text.prompts import Prompts
+    from .tuned_lens import TunedLens
 
-VARIANTS = ("raw", "normed")
+VARIANTS = ("raw", "normed", "tuned")
 EXCLUSIONS = ("special", "massive")
 BUFFERS = 4  # blocks of rows x vocab alive at once: logits, their exponentials, the last layer's probabilities, head
 
@@ -36,8 +37,8 @@ class LogitLens(Measurement):
         Most probable tokens kept per layer and token (0: none).
     variants : sequence of str
         ``"normed"``: final norm, then head (the usual logit lens).  ``"raw"``: head without the norm at the layers
-        before the last (Razzhigaev et al. 2025, arXiv 2502.15007, section 3.4).  At the last layer both are the model's
-        logits.
+        before the last (Razzhigaev et al. 2025, arXiv 2502.15007, section 3.4).  ``"tuned"``: translator of ``tuned``,
+        final norm, then head.  At the last layer all are the model's logits.
     tokens : int, optional
         Values of single tokens are kept for the prompts numbered below this; None keeps all (the result grows with the
         corpus), 0 none.  The means per prompt are of all prompts.
@@ -45,8 +46,11 @@ class LogitLens(Measurement):
         Positions left out of the means: ``"special"``, where a special token is the *input*, and ``"massive"``, rows
         that `tokinterp.kernels.massive.massive_rows` finds at that layer.  None by default, as in the Hugging Face
         loss.
+    tuned : TunedLens, optional
+        Translators of the variant ``"tuned"``, see `tokinterp.fit_tuned_lens`.
     max_bytes : int, optional
-        Memory for blocks of rows x vocab; by default 16 MiB on a CPU (they stay in the cache) and 512 MiB on a GPU.
+        Memory for blocks of rows x vocab; by default 16 MiB on a CPU (they stay in the cache), but at least
+        128 rows, and 512 MiB on a GPU.
 
     Notes
     -----
@@ -56,6 +60,10 @@ class LogitLens(Measurement):
     than the true next token; ties, which bfloat16 logits have, count for it.  The mean of ``cross_entropy`` at the last
     layer weighted by ``n_positions`` is the Hugging Face loss.  Means of the earlier layers are over the same positions
     unless ``exclude`` has ``"massive"``.
+
+    The layer contribution of Razzhigaev et al. (section 3.3) is ``token_cross_entropy`` of the variant ``"raw"``; their
+    released code plots another number under that name, ``token_confidence``: -log p of the layer's own most probable
+    token.
 
     Examples
     --------
@@ -75,15 +83,21 @@ class LogitLens(Measurement):
         tokens: int | None = 64,
         exclude: Sequence[str] = (),
         max_bytes: int | None = None,
+        tuned: TunedLens | None = None,
     ) -> None:
         super().__init__()
         self.layers = None if layers is None else list(layers)
-        self.top, self.tokens, self.max_bytes = int(top), tokens, max_bytes
+        self.top, self.tokens, self.max_bytes, self.tuned = int(top), tokens, max_bytes, tuned
         self.variants = (variants,) if isinstance(variants, str) else tuple(variants)
         self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
         unknown = [v for v in self.variants if v not in VARIANTS]
         if unknown or not self.variants or len(set(self.variants)) < len(self.variants):
             raise ValueError(f"variants={list(self.variants)}: name each of {', '.join(VARIANTS)} at most once")
+        if ("tuned" in self.variants) != (tuned is not None):
+            raise ValueError(
+                "the variant 'tuned' and tuned= go together: LogitLens(variants=('normed', 'tuned'), tuned=lens) with "
+                "lens from tokinterp.fit_tuned_lens or TunedLens.load"
+            )
         if self.top < 0:
             raise ValueError(f"top={top}: the number of tokens kept per layer cannot be negative")
         if tokens is not None and tokens < 0:
@@ -101,6 +115,8 @@ class LogitLens(Measurement):
     def start(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers and ``top`` against the model, and that some prompt has a next token."""
         super().start(info, prompts)
+        if self.tuned is not None:
+            self.tuned.check(info, choose_layers(self.layers, info))
         choose_layers(self.layers, info)
         if self.top > info.d_vocab:
             raise ValueError(f"top={self.top}: {info.id} has only {info.d_vocab} tokens")
@@ -138,14 +154,16 @@ class LogitLens(Measurement):
         self._append_prompts(batch, layers, flat, values, first, stable)
         if self.tokens != 0:
             chosen = torch.from_numpy(kept).to(device)
-            columns = {q: values[q] for q in ("cross_entropy", "entropy", "kl")}
+            columns = {q: values[q] for q in ("cross_entropy", "entropy", "kl", "confidence")}
             columns.update(first_layer=first, stable_layer=stable, prompt=batch.row_prompt, position=batch.row_position)
             columns.update(id=batch.row_ids)
             self.append(**{f"token_{name}": column[chosen] for name, column in columns.items()}, **table)
 
     def _block_rows(self, device: torch.device) -> int:
-        room = self.max_bytes or (2**24 if device.type == "cpu" else 2**29)
-        return max(1, room // (4 * BUFFERS * self.info.d_vocab))
+        a_row = 4 * BUFFERS * self.info.d_vocab
+        if self.max_bytes is None and device.type == "cpu":
+            return max(2**24 // a_row, 128)  # with fewer rows the product with the head waits for the head's weights
+        return max(1, (self.max_bytes or 2**29) // a_row)
 
     def _decode(
         self, batch: Batch, layers: list[int], index: torch.Tensor, target: torch.Tensor, kept: torch.Tensor,
@@ -177,9 +195,12 @@ class LogitLens(Measurement):
         for i, layer in enumerate(layers):
             if layer == last:
                 continue
-            x = rows(layer)
+            stream = rows(layer)
             for v, variant in enumerate(self.variants):
-                z = model.head(model.normed(x) if variant == "normed" else x)
+                x = stream
+                if variant == "tuned" and self.tuned is not None:
+                    x = self.tuned.translate(x, layer)
+                z = model.head(x if variant == "raw" else model.normed(x))
                 found, _ = lens.read_logits(z, target, final, scratch)
                 yield i, v, found, listed(z, found)
 
@@ -254,13 +275,14 @@ POSITIONS = "those with a next token in the prompt"
 LENS = (
     "nostalgebraist 2020, interpreting GPT: the logit lens; Razzhigaev et al. 2025, arXiv 2502.15007, section 3.4 (raw)"
 )
-QUANTITIES = ("cross_entropy", "entropy", "kl", "agreement", "accuracy")
+QUANTITIES = ("cross_entropy", "entropy", "kl", "confidence", "agreement", "accuracy")
 _EACH, _WHOLE = ("layer", "variant"), ("variant",)
 PROMPT: dict[str, tuple[Any, ...]] = {
     "n_positions": (_EACH, "positions that take part in the means", "1"),
     "cross_entropy": (_EACH, "mean cross-entropy of the true next token", "nat", LENS),
     "entropy": (_EACH, "mean entropy of the prediction", "nat"),
     "kl": (_EACH, "mean KL divergence of the layer's prediction from the last layer's, KL(last || layer)", "nat"),
+    "confidence": (_EACH, "mean -log p of the most probable token (confidence in the released code)", "nat", LENS),
     "agreement": (_EACH, "share of positions whose most probable token is the last layer's", "1"),
     "accuracy": (_EACH, "share of positions whose most probable token is the true next token", "1"),
     "first_layer": (_WHOLE, "mean first layer whose most probable token is the last layer's", "1"),
@@ -270,6 +292,7 @@ TOKEN: dict[str, tuple[Any, ...]] = {
     "token_cross_entropy": (_EACH, "cross-entropy of the true next token", "nat", LENS),
     "token_entropy": (_EACH, "entropy of the prediction", "nat"),
     "token_kl": (_EACH, "KL(last layer || layer) of the predictions", "nat"),
+    "token_confidence": (_EACH, "-log p of the most probable token (confidence in the released code)", "nat", LENS),
     "token_first_layer": (_WHOLE, "first layer whose most probable token is the last layer's", "1"),
     "token_stable_layer": (_WHOLE, "layer from which on the most probable token stays the last layer's", "1"),
     "target_rank": (_EACH, "tokens more probable than the true next one, -1 without one", "1"),
