@@ -230,7 +230,8 @@ def test_prompt_of_one_token_has_no_mean():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"variants": ("tuned",)}, r"variants=\['tuned'\]"),
+        ({"variants": ("mean",)}, r"variants=\['mean'\]"),
+        ({"variants": ("tuned",)}, "go together"),
         ({"variants": ()}, "variants="),
         ({"variants": ("raw", "raw")}, "at most once"),
         ({"top": -1}, "top=-1"),

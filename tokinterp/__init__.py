@@ -10,30 +10,54 @@ that follows fixed conventions (dataset.py: ``check``, ``read``, ``write``, ``co
 
 from . import edits
 from .capture import Batch, Site, capture, resid, stream
+from .correlation import dimension_loss_correlation, prompt_covariates
 from .dataset import check, read, write
 from .measure import measure, measure_on_cluster
+from .measurements.attention import AttentionMass, AttentionSinks
 from .measurements.base import Measurement
+from .measurements.cosine import CosineSimilarity
 from .measurements.dimension import IntrinsicDimension
 from .measurements.erasure import ErasureScores
+from .measurements.graph import NeighbourGraph
+from .measurements.imbalance import InformationImbalance
+from .measurements.inner_lexicon import canonicity, repeat_words, retrieve_words
 from .measurements.lens import LogitLens
+from .measurements.linear_maps import LinearMaps
+from .measurements.linearity import Linearity
+from .measurements.logit_dimension import LogitDimension
+from .measurements.nonlinearity import TokenNonlinearity
+from .measurements.overlap import NeighbourOverlap
+from .measurements.patchscope import Target, patchscope
+from .measurements.per_cloud import PerCloud, homology_dimension
+from .measurements.piece_attention import PieceAttention
 from .measurements.probe_scores import ProbeScores, score_probes
 from .measurements.probes import TokenProbes, fit_probes
 from .measurements.spectrum import Spectrum
+from .measurements.tuned_lens import TunedLens
+from .measurements.tuned_lens_fit import fit_tuned_lens
 from .measurements.units import evaluate, psi_of_spans
 from .measurements.vocabulary import permutation_threshold, read_out
-from .models import Model, ModelInfo, Modules, load_model, wrap
+from .measurements.word_probe import word_probe, words_and_nonwords
+from .models import Model, ModelInfo, Modules, load_model, untrained, wrap
+from .nulls import measure_nulls
 from .report import report
 from .summary import concat_models, summary
 from .text import Prompts, Spans, bundled_questions, bundled_spans, bundled_texts
+from .text.lexicon import Cases, Lexicon, natural_cases, split_cases, typo_cases
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Batch", "ErasureScores", "IntrinsicDimension", "LogitLens", "Measurement", "Model", "ModelInfo",
-    "Modules", "ProbeScores", "Prompts", "Site", "Spans", "Spectrum", "TokenProbes", "__version__",
-    "bundled_questions", "bundled_spans", "bundled_texts", "capture", "check", "concat_models", "edits",
-    "evaluate", "fit_probes", "load_model", "measure", "measure_on_cluster", "permutation_threshold",
-    "psi_of_spans", "read", "read_out", "report", "resid", "score_probes", "stream", "summary", "wrap",
+    "AttentionMass", "AttentionSinks", "Batch", "Cases", "CosineSimilarity", "ErasureScores",
+    "InformationImbalance", "IntrinsicDimension", "Lexicon", "LinearMaps", "Linearity", "LogitDimension",
+    "LogitLens", "Measurement", "Model", "ModelInfo", "Modules", "NeighbourGraph", "NeighbourOverlap",
+    "PerCloud", "PieceAttention", "ProbeScores", "Prompts", "Site", "Spans", "Spectrum", "Target",
+    "TokenNonlinearity", "TokenProbes", "TunedLens", "__version__", "bundled_questions", "bundled_spans",
+    "bundled_texts", "canonicity", "capture", "check", "concat_models", "dimension_loss_correlation", "edits",
+    "evaluate", "fit_probes", "fit_tuned_lens", "homology_dimension", "load_model", "measure", "measure_nulls",
+    "measure_on_cluster", "natural_cases", "patchscope", "permutation_threshold", "prompt_covariates",
+    "psi_of_spans", "read", "read_out", "repeat_words", "report", "resid", "retrieve_words", "score_probes",
+    "split_cases", "stream", "summary", "typo_cases", "untrained", "word_probe", "words_and_nonwords", "wrap",
     "write",
 ]  # fmt: skip
 

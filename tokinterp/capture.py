@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 if TYPE_CHECKING:
     from .edits import Edit
+    from .measurements.base import Measurement
     from .models.base import Activations, Model, ModelInfo
     from .text.prompts import Prompts
 
@@ -22,12 +23,18 @@ SITES = {
     "attn_out": "what attention adds to the stream",
     "mlp_out": "what the MLP adds to the stream",
     "pattern": "attention weights (head, query, key) after the softmax",
+    "key": "keys of all heads side by side, as attention uses them (rotated)",
+    "value": "values of all heads side by side",
 }
+INNER = ("key", "value")
+"""Sites inside attention, offered where transformers' attention functions are used; verified when first asked for."""
 _LENS_NAMES = {
     "resid_mid": "hook_resid_mid",
     "attn_out": "hook_attn_out",
     "mlp_out": "hook_mlp_out",
     "pattern": "attn.hook_pattern",
+    "key": "attn.hook_rot_k",
+    "value": "attn.hook_v",
 }
 
 
@@ -38,7 +45,7 @@ class Site:
     Attributes
     ----------
     name : str
-        ``resid`` at a layer; ``resid_mid``, ``attn_out``, ``mlp_out`` or ``pattern`` at a block.
+        ``resid`` at a layer; ``resid_mid``, ``attn_out``, ``mlp_out``, ``pattern``, ``key`` or ``value`` at a block.
     at : int
         The layer (blocks applied, 0..n_layers) for ``resid``, else the block (0..n_layers-1): what happens
         between layer ``at`` and layer ``at + 1``.
@@ -91,10 +98,10 @@ class Site:
 
     @property
     def depth(self) -> tuple[int, int]:
-        """How far the pass must go: block needed, then place inside it (-1 is the input of block 0)."""
+        """How far the pass must go: block needed, then place inside it (block -1: the input of block 0)."""
         if self.name == "resid":
             return (self.at - 1, 9)
-        return (self.at, {"pattern": 0, "attn_out": 1, "resid_mid": 1, "mlp_out": 2}[self.name])
+        return (self.at, {"key": -1, "value": -1, "pattern": 0, "attn_out": 1, "resid_mid": 1, "mlp_out": 2}[self.name])
 
     def check(self, info: ModelInfo) -> None:
         """Raise ValueError if the model has no such layer or block."""
@@ -129,6 +136,10 @@ class Batch:
         Site -> tensor; (prompt, position, d_model), or (prompt, head, query, key) for ``pattern``.
     model : Model
         For ``unembed``.
+    shared : dict
+        What several measurements need of the batch and compute only once (neighbours, see measurements/clouds.py).
+    looks : dict
+        What measurements kept of sites that were let go during the pass; read with ``seen``.
     """
 
     ids: torch.Tensor
@@ -138,7 +149,8 @@ class Batch:
     special: torch.Tensor
     activations: Activations
     model: Model
-    _cache: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
+    shared: dict[Any, Any] = field(default_factory=dict, repr=False)
+    looks: dict[tuple[int, Site], torch.Tensor] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -156,6 +168,13 @@ class Batch:
     def get(self, name: str, at: int) -> torch.Tensor:
         """Return the activations of a site, padding included."""
         return self.activations[Site(name, at)]
+
+    def seen(self, measurement: Measurement, site: Site) -> torch.Tensor:
+        """Return what a measurement kept of a site when it passed by, or let it look now if the site was kept."""
+        key = (id(measurement), site)
+        if key not in self.looks:
+            self.looks[key] = measurement.look(self, site, self.activations[site])
+        return self.looks[key]
 
     def resid(self, layer: int) -> torch.Tensor:
         """Return the stream at a layer, (prompt, position, d_model), padding included."""
@@ -228,12 +247,14 @@ class Batch:
             special=self.special[index],
             activations={s: a[index] for s, a in self.activations.items()},
             model=self.model,
+            looks={k: v[index] for k, v in self.looks.items()},
         )
 
 
 def capture(
-    model: Model, prompts: Prompts, numbers: Sequence[int], sites: Sequence[Site], edits: Sequence[Edit] = ()
-) -> Batch:
+    model: Model, prompts: Prompts, numbers: Sequence[int], sites: Sequence[Site], edits: Sequence[Edit] = (), *,
+    streaming: Sequence[Measurement] = (), names: Sequence[int] | None = None,
+) -> Batch:  # fmt: skip
     """Run some prompts as one batch and return it with the activations of the sites.
 
     Parameters
@@ -246,6 +267,10 @@ def capture(
         What to keep.
     edits : sequence of Edit
         What to change during the pass; numbered positions that only longer prompts have are passed over.
+    streaming : sequence of Measurement
+        Each looks at its sites as the pass reaches them; what only they need is not kept.
+    names : sequence of int, optional
+        Numbers of the prompts in a larger whole, where ``prompts`` is a part of it.
 
     Examples
     --------
@@ -260,9 +285,24 @@ def capture(
         ids, mask, special = (torch.from_numpy(a).to(model.device) for a in prompts.padded(numbers))
         longest = max(prompts.lengths)
         fitting = [e.fit(ids.shape[1], longest) for e in edits]
-        activations = model.run(ids, sites, mask=mask, edits=fitting)
         lengths = [prompts.lengths[n] for n in numbers]
-        return Batch(ids, mask, [int(n) for n in numbers], lengths, special, activations, model)
+        batch = Batch(ids, mask, [int(n) for n in names or numbers], lengths, special, {}, model)
+        if not streaming:
+            batch.activations = model.run(ids, sites, mask=mask, edits=fitting)
+            return batch
+        watched = {id(m): (m, set(m.sites(model.info))) for m in streaming}
+        kept = set(sites)
+
+        def take(site: Site, value: torch.Tensor) -> None:
+            if site in kept:
+                batch.activations[site] = value
+            for key, (m, own) in watched.items():
+                if site in own:
+                    batch.looks[key, site] = m.look(batch, site, value)
+
+        wanted = kept.union(*(own for _, own in watched.values()))
+        model.run(ids, sorted(wanted), mask=mask, edits=fitting, consume=take)
+        return batch
 
 
 def stream(

@@ -1,4 +1,4 @@
-"""The command line: measure, report, plot, show, load, demo."""
+"""The command line: measure, fit-probes, vocabulary, report, plot, show, load, demo."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import cli_erasure
+from .fillers import cli as fillers_cli
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -23,7 +26,13 @@ if TYPE_CHECKING:
     from .text.prompts import Prompts
 
 BUNDLED = "bundled"
-MEASUREMENTS = {"dimension": "IntrinsicDimension", "spectrum": "Spectrum", "lens": "LogitLens"}
+MEASUREMENTS = {
+    "dimension": "IntrinsicDimension",
+    "spectrum": "Spectrum",
+    "lens": "LogitLens",
+    "erasure": "ErasureScores",
+    "probe_scores": "ProbeScores",
+}
 """Name on the command line, which is that of the module in ``measurements/`` -> class."""
 app = typer.Typer(
     name="tokinterp",
@@ -65,8 +74,8 @@ def options(
     _show_traceback = traceback
 
 
-def command(run: Callable[..., None]) -> Callable[..., None]:
-    """Register a command whose errors are one line on stderr."""
+def command(run: Callable[..., None], on: typer.Typer | None = None) -> Callable[..., None]:
+    """Register a command, by default of ``tokinterp`` itself, whose errors are one line on stderr."""
 
     @functools.wraps(run)
     def quiet(*args: Any, **kwargs: Any) -> None:
@@ -86,7 +95,7 @@ def command(run: Callable[..., None]) -> Callable[..., None]:
             typer.echo(f"error: {message}", err=True)
             raise typer.Exit(1) from None
 
-    return app.command()(quiet)
+    return (app if on is None else on).command()(quiet)
 
 
 # -- commands -------------------------------------------------------------------------------------------------
@@ -110,6 +119,9 @@ def measure(
         list[str], typer.Option("--set", help="Setting of a measurement, NAME.SETTING=VALUE: dimension.scales=[2,4]")
     ] = [],  # noqa: B006
     layers: Annotated[str | None, typer.Option(help="Layers, for example 0,4,8 or 0-12; all by default.")] = None,
+    probes: Annotated[
+        Path | None, typer.Option(help="Folder that fit-probes wrote, for erasure and probe_scores.")
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest prompt; by default the model's context.")] = None,
     min_tokens: Annotated[int, typer.Option(help="Shorter prompts are dropped, and counted.")] = 1,
     on_long: Annotated[
@@ -133,20 +145,21 @@ def measure(
     from . import tables
     from .measure import measure as run_measure
 
-    asked = make_measurements(measurement, settings, layers)
+    asked = make_measurements(measurement, settings, layers, probes)
     loaded = load_named(
         model, backend=backend, dtype=dtype, device=device, device_map=device_map, revision=revision,
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    if bos not in ("auto", "yes", "no"):
-        raise ValueError(f"--bos {bos}: write auto, yes or no")
-    prompts = make_prompts(
-        texts, loaded, field=field, limit=limit, per_line=per_line, split=split, max_tokens=max_tokens,
-        min_tokens=min_tokens, stride=stride, on_long="window" if stride else on_long,
-        bos={"yes": True, "no": False}.get(bos, "auto"),
-    )  # fmt: skip
+    options: dict[str, Any] = {
+        "field": field, "limit": limit, "per_line": per_line, "split": split, "min_tokens": min_tokens,
+        "max_tokens": max_tokens, "stride": stride, "on_long": "window" if stride else on_long, "bos": choose_bos(bos),
+    }  # fmt: skip
+    prompts = make_prompts(texts, loaded, **options)
     typer.echo(f"{loaded}\n{prompts}", err=True)
     run = run_measure(loaded, prompts, asked, store=output, batch_tokens=batch_tokens)
+    where = {"model": whole_path(model), "revision": revision, "trust_remote_code": trust_remote_code}
+    options["max_tokens"] = max_tokens or loaded.info.max_tokens
+    cli_erasure.remember(output, {**where, "texts": whole_path(texts), "prompts": options})
     typer.echo(tables.summary_text(run))
     typer.echo(f"written to {output}; look at it with: tokinterp report {output} -o report.html", err=True)
 
@@ -250,8 +263,10 @@ def measurement_class(name: str) -> type[Measurement]:
     return getattr(import_module(f".measurements.{name}", __package__), MEASUREMENTS[name])
 
 
-def make_measurements(names: Sequence[str], settings: Sequence[str], layers: str | None) -> dict[str, Measurement]:
-    """Return measurements by name, with settings given as ``NAME.SETTING=VALUE``."""
+def make_measurements(
+    names: Sequence[str], settings: Sequence[str], layers: str | None, probes: Path | None = None
+) -> dict[str, Measurement]:
+    """Return measurements by name, with settings given as ``NAME.SETTING=VALUE``, and the probes they need."""
     given: dict[str, dict[str, Any]] = {n: {} for n in names}
     for text in settings:
         key, equals, value = text.partition("=")
@@ -269,10 +284,24 @@ def make_measurements(names: Sequence[str], settings: Sequence[str], layers: str
         if unknown := [s for s in chosen if s not in known]:
             raise ValueError(f"{name} has no setting {', '.join(unknown)}: it has {', '.join(known)}")
         defaults: dict[str, Any] = {"layers": parse_layers(layers)} if layers is not None and "layers" in known else {}
+        if "probes" in known:
+            defaults["probes"] = cli_erasure.load_probes(name, probes)
         if "small" in known:  # a file of texts has short ones: NaN and counted, where the library would refuse
             defaults["small"] = "nan"
         out[name] = kind(**{**defaults, **chosen})
     return out
+
+
+def choose_bos(text: str) -> bool | str:
+    """Return the setting of `Prompts.from_texts` for auto, yes or no."""
+    if text not in ("auto", "yes", "no"):
+        raise ValueError(f"--bos {text}: write auto, yes or no")
+    return {"yes": True, "no": False}.get(text, "auto")
+
+
+def whole_path(name: str) -> str:
+    """Return the absolute path of what exists on disk, and any other name as it is."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def parse_layers(text: str) -> list[int]:
@@ -299,7 +328,7 @@ def load_named(name: str, **settings: Any) -> HookedLM:
     return load_model(None if name == BUNDLED else name, **settings)
 
 
-def make_prompts(texts: str, model: HookedLM, **settings: Any) -> Prompts:
+def make_prompts(texts: str, model: HookedLM | Any, **settings: Any) -> Prompts:
     """Make prompts of a file, a dataset, or ``"bundled"``."""
     from .text import Prompts, bundled_texts
 
@@ -347,6 +376,12 @@ def draw_all(run: xr.DataTree, folder: Path, format: str = "png", prompt: int | 
         raise ValueError("nothing to draw: the run has no results of measurements")
     return paths
 
+
+for _run in (cli_erasure.fit_probes, cli_erasure.vocabulary):
+    command(_run)
+app.add_typer(fillers_cli.app)
+for _run in fillers_cli.COMMANDS:
+    command(_run, fillers_cli.app)
 
 if __name__ == "__main__":
     main()

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .capture import Site
+from .capture import INNER, Site
 from .describe import describe
 
 Positions = int | slice | Sequence[int] | torch.Tensor | Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None
@@ -57,7 +57,7 @@ class SiteEdit:
         if self.value is None:
             return
         shape = tuple(self.value.shape)
-        fits = 1 <= len(shape) <= 3 and shape[-1] == d_model
+        fits = 1 <= len(shape) <= 3 and (shape[-1] == d_model or self.site.name in INNER)
         fits &= len(shape) < 2 or shape[-2] in (1, width)
         fits &= len(shape) < 3 or shape[0] in (1, prompts)
         if not fits:

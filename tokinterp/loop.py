@@ -17,6 +17,7 @@ from .capture import Batch, Site, capture
 from .checkpoint import Checkpoint, Progress
 from .edits import Edit
 from .measurements.base import Measurement
+from .measurements.clouds import DECLARED
 from .models.base import Model, ModelInfo
 from .text.prompts import Prompts
 
@@ -86,10 +87,13 @@ class Runner:
             active = {k: m for k, m in self.measurements.items() if m.passes > at.reading}
             for m in active.values():
                 m.reading = at.reading
-            sites = sorted({s for m in active.values() for s in m.sites(self.model.info)})
+            sites = sorted({s for m in active.values() if not m.streams for s in m.sites(self.model.info)})
+            streaming = [m for m in active.values() if m.streams]
+            asked = [w for m in active.values() for w in m.neighbourhoods(self.model.info)]
             for places in self.prompts.batches(at.batch_tokens, start=at.done):
-                batch = self._capture(places, sites, at.reading == 0)
+                batch = self._capture(places, sites, streaming, at.reading == 0)
                 if len(batch):
+                    batch.shared[DECLARED] = asked
                     for m in active.values():
                         m.update(batch)
                 at.done += len(places)
@@ -115,10 +119,12 @@ class Runner:
         at.finished = True
         return self._save(at) if self.keep else at
 
-    def _capture(self, places: list[int], sites: list[Site], first_reading: bool) -> Batch:
+    def _capture(
+        self, places: list[int], sites: list[Site], streaming: list[Measurement], first_reading: bool
+    ) -> Batch:
         """Run one batch; leave out and note the prompts whose activations are not finite."""
-        batch = capture(self.model, self.prompts, places, sites, self.edits)
-        batch.numbers = [self.numbers[p] for p in places]
+        names = [self.numbers[p] for p in places]
+        batch = capture(self.model, self.prompts, places, sites, self.edits, streaming=streaming, names=names)
         layer = nonfinite_layer(batch)
         ok = layer < 0
         if first_reading:
@@ -164,8 +170,12 @@ class Runner:
     def default_batch_tokens(self) -> int:
         """Return a batch size whose captured activations and logits stay within a fraction of the memory."""
         info = self.model.info
-        sites = {s for m in self.measurements.values() for s in m.sites(info)}
         longest = max(self.prompts.lengths)
+        sites = {s for m in self.measurements.values() if not m.streams for s in m.sites(info)}
+        passing = {s for m in self.measurements.values() if m.streams for s in m.sites(info)} - sites
+        if passing:  # one at a time, and what is made of it
+            heaviest = max(passing, key=lambda s: s.name == "pattern")
+            sites = {*sites, *(Site(heaviest.name, n) for n in range(min(4, info.n_layers)))}
         numbers = (
             sum(info.n_heads * longest if s.name == "pattern" else info.d_model for s in sites) + 24 * info.d_model
         )
@@ -181,12 +191,15 @@ def nonfinite_layer(batch: Batch) -> torch.Tensor:
 
     One number per batch is read back from the device when everything is finite.
     """
-    sites = sorted(batch.activations, key=lambda s: s.depth)
-    if not sites:
+    found = [*batch.activations.items(), *((s, a) for (_, s), a in batch.looks.items())]
+    found.sort(key=lambda pair: pair[0].depth)
+    if not found:
         return torch.full((len(batch),), -1)
     bad = []
-    for site in sites:
-        a = batch.activations[site]
+    for site, a in found:
+        if a is not batch.activations.get(site):  # a look, of any shape
+            bad.append(~torch.isfinite(a.flatten(1).double().sum(1)))
+            continue
         if site.name == "pattern":
             sums = a.float().sum((1, 3))
         else:
@@ -196,7 +209,7 @@ def nonfinite_layer(batch: Batch) -> torch.Tensor:
     if not bool(table.any()):
         return torch.full((len(batch),), -1)
     first = table.float().argmax(0).cpu()
-    layers = torch.tensor([s.at + (s.name != "resid") for s in sites])
+    layers = torch.tensor([s.at + (s.name != "resid") for s, _ in found])
     return torch.where(table.any(0).cpu(), layers[first], -1)
 
 

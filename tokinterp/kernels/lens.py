@@ -42,7 +42,7 @@ class Lens(NamedTuple):
     accuracy : torch.Tensor
         (row,) bool: no token is more probable than the target; false without one.
     log_total : torch.Tensor
-        (row,) float64, logarithm of the sum of exp(logit - largest logit).
+        (row,) float64, logarithm of the sum of exp(logit - largest logit): -log p of the most probable token.
     """
 
     cross_entropy: Tensor
@@ -51,6 +51,11 @@ class Lens(NamedTuple):
     agreement: Tensor
     accuracy: Tensor
     log_total: Tensor
+
+    @property
+    def confidence(self) -> Tensor:
+        """(row,) float64, nat; -log p of the most probable token."""
+        return self.log_total
 
 
 def read_logits(

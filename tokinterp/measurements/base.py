@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..capture import Batch, Site
     from ..models.base import ModelInfo
     from ..text.prompts import Prompts
+    from .clouds import Neighbourhood
 
 Tensors = dict[str, torch.Tensor]
 
@@ -40,6 +41,8 @@ class Measurement:
     """
 
     passes: int = 1
+    streams: bool = False
+    """Whether its sites are shown to ``look`` one by one during the pass and let go, instead of kept for ``update``."""
 
     def __init__(self) -> None:
         self.sums: Tensors = {}
@@ -51,6 +54,10 @@ class Measurement:
         """Return the sites whose activations ``update`` needs."""
         raise NotImplementedError(f"{type(self).__name__} does not say which sites it needs")
 
+    def neighbourhoods(self, info: ModelInfo) -> list[Neighbourhood]:
+        """Return what ``update`` will ask of the neighbours in token clouds, so that one search serves all."""
+        return []
+
     def start(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check settings against model and prompts before anything expensive, and forget earlier data."""
         self.info = info
@@ -59,6 +66,13 @@ class Measurement:
     def update(self, batch: Batch) -> None:
         """Take what is needed from one batch of activations."""
         raise NotImplementedError(f"{type(self).__name__} has no update()")
+
+    def look(self, batch: Batch, site: Site, value: torch.Tensor) -> torch.Tensor:
+        """Return the little, (prompt, ...), that ``update`` needs of a site too large to keep (``streams``).
+
+        ``update`` finds it with ``batch.seen(self, site)``; it must be finite where the value is.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no look()")
 
     def end_reading(self) -> None:
         """Called after each complete reading of the prompts, before the next one or ``result``."""

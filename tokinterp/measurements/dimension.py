@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,16 +12,15 @@ import xarray as xr
 from ..capture import resid
 from ..dataset import layer_coords, variable
 from ..kernels import gride as estimators
-from ..kernels.massive import massive_rows
-from ..kernels.neighbours import Neighbours, nearest
+from ..kernels.neighbours import Neighbours
 from .base import Measurement, choose_layers
+from .clouds import Neighbourhood, check_exclude, cloud_sizes, neighbours
 
 if TYPE_CHECKING:
     from ..capture import Batch, Site
     from ..models.base import ModelInfo
     from ..text.prompts import Prompts
 
-EXCLUSIONS = ("special", "massive")
 PER_RANK = estimators.PER_RANK
 
 
@@ -96,7 +95,7 @@ class IntrinsicDimension(Measurement):
         self.layers = None if layers is None else list(layers)
         self.k, self.twonn, self.average, self.unbiased = int(k), twonn, average, bool(unbiased)
         self.tokens, self.small, self.max_bytes = tokens, small, max_bytes
-        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        self.exclude = check_exclude(exclude)
         bad = [n for n in self.scales if n < 2 or n & (n - 1)]
         if bad or not self.scales or list(self.scales) != sorted(set(self.scales)):
             raise ValueError(f"scales={list(self.scales)}: take ascending powers of two from 2 on, such as (2, 4, 8)")
@@ -108,9 +107,6 @@ class IntrinsicDimension(Measurement):
             raise ValueError(f"average={average!r}: take one of {', '.join(estimators.MEANS)}")
         if tokens is not None and tokens < 0:
             raise ValueError(f"tokens={tokens}: give a number of prompts, 0 for none, or None for all")
-        unknown = [e for e in self.exclude if e not in EXCLUSIONS]
-        if unknown:
-            raise ValueError(f"exclude={unknown}: the exclusions are {', '.join(EXCLUSIONS)}")
         if small not in ("error", "nan"):
             raise ValueError(f"small={small!r}: take 'error' or 'nan'")
         if max_bytes is not None and max_bytes < 1:
@@ -125,13 +121,19 @@ class IntrinsicDimension(Measurement):
         """Return the stream at the layers."""
         return resid(choose_layers(self.layers, info))
 
+    def neighbourhoods(self, info: ModelInfo) -> list[Neighbourhood]:
+        """Return the ranks of the scales, and the first k."""
+        return [self._neighbourhood(info)]
+
+    def _neighbourhood(self, info: ModelInfo) -> Neighbourhood:
+        ranks = {*self.scales, *(n // 2 for n in self.scales), *range(1, self.k + 1), 1, 2}
+        return Neighbourhood(tuple(choose_layers(self.layers, info)), frozenset(ranks), self.exclude)
+
     def start(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers against the model, and scales and k against the lengths of the prompts."""
         super().start(info, prompts)
         choose_layers(self.layers, info)
-        lengths = np.asarray(prompts.lengths)
-        if "special" in self.exclude:
-            lengths = lengths - [int(prompts.special(i).sum()) for i in range(len(lengths))]
+        lengths = cloud_sizes(prompts, self.exclude)
         needed = PER_RANK * self.ranks
         what = f"scale {max(self.scales)}" if max(self.scales) >= self.k else f"k={self.k}"
         if self.small == "nan":
@@ -159,9 +161,7 @@ class IntrinsicDimension(Measurement):
         limit = np.inf if self.tokens is None else self.tokens
         kept = torch.from_numpy(np.flatnonzero(np.repeat(np.asarray(batch.numbers), batch.lengths) < limit))
         kept = kept.to(batch.device)
-        used = {*self.scales, *(n // 2 for n in self.scales), *range(1, self.k + 1), 1, 2}
-        for points, mask in self._clouds(batch):
-            near = nearest(points, self.ranks, mask, ranks=used, max_bytes=self._room(batch.device))
+        for _, near in neighbours(batch, self._neighbourhood(self.info), self.max_bytes):
             for name, column in self._estimate(near).items():
                 columns.setdefault(name, []).append(column.unflatten(0, (-1, len(batch))))
             if self.tokens != 0:
@@ -177,29 +177,6 @@ class IntrinsicDimension(Measurement):
                 local_dimension=local,
             )
         self.append(prompt=batch.prompt_numbers, **joined)
-
-    def _room(self, device: torch.device) -> int:
-        return self.max_bytes or (2**30 if device.type == "cpu" else 2**31)
-
-    def _clouds(self, batch: Batch) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield (cloud, point, d) with a mask, layer by layer and within each prompt by prompt, some layers at once."""
-        layers = choose_layers(self.layers, self.info)
-        one = batch.resid(layers[0])
-        room = self._room(batch.device) // (one.numel() * one.element_size())
-        step = 1 if batch.device.type == "cpu" else max(1, min(len(layers), room))
-        allowed = batch.mask & ~batch.special if "special" in self.exclude else batch.mask
-        lacking = max(0, self.ranks + 1 - batch.ids.shape[1])  # no search asks for more neighbours than points
-        for start in range(0, len(layers), step):
-            streams = [batch.resid(layer) for layer in layers[start : start + step]]
-            masks = [allowed] * len(streams)
-            if "massive" in self.exclude:
-                masks = [allowed & ~massive_rows(x, batch.mask) for x in streams]
-            points = streams[0] if len(streams) == 1 else torch.cat(streams)
-            mask = torch.cat(masks)
-            if lacking:
-                points = torch.nn.functional.pad(points, (0, 0, 0, lacking))
-                mask = torch.nn.functional.pad(mask, (0, lacking))
-            yield points, mask
 
     def _estimate(self, near: Neighbours) -> dict[str, torch.Tensor]:
         """Return columns (cloud, ...) of everything but the local dimension."""

@@ -11,8 +11,9 @@ from .bundled import ID, bundled_folder
 from .fingerprint import weights_hash
 from .hooks import HookedLM
 from .modules import Modules
+from .untrained import untrained
 
-__all__ = ["Activations", "HookedLM", "Model", "ModelInfo", "Modules", "load_model", "wrap"]
+__all__ = ["Activations", "HookedLM", "Model", "ModelInfo", "Modules", "load_model", "untrained", "wrap"]
 
 BACKENDS = ("hf", "transformer_lens", "nnsight")
 

@@ -93,3 +93,7 @@ class Model(Protocol):
     def head(self, normed: torch.Tensor) -> torch.Tensor:
         """Return float32 logits of already normed points: LM head, logit scaling and soft cap."""
         ...
+
+    def written_norm(self, block: int, value: torch.Tensor) -> torch.Tensor:
+        """Return (prompt, head, position) norm of what each head of a block would write of its values."""
+        ...

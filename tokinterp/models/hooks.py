@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..capture import SITES, Site
+from ..capture import INNER, SITES, Site
 from ..edits import Edit, KnockOut, SiteEdit
+from . import attention
 from .base import Activations, ModelInfo
 from .modules import Head, Modules, candidates, submodule
 
@@ -46,6 +47,7 @@ class HookedLM:
         self._head = Head(lm, modules, self.config)
         self._blocks: list[nn.Module] = list(submodule(lm, modules.blocks))
         self.offers: frozenset[str] = frozenset({"resid"})
+        self._parts: attention.AttentionParts | None = None
         with torch.no_grad():
             self._verify()
 
@@ -70,6 +72,10 @@ class HookedLM:
     def unembed(self, resid: torch.Tensor) -> torch.Tensor:
         """Return float32 logits (..., d_vocab) of points of the stream: final norm, head, scaling, soft cap."""
         return self.head(self.normed(resid))
+
+    def written_norm(self, block: int, value: torch.Tensor) -> torch.Tensor:
+        """Return (prompt, head, position) norm ||v W_O|| of what each head of a block would write of its values."""
+        return self.parts.written_norm(block, value)
 
     def run(
         self,
@@ -103,7 +109,8 @@ class HookedLM:
         -------
         dict
             Site -> tensor on ``self.device``: (prompt, position, d_model), or (prompt, head, query, key) for
-            ``pattern``.  Not copies: change them only after ``clone()``.
+            ``pattern``, or (prompt, position, heads * d_head) for ``key`` and ``value``.  Not copies: change them only
+            after ``clone()``.
 
         Raises
         ------
@@ -124,6 +131,7 @@ class HookedLM:
         mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.to(self.device).bool()
         self._check(ids, mask, wanted, edits)
         edits = [e.settle(ids, mask) for e in edits]
+        edits = [e for e in edits if isinstance(e, SiteEdit) or bool(e.edges(ids, mask, self.info.n_heads).any())]
         kept: Activations = {}
 
         def give(site: Site, value: torch.Tensor) -> None:
@@ -134,6 +142,7 @@ class HookedLM:
                 consume(site, value)
 
         eager = any(s.name == "pattern" for s in wanted) or any(isinstance(e, KnockOut) for e in edits)
+        inner = any(s.name in INNER for s in [*wanted, *(e.site for e in edits if isinstance(e, SiteEdit))])
         inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False}
         if position_ids is not None:
             if tuple(position_ids.shape) != tuple(ids.shape):
@@ -147,8 +156,9 @@ class HookedLM:
             inputs |= {"position_ids": position_ids.to(self.device), "attention_mask": torch.ones_like(ids)}
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
-            if eager:
-                stack.enter_context(_eager(self.lm))
+            if eager or inner:
+                kind = attention.register() if inner else "eager"
+                stack.enter_context(attention.implementation(self.lm, kind))
             self._hook(stack, wanted, edits, ids, mask, give)
             with suppress(_Stop):
                 self.lm(**inputs)
@@ -229,6 +239,18 @@ class HookedLM:
 
             return hook
 
+        def on_key_value(b: int) -> attention.Change:
+            def change(key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+                parts = []
+                for name, heads in zip(INNER, (key, value), strict=True):
+                    old = attention.flat(heads)
+                    new = reach(Site(name, b), old)
+                    parts.append(heads if new is old else attention.by_head(new, heads))
+                stop_at((b, -1))
+                return parts[0], parts[1]
+
+            return change
+
         def on_mlp(b: int) -> Callable[..., Any]:
             def hook(_m: nn.Module, _args: Any, out: Any) -> Any:
                 old = out[0] if isinstance(out, tuple) else out
@@ -257,6 +279,8 @@ class HookedLM:
             if knocked:
                 hook = _knock_hook(b, knocked, ids, mask, self.info)
                 add(submodule(block, m.attn).register_forward_pre_hook(hook, with_kwargs=True))
+            if any((name, b) in names for name in INNER):
+                stack.enter_context(attention.changing(submodule(block, m.attn), on_key_value(b)))
             if ("pattern", b) in names:
                 add(submodule(block, m.attn).register_forward_hook(on_pattern(b)))
             if ("attn_out", b) in names or ("resid_mid", b) in names:
@@ -296,6 +320,8 @@ class HookedLM:
         """Raise ValueError if the model lacks one of the sites, or an edit names a site, block or head it has not."""
         for site in [*sites, *(e.site for e in edits if isinstance(e, SiteEdit))]:
             site.check(self.info)
+            if site.name in INNER and site.name in self.parts.offers:
+                continue
             if site.name not in self.offers:
                 raise ValueError(
                     f"site {site.name} is not available for {self.info.architecture}: it offers "
@@ -352,6 +378,14 @@ class HookedLM:
                 if torch.allclose(sums, torch.ones_like(sums), atol=2e-2):
                     offers.add("pattern")
         self.offers = frozenset(offers)
+
+    @property
+    def parts(self) -> attention.AttentionParts:
+        """Keys, values and output projections of attention; verified by value when first asked for."""
+        if self._parts is None:
+            self._parts = attention.AttentionParts(self)
+            self._parts.prove()  # runs the model, and so comes back here
+        return self._parts
 
     @cached_property
     def _reads_positions(self) -> bool:
@@ -427,23 +461,9 @@ def _knock_hook(b: int, knocked: list[KnockOut], ids: torch.Tensor, mask: torch.
     return hook
 
 
-@contextmanager
-def _eager(lm: nn.Module) -> Iterator[None]:
-    """Run with eager attention (weights are computed, masks are additive), then put the old kind back."""
-    configs: dict[int, Any] = {
-        id(c): c for m in lm.modules() if hasattr(c := getattr(m, "config", None), "_attn_implementation")
-    }
-    before = [(c, c._attn_implementation) for c in configs.values()]
-    try:
-        for c, _ in before:
-            c._attn_implementation = "eager"
-        yield
-    finally:
-        for c, kind in before:
-            c._attn_implementation = kind
-
-
 def _why_not(name: str) -> str:
     if name == "resid_mid":
         return " (its attention and MLP work in parallel, so there is no stream between them)"
+    if name in INNER:
+        return " (its keys and values do not pass through the attention function of transformers; backend 'hf' may)"
     return " (the blocks do not add these parts to the stream one by one)" if name in ("attn_out", "mlp_out") else ""

@@ -1,19 +1,21 @@
-"""Token erasure: a text with its segments, accuracy of token probes over depth, scores against controls, PR curves."""
+"""Token erasure: a text with its segments, scores against controls, precision and recall of a vocabulary."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from . import style
 from .layers import pick
 from .tokens import strings_of, tokens_of
+
+MEASUREMENT = "ErasureScores"
 
 
 def erasure_map(
@@ -82,73 +84,6 @@ def erasure_map(
     return axes
 
 
-def probe_accuracy(
-    ds: xr.Dataset,
-    name: str = "accuracy",
-    *,
-    ax: Axes | None = None,
-    subsets: Sequence[str] = ("last piece", "other"),
-    offsets: Sequence[int] | None = None,
-    baseline: str | None = None,
-    width: str | float = "column",
-) -> Axes:
-    """Draw the accuracy of token probes over depth: offsets by colour, subsets of the tokens by dashes.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        Result of `ProbeScores`: ``name`` with the dimensions subset, layer and offset, and its interval.
-    name : str
-        ``"accuracy"``, ``"relative_accuracy"``, ``"gap"``, ...
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; by default on a new figure.
-    subsets, offsets : sequence
-        What to draw; all offsets by default.
-    baseline : str, optional
-        A variable of subset and offset (``"bigram_accuracy"``), drawn as short lines at the right edge for the first
-        subset.
-    width : {"column", "double"} or float
-        Of a new figure.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-
-    Raises
-    ------
-    ValueError
-        For a variable, subset or offset that is not there.
-    """
-    select: dict[str, Any] = {"subset": list(subsets)} | ({} if offsets is None else {"offset": list(offsets)})
-    one = pick(ds, name, select)[name].transpose("subset", "offset", "layer")
-    band = f"{name}_interval"
-    bands = pick(ds, band, select)[band].transpose("subset", "offset", "bound", "layer") if band in ds else None
-    shown = sorted(one["offset"].values.tolist(), reverse=True)
-    colours = style.COLOURS
-    with style.drawing(ax, width) as axes:
-        for s, subset in enumerate(one["subset"].values):
-            for o, offset in enumerate(shown):
-                line = one.sel(subset=subset, offset=offset)
-                text = f"{offset:+d}" if offset else "0"
-                label = f"{text}, {subset}" if len(subsets) > 1 else text
-                dash = style.DASHES[s % len(style.DASHES)]
-                colour = colours[o % len(colours)]
-                axes.plot(line["layer"].values, line.values, color=colour, ls=dash, marker="o", ms=2, label=label)
-                if bands is not None:
-                    low, high = bands.sel(subset=subset, offset=offset).values
-                    axes.fill_between(line["layer"].values, low, high, color=colour, alpha=0.15, lw=0)
-                if baseline is not None and s == 0:
-                    value = float(pick(ds, baseline, select)[baseline].sel(subset=subset, offset=offset))
-                    axes.plot([0.97, 1.0], [value, value], color=colour, lw=1.5, transform=axes.get_yaxis_transform())
-        axes.set_xlabel("layer")
-        axes.set_ylabel(name.replace("_", " "))
-        style.integer_axis(axes)
-        if name.endswith("accuracy"):
-            axes.set_ylim(0, 1.02)
-        _legend(axes, "offset" if len(subsets) == 1 else "offset, tokens")
-    return axes
-
-
 def psi_distribution(
     ds: xr.Dataset,
     controls: Mapping[str, xr.Dataset] | None = None,
@@ -207,7 +142,7 @@ def psi_distribution(
         axes.set_ylim(0, 1.02)
         axes.set_xlabel(style.label(ds["psi"]))
         axes.set_ylabel("share of segments above")
-        _legend(axes, "segments of")
+        style.small_legend(axes, "segments of")
     return axes
 
 
@@ -263,7 +198,7 @@ def precision_recall(
         axes.set_xlim(left=0)
         axes.set_xlabel("recall of attainable units" if attainable else "recall")
         axes.set_ylabel("precision")
-        _legend(axes)
+        style.small_legend(axes)
     return axes
 
 
@@ -287,8 +222,26 @@ def _brackets(ax: Axes, ds: xr.Dataset, prompt: int, place: np.ndarray, base: in
             )  # fmt: skip
 
 
-def _legend(ax: Axes, title: str | None = None) -> None:
-    """Put a small legend where it hides least; beside the axes if it is long."""
-    n = len(ax.get_legend_handles_labels()[1])
-    room: dict[str, Any] = {"loc": "best"} if n <= 5 else {"loc": "upper left", "bbox_to_anchor": (1.0, 1.02)}
-    ax.legend(title=title, labelspacing=0.25, borderaxespad=0.3, alignment="left", **room)
+def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, str, Figure]]:
+    """Yield name, caption and figure: what to look at first in a result of `ErasureScores`."""
+    start, end = ds.attrs["start_layer"], ds.attrs["end_layer"]
+    if ((ds["stop"] - ds["start"]).values > 1).any():
+        fig, axes = style.figure("column")
+        with style.paper_style():
+            psi_distribution(ds, ax=axes[0, 0])
+        text = (
+            f"Share of the segments of two or more tokens whose erasure score psi (layer {start} to {end}) is above "
+            "the value on the axis. On its own it says little: compare it with shuffled text and an untrained network."
+        )
+        yield "erasure", text, fig
+    if prompt is not None and "delta" in ds:
+        fig, axes = style.figure("double", 1.75)
+        with style.paper_style():
+            erasure_map(ds, prompt, ax=axes[0, 0])
+        text = (
+            f"Prompt {prompt}, first 48 tokens: by how much the probability of a token at its own place (offset 0) and "
+            f"of the tokens before it falls from layer {start} to {end}; red is forgotten, blue gained, grey has no "
+            "value. Brackets are the segments, darker where psi is higher; the numbers are psi of those of two or more "
+            "tokens."
+        )
+        yield "erasure_map", text, fig

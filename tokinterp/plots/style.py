@@ -238,3 +238,10 @@ def panel_letters(axes: Sequence[Axes] | np.ndarray) -> None:
     """Put a bold a, b, c, ... above the left corner of each panel."""
     for n, ax in enumerate(np.ravel(np.asarray(axes, dtype=object))):
         ax.set_title(f"{chr(97 + n)}", loc="left", fontweight="bold", fontsize=RC["font.size"] + 1)
+
+
+def small_legend(ax: Axes, title: str | None = None) -> None:
+    """Put a small legend where it hides least; beside the axes if it is long."""
+    n = len(ax.get_legend_handles_labels()[1])
+    room: dict[str, Any] = {"loc": "best"} if n <= 5 else {"loc": "upper left", "bbox_to_anchor": (1.0, 1.02)}
+    ax.legend(title=title, labelspacing=0.25, borderaxespad=0.3, alignment="left", **room)

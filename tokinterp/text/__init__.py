@@ -5,14 +5,14 @@ from .classes import STOP_WORDS, TokenClasses, token_classes
 from .files import read_texts
 from .prompts import Prompts
 from .readers import Annotated, read_conll, read_conllu, read_conllulex, read_spans_jsonl, spacy_spans
-from .shuffle import shuffle_blocks, shuffle_words
+from .shuffle import random_ids, shuffle_blocks, shuffle_words
 from .spans import Spans, TokenSpans
 from .vocabulary import Vocabulary
 from .words import find_words
 
 __all__ = [
     "STOP_WORDS", "Annotated", "BundledText", "Prompts", "Question", "Spans", "TokenClasses", "TokenSpans",
-    "Vocabulary", "bundled_questions", "bundled_spans", "bundled_texts", "check_texts", "find_words", "read_conll",
-    "read_conllu", "read_conllulex", "read_spans_jsonl", "read_texts", "shuffle_blocks", "shuffle_words", "spacy_spans",
-    "token_classes",
+    "Vocabulary", "bundled_questions", "bundled_spans", "bundled_texts", "check_texts", "find_words", "random_ids",
+    "read_conll", "read_conllu", "read_conllulex", "read_spans_jsonl", "read_texts", "shuffle_blocks", "shuffle_words",
+    "spacy_spans", "token_classes",
 ]  # fmt: skip

@@ -89,6 +89,56 @@ def shuffle_words(prompts: Prompts, seed: int = 0) -> Prompts:
     return _shuffled(prompts, order, f"shuffle_words(seed={int(seed)})")
 
 
+def random_ids(prompts: Prompts, seed: int = 0) -> Prompts:
+    """Replace the tokens of each prompt by others of the vocabulary, drawn without repetition.
+
+    All ids that are not special are equally likely; BOS and other special tokens stay where they are.
+
+    Parameters
+    ----------
+    prompts : Prompts
+        What to replace; with a vocabulary.
+    seed : int
+        See `shuffle_blocks`.
+
+    Raises
+    ------
+    ValueError
+        If a prompt is longer than the vocabulary, or the size of the vocabulary is not known.
+
+    References
+    ----------
+    A control of Viswanathan et al. 2025, arXiv 2501.10573: 1,024 distinct random ids.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> prompts = ti.Prompts.from_texts(["The Nile flows north to the sea."], ti.load_model())
+    >>> random_ids(prompts).lengths == prompts.lengths
+    True
+    """
+    vocabulary = prompts.vocabulary
+    known = min(
+        vocabulary.known or vocabulary.size, vocabulary.size
+    )  # rows of the head beyond the tokenizer mean nothing
+    ordinary = np.setdiff1d(np.arange(known), vocabulary.special_ids)
+    longest = max(prompts.lengths)
+    if longest > len(ordinary):
+        raise ValueError(
+            f"a prompt of {longest} tokens cannot have different random ids: the vocabulary has {len(ordinary)} that "
+            "are not special; make the prompts with max_tokens=, or from a model that says how large its vocabulary is"
+        )
+    note = f"random_ids(seed={int(seed)})"
+    ids = prompts.token_ids.copy()
+    for i in range(len(prompts)):
+        digest = hashlib.sha256(note.encode() + prompts.ids(i).astype("<i4").tobytes()).digest()
+        random = np.random.default_rng(int.from_bytes(digest[:16], "little"))
+        places = np.flatnonzero(~prompts.special(i)) + prompts.starts[i]
+        ids[places] = random.choice(ordinary, len(places), replace=False)
+    parts = Tokenised.bare(ids, prompts.starts, prompts.truncated)
+    return Prompts(parts, vocabulary, bos=prompts.bos, note="; ".join(n for n in (prompts.note, note) if n))
+
+
 def block_lengths(n: int, level: int) -> np.ndarray:
     """Return the lengths of min(4**level, n) blocks of n tokens, differing by at most one, longer ones first.
 

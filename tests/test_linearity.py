@@ -1,0 +1,295 @@
+"""The linearity score and the errors of single tokens hold what least squares promises, streamed or whole."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from contract import assert_contract
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from standin import StandIn, partitions
+from tiny import some_prompts, tiny
+
+import tokinterp as ti
+from tokinterp.kernels import linear
+from tokinterp.measurements.linear_maps import LinearMaps
+
+torch.set_num_threads(1)
+GOLDEN = Path(__file__).parent / "golden"
+sys.path.insert(0, str(GOLDEN))
+from procrustes_linearity import clouds, literal  # noqa: E402
+
+PROMPTS = [22, 30, 17, 30, 25, 19, 28]
+
+
+def pair(x, y):
+    """The kernel's view of two clouds (row, d), by way of its sums."""
+    x, y = (torch.as_tensor(z, dtype=torch.float64) for z in (x, y))
+    shift = torch.stack([x[0], y[0]])
+    chain = linear.empty(shift, 1, 1)
+    for i, z in enumerate((x, y)):
+        linear.accumulate(chain.first[i, 0], chain.second[i, 0], z - shift[i])
+    chain.cross[0, 0] += (x - shift[0]).T @ (y - shift[1])
+    chain.count[0] += len(x)
+    return linear.pair_of(chain, 0, (0, 1), [0])
+
+
+def score(x, y, residual=True):
+    p = pair(x, y) if residual else linear.without_residual(pair(x, y))
+    return float(linear.linearity(p, linear.solve(p)))
+
+
+def noise(n, d, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, d))
+
+
+# -- kernel: theorems -----------------------------------------------------------------------------------------
+def test_equals_the_published_function():
+    for case in json.loads((GOLDEN / "procrustes_linearity.json").read_text())["cases"]:
+        x, y = clouds(case["seed"], case["n"], case["d"])
+        p = pair(x, y)
+        fit = linear.solve(p)
+        assert score(x, y) == pytest.approx(case["score"], abs=1e-9)
+        assert score(x, y, residual=False) == pytest.approx(case["without_residual"], abs=1e-9)
+        error = linear.residual_norms(torch.tensor(x), torch.tensor(y), p.mean_in, p.mean_out, fit.weight)
+        np.testing.assert_allclose(error / p.total.sqrt(), case["errors"], atol=1e-9)
+
+
+@pytest.mark.parametrize("n", [150, 260, 520])
+def test_noise_has_the_floor_of_the_formula_and_the_adjusted_score_is_zero(n):
+    d, found, after = 32, [], []
+    for seed in range(12):
+        p = pair(noise(n, d, seed), noise(n, d, seed + 1000))
+        fit = linear.solve(p)
+        found.append(float(linear.linearity(p, fit)))
+        after.append(float(linear.adjusted(linear.linearity(p, fit), p.count, fit.rank)))
+    assert float(linear.floor(p.count, fit.rank)) == pytest.approx(d / (n - 1))
+    error = 3 * np.sqrt(2 / (d * n)) / np.sqrt(12)
+    assert np.mean(found) == pytest.approx(d / (n - 1), abs=error)
+    assert np.mean(after) == pytest.approx(0, abs=2 * error)
+
+
+def test_no_more_rows_than_channels_is_one_whatever_the_clouds():
+    assert score(noise(20, 32), noise(20, 32, 1)) == pytest.approx(1, abs=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 99), st.integers(2, 7), st.floats(0.01, 100), st.floats(-1000, 1000))
+def test_full_rank_maps_scales_and_shifts(seed, d, scale, shift):
+    x, y, m = noise(60, d, seed), noise(60, d, seed + 1), noise(d, d, seed + 2) + 2 * np.eye(d)
+    if np.linalg.cond(m) > 1e3:
+        return
+    assert score(x, x @ m + shift) == pytest.approx(1, abs=1e-7)
+    assert score(x @ m, scale * y + shift) == pytest.approx(score(x, y), abs=1e-6)
+
+
+def test_output_equal_to_input_has_no_score_without_the_residual():
+    x = noise(60, 5)
+    assert score(x, x) == pytest.approx(1)
+    assert np.isnan(score(x, x, residual=False))
+    assert np.isnan(score(x, np.ones((60, 5))))
+
+
+def test_rotations_and_only_they_have_rotation_similarity_one():
+    x, m = noise(100, 6), noise(6, 6, 1)
+    assert float(linear.rotation_similarity(pair(x, 3 * x @ np.linalg.qr(m)[0] + 1))) == pytest.approx(1)
+    assert float(linear.rotation_similarity(pair(x, x @ m))) < 0.97 < score(x, x @ m)
+
+
+def test_residuals_on_other_rows_equal_brute_force():
+    x, y = clouds(3, 120, 6)
+    train, test = pair(x[:70], y[:70]), pair(x[70:], y[70:])
+    fit = linear.solve(train)
+    error = linear.residual_norms(torch.tensor(x[70:]), torch.tensor(y[70:]), train.mean_in, train.mean_out, fit.weight)
+    assert float(linear.held_out(fit, train, test)) == pytest.approx(float((error**2).sum()), rel=1e-9)
+    again = linear.held_out(fit, train, train)
+    assert float(again) == pytest.approx(float(train.total - fit.explained), rel=1e-9)
+
+
+def test_ridge_shrinks_to_the_closed_form():
+    x, y = clouds(4, 80, 5)
+    p = pair(x, y)
+    lam = 0.3 * float(p.scatter.trace()) / 5
+    want = torch.linalg.solve(p.scatter + lam * torch.eye(5, dtype=torch.float64), p.cross)
+    fit = linear.solve(p, ridge=0.3)
+    np.testing.assert_allclose(fit.weight, want, rtol=1e-8)
+    left = float(linear.held_out(fit, p, p))
+    assert float(p.total - fit.explained) == pytest.approx(left, rel=1e-9)
+
+
+# -- the measurement ------------------------------------------------------------------------------------------
+def stand_in(seed=0, lengths=(40, 30, 25, 50), d=6):
+    """Prompts whose streams are clouds of a nonlinear network, with a channel offset of 1000."""
+    model = StandIn(lengths, d=d, seed=seed)
+    rng = np.random.default_rng(seed)
+    ms = rng.standard_normal((4, d, d))
+    for n in range(len(lengths)):
+        x = rng.standard_normal((lengths[n], d))
+        for layer in range(4):
+            model.streams[n][layer] = x + 1000 * (np.arange(d) == 2)
+            x = x + 0.4 * np.tanh(x @ ms[layer])
+    return model
+
+
+def streamed(model, measurement, batches=None):
+    model.measured(measurement, batches)
+    for reading in range(1, measurement.passes):
+        measurement.end_reading()
+        measurement.reading = reading
+        for numbers in batches or [range(len(model.lengths))]:
+            measurement.update(model.batch(numbers))
+    measurement.end_reading()
+    return measurement.result()
+
+
+@settings(max_examples=15, deadline=None)
+@given(partitions(4))
+def test_streamed_equals_whole(batches):
+    model = stand_in()
+    ds = streamed(model, ti.Linearity(exclude=()), batches)
+    for b in range(3):
+        x, y = (model.rows(n).astype(np.float32).astype(float) for n in (b, b + 1))
+        assert float(ds["linearity"][b]) == pytest.approx(literal(x, y)[0], abs=1e-8)
+        assert float(ds["linearity_without_residual"][b]) == pytest.approx(literal(x, y - x)[0], abs=1e-6)
+        ratio = np.linalg.norm(y - x, axis=1) / np.linalg.norm(x, axis=1)
+        mean = float((ds["norm_ratio"][:, b] * ds["prompt_n"]).sum() / ds["prompt_n"].sum())
+        assert mean == pytest.approx(ratio.mean(), rel=1e-3)
+
+
+def test_halves_are_prompts_of_even_and_odd_number():
+    model = stand_in()
+    ds = streamed(model, ti.Linearity(exclude=()))
+    for b in range(3):
+        x, y = ([model.rows(n, numbers) for numbers in ([0, 2], [1, 3])] for n in (b, b + 1))
+        left = total = 0.0
+        for i in (0, 1):
+            train, test = pair(x[i], y[i]), pair(x[1 - i], y[1 - i])
+            fit = linear.solve(train)
+            e = linear.residual_norms(
+                torch.tensor(x[1 - i]), torch.tensor(y[1 - i]), train.mean_in, train.mean_out, fit.weight
+            )
+            left, total = left + float((e**2).sum()), total + float(test.total)
+        assert float(ds["linearity_held_out"][b]) == pytest.approx(1 - left / total, abs=1e-5)
+
+
+def test_parts_with_other_shifts_merge_exactly():
+    model, whole = stand_in(), streamed(stand_in(), ti.Linearity())
+    a, b = ti.Linearity(), ti.Linearity()
+    model.measured(a, [[0], [1]])
+    model.measured(b, [[3, 2]])
+    assert not torch.equal(a.sums["shift"], b.sums["shift"])
+    a.merge(b)
+    for name in ("linearity", "linearity_without_residual", "linearity_held_out", "rotation_similarity"):
+        np.testing.assert_allclose(a.result()[name], whole[name], atol=1e-9)
+
+
+def test_one_massive_row_raises_the_score_and_its_exclusion_restores_it():
+    clean = streamed(stand_in(), ti.Linearity(exclude=()))
+    model = stand_in()
+    for layer in (0, 1, 2, 3):
+        model.streams[1][layer] = np.concatenate([model.streams[1][layer][:-1], 300 * model.streams[1][layer][-1:]])
+    dirty, masked = streamed(model, ti.Linearity(exclude=())), streamed(model, ti.Linearity(exclude=("massive",)))
+    assert (dirty["linearity"] > clean["linearity"] + 0.9 * (1 - clean["linearity"])).all()
+    np.testing.assert_allclose(masked["linearity"], clean["linearity"], atol=0.01)
+    assert int(masked["n"][0]) == int(clean["n"][0]) - 1
+
+
+def test_too_few_rows_is_refused_and_says_why():
+    ds = streamed(StandIn((5, 4), d=16), ti.Linearity(exclude=()))
+    assert np.isnan(ds["linearity"]).all()
+    assert np.isnan(ds["linearity_adjusted"]).all()
+    assert np.isnan(ds["linearity_held_out"]).all()
+    assert (ds["refused"] == 1).all()
+    same = StandIn((40, 30), d=4)
+    for n in (0, 1):
+        same.streams[n][1] = same.streams[n][0]
+    ds = streamed(same, ti.Linearity(blocks=[0], exclude=()))
+    assert int(ds["refused"][0]) == 2
+    assert float(ds["linearity"][0]) == pytest.approx(1)
+    assert np.isnan(ds["linearity_without_residual"][0])
+
+
+def test_contract():
+    ds = assert_contract(ti.Linearity)
+    assert ds.sizes == {"block": 3, "prompt": 7}
+    assert ((ds["linearity"] > ds["linearity_adjusted"]) & (ds["linearity"] <= 1)).all()
+
+
+# -- tokens ---------------------------------------------------------------------------------------------------
+@settings(max_examples=10, deadline=None)
+@given(partitions(4))
+def test_squares_of_the_published_errors_add_up_to_one_minus_the_score(batches):
+    layer = streamed(stand_in(), ti.Linearity(exclude=()), batches)
+    ds = streamed(stand_in(), ti.TokenNonlinearity(exclude=(), scale="paper"), batches)
+    np.testing.assert_allclose((ds["nonlinearity"] ** 2).sum("token"), 1 - layer["linearity"], rtol=1e-4)
+    rms = streamed(stand_in(), ti.TokenNonlinearity(exclude=()), batches)
+    np.testing.assert_allclose(rms["nonlinearity"], ds["nonlinearity"] * np.sqrt(145), rtol=1e-5)
+    np.testing.assert_allclose(ds["nonlinearity_mean"], ds["nonlinearity"].mean("block"), rtol=1e-6)
+
+
+def test_errors_relative_to_the_token():
+    model = stand_in()
+    ds = streamed(model, ti.TokenNonlinearity(exclude=(), scale="token"))
+    paper = streamed(model, ti.TokenNonlinearity(exclude=(), scale="paper"))
+    y = model.rows(1)
+    size = np.linalg.norm(y - y.mean(0), axis=1)
+    ratio = paper["nonlinearity"][:, 0] * np.sqrt((size**2).sum()) / size
+    np.testing.assert_allclose(ds["nonlinearity"][:, 0], ratio, rtol=1e-3)
+
+
+def test_one_map_for_each_prompt_is_the_released_variant():
+    model = stand_in(lengths=(40, 5, 30))
+    ds = streamed(model, ti.TokenNonlinearity(exclude=(), fit="prompt", scale="paper"))
+    for prompt in (0, 2):
+        x, y = (model.streams[prompt][n] for n in (0, 1))
+        here = (ds["token_prompt"] == prompt).values
+        np.testing.assert_allclose(ds["nonlinearity"].values[here, 0], literal(x, y)[1], rtol=2e-3)
+    assert np.isnan(ds["nonlinearity"].values[(ds["token_prompt"] == 1).values]).all()  # passes through all 5 tokens
+
+
+def test_maps_are_kept_loaded_and_applied_to_another_text(tmp_path):
+    model, prompts = tiny(), some_prompts([60] * 12)
+    asked = {"m": ti.TokenNonlinearity(blocks=[0, 2])}
+    fitted = ti.measure(model, prompts, asked, progress=False)["m"]
+    maps = LinearMaps.load(asked["m"].fitted().save(tmp_path / "maps.safetensors"))
+    assert maps.digest == asked["m"].fitted().digest
+    again = ti.measure(model, prompts[:3], {"m": ti.TokenNonlinearity(blocks=[0, 2], maps=maps)}, progress=False)["m"]
+    n = again.sizes["token"]
+    np.testing.assert_allclose(again["nonlinearity"], fitted["nonlinearity"][:n], rtol=1e-4)
+    with pytest.raises(ValueError, match=r"no maps of blocks \[1\]: there are \[0, 2\]"):
+        ti.measure(model, prompts, {"m": ti.TokenNonlinearity(maps=maps)}, progress=False)
+    with pytest.raises(ValueError, match="fitted on tiny-llama"):
+        ti.measure(tiny("gpt2"), prompts, {"m": ti.TokenNonlinearity(blocks=[0], maps=maps)}, progress=False)
+    (tmp_path / "other").mkdir()
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.ones(1)}, tmp_path / "other" / "x.safetensors")
+    with pytest.raises(ValueError, match="holds no maps"):
+        LinearMaps.load(tmp_path / "other" / "x.safetensors")
+
+
+def test_token_contract():
+    ds = assert_contract(ti.TokenNonlinearity)
+    assert ds.sizes["token"] == sum(PROMPTS)
+    assert (~ds["fitted"].values).sum() == len(PROMPTS)  # BOS
+    assert_contract(lambda: ti.TokenNonlinearity(fit="prompt", tokens=3), prompts=some_prompts([60, 50, 64, 55]))
+
+
+def test_settings_are_checked_before_the_run():
+    for bad, text in (
+        ({"fit": "line"}, "fit='line'"), ({"scale": "x"}, "scale='x'"), ({"exclude": ("bos",)}, "exclude"),
+        ({"tokens": 0}, "tokens=0"), ({"cutoff": 2}, "cutoff=2"), ({"factor": 1}, "factor=1"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=text):
+            ti.TokenNonlinearity(**bad)
+    with pytest.raises(TypeError, match="give LinearMaps"):
+        ti.TokenNonlinearity(maps="maps.safetensors")
+    with pytest.raises(ValueError, match="blocks \\[7\\]: tiny-llama has blocks 0 to 2"):
+        ti.measure(tiny(), some_prompts([20]), {"m": ti.Linearity(blocks=[7])}, progress=False)
+    with pytest.raises(ValueError, match="the prompts have 20 tokens, and a map of 32 channels"):
+        ti.measure(tiny(), some_prompts([20]), {"m": ti.TokenNonlinearity()}, progress=False)
+    with pytest.raises(ValueError, match="no map was fitted"):
+        ti.TokenNonlinearity().fitted()

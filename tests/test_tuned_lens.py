@@ -1,0 +1,130 @@
+"""The tuned lens: the identity is the logit lens, the closed form is least squares, training lowers the divergence."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from contract import assert_contract
+from tiny import some_prompts, tiny
+
+import tokinterp as ti
+from tokinterp.measurements.tuned_lens import TunedLens
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return some_prompts([60] * 8)
+
+
+@pytest.fixture(scope="module")
+def start(prompts):
+    return ti.fit_tuned_lens(tiny(), prompts, steps=0, ridge=0, progress=False)
+
+
+def lens_of(lens, prompts, model=None, variants=("normed", "tuned")):
+    asked = {"m": ti.LogitLens(variants=variants, tuned=lens, top=2)}
+    return ti.measure(model or tiny(), prompts, asked, progress=False)["m"].to_dataset()
+
+
+def test_identity_translators_are_the_logit_lens(prompts):
+    ds = lens_of(TunedLens.identity(tiny().info), prompts)
+    for name in ("cross_entropy", "kl", "entropy", "agreement", "token_kl", "token_confidence"):
+        np.testing.assert_allclose(ds[name].sel(variant="tuned"), ds[name].sel(variant="normed"), atol=1e-5)
+
+
+def test_the_last_layer_has_no_translator(start, prompts):
+    ds = lens_of(start, prompts)
+    assert start.layers == [0, 1, 2]
+    assert float(ds["kl"].sel(layer=3).max()) == 0
+    with pytest.raises(ValueError, match="the last, 3, needs none"):
+        TunedLens.identity(tiny().info, [3])
+
+
+def test_closed_form_is_least_squares_towards_the_last_layer(start, prompts):
+    model = tiny()
+    batch = ti.capture(model, prompts, range(len(prompts)), ti.resid([1, 3]))
+    keep = ~batch.row_special
+    x, y = batch.rows(1)[keep].double().numpy(), batch.rows(3)[keep].double().numpy()
+    one = np.concatenate([x, np.ones((len(x), 1))], 1)
+    best = y - one @ np.linalg.lstsq(one, y, rcond=None)[0]
+    lens = ti.fit_tuned_lens(model, prompts, layers=[1], ridge=0, steps=0, progress=False)
+    blend = lens.history["1"]["blend"]
+    assert blend > 0
+    a, b = lens.weight[0].double().numpy() / blend, lens.bias[0].double().numpy() / blend
+    np.testing.assert_allclose(y - (x + x @ a.T + b), best, atol=1e-4)
+    assert start.digest != lens.digest
+
+
+def test_fitting_never_raises_the_divergence_where_it_was_checked_and_training_lowers_it(start, prompts):
+    ds = lens_of(start, prompts)
+    kl = ds["kl"].mean("prompt")
+    assert (kl.sel(variant="tuned") <= kl.sel(variant="normed") + 1e-4).all()
+    for h in start.history.values():
+        assert h["kl_start"] <= h["kl_identity"]
+    model = tiny()
+    before = {n: p.clone() for n, p in model.lm.named_parameters()}
+    trained = ti.fit_tuned_lens(model, prompts, steps=30, lr=3e-3, step_tokens=240, progress=False)
+    after = lens_of(trained, prompts)["kl"].mean("prompt").sel(variant="tuned")
+    assert float(after[:3].sum()) < 0.985 * float(kl.sel(variant="tuned")[:3].sum())
+    for n, p in model.lm.named_parameters():
+        assert torch.equal(p, before[n])
+        assert p.grad is None
+
+
+def test_fit_is_the_same_again(prompts):
+    lenses = [ti.fit_tuned_lens(tiny(), prompts, layers=[1], steps=3, progress=False) for _ in range(2)]
+    assert lenses[0].digest == lenses[1].digest
+
+
+def test_files(start, tmp_path):
+    again = TunedLens.load(start.save(tmp_path / "lens.safetensors"))
+    assert (again.digest, again.layers, again.history) == (start.digest, start.layers, start.history)
+    with pytest.raises(ValueError, match="fitted on tiny-llama"):
+        lens_of(again, some_prompts([20]), model=tiny("gpt2"))
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.ones(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="holds no lens"):
+        TunedLens.load(tmp_path / "other.safetensors")
+
+
+def test_published_checkpoints_load(start, tmp_path):
+    """Format of tuned-lens: a ModuleList of torch.nn.Linear, layer i on hidden_states[i], h + linear(h)."""
+    layers = torch.nn.ModuleList(torch.nn.Linear(32, 32) for _ in range(3))
+    torch.save(layers.state_dict(), tmp_path / "params.pt")
+    config = {"base_model_name_or_path": "tiny-llama", "d_model": 32, "num_hidden_layers": 3, "bias": True}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    lens = TunedLens.load(tmp_path)
+    x = torch.randn(4, 32)
+    for i in range(3):
+        torch.testing.assert_close(lens.translate(x, i), x + layers[i](x))
+    assert torch.equal(lens.translate(x, 3), x)
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 4}))
+    with pytest.raises(ValueError, match="a published tuned lens has 4 layers"):
+        TunedLens.load(tmp_path)
+    with pytest.raises(ValueError, match="no config"):
+        TunedLens.load(tmp_path.parent)
+
+
+def test_a_lens_that_does_not_fit_is_refused(start, prompts):
+    only = ti.fit_tuned_lens(tiny(), prompts, layers=[2], steps=0, progress=False)
+    with pytest.raises(ValueError, match=r"no translator of layers \[0, 1\]"):
+        lens_of(only, prompts)
+    with pytest.raises(ValueError, match="go together"):
+        ti.LogitLens(tuned=start)
+    with pytest.raises(ValueError, match="steps=-1"):
+        ti.fit_tuned_lens(tiny(), prompts, steps=-1)
+    with pytest.raises(ValueError, match="exclude"):
+        ti.fit_tuned_lens(tiny(), prompts, exclude=("bos",))
+
+
+def test_contract(start):
+    assert_contract(lambda: ti.LogitLens(variants=("raw", "tuned"), tuned=start, top=0))
+
+
+def test_confidence_is_that_of_the_most_probable_token(prompts):
+    ds = lens_of(None, prompts, variants=("raw", "normed"))
+    np.testing.assert_allclose(np.exp(-ds["token_confidence"]), ds["top_prob"].isel(rank=0), rtol=1e-4)

@@ -1,0 +1,246 @@
+"""The commands for token erasure: fit-probes and vocabulary."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from .measurements.token_probes import TokenProbes
+    from .text.prompts import Prompts
+
+COLUMNS = (
+    "rank", "psi", "psi_low", "psi_high", "psi_sd", "count", "n_documents", "n_tokens", "text", "ids",
+    "left_boundary", "right_boundary", "valid_utf8", "seen", "context",
+)  # fmt: skip
+Option = typer.Option
+
+
+def fit_probes(
+    model: Annotated[str, typer.Argument(help="Name on the Hugging Face hub, local folder, or 'bundled'.")],
+    texts: Annotated[str, typer.Argument(help="Training texts: file, dataset, or 'bundled'.")],
+    output: Annotated[Path, Option("-o", "--output", help="Folder to write; the same command goes on after a crash.")],
+    layers: Annotated[str | None, Option(help="Layers, for example 2,10 or 0-12; all by default.")] = None,
+    offsets: Annotated[str, Option(help="Place decoded minus place probed.")] = "-3,-2,-1,0,1",
+    val: Annotated[str | None, Option(help="Other texts for early stopping.")] = None,
+    method: Annotated[str, Option(help="softmax, factored, ridge or lda.")] = "softmax",
+    settings: Annotated[str, Option(help="default, or feucht2024: the published training, bugs included.")] = "default",
+    products: Annotated[str | None, Option(help="Precision of matrix products: float32 or bfloat16.")] = None,
+    max_tokens: Annotated[int | None, Option(help="Longest prompt; by default the model's context.")] = None,
+    min_tokens: Annotated[int, Option(help="Shorter prompts are dropped.")] = 2,
+    on_long: Annotated[str, Option(help="What happens to a longer text: truncate, window or error.")] = "truncate",
+    bos: Annotated[str, Option(help="Whether prompts begin with BOS: auto, yes or no.")] = "auto",
+    limit: Annotated[int | None, Option(help="Read only so many texts.")] = None,
+    field: Annotated[str, Option(help="Field or column with the text.")] = "text",
+    per_line: Annotated[bool, Option(help="One text per line of a txt file.")] = False,
+    split: Annotated[str | None, Option(help="Split of a dataset.")] = None,
+    max_gigabytes: Annotated[float | None, Option(help="Memory for states and weights.")] = None,
+    batch_tokens: Annotated[int | None, Option(help="Padded tokens per batch.")] = None,
+    seed: Annotated[int, Option(help="Of the order of the batches.")] = 0,
+    backend: Annotated[str, Option(help="hf, transformer_lens or nnsight.")] = "hf",
+    dtype: Annotated[str | None, Option(help="float32, bfloat16, float16 or auto.")] = None,
+    device: Annotated[str | None, Option(help="cpu, cuda, cuda:1; by default a GPU if there is one.")] = None,
+    revision: Annotated[str | None, Option(help="Branch, tag or commit on the hub.")] = None,
+    trust_remote_code: Annotated[bool, Option(help="Run code from the model's repository.")] = False,
+) -> None:
+    """Fit linear probes that read the token at t + offset off the stream at t, for measure -m erasure."""
+    from .cli import choose_bos, load_named, make_prompts, parse_layers
+    from .measurements.probes import fit_probes as fit
+
+    chosen = None if layers is None else parse_layers(layers)
+    where = parse_offsets(offsets)
+    options: dict[str, Any] = {
+        "field": field, "limit": limit, "per_line": per_line, "split": split, "max_tokens": max_tokens,
+        "min_tokens": min_tokens, "on_long": on_long, "bos": choose_bos(bos), "stride": None,
+    }  # fmt: skip
+    loaded = load_named(
+        model, backend=backend, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code
+    )
+    prompts = make_prompts(texts, loaded, **options)
+    held = None if val is None else make_prompts(val, loaded, **options)
+    typer.echo(f"{loaded}\n{prompts}", err=True)
+    probes = fit(
+        loaded, prompts, layers=chosen, offsets=where, method=method, settings=settings, products=products,
+        validation=held, max_bytes=None if max_gigabytes is None else int(max_gigabytes * 2**30),
+        batch_tokens=batch_tokens, store=output, seed=seed,
+    )  # fmt: skip
+    typer.echo(str(probes))
+    typer.echo(
+        f"written to {output}; score other texts with: tokinterp measure {model} TEXTS -m probe_scores -m erasure "
+        f"--probes {output} -o RUN.zarr",
+        err=True,
+    )
+
+
+def vocabulary(
+    run: Annotated[Path, typer.Argument(help="Result of: tokinterp measure -m erasure.")],
+    output: Annotated[Path | None, Option("-o", "--output", help="Table to write, .csv or .txt.")] = None,
+    min_count: Annotated[int, Option(help="Fewest occurrences of a unit.")] = 2,
+    min_psi: Annotated[str, Option(help="Lowest mean score, or 'none' (as published).")] = "0",
+    boundaries: Annotated[str, Option(help="any, or word: only where no word is cut.")] = "any",
+    top: Annotated[int, Option(help="Rows shown, 0 for all; a file has all rows.")] = 50,
+    width: Annotated[int, Option(help="Characters of context on either side.")] = 30,
+    result: Annotated[str | None, Option(help="Name of the result in the run, where there are several.")] = None,
+    texts: Annotated[str | None, Option(help="Where the texts are now, if they were moved.")] = None,
+    model: Annotated[str | None, Option(help="Where the tokenizer is now, if it was moved.")] = None,
+) -> None:
+    """Rank the units of several tokens that a model forgets at their ends, with counts, intervals and contexts."""
+    from .dataset import read
+    from .measurements.vocabulary import read_out
+
+    if output is not None and output.suffix not in (".csv", ".txt"):
+        raise ValueError(f"{output}: write .csv or .txt")
+    try:
+        least = None if min_psi == "none" else float(min_psi)
+    except ValueError:
+        raise ValueError(f"--min-psi {min_psi}: write a number or none") from None
+    tree = read(run)
+    ds = erasure_of(tree, result)
+    prompts = prompts_of(tree, texts, model)
+    found = read_out(ds, prompts, min_count=min_count, min_psi=least, boundaries=boundaries)
+    rows = vocabulary_rows(found, prompts, width)
+    shown = rows if top == 0 else rows[:top]
+    typer.echo(as_text(shown))
+    typer.echo(f"{len(shown)} of {len(rows)} units, from {found.attrs['n_segments']} segments", err=True)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        written = as_csv(rows) if output.suffix == ".csv" else as_text(rows) + "\n"
+        output.write_text(written, encoding="utf-8", errors="backslashreplace")
+        typer.echo(f"written to {output}", err=True)
+
+
+# -- what they are made of ------------------------------------------------------------------------------------
+def parse_offsets(text: str) -> list[int]:
+    """Return the offsets of ``"-2,-1,0"``.
+
+    Raises
+    ------
+    ValueError
+        For anything else.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--offsets {text}: write whole numbers, for example -2,-1,0") from None
+
+
+def load_probes(name: str, folder: Path | None) -> TokenProbes:
+    """Return the probes that a measurement needs.
+
+    Raises
+    ------
+    ValueError
+        If no folder is given.
+    """
+    if folder is None:
+        raise ValueError(f"{name} needs probes: make them with tokinterp fit-probes and give --probes FOLDER")
+    from .measurements.token_probes import TokenProbes
+
+    return TokenProbes.load(folder)
+
+
+def remember(store: Path, command: dict[str, Any]) -> None:
+    """Note in a finished store which texts it is of, so that `vocabulary` finds them again."""
+    from .checkpoint import replace_text
+
+    file = store / "zarr.json"
+    if file.is_file():
+        record = json.loads(file.read_text(encoding="utf-8"))
+        record["attributes"]["command"] = json.dumps(command, sort_keys=True)
+        replace_text(file, json.dumps(record, indent=2))
+
+
+def erasure_of(tree: xr.DataTree, name: str | None) -> xr.Dataset:
+    """Return the result of `ErasureScores` in a run.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name, or several and no name is given.
+    """
+    from .tables import named_results
+
+    found = {k: ds for k, ds in named_results(tree).items() if ds.attrs.get("measurement") == "ErasureScores"}
+    if (name is not None and name not in found) or not found:
+        raise ValueError(
+            f"no result of ErasureScores{'' if name is None else f' called {name!r}'} in this run, which has "
+            f"{', '.join(found or named_results(tree))}: measure with -m erasure"
+        )
+    if name is None and len(found) > 1:
+        raise ValueError(f"the run has several results, {', '.join(found)}: choose one with --result")
+    return found[name or next(iter(found))]
+
+
+def prompts_of(tree: xr.DataTree, texts: str | None = None, model: str | None = None) -> Prompts:
+    """Return the prompts of a run that the command line made.
+
+    Raises
+    ------
+    ValueError
+        If the run does not say which texts it is of, or these are other texts by now.
+    """
+    from .cli import BUNDLED, make_prompts
+    from .models.tokenizer import load_tokenizer
+
+    if "command" not in tree.attrs:
+        raise ValueError(
+            "this run was not made by tokinterp measure, so it does not say where its texts are: in Python, call "
+            "tokinterp.read_out(run['erasure'].to_dataset(), prompts)"
+        )
+    said = json.loads(tree.attrs["command"])
+    name = model or said["model"]
+    tokenizer = load_tokenizer(
+        None if name == BUNDLED else name, revision=said["revision"], trust_remote_code=said["trust_remote_code"]
+    )
+    prompts = make_prompts(texts or said["texts"], tokenizer, **said["prompts"])
+    if prompts.hash != tree.attrs["prompts"]:
+        raise ValueError(
+            f"{texts or said['texts']} with the tokenizer of {name} gives other tokens now than those measured: give "
+            "the same files with --texts and --model"
+        )
+    return prompts
+
+
+def vocabulary_rows(found: xr.Dataset, prompts: Prompts, width: int) -> list[dict[str, Any]]:
+    """Return the rows of a vocabulary as plain values under the names of ``COLUMNS``."""
+    from .measurements.vocabulary import contexts
+
+    low, high = found["psi_interval"].transpose("bound", "rank").values
+    names = [c for c in COLUMNS if c in found]
+    columns: dict[str, list[Any]] = {n: found[n].values.tolist() for n in names}
+    columns |= {"psi_low": low.tolist(), "psi_high": high.tolist(), "context": contexts(found, prompts, width)}
+    return [{c: columns[c][n] for c in COLUMNS} for n in range(found.sizes["rank"])]
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    """Return rows as CSV; no value is left empty but those that do not exist."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: "" if isinstance(v, float) and np.isnan(v) else v for k, v in row.items()})
+    return out.getvalue()
+
+
+def as_text(rows: list[dict[str, Any]]) -> str:
+    """Return rows as an aligned table: rank, score with its interval, count, unit, context."""
+    cells = [("rank", "psi", "95 % interval", "count", "unit", "context")]
+    for r in rows:
+        one = np.isnan(r["psi_low"])
+        interval = "one document" if one else f"{r['psi_low']:.3f} to {r['psi_high']:.3f}"
+        unit = r["text"].replace("\n", "⏎").replace("\t", "⇥")
+        cells.append((str(r["rank"]), f"{r['psi']:.3f}", interval, str(r["count"]), f"|{unit}|", r["context"]))
+    widths = [max(len(c[k]) for c in cells) for k in range(5)]
+    lines = []
+    for c in cells:
+        left = [x.rjust(w) for x, w in zip(c[:4], widths, strict=False)]
+        lines.append("  ".join([*left, c[4].ljust(widths[4]), c[5]]).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,222 @@
+"""What inserting fillers does to answers: accuracy, log-probability, divergence, by kind, place and number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..dataset import variable
+from .answers import ask, chunks, compare, pad
+from .items import Items, _pair, build_items
+from .results import BOUNDS, NAMES, finish, interval, mcnemar, numbers, sign_test, spearman
+
+if TYPE_CHECKING:
+    from ..models.base import Model
+
+GRID = (0, 2, 4, 10, 20, 50, 100)
+ANNOUNCE = "Dots follow."
+_QUANTITIES = ("log_prob", "correct", "rank", "kl", "js", "flip", "entropy_change")
+
+
+def insert(
+    model: Model,
+    questions: Iterable[Any] | None = None,
+    *,
+    n_fillers: Sequence[int] = GRID,
+    kinds: Sequence[str] = ("dots", "words"),
+    placements: Sequence[str] = ("post", "pre"),
+    cue: str | None = None,
+    announce: str = ANNOUNCE,
+    exact: bool = True,
+    batch_tokens: int = 4096,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Insert fillers and compare every answer with that to the same item without (F1 to F7 of the specification).
+
+    Parameters
+    ----------
+    model : Model
+        Any loaded model.
+    questions : iterable of Question or (prompt, answer), optional
+        The bundled cloze questions by default.
+    n_fillers : sequence of int
+        Grid of k, in tokens; 0 is always added.
+    kinds : sequence of str
+        See `build_items`. Random words are the control of equal token count, so keep ``"words"`` among them.
+    placements : sequence of str
+        ``"post"`` and ``"pre"``: before the question is the control that shows what more tokens do by themselves.
+    cue, exact, seed
+        See `build_items`.
+    announce : str
+        Text that announces fillers where none come (F7); empty for none.
+    batch_tokens : int
+        Padded tokens per batch.
+
+    Returns
+    -------
+    xarray.Dataset
+        Per item (``prompt``), ``filler``, ``placement`` and ``n_fillers``: log_prob, correct, rank, kl, js, flip and
+        entropy_change against k = 0; and the same of the announced items under names with ``announced_``. `ti.summary`
+        gives means with intervals over items, `insertion_tests` the tests.
+
+    Raises
+    ------
+    ValueError
+        See `build_items`; all conditions are built before anything is run.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> ds = insert(ti.load_model(), [("The capital of France is", " Paris")], n_fillers=[4], kinds=["dots", "words"])
+    >>> float(ds["kl"].sel(n_fillers=0).max())
+    0.0
+    """
+    grid = sorted({0, *(int(k) for k in n_fillers)})
+    questions = list(_bundled() if questions is None else questions)
+    base = build_items(model, questions, cue=cue)
+    made = [
+        (i, j, k, build_items(model, questions, n_fillers=size, kind=kind, placement=place, cue=cue, exact=exact, seed=seed))
+        for i, kind in enumerate(kinds) for j, place in enumerate(placements) for k, size in enumerate(grid) if size
+    ]  # fmt: skip
+    told = build_items(model, questions, cue=cue, announce=announce + " ", exact=False) if announce else None
+    shape = (len(base), len(kinds), len(placements), len(grid))
+    found = {q: np.zeros(shape) for q in _QUANTITIES}
+    alone = {q: np.full(len(base), np.nan) for q in _QUANTITIES}
+    for rows in chunks(base, batch_tokens):
+        reference = ask(model, pad(base, rows))
+        for q, v in _against(reference, reference).items():
+            found[q][rows] = v[:, None, None, None]
+        conditions: list[tuple[Any, Items]] = [((i, j, k), items) for i, j, k, items in made]
+        for place, items in conditions if told is None else [*conditions, (None, told)]:
+            for part in _parts(items, rows, batch_tokens):
+                index = [rows.index(r) for r in part]
+                ours = type(reference)(*(x[index] for x in reference))
+                values = _against(ask(model, pad(items, part)), ours)
+                for q, v in values.items():
+                    if place is None:
+                        alone[q][part] = v
+                    else:
+                        found[q][(part, *([n] * len(part) for n in place))] = v
+    dims = ("prompt", "filler", "placement", "n_fillers")
+    data = {q: variable(dims, v, *NAMES[q]) for q, v in found.items()}
+    if told is not None:
+        data |= {
+            f"announced_{q}": variable("prompt", v, f"{NAMES[q][0]}, fillers announced but none there", NAMES[q][1])
+            for q, v in alone.items()
+        }
+    coords = {
+        "prompt": numbers(len(base)),
+        "filler": variable("filler", np.array(list(kinds)), "kind of filler", "1"),
+        "placement": variable("placement", np.array(list(placements)), "after or before the question", "1"),
+        "n_fillers": variable("n_fillers", np.array(grid), "filler tokens", "token"),
+    }
+    settings = {
+        "n_fillers": grid, "kinds": list(kinds), "placements": list(placements), "cue": cue, "announce": announce,
+        "exact": exact, "questions": [list(_pair(q)) for q in questions],
+    }  # fmt: skip
+    return finish(xr.Dataset(data, coords), model, "insert", _short(settings), seed)
+
+
+def _bundled() -> list[Any]:
+    from ..text.bundled import bundled_questions
+
+    return list(bundled_questions())
+
+
+def _short(settings: dict[str, Any]) -> dict[str, Any]:
+    """Put a hash in the place of a long list of questions."""
+    import hashlib
+
+    questions = settings["questions"]
+    mark = hashlib.sha256(repr(questions).encode()).hexdigest()[:16]
+    return {**settings, "questions": f"{len(questions)} questions, {mark}"}
+
+
+def _parts(items: Items, rows: list[int], batch_tokens: int) -> list[list[int]]:
+    longest = max(len(items.ids[r]) + len(items.answers[r]) for r in rows)
+    step = max(1, batch_tokens // longest)
+    return [rows[a : a + step] for a in range(0, len(rows), step)]
+
+
+def _against(answers: Any, reference: Any) -> dict[str, np.ndarray]:
+    out = {"log_prob": answers.log_prob, "correct": answers.correct.double(), "rank": answers.rank.double()}
+    out |= compare(answers.log_probs, reference.log_probs)
+    return {q: torch.as_tensor(v).double().cpu().numpy() for q, v in out.items()}
+
+
+def insertion_tests(ds: xr.Dataset, *, level: float = 0.95, n_boot: int = 2000, seed: int = 0) -> xr.Dataset:
+    """Test what `insert` found, item by item against k = 0.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Result of `insert`.
+    level, n_boot, seed
+        Of the paired bootstrap over items.
+
+    Returns
+    -------
+    xarray.Dataset
+        By ``filler``, ``placement`` and ``n_fillers``: accuracy_change with interval, helped, hurt and McNemar's exact
+        p (F1); log_prob_change with interval and sign test p, mean reciprocal rank (F2). ``placement_specificity``
+        with interval by filler and k (F3), ``type_variance`` of the accuracy change over kinds of equal token count
+        (F4), ``half_k``, the smallest k that reaches half of the largest log_prob_change, NaN where that is not above
+        0, and ``monotonicity``, Spearman's correlation of k and mean change (F6); ``announced_*`` (F7).
+    """
+    logp, right = ds["log_prob"].values, ds["correct"].values > 0
+    grid = ds["n_fillers"].values
+    change = logp - logp[..., :1]
+    gain = right.astype(float) - right[..., :1].astype(float)
+    draw = {"level": level, "n_boot": n_boot, "seed": seed}
+    shape = change.shape[1:]
+    tests = np.full((4, *shape), np.nan)
+    for place in np.ndindex(*shape):
+        tests[:3, *place] = mcnemar(right[(slice(None), *place[:2], 0)], right[(slice(None), *place)])
+        tests[3, *place] = sign_test(change[(slice(None), *place)])
+    dims = ("filler", "placement", "n_fillers")
+    both = ("bound", *dims)
+    data: dict[str, Any] = {
+        "accuracy": variable(dims, right.mean(0), "share of items answered correctly", "1"),
+        "accuracy_change": variable(dims, gain.mean(0), "change of accuracy", "1"),
+        "accuracy_change_interval": variable(both, interval(gain, **draw), "interval of the change of accuracy", "1"),
+        "helped": variable(dims, tests[0], "items wrong without and right with fillers", "1"),
+        "hurt": variable(dims, tests[1], "items right without and wrong with fillers", "1"),
+        "mcnemar_p": variable(dims, tests[2], "McNemar's exact two-sided p; NaN where no answer changed", "1"),
+        "log_prob_change": variable(dims, change.mean(0), "change of the log-probability of the answer", "nat"),
+        "log_prob_change_interval": variable(both, interval(change, **draw), "interval of that change", "nat"),
+        "sign_p": variable(dims, tests[3], "exact two-sided p of the sign test; NaN where nothing changed", "1"),
+        "reciprocal_rank": variable(dims, (1 / (1 + ds["rank"].values)).mean(0), "mean reciprocal rank", "1"),
+    }
+    places = ds["placement"].values.tolist()
+    if {"post", "pre"} <= set(places):
+        special = change[:, :, places.index("post")] - change[:, :, places.index("pre")]
+        by = ("filler", "n_fillers")
+        data["placement_specificity"] = variable(by, special.mean(0), "change after minus before the question", "nat")
+        data["placement_specificity_interval"] = variable(
+            ("bound", *by), interval(special, **draw), "interval of the placement specificity", "nat"
+        )
+    if ds.sizes["filler"] > 1:
+        data["type_variance"] = variable(
+            dims[1:], gain.mean(0).var(0, ddof=1), "variance of the accuracy change over kinds of filler", "1"
+        )
+    mean = change.mean(0)
+    half, trend = np.full(shape[:2], np.nan), np.full(shape[:2], np.nan)
+    for place in np.ndindex(*shape[:2]):
+        curve = mean[place]
+        if curve.max() > 0:
+            half[place] = grid[np.argmax(curve >= curve.max() / 2)]
+        trend[place] = spearman(grid, curve)
+    data["half_k"] = variable(dims[:2], half, "fillers at which half of the largest gain is reached", "token")
+    data["monotonicity"] = variable(dims[:2], trend, "rank correlation of k and the change of log-probability", "1")
+    if "announced_log_prob" in ds:
+        told = ds["announced_log_prob"].values - logp[:, 0, 0, 0]
+        data["announced_change"] = variable((), told.mean(), "change of log-probability by the announcement", "nat")
+        data["announced_change_interval"] = variable(
+            "bound", interval(told, **draw), "interval of the change by the announcement", "nat"
+        )
+    coords = {c: ds[c].variable for c in dims}
+    return xr.Dataset(data, {**coords, "bound": BOUNDS}, attrs={**ds.attrs, "measurement": "insertion_tests"})

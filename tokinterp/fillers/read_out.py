@@ -1,0 +1,134 @@
+"""Logit lens on filler positions: what is there to read, against another item's answer as chance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..dataset import layer_coords, variable
+from .answers import entropy
+from .insertion import _bundled, _short
+from .items import _pair, build_items
+from .residual import slots_of, states
+from .results import finish, numbers
+
+if TYPE_CHECKING:
+    from ..models.base import Model
+
+TOP_CELL, TOP_ITEM = 30, 50
+
+
+def read_fillers(
+    model: Model,
+    questions: Iterable[Any] | None = None,
+    *,
+    n_fillers: int = 10,
+    kind: str = "dots",
+    placement: str = "post",
+    layers: Sequence[int] | None = None,
+    cue: str | None = None,
+    exact: bool = True,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Decode the stream at every filler with the model's own head (L1 to L4).
+
+    Parameters
+    ----------
+    layers : sequence of int, optional
+        All by default.
+    model, questions, n_fillers, kind, placement, cue, exact, seed
+        See `build_items`.
+
+    Returns
+    -------
+    xarray.Dataset
+        By layer and ``slot``: ``entropy`` of the prediction, ``own_share`` of items whose most probable token is the
+        filler there (L1); ``median_rank``, ``reciprocal_rank`` of the first token of the answer and of another item's
+        answer (``target``) (L2); ``choice``, share of items whose most probable one *among all answers* is their own,
+        with ``choice_chance`` (L3, numbers among numbers if the answers are numbers). By item: ``fingerprint``, whether
+        the answer is among the 50 tokens of largest summed residual P(v) - mean over items of P(v), 30 a cell, over all
+        cells, for the own and another item's answer (``target``) and without the subtraction (``variant``) (L4);
+        ``first_layer`` at which it is among the first ten at some slot, NaN where at none.
+
+    Raises
+    ------
+    ValueError
+        For no fillers or fewer than two different answers.
+    """
+    questions = list(_bundled() if questions is None else questions)
+    items = build_items(
+        model, questions, n_fillers=n_fillers, kind=kind, placement=placement, cue=cue, exact=exact, seed=seed
+    )
+    answer = np.array([a[0] for a in items.answers])
+    if n_fillers < 1 or len(set(answer.tolist())) < 2:
+        raise ValueError(f"{n_fillers} fillers, {len(set(answer.tolist()))} different answers: both are needed")
+    other = deranged(answer, seed)
+    chosen = list(range(model.info.n_layers + 1) if layers is None else layers)
+    h = states(model, items, slots_of(items), chosen)
+    n, s = h.shape[:2]
+    target = torch.from_numpy(np.stack([answer, other]))
+    filler = torch.from_numpy(np.stack([i[a:b] for i, (a, b) in zip(items.ids, items.filler, strict=True)]))
+    candidates = torch.from_numpy(np.unique(answer))
+    place = torch.searchsorted(candidates, target[0])
+    cells = {k: np.zeros((len(chosen), s)) for k in ("entropy", "own_share", "choice")}
+    ranks = np.zeros((2, n, len(chosen), s))
+    prints = torch.zeros(2, n, model.info.d_vocab)
+    for i in range(len(chosen)):
+        for j in range(s):
+            with torch.no_grad():
+                logp = torch.log_softmax(model.unembed(h[:, j, i].to(model.device)).float(), -1).cpu()
+            p = logp.exp()
+            cells["entropy"][i, j] = float(entropy(logp.double()).mean())
+            cells["own_share"][i, j] = float((logp.argmax(-1) == filler[:, j]).double().mean())
+            cells["choice"][i, j] = float((logp[:, candidates].argmax(-1) == place).double().mean())
+            for t in range(2):
+                ranks[t, :, i, j] = (logp > logp.gather(1, target[t][:, None])).sum(-1)
+            for v, score in enumerate((p - p.mean(0), p)):
+                value, token = score.topk(min(TOP_CELL, p.shape[-1]), -1)
+                prints[v].scatter_add_(1, token, value)
+    within = np.stack(
+        [
+            (prints[v] > prints[v].gather(1, target[t][:, None])).sum(-1).numpy() < TOP_ITEM
+            for v in range(2) for t in range(2)
+        ]
+    ).reshape(2, 2, n) & (np.stack([prints[v].gather(1, target.T).numpy().T for v in range(2)]) > 0)  # fmt: skip
+    ten = (ranks <= 9).any(-1)
+    first = np.where(ten.any(-1), np.asarray(chosen)[ten.argmax(-1)], np.nan)
+    grid, each = ("layer", "slot"), ("target", "prompt")
+    data = {
+        "entropy": variable(grid, cells["entropy"], "entropy of the prediction at a filler", "nat"),
+        "own_share": variable(grid, cells["own_share"], "share whose most probable token is the filler", "1"),
+        "choice": variable(grid, cells["choice"], "share that puts the own answer first among all answers", "1"),
+        "choice_chance": variable((), float(np.bincount(place.numpy()).max() / n), "share of the commonest answer", "1"),
+        "median_rank": variable(("target", *grid), np.median(ranks, 1), "median rank of the answer at a filler", "1"),
+        "reciprocal_rank": variable(("target", *grid), (1 / (1 + ranks)).mean(1), "mean reciprocal rank", "1"),
+        "first_layer": variable(each, first, "first layer with the answer among the first ten at a filler", "1"),
+        "fingerprint": variable(("variant", *each), within.astype(float), "whether the answer is in the fingerprint", "1"),
+    }  # fmt: skip
+    coords = {
+        "slot": variable("slot", np.arange(s), "place among the fillers", "1"),
+        "target": variable("target", np.array(["answer", "answer of another item"]), "what is looked for", "1"),
+        "variant": variable("variant", np.array(["residual", "as it is"]), "mean over items taken away or not", "1"),
+        "prompt": numbers(n),
+        **layer_coords(chosen, model.info),
+    }
+    settings = {"n_fillers": n_fillers, "kind": kind, "placement": placement, "layers": chosen, "cue": cue,
+                "exact": exact, "questions": [list(_pair(q)) for q in questions]}  # fmt: skip
+    return finish(xr.Dataset(data, coords), model, "read_fillers", _short(settings), seed)
+
+
+def deranged(answer: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Return the answers in an order in which no item has its own (where others than its own are left)."""
+    rng = np.random.default_rng(seed)
+    out = answer[rng.permutation(len(answer))]
+    for i in range(len(out)):
+        if out[i] == answer[i]:
+            fits = np.flatnonzero((out != answer[i]) & (answer != out[i]))
+            if len(fits):
+                j = rng.choice(fits)
+                out[i], out[j] = out[j], out[i]
+    return out

@@ -1,0 +1,337 @@
+"""The stream at the answer position and at the fillers: shift, drift, answer attribution, redundancy, probes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..capture import Site
+from ..dataset import layer_coords, variable
+from .answers import chunks, pad
+from .insertion import _bundled, _short
+from .items import Items, _pair, build_items
+from .results import finish, numbers
+
+if TYPE_CHECKING:
+    from ..models.base import Model
+
+VARIANTS = ("places as they are", "places closed")
+
+
+def states(
+    model: Model, items: Items, positions: np.ndarray, layers: Sequence[int] | None = None, *,
+    closed: bool = False, batch_tokens: int = 4096,
+) -> torch.Tensor:  # fmt: skip
+    """Return (item, slot, layer, d_model) float32, the stream at some positions of each item, on the CPU.
+
+    Parameters
+    ----------
+    positions : numpy.ndarray
+        (item, slot) positions.
+    layers : sequence of int, optional
+        All by default.
+    closed : bool
+        Whether what follows the fillers gets the places it has without them.
+    """
+    wanted = list(range(model.info.n_layers + 1) if layers is None else layers)
+    out = torch.empty(len(items), positions.shape[1], len(wanted), model.info.d_model)
+    for rows in chunks(items, batch_tokens):
+        batch = pad(items, rows)
+        at = torch.from_numpy(positions[rows]).to(batch.ids.device)[..., None]
+        sites = [Site("resid", n) for n in wanted]
+        place = torch.arange(batch.ids.shape[1], device=batch.ids.device).expand_as(batch.ids)
+        stop = torch.from_numpy(items.filler[rows, 1]).to(place)[:, None]
+        moved = torch.where(place >= stop, place - items.n_fillers, place) if closed else None
+        with torch.no_grad():
+            found = model.run(batch.ids, sites, mask=batch.mask, position_ids=moved)
+        for i, site in enumerate(sites):
+            value = found[site]
+            out[rows, :, i] = value.gather(1, at.to(value.device).expand(-1, -1, value.shape[-1])).float().cpu()
+    return out
+
+
+def slots_of(items: Items) -> np.ndarray:
+    """Return (item, slot) positions of the fillers."""
+    return items.filler[:, :1] + np.arange(items.n_fillers)
+
+
+def shift(
+    model: Model,
+    questions: Iterable[Any] | None = None,
+    *,
+    n_fillers: Sequence[int] = (2, 4, 10, 20, 50),
+    kind: str = "dots",
+    placement: str = "post",
+    cue: str | None = None,
+    exact: bool = True,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Follow what fillers do to the stream at the answer position, layer by layer (R1, R2, R3, R7).
+
+    Parameters
+    ----------
+    n_fillers : sequence of int
+        Grid of k; 0 is always added.
+    model, questions, kind, placement, cue, exact, seed
+        See `build_items`.
+
+    Returns
+    -------
+    xarray.Dataset
+        By item, ``n_fillers`` and ``layer``: ``shift`` = ||h(x_k) - h(x_0)|| / ||h(x_0)|| and ``cosine``, on
+        ``variant`` also with the places behind the fillers closed (what rotary positions do by themselves);
+        ``increment``, the shift from the grid value before; ``attribution``, what the block before the layer (at layer
+        0: the embedding) adds to the logit of the answer with the scale of the final norm frozen, which sums over
+        layers to ``logit`` less ``constant`` (the biases). By ``n_fillers`` and ``layer``: ``bias_share`` =
+        ||mean shift||^2 / mean ||shift||^2, 1 if fillers move all items alike and about 1/n if not at all.
+
+    Raises
+    ------
+    ValueError
+        If the head is not linear behind the final norm (a soft cap), or the norm is none with a frozen scale.
+    """
+    questions = list(_bundled() if questions is None else questions)
+    grid = sorted({0, *(int(k) for k in n_fillers)})
+    made = [
+        build_items(model, questions, n_fillers=k, kind=kind, placement=placement, cue=cue, exact=exact, seed=seed)
+        for k in grid
+    ]  # fmt: skip
+    seen = [torch.stack([states(model, i, i.last[:, None], closed=c)[:, 0] for c in (False, True)]) for i in made]
+    h = torch.stack(seen, 2).double()  # (variant, item, k, layer, d)
+    base = h[:, :, :1]
+    delta = h - base
+    size = base.norm(dim=-1)
+    step = (h[0, :, 1:] - h[0, :, :-1]).norm(dim=-1) / h[0, :, :-1].norm(dim=-1)
+    first = torch.tensor([int(a[0]) for a in made[0].answers])
+    parts, constant, logit = attribute(model, h[0].float(), first)
+    square = delta[0].pow(2).sum(-1).mean(0)
+    share = delta[0].mean(0).pow(2).sum(-1) / torch.where(square > 0, square, torch.nan)
+    by, each = ("n_fillers", "layer"), ("prompt", "n_fillers", "layer")
+    both = ("variant", *each)
+    data = {
+        "shift": variable(both, delta.norm(dim=-1) / size, "shift of the stream at the answer position", "1"),
+        "cosine": variable(both, torch.cosine_similarity(h, base, dim=-1), "cosine with the stream without", "1"),
+        "increment": variable(each, np.pad(step.numpy(), ((0, 0), (1, 0), (0, 0)), constant_values=np.nan),
+                              "shift from the number of fillers before", "1"),
+        "attribution": variable(each, parts, "what a block adds to the logit of the answer, norm scale frozen", "nat"),
+        "constant": variable(each[:2], constant, "part of the logit that is no layer's", "nat"),
+        "logit": variable(each[:2], logit, "logit of the first token of the answer", "nat"),
+        "bias_share": variable(by, share, "share of the shift that is the same for all items", "1"),
+    }  # fmt: skip
+    coords = {
+        "prompt": numbers(len(made[0])),
+        "n_fillers": variable("n_fillers", np.array(grid), "filler tokens", "token"),
+        "variant": variable("variant", np.array(VARIANTS), "places of what follows the fillers", "1"),
+        **layer_coords(range(model.info.n_layers + 1), model.info),
+    }
+    settings = {"n_fillers": grid, "kind": kind, "placement": placement, "cue": cue, "exact": exact,
+                "questions": [list(_pair(q)) for q in questions]}  # fmt: skip
+    return finish(xr.Dataset(data, coords), model, "shift", _short(settings), seed)
+
+
+def attribute(model: Model, h: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Split the logit of a token over layers with the scale of the final norm frozen.
+
+    Parameters
+    ----------
+    h : torch.Tensor
+        (item, ..., layer, d_model) stream at all layers.
+    target : torch.Tensor
+        (item,) token ids.
+
+    Returns
+    -------
+    parts, constant, logit : torch.Tensor
+        (item, ..., layer), (item, ...), (item, ...) float64; parts sum over layers to logit - constant.
+    """
+    d = h.shape[-1]
+    signs = torch.ones(d)
+    signs[1::2] = -1
+    with torch.no_grad():
+        zero = model.normed(torch.zeros(1, d, device=model.device)).float().cpu()[0]
+        gain = (model.normed(signs[None].to(model.device) * 1e3).float().cpu()[0] - zero) * signs
+        one = model.normed(torch.full((1, d), 1e3, device=model.device)).float().cpu()[0] - zero
+        centred = bool(one.abs().max() < 0.5 * gain.abs().max())
+        final = model.normed(h[..., -1, :].to(model.device)).float().cpu()
+    piece = torch.diff(h, dim=-2, prepend=torch.zeros_like(h[..., :1, :])).double()
+    if centred:
+        piece = piece - piece.mean(-1, keepdim=True)
+    grown = piece * gain.double()
+    total = grown.sum(-2)
+    scale = (final.double() - zero.double()).mul(total).sum(-1) / total.pow(2).sum(-1)
+    if not torch.allclose(total * scale[..., None] + zero, final.double(), rtol=1e-3, atol=1e-3):
+        raise ValueError(f"the final norm of {model.info.architecture} is no layer norm or RMS norm")
+    terms = grown * scale[..., None, None]
+
+    def logits_of(x: torch.Tensor) -> torch.Tensor:
+        index = target.view(-1, *[1] * (x.ndim - 2)).expand(x.shape[:-1])
+        out = [
+            model.head(part.float().to(model.device)).cpu().gather(-1, i[..., None])[..., 0]
+            for part, i in zip(x, index, strict=True)
+        ]
+        return torch.stack(out).double()
+
+    with torch.no_grad():
+        nothing = logits_of(torch.zeros_like(terms))
+        parts = logits_of(terms) - nothing
+        constant = logits_of(zero.expand_as(final))
+        logit = logits_of(final)
+    if not torch.allclose(parts.sum(-1) + constant, logit, rtol=1e-3, atol=1e-2):
+        raise ValueError(
+            f"the head of {model.info.architecture} is not linear (a soft cap on the logits): the logit of the answer "
+            "is no sum over layers"
+        )
+    return parts, constant, logit
+
+
+def filler_states(
+    model: Model,
+    questions: Iterable[Any] | None = None,
+    *,
+    n_fillers: int = 10,
+    kind: str = "dots",
+    placement: str = "post",
+    cue: str | None = None,
+    exact: bool = True,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Describe the states of the fillers: do they differ from each other, and from item to item (R4, R5)?
+
+    Returns
+    -------
+    xarray.Dataset
+        By layer and ``slot``: ``next_cosine`` with the next filler, and ``next_cosine_centred`` after the mean over
+        items at each slot is taken away (R4; the last slot is NaN). By layer and ``component`` (slot, item, residual):
+        ``variance_share`` of a two-way split and ``chance_share``, that of independent noise (R5). By layer:
+        ``same_slot_cosine`` over pairs of items.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two fillers or items.
+    """
+    questions = list(_bundled() if questions is None else questions)
+    items = build_items(
+        model, questions, n_fillers=n_fillers, kind=kind, placement=placement, cue=cue, exact=exact, seed=seed
+    )
+    if n_fillers < 2 or len(items) < 2:
+        raise ValueError(f"{n_fillers} fillers in {len(items)} items: two of each are needed to compare them")
+    h = states(model, items, slots_of(items)).double()  # (item, slot, layer, d)
+    n, s = h.shape[:2]
+    centred = h - h.mean(0)
+    pad_last = ((0, 1), (0, 0))
+    raw, own = (
+        np.pad(torch.cosine_similarity(x[:, :-1], x[:, 1:], dim=-1).mean(0).numpy(), pad_last, constant_values=np.nan)
+        for x in (h, centred)
+    )
+    grand = h.mean((0, 1))
+    total = (h - grand).pow(2).sum((0, 1, 3))
+    slot = n * (h.mean(0) - grand).pow(2).sum((0, 2))
+    item = s * (h.mean(1) - grand).pow(2).sum((0, 2))
+    shares = torch.stack([slot, item, total - slot - item]) / total
+    noise = np.array([s - 1, n - 1, (s - 1) * (n - 1)]) / (n * s - 1)
+    unit = torch.nn.functional.normalize(h, dim=-1)
+    same = ((unit.sum(0).pow(2).sum(-1) - n) / (n * (n - 1))).mean(0)
+    both = ("layer", "slot")
+    data = {
+        "next_cosine": variable(both, raw.T, "cosine of a filler with the next", "1"),
+        "next_cosine_centred": variable(both, own.T, "the same without the mean over items", "1"),
+        "variance_share": variable(("component", "layer"), shares, "share of the variance of filler states", "1"),
+        "chance_share": variable("component", noise, "share if all were independent noise", "1"),
+        "same_slot_cosine": variable("layer", same, "cosine of the same slot in two items", "1"),
+    }
+    coords = {
+        "slot": variable("slot", np.arange(s), "place among the fillers", "1"),
+        "component": variable("component", np.array(["slot", "item", "residual"]), "part of the variance", "1"),
+        **layer_coords(range(model.info.n_layers + 1), model.info),
+    }
+    settings = {"n_fillers": n_fillers, "kind": kind, "placement": placement, "cue": cue, "exact": exact,
+                "questions": [list(_pair(q)) for q in questions]}  # fmt: skip
+    return finish(xr.Dataset(data, coords), model, "filler_states", _short(settings), seed)
+
+
+def filler_probes(
+    model: Model,
+    questions: Iterable[Any] | None = None,
+    *,
+    n_fillers: int = 10,
+    kind: str = "dots",
+    cue: str | None = None,
+    exact: bool = True,
+    folds: int = 5,
+    ridge: float = 1.0,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Read answers and inputs from fillers, question and cue with ridge probes, folds over items (R6).
+
+    A probe predicts the embedding of a token; what is given is the cross-validated share of its variance. Targets:
+    the ``answer``, the last token of the question (``input``), and ``shuffled answer``, the control. Sources: the mean
+    filler, the last token of the question, the first and last of the cue. What can be decoded need not be used; the
+    contrast "filler yes, question no" is the informative one.
+
+    Parameters
+    ----------
+    folds : int
+        Parts of the items; a probe is fitted on the others and scored on one.
+    ridge : float
+        Penalty, in units of the mean eigenvalue of the states' covariance.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``explained`` by ``target``, ``source`` and ``layer``; at most 1, below 0 where the mean does better.
+    """
+    questions = list(_bundled() if questions is None else questions)
+    items = build_items(model, questions, n_fillers=n_fillers, kind=kind, cue=cue, exact=exact, seed=seed)
+    if len(items) < 2 * folds or n_fillers < 1:
+        raise ValueError(f"{len(items)} items with {n_fillers} fillers: give at least {2 * folds} items, and fillers")
+    at = {
+        "mean filler": slots_of(items), "last of question": items.question[:, 1:] - 1,
+        "first of cue": items.cue[:, :1], "answer position": items.last[:, None],
+    }  # fmt: skip
+    rng = np.random.default_rng(seed)
+    answer = np.array([a[0] for a in items.answers])
+    wanted = {
+        "answer": answer, "input": np.array([i[b - 1] for i, b in zip(items.ids, items.question[:, 1], strict=True)]),
+        "shuffled answer": answer[rng.permutation(len(answer))],
+    }  # fmt: skip
+    site = Site("resid", 0)
+    ids = {t: torch.from_numpy(x.astype(np.int64))[:, None].to(model.device) for t, x in wanted.items()}
+    embedded = {t: model.run(x, [site])[site][:, 0].double().cpu() for t, x in ids.items()}
+    fold = torch.from_numpy(rng.permutation(len(items)) % folds)
+    out = np.zeros((len(wanted), len(at), model.info.n_layers + 1))
+    for j, positions in enumerate(at.values()):
+        h = states(model, items, positions).double().mean(1)
+        for layer in range(h.shape[1]):
+            for i, y in enumerate(embedded.values()):
+                out[i, j, layer] = _explained(h[:, layer], y, fold, folds, ridge)
+    data = {"explained": variable(("target", "source", "layer"), out, "variance of the target explained, held out", "1")}
+    coords = {
+        "target": variable("target", np.array(list(wanted)), "whose embedding is predicted", "1"),
+        "source": variable("source", np.array(list(at)), "where it is read", "1"),
+        **layer_coords(range(model.info.n_layers + 1), model.info),
+    }
+    settings = {"n_fillers": n_fillers, "kind": kind, "cue": cue, "exact": exact, "folds": folds, "ridge": ridge,
+                "questions": [list(_pair(q)) for q in questions]}  # fmt: skip
+    return finish(xr.Dataset(data, coords), model, "filler_probes", _short(settings), seed)
+
+
+def _explained(x: torch.Tensor, y: torch.Tensor, fold: torch.Tensor, folds: int, ridge: float) -> float:
+    """Return 1 - held-out error / variance about the training mean."""
+    error = total = 0.0
+    for f in range(folds):
+        train, test = fold != f, fold == f
+        mx, my = x[train].mean(0), y[train].mean(0)
+        a = x[train] - mx
+        gram = a.T @ a
+        gram += ridge * gram.diagonal().mean().clamp_min(1e-12) * torch.eye(len(gram), dtype=gram.dtype)
+        w = torch.linalg.solve(gram, a.T @ (y[train] - my))
+        error += float((y[test] - my - (x[test] - mx) @ w).pow(2).sum())
+        total += float((y[test] - my).pow(2).sum())
+    return 1 - error / total if total else float("nan")
+
+

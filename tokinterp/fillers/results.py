@@ -1,0 +1,102 @@
+"""Labels of what the filler experiments return, and the exact tests that go with paired answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from math import comb
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from ..dataset import provenance, variable
+
+if TYPE_CHECKING:
+    from ..models.base import Model
+
+NAMES = {
+    "log_prob": ("log-probability of the answer", "nat"),
+    "log_prob_change": ("change of the log-probability of the answer", "nat"),
+    "correct": ("whether every token of the answer is the most probable one", "1"),
+    "rank": ("tokens more probable than the first of the answer", "1"),
+    "kl": ("KL divergence from the reference at the answer position", "nat"),
+    "js": ("Jensen-Shannon divergence from the reference at the answer position", "nat"),
+    "flip": ("whether the most probable token is another one than in the reference", "1"),
+    "entropy_change": ("change of the entropy at the answer position", "nat"),
+}
+BOUNDS = variable("bound", np.array(["lower", "upper"]), "bound of the interval", "1")
+
+
+def finish(ds: xr.Dataset, model: Model, kind: str, settings: Mapping[str, Any], seed: int = 0) -> xr.Dataset:
+    """Give a dataset its provenance; ``kind`` is the name by which plots know it."""
+    mark = hashlib.sha256(
+        json.dumps([model.info.weights, model.info.tokenizer, kind, settings], sort_keys=True, default=str).encode()
+    ).hexdigest()[:16]
+    own = dict(ds.attrs)
+    prompts = hashlib.sha256(str(settings.get("questions", "")).encode()).hexdigest()[:16]
+    ds.attrs = {**provenance(model.info, prompts, dict(settings), mark, seed), **own, "measurement": kind}
+    return ds
+
+
+def numbers(n: int) -> xr.Variable:
+    """Return the coordinate of n items."""
+    return variable("prompt", np.arange(n), "number of the item", "1")
+
+
+def sign_test(differences: np.ndarray) -> float:
+    """Return the two-sided exact p that as many of the differences are above, rather than below, zero by chance.
+
+    Zeros are left out; NaN if nothing is left.
+
+    Examples
+    --------
+    >>> sign_test(np.array([1.0, 2.0, 3.0, 0.5, 1.5]))
+    0.0625
+    """
+    d = differences[np.isfinite(differences)]
+    return binomial(int((d > 0).sum()), int((d < 0).sum()))
+
+
+def mcnemar(before: np.ndarray, after: np.ndarray) -> tuple[int, int, float]:
+    """Return how many items were helped and hurt, and McNemar's exact two-sided p."""
+    helped, hurt = int((~before & after).sum()), int((before & ~after).sum())
+    return helped, hurt, binomial(helped, hurt)
+
+
+def binomial(a: int, b: int) -> float:
+    """Return the two-sided p of a against b under equal chances; NaN where both are 0."""
+    n = a + b
+    if n == 0:
+        return float("nan")
+    tail = sum(comb(n, i) for i in range(min(a, b) + 1))
+    return min(1.0, 2 * tail / 2**n)
+
+
+def interval(values: np.ndarray, level: float = 0.95, n_boot: int = 2000, seed: int = 0) -> np.ndarray:
+    """Return (2, ...) percentile bootstrap interval of the mean over axis 0, items drawn with replacement."""
+    from ..summary import summary
+
+    v = np.asarray(values, dtype=np.float64)
+    dims = ("prompt", *(f"d{i}" for i in range(v.ndim - 1)))
+    ds = summary(xr.Dataset({"x": (dims, v)}), level=level, n_boot=n_boot, seed=seed)
+    return ds["x_interval"].values
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Return Spearman's rank correlation, ties averaged; NaN for fewer than three pairs or a constant."""
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    ok = np.isfinite(a) & np.isfinite(b)
+    if ok.sum() < 3:
+        return float("nan")
+    ra, rb = (_ranks(x[ok]) for x in (a, b))
+    if ra.std() == 0 or rb.std() == 0:
+        return float("nan")
+    return float(np.corrcoef(ra, rb)[0, 1])
+
+
+def _ranks(x: np.ndarray) -> np.ndarray:
+    _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
+    last = counts.cumsum()
+    return (last - (counts - 1) / 2)[inverse]

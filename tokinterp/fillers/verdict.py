@@ -1,0 +1,129 @@
+"""The verdict on fillers: used or not shown, with the evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from ..dataset import variable
+from ..measure import measure
+from ..measurements.attention import AttentionMass
+from .insertion import _bundled, _short, insert
+from .interventions import intervene
+from .items import _pair, build_items
+from .results import BOUNDS, finish, interval
+
+if TYPE_CHECKING:
+    from ..models.base import Model
+
+CRITERIA = (
+    "placement specificity", "hidden from the answer", "hidden, against random words", "mean ablation",
+    "mean ablation, against random words", "enrichment of the best head",
+)  # fmt: skip
+
+
+def verdict(
+    model: Model,
+    questions: Iterable[Any] | None = None,
+    *,
+    n_fillers: int = 10,
+    kind: str = "dots",
+    control: str = "words",
+    cue: str | None = None,
+    exact: bool = True,
+    level: float = 0.95,
+    n_boot: int = 2000,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Decide whether a model uses fillers: it gains from them, reads them, and what it reads there is content.
+
+    The rule (all three are needed for "used", each with the lower bound of its interval on the right side):
+
+    1. fillers after the question raise the log-probability of the answer by more than the same fillers before it (F3);
+    2. hiding them from the answer position (C3a), or putting their mean over items in their place at all layers
+       (C4), lowers it, and by more than the same done to as many random words in the same places;
+    3. some head gives them, from the answer position, more than their share of what is left beside sink and self (T3;
+       the interval is widened to hold for all heads at once).
+
+    Parameters
+    ----------
+    model, questions, n_fillers, kind, cue, exact, seed
+        See `build_items`.
+    control : str
+        Kind of filler of equal token count that is the control of the second condition.
+    level, n_boot
+        Of the bootstrap over items.
+
+    Returns
+    -------
+    xarray.Dataset
+        By ``criterion``: ``value`` with ``value_interval``, the ``bound_wanted`` that the lower bound must exceed, and
+        ``passed``. ``attrs["verdict"]`` is ``"used"`` or ``"not shown"``: a failed condition is no proof of absence.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> ds = verdict(ti.load_model(), ti.bundled_questions("cloze")[:8], n_fillers=4, n_boot=200)
+    >>> ds.attrs["verdict"] in ("used", "not shown")
+    True
+    """
+    questions = list(_bundled() if questions is None else questions)
+    if n_fillers < 1:
+        raise ValueError(f"n_fillers={n_fillers}: a verdict needs fillers")
+    if len(questions) < 2:
+        raise ValueError(f"{len(questions)} question: an interval over items needs several")
+    shared: dict[str, Any] = {"cue": cue, "exact": exact, "seed": seed}
+    ds = insert(model, questions, n_fillers=[n_fillers], kinds=[kind], announce="", **shared)
+    logp = ds["log_prob"].sel(n_fillers=n_fillers).isel(filler=0)
+    special = (logp.sel(placement="post") - logp.sel(placement="pre")).values
+    names = ("knock-out of the answer", "mean ablation")
+    changes = {
+        k: intervene(model, questions, n_fillers=n_fillers, kind=k, interventions=names, **shared)["log_prob_change"]
+        for k in (kind, control)
+    }
+    drops = {(k, n): -c.sel(intervention=n).values for k, c in changes.items() for n in names}
+    samples = [special]
+    for n in names:
+        samples += [drops[kind, n], drops[kind, n] - drops[control, n]]
+    values = [float(s.mean()) for s in samples]
+    bounds = [interval(s, level, n_boot, seed) for s in samples]
+    head, value, bound = _best_head(model, questions, n_fillers, kind, shared, level, n_boot, seed)
+    values, bounds = [*values, value], [*bounds, bound]
+    wanted = np.array([0.0] * len(samples) + [1.0])
+    low = np.array([b[0] for b in bounds])
+    passed = low > wanted
+    used = passed[0] and ((passed[1] and passed[2]) or (passed[3] and passed[4])) and passed[5]
+    one = "criterion"
+    data = {
+        "value": variable(one, values, "evidence: nat, for the head attention over chance", "nat or 1"),
+        "value_interval": variable(("bound", one), np.array(bounds).T, "bootstrap interval over items", "nat or 1"),
+        "bound_wanted": variable(one, wanted, "what the lower bound must exceed", "nat or 1"),
+        "passed": variable(one, passed.astype(np.int8), "whether it does", "1"),
+    }
+    coords = {one: variable(one, np.array(CRITERIA), "condition", "1"), "bound": BOUNDS}
+    settings = {
+        "n_fillers": n_fillers, "kind": kind, "control": control, "level": level, "n_boot": n_boot, **shared,
+        "questions": [list(_pair(q)) for q in questions],
+    }  # fmt: skip
+    attrs = {"verdict": "used" if used else "not shown", "best_head": f"block {head[0]}, head {head[1]}"}
+    return finish(xr.Dataset(data, coords, attrs), model, "verdict", _short(settings), seed)
+
+
+def _best_head(
+    model: Model, questions: Sequence[Any], n_fillers: int, kind: str, shared: dict[str, Any], level: float,
+    n_boot: int, seed: int,
+) -> tuple[tuple[int, int], float, np.ndarray]:  # fmt: skip
+    """Return the head with the largest lower bound, its enrichment net of sink and self, and the widened interval."""
+    items = build_items(model, questions, n_fillers=n_fillers, kind=kind, **shared)
+    asked = AttentionMass({"fillers": items.mark("filler")}, {"answer": "last"}, value_weighted=False)
+    ds = measure(model, items.prompts, {"a": asked}, progress=False)["a"].to_dataset()
+    each = ds["net_enrichment"].isel(query_set=0, key_set=0).transpose("prompt", "block", "head").values
+    wide = 1 - (1 - level) / each[0].size
+    draws = max(n_boot, int(np.ceil(20 / (1 - wide))))
+    bounds = interval(each, wide, min(draws, 20_000), seed)
+    at = np.unravel_index(int(np.nanargmax(bounds[0])), bounds[0].shape)
+    head = (int(at[0]), int(at[1]))
+    return head, float(np.nanmean(each[:, *head])), bounds[:, *head]

@@ -1,0 +1,104 @@
+"""Attention weights reduced: mass on sets of keys, with and without sink and self, chance, and attention received."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+LEAST = 1e-6  # of a query's attention must be left beside the first position and itself for a share of it to count
+
+
+class Masses(NamedTuple):
+    """Sums over queries of the attention that falls on sets of keys; all (prompt, head, query set, key set) float64.
+
+    Attributes
+    ----------
+    mass : torch.Tensor
+        Sum of the weights on the set.
+    net : torch.Tensor
+        Sum of the share of the set in what is left beside the first position and the query itself.
+    net_chance : torch.Tensor
+        Sum of the share of the set in the places that are left, over the same queries.
+    valued : torch.Tensor
+        Sum of the share of the set when each weight is multiplied by the norm of what would be written; zeros without
+        norms.
+    net_queries : torch.Tensor
+        (prompt, head, query set) int64, queries that have something left.
+    """
+
+    mass: Tensor
+    net: Tensor
+    net_chance: Tensor
+    valued: Tensor
+    net_queries: Tensor
+
+
+def chance(queries: Tensor, keys: Tensor) -> Tensor:
+    """Return (prompt, query set, key set) float64: sum over queries of |S and [0..q]| / (q + 1).
+
+    Parameters
+    ----------
+    queries, keys : torch.Tensor
+        (prompt, query set, position) and (prompt, key set, position) bool.
+    """
+    place = torch.arange(keys.shape[-1], device=keys.device, dtype=torch.float64)
+    visible = keys.double().cumsum(-1) / (place + 1)
+    return queries.double() @ visible.transpose(1, 2)
+
+
+def attention_masses(pattern: Tensor, queries: Tensor, keys: Tensor, norms: Tensor | None = None) -> Masses:
+    """Reduce the attention weights of one block.
+
+    Parameters
+    ----------
+    pattern : torch.Tensor
+        (prompt, head, query, key), causal, rows sum to one.
+    queries, keys : torch.Tensor
+        (prompt, query set, position) and (prompt, key set, position) bool.
+    norms : torch.Tensor, optional
+        (prompt, head, position) norm of what each position would have written, ||v W_O||.
+
+    Notes
+    -----
+    Memory: two tensors of the size of ``pattern`` beside it.
+
+    Examples
+    --------
+    >>> uniform = torch.ones(4, 4).tril() / torch.arange(1, 5)[:, None]
+    >>> everything = torch.ones(1, 1, 4, dtype=torch.bool)
+    >>> float(attention_masses(uniform[None, None], everything, everything).mass)
+    4.0
+    """
+    a, n = pattern.float(), pattern.shape[-1]
+    ask, on = queries[:, None].double(), keys[:, None].float().transpose(2, 3)  # (p, 1, Q, q), (p, 1, k, S)
+    mass = ask @ (a @ on).double()
+    valued = torch.zeros_like(mass)
+    if norms is not None:
+        weighted = a * norms.float()[:, :, None, :]
+        valued = ask @ ((weighted @ on) / weighted.sum(-1, keepdim=True).clamp_min(1e-30)).double()
+        del weighted
+    a = a.clone()
+    a[..., 0] = 0
+    a.diagonal(dim1=2, dim2=3).zero_()
+    left = a.sum(-1, keepdim=True)  # summed from what is left, so that nothing cancels
+    counts = left > LEAST
+    share = torch.where(counts, (a @ on) / left.clamp_min(LEAST), 0).double()
+    inner = keys.clone()
+    inner[..., 0] = False
+    place = torch.arange(n, device=a.device)
+    among = (inner.double().cumsum(-1) - inner.double()).transpose(1, 2) / (place - 1).clamp_min(1)[:, None]
+    net_chance = ask @ torch.where(counts, among[:, None], 0)
+    net_queries = (queries[:, None] & counts[..., 0][:, :, None]).sum(-1)
+    return Masses(mass, ask @ share, net_chance, valued, net_queries)
+
+
+def attention_received(pattern: Tensor) -> Tensor:
+    """Return (prompt, head, key) float64 mean attention received over the queries that can see each key.
+
+    alpha_k of Gu et al. 2024 (arXiv 2410.10781): (1 / (T - k)) sum over q >= k of a_qk, k counted from 0.
+    """
+    n = pattern.shape[-1]
+    seen_by = torch.arange(n, 0, -1, device=pattern.device, dtype=torch.float64)
+    return pattern.sum(2, dtype=torch.float64) / seen_by

@@ -1,0 +1,289 @@
+"""AttentionMass and AttentionSinks: where attention goes, one block at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..capture import Site
+from ..dataset import block_coords, variable
+from ..kernels.attention import attention_masses, attention_received, chance
+from .base import Measurement
+from .token_sets import check_sets, padded, resolve
+
+if TYPE_CHECKING:
+    from ..capture import Batch
+    from ..models.base import ModelInfo
+    from ..text.prompts import Prompts
+
+KEYS = {"sink": "first", "separators": "separators", "other": "other"}
+
+
+class AttentionMass(Measurement):
+    """How much attention sets of queries give to sets of keys, by head, against chance and net of sink and self.
+
+    Patterns are reduced block by block as the pass reaches them and are never held together: with T tokens and H heads
+    at most about five tensors of H T^2 float32 are alive (the library's own included), whatever the number of blocks.
+
+    Parameters
+    ----------
+    keys, queries : mapping of name -> rule
+        Sets of positions. A rule is ``"all"``, ``"first"`` (position 0), ``"last"``, ``"special"``, ``"separators"``
+        (. , ? ! ; : and white space), ``"other"`` (in none of the other sets), a class of tokens (``"punctuation"``,
+        ``"stop word"``, ...), or a bool array with one entry per token of all prompts.
+    blocks : iterable of int, optional
+        All by default.
+    value_weighted : bool
+        Whether to weigh by the norm of what is written, ||v W_O|| (Kobayashi et al. 2020), too.
+    threshold : float
+        Mass above which a head counts in ``heads_above``.
+
+    Notes
+    -----
+    Per prompt, for a set S and queries Q (T1 to T5): ``mass`` = mean over q of the weights on S; ``enrichment`` = mass
+    over ``chance``, the mean of |S and [0..q]| / (q + 1). ``net_*`` are the same with position 0 and q itself taken
+    out, of the sets and of the whole, over the queries that have something left: a sink holds most of the mass and
+    writes little. ``valued_mass`` is the share of S in the sum of weights times written norms. Where a prompt has no
+    such query or no key of the set, enrichment is NaN.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> run = ti.measure(model, ["The Nile flows north."], {"a": ti.AttentionMass()}, progress=False)
+    >>> round(float(run["a"]["mass"].sum("key_set").mean()), 5)
+    1.0
+    """
+
+    streams = True
+
+    def __init__(
+        self,
+        keys: Mapping[str, Any] = KEYS,
+        queries: Mapping[str, Any] | None = None,
+        blocks: Iterable[int] | None = None,
+        value_weighted: bool = True,
+        threshold: float = 0.3,
+    ) -> None:
+        super().__init__()
+        self.keys, self.queries = check_sets("keys", keys), check_sets("queries", queries or {"all": "all"})
+        self.blocks = None if blocks is None else list(blocks)
+        self.value_weighted, self.threshold = bool(value_weighted), float(threshold)
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold={threshold}: a mass lies between 0 and 1")
+
+    def sites(self, info: ModelInfo) -> list[Site]:
+        """Return the patterns, and the values if they are weighed."""
+        names = ("value", "pattern") if self.value_weighted else ("pattern",)
+        return [Site(name, b) for b in choose_blocks(self.blocks, info) for name in names]
+
+    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+        """Check blocks, and find the tokens of each set."""
+        super().start(info, prompts)
+        choose_blocks(self.blocks, info)
+        self._starts = prompts.starts
+        self._keys, self._queries = resolve(prompts, self.keys), resolve(prompts, self.queries)
+        for what, packed, names in (("queries", self._queries, self.queries), ("keys", self._keys, self.keys)):
+            empty = [n for n, row in zip(names, packed, strict=True) if not row.any()]
+            if empty:
+                raise ValueError(f"{what} {empty}: no token of any prompt belongs to it")
+
+    def look(self, batch: Batch, site: Site, value: torch.Tensor) -> torch.Tensor:
+        """Reduce a pattern; of values keep the norm of what they write."""
+        if site.name == "value":
+            return batch.model.written_norm(site.at, value).to(batch.device)
+        norms = batch.seen(self, Site("value", site.at)) if self.value_weighted else None
+        asked, on = (padded(p, self._starts, batch) for p in (self._queries, self._keys))
+        found = attention_masses(value, asked, on, norms)
+        return torch.cat([torch.stack(found[:4], -1).flatten(2), found.net_queries.double()], dim=2)
+
+    def update(self, batch: Batch) -> None:
+        """Take the masses of a batch."""
+        asked, on = (padded(p, self._starts, batch) for p in (self._queries, self._keys))
+        n_q, n_s = asked.shape[1], on.shape[1]
+        blocks = choose_blocks(self.blocks, self.info)
+        looks = torch.stack([batch.seen(self, Site("pattern", b)) for b in blocks], 1)  # (prompt, block, head, ...)
+        sums, net_queries = looks[..., : n_q * n_s * 4], looks[..., n_q * n_s * 4 :]
+        mass, net, net_chance, valued = sums.unflatten(-1, (n_q, n_s, 4)).unbind(-1)
+        n = asked.sum(-1)
+        per_query, per_net = n[:, None, None, :, None], net_queries[..., None]
+        mean = mass / per_query
+        here = on.any(-1)[:, None, None, None]
+        self.append(
+            prompt=batch.prompt_numbers, n_queries=n, n_keys=on.sum(-1), chance=chance(asked, on) / n[..., None],
+            mass=mean, net_mass=net / per_net, net_chance=net_chance / per_net,
+            enrichment=mean / (chance(asked, on) / n[..., None])[:, None, None],
+            net_enrichment=net / torch.where(net_chance > 0, net_chance, torch.nan),
+            valued_mass=torch.where(here, valued / per_query, 0 * per_query),
+            heads_above=(mean > self.threshold).sum(2),
+        )  # fmt: skip
+
+    def result(self) -> xr.Dataset:
+        """Return the dataset described in the class."""
+        names = [n for n in MASS if n != "valued_mass" or self.value_weighted]
+        prompt, *columns = self.table("prompt", *names)
+        data = {n: variable(("prompt", *MASS[n][0]), c, *MASS[n][1:]) for n, c in zip(names, columns, strict=True)}
+        data["heads_above"].attrs["threshold"] = self.threshold
+        coords = {
+            "prompt": variable("prompt", prompt, "number of the prompt in the input", "1"),
+            "query_set": variable("query_set", np.array(list(self.queries)), "which positions look", "1"),
+            "key_set": variable("key_set", np.array(list(self.keys)), "which positions are looked at", "1"),
+            "head": variable("head", np.arange(self.info.n_heads), "attention head", "1"),
+            **block_coords(choose_blocks(self.blocks, self.info), self.info, "pattern"),
+        }
+        return xr.Dataset(data, coords)
+
+
+_SETS = ("query_set", "key_set")
+_EACH = ("block", "head", *_SETS)
+_SINKS = "net of position 0 and of the query itself"
+MASS: dict[str, tuple[Any, ...]] = {
+    "n_queries": (("query_set",), "queries", "1"),
+    "n_keys": (("key_set",), "positions of the set", "1"),
+    "chance": (_SETS, "share of the visible positions that are of the set", "1"),
+    "mass": (_EACH, "mean attention on the set", "1"),
+    "enrichment": (_EACH, "attention on the set over chance", "1"),
+    "net_mass": (_EACH, f"mean attention on the set, {_SINKS}", "1"),
+    "net_chance": (_EACH, f"share of the visible positions that are of the set, {_SINKS}", "1"),
+    "net_enrichment": (_EACH, f"attention on the set over chance, {_SINKS}", "1"),
+    "valued_mass": (
+        _EACH, "mean share of the set in attention weighted by the norm of what is written", "1",
+        "Kobayashi et al. 2020, arXiv 2004.10102",
+    ),
+    "heads_above": (("block", *_SETS), "heads whose mass is above the threshold", "1"),
+}  # fmt: skip
+
+
+class AttentionSinks(Measurement):
+    """Sink score of every position: the mean attention that it receives, and how often that is large.
+
+    Parameters
+    ----------
+    tokens : int
+        T: only the first so many tokens are looked at, and only in prompts that have them (64 in the paper).
+    threshold : float
+        eps of Sink_eps.
+    blocks : iterable of int, optional
+        All by default.
+    norms : bool
+        Whether to give the mean norms of keys and values by position too (sinks have small ones).
+
+    Notes
+    -----
+    alpha_k = mean over q >= k of a_qk; Sink_eps(k) is the share of prompts, blocks and heads with alpha_k above eps:
+    the mean of ``sink_rate`` over block and head (Gu et al. 2024, arXiv 2410.10781).
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> text = ti.bundled_texts()[0].text
+    >>> prompts = ti.Prompts.from_texts([text], model, max_tokens=64)
+    >>> run = ti.measure(model, prompts, {"s": ti.AttentionSinks(tokens=64)}, progress=False)
+    >>> run["s"]["sink_rate"].sizes["position"]
+    64
+    """
+
+    streams = True
+
+    def __init__(
+        self, tokens: int = 64, threshold: float = 0.3, blocks: Iterable[int] | None = None, norms: bool = True
+    ) -> None:
+        super().__init__()
+        self.tokens, self.threshold, self.norms = int(tokens), float(threshold), bool(norms)
+        self.blocks = None if blocks is None else list(blocks)
+        if self.tokens < 2:
+            raise ValueError(f"tokens={tokens}: two or more are needed for one to look at another")
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold={threshold}: attention received lies between 0 and 1")
+
+    def sites(self, info: ModelInfo) -> list[Site]:
+        """Return the patterns, and keys and values if their norms are asked for."""
+        names = ("key", "value", "pattern") if self.norms else ("pattern",)
+        return [Site(name, b) for b in choose_blocks(self.blocks, info) for name in names]
+
+    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+        """Check that some prompt is long enough."""
+        super().start(info, prompts)
+        choose_blocks(self.blocks, info)
+        if max(prompts.lengths) < self.tokens:
+            raise ValueError(
+                f"tokens={self.tokens}: the longest prompt has {max(prompts.lengths)}; give longer prompts or fewer "
+                "tokens"
+            )
+
+    def look(self, batch: Batch, site: Site, value: torch.Tensor) -> torch.Tensor:
+        """Reduce a pattern to what each position receives, keys and values to norms."""
+        if site.name == "pattern":
+            return attention_received(value[:, :, : self.tokens, : self.tokens])
+        return torch.linalg.vector_norm(value[:, : self.tokens], dim=-1, dtype=torch.float64)
+
+    def update(self, batch: Batch) -> None:
+        """Take the scores of the prompts that are long enough."""
+        full = torch.tensor(batch.lengths, device=batch.device) >= self.tokens
+        if batch.ids.shape[1] < self.tokens:
+            return
+        blocks = choose_blocks(self.blocks, self.info)
+        received = torch.stack([batch.seen(self, Site("pattern", b)) for b in blocks], 1)[full]
+        above = received > self.threshold
+        later, place = received[..., 1:].max(-1)
+        self.add("above", above.sum(0))
+        self.add("received", received.sum(0))
+        self.add("count", full.sum())
+        self.append(
+            prompt=batch.prompt_numbers[full], first=received[..., 0], largest_later=later,
+            largest_position=place + 1, first_above=above[..., 0].double().mean((1, 2)),
+        )  # fmt: skip
+        for name in ("key", "value") if self.norms else ():
+            norms = torch.stack([batch.seen(self, Site(name, b)) for b in blocks], 1)[full]
+            self.add(f"{name}_norm", norms.sum(0))
+
+    def result(self) -> xr.Dataset:
+        """Return the dataset described in the class."""
+        prompt, first, later, place, share = self.table(
+            "prompt", "first", "largest_later", "largest_position", "first_above"
+        )
+        n = self.sums["count"]
+        by, sample = ("block", "head", "position"), ("prompt", "block", "head")
+        data = {
+            "sink_rate": variable(by, self.sums["above"] / n, f"share of prompts above {self.threshold:g}", "1", SINK),
+            "received": variable(by, self.sums["received"] / n, "mean attention received", "1", SINK),
+            "first_received": variable(sample, first, "mean attention that position 0 receives", "1", SINK),
+            "largest_later": variable(sample, later, "largest attention received by a later position", "1", SINK),
+            "largest_position": variable(sample, place, "the later position that receives most", "1"),
+            "first_above": variable("prompt", share, f"share of heads where position 0 is above {self.threshold:g}", "1"),
+        }  # fmt: skip
+        for name in ("key", "value") if self.norms else ():
+            norm = self.sums[f"{name}_norm"] / n
+            data[f"{name}_norm"] = variable(("block", "position"), norm, f"mean norm of the {name}s of all heads", "1")
+        coords = {
+            "prompt": variable("prompt", prompt, "number of the prompt in the input", "1"),
+            "position": variable("position", np.arange(self.tokens), "place in the sequence, BOS counted", "1"),
+            "head": variable("head", np.arange(self.info.n_heads), "attention head", "1"),
+            **block_coords(choose_blocks(self.blocks, self.info), self.info, "pattern"),
+        }
+        return xr.Dataset(data, coords)
+
+
+SINK = "Gu et al. 2024, arXiv 2410.10781 (Sink_eps)"
+
+
+def choose_blocks(blocks: Iterable[int] | None, info: ModelInfo) -> list[int]:
+    """Return the blocks asked for, or all.
+
+    Raises
+    ------
+    ValueError
+        If a block is not one of 0..n_layers-1.
+    """
+    if blocks is None:
+        return list(range(info.n_layers))
+    chosen = sorted({int(b) for b in blocks})
+    bad = [b for b in chosen if not 0 <= b < info.n_layers]
+    if bad or not chosen:
+        raise ValueError(f"blocks {bad or 'is empty'}: {info.id} has blocks 0 to {info.n_layers - 1}")
+    return chosen

@@ -1,0 +1,145 @@
+"""Sums over pairs of consecutive layers, which Linearity and TokenNonlinearity share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..capture import resid
+from ..kernels import linear
+from ..kernels.massive import check_rule, massive_rows
+from .base import Measurement, Tensors
+
+if TYPE_CHECKING:
+    from ..capture import Batch, Site
+    from ..models.base import ModelInfo
+    from ..text.prompts import Prompts
+
+EXCLUSIONS = ("special", "massive")
+
+
+def choose_blocks(blocks: Iterable[int] | None, info: ModelInfo) -> list[int]:
+    """Return the blocks asked for, or all of ``0..n_layers-1``.
+
+    Raises
+    ------
+    ValueError
+        If the model has no such block.
+    """
+    if blocks is None:
+        return list(range(info.n_layers))
+    chosen = sorted({int(b) for b in blocks})
+    bad = [b for b in chosen if not 0 <= b < info.n_layers]
+    if bad or not chosen:
+        raise ValueError(
+            f"blocks {bad or 'is empty'}: {info.id} has blocks 0 to {info.n_layers - 1}; block b leads from layer b to "
+            "layer b + 1, and negative numbers do not count from the end"
+        )
+    return chosen
+
+
+class Chains(Measurement):
+    """What measurements of maps from layer to layer have in common: blocks, exclusions, and the sums of a batch."""
+
+    blocks: list[int] | None
+    exclude: tuple[str, ...]
+    rule: str
+    factor: float
+    parts: int = 1
+
+    def take_settings(self, blocks: Iterable[int] | None, exclude: Sequence[str], rule: str, factor: float) -> None:
+        """Keep and check the settings in common."""
+        self.blocks = None if blocks is None else list(blocks)
+        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        self.rule, self.factor = rule, float(factor)
+        unknown = [e for e in self.exclude if e not in EXCLUSIONS]
+        if unknown:
+            raise ValueError(f"exclude={unknown}: the exclusions are {', '.join(EXCLUSIONS)}")
+        check_rule(rule)
+        if not self.factor > 1:
+            raise ValueError(f"factor={factor}: a massive row has a norm of more than 1 times the median; 10 is usual")
+
+    def chosen(self) -> list[int]:
+        """Return the blocks of this run."""
+        return choose_blocks(self.blocks, self.info)
+
+    def layers(self, info: ModelInfo) -> list[int]:
+        """Return the layers at the two ends of the blocks."""
+        return sorted({layer for b in choose_blocks(self.blocks, info) for layer in (b, b + 1)})
+
+    def sites(self, info: ModelInfo) -> list[Site]:
+        """Return the stream at the two ends of the blocks."""
+        return resid(self.layers(info))
+
+    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+        """Check the blocks against the model."""
+        super().start(info, prompts)
+        self.chosen()
+
+    def ends(self) -> list[tuple[int, int]]:
+        """Return the places of the two layers of each block on the axis ``layer`` of the sums."""
+        layers = self.layers(self.info)
+        return [(layers.index(b), layers.index(b + 1)) for b in self.chosen()]
+
+    def kept(self, batch: Batch) -> torch.Tensor:
+        """Return (prompt, position) bool, true on real tokens that no layer in use excludes."""
+        keep = batch.mask
+        if "special" in self.exclude:
+            keep = keep & ~batch.special
+        if "massive" in self.exclude:
+            for layer in self.layers(self.info):
+                keep = keep & ~massive_rows(batch.resid(layer), batch.mask, self.rule, self.factor)
+        return keep
+
+    def add_batch(self, batch: Batch, keep: torch.Tensor) -> None:
+        """Add the kept rows of a batch to the sums; part p holds the prompts whose number is p modulo ``parts``."""
+        layers, ends = self.layers(self.info), self.ends()
+        flat = batch.flatten(keep)
+        if "shift" not in self.sums:
+            some = torch.where(flat.any(), flat, torch.ones_like(flat)).double()
+            shift = torch.stack([(some @ batch.rows(n).double()) / some.sum() for n in layers])
+            self.sums.update(linear.empty(shift, self.parts, len(ends))._asdict())
+        chain = self.chain()
+        part = np.repeat(np.asarray(batch.numbers) % self.parts, batch.lengths)
+        rows_of = [torch.from_numpy(np.flatnonzero(part == p)).to(flat.device) for p in range(self.parts)]
+        for p, index in enumerate(rows_of):
+            if not len(index):
+                continue
+            chosen = flat[index]
+            chain.count[p] += chosen.sum()
+            before: dict[int, torch.Tensor] = {}
+            for i, layer in enumerate(layers):
+                rows = (batch.rows(layer)[index].double() - chain.shift[i]) * chosen[:, None]
+                before[i] = rows
+                linear.accumulate(chain.first[i, p], chain.second[i, p], rows)
+                for pair, (a, b) in enumerate(ends):
+                    if b == i:
+                        chain.cross[pair, p].addmm_(before.pop(a).T, rows)
+
+    def chain(self) -> linear.Chain:
+        """Return the sums as they lie."""
+        return linear.Chain(*(self.sums[f] for f in linear.Chain._fields))
+
+    def merge_sums(self, other: Tensors) -> None:
+        """Add the sums of another part of the corpus, whatever its shift."""
+        if not self.sums or not other:
+            self.sums = self.sums or {k: v.clone() for k, v in other.items()}
+            return
+        theirs = linear.Chain(*(other[f].to(self.sums[f].device) for f in linear.Chain._fields))
+        self.sums.update(linear.merge(self.chain(), theirs, self.ends())._asdict())
+
+    def pair(self, place: int, parts: list[int] | None = None) -> linear.Pair:
+        """Return the pair of layers of the block at a place, over some parts of the corpus (all by default)."""
+        ends, chain = self.ends()[place], self.chain()
+        device = torch.device(
+            self.info.device
+        )  # a run with a store ends with its sums on the CPU, slow at what follows
+        device = torch.device("cpu") if device.type == "cuda" and not torch.cuda.is_available() else device
+        one = linear.Chain(
+            chain.shift[list(ends)].to(device), chain.count.to(device), chain.first[list(ends)].to(device),
+            chain.second[list(ends)].to(device), chain.cross[place : place + 1].to(device),
+        )  # fmt: skip
+        return linear.pair_of(one, 0, (0, 1), parts or list(range(self.parts)))

@@ -1,0 +1,214 @@
+"""The cloud of tokens of each prompt and layer, and one table of its neighbours for all measurements of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from ..kernels.massive import massive_rows
+from ..kernels.neighbours import Neighbours, nearest
+
+if TYPE_CHECKING:
+    from ..capture import Batch
+    from ..text.prompts import Prompts
+
+EXCLUSIONS = ("special", "massive")
+ANYWHERE = "massive_anywhere"
+DECLARED = "neighbourhoods"  # where the run keeps what all measurements of a batch will ask for
+
+
+class Neighbourhood(NamedTuple):
+    """What a measurement asks of the neighbours of the points of every cloud.
+
+    Attributes
+    ----------
+    layers : tuple of int
+        Layers of the clouds.
+    ranks : frozenset of int
+        Ranks (1 is the nearest) whose neighbour and distance are needed exactly; the largest is how many are searched.
+        If k is among them, the set of the k nearest is exact.
+    exclude : tuple of str
+        Tokens left out: ``"special"``; ``"massive"``, rows found at the layer itself; ``"massive_anywhere"``, rows
+        found at any of the layers, so that all layers have the same points.
+    """
+
+    layers: tuple[int, ...]
+    ranks: frozenset[int]
+    exclude: tuple[str, ...] = ("special",)
+
+
+def check_exclude(exclude: Sequence[str] | str) -> tuple[str, ...]:
+    """Return the exclusions as a tuple.
+
+    Raises
+    ------
+    ValueError
+        If one is unknown.
+    """
+    exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    unknown = [e for e in exclude if e not in EXCLUSIONS]
+    if unknown:
+        raise ValueError(f"exclude={unknown}: the exclusions are {', '.join(EXCLUSIONS)}")
+    return exclude
+
+
+def cloud_sizes(prompts: Prompts, exclude: Sequence[str]) -> np.ndarray:
+    """Return (prompt,) the number of tokens in each cloud, as far as it is known before the run."""
+    lengths = np.asarray(prompts.lengths)
+    if "special" in exclude:
+        lengths = lengths - [int(prompts.special(i).sum()) for i in range(len(lengths))]
+    return lengths
+
+
+def check_sizes(prompts: Prompts, exclude: Sequence[str], needed: int, small: str, why: str) -> None:
+    """Refuse clouds that are too small, before the run.
+
+    Parameters
+    ----------
+    prompts : Prompts
+        Of the run.
+    exclude : sequence of str
+        What the clouds are without.
+    needed : int
+        Least number of points.
+    small : str
+        ``"error"``: every cloud must have as many; ``"nan"``: at least one must.
+    why : str
+        What needs them, and what to do instead.
+
+    Raises
+    ------
+    ValueError
+        If clouds are too small.
+    """
+    sizes = cloud_sizes(prompts, exclude)
+    short = sizes < needed
+    if short.all() if small == "nan" else short.any():
+        way = "" if small == "nan" else ", or small='nan'"
+        raise ValueError(
+            f"{int(short.sum())} of {len(sizes)} prompts have fewer than {needed} tokens (the shortest has "
+            f"{int(sizes.min())}, the longest {int(sizes.max())}), which {why}: make them with "
+            f"min_tokens={needed + int((np.asarray(prompts.lengths) - sizes).max())}{way}"
+        )
+
+
+def cloud_masks(batch: Batch, layers: Sequence[int], exclude: Sequence[str]) -> list[torch.Tensor]:
+    """Return for each layer (prompt, position) bool, true on the tokens of the cloud."""
+    allowed = batch.mask & ~batch.special if "special" in exclude else batch.mask
+    if not {"massive", ANYWHERE} & {*exclude}:
+        return [allowed] * len(layers)
+    massive = [massive_rows(batch.resid(layer), batch.mask) for layer in layers]
+    if ANYWHERE in exclude:
+        return [allowed & ~torch.stack(massive).any(0)] * len(layers)
+    return [allowed & ~rows for rows in massive]
+
+
+def neighbours(
+    batch: Batch, mine: Neighbourhood, max_bytes: int | None = None
+) -> Iterator[tuple[list[int], Neighbours]]:
+    """Search the neighbours in the clouds of a batch, some layers at a time, once for all measurements of the run.
+
+    Measurements that leave out the same tokens share one search with the ranks that any of them needs.  A table is kept
+    until the last of them has had it.
+
+    Parameters
+    ----------
+    batch : Batch
+        Of a run; what the other measurements ask for stands in ``batch.shared``.
+    mine : Neighbourhood
+        What is asked for.
+    max_bytes : int, optional
+        Working memory; by default 1 GiB on a CPU and 2 GiB on a GPU.
+
+    Yields
+    ------
+    layers : list of int
+        Some of the layers.
+    table : Neighbours
+        Of their clouds, layer by layer and within each prompt by prompt.  It may have more ranks, and more points
+        (which take no part), than were asked for.
+    """
+    same = [w for w in batch.shared.get(DECLARED, ()) if w.exclude == mine.exclude]
+    if ANYWHERE in mine.exclude:  # what is left out depends on the layers, and must not on the company
+        same = [w for w in same if w.layers == mine.layers]
+    if mine not in same:
+        same = [*same, mine]
+    ranks = frozenset().union(*(w.ranks for w in same))
+    room = max_bytes or (2**30 if batch.device.type == "cpu" else 2**31)
+    for group in _groups(batch, sorted({n for w in same for n in w.layers}), room):
+        chosen = [n for n in group if n in mine.layers]
+        if not chosen:
+            continue
+        key = ("neighbours", mine.exclude, group, ranks, mine.layers if ANYWHERE in mine.exclude else ())
+        users = sum(bool({*group} & {*w.layers}) for w in same)
+        table, left = batch.shared.pop(key, None) or (_search(batch, group, ranks, mine, room), users)
+        if left > 1:
+            batch.shared[key] = (table, left - 1)
+        yield chosen, table if len(chosen) == len(group) else _part(table, [group.index(n) for n in chosen], len(group))
+
+
+def _groups(batch: Batch, layers: list[int], room: int) -> list[tuple[int, ...]]:
+    one = batch.resid(layers[0])
+    fit = room // (one.numel() * one.element_size())
+    step = 1 if batch.device.type == "cpu" else max(1, min(len(layers), fit))
+    return [tuple(layers[i : i + step]) for i in range(0, len(layers), step)]
+
+
+def _search(batch: Batch, group: Sequence[int], ranks: frozenset[int], mine: Neighbourhood, room: int) -> Neighbours:
+    places = mine.layers if ANYWHERE in mine.exclude else group
+    masks = cloud_masks(batch, places, mine.exclude)[: len(group)]
+    streams = [batch.resid(layer) for layer in group]
+    points = streams[0] if len(streams) == 1 else torch.cat(streams)
+    mask = torch.cat(masks)
+    lacking = max(0, max(ranks) + 1 - batch.ids.shape[1])  # no search asks for more neighbours than points
+    if lacking:
+        points = torch.nn.functional.pad(points, (0, 0, 0, lacking))
+        mask = torch.nn.functional.pad(mask, (0, lacking))
+    return nearest(points, max(ranks), mask, ranks=ranks, max_bytes=room)
+
+
+def _part(table: Neighbours, places: list[int], layers: int) -> Neighbours:
+    """Return the table of some of its layers."""
+    return Neighbours(*(getattr(table, f.name).unflatten(0, (layers, -1))[places].flatten(0, 1) for f in fields(table)))
+
+
+class Tables(NamedTuple):
+    """The neighbours in clouds that have the same points at every layer.
+
+    Attributes
+    ----------
+    indices : torch.Tensor
+        (prompt, layer, position, k) int64, see `Neighbours`.
+    first : torch.Tensor
+        (prompt, layer, position) int64.
+    finite : torch.Tensor
+        (prompt, layer) bool.
+    mask : torch.Tensor
+        (prompt, position) bool, true on the tokens that take part.
+    """
+
+    indices: torch.Tensor
+    first: torch.Tensor
+    finite: torch.Tensor
+    mask: torch.Tensor
+
+
+def tables(batch: Batch, mine: Neighbourhood, max_bytes: int | None = None) -> Tables:
+    """Return the neighbours at all layers side by side; ``mine.exclude`` must leave the same points everywhere."""
+    width, k = batch.ids.shape[1], max(mine.ranks)
+    indices, first, finite = [], [], []
+    for _, near in neighbours(batch, mine, max_bytes):
+        indices.append(near.indices[:, :width, :k].unflatten(0, (-1, len(batch))))
+        first.append(near.first[:, :width].unflatten(0, (-1, len(batch))))
+        finite.append(near.finite.unflatten(0, (-1, len(batch))))
+    mask = cloud_masks(batch, mine.layers, mine.exclude)[0]
+    return Tables(*(torch.cat(parts).transpose(0, 1) for parts in (indices, first, finite)), mask)
+
+
+def same_points(exclude: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the exclusions with ``"massive"`` meaning at any layer, so that layers can be compared."""
+    return tuple(ANYWHERE if e == "massive" else e for e in exclude)

@@ -1,0 +1,144 @@
+"""ContextMemory: how well the text before a token can be written from that token's states alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..capture import resid
+from ..dataset import variable
+from ..models.context_decoder import ContextDecoder
+from .base import Measurement
+from .context_training import prefixes
+
+if TYPE_CHECKING:
+    from ..capture import Batch, Site
+    from ..models.base import ModelInfo
+    from ..text.prompts import Prompts
+
+ROWS = 64  # prefixes decoded at once
+
+
+class ContextMemory(Measurement):
+    """Cross-entropy of the prefix of every token, written by a trained decoder from the token's states.
+
+    The score C_i of Razzhigaev et al. 2025 (arXiv 2502.15007, section 3.2): lower is more context stored. It is the mean
+    over the tokens of the prefix, so that prefixes of different lengths can be compared; C still grows with the length,
+    and the means are given by bins of it.
+
+    Parameters
+    ----------
+    decoder : ContextDecoder
+        From `tokinterp.fit_context_decoder`, trained on other texts.
+    tokens : int, optional
+        Only prompts numbered below this are scored; None scores all (one pass of the copy per token).
+    control : bool
+        Also write each prefix from the mean state of the training tokens: what is known without the token. The
+        difference is what the token's own states tell.
+
+    Notes
+    -----
+    Tokens with a prefix longer than the decoder's ``max_prefix``, and those without one, are not scored.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model, texts = ti.load_model(), [t.text for t in ti.bundled_texts("story")[:4]]
+    >>> decoder = ti.fit_context_decoder(model, texts, steps=1, rows=4, max_prefix=4, progress=False)
+    >>> run = ti.measure(model, texts, {"memory": ti.ContextMemory(decoder)}, progress=False)
+    >>> run["memory"]["context_loss"].dims
+    ('token',)
+    """
+
+    def __init__(self, decoder: ContextDecoder, tokens: int | None = None, control: bool = True) -> None:
+        super().__init__()
+        if not isinstance(decoder, ContextDecoder):
+            raise TypeError(f"decoder is a {type(decoder).__name__}: train one with tokinterp.fit_context_decoder")
+        if tokens is not None and tokens < 1:
+            raise ValueError(f"tokens={tokens}: give a number of prompts, or None for all")
+        self.decoder, self.tokens, self.control = decoder, tokens, bool(control)
+
+    def sites(self, info: ModelInfo) -> list[Site]:
+        """Return the stream at layers 1..n_layers."""
+        return resid(range(1, info.n_layers + 1))
+
+    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+        """Check that the decoder was trained for this model."""
+        super().start(info, prompts)
+        facts = self.decoder.facts
+        if facts["weights"] != info.weights:
+            raise ValueError(
+                f"this decoder was trained on {facts['model']} (weights {facts['weights']}), not on {info.id} "
+                f"({info.weights}): train one with tokinterp.fit_context_decoder"
+            )
+
+    def update(self, batch: Batch) -> None:
+        """Score the tokens of a batch."""
+        limit = np.inf if self.tokens is None else self.tokens
+        start = (batch.special | ~batch.mask).long().cumprod(1).sum(1)
+        length = torch.arange(batch.ids.shape[1], device=batch.device) - start[:, None]
+        few = torch.tensor([n < limit for n in batch.numbers], device=batch.device)[:, None]
+        wanted = batch.mask & few & (length > 0) & (length <= self.decoder.facts["max_prefix"])
+        row, position = wanted.nonzero(as_tuple=True)
+        found: dict[str, list[torch.Tensor]] = {"context_loss": [], "context_loss_blank": []}
+        layers = range(1, self.info.n_layers + 1)
+        with torch.no_grad():
+            for a in range(0, len(row), ROWS):
+                r, p = row[a : a + ROWS], position[a : a + ROWS]
+                prefix = prefixes(batch.ids, start, r, p)
+                states = torch.stack([batch.resid(n)[r, p].float() for n in layers], 1)
+                size = (prefix >= 0).sum(1)
+                found["context_loss"].append(self.decoder(states, prefix).sum(1) / size)
+                if self.control:
+                    blank = self.decoder.mean_state.expand_as(states)
+                    found["context_loss_blank"].append(self.decoder(blank, prefix).sum(1) / size)
+        if not len(row):
+            return
+        self.append(
+            token_prompt=batch.prompt_numbers[row],
+            token_position=position,
+            token_id=batch.ids[row, position],
+            prefix_length=length[row, position],
+            **{name: torch.cat(parts) for name, parts in found.items() if parts},
+        )
+
+    def result(self) -> xr.Dataset:
+        """Return the dataset described in the class."""
+        names = [n for n in LOSS if self.control or n == "context_loss"]
+        number, position, ids, length, *columns = self.table(
+            "token_prompt", "token_position", "token_id", "prefix_length", *names
+        )
+        v = variable
+        edges = 2 ** np.arange(int(np.log2(length.max())) + 1)
+        place, prompts = np.log2(length).astype(int), np.unique(number)
+        at = np.searchsorted(prompts, number) * len(edges) + place
+        n = np.bincount(at, minlength=len(prompts) * len(edges))
+        data = {"prefix_length": v("token", length, "tokens before the token, BOS not counted", "token")}
+        for name, column in zip(names, columns, strict=True):
+            data[name] = v("token", column, LOSS[name], "nat", PAPER)
+            with np.errstate(invalid="ignore"):
+                mean = np.bincount(at, column.astype(np.float64), len(n)) / n
+            data[f"{name}_by_length"] = v(
+                ("prompt", "bin"), mean.reshape(len(prompts), -1), f"{LOSS[name]}, mean over tokens", "nat", PAPER
+            )
+        data["n_by_length"] = v(("prompt", "bin"), n.reshape(len(prompts), -1), "tokens in the bin", "token")
+        coords = {
+            "prompt": v("prompt", prompts, "number of the prompt in the input", "1"),
+            "bin": v("bin", edges, "shortest prefix of the bin; the longest is one less than twice as long", "token"),
+            "token_prompt": v("token", number, "number of the prompt in the input", "1"),
+            "position": v("token", position, "place in the sequence, BOS counted", "1"),
+            "token_id": v("token", ids, "token id", "1"),
+        }
+        out = xr.Dataset(data, coords)
+        out["context_loss"].attrs["decoder"] = repr(self.decoder)
+        return out
+
+
+PAPER = "Razzhigaev et al. 2025, arXiv 2502.15007, section 3.2"
+LOSS = {
+    "context_loss": "cross-entropy per token of the prefix, written from the token's states",
+    "context_loss_blank": "cross-entropy per token of the prefix, written from the mean state",
+}

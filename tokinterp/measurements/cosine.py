@@ -1,0 +1,240 @@
+"""CosineSimilarity: how alike the directions of tokens are, in a prompt, side by side, and across prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..capture import resid
+from ..dataset import layer_coords, variable
+from ..kernels.cosine import close_pairs, lagged_cosine, neighbour_angles, unit_rows
+from ..kernels.spectrum import centred_cosine, mean_cosine
+from .base import Measurement, choose_layers
+from .clouds import Neighbourhood, check_exclude, check_sizes, cloud_masks, neighbours
+
+if TYPE_CHECKING:
+    from ..capture import Batch, Site
+    from ..models.base import ModelInfo
+    from ..text.prompts import Prompts
+
+BINS = 36  # of 5 degrees
+
+
+class CosineSimilarity(Measurement):
+    """Mean cosine between token vectors at each layer, with its controls, and angles between nearest neighbours.
+
+    Parameters
+    ----------
+    layers : iterable of int, optional
+        Layers to look at; all by default.
+    lags : sequence of int
+        Distances in the text at which ``cosine_lag`` is taken; 1 are adjacent tokens.
+    close : sequence of float
+        ``close_pairs`` counts pairs of tokens with a cosine above 1 - delta, for each delta; () leaves out the
+        N x N matrix.
+    angles : bool
+        Whether to take the angle at each token between its two nearest neighbours (from the neighbours that
+        `IntrinsicDimension` uses).
+    channels : int
+        Channels listed with the largest share in the mean cosine (0: none).
+    exclude : sequence of str
+        Tokens left out: ``"special"``, ``"massive"`` (rows found at that layer).  Lags count places of the text.
+    max_bytes : int, optional
+        Working memory of the search for neighbours.
+
+    Notes
+    -----
+    - ``cosine``: over pairs of different tokens of a prompt; ``cosine_diagonal`` counts each token with itself, as
+      Viswanathan et al. 2025 do; ``cosine_centred``: about the mean of the prompt, near -1 / (N - 1) where all tokens
+      lie equally far from it.
+    - ``cosine_lag``: of tokens so many places apart.  In text whose tokens are put in random order its mean is exactly
+      ``cosine``, so ``smoothness`` = ``cosine_lag`` - ``cosine`` is the contrast with shuffled pairs, without a draw.
+    - ``cosine_across``: over all pairs of tokens of different prompts (the baseline of Ethayarajh 2019, which draws
+      some); ``cosine_adjusted`` = mean of ``cosine`` less that.
+    - ``angle``: mean over the distinct tokens of a prompt, ``angle_count`` their histogram over all prompts.  In an
+      isotropic cloud of d dimensions angles lie around 60 to 90 degrees, ever closer to 60 for the two nearest.
+    - ``channel_share``: part of the mean cosine of all pairs of the corpus that comes from one channel (Timkey and van
+      Schijndel 2021); a few with large shares say that the cosine is about them.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> prompts = ti.Prompts.from_texts(["The Nile flows north.", "Paris is in France, they say."], model)
+    >>> run = ti.measure(model, prompts, {"cosine": ti.CosineSimilarity()}, progress=False)
+    >>> run["cosine"]["cosine"].dims
+    ('prompt', 'layer')
+    """
+
+    def __init__(
+        self,
+        layers: Iterable[int] | None = None,
+        lags: Sequence[int] = (1, 2, 4, 8),
+        close: Sequence[float] = (0.1,),
+        angles: bool = True,
+        channels: int = 3,
+        exclude: Sequence[str] = ("special",),
+        max_bytes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.layers = None if layers is None else list(layers)
+        self.lags, self.close = tuple(int(n) for n in lags), tuple(float(x) for x in close)
+        self.angles, self.channels, self.max_bytes = bool(angles), int(channels), max_bytes
+        self.exclude = check_exclude(exclude)
+        if not self.lags or min(self.lags) < 1 or list(self.lags) != sorted(set(self.lags)):
+            raise ValueError(f"lags={list(self.lags)}: take ascending distances from 1 on, such as (1, 2, 4)")
+        if not all(0 < x < 2 for x in self.close):
+            raise ValueError(f"close={list(self.close)}: each is 1 less a cosine, between 0 and 2; 0.1 is usual")
+        if self.channels < 0:
+            raise ValueError(f"channels={channels}: the number of channels listed cannot be negative")
+
+    def sites(self, info: ModelInfo) -> list[Site]:
+        """Return the stream at the layers."""
+        return resid(choose_layers(self.layers, info))
+
+    def neighbourhoods(self, info: ModelInfo) -> list[Neighbourhood]:
+        """Return the two nearest, if angles are asked for."""
+        return [self._neighbourhood(info)] if self.angles else []
+
+    def _neighbourhood(self, info: ModelInfo) -> Neighbourhood:
+        return Neighbourhood(tuple(choose_layers(self.layers, info)), frozenset((1, 2)), self.exclude)
+
+    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+        """Check layers and channels against the model, and that some prompt has a pair of tokens."""
+        super().start(info, prompts)
+        choose_layers(self.layers, info)
+        if self.channels > info.d_model:
+            raise ValueError(f"channels={self.channels}: the stream of {info.id} has only {info.d_model}")
+        check_sizes(prompts, self.exclude, 2, "nan", "a pair of tokens needs")
+
+    # -- one batch --------------------------------------------------------------------------------------------
+    def update(self, batch: Batch) -> None:
+        """Take the cosines in a batch, layer by layer."""
+        layers = choose_layers(self.layers, self.info)
+        masks = cloud_masks(batch, layers, self.exclude)
+        columns: dict[str, list[torch.Tensor]] = {}
+        sums: dict[str, list[torch.Tensor]] = {}
+        for layer, mask in zip(layers, masks, strict=True):
+            x = batch.resid(layer)
+            unit, directed = unit_rows(x, mask)
+            total, number = unit.sum(1, dtype=torch.float64), directed.sum(1)
+            norm = torch.linalg.vector_norm(x.float(), dim=-1)
+            width = unit.shape[1]
+            lags = [n for n in self.lags if n < width]
+            lagged = unit.new_full((len(batch), len(self.lags)), torch.nan, dtype=torch.float64)
+            if lags:
+                lagged[:, : len(lags)] = lagged_cosine(unit, directed, lags)[0]
+            close = torch.stack(
+                [close_pairs(u[None], d[None], self._thresholds)[0] for u, d in zip(unit, directed, strict=True)]
+            )
+            row = {
+                "n_tokens": number,
+                "cosine": mean_cosine(total, number),
+                "cosine_diagonal": mean_cosine(total, number, diagonal=True),
+                "cosine_centred": centred_cosine(x.float().masked_fill(~mask[..., None], 0), norm, mask),
+                "cosine_lag": lagged,
+                "close_pairs": close,
+            }
+            own = {
+                "unit": total.sum(0),
+                "unit_square": unit.double().square().sum((0, 1)),
+                "prompt_square": total.square().sum(),
+                "number": number.sum(),
+                "number_square": number.square().sum(),
+            }
+            for name, column in row.items():
+                columns.setdefault(name, []).append(column)
+            for name, value in own.items():
+                sums.setdefault(name, []).append(value)
+        if self.angles:
+            columns["angle"], counts = self._angles(batch)
+            self.add("angle_count", counts)
+        for name, parts in sums.items():
+            self.add(name, torch.stack(parts))
+        self.append(prompt=batch.prompt_numbers, **{n: torch.stack(parts, 1) for n, parts in columns.items()})
+
+    @property
+    def _thresholds(self) -> list[float]:
+        return [1 - x for x in self.close]
+
+    def _angles(self, batch: Batch) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Return the mean angles (prompt,) of each layer and int64 counts (layer, bin)."""
+        means, counts = [], []
+        for group, near in neighbours(batch, self._neighbourhood(self.info), self.max_bytes):
+            indices = near.indices.unflatten(0, (len(group), len(batch)))
+            for i, layer in enumerate(group):
+                angle = neighbour_angles(batch.resid(layer), indices[i])
+                means.append(angle.nanmean(1))
+                place = (angle * (BINS / 180)).nan_to_num(BINS).clamp(max=BINS - 1).long()
+                place = torch.where(angle.isnan(), BINS, place).flatten()
+                counts.append(torch.zeros(BINS + 1, dtype=torch.int64, device=place.device).index_add_(
+                    0, place, torch.ones_like(place))[:BINS])  # fmt: skip
+        return means, torch.stack(counts)
+
+    # -- the outcome ------------------------------------------------------------------------------------------
+    def result(self) -> xr.Dataset:
+        """Return the dataset described in the class."""
+        layers = choose_layers(self.layers, self.info)
+        names = ["n_tokens", *PROMPT, *(["angle"] if self.angles else [])]
+        prompt, *columns = self.table("prompt", *names)
+        found = dict(zip(names, columns, strict=True))
+        v = variable
+        data: dict[str, Any] = {"n_tokens": v(("prompt", "layer"), found["n_tokens"], "tokens that take part", "token")}
+        for name, (dims, *text) in PROMPT.items():
+            if name == "close_pairs" and not self.close:
+                continue
+            data[name] = v(("prompt", "layer", *dims), found[name], *text)
+        smooth = found["cosine_lag"] - found["cosine"][..., None]
+        name = "mean cosine of tokens so many places apart, less that of all pairs"
+        data["smoothness"] = v(("prompt", "layer", "offset"), smooth, name, "1")
+        sums = {name: x.cpu().numpy() for name, x in self.sums.items()}
+        n, n2 = sums["number"].astype(float), sums["number_square"].astype(float)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            across = ((sums["unit"] ** 2).sum(-1) - sums["prompt_square"]) / (n**2 - n2)
+            part = (sums["unit"] ** 2 - sums["unit_square"]) / (n * (n - 1))[:, None]
+            within = np.array([x[np.isfinite(x)].mean() if np.isfinite(x).any() else np.nan for x in found["cosine"].T])
+            share = part / part.sum(-1, keepdims=True)
+        across = np.where(n**2 > n2, across, np.nan)
+        data["cosine_across"] = v("layer", across, "mean cosine of tokens of different prompts", "1", ETHAYARAJH)
+        name = "mean cosine in a prompt less that across prompts"
+        data["cosine_adjusted"] = v("layer", within - across, name, "1", ETHAYARAJH)
+        coords: dict[str, Any] = {
+            "prompt": v("prompt", prompt, "number of the prompt in the input", "1"),
+            "offset": v("offset", np.array(self.lags), "places between the two tokens", "token"),
+            **layer_coords(layers, self.info),
+        }
+        if self.close:
+            name = "cosine above which a pair is close"
+            coords["threshold"] = v("threshold", np.array(self._thresholds), name, "1")
+        if self.channels:
+            order = np.argsort(-np.nan_to_num(part), axis=-1, kind="stable")[:, : self.channels]
+            data["channel"] = v(("layer", "rank"), order, "channel with the largest shares in the mean cosine", "1")
+            value = np.take_along_axis(share, order, -1)
+            name = "share of the channel in the mean cosine of all pairs of tokens"
+            data["channel_share"] = v(("layer", "rank"), value, name, "1", TIMKEY)
+            coords["rank"] = v("rank", np.arange(self.channels), "order by share, 0 first", "1")
+        if self.angles:
+            name = "mean angle at a token between its two nearest neighbours"
+            data["angle"] = v(("prompt", "layer"), found["angle"], name, "degree", VISWANATHAN)
+            data["angle_count"] = v(("layer", "bin"), sums["angle_count"], "tokens with an angle in the bin", "token")
+            middle = (np.arange(BINS) + 0.5) * 180 / BINS
+            coords["bin"] = v("bin", middle, "middle of the bin of angles", "degree")
+        out = xr.Dataset(data, coords)
+        out["n_tokens"].attrs["exclude"] = ", ".join(self.exclude) or "nothing"
+        return out
+
+
+VISWANATHAN = "Viswanathan et al. 2025, arXiv 2501.10573"
+ETHAYARAJH = "Ethayarajh 2019, arXiv 1909.00512 (here all pairs instead of a sample)"
+TIMKEY = "Timkey and van Schijndel 2021, arXiv 2109.04404"
+PROMPT: dict[str, tuple[Any, ...]] = {
+    "cosine": ((), "mean cosine of pairs of different tokens", "1"),
+    "cosine_diagonal": ((), "mean cosine of pairs of tokens, each with itself counted", "1", VISWANATHAN),
+    "cosine_centred": ((), "mean cosine of pairs of different tokens, about the mean of the prompt", "1"),
+    "cosine_lag": (("offset",), "mean cosine of tokens so many places apart", "1"),
+    "close_pairs": (("threshold",), "share of pairs of tokens with a cosine above the threshold", "1"),
+}

@@ -1,0 +1,182 @@
+"""Curvature: how sharply the stream turns from token to token, and from layer to layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..capture import resid
+from ..dataset import block_coords, layer_coords, variable
+from ..kernels.trajectory import nanmean, position_curvature, turning
+from .base import Measurement, choose_layers
+from .clouds import check_exclude, cloud_masks
+
+if TYPE_CHECKING:
+    from ..capture import Batch, Site
+    from ..models.base import ModelInfo
+    from ..text.prompts import Prompts
+
+
+class Curvature(Measurement):
+    """Turning angles along positions and along depth, and how far each block moves a token.
+
+    Parameters
+    ----------
+    layers : iterable of int, optional
+        Layers whose curvature over positions is measured; all by default.
+    depth : bool
+        Whether to follow each token through all layers: ``depth_curvature``, ``relative_step``, ``norm_ratio`` and
+        ``step_cosine``.
+    tokens : int, optional
+        Angles of single tokens are kept for the prompts numbered below this; None keeps all.
+    exclude : sequence of str
+        Tokens left out: ``"special"`` ones and ``"massive"`` rows (found at the layer; over depth, at any layer that
+        takes part).  An angle needs three neighbouring tokens (layers) that all take part.
+
+    Notes
+    -----
+    With v_t = h_(t+1) - h_t, the curvature at t + 1 is the angle between v_t and v_(t+1), in [0, pi]; its mean over
+    positions is ``curvature`` (Henaff et al. 2019; Hosseini and Fedorenko 2023).  A straight line has 0, a random walk
+    pi / 2 (90 degrees), independent points 2 pi / 3 (120 degrees).  ``curvature_absolute`` is the angle between lines
+    (absolute value of the cosine, in [0, pi / 2]) that the code of Skean et al. 2025 computes: it takes a turn of 120
+    degrees for one of 60, so that it ranks layers the other way.  Steps of length 0 (a token repeated at layer 0) have
+    no angle and are left out; the published code counts them as 0.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> run = ti.measure(model, ["The Nile flows north to the sea."], {"curvature": ti.Curvature()}, progress=False)
+    >>> bool(90 < np.degrees(run["curvature"]["curvature"].sel(layer=0).item()) < 150)
+    True
+    """
+
+    def __init__(
+        self,
+        layers: Iterable[int] | None = None,
+        depth: bool = True,
+        tokens: int | None = 0,
+        exclude: Sequence[str] = ("special", "massive"),
+    ) -> None:
+        super().__init__()
+        self.layers = None if layers is None else list(layers)
+        self.depth, self.tokens, self.exclude = bool(depth), tokens, check_exclude(exclude)
+        if tokens is not None and tokens < 0:
+            raise ValueError(f"tokens={tokens}: give a number of prompts, 0 for none, or None for all")
+
+    def sites(self, info: ModelInfo) -> list[Site]:
+        """Return the stream at the layers, at all of them with ``depth``."""
+        chosen = choose_layers(self.layers, info)
+        return resid(range(info.n_layers + 1) if self.depth else chosen)
+
+    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+        """Check layers, and that some prompt has three tokens."""
+        super().start(info, prompts)
+        choose_layers(self.layers, info)
+        if max(prompts.lengths) < 3:
+            raise ValueError(f"the longest prompt has {max(prompts.lengths)} tokens: an angle needs three")
+
+    # -- one batch --------------------------------------------------------------------------------------------
+    def update(self, batch: Batch) -> None:
+        """Take the angles of a batch."""
+        layers = choose_layers(self.layers, self.info)
+        every = [s.at for s in self.sites(self.info)]
+        masks = dict(zip(every, cloud_masks(batch, every, self.exclude), strict=True))
+        angles = torch.stack([position_curvature(batch.resid(n), masks[n]) for n in layers], dim=2)
+        mean, number = nanmean(angles)
+        unsigned, _ = nanmean(torch.minimum(angles, torch.pi - angles))
+        columns = {"curvature": mean, "curvature_absolute": unsigned, "n_angles": number}
+        bend = None
+        if self.depth:
+            bend = self._follow(batch, masks, columns)
+        self.append(prompt=batch.prompt_numbers, **columns)
+        kept = [b for b, n in enumerate(batch.numbers) if self.tokens is None or n < self.tokens]
+        if kept:
+            self._keep_tokens(batch, kept, angles, None if bend is None else bend[:, :, layers])
+
+    def _follow(
+        self, batch: Batch, masks: dict[int, torch.Tensor], columns: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """Add the columns (prompt, block or layer) of the way through the layers; return (prompt, position, layer)."""
+        layers = sorted(masks)
+        bend = torch.full((*batch.ids.shape, len(layers)), torch.nan, device=batch.device)
+        blocks: dict[str, list[torch.Tensor]] = {"relative_step": [], "norm_ratio": [], "step_cosine": []}
+        step_before, x = None, batch.resid(0).float()
+        norm = torch.linalg.vector_norm(x, dim=-1)
+        for n in layers[1:]:
+            y = batch.resid(n).float()
+            step, norm_after = y - x, torch.linalg.vector_norm(y, dim=-1)
+            out = ~(masks[n - 1] & masks[n])
+            for name, value in (
+                ("relative_step", torch.linalg.vector_norm(step, dim=-1) / norm),
+                ("norm_ratio", norm_after / norm),
+                ("step_cosine", (x * y).sum(-1) / (norm * norm_after)),
+            ):
+                value = torch.where(value.isfinite(), value, torch.nan)  # a row of length 0 has no ratio
+                blocks[name].append(nanmean(value.masked_fill(out, torch.nan))[0])
+            if step_before is not None:
+                out = ~(masks[n - 2] & masks[n - 1] & masks[n])
+                bend[..., n - 1] = turning(step_before, step).masked_fill(out, torch.nan)
+            step_before, x, norm = step, y, norm_after
+        columns.update({name: torch.stack(values, dim=1) for name, values in blocks.items()})
+        columns["depth_curvature"] = nanmean(bend)[0][:, choose_layers(self.layers, self.info)]
+        return bend
+
+    def _keep_tokens(self, batch: Batch, kept: list[int], angles: torch.Tensor, bend: torch.Tensor | None) -> None:
+        here = batch if len(kept) == len(batch) else batch.select(kept)
+        index = kept if len(kept) < len(batch) else slice(None)
+        columns = {"token_curvature": here.flatten(angles[index])}
+        if bend is not None:
+            columns["token_depth_curvature"] = here.flatten(bend[index])
+        self.append(
+            token_prompt=here.row_prompt, token_position=here.row_position, token_id=here.row_ids, **columns
+        )  # fmt: skip
+
+    # -- the outcome ------------------------------------------------------------------------------------------
+    def result(self) -> xr.Dataset:
+        """Return the dataset described in the class."""
+        layers = choose_layers(self.layers, self.info)
+        names = [n for n in PROMPT if n in self.rows]
+        prompt, *columns = self.table("prompt", *names)
+        data: dict[str, Any] = {}
+        for name, column in zip(names, columns, strict=True):
+            dim, *text = PROMPT[name]
+            data[name] = variable(("prompt", dim), column, *text)
+            data[name].attrs["excluded"] = ", ".join(self.exclude) or "nothing"
+        coords = {"prompt": variable("prompt", prompt, "number of the prompt in the input", "1")}
+        if "token_prompt" in self.rows:
+            names = [n for n in TOKEN if n in self.rows]
+            number, position, ids, *columns = self.table("token_prompt", "token_position", "token_id", *names)
+            for name, column in zip(names, columns, strict=True):
+                data[name] = variable(("token", "layer"), column, TOKEN[name], "rad", HENAFF)
+            coords["token_prompt"] = variable("token", number, "number of the prompt in the input", "1")
+            coords["position"] = variable("token", position, "place in the sequence, BOS counted", "1")
+            coords["token_id"] = variable("token", ids, "token id", "1")
+        if self.depth:
+            blocks = block_coords(range(self.info.n_layers), self.info)
+            coords["block"] = blocks["block"]
+        return xr.Dataset(data, {**coords, **layer_coords(layers, self.info)})
+
+
+HENAFF = "Henaff et al. 2019, Nat. Neurosci. 22, 984; Hosseini and Fedorenko 2023, arXiv 2311.04930"
+PROMPT: dict[str, tuple[Any, ...]] = {
+    "curvature": ("layer", "mean turning angle from token to token", "rad", HENAFF),
+    "curvature_absolute": (
+        "layer", "mean angle between the lines of successive steps", "rad", "Skean et al. 2025, arXiv 2502.02013 (code)",
+    ),
+    "n_angles": ("layer", "turning angles that take part", "1"),
+    "depth_curvature": (
+        "layer", "mean turning angle of a token from layer to layer (none at the first and last layer)", "rad",
+    ),
+    "relative_step": ("block", "mean length of a block's update over the norm of its input", "1"),
+    "norm_ratio": ("block", "mean norm of a block's output over that of its input", "1"),
+    "step_cosine": ("block", "mean cosine of a block's input and output", "1"),
+}  # fmt: skip
+TOKEN = {
+    "token_curvature": "turning angle at the token",
+    "token_depth_curvature": "turning angle of the token's way through the layers",
+}

@@ -1,0 +1,271 @@
+"""MatrixEntropy: how many directions the tokens of a prompt, and the prompts of a corpus, share out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..capture import resid
+from ..dataset import layer_coords, variable
+from ..kernels import entropy
+from .base import Measurement, choose_layers
+from .clouds import check_exclude, cloud_masks
+
+if TYPE_CHECKING:
+    from ..capture import Batch, Site
+    from ..models.base import ModelInfo
+    from ..text.prompts import Prompts
+
+VARIANTS = ("skean2025",)
+
+
+class MatrixEntropy(Measurement):
+    """Matrix-based entropy of each layer: of the tokens of a prompt, and of the mean-pooled prompts of a corpus.
+
+    Parameters
+    ----------
+    layers : iterable of int, optional
+        Layers to look at; all by default.
+    alpha : float or sequence of float
+        Orders of the Renyi entropy, on the dimension ``order``: 1 is the von Neumann entropy, 2 the collision entropy.
+    exclude : sequence of str
+        Tokens left out: ``"special"`` ones and ``"massive"`` rows (found at the layer).  One massive row is nearly the
+        whole trace of an uncentred Gram matrix, and the entropy then near 0 whatever the others do.
+    centre, unit : bool
+        Whether the mean of the prompt is subtracted, and then each row scaled to length 1, before ``prompt_entropy``.
+        The paper does neither.  Both, and ``exclude=()``, make ``prompt_effective_rank`` the eRank of Wei et al. 2024
+        (see `diff_erank`).
+    dataset : bool
+        Whether to give the entropy of the prompts too, from a streamed d x d sum for each layer.
+    published : sequence of str
+        ``"skean2025"`` adds ``prompt_entropy_skean2025``: the released code sets negative entries of the Gram matrix to
+        0 before the decomposition, which makes another matrix of it.
+    prompts : int, optional
+        Prompts numbered below this get a ``prompt_entropy`` (an eigendecomposition for each prompt and layer, in
+        float64: seconds for prompts of 1,024 tokens); None for all.  The dataset entropy is of all prompts.
+    max_bytes : int
+        Refuse to start if the sums of the dataset entropy need more.
+
+    Notes
+    -----
+    K = Z Z' / tr, S_alpha = log(sum_k lambda_k^alpha) / (1 - alpha), where the lambda are the squared singular values of
+    Z as shares; Z has the rows of one prompt, or one mean-pooled row for each prompt.  In nat, and as a share of the
+    largest possible value log min(n, d) (``..._share``, the paper's "maxEntropy").  Its other scalings are the raw
+    value over log n or log d.  The shortcut of its entropy library for alpha = 2 is too large by 2 log n; it is not
+    offered.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> texts = ["The Nile flows north.", "Paris is in France."]
+    >>> run = ti.measure(model, texts, {"entropy": ti.MatrixEntropy(alpha=(1, 2))}, progress=False)
+    >>> share = run["entropy"]["prompt_entropy_share"].sel(order=1)
+    >>> bool(((share > 0) & (share <= 1)).all())
+    True
+    """
+
+    def __init__(
+        self,
+        layers: Iterable[int] | None = None,
+        alpha: float | Sequence[float] = (1.0,),
+        exclude: Sequence[str] = ("special", "massive"),
+        centre: bool = False,
+        unit: bool = False,
+        dataset: bool = True,
+        published: Sequence[str] = (),
+        prompts: int | None = None,
+        max_bytes: int = 2**33,
+    ) -> None:
+        super().__init__()
+        self.layers = None if layers is None else list(layers)
+        orders = [alpha] if isinstance(alpha, int | float) else list(alpha)
+        self.alpha = tuple(float(a) for a in orders)
+        self.exclude, self.centre, self.unit, self.dataset = check_exclude(exclude), bool(centre), bool(unit), dataset
+        self.published = (published,) if isinstance(published, str) else tuple(published)
+        self.prompts, self.max_bytes = prompts, int(max_bytes)
+        if not self.alpha or not all(a >= 0 and np.isfinite(a) for a in self.alpha):
+            raise ValueError(f"alpha={list(self.alpha)}: orders of a Renyi entropy are numbers from 0; 1 and 2 are usual")
+        if len(set(self.alpha)) < len(self.alpha):
+            raise ValueError(f"alpha={list(self.alpha)}: name each order once")
+        if unknown := [p for p in self.published if p not in VARIANTS]:
+            raise ValueError(f"published={unknown}: the published variants are {', '.join(VARIANTS)}")
+        if prompts is not None and prompts < 0:
+            raise ValueError(f"prompts={prompts}: give a number of prompts, 0 for none, or None for all")
+
+    def sites(self, info: ModelInfo) -> list[Site]:
+        """Return the stream at the layers."""
+        return resid(choose_layers(self.layers, info))
+
+    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+        """Check layers and memory."""
+        super().start(info, prompts)
+        need = 8 * len(choose_layers(self.layers, info)) * info.d_model**2
+        if self.dataset and need > self.max_bytes:
+            raise ValueError(
+                f"the dataset entropy of {info.id} needs {need / 2**30:.1f} GiB of sums: choose fewer layers=, "
+                f"dataset=False, or raise max_bytes={self.max_bytes}"
+            )
+
+    # -- one batch --------------------------------------------------------------------------------------------
+    def update(self, batch: Batch) -> None:
+        """Decompose the Gram matrices of the prompts and add their means to the sums."""
+        layers = choose_layers(self.layers, self.info)
+        masks = cloud_masks(batch, layers, self.exclude)
+        self.append(prompt=batch.prompt_numbers, n_rows=torch.stack([m.sum(1) for m in masks], dim=1))
+        if self.dataset:
+            self._add_means(batch, layers, masks)
+        wanted = [b for b, n in enumerate(batch.numbers) if self.prompts is None or n < self.prompts]
+        if not wanted:
+            return
+        here = batch if len(wanted) == len(batch) else batch.select(wanted)
+        masks = masks if here is batch else [m[wanted] for m in masks]
+        values = [self._of_prompts(here, layer, m) for layer, m in zip(layers, masks, strict=True)]
+        columns = {name: torch.stack([v[name] for v in values], dim=1) for name in values[0]}
+        self.append(own_prompt=here.prompt_numbers, **columns)
+
+    def _of_prompts(self, batch: Batch, layer: int, keep: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return (prompt, order) entropies of one layer."""
+        x = batch.resid(layer).float().masked_fill(~keep[..., None], 0)
+        number = keep.sum(1)
+        if self.centre:
+            x = (x - x.sum(1, keepdim=True) / number[:, None, None].clamp_min(1)).masked_fill(~keep[..., None], 0)
+        if self.unit:
+            x = torch.nn.functional.normalize(x, dim=-1)
+        spectrum = entropy.gram_spectrum(x)
+        out = {"entropy": torch.stack([entropy.renyi(spectrum, a) for a in self.alpha], dim=-1)}
+        most = torch.minimum(number - self.centre, torch.tensor(x.shape[-1], device=x.device)).double()
+        # of one direction nothing can be said: 0 / 0
+        out["share"] = out["entropy"] / torch.where(most > 1, most.log(), torch.nan)[:, None]
+        out["rank"] = entropy.renyi(spectrum, 1.0).exp()
+        if "skean2025" in self.published:
+            clamped = [entropy.clamped_spectrum(row[part]) for row, part in zip(x, keep, strict=True)]
+            out["skean2025"] = torch.stack(
+                [torch.stack([entropy.renyi(s, a) for a in self.alpha]) if len(s) else
+                 torch.full((len(self.alpha),), torch.nan, dtype=torch.float64, device=x.device) for s in clamped]
+            )  # fmt: skip
+        return out
+
+    def _add_means(self, batch: Batch, layers: list[int], masks: list[torch.Tensor]) -> None:
+        for i, (layer, keep) in enumerate(zip(layers, masks, strict=True)):
+            x = batch.resid(layer).masked_fill(~keep[..., None], 0)
+            number = keep.sum(1)
+            mean = x.sum(1, dtype=torch.float64) / number.clamp_min(1)[:, None]
+            if "pooled" not in self.sums:
+                shape = (len(layers), mean.shape[1], mean.shape[1])
+                self.sums["pooled"] = torch.zeros(shape, dtype=torch.float64, device=batch.device)
+                self.sums["count"] = torch.zeros(len(layers), dtype=torch.int64, device=batch.device)
+            self.sums["pooled"][i].addmm_(mean.T, mean)
+            self.sums["count"][i] += (number > 0).sum()
+
+    # -- the outcome ------------------------------------------------------------------------------------------
+    def result(self) -> xr.Dataset:
+        """Return the dataset described in the class."""
+        layers = choose_layers(self.layers, self.info)
+        prompt, n_rows = self.table("prompt", "n_rows")
+        data: dict[str, Any] = {"n_rows": variable(("prompt", "layer"), n_rows, "tokens that take part", "1")}
+        if "own_prompt" in self.rows:
+            names = [n for n in PROMPT if n in self.rows]
+            own, *columns = self.table("own_prompt", *names)
+            for name, column in zip(names, columns, strict=True):
+                full = np.full((len(prompt), *column.shape[1:]), np.nan)
+                full[np.searchsorted(prompt, own)] = column
+                key, text, units, source = PROMPT[name]
+                data[key] = variable(("prompt", "layer", "order")[: full.ndim], full, text, units, source)
+                data[key].attrs["rows"] = self._rows_text()
+        if self.dataset:
+            data.update(self._of_dataset())
+        coords = {
+            "prompt": variable("prompt", prompt, "number of the prompt in the input", "1"),
+            "order": variable("order", np.array(self.alpha), "order alpha of the Renyi entropy", "1"),
+            **layer_coords(layers, self.info),
+        }
+        return xr.Dataset(data, coords)
+
+    def _rows_text(self) -> str:
+        done = [w for w, on in (("centred", self.centre), ("scaled to length 1", self.unit)) if on]
+        left = f"without {', '.join(self.exclude)}" if self.exclude else "all tokens"
+        return "; ".join([left, *done])
+
+    def _of_dataset(self) -> dict[str, xr.Variable]:
+        count, d = self.sums["count"].cpu(), self.info.d_model
+        cuda = self.info.device.startswith("cuda") and torch.cuda.is_available()
+        table = []
+        for number, pooled in zip(count, self.sums["pooled"], strict=True):
+            values = torch.linalg.eigvalsh(pooled.to(self.info.device) if cuda else pooled)
+            possible = torch.arange(d, device=values.device) >= d - number.to(values.device)
+            values = torch.where(possible & (values > 1e-13 * values[-1]), values, 0.0)
+            renyi = [entropy.renyi(values, a) for a in self.alpha]
+            table.append([*renyi, entropy.renyi(values.sqrt()).exp()])
+        found = np.array([[float(v) for v in row] for row in table])
+        most = np.minimum(count.numpy(), d).astype(float)
+        share = found[:, :-1] / np.where(most > 1, np.log(np.maximum(most, 2)), np.nan)[:, None]
+        by = ("layer", "order")
+        return {
+            "n_prompts": variable("layer", count, "prompts that take part in the dataset entropy", "1"),
+            "dataset_entropy": variable(by, found[:, :-1], "matrix entropy of the mean-pooled prompts", "nat", SKEAN),
+            "dataset_entropy_share": variable(
+                by, share, "dataset entropy divided by log min(prompts, channels)", "1", SKEAN
+            ),
+            "dataset_rankme": variable(
+                "layer", found[:, -1], "RankMe: exp entropy of the singular values of the mean-pooled prompts, uncentred",
+                "1", "Garrido et al. 2023, arXiv 2210.02885, eq. 1 (without its 1e-7)",
+            ),
+        }  # fmt: skip
+
+
+def diff_erank(untrained: xr.Dataset, trained: xr.Dataset) -> xr.DataArray:
+    """Return Diff-eRank: by how much training lowers the effective rank of the tokens of a prompt.
+
+    Parameters
+    ----------
+    untrained, trained : xarray.Dataset
+        Results of ``MatrixEntropy(exclude=(), centre=True, unit=True)`` of two networks on the same prompts.
+
+    Returns
+    -------
+    xarray.DataArray
+        (prompt, layer) eRank(untrained) - eRank(trained).
+
+    Raises
+    ------
+    ValueError
+        If prompts, layers or settings differ.
+
+    References
+    ----------
+    Wei et al. 2024, Diff-eRank, arXiv 2401.17139.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> ask = {"entropy": ti.MatrixEntropy(exclude=(), centre=True, unit=True, dataset=False)}
+    >>> one = ti.measure(model, ["The Nile flows north."], ask, progress=False)["entropy"].to_dataset()
+    >>> float(diff_erank(one, one).max())
+    0.0
+    """
+    for name in ("parameters", "prompts"):
+        a, b = untrained.attrs.get(name), trained.attrs.get(name)
+        if a != b:
+            raise ValueError(f"the two results differ in {name}: measure both networks on the same prompts, same settings")
+    a, b = (ds["prompt_effective_rank"] for ds in (untrained, trained))
+    a, b = xr.align(a, b, join="exact")
+    out = a.copy(data=a.values - b.values)
+    out.attrs = {"long_name": "effective rank, untrained minus trained", "units": "1", "references": "arXiv 2401.17139"}
+    return out.rename("diff_erank")
+
+
+SKEAN = "Skean et al. 2025, arXiv 2502.02013, eq. 1; Giraldo et al. 2014"
+PROMPT = {
+    "entropy": ("prompt_entropy", "matrix entropy of the tokens of a prompt", "nat", SKEAN),
+    "share": ("prompt_entropy_share", "prompt entropy divided by log min(tokens, channels)", "1", SKEAN),
+    "skean2025": (
+        "prompt_entropy_skean2025", "prompt entropy with negative Gram entries set to 0, as published", "nat", SKEAN,
+    ),
+    "rank": ("prompt_effective_rank", "exp of the von Neumann entropy of the tokens of a prompt", "1", SKEAN),
+}  # fmt: skip

@@ -1,0 +1,328 @@
+"""NeighbourOverlap: do tokens keep their neighbours from layer to layer, and do neighbours share a label?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..capture import resid
+from ..dataset import block_coords, layer_coords, variable
+from ..describe import describe
+from ..kernels.membership import membership, neighbour_lists
+from ..kernels.moments import full_float32
+from .base import Measurement, choose_layers
+from .clouds import Neighbourhood, Tables, check_exclude, check_sizes, same_points, tables
+
+if TYPE_CHECKING:
+    from ..capture import Batch, Site
+    from ..models.base import ModelInfo
+    from ..text.prompts import Prompts
+
+LABELS = ("token_id", "next_token", "token_class")
+
+
+class NeighbourOverlap(Measurement):
+    """Share of the k nearest neighbours of a token that are the same in two layers, or have the same label.
+
+    One cloud per prompt and layer, the neighbours of `IntrinsicDimension` (searched once for both).  Overlap of block b
+    is that of layers b and b + 1.
+
+    Parameters
+    ----------
+    k : sequence of int
+        Numbers of neighbours.  The sign of an effect can depend on k: give several.
+    layers : iterable of int, optional
+        Layers to look at; all by default.  ``overlap`` is given for the blocks with both layers among them.
+    pairs : bool
+        Whether to compare every layer with every other (``overlap_pair``, a mean over prompts).
+    labels : sequence of str
+        Labels to compare neighbours by: ``"token_id"``, ``"next_token"`` (the last token has none), ``"token_class"``
+        (`tokinterp.text.classes.token_classes`; needs prompts with a text), and the names in ``classes``.
+    classes : mapping of str to array, optional
+        Labels of your own, parts of speech for example: whole numbers (token,) in the order of the token stream, -1
+        where there is none.
+    tokens : int, optional
+        Values of single tokens are kept for the prompts numbered below this; None keeps all, 0 none.
+    exclude : sequence of str
+        Tokens left out: ``"special"`` (the published clouds had none), ``"massive"`` (rows found at any of the layers;
+        see `tokinterp.kernels.massive.massive_rows`).
+    small : str
+        What happens to a prompt with fewer than k + 2 tokens: ``"error"`` before the run, or ``"nan"``.
+    max_bytes : int, optional
+        Working memory.
+
+    Notes
+    -----
+    The expected value for unrelated clouds is k / (N - 1), given as ``chance``; compare prompts of equal length only,
+    or use ``(overlap - chance) / (1 - chance)``, given as ``overlap_corrected``.
+
+    Copies of a point (a repeated token at layer 0, say) are neighbours at distance 0 and have no order among
+    themselves: where only some of them fit into the k places, the value is the mean over all orders, drawn for each
+    layer by itself.  Nothing depends on the order of the tokens, and chance stays k / (N - 1); but a layer with copies
+    (``n_copies``) has an overlap below 1 with itself.
+
+    ``label_overlap`` is the mean over tokens; in ``label_overlap_balanced`` every class weighs the same (DADApy's
+    default); ``label_overlap_corrected`` divides by the most that the class allows, min(k, size of the class - 1), and
+    leaves out tokens alone in their class.  Each has its chance level.
+
+    References
+    ----------
+    Doimo, Glielmo, Ansuini and Laio 2020, arXiv 2007.03506; Viswanathan et al. 2025, arXiv 2501.10573, section
+    "Neighborhood overlap".
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> prompts = ti.Prompts.from_texts(["The Nile flows north. Paris is in France, they say."], model)
+    >>> run = ti.measure(model, prompts, {"overlap": ti.NeighbourOverlap(k=(1, 3))}, progress=False)
+    >>> run["overlap"]["overlap"].dims
+    ('prompt', 'block', 'k')
+    """
+
+    def __init__(
+        self,
+        k: Sequence[int] = (1, 10, 30),
+        layers: Iterable[int] | None = None,
+        pairs: bool = True,
+        labels: Sequence[str] = ("token_id", "next_token"),
+        classes: Mapping[str, Any] | None = None,
+        tokens: int | None = 0,
+        exclude: Sequence[str] = ("special",),
+        small: str = "error",
+        max_bytes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.k = (int(k),) if isinstance(k, int) else tuple(int(n) for n in k)
+        self.layers = None if layers is None else list(layers)
+        self.classes = {} if classes is None else {str(n): np.asarray(v) for n, v in classes.items()}
+        own = [n for n in self.classes if n not in labels]
+        self.labels = ((labels,) if isinstance(labels, str) else tuple(labels)) + tuple(own)
+        self.pairs, self.tokens, self.small, self.max_bytes = bool(pairs), tokens, small, max_bytes
+        self.exclude = check_exclude(exclude)
+        if not self.k or min(self.k) < 1 or list(self.k) != sorted(set(self.k)):
+            raise ValueError(f"k={list(self.k)}: take ascending numbers of neighbours from 1 on, such as (1, 10, 30)")
+        known = [*LABELS, *self.classes]
+        unknown = [n for n in self.labels if n not in known]
+        if unknown:
+            raise ValueError(f"labels={unknown}: the labels are {', '.join(known)}; give others with classes=")
+        bad = [n for n, v in self.classes.items() if v.ndim != 1 or v.dtype.kind not in "iu" or n in LABELS]
+        if bad:
+            raise ValueError(f"classes[{bad[0]!r}]: give whole numbers (token,) under a name other than {LABELS}")
+        if small not in ("error", "nan"):
+            raise ValueError(f"small={small!r}: take 'error' or 'nan'")
+        if tokens is not None and tokens < 0:
+            raise ValueError(f"tokens={tokens}: give a number of prompts, 0 for none, or None for all")
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings, labels of the caller as a hash."""
+        return {**super().settings(), "classes": describe(self.classes)}
+
+    def sites(self, info: ModelInfo) -> list[Site]:
+        """Return the stream at the layers."""
+        return resid(choose_layers(self.layers, info))
+
+    def neighbourhoods(self, info: ModelInfo) -> list[Neighbourhood]:
+        """Return the numbers of neighbours."""
+        return [self._neighbourhood(info)]
+
+    def _neighbourhood(self, info: ModelInfo) -> Neighbourhood:
+        return Neighbourhood(tuple(choose_layers(self.layers, info)), frozenset(self.k), same_points(self.exclude))
+
+    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+        """Check layers, lengths and labels, and sort the tokens into classes if they are asked for."""
+        super().start(info, prompts)
+        layers = choose_layers(self.layers, info)
+        self.blocks = [n for n in layers if n + 1 in layers]
+        if not self.blocks and not self.pairs and not self.labels:
+            raise ValueError(f"layers={layers}: no two follow each other; take neighbours, or pairs=True")
+        k = max(self.k) if self.small == "error" else min(self.k)
+        check_sizes(prompts, self.exclude, k + 2, self.small, f"k={k} needs")
+        self._codes = dict(self.classes)
+        for name, codes in self.classes.items():
+            if len(codes) != prompts.n_tokens:
+                raise ValueError(
+                    f"classes[{name!r}] has {len(codes)} labels for {prompts.n_tokens} tokens of the prompts"
+                )
+        if "token_class" in self.labels:
+            from ..text.classes import token_classes
+
+            self._codes["token_class"] = token_classes(prompts).codes
+        self._starts = prompts.starts if self._codes else None
+
+    # -- one batch --------------------------------------------------------------------------------------------
+    def update(self, batch: Batch) -> None:
+        """Compare the neighbours in the clouds of a batch, prompt by prompt."""
+        found = tables(batch, self._neighbourhood(self.info), self.max_bytes)
+        labels = self._label_codes(batch)
+        columns: dict[str, list[torch.Tensor]] = {}
+        if self.tokens != 0:  # a table even if none of the prompts is kept
+            none = torch.zeros(0, dtype=torch.int64, device=batch.device)
+            empty = torch.zeros(0, len(self.blocks), len(self.k), device=batch.device)
+            self.append(token_prompt=none, token_position=none, token_id=none, token_overlap=empty)
+        for p, n in enumerate(batch.lengths):
+            one = Tables(found.indices[p, :, :n], found.first[p, :, :n], found.finite[p], found.mask[p, :n])
+            for name, column in self._prompt(one, labels[:, p, :n]).items():
+                columns.setdefault(name, []).append(column)
+            if self.tokens is None or batch.numbers[p] < self.tokens:
+                self.append(
+                    token_prompt=torch.full((n,), batch.numbers[p], device=batch.device),
+                    token_position=torch.arange(n, device=batch.device),
+                    token_id=batch.ids[p, :n],
+                    token_overlap=columns["token"][-1],
+                )
+        columns.pop("token")
+        self.append(prompt=batch.prompt_numbers, **{name: torch.stack(parts) for name, parts in columns.items()})
+
+    def _label_codes(self, batch: Batch) -> torch.Tensor:
+        """Return (label, prompt, position) int64 labels, -1 where there is none."""
+        out = torch.full((len(self.labels), *batch.ids.shape), -1, dtype=torch.int64, device=batch.device)
+        for i, name in enumerate(self.labels):
+            if name == "token_id":
+                out[i] = batch.ids
+            elif name == "next_token":
+                out[i] = batch.labels(1)
+            else:
+                assert self._starts is not None
+                for p, (number, n) in enumerate(zip(batch.numbers, batch.lengths, strict=True)):
+                    codes = self._codes[name][self._starts[number] : self._starts[number] + n]
+                    out[i, p, :n] = torch.from_numpy(np.asarray(codes, np.int64))
+        return out
+
+    def _prompt(self, one: Tables, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the columns of one prompt, without a prompt axis; ``token`` (position, block, k) float32."""
+        layers = choose_layers(self.layers, self.info)
+        at = [layers.index(b) for b in self.blocks]
+        n, device = len(one.mask), one.mask.device
+        lists = neighbour_lists(one.indices, one.first, one.mask)
+        kept = torch.zeros(n, len(at), len(self.k), device=device)
+        pair = torch.zeros(len(self.k), len(layers), len(layers), dtype=torch.float64, device=device)
+        hits = torch.zeros(len(self.labels), len(layers), len(self.k), n, device=device)
+        step = max(1, (self.max_bytes or 2**28) // (32 * len(layers) * n))
+        for start in range(0, n, step):
+            rows = slice(start, min(start + step, n))
+            same = (labels[:, rows, None] == labels[:, None]).float()
+            for i, k in enumerate(self.k):
+                near = membership(lists, k, rows)
+                kept[rows, :, i] = ((near[at] * near[[a + 1 for a in at]]).sum(-1) / k).T
+                with full_float32():
+                    if self.pairs:
+                        flat = near.flatten(1)
+                        pair[i] += (flat @ flat.T).double()
+                    for j in range(len(self.labels)):
+                        hits[j, :, i, rows] = (near * same[j]).sum(-1)
+        mask, number = one.mask, one.mask.sum()
+        ks = torch.tensor(self.k, device=device)
+        large = number >= ks + 2
+        whole = one.finite
+        nan = torch.tensor(torch.nan, dtype=torch.float64, device=device)
+        kept = torch.where(mask[:, None, None] & large & (whole[at] & whole[[a + 1 for a in at]])[:, None], kept, nan)
+        if self.pairs:
+            usable = large[:, None, None] & whole[:, None] & whole
+            self.add("pair", torch.where(usable, pair / (number * ks)[:, None, None], 0.0))
+            self.add("pair_prompts", usable.long())
+        out = {
+            "token": kept.float(),
+            "n_points": number,
+            "overlap": kept.nanmean(0),
+            "n_copies": (one.mask & (one.first != torch.arange(n, device=device))).sum(1),
+        }
+        if self.labels:
+            out |= self._against_labels(hits.double(), labels, mask, large, whole)
+        return out
+
+    def _against_labels(
+        self, hits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, large: torch.Tensor, whole: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Return means of hits (label, layer, k, position) over tokens, in three ways, with their chance levels."""
+        named = mask & (labels >= 0)
+        others = torch.stack([(row[:, None] == row[keep]).sum(1) - 1 for row, keep in zip(labels, named, strict=True)])
+        others = torch.where(named, others, 0).double()
+        ks = torch.tensor(self.k, device=mask.device, dtype=torch.float64)
+        luck = (others / (mask.sum() - 1))[:, None, None]  # (label, layer, k, position)
+        most = torch.minimum(others[:, None], ks[:, None])[:, None]
+        ways = {
+            "": (ks[:, None], named.double()),
+            "_balanced": (ks[:, None], named / (others + 1)),
+            "_corrected": (most.clamp(min=1), (named & (others > 0)).double()),
+        }
+        out = {}
+        for name, (divisor, weight) in ways.items():
+            weight = (weight / weight.sum(-1, keepdim=True))[:, None, None]  # 0 / 0 is NaN: no token has a label
+            value = (hits / divisor * weight).sum(-1)
+            out[f"label_overlap{name}"] = value.where(large & whole[:, None], torch.nan).permute(1, 2, 0)
+            chance = (ks[:, None] * luck / divisor * weight).sum(-1)[:, 0]
+            out[f"label_chance{name}"] = chance.where(large, torch.nan).T
+        return out
+
+    # -- the outcome ------------------------------------------------------------------------------------------
+    def result(self) -> xr.Dataset:
+        """Return the dataset described in the class."""
+        layers = choose_layers(self.layers, self.info)
+        prompt, n_points, overlap, copies = self.table("prompt", "n_points", "overlap", "n_copies")
+        ks = np.array(self.k)
+        large = n_points[:, None] >= ks + 2
+        with np.errstate(divide="ignore"):
+            chance = np.where(large, ks / (n_points[:, None] - 1.0), np.nan)
+        v = variable
+        data: dict[str, Any] = {
+            "n_points": v("prompt", n_points, "tokens in the cloud", "1"),
+            "n_copies": v(("prompt", "layer"), copies, "tokens that are an exact copy of an earlier one", "1"),
+            "chance": v(("prompt", "k"), chance, "overlap of unrelated clouds, k / (N - 1)", "1"),
+            "overlap": v(("prompt", "block", "k"), overlap, "overlap of neighbours between a layer and the next", "1",
+                         DOIMO),
+            "overlap_corrected": v(
+                ("prompt", "block", "k"), (overlap - chance[:, None]) / (1 - chance[:, None]),
+                "overlap of neighbours, 0 by chance", "1"),
+        }  # fmt: skip
+        coords: dict[str, Any] = {
+            "prompt": v("prompt", prompt, "number of the prompt in the input", "1"),
+            "k": v("k", ks, "neighbours", "1"),
+            **layer_coords(layers, self.info),
+        }
+        if self.blocks:
+            coords["block"] = block_coords(self.blocks, self.info)["block"]
+        else:
+            data = {n: x for n, x in data.items() if "block" not in x.dims}
+        if self.pairs:
+            with np.errstate(invalid="ignore"):
+                pair = self.sums["pair"].cpu().numpy() / self.sums["pair_prompts"].cpu().numpy()
+            name = "overlap of neighbours between two layers, mean over prompts"
+            data["overlap_pair"] = v(("k", "layer", "other_layer"), pair, name, "1", DOIMO)
+            coords["other_layer"] = v("other_layer", np.array(layers), "blocks applied", "1")
+        if self.labels:
+            coords["label"] = v("label", np.array(self.labels), "what neighbours are compared by", "1")
+            for way, text in WAYS.items():
+                (value,) = self.table("prompt", f"label_overlap{way}")[1:]
+                (luck,) = self.table("prompt", f"label_chance{way}")[1:]
+                data[f"label_overlap{way}"] = v(
+                    ("prompt", "layer", "k", "label"),
+                    value,
+                    f"neighbours with the label of the token{text}",
+                    "1",
+                    DOIMO,
+                )
+                name = f"neighbours with the label of the token, by chance{text}"
+                data[f"label_chance{way}"] = v(("prompt", "k", "label"), luck, name, "1")
+        if self.tokens != 0 and self.blocks:
+            number, position, ids, value = self.table("token_prompt", "token_position", "token_id", "token_overlap")
+            data["token_overlap"] = v(("token", "block", "k"), value, "overlap of neighbours of the token", "1", DOIMO)
+            coords["token_prompt"] = v("token", number, "number of the prompt in the input", "1")
+            coords["position"] = v("token", position, "place in the sequence, BOS counted", "1")
+            coords["token_id"] = v("token", ids, "token id", "1")
+        out = xr.Dataset(data, coords)
+        out["n_points"].attrs["exclude"] = ", ".join(self.exclude) or "nothing"
+        out["chance"].attrs["missing"] = "NaN where a prompt has fewer than k + 2 tokens, and so in all other values"
+        return out
+
+
+DOIMO = "Doimo et al. 2020, arXiv 2007.03506; Viswanathan et al. 2025, arXiv 2501.10573"
+WAYS = {
+    "": "",
+    "_balanced": ", every class of the same weight",
+    "_corrected": ", of as many as its class has",
+}

@@ -1,0 +1,292 @@
+"""PerCloud: anybody's estimator on the token cloud of each prompt and layer."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..capture import resid
+from ..dataset import layer_coords, variable
+from ..describe import describe
+from ..kernels.duplicates import first_of_kind
+from .base import Measurement, choose_layers
+from .clouds import check_exclude, check_sizes, cloud_masks
+
+if TYPE_CHECKING:
+    from ..capture import Batch, Site
+    from ..models.base import ModelInfo
+    from ..text.prompts import Prompts
+
+LONGEST = 160  # bytes kept of a reason
+
+
+class PerCloud(Measurement):
+    """Run an estimator on the cloud of token vectors of each prompt at each layer.
+
+    Parameters
+    ----------
+    estimator : object or callable
+        An object with ``fit(points)``: any estimator of scikit-dimension, any of scikit-learn; a copy of it is fitted
+        to every cloud.  Or a function of (n, d) float64 points that returns a number, n numbers
+        (the value of the cloud is then their mean), or a pair of both.
+    read : str, optional
+        Attribute that holds the answer after ``fit``, a number or one number per point.  By default ``dimension_`` and,
+        where it is there, ``dimension_pw_`` (scikit-dimension).
+    layers : iterable of int, optional
+        Layers to look at; all by default.
+    name : str
+        Name of the variable in the result; values per point are ``NAME_token``.
+    units : str
+        Of the values.
+    tokens : int, optional
+        Values per point are kept for the prompts numbered below this; None keeps all, 0 none.
+    distinct : bool
+        Whether copies of a point are removed first, as for all dimensions here (they break estimators that rest on
+        neighbours); a copy then has the value of the point that it equals.
+    exclude : sequence of str
+        Tokens left out: ``"special"``, ``"massive"`` (rows found at that layer).
+    least : int
+        Smallest number of points that is given to the estimator.
+
+    Notes
+    -----
+    An estimator that fails on a cloud, or gives no finite number, leaves NaN, and ``reason`` says what it said; where
+    it only warns, the value is kept and ``reason`` has the warning.  It runs on the CPU, cloud by cloud: in general it
+    takes longer than everything else in the pass.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> spread = ti.PerCloud(lambda points: float(points.std()), layers=[0, 4], name="spread")
+    >>> run = ti.measure(model, ["The Nile flows north. Paris is in France."], {"spread": spread}, progress=False)
+    >>> run["spread"]["spread"].shape
+    (1, 2)
+    """
+
+    def __init__(
+        self,
+        estimator: Any,
+        read: str | None = None,
+        layers: Iterable[int] | None = None,
+        name: str = "value",
+        units: str = "1",
+        tokens: int | None = 0,
+        distinct: bool = True,
+        exclude: Sequence[str] = ("special",),
+        least: int = 2,
+    ) -> None:
+        super().__init__()
+        if not hasattr(estimator, "fit") and not callable(estimator):
+            raise TypeError(f"estimator={estimator!r}: give an object with fit(points), or a function of the points")
+        if isinstance(estimator, type):
+            raise TypeError(f"estimator={estimator.__name__}: that is a class; write {estimator.__name__}()")
+        if not name.isidentifier() or name in ("reason", "n_points", "n_unique", "prompt", "layer", "token"):
+            raise ValueError(f"name={name!r}: it becomes a variable of the result; use letters, digits and _")
+        if least < 1:
+            raise ValueError(f"least={least}: an estimator gets at least one point")
+        if tokens is not None and tokens < 0:
+            raise ValueError(f"tokens={tokens}: give a number of prompts, 0 for none, or None for all")
+        self.estimator, self.read, self.name, self.units = estimator, read, name, units
+        self.layers = None if layers is None else list(layers)
+        self.tokens, self.distinct, self.least = tokens, bool(distinct), int(least)
+        self.exclude = check_exclude(exclude)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings, the estimator as a description of its parameters or of its code."""
+        return {**super().settings(), "estimator": describe(self.estimator)}
+
+    def sites(self, info: ModelInfo) -> list[Site]:
+        """Return the stream at the layers."""
+        return resid(choose_layers(self.layers, info))
+
+    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+        """Check layers and lengths."""
+        super().start(info, prompts)
+        choose_layers(self.layers, info)
+        check_sizes(prompts, self.exclude, self.least, "nan", f"least={self.least} asks for")
+
+    # -- one batch --------------------------------------------------------------------------------------------
+    def update(self, batch: Batch) -> None:
+        """Estimate, cloud by cloud."""
+        layers = choose_layers(self.layers, self.info)
+        masks = cloud_masks(batch, layers, self.exclude)
+        shape = (len(batch), len(layers))
+        value = np.full(shape, np.nan)
+        counts = np.zeros((*shape, 2), np.int64)
+        reason = np.zeros((*shape, LONGEST), np.uint8)
+        local = np.full((*batch.ids.shape, len(layers)), np.nan)
+        for j, (layer, mask) in enumerate(zip(layers, masks, strict=True)):
+            stream = batch.resid(layer)
+            first = first_of_kind(stream, mask) if self.distinct else None
+            for i, n in enumerate(batch.lengths):
+                keep = mask[i, :n].cpu().numpy()
+                itself = np.arange(n)
+                place = itself if first is None else first[i, :n].cpu().numpy()
+                chosen = np.flatnonzero(keep & (place == itself))
+                points = stream[i, :n][torch.from_numpy(chosen).to(stream.device)].double().cpu().numpy()
+                whole, each, text = self._estimate(points)
+                value[i, j], counts[i, j] = whole, (keep.sum(), len(chosen))
+                coded = text.encode()[:LONGEST]
+                reason[i, j, : len(coded)] = np.frombuffer(coded, np.uint8)
+                if each is not None:
+                    full = np.full(n, np.nan)
+                    full[chosen] = each
+                    local[i, :n, j] = np.where(keep, full[place], np.nan)
+        self.append(
+            prompt=batch.prompt_numbers,
+            value=torch.from_numpy(value),
+            counts=torch.from_numpy(counts),
+            reason=torch.from_numpy(reason),
+        )
+        if self.tokens != 0:
+            limit = np.inf if self.tokens is None else self.tokens
+            kept = torch.from_numpy(np.flatnonzero(np.repeat(np.asarray(batch.numbers), batch.lengths) < limit))
+            self.append(
+                token_prompt=batch.row_prompt.cpu()[kept],
+                token_position=batch.row_position.cpu()[kept],
+                token_id=batch.row_ids.cpu()[kept],
+                local=torch.from_numpy(np.concatenate([local[i, :n] for i, n in enumerate(batch.lengths)]))[kept],
+            )
+
+    def _estimate(self, points: np.ndarray) -> tuple[float, np.ndarray | None, str]:
+        """Return the value of a cloud, the values of its points (if any), and what went wrong (or nothing)."""
+        if len(points) < self.least:
+            return np.nan, None, f"{len(points)} points, least is {self.least}"
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            try:
+                whole, each = self._answer(points)
+            except Exception as error:  # an estimator may raise anything, and one cloud must not end the run
+                return np.nan, None, " ".join(f"{type(error).__name__}: {error}".split())
+        text = " ".join(f"warning: {said[0].message}".split()) if said else ""
+        if not np.isfinite(whole) and (each is None or not np.isfinite(each).any()):
+            return np.nan, each, text or f"the estimator gave {whole}"
+        return float(whole) if np.isfinite(whole) else np.nan, each, text
+
+    def _answer(self, points: np.ndarray) -> tuple[float, np.ndarray | None]:
+        if not hasattr(self.estimator, "fit"):
+            answers = self.estimator(points)
+            answers = answers if isinstance(answers, tuple) else (answers,)
+        else:
+            fitted = copy.deepcopy(self.estimator)
+            fitted.fit(points)
+            names = [self.read] if self.read else [n for n in ("dimension_", "dimension_pw_") if hasattr(fitted, n)]
+            if not names:
+                raise AttributeError(f"{type(fitted).__name__} has no dimension_ after fit: name its answer with read=")
+            answers = tuple(getattr(fitted, n) for n in names)
+        whole, each = np.nan, None
+        for answer in answers:
+            if answer is None:
+                continue
+            answer = np.asarray(answer, dtype=np.float64)
+            if answer.size == 1 and (answer.ndim == 0 or len(points) > 1):
+                whole = float(answer.reshape(()))
+            elif answer.shape == (len(points),):
+                each = np.where(np.isfinite(answer), answer, np.nan)
+            else:
+                raise ValueError(f"answer of shape {answer.shape} for {len(points)} points")
+        if each is not None and not np.isfinite(whole) and len(answers) == 1:
+            whole = float(np.nanmean(each)) if np.isfinite(each).any() else np.nan
+        return whole, each
+
+    # -- the outcome ------------------------------------------------------------------------------------------
+    def result(self) -> xr.Dataset:
+        """Return the dataset described in the class."""
+        layers = choose_layers(self.layers, self.info)
+        prompt, value, counts, coded = self.table("prompt", "value", "counts", "reason")
+        reason = np.empty(value.shape, dtype=object)
+        for at in np.ndindex(*value.shape):
+            text = coded[at].tobytes().rstrip(b"\0").decode("utf-8", "ignore").replace("\0", "")
+            reason[at] = text
+        v, what = variable, type(self.estimator).__name__
+        if not hasattr(self.estimator, "fit"):
+            what = getattr(self.estimator, "__name__", what)
+        data = {
+            self.name: v(("prompt", "layer"), value, f"{self.name} of the token cloud by {what}", self.units),
+            "reason": v(("prompt", "layer"), reason, "why a value is missing, or what the estimator warned of", "1"),
+            "n_points": v(("prompt", "layer"), counts[..., 0], "tokens in the cloud, duplicates counted", "1"),
+            "n_used": v(("prompt", "layer"), counts[..., 1], "points that the estimator got", "1"),
+        }
+        coords: dict[str, Any] = {
+            "prompt": v("prompt", prompt, "number of the prompt in the input", "1"),
+            **layer_coords(layers, self.info),
+        }
+        if self.tokens != 0:
+            number, position, ids, local = self.table("token_prompt", "token_position", "token_id", "local")
+            text = f"{self.name} at the token by {what}"
+            data[f"{self.name}_token"] = v(("token", "layer"), local, text, self.units)
+            coords["token_prompt"] = v("token", number, "number of the prompt in the input", "1")
+            coords["position"] = v("token", position, "place in the sequence, BOS counted", "1")
+            coords["token_id"] = v("token", ids, "token id", "1")
+        out = xr.Dataset(data, coords)
+        out["n_points"].attrs["exclude"] = ", ".join(self.exclude) or "nothing"
+        out[self.name].attrs["estimator"] = str(describe(self.estimator))
+        return out
+
+
+def homology_dimension(
+    points: np.ndarray, alpha: float = 1.0, sizes: int = 12, repeats: int = 5, seed: int = 0
+) -> float:
+    """Estimate the persistent-homology dimension (degree 0) of a cloud, for `PerCloud`.
+
+    The sum E(n) of the edges of the minimum spanning tree of n points, each to the power alpha, grows like
+    n ** (1 - alpha / d); d is read off the slope over subsamples of N / 2 to N points.
+
+    Parameters
+    ----------
+    points : numpy.ndarray
+        (point, d) distinct points, at least 32.
+    alpha : float
+        Power of the edges, below the dimension; 1 is usual.
+    sizes, repeats : int
+        Sizes of subsamples, and subsamples of each.
+    seed : int
+        Of the subsamples.
+
+    Returns
+    -------
+    float
+        Infinite, and so NaN with a reason in `PerCloud`, where the slope is 1 or more.
+
+    Raises
+    ------
+    ValueError
+        For fewer than 32 points or an alpha that is not positive.
+
+    References
+    ----------
+    Schweinhart 2020, Advances in Mathematics 372, 107291; Birdal et al. 2021, arXiv 2111.13171 (the fit).
+
+    Examples
+    --------
+    >>> plane = np.random.default_rng(0).random((300, 2))
+    >>> bool(abs(homology_dimension(plane) - 2) < 0.5)
+    True
+    """
+    from scipy.sparse.csgraph import minimum_spanning_tree
+    from scipy.spatial.distance import cdist
+
+    n = len(points)
+    if n < 32 or not alpha > 0:
+        raise ValueError(f"{n} points, alpha = {alpha}: take at least 32 points and a positive power")
+    distances = cdist(points, points)
+    random = np.random.default_rng(seed)
+    x, y = [], []
+    for size in np.unique(np.linspace(n // 2, n, sizes).round().astype(int)):
+        total = []
+        for _ in range(repeats if size < n else 1):
+            some = random.choice(n, size, replace=False)
+            tree = minimum_spanning_tree(distances[np.ix_(some, some)])
+            total.append((tree.data**alpha).sum())
+        x.append(np.log(size))
+        y.append(np.log(np.mean(total)))
+    slope = np.polyfit(x, y, 1)[0]
+    return alpha / (1 - slope) if slope < 1 else np.inf

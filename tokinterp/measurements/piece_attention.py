@@ -1,0 +1,157 @@
+"""PieceAttention: how much the last piece of a word attends to the pieces before it, in every block and head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..capture import Site
+from ..dataset import block_coords, variable
+from ..text.spans import Spans
+from .base import Measurement
+
+if TYPE_CHECKING:
+    from ..capture import Batch
+    from ..models.base import ModelInfo
+    from ..text.prompts import Prompts
+
+PAPER = "Kaplan et al. 2025, arXiv 2410.05864, section 6"
+
+
+class PieceAttention(Measurement):
+    """Attention from the last token of words of several tokens to their earlier tokens.
+
+    The control has the same distances and no word: attention from a word of one token to as many tokens before it,
+    which are all words of one token too.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Numbers of tokens of a word.
+    blocks : iterable of int, optional
+        All by default.
+    by_head : bool
+        Whether heads are kept apart; else their mean.
+    min_position : int
+        Words whose first token stands before this position (BOS counted) are left out: the fewer tokens there are to
+        attend to, the more each gets.
+
+    Notes
+    -----
+    Attention weights of all blocks asked for are in memory together: (prompt, head, query, key) each.  Give ``measure``
+    a small ``batch_tokens``, or cut the prompts to some hundred tokens.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> texts = [t.text for t in ti.bundled_texts("story")[:3]]
+    >>> model = ti.load_model()
+    >>> prompts = ti.Prompts.from_texts(texts, model, max_tokens=128)
+    >>> run = ti.measure(model, prompts, {"pieces": ti.PieceAttention((2, 3))}, progress=False)
+    >>> run["pieces"]["attention"].dims
+    ('prompt', 'pieces', 'block')
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int] = (2, 3, 4),
+        blocks: Iterable[int] | None = None,
+        by_head: bool = False,
+        min_position: int = 8,
+    ) -> None:
+        super().__init__()
+        self.sizes, self.by_head, self.min_position = tuple(sizes), bool(by_head), int(min_position)
+        self.blocks = None if blocks is None else list(blocks)
+        if not self.sizes or min(self.sizes) < 2 or len(set(self.sizes)) < len(self.sizes):
+            raise ValueError(f"sizes={list(self.sizes)}: name numbers of tokens, 2 or more, each once")
+
+    def _chosen(self, info: ModelInfo) -> list[int]:
+        return list(range(info.n_layers)) if self.blocks is None else sorted({int(b) for b in self.blocks})
+
+    def sites(self, info: ModelInfo) -> list[Site]:
+        """Return the attention weights of the blocks."""
+        return [Site("pattern", b) for b in self._chosen(info)]
+
+    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+        """Find the words, and the runs of one-token words they are compared with."""
+        super().start(info, prompts)
+        for site in self.sites(info):
+            site.check(info)
+        found = Spans.words(prompts).align(prompts)
+        # One row for each query: prompt, query, size, whether it is the control.
+        rows = [
+            np.stack([found.prompt, found.stop - 1, found.n_tokens, np.zeros(len(found), np.int64)], 1)[
+                np.isin(found.n_tokens, self.sizes)
+            ]
+        ]
+        single = np.zeros(prompts.n_tokens + 1, np.int64)  # tokens that are words, counted up to each place
+        ones = found.where(found.n_tokens == 1)
+        single[prompts.starts[ones.prompt] + ones.start + 1] = 1
+        single = np.cumsum(single)
+        for size in self.sizes:
+            query = prompts.starts[ones.prompt] + ones.start
+            before = np.maximum(query + 1 - size, 0)
+            run = (ones.start + 1 >= size) & (single[query + 1] - single[before] == size)
+            of = ones.prompt[run]
+            rows.append(np.stack([of, ones.start[run], np.full(len(of), size), np.ones(len(of), np.int64)], 1))
+        table = np.concatenate(rows)
+        table = table[table[:, 1] + 1 - table[:, 2] >= self.min_position]
+        if not (table[:, 3] == 0).any():
+            raise ValueError(
+                f"none of the {len(prompts)} prompts has a word of {list(self.sizes)} tokens at position "
+                f"{self.min_position} or later: give longer text, or other sizes"
+            )
+        self._table = table[np.argsort(table[:, 0], kind="stable")]
+
+    def update(self, batch: Batch) -> None:
+        """Add up the weights on the pieces before, word by word, and average over the words of each prompt."""
+        blocks, sizes = self._chosen(self.info), self.sizes
+        n_heads = self.info.n_heads if self.by_head else 1
+        cells = len(batch) * len(sizes) * 2
+        begins, ends = (np.searchsorted(self._table[:, 0], batch.numbers, side=s) for s in ("left", "right"))
+        rows = np.concatenate([np.arange(a, b) for a, b in zip(begins, ends, strict=True)])
+        owner = np.repeat(np.arange(len(batch)), ends - begins)
+        found = torch.from_numpy(np.column_stack([owner, self._table[rows, 1:]])).to(batch.device)
+        place, query, size, control = found.unbind(1)
+        kind = (size[:, None] == torch.tensor(sizes, device=batch.device)).int().argmax(1)
+        cell = (place * len(sizes) + kind) * 2 + control
+        count = torch.zeros(cells, dtype=torch.float64, device=batch.device)
+        count.index_add_(0, cell, torch.ones(len(cell), dtype=torch.float64, device=batch.device))
+        means = []
+        for b in blocks:
+            pattern = batch.get("pattern", b)
+            total = torch.zeros(cells, n_heads, dtype=torch.float64, device=batch.device)
+            for back in range(1, max(sizes)):
+                inside = torch.where(size > back, 1.0, 0.0)
+                weight = pattern[place, :, query, (query - back).clamp_min(0)].double() * inside[:, None]
+                total.index_add_(0, cell, weight if self.by_head else weight.mean(1, keepdim=True))
+            means.append(total / count[:, None])  # 0/0 is NaN: the prompt has no such word
+        stacked = torch.stack(means, 1).unflatten(0, (len(batch), len(sizes), 2))
+        self.append(prompt=batch.prompt_numbers, mass=stacked, count=count.long().unflatten(0, (len(batch), -1, 2)))
+
+    def result(self) -> xr.Dataset:
+        """Return the mean weights of words and control by prompt, size, block (and head)."""
+        blocks = self._chosen(self.info)
+        prompt, mass, count = self.table("prompt", "mass", "count")
+        v, dims = variable, ("prompt", "pieces", "block", "head")[: 4 if self.by_head else 3]
+        mass = mass if self.by_head else mass[..., 0]
+        text = "attention from the last token of a word to its earlier tokens"
+        plain = "attention from a one-token word to as many one-token words before it"
+        data = {
+            "attention": v(dims, mass[:, :, 0], text, "1", PAPER),
+            "control": v(dims, mass[:, :, 1], plain, "1"),
+            "n_words": v(("prompt", "pieces"), count[:, :, 0], "words", "1"),
+            "n_control": v(("prompt", "pieces"), count[:, :, 1], "words of the control", "1"),
+        }
+        coords = {
+            "prompt": v("prompt", prompt, "number of the prompt in the input", "1"),
+            "pieces": v("pieces", np.array(self.sizes), "tokens of the word", "token"),
+            **block_coords(blocks, self.info, "pattern"),
+        }
+        if self.by_head:
+            coords["head"] = v("head", np.arange(self.info.n_heads), "attention head", "1")
+        return xr.Dataset(data, coords)

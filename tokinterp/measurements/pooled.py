@@ -1,0 +1,148 @@
+"""PooledStates: the stream itself, one row for each prompt or for each token of some classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..capture import resid
+from ..dataset import layer_coords, variable
+from ..text.classes import token_classes
+from .base import Measurement, choose_layers
+from .clouds import check_exclude, cloud_masks
+
+if TYPE_CHECKING:
+    from ..capture import Batch, Site
+    from ..models.base import ModelInfo
+    from ..text.prompts import Prompts
+
+POOLING = ("mean", "last", "tokens")
+
+
+class PooledStates(Measurement):
+    """Keep the stream at some layers: the mean or the last token of each prompt, or every token.
+
+    The result grows with the number of prompts (of tokens): choose layers.
+
+    Parameters
+    ----------
+    layers : iterable of int, optional
+        Layers to keep; all by default.
+    pooling : str
+        ``"mean"`` of the tokens that take part, the ``"last"`` of them, or all ``"tokens"``, one row each.
+    classes : sequence of str, optional
+        Only tokens of these classes take part (see `tokinterp.text.token_classes`: ``"word"``, ``"last piece"``,
+        ``"punctuation"``, ...).
+    exclude : sequence of str
+        Tokens left out: ``"special"`` ones, ``"massive"`` rows (found at the layer; not with ``"tokens"``, where the
+        layers share their rows).
+    max_bytes : int
+        Refuse to start if the result is larger.
+
+    Notes
+    -----
+    A prompt in which no token takes part has NaN (and ``n_rows`` 0).
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> run = ti.measure(model, ["The Nile flows north."], {"pooled": ti.PooledStates(layers=[4])}, progress=False)
+    >>> run["pooled"]["state"].dims, run["pooled"]["state"].shape == (1, 1, model.info.d_model)
+    (('prompt', 'layer', 'channel'), True)
+    """
+
+    def __init__(
+        self,
+        layers: Iterable[int] | None = None,
+        pooling: str = "mean",
+        classes: Sequence[str] | None = None,
+        exclude: Sequence[str] = ("special",),
+        max_bytes: int = 2**33,
+    ) -> None:
+        super().__init__()
+        self.layers = None if layers is None else list(layers)
+        self.pooling, self.exclude, self.max_bytes = pooling, check_exclude(exclude), int(max_bytes)
+        self.classes = (classes,) if isinstance(classes, str) else None if classes is None else tuple(classes)
+        if pooling not in POOLING:
+            raise ValueError(f"pooling={pooling!r}: choose from {', '.join(POOLING)}")
+        if pooling == "tokens" and "massive" in self.exclude:
+            raise ValueError("exclude='massive' with pooling='tokens': rows differ from layer to layer; exclude 'special'")
+
+    def sites(self, info: ModelInfo) -> list[Site]:
+        """Return the stream at the layers."""
+        return resid(choose_layers(self.layers, info))
+
+    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+        """Check layers, classes and the size of the result."""
+        super().start(info, prompts)
+        rows = len(prompts.lengths) if self.pooling != "tokens" else int(sum(prompts.lengths))
+        need = 4 * rows * len(choose_layers(self.layers, info)) * info.d_model
+        if need > self.max_bytes:
+            raise ValueError(
+                f"{rows} rows of {info.d_model} channels at these layers are {need / 2**30:.1f} GiB: choose fewer "
+                f"layers= or prompts, or raise max_bytes={self.max_bytes}"
+            )
+        self._allowed, self._starts = None, np.concatenate([[0], np.cumsum(prompts.lengths)])
+        if self.classes is not None:
+            self._allowed = token_classes(prompts).mask(*self.classes)
+            if not self._allowed.any():
+                raise ValueError(f"classes={list(self.classes)}: no token of the prompts is of such a class")
+
+    def update(self, batch: Batch) -> None:
+        """Keep the rows of a batch."""
+        layers = choose_layers(self.layers, self.info)
+        masks = cloud_masks(batch, layers, self.exclude)
+        if self._allowed is not None:
+            allowed = np.zeros(batch.ids.shape, bool)
+            for b, n in enumerate(batch.numbers):
+                allowed[b, : batch.lengths[b]] = self._allowed[self._starts[n] : self._starts[n + 1]]
+            chosen = torch.from_numpy(allowed).to(batch.device)
+            masks = [m & chosen for m in masks]
+        if self.pooling == "tokens":
+            keep = batch.flatten(masks[0])
+            rows = torch.stack([batch.rows(n)[keep].float() for n in layers], dim=1)
+            self.append(
+                prompt=batch.row_prompt[keep], position=batch.row_position[keep], token_id=batch.row_ids[keep], state=rows
+            )
+            return
+        found = [self._pool(batch.resid(n), m) for n, m in zip(layers, masks, strict=True)]
+        self.append(
+            prompt=batch.prompt_numbers, n_rows=torch.stack([m.sum(1) for m in masks], dim=1),
+            state=torch.stack(found, dim=1),
+        )  # fmt: skip
+
+    def _pool(self, x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+        number = keep.sum(1)
+        if self.pooling == "mean":
+            total = x.masked_fill(~keep[..., None], 0).sum(1, dtype=torch.float64)
+            return (total / number[:, None]).float()
+        place = torch.arange(x.shape[1], device=x.device)
+        last = torch.where(keep, place, -1).amax(1)
+        row = x[torch.arange(len(x), device=x.device), last.clamp_min(0)].float()
+        return row.masked_fill(number[:, None] == 0, torch.nan)
+
+    def result(self) -> xr.Dataset:
+        """Return the dataset described in the class."""
+        layers = choose_layers(self.layers, self.info)
+        coords: dict[str, Any] = layer_coords(layers, self.info)
+        coords["channel"] = variable("channel", np.arange(self.info.d_model), "coordinate of the stream", "1")
+        text = {"mean": "mean of the stream over tokens", "last": "stream at the last token", "tokens": "stream"}
+        name = text[self.pooling]
+        if self.pooling == "tokens":
+            number, position, ids, state = self.table("prompt", "position", "token_id", "state")
+            coords["token_prompt"] = variable("token", number, "number of the prompt in the input", "1")
+            coords["position"] = variable("token", position, "place in the sequence, BOS counted", "1")
+            coords["token_id"] = variable("token", ids, "token id", "1")
+            return xr.Dataset({"state": variable(("token", "layer", "channel"), state, name, "1")}, coords)
+        prompt, n_rows, state = self.table("prompt", "n_rows", "state")
+        coords["prompt"] = variable("prompt", prompt, "number of the prompt in the input", "1")
+        data = {
+            "state": variable(("prompt", "layer", "channel"), state, name, "1"),
+            "n_rows": variable(("prompt", "layer"), n_rows, "tokens that take part", "1"),
+        }
+        return xr.Dataset(data, coords)

@@ -1,0 +1,247 @@
+"""PrefixRecall: which of the words before a token a linear probe finds in its states; no training but least squares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..capture import resid
+from ..dataset import layer_coords, variable
+from ..kernels import linear
+from ..kernels.massive import massive_rows
+from .base import Measurement, choose_layers
+
+if TYPE_CHECKING:
+    from ..capture import Batch, Site
+    from ..models.base import ModelInfo
+    from ..text.prompts import Prompts
+
+EXCLUSIONS = ("special", "massive")
+HALVES = 2
+
+
+class PrefixRecall(Measurement):
+    """Bag of the tokens before a place, read from its state by ridge regression, on prompts not fitted on.
+
+    A proxy of contextual memory that needs no trained decoder, and another quantity than `ContextMemory`: the most
+    frequent tokens of the prompts make up a vocabulary; the target of a place is which of them have occurred before it.
+    Prompts of even and of odd number are fitted apart, and each is scored by the map of the other half (two readings).
+    States and targets are taken about their means within bins of the prefix length (1, 2-3, 4-7, ...), so that knowing
+    the position explains nothing.
+
+    Parameters
+    ----------
+    layers : iterable of int, optional
+        Layers to read; all by default.
+    n_words : int
+        Size of the vocabulary.
+    ridge : float
+        Added to the diagonal of the covariance of the states, in units of its mean.
+    exclude : sequence of str
+        Rows left out of the fit: ``"special"`` and ``"massive"``; special ones are not scored either.
+    tokens : int, optional
+        Values of single tokens are kept for the prompts numbered below this; None keeps all.
+
+    Notes
+    -----
+    - ``recall`` (token, layer): of the r vocabulary tokens in the prefix, the share among the r of highest score; NaN
+      where r is 0. ``recall_base``: the same with the mean bag of that length in place of the probe.
+    - ``explained_token`` (token, layer): 1 - |bag - probe|^2 / |bag - mean bag|^2; ``explained`` (layer): over all
+      tokens together. 0 without any memory but of position; below 0 for an overfitted probe (use more prompts, or more
+      ``ridge``).
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> texts = [t.text for t in ti.bundled_texts("story")[:8]]
+    >>> asked = {"recall": ti.PrefixRecall(layers=[2], n_words=32)}
+    >>> ti.measure(ti.load_model(), texts, asked, progress=False)["recall"]["recall"].dims
+    ('token', 'layer')
+    """
+
+    passes = 2
+
+    def __init__(
+        self,
+        layers: Iterable[int] | None = None,
+        n_words: int = 256,
+        ridge: float = 0.01,
+        exclude: Sequence[str] = ("special", "massive"),
+        tokens: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.layers = None if layers is None else list(layers)
+        self.n_words, self.ridge, self.tokens = int(n_words), float(ridge), tokens
+        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        if unknown := [e for e in self.exclude if e not in EXCLUSIONS]:
+            raise ValueError(f"exclude={unknown}: the exclusions are {', '.join(EXCLUSIONS)}")
+        if self.n_words < 1:
+            raise ValueError(f"n_words={n_words}: the vocabulary has at least 1 token")
+        if not self.ridge > 0:
+            raise ValueError(f"ridge={ridge}: must be positive; 0.01 is usual")
+        if tokens is not None and tokens < 1:
+            raise ValueError(f"tokens={tokens}: give a number of prompts, or None for all")
+
+    def sites(self, info: ModelInfo) -> list[Site]:
+        """Return the stream at the layers."""
+        return resid(choose_layers(self.layers, info))
+
+    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+        """Choose the vocabulary, and check that there are two halves."""
+        super().start(info, prompts)
+        choose_layers(self.layers, info)
+        if len(prompts.lengths) < HALVES:
+            raise ValueError("one prompt cannot be halved into prompts to fit and to score: give at least 2")
+        special = np.concatenate([prompts.special(i) for i in range(len(prompts))])
+        count = np.bincount(prompts.token_ids[~special], minlength=info.d_vocab)
+        words = np.argsort(-count, kind="stable")[: self.n_words]
+        self.words = words[count[words] > 0]
+        self.n_bins = int(np.log2(max(prompts.lengths))) + 1
+
+    def _bags(self, batch: Batch) -> tuple[torch.Tensor, ...]:
+        """Return of the rows that count: index in the flat batch, (row, word) bags, bin, half, and whether fitted."""
+        of = torch.full((self.info.d_vocab,), len(self.words), dtype=torch.int64, device=batch.device)
+        of[torch.from_numpy(self.words).to(batch.device)] = torch.arange(len(self.words), device=batch.device)
+        seen = torch.nn.functional.one_hot(of[batch.ids], len(self.words) + 1)[..., :-1]
+        seen = seen.masked_fill((~batch.mask | batch.special)[..., None], 0).to(torch.float32)
+        before = (seen.cumsum(1) - seen).clamp(max=1)
+        start = (batch.special | ~batch.mask).long().cumprod(1).sum(1)
+        length = torch.arange(batch.ids.shape[1], device=batch.device) - start[:, None]
+        wanted = batch.mask & ~batch.special & (length > 0)
+        index = batch.flatten(wanted).nonzero()[:, 0]
+        level = batch.flatten(length)[index].double().log2().long().clamp(0, self.n_bins - 1)
+        return index, batch.flatten(before)[index], level, batch.row_prompt[index] % HALVES, wanted
+
+    def update(self, batch: Batch) -> None:
+        """Add a batch to the fit, or score it."""
+        index, bags, level, half, wanted = self._bags(batch)
+        if self.reading == 0:
+            self._add(batch, index, bags, level, half, wanted)
+        else:
+            self._score(batch, index, bags, level, half)
+
+    def _add(self, batch: Batch, index: Any, bags: Any, level: Any, half: Any, wanted: torch.Tensor) -> None:
+        layers = choose_layers(self.layers, self.info)
+        device, d, n = batch.device, self.info.d_model, len(self.words)
+        if "shift" not in self.sums:
+            shift = torch.stack([batch.rows(layer).double().mean(0) for layer in layers])
+            self.sums["shift"] = shift
+            for name, shape in (
+                ("second", (len(layers), HALVES, d, d)), ("cross", (len(layers), HALVES, d, n)),
+                ("first", (len(layers), HALVES, self.n_bins, d)), ("bag", (HALVES, self.n_bins, n)),
+                ("count", (HALVES, self.n_bins)),
+            ):  # fmt: skip
+                self.sums[name] = torch.zeros(shape, dtype=torch.float64, device=device)
+        place = torch.nn.functional.one_hot(level, self.n_bins).double()
+        massive = torch.zeros_like(wanted)
+        if "massive" in self.exclude:
+            for layer in layers:
+                massive = massive | massive_rows(batch.resid(layer), batch.mask)
+        keep = ~batch.flatten(massive)[index]
+        for h in range(HALVES):
+            mine = ((half == h) & keep).double()[:, None]
+            at, bag = place * mine, bags.double()
+            self.sums["count"][h] += at.sum(0)
+            self.sums["bag"][h] += at.T @ bag
+            for i, layer in enumerate(layers):
+                x = batch.rows(layer)[index].double() - self.sums["shift"][i]
+                self.sums["first"][i, h] += at.T @ x
+                x = x * mine
+                self.sums["second"][i, h] += x.T @ x
+                self.sums["cross"][i, h] += x.T @ bag
+
+    def end_reading(self) -> None:
+        """Solve both halves."""
+        if self.reading:
+            return
+        s = self.sums
+        count = s["count"].clamp_min(1)[..., None]
+        bag = s["bag"] / count
+        mean = s["first"] / count
+        size = count * (s["count"][..., None] > 0)
+        scatter = s["second"] - torch.einsum("lhbd,hb,lhbe->lhde", mean, size[..., 0], mean)
+        cross = s["cross"] - torch.einsum("lhbd,hb,hbv->lhdv", mean, size[..., 0], bag)
+        maps = torch.empty_like(cross)
+        for i in range(len(maps)):
+            for h in range(HALVES):
+                zero = scatter.new_zeros(())
+                pair = linear.Pair(
+                    s["count"][h].sum().long(), mean[i, h, 0], bag[h, 0], scatter[i, h], cross[i, h], zero
+                )
+                maps[i, h] = linear.solve(pair, ridge=self.ridge, cutoff=0.0).weight
+        enough = (s["count"].sum(1) > self.n_bins + 1)[:, None, None]
+        missing = (s["count"] == 0)[..., None]  # a bin that the other half lacks
+        self.sums = {
+            "shift": s["shift"], "map": maps, "mean": mean, "fitted": s["count"],
+            "bag": torch.where(missing | ~enough, torch.nan, bag),
+            "left": s["second"].new_zeros(len(maps)), "total": s["second"].new_zeros(()),
+        }  # fmt: skip
+
+    def _score(self, batch: Batch, index: Any, bags: Any, level: Any, half: Any) -> None:
+        layers, other = choose_layers(self.layers, self.info), 1 - half
+        base = self.sums["bag"][other, level]
+        known = ~base.isnan().any(1)
+        total = ((bags - base) ** 2).sum(1)
+        self.sums["total"] += torch.where(known, total, 0.0).sum()
+        recall, explained = [], []
+        for i, layer in enumerate(layers):
+            x = batch.rows(layer)[index].double() - self.sums["shift"][i] - self.sums["mean"][i, other, level]
+            maps = self.sums["map"][i]
+            score = base + torch.where((other == 0)[:, None], x @ maps[0], x @ maps[1])
+            left = ((bags - score) ** 2).sum(1)
+            self.sums["left"][i] += torch.where(known, left, 0.0).sum()
+            recall.append(_recall(score, bags))
+            explained.append(torch.where(total > 0, 1 - left / total, torch.nan))
+        if self.tokens is not None:
+            few = batch.row_prompt[index] < self.tokens
+        else:
+            few = torch.ones_like(half, dtype=torch.bool)
+        self.append(
+            token_prompt=batch.row_prompt[index][few],
+            token_position=batch.row_position[index][few],
+            token_id=batch.row_ids[index][few],
+            n_seen=bags.sum(1).long()[few],
+            recall=torch.stack(recall, 1)[few].float(),
+            recall_base=_recall(base, bags)[few].float(),
+            explained_token=torch.stack(explained, 1)[few].float(),
+        )
+
+    def result(self) -> xr.Dataset:
+        """Return the dataset described in the class."""
+        layers, v = choose_layers(self.layers, self.info), variable
+        number, position, ids, seen, recall, base, explained = self.table(
+            "token_prompt", "token_position", "token_id", "n_seen", "recall", "recall_base", "explained_token"
+        )
+        left, total = self.sums["left"].cpu(), self.sums["total"].cpu()
+        each = ("token", "layer")
+        data = {
+            "recall": v(each, recall, "share of the prefix's vocabulary tokens among the highest scored", "1"),
+            "recall_base": v("token", base, "the same by the mean bag of prefixes of that length", "1"),
+            "explained_token": v(each, explained, "explained share of the bag of the prefix, held out", "1"),
+            "n_seen": v("token", seen, "different vocabulary tokens in the prefix", "token"),
+            "explained": v("layer", torch.where(total > 0, 1 - left / total, torch.nan), EXPLAINED, "1"),
+            "n_fitted": v((), self.sums["fitted"].sum().long(), "tokens fitted on, both halves", "token"),
+        }
+        coords = {
+            "token_prompt": v("token", number, "number of the prompt in the input", "1"),
+            "position": v("token", position, "place in the sequence, BOS counted", "1"),
+            "token_id": v("token", ids, "token id", "1"),
+            **layer_coords(layers, self.info),
+        }
+        return xr.Dataset(data, coords)
+
+
+EXPLAINED = "explained share of the bags of prefixes beyond their length, held out"
+
+
+def _recall(score: torch.Tensor, bags: torch.Tensor) -> torch.Tensor:
+    """Return (row,) the share of each bag among its size many of highest score; NaN for an empty bag."""
+    order = score.argsort(1, descending=True, stable=True)
+    hits = bags.gather(1, order).cumsum(1)
+    size = bags.sum(1).long()
+    found = hits.gather(1, (size - 1).clamp_min(0)[:, None])[:, 0] / size
+    return torch.where((size > 0) & ~score.isnan().any(1), found, torch.nan)

@@ -1,0 +1,302 @@
+"""LayerSimilarity: how alike the layers are as geometries of the same tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..capture import resid
+from ..dataset import layer_coords, variable
+from ..kernels import similarity as sim
+from ..kernels.moments import BLOCK_ROWS, full_float32
+from .base import Measurement, choose_layers
+from .clouds import check_exclude, cloud_masks, same_points
+
+if TYPE_CHECKING:
+    from ..capture import Batch, Site
+    from ..models.base import ModelInfo
+    from ..text.prompts import Prompts
+
+OVER = ("sample", "prompt", "corpus")
+
+
+class LayerSimilarity(Measurement):
+    """Similarity of every layer with every other: CKA, orthogonal Procrustes, RSA, shared neighbours.
+
+    Parameters
+    ----------
+    layers : iterable of int, optional
+        Layers to compare; all by default.
+    measures : sequence of str
+        ``"cka"`` (linear, biased and debiased), ``"procrustes"``, ``"rsa"``; ``"rbf"`` (CKA with a Gaussian kernel,
+        biased and debiased) and ``"neighbours"`` (mutual k nearest neighbours by cosine) on request.
+    over : str
+        Which rows linear CKA compares.  ``"sample"``: the seeded sample of tokens, all prompts together.  ``"prompt"``:
+        the tokens of one prompt at a time, HSIC averaged over prompts before the ratio (minibatch CKA, Nguyen et al.
+        2021, with the prompt as the batch): every token counts, in memory layers x n x n, but only differences within
+        prompts are seen.  ``"corpus"``: all tokens together, from streamed d x d cross-products of every pair of
+        layers; exact, and costly: layers^2 / 2 d^2 float64 numbers and products per token.
+    sample : int
+        Tokens in the sample on which everything else is computed (Procrustes excepted with ``over="corpus"``).
+    exclude : sequence of str
+        Tokens left out: ``"special"`` ones and ``"massive"`` rows (found at any of the layers, so that all layers have
+        the same rows); one massive token decides a CKA.
+    null : bool
+        Whether to add ``..._null``: the same on the sample with the rows of the other layer permuted.  What is not
+        debiased does not become 0 there: subtract it in thought.
+    k : int
+        Neighbours of ``"neighbours"``; independent layers share k / (rows - 1).
+    bandwidth : float
+        Of ``"rbf"``, in median distances of the sample.
+    seed : int
+        Of the sample and of the permutation.
+    max_bytes : int
+        Refuse to start if running sums, sample and Gram matrices need more.
+
+    Notes
+    -----
+    The debiased CKA uses the unbiased HSIC of Song et al. 2012; use it where rows are fewer than about ten times the
+    channels (Murphy et al. 2024): biased CKA of independent noise goes to 1 there.  It may be negative.  From Gram
+    matrices (n x n, exact for any width) for a sample or prompt, from cross-products (d x d) for the corpus: the two
+    agree on the same rows.
+
+    Procrustes is 1 - min |XQ - Y|^2 / 2 over orthogonal Q, of centred rows with Frobenius norm 1.  It is not the
+    "Procrustes similarity" of Razzhigaev et al. (an unconstrained linear map: `Linearity`).  RSA is the Spearman
+    correlation of the pairwise Euclidean distances.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> texts = [t.text for t in ti.bundled_texts("story")[:2]]
+    >>> prompts = ti.Prompts.from_texts(texts, model, max_tokens=128)
+    >>> run = ti.measure(model, prompts, {"similarity": ti.LayerSimilarity(sample=128)}, progress=False)
+    >>> cka = run["similarity"]["cka_debiased"]
+    >>> cka.dims, bool(cka.sel(layer=3, other_layer=4) > cka.sel(layer=0, other_layer=4))
+    (('layer', 'other_layer'), True)
+    """
+
+    def __init__(
+        self,
+        layers: Iterable[int] | None = None,
+        measures: Sequence[str] = ("cka", "procrustes", "rsa"),
+        over: str = "sample",
+        sample: int = 1024,
+        exclude: Sequence[str] = ("special", "massive"),
+        null: bool = False,
+        k: int = 10,
+        bandwidth: float = 1.0,
+        seed: int = 0,
+        max_bytes: int = 2**32,
+    ) -> None:
+        super().__init__()
+        self.layers = None if layers is None else list(layers)
+        self.measures = (measures,) if isinstance(measures, str) else tuple(measures)
+        self.over, self.sample, self.null, self.k = over, int(sample), bool(null), int(k)
+        self.exclude, self.bandwidth = check_exclude(exclude), float(bandwidth)
+        self.seed, self.max_bytes = int(seed), int(max_bytes)
+        unknown = [m for m in self.measures if m not in sim.MEASURES]
+        if unknown or not self.measures:
+            raise ValueError(f"measures={list(self.measures)}: choose from {', '.join(sim.MEASURES)}")
+        if over not in OVER:
+            raise ValueError(f"over={over!r}: choose from {', '.join(OVER)}")
+        if self.sample < 8:
+            raise ValueError(f"sample={sample}: a sample of fewer than 8 tokens compares nothing")
+        if not 1 <= self.k < self.sample:
+            raise ValueError(f"k={k}: a number of neighbours from 1 to sample - 1 = {self.sample - 1}")
+        if not self.bandwidth > 0:
+            raise ValueError(f"bandwidth={bandwidth}: the kernel needs a positive width; 1 is one median distance")
+
+    @property
+    def _sampled(self) -> list[str]:
+        """What is computed on the sample."""
+        streamed = {"sample": (), "prompt": ("cka",), "corpus": ("cka", "procrustes")}[self.over]
+        return [m for m in self.measures if m not in streamed]
+
+    def sites(self, info: ModelInfo) -> list[Site]:
+        """Return the stream at the layers."""
+        return resid(choose_layers(self.layers, info))
+
+    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+        """Check layers and memory, and draw the sample of tokens."""
+        super().start(info, prompts)
+        count, d, n = len(choose_layers(self.layers, info)), info.d_model, self.sample
+        if count < 2:
+            raise ValueError("one layer cannot be compared with another: give at least two")
+        need = count * (4 * d * n + 24 * n**2) if self._sampled else 0
+        if self.over == "corpus":
+            need += 4 * count * (count + 1) * d**2 + 8 * count**2 * d
+        elif self.over == "prompt":
+            need += 12 * count * max(prompts.lengths) ** 2
+        if need > self.max_bytes:
+            raise ValueError(
+                f"comparing {count} layers of {d} channels over={self.over!r} with sample={n} needs "
+                f"{need / 2**30:.1f} GiB: choose fewer layers=, a smaller sample=, over='sample', or raise "
+                f"max_bytes={self.max_bytes}"
+            )
+        lengths = np.asarray(prompts.lengths)
+        allowed = np.ones(lengths.sum(), bool)
+        if "special" in self.exclude:
+            allowed = ~np.concatenate([prompts.special(i) for i in range(len(lengths))])
+        places = np.flatnonzero(allowed)
+        if len(places) < 8:
+            raise ValueError(f"the prompts have {len(places)} tokens to compare layers with: at least 8 are needed")
+        random = np.random.default_rng(self.seed)
+        chosen = np.sort(random.permutation(places)[: self.sample])
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        self._picked = np.split(chosen, np.searchsorted(chosen, starts[1:-1]))
+        self._picked = [c - s for c, s in zip(self._picked, starts[:-1], strict=True)]
+
+    # -- one batch --------------------------------------------------------------------------------------------
+    def update(self, batch: Batch) -> None:
+        """Take the sampled rows and add to the sums."""
+        layers = choose_layers(self.layers, self.info)
+        keep = cloud_masks(batch, layers, same_points(self.exclude))[0]
+        self.append(prompt=batch.prompt_numbers, n_rows=keep.sum(1))
+        if self._sampled:
+            self._take_sample(batch, layers, keep)
+        if "cka" in self.measures and self.over == "prompt":
+            self._add_prompts(batch, layers, keep)
+        if self.over == "corpus":
+            self._add_corpus(batch, layers, keep)
+
+    def _take_sample(self, batch: Batch, layers: list[int], keep: torch.Tensor) -> None:
+        width, picked = batch.ids.shape[1], [self._picked[n] for n in batch.numbers]
+        flat = torch.from_numpy(np.concatenate([p + b * width for b, p in enumerate(picked)])).to(batch.device)
+        numbers = np.repeat(np.asarray(batch.numbers, np.int64), [len(p) for p in picked])
+        self.append(
+            sample_prompt=torch.from_numpy(numbers),
+            sample_position=torch.from_numpy(np.concatenate(picked)),
+            sample_keep=keep.flatten()[flat],
+            sample_rows=torch.stack([batch.resid(n).flatten(0, 1)[flat].float() for n in layers], dim=1),
+        )
+
+    def _add_prompts(self, batch: Batch, layers: list[int], keep: torch.Tensor) -> None:
+        found = []
+        for b, n in enumerate(batch.lengths):
+            part = keep[b, :n]
+            x = torch.stack([batch.resid(layer)[b, :n].float() for layer in layers])
+            x = (x - (x * part[:, None]).sum(1, keepdim=True) / part.sum().clamp_min(1)) * part[:, None]
+            with full_float32():
+                grams = x @ x.mT
+                found.append(torch.stack([sim.hsic(grams, debiased, keep=part) for debiased in (False, True)], dim=-1))
+        self.append(hsic_prompt=batch.prompt_numbers, hsic=torch.stack(found))
+
+    def _add_corpus(self, batch: Batch, layers: list[int], keep: torch.Tensor) -> None:
+        index, d = keep.flatten().nonzero()[:, 0], self.info.d_model
+        pairs = [(i, j) for i in range(len(layers)) for j in range(i, len(layers))]
+        if "cross" not in self.sums:
+            zeros = {"count": (), "first": (len(layers), d), "cross": (len(pairs), d, d),
+                     "by": (len(layers), len(layers), d), "size": (len(layers),), "both": (len(layers),) * 2}  # fmt: skip
+            for name, shape in zeros.items():
+                self.sums[name] = torch.zeros(shape, dtype=torch.float64, device=batch.device)
+        for rows in index.split(BLOCK_ROWS):
+            x = [batch.resid(n).flatten(0, 1)[rows].double() for n in layers]
+            size = torch.stack([(y * y).sum(1) for y in x])
+            self.sums["count"] += len(rows)
+            self.sums["size"] += size.sum(1)
+            self.sums["both"] += size @ size.T
+            for i, y in enumerate(x):
+                self.sums["first"][i] += y.sum(0)
+                self.sums["by"][i] += size @ y
+            for place, (i, j) in enumerate(pairs):
+                self.sums["cross"][place].addmm_(x[i].T, x[j])
+
+    # -- the outcome ------------------------------------------------------------------------------------------
+    def result(self) -> xr.Dataset:
+        """Return the dataset described in the class."""
+        layers = choose_layers(self.layers, self.info)
+        prompt, n_rows = self.table("prompt", "n_rows")
+        data: dict[str, Any] = {"n_rows": variable("prompt", n_rows, "tokens that take part", "1")}
+        found: dict[str, np.ndarray] = {}
+        if self._sampled:
+            n, values = self._of_sample()
+            found.update(values)
+            data["n_sample"] = variable((), n, "tokens in the sample", "1")
+        if "cka" in self.measures and self.over == "prompt":
+            found.update(self._of_prompts())
+        if self.over == "corpus":
+            found.update(self._of_corpus(len(layers)))
+        for name, values in found.items():
+            base = name.removesuffix("_null").removesuffix("_error")
+            text, source = TEXTS[base]
+            rows = {"cka": self.over, "cka_debiased": self.over}.get(base, "sample")
+            if base == "procrustes" and self.over == "corpus":
+                rows = "corpus"
+            if name.endswith("_null"):
+                text, rows = f"{text}, rows of the other layer permuted", "sample"
+            elif name.endswith("_error"):
+                text = f"jackknife standard error over prompts of: {text}"
+            data[name] = variable(("layer", "other_layer"), values, text, "1", source)
+            data[name].attrs["rows"] = rows
+        coords = {
+            "prompt": variable("prompt", prompt, "number of the prompt in the input", "1"),
+            "other_layer": variable("other_layer", np.array(layers), "blocks applied", "1"),
+            **layer_coords(layers, self.info),
+        }
+        return xr.Dataset(data, coords)
+
+    def _of_sample(self) -> tuple[int, dict[str, np.ndarray]]:
+        _, _, keep, rows = self.table("sample_prompt", "sample_position", "sample_keep", "sample_rows")
+        cuda = self.info.device.startswith("cuda") and torch.cuda.is_available()
+        x = torch.from_numpy(rows[keep]).to(self.info.device if cuda else "cpu")
+        asked, count = self._sampled, x.shape[1]
+        if len(x) <= max(4, self.k if "neighbours" in asked else 0):
+            names = [name for m in asked for name in sim.MEASURES[m]]
+            return len(x), {name: np.full((count, count), np.nan) for name in names}
+        sets = list(x.unbind(1))
+        found = {k: v.cpu().numpy() for k, v in sim.compare_sets(sets, None, asked, self.k, self.bandwidth).items()}
+        if self.null:
+            order = torch.from_numpy(np.random.default_rng(self.seed + 1).permutation(len(x))).to(x.device)
+            mixed = sim.compare_sets(sets, [y[order] for y in sets], asked, self.k, self.bandwidth)
+            found.update({f"{k}_null": v.cpu().numpy() for k, v in mixed.items()})
+        return len(x), found
+
+    def _of_prompts(self) -> dict[str, np.ndarray]:
+        _, each = self.table("hsic_prompt", "hsic")
+        each = each[np.isfinite(each).all((1, 2, 3))]
+        whole = torch.from_numpy(each.sum(0))
+        found: dict[str, np.ndarray] = {}
+        for which, name in enumerate(("cka", "cka_debiased")):
+            found[name] = sim.cka(whole[..., which]).numpy()
+            n = len(each)
+            without = sim.cka((whole - torch.from_numpy(each))[..., which]).numpy()
+            spread = np.sqrt((n - 1) * without.var(0)) if n > 1 else np.full_like(found[name], np.nan)
+            found[f"{name}_error"] = spread
+        return found
+
+    def _of_corpus(self, count: int) -> dict[str, np.ndarray]:
+        s = self.sums
+        found = {n: torch.empty(count, count, dtype=torch.float64) for n in ("cka", "cka_debiased", "procrustes")}
+        places = ((i, j) for i in range(count) for j in range(i, count))
+        for place, (i, j) in enumerate(places):
+            pair = sim.PairSums(
+                s["count"], s["first"][i], s["first"][j], s["cross"][place], s["size"][i], s["size"][j],
+                s["by"][i, j], s["by"][j, i], s["both"][i, j],
+            )  # fmt: skip
+            found["cka"][i, j] = found["cka"][j, i] = sim.hsic_from_sums(pair)
+            found["cka_debiased"][i, j] = found["cka_debiased"][j, i] = sim.hsic_from_sums(pair, debiased=True)
+            if "procrustes" in self.measures:
+                found["procrustes"][i, j] = found["procrustes"][j, i] = sim.nuclear_norm(sim.centred_cross(pair))
+        out = {}
+        if "cka" in self.measures:
+            out = {n: sim.cka(found[n]).numpy() for n in ("cka", "cka_debiased")}
+        if "procrustes" in self.measures:  # the nuclear norm of a layer with itself is its squared Frobenius norm
+            out["procrustes"] = sim.cka(found["procrustes"]).numpy()
+        return out
+
+
+SONG = "Song et al. 2012, JMLR 13, 1393, eq. 5; Kornblith et al. 2019, arXiv 1905.00414"
+TEXTS: dict[str, tuple[str, str]] = {
+    "cka": ("linear CKA, biased", "Kornblith et al. 2019, arXiv 1905.00414, eq. 3"),
+    "cka_debiased": ("linear CKA, debiased", SONG),
+    "cka_rbf": ("CKA with a Gaussian kernel, biased", "Kornblith et al. 2019, arXiv 1905.00414"),
+    "cka_rbf_debiased": ("CKA with a Gaussian kernel, debiased", SONG),
+    "procrustes": ("orthogonal Procrustes similarity", "Williams et al. 2021, arXiv 2110.14739; Schoenemann 1966"),
+    "rsa": ("Spearman correlation of pairwise distances", "Kriegeskorte et al. 2008, Front. Syst. Neurosci. 2, 4"),
+    "mutual_neighbours": ("mutual k nearest neighbours by cosine", "Huh et al. 2024, arXiv 2405.07987, section 3"),
+}

@@ -1,0 +1,108 @@
+"""FirstTokenAttention: how much of its attention each head spends on the first token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..capture import Site
+from ..dataset import block_coords, variable
+from .base import Measurement
+
+if TYPE_CHECKING:
+    from ..capture import Batch
+    from ..models.base import ModelInfo
+    from ..text.prompts import Prompts
+
+
+class FirstTokenAttention(Measurement):
+    """Attention to position 0 of every head, averaged over the later positions of each prompt.
+
+    The patterns pass by one block at a time, so memory is that of one block's pattern.
+
+    Parameters
+    ----------
+    blocks : iterable of int, optional
+        Blocks to look at; all by default.
+    threshold : float
+        A head with more than this share on the first token counts as a sink in ``sink_rate`` (0.3 in Gu et al. 2024).
+
+    Notes
+    -----
+    Position 0 itself, which can look nowhere else, is left out; a prompt of one token has no value.  Even attention
+    gives the average of 1 / (position + 1): ``uniform``.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> run = ti.measure(model, ["The Nile flows north."], {"sinks": ti.FirstTokenAttention()}, progress=False)
+    >>> run["sinks"]["first_token_mass"].dims
+    ('prompt', 'block', 'head')
+    """
+
+    streams = True
+
+    def __init__(self, blocks: Iterable[int] | None = None, threshold: float = 0.3) -> None:
+        super().__init__()
+        self.blocks = None if blocks is None else sorted({int(b) for b in blocks})
+        self.threshold = float(threshold)
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold={threshold}: a share of the attention between 0 and 1; 0.3 is usual")
+
+    def _chosen(self, info: ModelInfo) -> list[int]:
+        return list(range(info.n_layers)) if self.blocks is None else self.blocks
+
+    def sites(self, info: ModelInfo) -> list[Site]:
+        """Return the attention patterns of the blocks."""
+        return [Site("pattern", b) for b in self._chosen(info)]
+
+    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+        """Check the blocks, and that some prompt has two tokens."""
+        super().start(info, prompts)
+        chosen = self._chosen(info)
+        if not chosen or not all(0 <= b < info.n_layers for b in chosen):
+            raise ValueError(f"blocks={self.blocks}: {info.id} has blocks 0 to {info.n_layers - 1}")
+        if max(prompts.lengths) < 2:
+            raise ValueError("every prompt has a single token, which can only look at itself: give longer prompts")
+
+    def look(self, batch: Batch, site: Site, value: torch.Tensor) -> torch.Tensor:
+        """Return (prompt, head) the sum over later positions of the attention to position 0."""
+        later = batch.mask[:, None, 1:]
+        return value[:, :, 1:, 0].masked_fill(~later, 0).sum(2, dtype=torch.float64)
+
+    def update(self, batch: Batch) -> None:
+        """Take the masses of a batch."""
+        mass = torch.stack([batch.seen(self, site) for site in self.sites(self.info)], dim=1)
+        later = batch.mask.sum(1) - 1
+        even = 1 / torch.arange(1, batch.ids.shape[1] + 1, device=batch.device, dtype=torch.float64)
+        uniform = (even * batch.mask)[:, 1:].sum(1) / later
+        self.append(prompt=batch.prompt_numbers, mass=mass / later[:, None, None], uniform=uniform)
+
+    def result(self) -> xr.Dataset:
+        """Return the dataset described in the class."""
+        prompt, mass, uniform = self.table("prompt", "mass", "uniform")
+        with np.errstate(invalid="ignore"):
+            rate = np.where(np.isnan(mass).all(2), np.nan, (mass > self.threshold).mean(2))
+        data = {
+            "first_token_mass": variable(
+                ("prompt", "block", "head"), mass, "mean attention of later positions to the first token", "1", GU
+            ),
+            "sink_rate": variable(
+                ("prompt", "block"), rate, f"share of heads with more than {self.threshold:g} on the first token", "1", GU
+            ),
+            "uniform": variable("prompt", uniform, "the same of a head that looks everywhere alike", "1"),
+        }
+        coords = {
+            "prompt": variable("prompt", prompt, "number of the prompt in the input", "1"),
+            "head": variable("head", np.arange(mass.shape[2]), "attention head, 0 first", "1"),
+            **block_coords(self._chosen(self.info), self.info, "pattern"),
+        }
+        return xr.Dataset(data, coords)
+
+
+GU = "Gu et al. 2024, arXiv 2410.10781, section 3; Xiao et al. 2023, arXiv 2309.17453"

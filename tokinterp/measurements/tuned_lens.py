@@ -1,0 +1,162 @@
+"""TunedLens: one affine map per layer that takes the stream to where the last layer would have it, then the head."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+if TYPE_CHECKING:
+    from ..models.base import ModelInfo
+
+FORMAT = "tokinterp tuned lens 1"
+
+
+@dataclass
+class TunedLens:
+    """Translators h -> h + A h + b of the layers before the last (Belrose et al. 2023, arXiv 2303.08112).
+
+    Layer n counts the blocks applied: the translator of layer n belongs to ``hidden_states[n]``, 0 is the embedding,
+    and the last layer has none. ``LogitLens(variants=("normed", "tuned"), tuned=lens)`` measures cross-entropy,
+    entropy, KL, agreement and accuracy per layer.
+
+    Attributes
+    ----------
+    layers : list of int
+        Layers that have a translator.
+    weight : torch.Tensor
+        (layer, d, d) float32 A.
+    bias : torch.Tensor
+        (layer, d) float32 b.
+    model, weights : str
+        Id and weight hash of the model; the hash is empty for a published checkpoint, which names no hash.
+    history : dict
+        Layer -> how it was fitted: ``blend`` (share of the closed-form map that was taken), ``kl`` of the identity, of
+        the start and after training, on the tokens of the fit that were kept for this.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> texts = [t.text for t in ti.bundled_texts("story")[:12]]
+    >>> lens = ti.fit_tuned_lens(model, texts, layers=[2], steps=0, progress=False)
+    >>> asked = {"lens": ti.LogitLens(layers=[2], variants=("normed", "tuned"), tuned=lens)}
+    >>> kl = ti.measure(model, texts, asked, progress=False)["lens"]["kl"].mean("prompt")
+    >>> bool(kl.sel(layer=2, variant="tuned") < kl.sel(layer=2, variant="normed"))
+    True
+    """
+
+    layers: list[int]
+    weight: torch.Tensor
+    bias: torch.Tensor
+    model: str
+    weights: str
+    history: dict[str, Any]
+
+    @classmethod
+    def identity(cls, info: ModelInfo, layers: Sequence[int] | None = None) -> TunedLens:
+        """Return translators with A = 0 and b = 0: the logit lens."""
+        chosen = list(range(info.n_layers)) if layers is None else sorted(layers)
+        bad = [n for n in chosen if not 0 <= n < info.n_layers]
+        if bad or not chosen:
+            raise ValueError(
+                f"layers {bad or 'is empty'}: layers 0 to {info.n_layers - 1} of {info.id} can have a translator; the "
+                f"last, {info.n_layers}, needs none"
+            )
+        shape = (len(chosen), info.d_model, info.d_model)
+        return cls(chosen, torch.zeros(shape), torch.zeros(shape[:2]), info.id, info.weights, {})
+
+    def __repr__(self) -> str:
+        return f"TunedLens({self.model}, {len(self.layers)} layers, {self.digest})"
+
+    @property
+    def digest(self) -> str:
+        """Hash of the numbers."""
+        h = hashlib.sha256(repr(self.layers).encode())
+        for t in (self.weight, self.bias):
+            h.update(t.detach().cpu().contiguous().numpy().tobytes())
+        return h.hexdigest()[:12]
+
+    def check(self, info: ModelInfo, layers: Sequence[int]) -> None:
+        """Raise ValueError if the lens is of another model or lacks a layer."""
+        if self.weights and self.weights != info.weights:
+            raise ValueError(
+                f"this tuned lens was fitted on {self.model} (weights {self.weights}), not on {info.id} "
+                f"({info.weights}): fit it again"
+            )
+        if self.weight.shape[1] != info.d_model:
+            raise ValueError(f"this tuned lens has {self.weight.shape[1]} channels, {info.id} has {info.d_model}")
+        if missing := sorted(set(layers) - set(self.layers) - {info.n_layers}):
+            raise ValueError(f"the tuned lens has no translator of layers {missing}: it has {self.layers}")
+
+    def translate(self, resid: torch.Tensor, layer: int) -> torch.Tensor:
+        """Return points of the stream at a layer, (..., d), as the last layer would have them.
+
+        A layer that has no translator because it is the last one is returned as it is.
+        """
+        if layer not in self.layers:
+            return resid
+        if self.weight.device != resid.device:
+            self.weight, self.bias = self.weight.to(resid.device), self.bias.to(resid.device)
+        i, x = self.layers.index(layer), resid.float()
+        return (x + x @ self.weight[i].T + self.bias[i]).to(resid.dtype)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the lens as one safetensors file."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        facts = {"format": FORMAT, "model": self.model, "weights": self.weights, "layers": self.layers}
+        tensors = {"weight": self.weight.cpu().contiguous(), "bias": self.bias.cpu().contiguous()}
+        save_file(tensors, path, {"tokinterp": json.dumps({**facts, "history": self.history})})
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> TunedLens:
+        """Read a lens that `save` wrote, or a published checkpoint of the tuned-lens library.
+
+        Parameters
+        ----------
+        path : path
+            A ``.safetensors`` file, or a folder with ``config.json`` and ``params.pt`` (read as tensors only).
+
+        Raises
+        ------
+        ValueError
+            If it is neither.
+        """
+        path = Path(path)
+        if path.is_dir():
+            return cls._published(path)
+        with safe_open(path, "pt") as file:
+            facts = json.loads((file.metadata() or {}).get("tokinterp", "{}"))
+            if facts.get("format") != FORMAT:
+                raise ValueError(f"{path} holds no lens of TunedLens.save: {facts.get('format', 'no format')!r}")
+            weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
+        return cls(facts["layers"], weight, bias, facts["model"], facts["weights"], facts["history"])
+
+    @classmethod
+    def _published(cls, folder: Path) -> TunedLens:
+        """Read ``config.json`` and ``params.pt`` with a linear layer (weight A, bias b) per layer, 0 first."""
+        if not (folder / "config.json").is_file() or not (folder / "params.pt").is_file():
+            raise ValueError(f"{folder} has no config.json and params.pt of a published tuned lens")
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        params = torch.load(folder / "params.pt", map_location="cpu", weights_only=True)
+        n = int(config.get("num_hidden_layers", 0))
+        names = [f"{i}.weight" for i in range(n)]
+        if not n or any(name not in params for name in names):
+            raise ValueError(
+                f"{folder}/params.pt has {', '.join(list(params)[:4])}: a published tuned lens has {n or 'n'} layers "
+                "named 0.weight, 0.bias, ..."
+            )
+        weight = torch.stack([params[name].float() for name in names])
+        zero = torch.zeros(weight.shape[1])
+        bias = torch.stack([params.get(f"{i}.bias", zero).float() for i in range(n)])
+        name = str(config.get("base_model_name_or_path", folder.name))
+        return cls(list(range(n)), weight, bias, name, "", {})

@@ -1,0 +1,152 @@
+"""ContextDecoder: writes the text before a token from that token's states alone."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from .hooks import HookedLM
+
+FORMAT = "tokinterp context decoder 1"
+
+
+class ContextDecoder(nn.Module):
+    """Pooling over layers, a two-layer MLP, and a copy of the model that is given the outcome as its first embedding.
+
+    As far as Razzhigaev et al. 2025 (arXiv 2502.15007, section 3.2) describe it: frozen states h^1 ... h^L of one token
+    -> learned linear pooling over layers (here one weight per layer, softmax) -> two-layer MLP (here D -> D -> D with
+    GELU between) -> input embedding of a trainable copy of the same model, which generates the tokens before it.
+
+    Attributes
+    ----------
+    pool : torch.nn.Parameter
+        (layer,) logarithms of the weights of layers 1..n_layers.
+    mlp : torch.nn.Sequential
+        The MLP.
+    lm : torch.nn.Module
+        The copy, float32, without dropout.
+    mean_state : torch.Tensor
+        (layer, d) mean of the states seen in training: what the decoder is given as a control.
+    facts : dict
+        Id and weight hash of the model, ``max_prefix`` (longest prefix it was trained on), and the settings of the fit.
+    """
+
+    mean_state: torch.Tensor
+
+    def __init__(self, model: HookedLM, facts: dict[str, Any], hidden: int | None = None) -> None:
+        super().__init__()
+        info, self.facts = model.info, dict(facts)
+        self.lm: Any = copy.deepcopy(model.lm).float().eval()
+        width = int(self.lm.get_input_embeddings().weight.shape[1])
+        self.facts.update(model=info.id, weights=info.weights, hidden=int(hidden or info.d_model))
+        self.pool = nn.Parameter(torch.zeros(info.n_layers))
+        self.mlp = nn.Sequential(
+            nn.Linear(info.d_model, self.facts["hidden"]), nn.GELU(), nn.Linear(self.facts["hidden"], width)
+        )
+        self.register_buffer("mean_state", torch.zeros(info.n_layers, info.d_model))
+        self.to(model.device)
+
+    def __repr__(self) -> str:
+        return f"ContextDecoder({self.facts['model']}, prefixes up to {self.facts['max_prefix']}, {self.digest})"
+
+    @property
+    def digest(self) -> str:
+        """Hash of a sample of all numbers."""
+        h = hashlib.sha256(json.dumps(self.facts, sort_keys=True, default=str).encode())
+        for name, value in self.tensors().items():
+            flat = value.flatten()[:: max(1, value.numel() // 4096)]
+            h.update(name.encode() + flat.float().cpu().contiguous().numpy().tobytes())
+        return h.hexdigest()[:12]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return what is kept in a file: every parameter once, and the mean state."""
+        return {**{n: p.detach() for n, p in self.named_parameters()}, "mean_state": self.mean_state}
+
+    def forward(self, states: torch.Tensor, prefix: torch.Tensor) -> torch.Tensor:
+        """Return (row, n) cross-entropies of the prefix tokens, nat; 0 beyond the end of a prefix.
+
+        Parameters
+        ----------
+        states : torch.Tensor
+            (row, layer, d) stream of one token at layers 1..n_layers.
+        prefix : torch.Tensor
+            (row, n) int64 tokens before it, in order; -1 beyond the end.
+        """
+        pooled = torch.einsum("l,rld->rd", self.pool.softmax(0), states.float())
+        first = self.mlp(pooled)[:, None]
+        known = prefix >= 0
+        ids = prefix.clamp_min(0)
+        inputs = torch.cat([first, self.lm.get_input_embeddings()(ids[:, :-1])], 1)
+        mask = torch.cat([torch.ones_like(known[:, :1]), known[:, :-1]], 1)
+        logits = self.lm(inputs_embeds=inputs, attention_mask=mask.long(), use_cache=False).logits
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), ids.flatten(), reduction="none")
+        return loss.view_as(ids).masked_fill(~known, 0)
+
+    def save(self, path: str | Path, extra: dict[str, torch.Tensor] | None = None, notes: Any = None) -> Path:
+        """Write everything as one safetensors file, in one step.
+
+        Parameters
+        ----------
+        path : path
+            File to write.
+        extra : dict, optional
+            Further tensors (the state of training).
+        notes : optional
+            Anything JSON.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.writing-{os.getpid()}")
+        tensors = {k: v.cpu().contiguous() for k, v in {**self.tensors(), **(extra or {})}.items()}
+        note = json.dumps({"format": FORMAT, "facts": self.facts, "notes": notes})
+        try:
+            save_file(tensors, partial, {"tokinterp": note})
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path, model: HookedLM) -> ContextDecoder:
+        """Read a decoder that `save` wrote; ``model`` is the one that it was fitted on.
+
+        Raises
+        ------
+        ValueError
+            If the file holds something else, or is of another model.
+        """
+        found, tensors = read_decoder(path)
+        facts = found["facts"]
+        if facts["weights"] != model.info.weights:
+            raise ValueError(
+                f"{path} was fitted on {facts['model']} (weights {facts['weights']}), not on {model.info.id} "
+                f"({model.info.weights}): fit it again"
+            )
+        out = cls(model, facts, facts["hidden"])
+        out.take(tensors)
+        return out
+
+    def take(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Take up parameters and mean state."""
+        with torch.no_grad():
+            for name, value in self.tensors().items():
+                value.copy_(tensors[name])
+
+
+def read_decoder(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Return notes and tensors of a file of `ContextDecoder.save`."""
+    with safe_open(path, "pt") as file:
+        found = json.loads((file.metadata() or {}).get("tokinterp", "{}"))
+        if found.get("format") != FORMAT:
+            raise ValueError(f"{path} holds no decoder of ContextDecoder.save: {found.get('format', 'no format')!r}")
+        return found, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

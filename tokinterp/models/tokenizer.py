@@ -1,0 +1,44 @@
+"""A tokenizer alone, where the weights are not needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .bundled import bundled_folder
+from .hf import _hub_message, check_folder
+
+
+def load_tokenizer(
+    name_or_folder: str | Path | None = None, *, revision: str | None = None, trust_remote_code: bool = False
+) -> Any:
+    """Load the tokenizer of a model.
+
+    Parameters
+    ----------
+    name_or_folder : str or path, optional
+        Name on the hub or local folder; the bundled one by default.
+    revision, trust_remote_code
+        As for `load_model`.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name.
+
+    Examples
+    --------
+    >>> load_tokenizer()("The Nile")["input_ids"][0]
+    0
+    """
+    from transformers import AutoTokenizer
+
+    name = bundled_folder() if name_or_folder is None else name_or_folder
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        check_folder(folder, need_tokenizer=True)
+    try:
+        source = str(folder) if folder.is_dir() else str(name)
+        return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+    except OSError as error:
+        raise ValueError(_hub_message(name, error)) from error
