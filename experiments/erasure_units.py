@@ -13,46 +13,10 @@ from tokinterp.text.files import open_lines
 NAME = r"[^\W\d_a-z][\w'’.-]*"
 LONGEST = 6
 FUNCTION = frozenset(
-    [
-        "A",
-        "After",
-        "Although",
-        "An",
-        "And",
-        "As",
-        "At",
-        "Both",
-        "But",
-        "By",
-        "During",
-        "For",
-        "From",
-        "He",
-        "Her",
-        "His",
-        "However",
-        "If",
-        "In",
-        "It",
-        "Its",
-        "Of",
-        "On",
-        "She",
-        "Since",
-        "That",
-        "The",
-        "Their",
-        "There",
-        "These",
-        "They",
-        "This",
-        "Those",
-        "To",
-        "When",
-        "While",
-        "With",
-    ]
-)
+    ["A", "After", "Although", "An", "And", "As", "At", "Both", "But", "By", "During", "For", "From", "He", "Her",
+     "His", "However", "If", "In", "It", "Its", "Of", "On", "She", "Since", "That", "The", "Their", "There", "These",
+     "They", "This", "Those", "To", "When", "While", "With"]
+)  # fmt: skip
 
 
 def names(texts: Sequence[str]) -> Spans:

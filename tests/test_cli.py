@@ -127,7 +127,7 @@ def test_load_says_what_a_model_is_and_offers(call, tiny_folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"-m": "lenz"}, "unknown measurement 'lenz': there are dimension, spectrum, lens"),
+        ({"-m": "lenz"}, "unknown measurement 'lenz': there are dimension, "),
         ({"MODEL": "/no/such/folder"}, "no model folder '/no/such/folder'"),
         ({"TEXTS": "/no/such/file.txt"}, "no such file"),
         ({"--layers": "0,9"}, "layers"),

@@ -350,6 +350,7 @@ def test_plots_show_the_numbers():
     from tokinterp.measurements.units import evaluate
     from tokinterp.measurements.vocabulary import read_out
     from tokinterp.plots import erasure as plots
+    from tokinterp.plots import probes as probe_plots
     from tokinterp.plots import style
 
     ds, prompts = planted_run()
@@ -376,7 +377,7 @@ def test_plots_show_the_numbers():
         },
         coords,
     )
-    ax = plots.probe_accuracy(accuracy, ax=axes[1, 1])
+    ax = probe_plots.probe_accuracy(accuracy, ax=axes[1, 1])
     assert {line.get_label() for line in ax.lines} == {"0, last piece", "-1, last piece", "0, other", "-1, other"}
     assert ax.lines[0].get_ydata().tolist() == value[0, :, 1].tolist()
     fig.canvas.draw()

@@ -14,9 +14,14 @@ from .correlation import dimension_loss_correlation, prompt_covariates
 from .dataset import check, read, write
 from .measure import measure, measure_on_cluster
 from .measurements.attention import AttentionMass, AttentionSinks
+from .measurements.augmentation import augmentation_metrics, compare_models
 from .measurements.base import Measurement
 from .measurements.cosine import CosineSimilarity
+from .measurements.context import ContextMemory
+from .measurements.context_training import fit_context_decoder
+from .measurements.curvature import Curvature
 from .measurements.dimension import IntrinsicDimension
+from .measurements.entropy import MatrixEntropy, diff_erank
 from .measurements.erasure import ErasureScores
 from .measurements.graph import NeighbourGraph
 from .measurements.imbalance import InformationImbalance
@@ -25,13 +30,20 @@ from .measurements.lens import LogitLens
 from .measurements.linear_maps import LinearMaps
 from .measurements.linearity import Linearity
 from .measurements.logit_dimension import LogitDimension
+from .measurements.multiple_choice import Item, multiple_choice, read_mmlu
 from .measurements.nonlinearity import TokenNonlinearity
+from .measurements.norms import TokenNorms
 from .measurements.overlap import NeighbourOverlap
 from .measurements.patchscope import Target, patchscope
 from .measurements.per_cloud import PerCloud, homology_dimension
 from .measurements.piece_attention import PieceAttention
+from .measurements.pooled import PooledStates
 from .measurements.probe_scores import ProbeScores, score_probes
 from .measurements.probes import TokenProbes, fit_probes
+from .measurements.recall import PrefixRecall
+from .measurements.similarity import LayerSimilarity
+from .measurements.sinks import FirstTokenAttention
+from .measurements.removal_loss import removal_accuracy, surviving_loss
 from .measurements.spectrum import Spectrum
 from .measurements.tuned_lens import TunedLens
 from .measurements.tuned_lens_fit import fit_tuned_lens
@@ -40,7 +52,9 @@ from .measurements.vocabulary import permutation_threshold, read_out
 from .measurements.word_probe import word_probe, words_and_nonwords
 from .models import Model, ModelInfo, Modules, load_model, untrained, wrap
 from .nulls import measure_nulls
+from .profiles import class_profile, mcnemar, span_labels, token_correlation
 from .report import report
+from .representations import TokenRepresentations
 from .summary import concat_models, summary
 from .text import Prompts, Spans, bundled_questions, bundled_spans, bundled_texts
 from .text.lexicon import Cases, Lexicon, natural_cases, split_cases, typo_cases
@@ -48,17 +62,20 @@ from .text.lexicon import Cases, Lexicon, natural_cases, split_cases, typo_cases
 __version__ = "0.1.0"
 
 __all__ = [
-    "AttentionMass", "AttentionSinks", "Batch", "Cases", "CosineSimilarity", "ErasureScores",
-    "InformationImbalance", "IntrinsicDimension", "Lexicon", "LinearMaps", "Linearity", "LogitDimension",
-    "LogitLens", "Measurement", "Model", "ModelInfo", "Modules", "NeighbourGraph", "NeighbourOverlap",
-    "PerCloud", "PieceAttention", "ProbeScores", "Prompts", "Site", "Spans", "Spectrum", "Target",
-    "TokenNonlinearity", "TokenProbes", "TunedLens", "__version__", "bundled_questions", "bundled_spans",
-    "bundled_texts", "canonicity", "capture", "check", "concat_models", "dimension_loss_correlation", "edits",
-    "evaluate", "fit_probes", "fit_tuned_lens", "homology_dimension", "load_model", "measure", "measure_nulls",
-    "measure_on_cluster", "natural_cases", "patchscope", "permutation_threshold", "prompt_covariates",
-    "psi_of_spans", "read", "read_out", "repeat_words", "report", "resid", "retrieve_words", "score_probes",
-    "split_cases", "stream", "summary", "typo_cases", "untrained", "word_probe", "words_and_nonwords", "wrap",
-    "write",
+    "AttentionMass", "AttentionSinks", "Batch", "Cases", "ContextMemory", "CosineSimilarity", "Curvature",
+    "ErasureScores", "FirstTokenAttention", "InformationImbalance", "IntrinsicDimension", "Item",
+    "LayerSimilarity", "Lexicon", "LinearMaps", "Linearity", "LogitDimension", "LogitLens", "MatrixEntropy",
+    "Measurement", "Model", "ModelInfo", "Modules", "NeighbourGraph", "NeighbourOverlap", "PerCloud",
+    "PieceAttention", "PooledStates", "PrefixRecall", "ProbeScores", "Prompts", "Site", "Spans", "Spectrum",
+    "Target", "TokenNonlinearity", "TokenNorms", "TokenProbes", "TokenRepresentations", "TunedLens",
+    "__version__", "augmentation_metrics", "bundled_questions", "bundled_spans", "bundled_texts",
+    "canonicity", "capture", "check", "class_profile", "compare_models", "concat_models", "diff_erank",
+    "dimension_loss_correlation", "edits", "evaluate", "fit_context_decoder", "fit_probes", "fit_tuned_lens",
+    "homology_dimension", "load_model", "mcnemar", "measure", "measure_nulls", "measure_on_cluster",
+    "multiple_choice", "natural_cases", "patchscope", "permutation_threshold", "prompt_covariates",
+    "psi_of_spans", "read", "read_mmlu", "read_out", "removal_accuracy", "repeat_words", "report", "resid",
+    "retrieve_words", "score_probes", "span_labels", "split_cases", "stream", "summary", "surviving_loss",
+    "token_correlation", "typo_cases", "untrained", "word_probe", "words_and_nonwords", "wrap", "write",
 ]  # fmt: skip
 
 

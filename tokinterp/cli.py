@@ -28,8 +28,14 @@ if TYPE_CHECKING:
 BUNDLED = "bundled"
 MEASUREMENTS = {
     "dimension": "IntrinsicDimension",
+    "overlap": "NeighbourOverlap",
+    "imbalance": "InformationImbalance",
+    "graph": "NeighbourGraph",
+    "cosine": "CosineSimilarity",
+    "logit_dimension": "LogitDimension",
     "spectrum": "Spectrum",
     "lens": "LogitLens",
+    "piece_attention": "PieceAttention",
     "erasure": "ErasureScores",
     "probe_scores": "ProbeScores",
 }

@@ -54,6 +54,7 @@ DIMS = {
     "other_layer": "layer compared with, blocks applied",
     "label": "what tokens are compared by",
     "bin": "bin of a histogram",
+    "option": "answer of a multiple-choice item",
     "null": "what the text or the network is replaced by",
     "fact": "named fact",
     "format": "form of a task's text: none, filler, parallel, serial",

@@ -136,6 +136,7 @@ def problems(tree: xr.DataTree) -> str:
 def section(name: str, ds: xr.Dataset) -> str:
     """Return the section of one result: figures, then its table."""
     from .plots import overview
+    from .plots.overviews import overview_html
 
     figures = []
     for _, caption, fig in overview(ds):
@@ -148,7 +149,8 @@ def section(name: str, ds: xr.Dataset) -> str:
         head = "Layer by layer: mean over prompts and its 95 % bootstrap interval"
         note = '<p class="note">Numbers without an interval are of the whole corpus.</p>'
         table = f"<details open><summary>{head}</summary>{note}{table}</details>"
-    return f'<section id="{key}"><h2>{key} <small>{kind}</small></h2>\n' + "\n".join([*figures, table]) + "</section>"
+    parts = "\n".join([*figures, overview_html(ds), table])
+    return f'<section id="{key}"><h2>{key} <small>{kind}</small></h2>\n{parts}</section>'
 
 
 def svg_uri(fig: Any) -> str:

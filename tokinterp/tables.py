@@ -14,7 +14,7 @@ from .checkpoint import Progress, partial_folder
 from .summary import summary
 
 DEPTHS = ("layer", "block")
-WIDE = ("token", "position", "component", "vocab")
+WIDE = ("token", "position", "component", "vocab", "other_layer", "bin")
 """Dimensions too long for a table."""
 FIRST = {
     "IntrinsicDimension": ("dimension", "dimension_mle", "dimension_twonn"),
@@ -22,7 +22,12 @@ FIRST = {
         "anisotropy", "participation_ratio_unbiased", "effective_rank", "mean_norm", "prompt_cosine",
         "prompt_cosine_centred",
     ),
+    "NeighbourOverlap": ("overlap", "overlap_corrected"),
+    "InformationImbalance": ("imbalance_forward", "imbalance_backward"),
+    "NeighbourGraph": ("reciprocity", "transitivity", "in_degree_skewness"),
+    "CosineSimilarity": ("cosine", "cosine_across", "cosine_centred", "smoothness"),
     "LogitLens": ("cross_entropy", "entropy", "kl", "agreement", "accuracy"),
+    "ProbeScores": ("accuracy", "relative_accuracy", "cross_entropy"),
 }  # fmt: skip
 """Columns of the tables; of other measurements, every variable that has layers."""
 PREFERRED = {"scale": 4, "subset": "regular"}
@@ -55,14 +60,16 @@ class Column(NamedTuple):
 
 def layer_table(ds: xr.Dataset) -> tuple[str, list[int], list[Column]]:
     """Return the dimension that is depth, its values, and the main columns of a result."""
-    depth = next((d for d in DEPTHS if d in ds.dims), None)
+    kind = str(ds.attrs.get("measurement"))
+    wanted = FIRST.get(kind, tuple(map(str, ds.data_vars)))
+    places = [ds[n].dims for n in wanted if n in ds] if kind in FIRST else [ds.dims]
+    depth = next((d for dims in places for d in DEPTHS if d in dims), None)
     if depth is None:
         return "", [], []
-    wanted = FIRST.get(str(ds.attrs.get("measurement")), tuple(map(str, ds.data_vars)))
     names = [n for n in wanted if n in ds and depth in ds[n].dims and not {*WIDE} & {*ds[n].dims}]
     names = [n for n in names if ds[n].dtype.kind in "fiub"]
     found: list[Column] = []
-    means = summary(ds[names]) if "prompt" in ds.dims else ds[[]]
+    means = summary(ds[names]) if "prompt" in ds[names].dims else ds[[]]
     for name in names:
         v = means[name] if name in means else ds[name]
         units, about = str(ds[name].attrs.get("units", "1")), str(ds[name].attrs.get("long_name", name))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..models.base import Model
 
 GRID = (0, 2, 4, 10, 20, 50, 100)
-ANNOUNCE = "Dots follow."
+ANNOUNCE = "Dots follow.\n"
 _QUANTITIES = ("log_prob", "correct", "rank", "kl", "js", "flip", "entropy_change")
 
 
@@ -52,7 +52,7 @@ def insert(
     cue, exact, seed
         See `build_items`.
     announce : str
-        Text that announces fillers where none come (F7); empty for none.
+        Text that announces fillers where none come (F7), with whatever separates it from the question; empty for none.
     batch_tokens : int
         Padded tokens per batch.
 
@@ -82,7 +82,7 @@ def insert(
         (i, j, k, build_items(model, questions, n_fillers=size, kind=kind, placement=place, cue=cue, exact=exact, seed=seed))
         for i, kind in enumerate(kinds) for j, place in enumerate(placements) for k, size in enumerate(grid) if size
     ]  # fmt: skip
-    told = build_items(model, questions, cue=cue, announce=announce + " ", exact=False) if announce else None
+    told = build_items(model, questions, cue=cue, announce=announce, exact=exact) if announce else None
     shape = (len(base), len(kinds), len(placements), len(grid))
     found = {q: np.zeros(shape) for q in _QUANTITIES}
     alone = {q: np.full(len(base), np.nan) for q in _QUANTITIES}

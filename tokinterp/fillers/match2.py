@@ -86,7 +86,7 @@ def matches(decoded: torch.Tensor, m: int) -> torch.Tensor:
 def _examples(planted: torch.Tensor, n: int, d: int, m: int, generator: torch.Generator, mode: str) -> torch.Tensor:
     count, device = len(planted), generator.device
     half = torch.randint(m, (count, n // 2, d), generator=generator, device=device)
-    rows = torch.cat([half, -half % m, half[:, : n % 2]], 1)
+    rows = _shuffled(torch.cat([half, -half % m, half[:, : n % 2]], 1), generator)  # before corruption, as released
     u = torch.rand(count, generator=generator, device=device)
     # Geometric with success 3/4: P(K > k) = 4**-k.
     k = (1 + torch.floor(-torch.log(u.clamp_min(1e-30)) / torch.log(torch.tensor(4.0, device=device)))).clamp_max(n)
@@ -98,5 +98,9 @@ def _examples(planted: torch.Tensor, n: int, d: int, m: int, generator: torch.Ge
         for r in range(n) if mode == "released" else (j,):
             old = rows[every, r, column[:, j]]
             rows[every, r, column[:, j]] = torch.where(acts & (r < k), value[:, j], old)
-    order = torch.rand(count, n, generator=generator, device=device).argsort(1)
-    return rows.gather(1, order[..., None].expand(-1, -1, d))
+    return _shuffled(rows, generator)
+
+
+def _shuffled(rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    order = torch.rand(rows.shape[:2], generator=generator, device=rows.device).argsort(1)
+    return rows.gather(1, order[..., None].expand(-1, -1, rows.shape[2]))

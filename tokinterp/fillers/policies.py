@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +107,7 @@ def _noise(ids: torch.Tensor, mask: torch.Tensor, seed: int) -> torch.Tensor:
 class KeepOnly(KnockOut):
     """Edit that closes all edges a policy does not keep; make it with `keep_only`."""
 
-    keep: Policy | None = None
+    keep: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
 
     def fit(self, width: int, longest: int) -> KeepOnly:
         """Return the edit itself: it fits any batch."""
@@ -126,13 +126,16 @@ class KeepOnly(KnockOut):
     def describe(self) -> dict[str, Any]:
         """Return what decides the numbers, as JSON types."""
         return {
-            "op": "keep_only", "policy": describe(vars(self.keep)),
+            "op": "keep_only", "policy": describe(self.keep),
             "blocks": None if self.blocks is None else list(self.blocks),
         }  # fmt: skip
 
 
-def keep_only(policy: Policy, blocks: Any = None) -> KeepOnly:
+def keep_only(policy: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], blocks: Any = None) -> KeepOnly:
     """Return an edit that hides every key that the policy does not keep, in some or all blocks.
+
+    A policy is a `Policy`, or a function of (ids, mask) that returns (prompt, query, key) bool; every query must keep
+    some key, and keys behind it are never seen.
 
     Examples
     --------

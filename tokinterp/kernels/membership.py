@@ -135,7 +135,8 @@ class Graph(NamedTuple):
     reciprocity : torch.Tensor
         float64 share of arrows whose opposite is there too.
     transitivity : torch.Tensor
-        float64 share of paths i -> j -> m with three different ends for which there is an arrow i -> m.
+        float64 share of paths i -> j -> m with three different ends for which there is an arrow i -> m; NaN for k = 1,
+        where the one arrow of i leads to j.
     skewness : torch.Tensor
         float64 third standardised moment of the in-degree (Radovanovic et al. 2010); NaN where all are equal.
     largest : torch.Tensor
@@ -204,7 +205,7 @@ def graph_numbers(near: Neighbours, k: int, max_bytes: int = 2**28) -> Graph:
     nan = torch.full_like(count, torch.nan)
     return Graph(
         torch.where(enough, mutual / arrows, nan),
-        torch.where(enough & (paths > 0), closed / paths, nan),
+        torch.where(enough & (paths > 0) & (k > 1), closed / paths, nan),
         torch.where(enough & (second > 0), third / second.pow(1.5), nan),
         torch.where(enough, degree.amax(1), -1),
         torch.where(enough, (valid & (degree == 0)).sum(1) / count, nan),

@@ -141,6 +141,55 @@ def components_for(values: Tensor, thresholds: Sequence[float]) -> Tensor:
     return torch.where(reached[..., -1:].isnan(), torch.nan, number)
 
 
+def kaiser(values: Tensor, rank: int | Tensor) -> Tensor:
+    """Return (...) how many eigenvalues exceed their mean over the possible rank (Kaiser-Guttman); NaN if undefined."""
+    mean = values.sum(-1, keepdim=True) / rank
+    return torch.where(values.isnan().any(-1) | (mean[..., 0] <= 0), torch.nan, (values > mean).sum(-1).double())
+
+
+def broken_stick(values: Tensor, rank: int | Tensor) -> Tensor:
+    """Return (...) how many leading components have a larger share than the pieces of a stick broken at random.
+
+    The k-th longest of p pieces is (1/k + 1/(k+1) + ... + 1/p) / p on average, with p the possible rank (Jackson 1993,
+    Ecology 74, 2204); NaN if undefined.
+    """
+    place = torch.arange(1, values.shape[-1] + 1, dtype=torch.float64, device=values.device)
+    piece = torch.where(place <= rank, 1 / place, 0.0).flip(-1).cumsum(-1).flip(-1) / rank
+    share = shares(values)
+    number = (share > piece).long().cumprod(-1).sum(-1).double()
+    return torch.where(share.isnan().any(-1), torch.nan, number)
+
+
+def power_law(values: Tensor, ranks: tuple[int, int] = (11, 500), fewest: int = 10) -> Tensor:
+    """Return (...) the exponent a of eigenvalue_k ~ k^-a, fitted to log against log with weights 1/k.
+
+    Parameters
+    ----------
+    values : torch.Tensor
+        (..., component) eigenvalues, largest first.
+    ranks : (int, int)
+        First and last k of the fit, from 1; 11 to 500 in Stringer et al. 2019 (Nature 571, 361).
+    fewest : int
+        NaN if fewer eigenvalues in that range are positive.
+
+    Examples
+    --------
+    >>> k = torch.arange(1, 301, dtype=torch.float64)
+    >>> round(float(power_law(5 * k**-1.25)), 6)
+    1.25
+    """
+    first, last = ranks
+    y = values[..., first - 1 : last].double()
+    place = torch.arange(first, first + y.shape[-1], dtype=torch.float64, device=values.device)
+    x = place.log().expand_as(y)
+    weight = torch.where(y > 0, 1 / place, 0.0)
+    y = torch.where(y > 0, y, 1.0).log()
+    total = weight.sum(-1, keepdim=True)
+    x = x - (weight * x).sum(-1, keepdim=True) / total
+    slope = (weight * x * y).sum(-1) / (weight * x * x).sum(-1)
+    return torch.where((weight > 0).sum(-1) >= fewest, -slope, torch.nan)
+
+
 def mean_cosine(unit_sum: Tensor, number: Tensor, diagonal: bool = False) -> Tensor:
     """Return the mean cosine over all pairs of rows from the sum of their unit vectors, in O(n d).
 

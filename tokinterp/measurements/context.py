@@ -25,9 +25,9 @@ ROWS = 64  # prefixes decoded at once
 class ContextMemory(Measurement):
     """Cross-entropy of the prefix of every token, written by a trained decoder from the token's states.
 
-    The score C_i of Razzhigaev et al. 2025 (arXiv 2502.15007, section 3.2): lower is more context stored. It is the mean
-    over the tokens of the prefix, so that prefixes of different lengths can be compared; C still grows with the length,
-    and the means are given by bins of it.
+    The score C_i of Razzhigaev et al. 2025 (arXiv 2502.15007, section 3.2): lower is more context stored. It is the
+    mean over the tokens of the prefix, so that prefixes of different lengths can be compared; C still grows with the
+    length, and the means are given by bins of it.
 
     Parameters
     ----------

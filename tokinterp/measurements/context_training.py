@@ -166,7 +166,7 @@ def _draw(
     """Return states (row, layer, d) of random tokens, and the prefixes (row, n) before them."""
     rng = np.random.default_rng(seed)
     chosen = rng.choice(usable, size=max(1, rows // 4))
-    padded, mask, special = prompts.padded(chosen.tolist())
+    padded, mask, _ = prompts.padded(chosen.tolist())
     starts = np.array([prefix_start(prompts.special(int(i))) for i in chosen])
     width = min(padded.shape[1], int(starts.max()) + max_prefix + 1)
     ids, mask = (torch.from_numpy(a[:, :width]).to(model.device) for a in (padded, mask))

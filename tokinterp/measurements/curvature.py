@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import xarray as xr
 
@@ -98,9 +97,7 @@ class Curvature(Measurement):
         if kept:
             self._keep_tokens(batch, kept, angles, None if bend is None else bend[:, :, layers])
 
-    def _follow(
-        self, batch: Batch, masks: dict[int, torch.Tensor], columns: dict[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def _follow(self, batch: Batch, masks: dict[int, torch.Tensor], columns: dict[str, torch.Tensor]) -> torch.Tensor:
         """Add the columns (prompt, block or layer) of the way through the layers; return (prompt, position, layer)."""
         layers = sorted(masks)
         bend = torch.full((*batch.ids.shape, len(layers)), torch.nan, device=batch.device)
@@ -166,7 +163,7 @@ HENAFF = "Henaff et al. 2019, Nat. Neurosci. 22, 984; Hosseini and Fedorenko 202
 PROMPT: dict[str, tuple[Any, ...]] = {
     "curvature": ("layer", "mean turning angle from token to token", "rad", HENAFF),
     "curvature_absolute": (
-        "layer", "mean angle between the lines of successive steps", "rad", "Skean et al. 2025, arXiv 2502.02013 (code)",
+        "layer", "mean angle between the lines of successive steps", "rad", "Skean et al. 2025, arXiv 2502.02013, code",
     ),
     "n_angles": ("layer", "turning angles that take part", "1"),
     "depth_curvature": (

@@ -52,8 +52,8 @@ class MatrixEntropy(Measurement):
 
     Notes
     -----
-    K = Z Z' / tr, S_alpha = log(sum_k lambda_k^alpha) / (1 - alpha), where the lambda are the squared singular values of
-    Z as shares; Z has the rows of one prompt, or one mean-pooled row for each prompt.  In nat, and as a share of the
+    K = Z Z' / tr, S_alpha = log(sum_k lambda_k^alpha) / (1 - alpha), where the lambda are the squared singular values
+    of Z as shares; Z has the rows of one prompt, or one mean-pooled row for each prompt.  In nat, and as a share of the
     largest possible value log min(n, d) (``..._share``, the paper's "maxEntropy").  Its other scalings are the raw
     value over log n or log d.  The shortcut of its entropy library for alpha = 2 is too large by 2 log n; it is not
     offered.
@@ -89,7 +89,9 @@ class MatrixEntropy(Measurement):
         self.published = (published,) if isinstance(published, str) else tuple(published)
         self.prompts, self.max_bytes = prompts, int(max_bytes)
         if not self.alpha or not all(a >= 0 and np.isfinite(a) for a in self.alpha):
-            raise ValueError(f"alpha={list(self.alpha)}: orders of a Renyi entropy are numbers from 0; 1 and 2 are usual")
+            raise ValueError(
+                f"alpha={list(self.alpha)}: orders of a Renyi entropy are numbers from 0; 1 and 2 are usual"
+            )
         if len(set(self.alpha)) < len(self.alpha):
             raise ValueError(f"alpha={list(self.alpha)}: name each order once")
         if unknown := [p for p in self.published if p not in VARIANTS]:
@@ -138,7 +140,7 @@ class MatrixEntropy(Measurement):
             x = torch.nn.functional.normalize(x, dim=-1)
         spectrum = entropy.gram_spectrum(x)
         out = {"entropy": torch.stack([entropy.renyi(spectrum, a) for a in self.alpha], dim=-1)}
-        most = torch.minimum(number - self.centre, torch.tensor(x.shape[-1], device=x.device)).double()
+        most = (number - int(self.centre)).clamp_max(x.shape[-1]).double()
         # of one direction nothing can be said: 0 / 0
         out["share"] = out["entropy"] / torch.where(most > 1, most.log(), torch.nan)[:, None]
         out["rank"] = entropy.renyi(spectrum, 1.0).exp()
@@ -212,8 +214,8 @@ class MatrixEntropy(Measurement):
                 by, share, "dataset entropy divided by log min(prompts, channels)", "1", SKEAN
             ),
             "dataset_rankme": variable(
-                "layer", found[:, -1], "RankMe: exp entropy of the singular values of the mean-pooled prompts, uncentred",
-                "1", "Garrido et al. 2023, arXiv 2210.02885, eq. 1 (without its 1e-7)",
+                "layer", found[:, -1], "RankMe of the mean-pooled prompts, uncentred", "1",
+                "Garrido et al. 2023, arXiv 2210.02885, eq. 1 (without its 1e-7)",
             ),
         }  # fmt: skip
 
@@ -252,7 +254,9 @@ def diff_erank(untrained: xr.Dataset, trained: xr.Dataset) -> xr.DataArray:
     for name in ("parameters", "prompts"):
         a, b = untrained.attrs.get(name), trained.attrs.get(name)
         if a != b:
-            raise ValueError(f"the two results differ in {name}: measure both networks on the same prompts, same settings")
+            raise ValueError(
+                f"the two results differ in {name}: measure both networks on the same prompts, same settings"
+            )
     a, b = (ds["prompt_effective_rank"] for ds in (untrained, trained))
     a, b = xr.align(a, b, join="exact")
     out = a.copy(data=a.values - b.values)

@@ -45,7 +45,8 @@ class NeighbourGraph(Measurement):
     -----
     For unrelated arrows reciprocity and transitivity would be about k / (N - 1), given as ``chance``.  Hubs are points
     that are among the neighbours of many others; ``in_degree_skewness`` above 1 says that a layer has them
-    (Radovanovic et al. 2010).  NaN where a cloud has no more than k distinct points (``n_unique``).
+    (Radovanovic et al. 2010).  NaN where a cloud has no more than k distinct points (``n_unique``), and for the
+    transitivity at k = 1, where no third arrow is possible.
 
     Examples
     --------

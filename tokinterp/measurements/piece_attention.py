@@ -12,6 +12,7 @@ import xarray as xr
 from ..capture import Site
 from ..dataset import block_coords, variable
 from ..text.spans import Spans
+from .attention import choose_blocks
 from .base import Measurement
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ PAPER = "Kaplan et al. 2025, arXiv 2410.05864, section 6"
 
 class PieceAttention(Measurement):
     """Attention from the last token of words of several tokens to their earlier tokens.
+
+    Patterns are read block by block as the pass reaches them and are never held together.
 
     The control has the same distances and no word: attention from a word of one token to as many tokens before it,
     which are all words of one token too.
@@ -40,11 +43,6 @@ class PieceAttention(Measurement):
         Words whose first token stands before this position (BOS counted) are left out: the fewer tokens there are to
         attend to, the more each gets.
 
-    Notes
-    -----
-    Attention weights of all blocks asked for are in memory together: (prompt, head, query, key) each.  Give ``measure``
-    a small ``batch_tokens``, or cut the prompts to some hundred tokens.
-
     Examples
     --------
     >>> import tokinterp as ti
@@ -55,6 +53,8 @@ class PieceAttention(Measurement):
     >>> run["pieces"]["attention"].dims
     ('prompt', 'pieces', 'block')
     """
+
+    streams = True
 
     def __init__(
         self,
@@ -69,18 +69,14 @@ class PieceAttention(Measurement):
         if not self.sizes or min(self.sizes) < 2 or len(set(self.sizes)) < len(self.sizes):
             raise ValueError(f"sizes={list(self.sizes)}: name numbers of tokens, 2 or more, each once")
 
-    def _chosen(self, info: ModelInfo) -> list[int]:
-        return list(range(info.n_layers)) if self.blocks is None else sorted({int(b) for b in self.blocks})
-
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the attention weights of the blocks."""
-        return [Site("pattern", b) for b in self._chosen(info)]
+        return [Site("pattern", b) for b in choose_blocks(self.blocks, info)]
 
     def start(self, info: ModelInfo, prompts: Prompts) -> None:
         """Find the words, and the runs of one-token words they are compared with."""
         super().start(info, prompts)
-        for site in self.sites(info):
-            site.check(info)
+        choose_blocks(self.blocks, info)
         found = Spans.words(prompts).align(prompts)
         # One row for each query: prompt, query, size, whether it is the control.
         rows = [
@@ -107,35 +103,39 @@ class PieceAttention(Measurement):
             )
         self._table = table[np.argsort(table[:, 0], kind="stable")]
 
+    def look(self, batch: Batch, site: Site, value: torch.Tensor) -> torch.Tensor:
+        """Return (prompt, size, control or not, head) the sum of the weights on the pieces before, over the words."""
+        n_heads, sizes = self.info.n_heads if self.by_head else 1, self.sizes
+        place, query, size, cell = self._rows(batch)
+        total = torch.zeros(len(batch) * len(sizes) * 2, n_heads, dtype=torch.float64, device=batch.device)
+        for back in range(1, max(sizes)):
+            weight = value[place, :, query, (query - back).clamp_min(0)].double() * (size > back)[:, None]
+            total.index_add_(0, cell, weight if self.by_head else weight.mean(1, keepdim=True))
+        return total.unflatten(0, (len(batch), len(sizes), 2))
+
     def update(self, batch: Batch) -> None:
-        """Add up the weights on the pieces before, word by word, and average over the words of each prompt."""
-        blocks, sizes = self._chosen(self.info), self.sizes
-        n_heads = self.info.n_heads if self.by_head else 1
-        cells = len(batch) * len(sizes) * 2
+        """Average over the words of each prompt."""
+        cell = self._rows(batch)[-1]
+        count = torch.zeros(len(batch) * len(self.sizes) * 2, dtype=torch.float64, device=batch.device)
+        count.index_add_(0, cell, torch.ones(len(cell), dtype=torch.float64, device=batch.device))
+        count = count.unflatten(0, (len(batch), len(self.sizes), 2))
+        looks = torch.stack([batch.seen(self, site) for site in self.sites(self.info)], 3)
+        # 0/0 is NaN: the prompt has no such word.
+        self.append(prompt=batch.prompt_numbers, mass=looks / count[..., None, None], count=count.long())
+
+    def _rows(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return, for each word of a batch and its control: place of the prompt, query, size, and cell of the sum."""
         begins, ends = (np.searchsorted(self._table[:, 0], batch.numbers, side=s) for s in ("left", "right"))
         rows = np.concatenate([np.arange(a, b) for a, b in zip(begins, ends, strict=True)])
         owner = np.repeat(np.arange(len(batch)), ends - begins)
         found = torch.from_numpy(np.column_stack([owner, self._table[rows, 1:]])).to(batch.device)
         place, query, size, control = found.unbind(1)
-        kind = (size[:, None] == torch.tensor(sizes, device=batch.device)).int().argmax(1)
-        cell = (place * len(sizes) + kind) * 2 + control
-        count = torch.zeros(cells, dtype=torch.float64, device=batch.device)
-        count.index_add_(0, cell, torch.ones(len(cell), dtype=torch.float64, device=batch.device))
-        means = []
-        for b in blocks:
-            pattern = batch.get("pattern", b)
-            total = torch.zeros(cells, n_heads, dtype=torch.float64, device=batch.device)
-            for back in range(1, max(sizes)):
-                inside = torch.where(size > back, 1.0, 0.0)
-                weight = pattern[place, :, query, (query - back).clamp_min(0)].double() * inside[:, None]
-                total.index_add_(0, cell, weight if self.by_head else weight.mean(1, keepdim=True))
-            means.append(total / count[:, None])  # 0/0 is NaN: the prompt has no such word
-        stacked = torch.stack(means, 1).unflatten(0, (len(batch), len(sizes), 2))
-        self.append(prompt=batch.prompt_numbers, mass=stacked, count=count.long().unflatten(0, (len(batch), -1, 2)))
+        kind = (size[:, None] == torch.tensor(self.sizes, device=batch.device)).int().argmax(1)
+        return place, query, size, (place * len(self.sizes) + kind) * 2 + control
 
     def result(self) -> xr.Dataset:
         """Return the mean weights of words and control by prompt, size, block (and head)."""
-        blocks = self._chosen(self.info)
+        blocks = choose_blocks(self.blocks, self.info)
         prompt, mass, count = self.table("prompt", "mass", "count")
         v, dims = variable, ("prompt", "pieces", "block", "head")[: 4 if self.by_head else 3]
         mass = mass if self.by_head else mass[..., 0]

@@ -71,7 +71,9 @@ class PooledStates(Measurement):
         if pooling not in POOLING:
             raise ValueError(f"pooling={pooling!r}: choose from {', '.join(POOLING)}")
         if pooling == "tokens" and "massive" in self.exclude:
-            raise ValueError("exclude='massive' with pooling='tokens': rows differ from layer to layer; exclude 'special'")
+            raise ValueError(
+                "exclude='massive' with pooling='tokens': rows differ from layer to layer; exclude 'special'"
+            )
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the stream at the layers."""
@@ -107,7 +109,10 @@ class PooledStates(Measurement):
             keep = batch.flatten(masks[0])
             rows = torch.stack([batch.rows(n)[keep].float() for n in layers], dim=1)
             self.append(
-                prompt=batch.row_prompt[keep], position=batch.row_position[keep], token_id=batch.row_ids[keep], state=rows
+                prompt=batch.row_prompt[keep],
+                position=batch.row_position[keep],
+                token_id=batch.row_ids[keep],
+                state=rows,
             )
             return
         found = [self._pool(batch.resid(n), m) for n, m in zip(layers, masks, strict=True)]

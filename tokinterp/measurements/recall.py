@@ -240,7 +240,7 @@ EXPLAINED = "explained share of the bags of prefixes beyond their length, held o
 
 def _recall(score: torch.Tensor, bags: torch.Tensor) -> torch.Tensor:
     """Return (row,) the share of each bag among its size many of highest score; NaN for an empty bag."""
-    order = score.argsort(1, descending=True, stable=True)
+    order = score.argsort(dim=1, descending=True, stable=True)
     hits = bags.gather(1, order).cumsum(1)
     size = bags.sum(1).long()
     found = hits.gather(1, (size - 1).clamp_min(0)[:, None])[:, 0] / size

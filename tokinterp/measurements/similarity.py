@@ -190,8 +190,9 @@ class LayerSimilarity(Measurement):
         index, d = keep.flatten().nonzero()[:, 0], self.info.d_model
         pairs = [(i, j) for i in range(len(layers)) for j in range(i, len(layers))]
         if "cross" not in self.sums:
-            zeros = {"count": (), "first": (len(layers), d), "cross": (len(pairs), d, d),
-                     "by": (len(layers), len(layers), d), "size": (len(layers),), "both": (len(layers),) * 2}  # fmt: skip
+            count = len(layers)
+            zeros = {"count": (), "first": (count, d), "cross": (len(pairs), d, d), "by": (count, count, d),
+                     "size": (count,), "both": (count, count)}  # fmt: skip
             for name, shape in zeros.items():
                 self.sums[name] = torch.zeros(shape, dtype=torch.float64, device=batch.device)
         for rows in index.split(BLOCK_ROWS):

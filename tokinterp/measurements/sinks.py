@@ -93,7 +93,11 @@ class FirstTokenAttention(Measurement):
                 ("prompt", "block", "head"), mass, "mean attention of later positions to the first token", "1", GU
             ),
             "sink_rate": variable(
-                ("prompt", "block"), rate, f"share of heads with more than {self.threshold:g} on the first token", "1", GU
+                ("prompt", "block"),
+                rate,
+                f"share of heads with more than {self.threshold:g} on the first token",
+                "1",
+                GU,
             ),
             "uniform": variable("prompt", uniform, "the same of a head that looks everywhere alike", "1"),
         }

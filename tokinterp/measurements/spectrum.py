@@ -50,6 +50,8 @@ class Spectrum(Measurement):
         How many eigenvalues are kept in the result; all by default.
     keep : int
         Massive entries listed per layer, largest ratio first.
+    power_law : (int, int)
+        First and last eigenvalue, from 1, of the fit of ``power_law``.
 
     Notes
     -----
@@ -62,6 +64,8 @@ class Spectrum(Measurement):
     - ``participation_ratio``: plug-in; ``participation_ratio_unbiased``: see
       `tokinterp.kernels.spectrum.unbiased_participation_ratio` (Chun et al. 2026, row-corrected).
     - ``effective_rank``: from singular values (Roy and Vetterli 2007); ``effective_rank_variance``: from eigenvalues.
+    - ``power_law``: exponent a of eigenvalue_k ~ k^-a (alpha-ReQ); ``kaiser``: eigenvalues above their mean;
+      ``broken_stick``: leading components larger than the pieces of a stick broken at random.
     - ``mean_cosine``: over all pairs of different rows of the corpus, about the origin.  After the corpus mean is
       removed this average is near 0 whatever the cloud, and it cannot be had in one reading, so the centred cosine is
       given per prompt, about the prompt's own mean: ``prompt_cosine_centred``, near -1/(n-1) where all rows lie equally
@@ -88,9 +92,11 @@ class Spectrum(Measurement):
         thresholds: Sequence[float] = (0.9, 0.95, 0.99),
         components: int | None = None,
         keep: int = 20,
+        power_law: tuple[int, int] = (11, 500),
     ) -> None:
         super().__init__()
         self.layers = None if layers is None else list(layers)
+        self.power_law = (int(power_law[0]), int(power_law[1]))
         self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
         self.rule, self.factor, self.keep = rule, float(factor), int(keep)
         self.thresholds, self.components = tuple(float(t) for t in thresholds), components
@@ -102,6 +108,8 @@ class Spectrum(Measurement):
             raise ValueError(f"factor={factor}: a massive row has a norm of more than 1 times the median; 10 is usual")
         if self.keep < 1:
             raise ValueError(f"keep={keep}: keep at least 1 massive entry per layer")
+        if not 1 <= self.power_law[0] <= self.power_law[1] - 9:
+            raise ValueError(f"power_law={self.power_law}: first and last eigenvalue of the fit, at least 10 of them")
         if not all(0 < t < 1 for t in self.thresholds):
             raise ValueError(f"thresholds={list(self.thresholds)}: each is a share of the variance between 0 and 1")
         if components is not None and components < 1:
@@ -293,11 +301,11 @@ class Spectrum(Measurement):
         cells: list[dict[str, torch.Tensor]] = []
         for s, (cloud, values) in enumerate(zip(clouds, spectra, strict=True)):
             pick = slice(0, None if s == 0 else 1)  # all parts, or the regular one
-            number = sums["units"][pick].sum()
+            number, rank = sums["units"][pick].sum(), torch.clamp(cloud.count - 1, 0, values.shape[-1])
             unit = sums["unit"][pick].sum(0)
             cells.append({
                 "n": cloud.count,
-                "rank_limit": torch.clamp(cloud.count - 1, 0, values.shape[-1]),
+                "rank_limit": rank,
                 "mean_norm": sums["norm"][pick].sum() / cloud.count,
                 "anisotropy": spectrum.anisotropy(values),
                 "participation_ratio": spectrum.participation_ratio(values),
@@ -305,6 +313,9 @@ class Spectrum(Measurement):
                 "effective_rank": spectrum.effective_rank(values),
                 "effective_rank_variance": spectrum.effective_rank(values, of="variance"),
                 "pca_components": spectrum.components_for(values, self.thresholds),
+                "kaiser": spectrum.kaiser(values, rank),
+                "broken_stick": spectrum.broken_stick(values, rank),
+                "power_law": spectrum.power_law(values, self.power_law),
                 "total_variance": values.sum(),
                 "mean_cosine": spectrum.mean_cosine(unit, number),
                 "mean_cosine_diagonal": spectrum.mean_cosine(unit, number, diagonal=True),
@@ -357,6 +368,7 @@ SUN = "Sun et al. 2024, arXiv 2402.17762, section 2"
 CHUN = "Chun et al. 2026, arXiv 2509.26560, row-corrected; Himeno and Yamada 2014, J. Multivariate Anal. 130, 27"
 SHAPE = "Razzhigaev et al. 2024, The Shape of Learning, Findings of EACL"
 ROY = "Roy and Vetterli 2007, EUSIPCO"
+REQ = "Agrawal et al. 2022, alpha-ReQ, NeurIPS; fit of Stringer et al. 2019, Nature 571, 361"
 PROMPTS = "Viswanathan et al. 2025, arXiv 2501.10573"
 CORPUS: dict[str, tuple[Any, ...]] = {
     "n": ((), "rows that take part", "1"),
@@ -368,6 +380,9 @@ CORPUS: dict[str, tuple[Any, ...]] = {
     "effective_rank": ((), "effective rank of the centred cloud, from singular values", "1", ROY),
     "effective_rank_variance": ((), "effective rank of the centred cloud, from eigenvalues", "1"),
     "pca_components": (("threshold",), "principal components that reach a share of the variance", "1"),
+    "kaiser": ((), "eigenvalues above their mean", "1"),
+    "broken_stick": ((), "leading components above the broken stick", "1", "Jackson 1993, Ecology 74, 2204"),
+    "power_law": ((), "exponent of the decay of the eigenvalues", "1", REQ),
     "total_variance": ((), "trace of the covariance", "1"),
     "mean_cosine": ((), "mean cosine of pairs of different rows of the corpus, about the origin", "1"),
     "mean_cosine_diagonal": ((), "the same with each row paired with itself too", "1"),

@@ -167,7 +167,7 @@ def word_probe(
         Tokens at which the state is taken. The penultimate token does not see the last one: what it can tell shows how
         much of the accuracy at the last token comes from the pieces before.
     n_boot, level, seed
-        Draws, level and seed of the bootstrap over tokens: all items with the same token at the place are drawn together.
+        Draws, level and seed of the bootstrap over tokens: items with the same token at the place are drawn together.
     batch_tokens : int
         Most tokens in a batch.
     max_bytes : int
@@ -177,8 +177,8 @@ def word_probe(
     -------
     xarray.Dataset
         (subset, layer), where ``subset`` is the place: ``accuracy`` (mean of the two classes), ``accuracy_interval``,
-        ``words`` and ``nonwords`` (accuracy of each class); per subset ``n_words``, ``n_nonwords``, ``n_tokens`` (different
-        tokens at the place).  At layer 0 the state is that of the token, and the accuracy one half.
+        ``words`` and ``nonwords`` (accuracy of each class); per subset ``n_words``, ``n_nonwords``, ``n_tokens``
+        (different tokens at the place).  At layer 0 the state is that of the token, and the accuracy one half.
 
     Raises
     ------
@@ -212,7 +212,7 @@ def word_probe(
     correct = np.full((len(places), len(chosen), len(both)), np.nan)
     for a in range(0, len(chosen), size):
         states = _states(model, prompts, chosen[a : a + size], places, batch_tokens)
-        for p, place in enumerate(places):
+        for p in range(len(places)):
             for i in range(states.shape[1]):
                 votes = neighbour_votes(states[p, i], label, fold, k)
                 says = torch.where(votes == 0.5, 0.5, (votes > 0.5).double()).masked_fill(votes.isnan(), torch.nan)
@@ -248,8 +248,8 @@ def _check(both: list[list[int]], is_word: np.ndarray, part: np.ndarray, k: int,
         raise ValueError(f"item {short[0]} has {len(both[short[0]])} tokens: words and non-words have two or more")
     if is_word.all() or not is_word.any() or len(np.unique(part)) < 2:
         raise ValueError(
-            f"{is_word.sum()} words and {(~is_word).sum()} non-words in {len(np.unique(part))} parts: give both, in two "
-            "parts or more"
+            f"{is_word.sum()} words and {(~is_word).sum()} non-words in {len(np.unique(part))} parts: give both, in "
+            "two parts or more"
         )
     if not places or [p for p in places if p not in PLACES]:
         raise ValueError(f"places={list(places)}: the places are {', '.join(PLACES)}")

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn import functional
 
 from .hooks import HookedLM
 
@@ -89,7 +89,7 @@ class ContextDecoder(nn.Module):
         inputs = torch.cat([first, self.lm.get_input_embeddings()(ids[:, :-1])], 1)
         mask = torch.cat([torch.ones_like(known[:, :1]), known[:, :-1]], 1)
         logits = self.lm(inputs_embeds=inputs, attention_mask=mask.long(), use_cache=False).logits
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), ids.flatten(), reduction="none")
+        loss = functional.cross_entropy(logits.flatten(0, 1).float(), ids.flatten(), reduction="none")
         return loss.view_as(ids).masked_fill(~known, 0)
 
     def save(self, path: str | Path, extra: dict[str, torch.Tensor] | None = None, notes: Any = None) -> Path:

@@ -41,7 +41,7 @@ def untrained(model: HookedLM, seed: int = 0) -> HookedLM:
     >>> blank.info.id
     'tokinterp/bundled, untrained'
     """
-    lm, name = model.lm, f"{model.info.id}, untrained"
+    lm, name = model.lm, f"{model.info.id.removesuffix(', untrained')}, untrained"
     if getattr(lm.config, "quantization_config", None) is not None:
         raise ValueError(f"{model.info.id} is quantised: load it with dtype='bfloat16' to make an untrained copy")
     devices = {p.device for p in lm.parameters()}

@@ -10,29 +10,58 @@ from importlib.util import find_spec as _find_spec
 if _find_spec("matplotlib") is None:
     raise ImportError("figures need matplotlib, which is not installed: pip install 'tokinterp[plots]'")
 
+from .correlation import correlation_by_layer
+from .cosine import angle_histogram, cosine_by_layer, smoothness_by_layer
 from .dimension import dimension_by_layer, dimension_by_scale, local_dimension_map
+from .erasure import erasure_map, precision_recall, psi_distribution
+from .erasure_html import erasure_html
+from .graph import graph_by_layer
+from .imbalance import imbalance_by_layer, imbalance_plane
+from .inner_lexicon import canonicity_by_layer, piece_attention, retrieval_by_layer, word_accuracy
 from .layers import by_layer
 from .lens import lens_by_layer, lens_table
+from .overlap import label_overlap_by_layer, overlap_by_layer
 from .overviews import overview
+from .pairs import layer_pairs
+from .probes import probe_accuracy
 from .spectrum import eigenvalues, spectrum_by_layer
 from .style import COLOURS, figure, panel_letters, paper_style, save
 from .tokens import token_layer_map, tokens_of
 
 __all__ = [
     "COLOURS",
+    "angle_histogram",
     "by_layer",
+    "canonicity_by_layer",
+    "correlation_by_layer",
+    "cosine_by_layer",
     "dimension_by_layer",
     "dimension_by_scale",
     "eigenvalues",
+    "erasure_html",
+    "erasure_map",
     "figure",
+    "graph_by_layer",
+    "imbalance_by_layer",
+    "imbalance_plane",
+    "label_overlap_by_layer",
+    "layer_pairs",
     "lens_by_layer",
     "lens_table",
     "local_dimension_map",
+    "overlap_by_layer",
     "overview",
     "panel_letters",
     "paper_style",
+    "piece_attention",
+    "precision_recall",
+    "probe_accuracy",
+    "psi_distribution",
+    "retrieval_by_layer",
     "save",
+    "smoothness_by_layer",
     "spectrum_by_layer",
     "token_layer_map",
     "tokens_of",
+    "word_accuracy",
 ]  # fmt: skip

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from . import style
+from .erasure_html import erasure_html
 from .layers import pick
-from .tokens import strings_of, tokens_of
+from .tokens import prompt_of, strings_of, tokens_of
 
 MEASUREMENT = "ErasureScores"
 
@@ -78,7 +79,7 @@ def erasure_map(
         style.write_tokens(axes, strings_of(one))
         axes.set_xlabel("")
         bar = style.figure_of(axes).colorbar(drawn, ax=axes, pad=0.01, aspect=18)
-        bar.set_label(f"drop from layer {ds.attrs['start_layer']} to {ds.attrs['end_layer']}")
+        bar.set_label(f"drop, layer {ds.attrs['start_layer']} to {ds.attrs['end_layer']}")
         bar.outline.set_linewidth(0.4)  # pyright: ignore[reportCallIssue]
         bar.ax.tick_params(labelsize=style.RC["ytick.labelsize"], width=0.4)
     return axes
@@ -245,3 +246,13 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
             "tokens."
         )
         yield "erasure_map", text, fig
+
+
+def page(ds: xr.Dataset, most: int = 6) -> str:
+    """Return the first texts with their segments in brackets, as HTML for a report."""
+    if "delta" not in ds:
+        return ""
+    numbers = np.unique(prompt_of(ds))[:most].tolist()
+    here = np.isin(ds["span_prompt"].values, numbers) & ((ds["stop"] - ds["start"]).values > 1)
+    limit = float(np.abs(ds["psi"].values[here]).max(initial=0)) or None
+    return "\n".join(erasure_html(ds, n, limit=limit, title=f"prompt {n}") for n in numbers)

@@ -77,7 +77,7 @@ def erasure_html(
     """
     if "delta" not in ds:
         raise ValueError("the result keeps no delta per token: measure ErasureScores(..., tokens=) with more prompts")
-    one = tokens_of(ds, prompt)
+    one = tokens_of(ds, prompt, range(1 + int(ds["position"].max())))
     strings, place = strings_of(one), one["position"].values.tolist()
     delta = one["delta"].transpose("token", "offset").values
     offsets = ds["offset"].values.tolist()

@@ -15,7 +15,7 @@ from ..summary import summary
 from . import style
 
 AXES = ("layer", "block")
-UNORDERED = ("", "model", "subset", "rule", "variant", "estimator")
+UNORDERED = ("", "model", "null", "label", "subset", "rule", "variant", "estimator")
 
 
 class Curve(NamedTuple):

@@ -48,6 +48,12 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
         yield name, f"{ds[name].attrs.get('long_name', name)}.", fig
 
 
+def overview_html(ds: xr.Dataset) -> str:
+    """Return HTML beside the figures, where the module that draws results of this measurement has a ``page``."""
+    page = getattr(own_module(str(ds.attrs.get("measurement", ""))), "page", None)
+    return page(ds) if page is not None else ""
+
+
 def own_module(measurement: str) -> ModuleType | None:
     """Return the module of this folder that draws results of a measurement."""
     for info in pkgutil.iter_modules([str(Path(__file__).parent)]):

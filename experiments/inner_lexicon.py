@@ -1,0 +1,206 @@
+"""The inner lexicon: words told from non-words, split and misspelt words found again, attention to the pieces.
+
+    python -m experiments.inner_lexicon                   # Llama-2-7b, WikiText-103, 10,000 words of each kind
+    python -m experiments.inner_lexicon --small           # minutes: bundled model and texts
+
+Defaults are those of Kaplan et al. 2025 (arXiv 2410.05864).  Everything is done for the model and for an untrained copy
+of it, with the same words:
+
+====================  =================================================================================================
+published             here
+====================  =================================================================================================
+section 3, figure 2   ``probe``: words against non-words, k = 4, last and penultimate token; non-words that the
+                      tokenizer would cut as they are, matched in each part of the cross-validation
+section 4, figure 3   ``split``: words of one token cut into 2 to 5, or misspelt: reverse logit lens in 8 variants
+section 5, figure 4   ``natural``: words of several tokens, repeated from the state of their last token
+section 6             ``pieces``: attention from the last to the earlier tokens, against one-token words
+====================  =================================================================================================
+
+and, beside it, ``canonicity`` (Busigin and Pinter 2026, arXiv 2606.08562).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+import tokinterp as ti
+from tokinterp.text import read_texts
+
+RESULTS = Path("runs/inner_lexicon.zarr")
+PAPER_MODEL = "meta-llama/Llama-2-7b-hf"
+PAPER_TEXTS = "Salesforce/wikitext:wikitext-103-raw-v1"
+MODELS = ("trained", "untrained")
+
+
+def run(
+    model: ti.Model | None = None,
+    texts: Sequence[str] | None = None,
+    *,
+    n_words: int = 10_000,
+    sizes: Sequence[int] = (2, 3, 4, 5),
+    context: int = 64,
+    n_tokens: int = 512,
+    untrained: bool = True,
+    small: bool = False,
+    seed: int = 0,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> xr.DataTree:
+    """Measure a model and its untrained copy.
+
+    Parameters
+    ----------
+    model : HookedLM, optional
+        The bundled one by default.
+    texts : sequence of str, optional
+        Where the words are found; the bundled ones by default.
+    n_words : int
+        Words of each kind, or as many as there are.
+    sizes : sequence of int
+        Pieces of a split word, and tokens of a word of several.
+    context : int
+        Most tokens before a word.
+    n_tokens : int
+        Of each prompt that the texts are cut into.
+    untrained : bool
+        Whether to measure the untrained copy too.
+    small : bool
+        120 words of each kind and a context of 32 tokens; 2,000 words for the probe.
+    seed : int
+        Of everything that is drawn.
+    out : path, optional
+        Where the result is written.
+    progress : bool
+        Show bars.
+
+    Returns
+    -------
+    DataTree
+        Groups ``trained`` and ``untrained``, each with probe, split, canonicity, natural and pieces.
+    """
+    loaded: Any = ti.load_model() if model is None else model
+    texts = [t.text for t in ti.bundled_texts()] if texts is None else list(texts)
+    n_probe = min(n_words, 2000) if small else n_words
+    n_words, context, n_tokens = (min(n_words, 120), 32, 256) if small else (n_words, context, n_tokens)
+    n_tokens = min(n_tokens, loaded.info.max_tokens)
+    prompts = ti.Prompts.from_texts(
+        texts, loaded, max_tokens=n_tokens, on_long="window", on_empty="drop", min_tokens=2, progress=progress
+    )
+    lexicon = ti.Lexicon.of(prompts)
+    options: dict[str, Any] = {"n_words": n_words, "context": context, "seed": seed}
+    single = ti.split_cases(lexicon, sizes, **options) + ti.typo_cases(lexicon, **options)
+    natural = ti.natural_cases(lexicon, sizes, **options)
+    items = ti.words_and_nonwords(lexicon, n_probe, sizes=sizes, seed=seed)
+    found: dict[str, xr.Dataset] = {}
+    for name in MODELS[: 2 if untrained else 1]:
+        one = loaded if name == "trained" else ti.untrained(loaded, seed)
+        asked = {"pieces": ti.PieceAttention([n for n in sizes if n < 5])}
+        found |= {
+            f"{name}/probe": ti.word_probe(one, items, seed=seed),
+            f"{name}/split": ti.retrieve_words(one, single),
+            f"{name}/canonicity": ti.canonicity(one, single),
+            f"{name}/natural": ti.repeat_words(one, natural),
+            f"{name}/pieces": ti.measure(one, prompts, asked, progress=progress)["pieces"].to_dataset(inherit=False),
+        }
+    tree = xr.DataTree.from_dict(found)
+    parameters = {"n_words": n_words, "sizes": list(sizes), "context": context, "n_tokens": n_tokens, "seed": seed}
+    tree.attrs = {**found["trained/split"].attrs, "prompts": prompts.hash, "parameters": json.dumps(parameters)}
+    ti.check(tree)
+    if out is not None:
+        ti.write(tree, out, overwrite=True)
+    return tree
+
+
+def summarise(tree: xr.DataTree) -> dict[str, Any]:
+    """Return the curves and shares of a result as short lists, rounded to four digits."""
+    out: dict[str, Any] = {}
+    for name, node in tree.children.items():
+        probe, split, near, natural, pieces = (
+            node[k].to_dataset() for k in ("probe", "split", "canonicity", "natural", "pieces")
+        )
+        mine: dict[str, Any] = {"model": split.attrs["model"], "probe": {}, "retrieval": {}, "canonicity": {}}
+        for place in probe["subset"].values.tolist():
+            one = probe.sel(subset=place)
+            mine["probe"][place] = {
+                "accuracy": curve(one["accuracy"]),
+                "lower": curve(one["accuracy_interval"].sel(bound="lower")),
+                "upper": curve(one["accuracy_interval"].sel(bound="upper")),
+                "words": int(one["n_words"]),
+                "nonwords": int(one["n_nonwords"]),
+            }
+        for variant in split["variant"].values.tolist():
+            one = split.sel(variant=variant)
+            mine["retrieval"][variant] = {
+                "by_layer": curve(one["retrieved"].mean("prompt")),
+                "median_rank": curve(one["rank"].median("prompt")),
+                "never": round(float(one["first_layer"].isnull().mean()), 4),
+                "never_by_case": {
+                    d: round(float(one["first_layer"].isel(prompt=rows).isnull().mean()), 4)
+                    for d, rows in groups(split).items()
+                },
+            }
+        for variant in near["variant"].values.tolist():
+            one = near.sel(variant=variant)
+            mine["canonicity"][variant] = {k: curve(one[k].mean("prompt")) for k in ("canonicity", "control", "closer")}
+            mine["canonicity"][variant]["closer_by_case"] = {
+                d: curve(one["closer"].isel(prompt=rows).mean("prompt")) for d, rows in groups(near).items()
+            }
+        mine["cases"] = {d: len(rows) for d, rows in groups(split).items()}
+        mine["natural"] = {
+            "cases": natural.sizes["prompt"],
+            "by_layer": curve(natural["success"].mean("prompt")),
+            "never": round(float(natural["first_layer"].isnull().mean()), 4),
+        }
+        mine["attention"] = {
+            str(n): {k: curve(pieces[k].sel(pieces=n).mean("prompt")) for k in ("attention", "control")}
+            for n in pieces["pieces"].values.tolist()
+        }
+        out[name] = mine
+    return out
+
+
+def groups(ds: xr.Dataset) -> dict[str, np.ndarray]:
+    """Return the places of the cases of each kind."""
+    return {d: np.flatnonzero(ds["detail"].values == d) for d in sorted(set(ds["detail"].values.tolist()))}
+
+
+def curve(values: xr.DataArray) -> list[float | None]:
+    """Return rounded numbers, None where there is none."""
+    return [None if np.isnan(v) else round(float(v), 4) for v in values.values]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.inner_lexicon", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--model", help=f"hub name or folder; {PAPER_MODEL}, with --small the bundled one")
+    parser.add_argument("--texts", help=f"file or hub name; {PAPER_TEXTS}, with --small the bundled ones")
+    parser.add_argument("--limit", type=int, default=100_000, help="texts read")
+    parser.add_argument("--words", type=int, default=10_000, help="words of each kind")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--json", type=Path, help="write a short summary there")
+    parser.add_argument("--small", action="store_true", help="few words; bundled model and texts")
+    args = parser.parse_args()
+    model = ti.load_model(args.model or (None if args.small else PAPER_MODEL))
+    source = args.texts or (None if args.small else PAPER_TEXTS)
+    texts = None if source is None else read_texts(source, limit=args.limit)
+    tree = run(model, texts, n_words=args.words, small=args.small, out=args.out)
+    print(tree)
+    if args.json is not None:
+        given = "--small" if args.small else f"--model {model.info.id}"
+        about = {k: tree.attrs[k] for k in ("model", "weights", "tokenizer", "prompts", "dtype")}
+        about |= {k: json.loads(tree.attrs[k]) for k in ("versions", "parameters")}
+        result = {"command": f"python -m experiments.inner_lexicon {given} --json {args.json.name}", **about}
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(result | summarise(tree), indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Token erasure: accuracy and gap over depth, scores of segments against controls, precision and recall."""
+
+from __future__ import annotations
+
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tokinterp import plots
+from tokinterp.plots import style
+
+
+def draw(results: xr.DataTree) -> Figure:
+    """Draw the result of ``experiments.erasure``."""
+    trained = results.children["trained"]
+    blank = results.children.get("untrained")
+    scores = trained["scores"].to_dataset()
+    offsets = [int(o) for o in scores["offset"].values if o in (0, -1, -2)]
+    fig, axes = plots.figure("double", 5.0, rows=2, columns=2)
+    with plots.paper_style():
+        plots.probe_accuracy(scores, ax=axes[0, 0], offsets=offsets)
+        draw_gaps(trained, blank, axes[0, 1])
+        controls = {n: trained[n].to_dataset() for n in ("shuffled", "bigram") if n in trained.children}
+        if blank is not None and "text" in blank.children:
+            controls["untrained"] = blank["text"].to_dataset()
+        text = trained["text"].to_dataset()
+        known = text.attrs.get("threshold", "none")
+        controls = {n: ds for n, ds in controls.items() if ((ds["stop"] - ds["start"]) > 1).any()}
+        plots.psi_distribution(text, controls, ax=axes[1, 0], threshold=None if known == "none" else float(known))
+        draw_precision(trained, blank, axes[1, 1])
+        plots.panel_letters(axes)
+    return fig
+
+
+def draw_gaps(trained: xr.DataTree, blank: xr.DataTree | None, ax: Axes) -> Axes:
+    """Draw the gap at offset 0 of words and of further units, in the trained and the untrained network."""
+    scores = trained["scores"].to_dataset()
+    kinds = [s for s in scores["subset"].values if s == "last piece" or s in ("last of name", "last of entity")]
+    networks = {"": scores} | ({} if blank is None else {", untrained": blank["scores"].to_dataset()})
+    for k, kind in enumerate(kinds):
+        for n, (name, ds) in enumerate(networks.items()):
+            one = ds.sel(subset=kind, offset=0)
+            colour, dash = style.COLOURS[k], style.DASHES[n]
+            label = f"{kind.replace('last piece', 'last of word')}{name}"
+            ax.plot(one["layer"], one["gap"], color=colour, ls=dash, marker="o", ms=2, label=label)
+            low, high = one["gap_interval"].transpose("bound", "layer").values
+            ax.fill_between(one["layer"].values, low, high, color=colour, alpha=0.15, lw=0)
+    ax.axhline(0, color="0.6", lw=0.6)
+    ax.set_xlabel("layer")
+    ax.set_ylabel("accuracy of others minus last, offset 0")
+    style.integer_axis(ax)
+    style.small_legend(ax)
+    return ax
+
+
+def draw_precision(trained: xr.DataTree, blank: xr.DataTree | None, ax: Axes) -> Axes:
+    """Draw precision against recall of the words, going down the ranks, with the vocabularies of the controls."""
+    if "text_evaluation" not in trained.children:
+        ax.text(0.5, 0.5, "no unit occurs twice", ha="center", transform=ax.transAxes)
+        return ax
+    one = trained["text_evaluation"].to_dataset()
+    kinds = [s for s in ("word", "name", "entity") if s in one["subset"].values][:2]
+    names = ("shuffled", "bigram")
+    controls = {n: trained[f"{n}_evaluation"].to_dataset() for n in names if f"{n}_evaluation" in trained.children}
+    if blank is not None and "text_evaluation" in blank.children:
+        controls["untrained"] = blank["text_evaluation"].to_dataset()
+    return plots.precision_recall(one, ax=ax, subsets=kinds, controls=controls)

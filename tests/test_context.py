@@ -1,0 +1,166 @@
+"""Contextual memory: the decoder learns, resumes and scores as defined; the linear proxy finds what is in the state."""
+
+import numpy as np
+import pytest
+import torch
+from contract import assert_contract
+from planted import PlantedModel, planted_texts
+from tiny import some_prompts, tiny
+
+import tokinterp as ti
+from tokinterp.measurements import context_training
+from tokinterp.models.context_decoder import ContextDecoder
+
+torch.set_num_threads(1)
+SETTINGS = {"rows": 16, "max_prefix": 6, "warmup": 5, "lr": 3e-3, "lr_new": 3e-3, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return some_prompts([12] * 10)
+
+
+@pytest.fixture(scope="module")
+def decoder(prompts):
+    return ti.fit_context_decoder(tiny(), prompts, steps=60, **SETTINGS)
+
+
+# -- the trained decoder --------------------------------------------------------------------------------------
+def test_training_lowers_the_loss_and_leaves_the_model_alone(decoder, prompts):
+    model = tiny()
+    new = ti.fit_context_decoder(model, prompts, steps=1, **SETTINGS)
+    assert decoder.facts["loss"] < new.facts["loss"] - 1
+    for (name, a), b in zip(model.lm.named_parameters(), decoder.lm.parameters(), strict=True):
+        assert a.grad is None
+        assert not torch.equal(a, b), name
+    frozen = ti.fit_context_decoder(model, prompts, steps=2, train_copy=False, **SETTINGS)
+    assert all(torch.equal(a, b) for a, b in zip(model.lm.parameters(), frozen.lm.parameters(), strict=True))
+
+
+def test_a_fit_that_was_stopped_goes_on_to_the_same_numbers(prompts, tmp_path, monkeypatch):
+    model, whole = tiny(), ti.fit_context_decoder(tiny(), prompts, steps=6, **SETTINGS)
+    step, calls = context_training._step, []
+
+    def stop(*args):
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return step(*args)
+
+    monkeypatch.setattr(context_training, "_step", stop)
+    file = tmp_path / "decoder.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        ti.fit_context_decoder(model, prompts, steps=6, file=file, **SETTINGS)
+    calls.clear()
+    again = ti.fit_context_decoder(model, prompts, steps=6, file=file, **SETTINGS)
+    assert len(calls) == 3
+    for (name, a), b in zip(whole.named_parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+    torch.testing.assert_close(whole.mean_state, again.mean_state)
+    with pytest.raises(ValueError, match=r"of another fit; it differs in lr \(0.003 there, 0.1 now\)"):
+        ti.fit_context_decoder(model, prompts, steps=6, file=file, **{**SETTINGS, "lr": 0.1})
+    loaded = ContextDecoder.load(file, model)
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), loaded.parameters(), strict=True))
+    with pytest.raises(ValueError, match="was fitted on tiny-llama"):
+        ContextDecoder.load(file, tiny("gpt2"))
+
+
+def test_the_score_is_the_mean_loss_of_the_tokens_before(decoder, prompts):
+    model = tiny()
+    ds = ti.measure(model, prompts, {"m": ti.ContextMemory(decoder)}, progress=False)["m"]
+    assert int(ds["prefix_length"].max()) == 6
+    ids = torch.from_numpy(prompts.ids(3).astype(np.int64))
+    for position in (2, 5, 7):
+        acts = model.run(ids[None], ti.resid([1, 2, 3]))
+        states = torch.stack([acts[s][0, position] for s in ti.resid([1, 2, 3])])
+        pooled = (decoder.pool.softmax(0)[:, None] * states).sum(0)
+        first = decoder.mlp[2](torch.nn.functional.gelu(decoder.mlp[0](pooled)))
+        embed = decoder.lm.get_input_embeddings()(ids[1 : position - 1])
+        logits = decoder.lm(inputs_embeds=torch.cat([first[None], embed])[None]).logits[0]
+        want = torch.nn.functional.cross_entropy(logits, ids[1:position])
+        row = (ds["token_prompt"] == 3) & (ds["position"] == position)
+        assert float(ds["context_loss"][row.values][0]) == pytest.approx(float(want), rel=1e-4)
+        assert int(ds["prefix_length"][row.values][0]) == position - 1
+    lengths = ds["prefix_length"].values
+    one = ds["context_loss"].values[(ds["token_prompt"].values == 3) & (lengths >= 4)]
+    assert float(ds["context_loss_by_length"].sel(prompt=3, bin=4)) == pytest.approx(one.mean(), rel=1e-6)
+    assert int(ds["n_by_length"].sel(prompt=3, bin=4)) == 3
+
+
+def test_memory_contract(decoder):
+    ds = assert_contract(lambda: ti.ContextMemory(decoder))
+    assert (ds["context_loss"] != ds["context_loss_blank"]).any()
+    assert "context_loss_blank" not in assert_contract(lambda: ti.ContextMemory(decoder, tokens=2, control=False))
+
+
+def test_bad_settings(decoder, prompts):
+    with pytest.raises(TypeError, match="fit_context_decoder"):
+        ti.ContextMemory("decoder.safetensors")
+    with pytest.raises(ValueError, match="trained on tiny-llama"):
+        ti.measure(tiny("gpt2"), prompts, {"m": ti.ContextMemory(decoder)}, progress=False)
+    with pytest.raises(ValueError, match="steps=0"):
+        ti.fit_context_decoder(tiny(), prompts, steps=0, progress=False)
+    with pytest.raises(ValueError, match="two tokens"):
+        ti.fit_context_decoder(tiny(), some_prompts([2]), steps=1, progress=False)
+
+
+# -- the linear proxy -----------------------------------------------------------------------------------------
+def test_proxy_equals_brute_force():
+    model, prompts = tiny(), some_prompts([30, 25, 28, 31, 22, 26])
+    asked = {"m": ti.PrefixRecall(layers=[2], n_words=20, ridge=0.1, exclude=("special",))}
+    ds = ti.measure(model, prompts, asked, progress=False)["m"]
+    words = asked["m"].words
+    rows = {h: [] for h in (0, 1)}
+    for p in range(len(prompts)):
+        ids = prompts.ids(p)
+        x = model.run(torch.from_numpy(ids[None].astype(np.int64)), ti.resid([2]))[ti.Site("resid", 2)][0].double()
+        for t in range(2, len(ids)):
+            bag = np.isin(words, ids[1:t]).astype(float)
+            rows[p % 2].append((p, t, int(np.log2(t - 1)), x[t].numpy(), bag))
+    total = left = 0.0
+    for h in (0, 1):
+        bins, x, b = (np.array([r[k] for r in rows[h]]) for k in (2, 3, 4))
+        mean = {k: (x[bins == k].mean(0), b[bins == k].mean(0)) for k in set(bins.tolist())}
+        xc, bc = (np.array([z[i] - mean[k][j] for i, k in enumerate(bins)]) for j, z in ((0, x), (1, b)))
+        s = xc.T @ xc
+        w = np.linalg.solve(s + 0.1 * np.trace(s) / len(s) * np.eye(len(s)), xc.T @ bc)
+        for p, t, k, state, bag in rows[1 - h]:
+            base = mean[k][1]
+            guess = base + (state - mean[k][0]) @ w
+            left, total = left + ((bag - guess) ** 2).sum(), total + ((bag - base) ** 2).sum()
+            one = ds.isel(token=((ds["token_prompt"] == p) & (ds["position"] == t)).values).isel(token=0, layer=0)
+            r = int(bag.sum())
+            assert int(one["n_seen"]) == r
+            if r:
+                top = np.argsort(-guess, kind="stable")[:r]
+                assert float(one["recall"]) == pytest.approx(bag[top].mean(), abs=1e-6)
+    assert float(ds["explained"][0]) == pytest.approx(1 - left / total, abs=1e-4)
+
+
+def test_a_planted_memory_is_found_where_it_is_and_not_where_it_was_wiped():
+    model = PlantedModel()
+    prompts = ti.Prompts.from_texts(planted_texts(40), model)
+    ds = ti.measure(model, prompts, {"m": ti.PrefixRecall(layers=[1, 4], n_words=11)}, progress=False)["m"]
+    early = ds.isel(token=(ds["n_seen"] <= 3).values)  # the stream holds the last two tokens
+    assert float(early["recall"].sel(layer=1).mean()) > float(early["recall_base"].mean()) + 0.1
+    assert float(ds["explained"].sel(layer=1)) > float(ds["explained"].sel(layer=4)) > 0
+
+
+def test_states_that_know_nothing_explain_nothing():
+    model = PlantedModel()
+    model.stream = lambda ids, late: torch.randn(
+        *ids.shape, model.info.d_model, generator=torch.Generator().manual_seed(int(ids.sum()))
+    )
+    prompts = ti.Prompts.from_texts(planted_texts(60), model)
+    ds = ti.measure(model, prompts, {"m": ti.PrefixRecall(layers=[0], n_words=11)}, progress=False)["m"]
+    assert -0.1 < float(ds["explained"][0]) < 0.02
+    assert abs(float(ds["recall"].mean() - ds["recall_base"].mean())) < 0.03
+
+
+def test_recall_contract():
+    ds = assert_contract(lambda: ti.PrefixRecall(n_words=16, tokens=5))
+    assert int(ds["token_prompt"].max()) == 4
+    with pytest.raises(ValueError, match="at least 2"):
+        ti.measure(tiny(), some_prompts([20]), {"m": ti.PrefixRecall()}, progress=False)
+    with pytest.raises(ValueError, match="ridge=0"):
+        ti.PrefixRecall(ridge=0)

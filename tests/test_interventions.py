@@ -1,0 +1,222 @@
+"""Interventions: what must change nothing changes nothing, and hiding equals deleting."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import byte_tokenizer, tiny, tiny_lm
+
+import tokinterp as ti
+from tokinterp import edits as E
+from tokinterp.fillers.answers import ask, pad
+from tokinterp.fillers.interventions import ALL, donors, intervene
+from tokinterp.fillers.items import build_items
+from tokinterp.fillers.massive import massive_effects, massive_roles
+from tokinterp.fillers.verdict import CRITERIA, verdict
+
+QUESTIONS = ti.bundled_questions("cloze")[:16]
+LONG = {"max_position_embeddings": 256}
+
+
+@pytest.fixture(scope="module")
+def found(bundled):
+    return intervene(bundled, QUESTIONS, n_fillers=6)
+
+
+def of(ds, name):
+    return ds["kl"].sel(intervention=name)
+
+
+def test_every_intervention_has_its_row(found, bundled):
+    ti.check(found)
+    names = found["intervention"].values.tolist()
+    assert sum(n.startswith("patch of layer") for n in names) == bundled.info.n_layers + 1
+    assert {*ALL} - {*names} == {"windows", "patches"}
+    blocks = [n.rsplit(" ", 1)[1] for n in names if ", blocks " in n]
+    assert blocks[0].startswith("0-")
+    assert blocks[-1].endswith(str(bundled.info.n_layers - 1))
+
+
+def test_without_fillers_nothing_changes(bundled):
+    """U2: with k = 0 there is nothing to hide, ablate or patch."""
+    without = [i for i in ALL if i != "transplant of the question"]
+    ds = intervene(bundled, QUESTIONS[:6], n_fillers=0, interventions=without)
+    exact = ds.sel(intervention=[n for n in ds["intervention"].values if n != "transplant"])
+    assert float(exact["kl"].max()) == 0
+    assert float(abs(exact["log_prob_change"]).max()) == 0
+    assert float(of(ds, "transplant").max()) < 1e-5
+
+
+def test_hiding_equals_deleting(found):
+    """U3: hidden from all behind them, with the places closed, fillers are gone; without, only their places stay."""
+    for hidden, deleted in (("knock-out, places closed", "deletion"), ("knock-out", "deletion, places kept")):
+        np.testing.assert_allclose(of(found, hidden), of(found, deleted), atol=1e-4)
+        both = found["log_prob_change"]
+        np.testing.assert_allclose(both.sel(intervention=hidden), both.sel(intervention=deleted), atol=1e-4)
+        assert float(of(found, hidden).mean()) > 0.01
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "neox"])
+def test_hiding_equals_deleting_in_every_kind_of_positions(family):
+    change = {"n_positions": 256} if family == "gpt2" else LONG
+    model = ti.wrap(tiny_lm(family, **change), byte_tokenizer(), id="longer")
+    names = ("deletion", "knock-out, places closed", "deletion, places kept", "knock-out")
+    ds = intervene(model, [("The river", " in"), ("One and", " two")], n_fillers=4, interventions=names, kind=" x")
+    np.testing.assert_allclose(of(ds, names[0]), of(ds, names[1]), atol=1e-4)
+    np.testing.assert_allclose(of(ds, names[2]), of(ds, names[3]), atol=1e-4)
+
+
+def test_patching_the_last_layer_gives_the_whole(found, bundled):
+    last = of(found, f"patch of layer {bundled.info.n_layers}")
+    assert float(last.max()) == 0
+    np.testing.assert_allclose(of(found, "patch of layer 0"), of(found, "deletion"), atol=1e-5)  # the same token
+
+
+def test_changes_have_opposite_signs(found):
+    both = found["log_prob_change"]
+    np.testing.assert_allclose(both.sel(intervention="insertion"), -both.sel(intervention="deletion"), atol=1e-5)
+
+
+def test_mean_of_equal_states_changes_nothing(bundled):
+    """U6: with one item the mean over items is the item's own state; so is a transplant from an equal donor."""
+    same = [QUESTIONS[0]] * 3
+    ds = intervene(bundled, same, n_fillers=6, interventions=["mean ablation", "resample ablation", "zero ablation"])
+    assert float(of(ds, "mean ablation").max()) < 1e-6
+    assert float(of(ds, "resample ablation").max()) < 1e-6
+    assert float(of(ds, "zero ablation").min()) > 1e-4
+
+
+def test_transplants_from_an_equal_donor_change_nothing(bundled):
+    question = QUESTIONS[0].prompt
+    pairs = [(question, " hand"), (question, " result")]  # the same input, another answer: a donor like oneself
+    ds = intervene(bundled, pairs, n_fillers=6, interventions=["transplant", "transplant of the question"])
+    assert float(ds["kl"].max()) < 1e-6
+    assert float(abs(ds["donor_change"]).max()) < 1e-4
+
+
+def test_donors_have_the_same_layout_and_another_answer(bundled):
+    items = build_items(bundled, ti.bundled_questions("cloze"), n_fillers=4)
+    found = donors(items)
+    assert (found >= 0).sum() > 50
+    for r, d in enumerate(found):
+        if d >= 0:
+            assert len(items.ids[d]) == len(items.ids[r])
+            assert items.filler[d].tolist() == items.filler[r].tolist()
+            assert items.answers[d][0] != items.answers[r][0]
+
+
+def test_items_without_donor_are_nan(bundled):
+    ds = intervene(bundled, [("The sky is", " blue"), ("In the early twentieth", " century")], n_fillers=4,
+                   interventions=["transplant", "knock-out"])  # fmt: skip
+    assert np.isnan(of(ds, "transplant")).all()
+    assert np.isfinite(of(ds, "knock-out")).all()
+
+
+def test_unseen_keys_and_late_rows_do_not_matter(bundled):
+    """U5: nothing reads the last layer's other rows, and a key without weight can be hidden."""
+    items = build_items(bundled, QUESTIONS[:3], n_fillers=4)
+    batch = pad(items, [0, 1, 2])
+    plain = ask(bundled, batch)
+    rows = ~batch.answering & batch.mask
+    late = ask(bundled, batch, [E.zero(ti.Site("resid", bundled.info.n_layers), rows)])
+    assert torch.equal(late.log_probs, plain.log_probs)
+    fillers = torch.from_numpy(items.positions([0, 1, 2], batch.ids.shape[1], "filler"))
+    cut = E.knock_out(fillers, batch.answering)
+    again = ask(bundled, batch, [cut, cut])  # after the first, their weight is 0
+    assert torch.equal(again.log_probs, ask(bundled, batch, [cut]).log_probs)
+
+
+def test_batches_do_not_matter(bundled):
+    names = ("knock-out", "mean ablation", "resample ablation", "transplant", "places closed")
+    one, many = (intervene(bundled, QUESTIONS[:8], n_fillers=6, interventions=names, batch_tokens=n) for n in (1, 4096))
+    np.testing.assert_allclose(one["kl"], many["kl"], rtol=1e-3, atol=1e-4)
+
+
+def test_unknown_interventions_and_positions_that_are_not_read():
+    with pytest.raises(ValueError, match="there are insertion, deletion"):
+        intervene(tiny(), QUESTIONS, interventions=["lesion"])
+    model = ti.wrap(tiny_lm("bloom"), byte_tokenizer(), id="alibi")
+    with pytest.raises(ValueError, match="ignores position_ids"):
+        intervene(model, [("The river", " in")], n_fillers=2, kind=" x", interventions=["places closed"])
+
+
+# -- verdict --------------------------------------------------------------------------------------------------
+def test_verdict_of_a_model_that_does_not_use_fillers(bundled):
+    ds = verdict(bundled, QUESTIONS, n_fillers=6, n_boot=200)
+    ti.check(ds)
+    assert ds["criterion"].values.tolist() == list(CRITERIA)
+    assert ds.attrs["verdict"] == "not shown"
+    low = ds["value_interval"].sel(bound="lower")
+    np.testing.assert_array_equal(ds["passed"], low > ds["bound_wanted"])
+
+
+def test_verdict_of_a_model_that_does(monkeypatch, bundled):
+    """All conditions met, and each one missing in turn."""
+    import xarray as xr
+
+    from tokinterp.fillers import verdict as v
+
+    n = len(QUESTIONS)
+
+    def fake(gain, drop, control, head):
+        rng = np.random.default_rng(0)
+        noise = rng.normal(size=n) * 0.01
+
+        def insert(*_a, **_k):
+            logp = xr.DataArray(np.zeros((n, 1, 2, 2)), dims=("prompt", "filler", "placement", "n_fillers"),
+                                coords={"placement": ["post", "pre"], "n_fillers": [0, 6]})  # fmt: skip
+            logp.loc[{"placement": "post", "n_fillers": 6}] = (gain + noise)[:, None]
+            return xr.Dataset({"log_prob": logp})
+
+        def intervene(*_a, kind, interventions, **_k):
+            size = drop if kind == "dots" else control
+            value = np.tile(-(size + noise), (len(interventions), 1))
+            return xr.Dataset({"log_prob_change": (("intervention", "prompt"), value)},
+                              {"intervention": list(interventions)})  # fmt: skip
+
+        monkeypatch.setattr(v, "insert", insert)
+        monkeypatch.setattr(v, "intervene", intervene)
+        monkeypatch.setattr(v, "_best_head", lambda *_: ((0, 1), head, np.array([head - 0.1, head + 0.1])))
+        return v.verdict(bundled, QUESTIONS, n_fillers=6).attrs["verdict"]
+
+    assert fake(0.5, 0.5, 0.1, 2.0) == "used"
+    for missing in ((-0.5, 0.5, 0.1, 2.0), (0.5, 0.5, 0.7, 2.0), (0.5, -0.1, -0.5, 2.0), (0.5, 0.5, 0.1, 1.05)):
+        assert fake(*missing) == "not shown"
+
+
+def test_verdict_needs_fillers_and_items(bundled):
+    with pytest.raises(ValueError, match="needs fillers"):
+        verdict(bundled, QUESTIONS, n_fillers=0)
+    with pytest.raises(ValueError, match="several"):
+        verdict(bundled, QUESTIONS[:1])
+
+
+# -- massive activations --------------------------------------------------------------------------------------
+def planted(size=300.0):
+    """A model whose token 7 has a massive channel from layer 0 on."""
+    lm = tiny_lm("llama")
+    with torch.no_grad():
+        lm.model.embed_tokens.weight[7, 5] = size
+    return ti.wrap(lm, byte_tokenizer(), id="planted")
+
+
+def test_massive_rows_are_found_where_they_were_planted():
+    model = planted()
+    prompts = ti.Prompts.from_ids([[1, 7, *range(10, 22)], [1, 30, 31, 7, *range(40, 50)]], model)
+    marks = np.asarray(prompts.token_ids) == 7
+    ds = massive_roles(model, prompts, {"planted": marks, "rest": ~marks})
+    ti.check(ds)
+    share = ds["massive_share"].sel(layer=0)
+    assert share.values.tolist() == [1.0, 0.0]
+    effects = massive_effects(model, prompts)
+    ti.check(effects)
+    assert float(effects["onset"]) == 1
+    assert "5" in effects.attrs["note"]
+    change = abs(effects["loss_change"])
+    assert float(change.sel(intervention="zero").max()) > float(change.sel(intervention="mean").max())
+
+
+def test_without_massive_rows_the_effect_is_nan_and_says_why():
+    prompts = ti.Prompts.from_ids([[1, *range(10, 22)]], tiny())
+    ds = massive_effects(tiny(), prompts)
+    assert np.isnan(ds["loss_change"]).all()
+    assert "no row is massive" in ds.attrs["note"]

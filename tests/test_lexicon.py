@@ -1,0 +1,245 @@
+"""Words in their contexts, other splits of them, typing errors, and non-words."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from text_helpers import tokenizer, tokenizer_names
+
+import tokinterp as ti
+from tokinterp.measurements.word_probe import words_and_nonwords
+from tokinterp.text.lexicon import Lexicon, natural_cases, split_cases, typo_cases, word_ids
+from tokinterp.text.spelling import TYPOS, Pieces, misspell, recombine
+
+LETTERS = "abcdefgh"
+TEXTS = [t.text for t in ti.bundled_texts("article")[:6]]
+NAMES = [n for n in tokenizer_names() if n not in ("byte", "space")]
+
+
+def lexicon_of(name, bos="auto"):
+    return Lexicon.of(ti.Prompts.from_texts(TEXTS, tokenizer(name), max_tokens=400, on_long="window", bos=bos))
+
+
+@pytest.fixture(scope="module")
+def lexicon(bundled):
+    return Lexicon.of(ti.Prompts.from_texts(TEXTS, bundled, max_tokens=400, on_long="window"))
+
+
+# -- spelling -----------------------------------------------------------------------------------------------------
+@given(st.text("abcxyz", min_size=1, max_size=9), st.sampled_from(TYPOS), st.integers(0, 10**6))
+@settings(max_examples=300, deadline=None)
+def test_a_typing_error_is_one_error_and_never_at_the_first_letter(word, typo, seed):
+    wrong = misspell(word, typo, np.random.default_rng(seed), LETTERS)
+    if wrong is None:
+        assert len(word) < 2 or (typo == "swap" and len(set(word[1:])) < 2)
+        return
+    assert wrong[0] == word[0]
+    assert len(wrong) - len(word) == {"substitute": 0, "delete": -1, "insert": 1, "swap": 0}[typo]
+    if typo == "swap":
+        (i,) = [i for i in range(1, len(word) - 1) if word[:i] + word[i + 1] + word[i] + word[i + 2 :] == wrong][:1]
+        assert sorted(wrong) == sorted(word)
+        assert wrong != word
+    elif typo == "substitute":
+        assert sum(a != b for a, b in zip(word, wrong, strict=True)) == 1
+    elif typo == "insert":
+        assert any(wrong[:i] + wrong[i + 1 :] == word for i in range(1, len(wrong)))
+    else:
+        assert any(word[:i] + word[i + 1 :] == wrong for i in range(1, len(word)))
+
+
+def test_every_place_but_the_first_can_be_hit():
+    draw = np.random.default_rng(0)
+    seen = {misspell("abcd", "delete", draw, LETTERS) for _ in range(200)}
+    assert seen == {"acd", "abd", "abc"}
+    assert {misspell("abcd", "swap", draw, LETTERS) for _ in range(100)} == {"acbd", "abdc"}
+    assert {misspell("ab", "insert", draw, "z") for _ in range(100)} == {"azb", "abz"}
+
+
+class Letters:
+    """A vocabulary of given strings."""
+
+    tokenizer = None
+    known = 0
+
+    def __init__(self, *pieces):
+        self.pieces = Pieces.__new__(Pieces)
+        self.pieces.id_of = {p: n for n, p in enumerate(pieces)}
+        self.pieces.longest = max(map(len, pieces))
+
+
+def test_all_ways_to_cut_a_word_are_equally_likely():
+    pieces = Letters("a", "aa", "aaa", " a", " aa", " ").pieces
+    names = {n: p for p, n in pieces.id_of.items()}
+    draw = np.random.default_rng(0)
+    counts = Counter(tuple(names[i] for i in pieces.cut(" aaaa", 3, draw)) for _ in range(3000))
+    # a|a|aa, a|aa|a, aa|a|a after the space; the space alone is no piece
+    assert set(counts) == {(" a", "a", "aa"), (" a", "aa", "a"), (" aa", "a", "a")}
+    assert max(counts.values()) < 1.15 * min(counts.values())
+    assert pieces.cut(" aaaa", 5, draw) is None
+    assert pieces.cut(" b", 1, draw) is None
+
+
+def test_recombined_words_have_the_same_tokens_at_the_same_places():
+    draw = np.random.default_rng(0)
+    words = [tuple(map(int, draw.integers(0, 6, n))) for n in (2, 3, 4) for _ in range(40)]
+    words = list(dict.fromkeys(words))
+    known = set(words)
+
+    def accepts(rows):
+        return [r not in known for r in rows]
+
+    made = recombine(words, accepts, seed=1)
+    assert not known & set(made)
+    assert len(made) > 0.7 * len(words)
+    free = recombine(words, lambda rows: [True] * len(rows), seed=1)
+    for size in (2, 3, 4):
+        for place in range(size):
+            a, b = (sorted(w[place] for w in x if len(w) == size) for x in (words, free))
+            assert a == b
+    assert recombine(words, accepts, seed=1) == made != recombine(words, accepts, seed=2)
+    assert recombine([(1, 2)], accepts) == []
+
+
+# -- words of a corpus --------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", NAMES)
+def test_words_stand_in_the_text_where_the_lexicon_says(name):
+    lexicon = lexicon_of(name)
+    prompts = lexicon.prompts
+    assert len(lexicon) > 500
+    for n in range(0, len(lexicon), 97):
+        i, a = int(lexicon.prompt[n]), int(lexicon.start[n])
+        ids = prompts.ids(i)[a : a + len(lexicon.ids[n])]
+        assert tuple(ids.tolist()) == lexicon.ids[n]
+        assert lexicon.text[n].isalpha()
+        offsets = prompts.offsets(i)[a : a + len(ids)]
+        assert prompts.text(i)[offsets[0, 0] : offsets[-1, 1]].strip() == lexicon.text[n]
+    # In running text a word has the tokens that it has by itself.
+    same = [a == b for a, b in zip(lexicon.ids, word_ids([" " + t for t in lexicon.text], prompts.vocabulary))]  # noqa: B905
+    assert np.mean(same) > 0.99
+
+
+def test_distinct_words_are_drawn_once_each(lexicon):
+    every = lexicon.distinct()
+    assert len({lexicon.ids[n] for n in every}) == len(every) == len(set(lexicon.ids))
+    few = lexicon.distinct(20, n_tokens=(2,), min_letters=5, min_context=30)
+    assert len(few) == 20
+    assert all(len(lexicon.ids[n]) == 2 and len(lexicon.text[n]) >= 5 and lexicon.start[n] >= 30 for n in few)
+    assert (few == lexicon.distinct(20, n_tokens=(2,), min_letters=5, min_context=30)).all()
+    assert (few != lexicon.distinct(20, n_tokens=(2,), min_letters=5, min_context=30, seed=1)).any()
+
+
+def check_context(cases, lexicon, context):
+    """Every context ends right before an occurrence of the word, and begins with BOS where the prompts do."""
+    prompts = lexicon.prompts
+    occurs = {}
+    for n in range(len(lexicon)):
+        occurs.setdefault(lexicon.ids[n], []).append((int(lexicon.prompt[n]), int(lexicon.start[n])))
+    for before, whole in list(zip(cases.context, cases.whole, strict=True))[::13]:
+        assert len(before) <= context + prompts.bos
+        left = before[1:] if prompts.bos else before
+        assert not prompts.bos or before[0] == prompts.vocabulary.bos
+        assert any(prompts.ids(i)[a - len(left) : a].tolist() == left for i, a in occurs[whole])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_split_words_join_to_the_word(name):
+    lexicon = lexicon_of(name)
+    cases = split_cases(lexicon, n_words=60, context=20)
+    strings = lexicon.prompts.vocabulary.strings
+    assert len(cases) > 100
+    for text, pieces, whole, other, detail in zip(
+        cases.text, cases.pieces, cases.whole, cases.other, cases.detail, strict=True
+    ):
+        assert "".join(strings(pieces)) == " " + text
+        assert f"{len(pieces)} pieces" == detail
+        assert len(whole) == len(other) == 1
+        assert other != whole
+        assert strings(pieces)[0].strip()
+        assert len(text) >= 4
+    assert set(cases.kind) == {"split"}
+    check_context(cases, lexicon, 20)
+    ends = cases.prompts("pieces")
+    assert all(ends.ids(n)[-len(p) :].tolist() == list(p) for n, p in enumerate(cases.pieces))
+    assert cases.prompts("whole").ids(3)[-1] == cases.whole[3][0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_misspelt_words_are_several_tokens_and_no_words(name):
+    lexicon = lexicon_of(name)
+    cases = typo_cases(lexicon, n_words=60, context=20)
+    vocabulary, known = lexicon.prompts.vocabulary, {t.lower() for t in lexicon.text}
+    assert set(cases.detail) == set(TYPOS)
+    assert word_ids([" " + w for w in cases.written], vocabulary) == cases.pieces
+    assert min(map(len, cases.pieces)) >= 2
+    for text, written in zip(cases.text, cases.written, strict=True):
+        assert written[0] == text[0]
+        assert written.lower() not in known
+    check_context(cases, lexicon, 20)
+
+
+def test_natural_words_are_as_they_stand(lexicon):
+    cases = natural_cases(lexicon, n_words=80, context=20)
+    assert cases.pieces == cases.whole
+    assert all(f"{len(p)} pieces" == d for p, d in zip(cases.pieces, cases.detail, strict=True))
+    assert set(map(len, cases.pieces)) <= {2, 3, 4, 5}
+    check_context(cases, lexicon, 20)
+
+
+def test_cases_can_be_put_together_and_chosen(lexicon):
+    one, two = split_cases(lexicon, n_words=10), typo_cases(lexicon, n_words=10)
+    both = one + two
+    assert len(both) == len(one) + len(two)
+    again = both[both.kind == "typo"]
+    assert again.pieces == two.pieces
+    assert both[:3].text == one.text[:3]
+    assert "2 pieces" in repr(both)
+    assert split_cases(lexicon, n_words=10, seed=1).text != one.text
+
+
+# -- non-words ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("parts_by", ["token", "word"])
+@pytest.mark.parametrize("canonical", [True, False])
+def test_nonwords_match_words_in_each_part(lexicon, canonical, parts_by):
+    items = words_and_nonwords(lexicon, 400, canonical=canonical, parts_by=parts_by)
+    known = {t.lower() for t in lexicon.text}
+    vocabulary = lexicon.prompts.vocabulary
+    ids, is_word, part = np.array(items.ids, object), items.is_word, items.part
+    assert is_word.sum() > 300
+    assert (~is_word).sum() > 0.95 * is_word.sum()
+    texts = ["".join(vocabulary.strings(w)) for w in ids]
+    for text, word in zip(texts, is_word, strict=True):
+        assert (text[1:].lower() in known) == word
+    if canonical:
+        assert word_ids(texts, vocabulary) == items.ids
+    missing = 0
+    for p in range(5):
+        for place in (0, -2, -1):
+            a, b = (Counter(w[place] for w in ids[(part == p) & x]) for x in (is_word, ~is_word))
+            missing += (a - b).total()
+            assert not b - a  # no token comes from elsewhere
+    assert missing <= 3 * (is_word.sum() - (~is_word).sum())
+    if parts_by == "token":
+        last = np.array([w[-1] for w in ids])
+        assert all(len(set(part[last == t])) == 1 for t in set(last))
+
+
+def test_bad_input(lexicon):
+    with pytest.raises(ValueError, match=r"sizes=\[1, 2\]: a split has 2 or more pieces"):
+        split_cases(lexicon, (1, 2))
+    with pytest.raises(ValueError, match=r"typos=\['drop'\]: the typing errors are substitute, delete"):
+        typo_cases(lexicon, ["drop"])
+    with pytest.raises(ValueError, match="the corpus has 0 words of one token, 30 letters or more"):
+        split_cases(lexicon, min_letters=30)
+    with pytest.raises(ValueError, match=r"no word of \[9\] tokens with 8 tokens before it"):
+        natural_cases(lexicon, (9,))
+    with pytest.raises(ValueError, match="parts=1 by 'token': two or more"):
+        words_and_nonwords(lexicon, parts=1)
+    with pytest.raises(ValueError, match="too few for 5 parts"):
+        words_and_nonwords(lexicon, 3)
+    with pytest.raises(ValueError, match="none of the 1 prompts has a word of letters after a space"):
+        Lexicon.of(ti.Prompts.from_texts(["1 2 3 ..."], tokenizer(NAMES[0])))
+    bare = Lexicon.of(ti.Prompts.from_texts(["the river flows"], tokenizer(NAMES[0])))
+    with pytest.raises(ValueError, match="two are needed"):
+        typo_cases(bare)

@@ -1,0 +1,144 @@
+"""Matrix entropy: bounds, the literal formula, and what the published code makes of it."""
+
+import numpy as np
+import pytest
+import torch
+from contract import assert_contract
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from standin import StandIn
+from tiny import some_prompts, tiny
+
+import tokinterp as ti
+from tokinterp.kernels import entropy
+from tokinterp.measurements.entropy import MatrixEntropy, diff_erank
+
+
+def literal(z, alpha=1.0):
+    p = np.linalg.svd(z, compute_uv=False) ** 2
+    p = p[p > 0] / p.sum()
+    return -(p * np.log(p)).sum() if alpha == 1 else np.log((p**alpha).sum()) / (1 - alpha)
+
+
+def cloud(n=12, d=5, seed=0):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# -- kernels --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0, 3.5])
+@pytest.mark.parametrize("shape", [(12, 5), (5, 12)])
+def test_equals_the_formula(alpha, shape):
+    z = cloud(*shape) + 0.3
+    assert float(entropy.renyi(entropy.gram_spectrum(z), alpha)) == pytest.approx(literal(z.numpy(), alpha), rel=1e-10)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0, 2.0, float("inf")])
+def test_identical_rows_have_none_and_orthonormal_rows_all(alpha):
+    same, orthogonal = torch.ones(7, 4) * torch.tensor([1.0, 2, 3, 4]), torch.linalg.qr(cloud(9, 9)).Q[:6]
+    if alpha:  # order 0 counts every direction that rounding leaves
+        assert float(entropy.renyi(entropy.gram_spectrum(same), alpha)) == pytest.approx(0, abs=1e-6)
+    assert float(entropy.renyi(entropy.gram_spectrum(orthogonal), alpha)) == pytest.approx(np.log(6), rel=1e-9)
+    assert bool(entropy.renyi(torch.zeros(3), alpha).isnan())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 12), st.integers(2, 12), st.integers(0, 99), st.floats(0.1, 50))
+def test_bounds_order_and_invariance(n, d, seed, scale):
+    z = cloud(n, d, seed)
+    s = entropy.gram_spectrum(z)
+    values = [float(entropy.renyi(s, a)) for a in (0.5, 1, 2, 8)]
+    assert values == sorted(values, reverse=True)
+    assert 0 <= values[-1] <= values[0] <= np.log(min(n, d)) + 1e-9
+    turned = scale * z @ torch.linalg.qr(cloud(d, d, seed + 1)).Q
+    assert float(entropy.renyi(entropy.gram_spectrum(turned))) == pytest.approx(values[1], abs=1e-9)
+
+
+def test_published_clamping_is_another_matrix():
+    """The released code: Gram entries clamped at 0, trace 1, positive eigenvalues scaled to sum 1."""
+    for n, d in ((8, 30), (30, 8)):
+        z = cloud(n, d).numpy()
+        gram = np.clip(z @ z.T if n <= d else z.T @ z, 0, None)
+        values = np.linalg.eigvalsh(gram / np.trace(gram))
+        p = values[values > 0] / values[values > 0].sum()
+        found = float(entropy.renyi(entropy.clamped_spectrum(torch.from_numpy(z))))
+        assert found == pytest.approx(-(p * np.log(p)).sum(), rel=1e-10)
+        assert abs(found / literal(z) - 1) > 0.02
+
+
+# -- the measurement ------------------------------------------------------------------------------------------
+def test_prompts_and_dataset_equal_the_formula(device):
+    model = StandIn(lengths=(9, 5, 12, 2, 7, 30), device=device)
+    asked = MatrixEntropy(alpha=(1, 2), exclude=("special",), published="skean2025")
+    ds = model.measured(asked).result()
+    for layer in range(4):
+        pooled = []
+        for n, ids in enumerate(model.ids):
+            z = model.streams[n][layer][ids != 0]
+            pooled.append(z.mean(0))
+            one = ds.sel(prompt=n, layer=layer)
+            for alpha in (1, 2):
+                assert float(one["prompt_entropy"].sel(order=alpha)) == pytest.approx(literal(z, alpha), abs=1e-5)
+            assert float(one["prompt_effective_rank"]) == pytest.approx(np.exp(literal(z)), rel=1e-5)
+            if len(z) > 1:
+                share = literal(z) / np.log(min(z.shape))
+                assert float(one["prompt_entropy_share"].sel(order=1)) == pytest.approx(share, abs=1e-5)
+            else:
+                assert np.isnan(one["prompt_entropy_share"]).all()
+        z = np.array(pooled)
+        assert float(ds["dataset_entropy"].sel(layer=layer, order=1)) == pytest.approx(literal(z), abs=1e-5)
+        s = np.linalg.svd(z, compute_uv=False)
+        rankme = np.exp(-(s / s.sum() * np.log(s / s.sum())).sum())
+        assert float(ds["dataset_rankme"].sel(layer=layer)) == pytest.approx(rankme, rel=1e-4)
+    gap = np.abs(ds["prompt_entropy_skean2025"] - ds["prompt_entropy"])
+    assert float(gap.max()) > 0.05
+
+
+def test_centred_unit_rows_are_those_of_diff_erank():
+    model = StandIn()
+    asked = MatrixEntropy(exclude=(), centre=True, unit=True)
+    ds = model.measured(asked).result()
+    z = model.streams[2][1]
+    y = z - z.mean(0)
+    y /= np.linalg.norm(y, axis=1, keepdims=True)
+    values = np.linalg.eigvalsh(y.T @ y / len(y))
+    p = values[values > 1e-12] / values.sum()
+    expected = np.exp(-(p * np.log(p)).sum())
+    assert float(ds["prompt_effective_rank"].sel(prompt=2, layer=1)) == pytest.approx(expected, rel=1e-5)
+    ds.attrs = {"parameters": "a", "prompts": "b"}
+    higher = ds.assign(prompt_effective_rank=ds["prompt_effective_rank"] + 1)
+    assert float(diff_erank(higher, ds).mean()) == pytest.approx(1)
+    with pytest.raises(ValueError, match="differ in parameters"):
+        diff_erank(ds, ds.assign_attrs(parameters="c"))
+
+
+def test_one_massive_row_ends_the_entropy_unless_it_is_excluded():
+    model = StandIn(lengths=(20, 20))
+    for n in range(2):
+        model.streams[n][:, 3] = 1e4
+    dirty = model.measured(MatrixEntropy(exclude=("special",))).result()
+    clean = model.measured(MatrixEntropy()).result()
+    assert float(dirty["prompt_entropy"].max()) < 0.01
+    assert float(clean["prompt_entropy_share"].min()) > 0.8
+    assert (clean["n_rows"] == 18).all()
+
+
+def test_contract():
+    ds = assert_contract(lambda: MatrixEntropy(alpha=(1, 2), published="skean2025"))
+    assert float(ds["prompt_entropy_share"].max()) <= 1
+
+
+def test_only_some_prompts():
+    ds = assert_contract(lambda: MatrixEntropy(layers=[2], prompts=3, dataset=False))
+    known = np.isfinite(ds["prompt_entropy"]).all(["layer", "order"])
+    assert known.values.tolist() == [True] * 3 + [False] * 4
+    none = ti.measure(tiny(), some_prompts([9, 7]), {"e": MatrixEntropy(prompts=0)}, progress=False)["e"]
+    assert "prompt_entropy" not in none
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match=r"alpha=\[-1.0\]"):
+        MatrixEntropy(alpha=-1)
+    with pytest.raises(ValueError, match="published variants are skean2025"):
+        MatrixEntropy(published="other")
+    with pytest.raises(ValueError, match="dataset=False"):
+        ti.measure(tiny(), some_prompts([9]), {"e": MatrixEntropy(max_bytes=10)}, progress=False)

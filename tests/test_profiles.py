@@ -1,0 +1,149 @@
+"""Profiles by class and correlations over tokens equal brute force; intervals widen where prompts differ."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy import stats
+from tiny import some_prompts
+
+from tokinterp.dataset import variable
+from tokinterp.profiles import class_profile, mcnemar, span_labels, token_correlation
+
+PROMPTS = some_prompts([30] * 12)
+
+
+def result(seed=0, blocks=None, prompt_effect=0.0, shuffle=True):
+    """A per-token result with values of its own at each place, in any order."""
+    rng = np.random.default_rng(seed)
+    n = PROMPTS.n_tokens
+    shape = (n,) if blocks is None else (n, blocks)
+    number = np.repeat(np.arange(12), 30)
+    values = rng.standard_normal(shape)
+    values += (prompt_effect * rng.standard_normal(12)[number]).reshape(-1, *[1] * (len(shape) - 1))
+    position = np.tile(np.arange(30), 12)
+    order = rng.permutation(n) if shuffle else np.arange(n)
+    dims = ("token",) if blocks is None else ("token", "block")
+    coords = {"token_prompt": ("token", number[order]), "position": ("token", position[order])}
+    if blocks is not None:
+        coords["block"] = np.arange(blocks)
+    return xr.Dataset({"x": variable(dims, values[order], "x", "nat")}, coords)
+
+
+def labels(seed=1):
+    return np.random.default_rng(seed).choice(["a", "b", "c"], PROMPTS.n_tokens, p=[0.6, 0.3, 0.1])
+
+
+@pytest.mark.parametrize("blocks", [None, 2])
+def test_profile_equals_brute_force(blocks):
+    ds, kinds = result(blocks=blocks), labels()
+    out = class_profile(ds, "x", kinds, PROMPTS, n_boot=50)
+    assert out["subset"].values.tolist() == ["a", "b", "c"]
+    own = kinds[PROMPTS.starts[ds["token_prompt"].values] + ds["position"].values]
+    x = ds["x"].values.reshape(PROMPTS.n_tokens, -1)
+    for c in "abc":
+        for k in range(x.shape[1]):
+            one = out.sel(subset=c) if blocks is None else out.sel(subset=c, block=k)
+            mine, rest = x[own == c, k], x[own != c, k]
+            sd = np.sqrt(((len(mine) - 1) * mine.var(ddof=1) + (len(rest) - 1) * rest.var(ddof=1)) / (len(own) - 2))
+            assert float(one["mean"]) == pytest.approx(mine.mean())
+            assert float(one["effect"]) == pytest.approx((mine.mean() - rest.mean()) / sd)
+            delta = np.sign(mine[:, None] - rest).mean()
+            assert float(one["dominance"]) == pytest.approx(delta)
+            assert int(one["n_tokens"]) == len(mine)
+            assert float(one["mean_interval"][0]) < mine.mean() < float(one["mean_interval"][1])
+
+
+def test_intervals_cover_the_truth_and_are_wider_where_prompts_differ():
+    kinds, hits = labels(), 0
+    for seed in range(60):
+        out = class_profile(result(seed, prompt_effect=1.0), "x", kinds, PROMPTS, n_boot=200)
+        low, high = out["mean_interval"].sel(subset="a").values
+        hits += low < 0 < high
+    assert hits >= 48  # 95 % nominal, 12 prompts; tokens drawn alone would cover about half
+    alone = class_profile(result(0), "x", kinds, PROMPTS)["mean_interval"].sel(subset="a")
+    wide = class_profile(result(0, prompt_effect=1.0), "x", kinds, PROMPTS)["mean_interval"].sel(subset="a")
+    assert float(wide[1] - wide[0]) > 2 * float(alone[1] - alone[0])
+
+
+def test_missing_values_and_unlabelled_tokens_take_no_part():
+    ds, kinds = result(shuffle=False), labels().astype(object)
+    kinds[:60] = ""
+    ds["x"][60:90] = np.nan
+    out = class_profile(ds, "x", kinds, PROMPTS, least=1)
+    assert int(out["n_tokens"].sum()) == PROMPTS.n_tokens - 90
+    used = ds["x"].values[90:][kinds[90:] == "b"]
+    assert float(out["mean"].sel(subset="b")) == pytest.approx(used.mean())
+    with pytest.raises(ValueError, match="no class has 500 tokens"):
+        class_profile(ds, "x", kinds, PROMPTS, least=500)
+    with pytest.raises(ValueError, match="no variable 'y'"):
+        class_profile(ds, "y", kinds, PROMPTS)
+    with pytest.raises(ValueError, match="3 labels for prompts of 360 tokens"):
+        class_profile(ds, "x", ["a"] * 3, PROMPTS)
+
+
+@pytest.mark.parametrize("blocks", [None, 3])
+def test_correlation_equals_scipy(blocks):
+    a, b = result(0, blocks), result(5)
+    mixed = (
+        b["x"].values + 0.3 * a["x"].values.reshape(360, -1)[np.argsort(_key(a))][np.argsort(np.argsort(_key(b))), 0]
+    )
+    b["x"] = ("token", np.round(mixed, 1))  # ties
+    out = token_correlation(a["x"], b["x"], n_boot=100)
+    i, j = np.argsort(_key(a)), np.argsort(_key(b))
+    x, y = a["x"].values.reshape(360, -1)[i], b["x"].values[j]
+    for k in range(x.shape[1]):
+        one = out if blocks is None else out.isel(block=k)
+        assert float(one["pearson"]) == pytest.approx(stats.pearsonr(x[:, k], y)[0])
+        assert float(one["spearman"]) == pytest.approx(stats.spearmanr(x[:, k], y)[0])
+        assert float(one["pearson_interval"][0]) < float(one["pearson"]) < float(one["pearson_interval"][1])
+
+
+def _key(ds):
+    return ds["token_prompt"].values * 1000 + ds["position"].values
+
+
+def test_correlation_of_parts_and_of_constants():
+    a, b = result(0)["x"], result(0)["x"].isel(token=slice(0, 100))
+    out = token_correlation(a, b)
+    assert float(out["pearson"]) == pytest.approx(1)
+    assert int(out["n_tokens"]) == 100
+    assert np.isnan(token_correlation(a, xr.full_like(a, 2.0))["pearson"])
+    with pytest.raises(ValueError, match="no token has both"):
+        token_correlation(a, b.assign_coords(token_prompt=b["token_prompt"] + 50))
+    with pytest.raises(ValueError, match="two values at one place"):
+        token_correlation(a, xr.concat([b, b], "token"))
+
+
+def test_mcnemar_equals_the_binomial_test():
+    rng = np.random.default_rng(0)
+    a, b = rng.random(80) < 0.6, rng.random(80) < 0.45
+    out = mcnemar(a, b)
+    lost, won = int((a & ~b).sum()), int((~a & b).sum())
+    assert out["p"] == pytest.approx(stats.binomtest(lost, lost + won, 0.5).pvalue)
+    assert out["difference"] == pytest.approx(b.mean() - a.mean())
+    assert mcnemar(a, a)["p"] == 1
+    with pytest.raises(ValueError, match="one for each item"):
+        mcnemar(a, b[:3])
+
+
+def test_labels_of_spans_reach_all_tokens_of_a_word():
+    from tiny import tiny
+
+    import tokinterp as ti
+
+    texts = ["the river bends, the rock stays", "to see the lake"]
+    prompts = ti.Prompts.from_texts(texts, tiny())
+    words = ti.Spans.words(texts)
+    records = [
+        {"document": d, "start": a, "stop": b, "kind": "pos", "type": "DT" if w == "the" else "W"}
+        for d, a, b, w in zip(words.document, words.start, words.stop, words.strings(), strict=True)
+    ]
+    found = span_labels(ti.Spans.from_records(records, texts).align(prompts), prompts, kind="pos", other="-")
+    for i in range(2):
+        here = found[prompts.starts[i] : prompts.starts[i + 1]]
+        assert here[0] == "-"
+        strings = np.array([s.strip() for s in prompts.strings(i)])
+        assert (here[strings == "the"] == "DT").all()
+        assert (here == "W").sum() > (np.isin(strings, ["river"])).sum()
+    with pytest.raises(ValueError, match="of kind 'tag'"):
+        span_labels(words.align(prompts), prompts, kind="tag")

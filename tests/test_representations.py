@@ -1,0 +1,134 @@
+"""TokenRepresentations is an estimator of scikit-learn, and its features are the rows of the model."""
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import FeatureUnion, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import (
+    check_do_not_raise_errors_in_init_or_set_params,
+    check_estimator_cloneable,
+    check_estimator_repr,
+    check_estimator_tags_renamed,
+    check_get_params_invariance,
+    check_no_attributes_set_in_init,
+    check_parameters_default_constructible,
+    check_set_params,
+    check_valid_tag_types,
+)
+from sklearn.utils.validation import check_is_fitted
+from tiny import tiny
+
+import tokinterp as ti
+
+TEXTS = ["the river runs", "a dog and a cat", "north to the sea", "we are two", "it is in the house", "of and the"]
+
+
+@pytest.fixture(scope="module")
+def stories():
+    """Texts, and the same written backwards."""
+    texts = [t.text for t in ti.bundled_texts("story")[:6]]
+    halves = [t[i : i + 90] for t in texts for i in (0, 100)]
+    return halves + [t[::-1] for t in halves], [0] * 12 + [1] * 12
+
+
+def test_features_are_the_rows_of_the_model():
+    model = tiny()
+    prompts = ti.Prompts.from_texts(TEXTS, model)
+    for layer in (0, 3):
+        batch = ti.capture(model, prompts, range(6), ti.resid([layer]))
+        for pooling in ("mean", "last"):
+            found = ti.TokenRepresentations(model, layer, pooling).fit_transform(TEXTS)
+            assert found.shape == (6, 32)
+            for i, n in enumerate(prompts.lengths):
+                rows = batch.resid(layer)[i, 1:n].numpy()
+                expected = rows.mean(0) if pooling == "mean" else rows[-1]
+                np.testing.assert_allclose(found[i], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_of_every_token_of_a_class(bundled):
+    texts = ["The cat sat, and looked.", "No! Why?"]
+    ask = ti.TokenRepresentations(bundled, 2, "tokens", classes="punctuation").fit(texts)
+    features, labels = ask.rows(texts)
+    assert len(features) == len(labels["text"])
+    assert labels["text"].tolist() == sorted(labels["text"])
+    assert {s.strip() for s in labels["string"]} <= {",", ".", "!", "?"}
+    assert set(labels["text"]) == {0, 1}
+    np.testing.assert_array_equal(features, ask.transform(texts))
+
+
+def test_pipeline_on_the_bundled_model(bundled, stories):
+    texts, labels = stories
+    probe = make_pipeline(ti.TokenRepresentations(bundled, layer=2), StandardScaler(), LogisticRegression())
+    scores = cross_val_score(probe, texts, labels, cv=3)
+    assert scores.mean() > 0.8
+    probe.fit(texts, labels)
+    assert probe.score(texts, labels) > 0.95
+    names = probe[:-1].get_feature_names_out()
+    assert names[1] == "layer2_channel1"
+    assert len(names) == bundled.info.d_model
+    search = GridSearchCV(probe, {"tokenrepresentations__layer": [0, 2]}, cv=2).fit(texts, labels)
+    assert search.best_params_["tokenrepresentations__layer"] in (0, 2)
+
+
+def test_layers_side_by_side():
+    both = FeatureUnion([(f"l{n}", ti.TokenRepresentations(tiny(), n)) for n in (1, 3)])
+    assert both.fit_transform(TEXTS).shape == (6, 64)
+    assert both.get_feature_names_out()[32] == "l3__layer3_channel0"
+
+
+def test_settings_and_clone_share_the_model():
+    one = ti.TokenRepresentations(tiny(), layer=2, classes=["word"])
+    two = clone(one)
+    assert two is not one
+    assert two.model is one.model
+    assert two.get_params() == one.get_params()
+    assert two.set_params(layer=1) is two
+    assert (one.layer, two.layer) == (2, 1)
+    assert repr(ti.TokenRepresentations(layer=3)) == "TokenRepresentations(layer=3)"
+    with pytest.raises(ValueError, match="no setting 'depth'"):
+        one.set_params(depth=3)
+
+
+def test_checks_of_scikit_learn_that_apply():
+    """The others fit arrays of numbers."""
+    name, estimator = "TokenRepresentations", ti.TokenRepresentations()
+    for check in (
+        check_get_params_invariance, check_set_params, check_no_attributes_set_in_init,
+        check_parameters_default_constructible, check_estimator_cloneable, check_estimator_repr,
+        check_do_not_raise_errors_in_init_or_set_params, check_valid_tag_types, check_estimator_tags_renamed,
+    ):  # fmt: skip
+        check(name, estimator)
+    with pytest.raises(NotFittedError):
+        check_is_fitted(estimator)
+    check_is_fitted(ti.TokenRepresentations(tiny()).fit(TEXTS))
+
+
+def test_any_kind_of_column_is_a_list_of_texts():
+    ask = ti.TokenRepresentations(tiny()).fit(TEXTS)
+    expected = ask.transform(TEXTS)
+    for given in (tuple(TEXTS), np.array(TEXTS), np.array(TEXTS, dtype=object)[:, None], iter(TEXTS)):
+        np.testing.assert_allclose(ask.transform(given), expected, rtol=1e-5)
+    batched = ti.TokenRepresentations(tiny(), batch_tokens=1).fit_transform(TEXTS)
+    np.testing.assert_allclose(batched, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_refusals():
+    ask = ti.TokenRepresentations(tiny())
+    with pytest.raises(NotFittedError, match="call fit first"):
+        ask.transform(TEXTS)
+    with pytest.raises(TypeError, match="one string"):
+        ask.fit("a text")
+    with pytest.raises(TypeError, match="a text is a int"):
+        ask.fit([3])
+    with pytest.raises(TypeError, match="model is a int"):
+        ti.TokenRepresentations(5).fit(TEXTS)
+    for options, text in (({"layer": 9}, "layers 0 to 3"), ({"layer": -1}, "layers 0 to 3"),
+                          ({"layer": [1]}, "FeatureUnion"), ({"pooling": "max"}, "choose from")):  # fmt: skip
+        with pytest.raises(ValueError, match=text):
+            ti.TokenRepresentations(tiny(), **options).fit(TEXTS)
+    with pytest.raises(ValueError, match="text 0 has no token"):
+        ti.TokenRepresentations(tiny(), classes="punctuation").fit_transform(["abc", "a, b"])

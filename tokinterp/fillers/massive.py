@@ -1,0 +1,185 @@
+"""Massive activations: what they are worth, who carries them, and how they go with attention sinks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import xarray as xr
+
+from .. import edits as E
+from ..capture import Site, capture, resid
+from ..dataset import block_coords, layer_coords, variable
+from ..kernels.attention import attention_received
+from ..kernels.massive import check_rule, massive_entries, massive_rows, measure_sizes
+from ..measurements.token_sets import check_sets, padded, resolve
+from .policies import _losses
+from .results import finish, spearman
+
+if TYPE_CHECKING:
+    from ..models.base import Model
+    from ..text.prompts import Prompts
+
+SETS = {"first": "first", "separators": "separators", "other": "other"}
+SUN = "Sun et al. 2024, arXiv 2402.17762"
+
+
+def massive_roles(
+    model: Model, prompts: Prompts, sets: dict | None = None, *, rule: str = "norm", factor: float = 10.0
+) -> xr.Dataset:
+    """Say which tokens carry massive activations and whether large norms go with attention received (MA3 to MA5).
+
+    Parameters
+    ----------
+    model, prompts
+        Prompts are run one at a time; one block's pattern is held at once.
+    sets : dict, optional
+        Named sets of tokens, see `AttentionMass`; give fillers and ``first filler`` of inserted items, for example.
+    rule, factor
+        What counts as massive, see `tokinterp.kernels.massive.massive_rows`.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``massive_share`` by layer and ``key_set``: share of the tokens of a set that are massive (MA3).
+        ``norm_rank_correlation`` by prompt and block: Spearman's, of the norm of a token entering the block and the
+        attention it receives, mean over heads (MA4). ``update_variation`` by prompt, block and head: how much what
+        queries take from position 0 varies over queries, ||u_q - mean u|| / ||mean u|| as root mean square, from the
+        third query on (MA5); a constant update is a bias.
+
+    Raises
+    ------
+    ValueError
+        For an unknown rule or set, or if every prompt is shorter than 4 tokens.
+    """
+    check_rule(rule)
+    sets = check_sets("sets", SETS if sets is None else sets)
+    if max(prompts.lengths) < 4:
+        raise ValueError(f"the longest prompt has {max(prompts.lengths)} tokens: 4 or more are needed")
+    packed = resolve(prompts, sets)
+    n = model.info.n_layers
+    hits, counts = np.zeros((n + 1, len(sets))), np.zeros(len(sets))
+    rank = np.full((len(prompts), n), np.nan)
+    varies = np.full((len(prompts), n, model.info.n_heads), np.nan)
+    norms: dict[int, np.ndarray] = {}
+    for i in range(len(prompts)):
+        norms.clear()
+        batch = capture(model, prompts, [i], resid([0]))
+        member = padded(packed, prompts.starts, batch)[0]
+        counts += member.sum(1).cpu().numpy()
+
+        def look(site: Site, value: torch.Tensor, i: int = i, mask: torch.Tensor = batch.mask, member=member) -> None:
+            if site.name == "resid":
+                rows = massive_rows(value, mask, rule, factor)[0]
+                hits[site.at] += (member & rows).sum(1).cpu().numpy()
+                norms[site.at] = torch.linalg.vector_norm(value[0].float(), dim=-1).cpu().numpy()
+            elif value.shape[2] >= 4:
+                received = attention_received(value).mean(1)[0].cpu().numpy()
+                rank[i, site.at] = spearman(norms[site.at], received)
+                taken = value[0, :, 2:, 0].double()  # the value of position 0 is one vector, so its weights say all
+                varies[i, site.at] = (taken.std(-1, unbiased=False) / taken.mean(-1)).cpu().numpy()
+
+        sites = [*resid(range(n + 1)), *(Site("pattern", b) for b in range(n))]
+        with torch.no_grad():
+            model.run(batch.ids, sites, mask=batch.mask, consume=look)
+    with np.errstate(invalid="ignore"):
+        share = hits / counts
+    data = {
+        "massive_share": variable(("layer", "key_set"), share, "share of the tokens of a set that are massive", "1", SUN),
+        "n_tokens": variable("key_set", counts.astype(int), "tokens of the set", "1"),
+        "norm_rank_correlation": variable(
+            ("prompt", "block"), rank, "rank correlation of norm and attention received", "1", SUN),
+        "update_variation": variable(
+            ("prompt", "block", "head"), varies, "relative variation of the update from position 0", "1", SUN),
+    }  # fmt: skip
+    coords = {
+        "prompt": variable("prompt", np.arange(len(prompts)), "number of the prompt in the input", "1"),
+        "key_set": variable("key_set", np.array(list(sets)), "set of tokens", "1"),
+        "head": variable("head", np.arange(model.info.n_heads), "attention head", "1"),
+        **block_coords(range(n), model.info, "pattern"),
+        **{k: v for k, v in layer_coords(range(n + 1), model.info).items() if k != "site"},
+    }
+    settings = {"sets": {k: repr(v) for k, v in sets.items()}, "rule": rule, "factor": factor, "questions": prompts.hash}
+    return finish(xr.Dataset(data, coords), model, "massive_roles", settings)
+
+
+def massive_effects(
+    model: Model, prompts: Prompts, *, rule: str = "norm", factor: float = 10.0, batch_tokens: int = 4096
+) -> xr.Dataset:
+    """Set massive entries to zero, or to their mean, at the layer where they first appear (MA2).
+
+    Parameters
+    ----------
+    model, prompts
+        At least two prompts, so that a mean over them is a mean.
+    rule, factor
+        See `tokinterp.kernels.massive.massive_rows`.
+    batch_tokens : int
+        Padded tokens per batch.
+
+    Returns
+    -------
+    xarray.Dataset
+        By ``prompt``: ``loss``; by ``intervention`` (zero, mean, and the control: ordinary entries of as many other
+        rows to zero) ``loss_change``; ``onset``, the first layer with massive rows, and ``n_massive`` by prompt. Without
+        any massive row ``onset`` and ``loss_change`` are NaN, as the attribute ``note`` says.
+    """
+    check_rule(rule)
+    layers = range(1, model.info.n_layers + 1)
+    onset, channels = None, torch.zeros(0, dtype=torch.int64)
+    total, number = 0.0, 0
+    for layer in layers:
+        found = []
+        for rows in prompts.batches(batch_tokens):
+            batch = capture(model, prompts, rows, resid([layer]))
+            x, sizes = batch.resid(layer), measure_sizes(batch.resid(layer), batch.mask)
+            massive = massive_rows(x, batch.mask, rule, factor)
+            if bool(massive.any()):
+                table = massive_entries(x, batch.ids, batch.prompt_numbers, sizes, massive, rule, 20)
+                found.append(table.channel[table.channel >= 0].cpu())
+        if found:
+            onset, channels = layer, torch.cat(found).unique()
+            break
+    names = ("zero", "mean", "zero, ordinary rows")
+    change = np.full((len(names), len(prompts)), np.nan)
+    loss, count = np.full(len(prompts), np.nan), np.zeros(len(prompts), dtype=int)
+    if onset is not None:
+        for rows in prompts.batches(batch_tokens):
+            batch = capture(model, prompts, rows, resid([onset]))
+            massive = massive_rows(batch.resid(onset), batch.mask, rule, factor)
+            total = total + batch.resid(onset)[massive][:, channels].double().sum(0)
+            number += int(massive.sum())
+    for rows in prompts.batches(batch_tokens):
+        plain = _losses(model, prompts, rows, ())
+        real = torch.from_numpy(prompts.padded(rows)[1]).to(plain.device)[:, 1:]
+        loss[rows] = _mean(plain, real)
+        if onset is None:
+            continue
+        batch = capture(model, prompts, rows, resid([onset]))
+        x, site = batch.resid(onset), Site("resid", onset)
+        massive = massive_rows(x, batch.mask, rule, factor)
+        count[rows] = massive.sum(1).cpu().numpy()
+        other = massive.roll(1, 1) & ~massive & batch.mask
+        for i, where in enumerate((massive, massive, other)):
+            value = x.clone()
+            value[..., channels] = (total / max(number, 1)).to(x) if names[i] == "mean" else 0.0  # type: ignore[union-attr]
+            changed = _losses(model, prompts, rows, [E.replace(site, value, where)])
+            change[i, rows] = _mean(changed - plain, real)
+    data = {
+        "loss": variable("prompt", loss, "cross-entropy of the next token", "nat"),
+        "loss_change": variable(("intervention", "prompt"), change, "change of the loss", "nat", SUN),
+        "n_massive": variable("prompt", count, "massive rows at the onset layer", "1"),
+        "onset": variable((), np.nan if onset is None else onset, "first layer with massive rows", "1"),
+    }
+    coords = {
+        "prompt": variable("prompt", np.arange(len(prompts)), "number of the prompt in the input", "1"),
+        "intervention": variable("intervention", np.array(names), "what is done to massive entries", "1"),
+    }
+    note = f"no row is massive by the rule {rule}" if onset is None else f"channels {channels.tolist()}"
+    settings = {"rule": rule, "factor": factor, "questions": prompts.hash}
+    return finish(xr.Dataset(data, coords, {"note": note}), model, "massive_effects", settings)
+
+
+def _mean(values: torch.Tensor, where: torch.Tensor) -> np.ndarray:
+    return (values.double().masked_fill(~where, 0).sum(1) / where.sum(1)).cpu().numpy()

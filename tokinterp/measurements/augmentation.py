@@ -1,0 +1,267 @@
+"""What augmented readings of prompts say about a layer, and models compared through their pooled states."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..checkpoint import fingerprint
+from ..dataset import check, layer_coords, variable
+from ..kernels import entropy
+from ..kernels import similarity as sim
+from ..text.augment import augment_prompts
+from ..text.prompts import Prompts
+from .base import choose_layers
+from .pooled import PooledStates
+from .similarity import TEXTS
+
+if TYPE_CHECKING:
+    from ..models.base import Model
+
+METRICS = ("infonce", "lidar", "dime")
+
+
+def augmentation_metrics(
+    model: Model,
+    prompts: Prompts | Sequence[str],
+    *,
+    layers: Iterable[int] | None = None,
+    metrics: Sequence[str] = METRICS,
+    q: int = 4,
+    rate: float = 0.1,
+    kind: str = "delete",
+    pooling: str = "mean",
+    temperature: float = 0.1,
+    delta: float = 1e-4,
+    draws: int = 10,
+    published: Sequence[str] = (),
+    seed: int = 0,
+    batch_tokens: int | None = None,
+    progress: bool = True,
+) -> xr.Dataset:
+    """Measure how well each layer tells prompts apart, and how little it minds edits of their tokens.
+
+    The model reads every prompt q times, each time with other tokens edited (`tokinterp.text.augment_prompts`).
+
+    Parameters
+    ----------
+    model, prompts
+        What to run, and on what; texts are tokenised.
+    layers : iterable of int, optional
+        All by default.
+    metrics : sequence of str
+        ``"infonce"``: mean over pairs of readings of the InfoNCE loss of cosines.  ``"lidar"``: effective rank of the
+        scatter between prompts against that within them.  ``"dime"``: gain in joint matrix entropy when the readings of
+        different prompts are paired, mean over pairs of readings.
+    q, rate, kind
+        Readings (at least 2), share of edited tokens, and edit.
+    pooling : str
+        ``"mean"`` or ``"last"``, see `PooledStates`.
+    temperature : float
+        Of InfoNCE.
+    delta : float
+        Regularisation of LiDAR.
+    draws : int
+        Random pairings of DiME.
+    published : sequence of str
+        ``"skean2025"`` adds ``lidar_skean2025``, see `tokinterp.kernels.entropy.lidar`.
+    seed : int
+        Of edits and pairings.
+    batch_tokens, progress
+        See `measure`.
+
+    Returns
+    -------
+    xarray.Dataset
+        On ``layer``: ``infonce_loss`` and ``infonce_bound`` (log n - loss, nat), ``infonce_share`` (1 - loss / log n),
+        ``lidar`` (1 to min(n - 1, d)) and ``lidar_share`` (over that maximum), ``dime`` (nat).
+
+    Raises
+    ------
+    ValueError
+        For fewer than 2 readings or 4 prompts, unknown names.
+
+    Notes
+    -----
+    All three grow with the number of prompts: compare layers and models on the same ones.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> texts = [t.text[:100] for t in ti.bundled_texts("story")[:6]]
+    >>> ds = ti.augmentation_metrics(ti.load_model(), texts, q=2, layers=[1, 4], progress=False)
+    >>> bool((ds["infonce_share"] <= 1).all())
+    True
+    """
+    from ..measure import measure
+
+    asked = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    extra = (published,) if isinstance(published, str) else tuple(published)
+    if unknown := [m for m in asked if m not in METRICS]:
+        raise ValueError(f"metrics={unknown}: choose from {', '.join(METRICS)}")
+    if unknown := [p for p in extra if p != "skean2025"]:
+        raise ValueError(f"published={unknown}: the published variant is skean2025")
+    if q < 2:
+        raise ValueError(f"q={q}: at least two readings are compared")
+    if pooling not in ("mean", "last"):
+        raise ValueError(f"pooling={pooling!r}: choose mean or last")
+    chosen = choose_layers(layers, model.info)
+    if not isinstance(prompts, Prompts):
+        prompts = Prompts.from_texts(prompts, model)
+    if len(prompts) < 4:
+        raise ValueError(f"{len(prompts)} prompts: at least 4 are told apart here")
+    found = []
+    for reading in augment_prompts(prompts, q, rate, kind, seed):
+        ask = {"pooled": PooledStates(chosen, pooling)}
+        found.append(measure(model, reading, ask, batch_tokens=batch_tokens, progress=progress)["pooled"].to_dataset())
+    numbers = sorted(set.intersection(*(set(f["prompt"].values.tolist()) for f in found)))
+    states = torch.from_numpy(np.stack([f["state"].sel(prompt=numbers).values for f in found])).to(model.device)
+    states = states[:, states.isfinite().all((0, 2, 3))]
+    n = states.shape[1]
+    if n < 4:
+        raise ValueError(f"{n} prompts have finite states in every reading: at least 4 are told apart here")
+    orders = np.stack([np.random.default_rng([seed, r]).permutation(n) for r in range(draws)])
+    columns: dict[str, list[float]] = {}
+    for i in range(len(chosen)):
+        values = _of_layer(states[:, :, i].double(), asked, extra, temperature, delta, torch.from_numpy(orders))
+        for name, value in values.items():
+            columns.setdefault(name, []).append(value)
+    data = {k: variable("layer", np.array(v), *LABELS[k]) for k, v in columns.items()}
+    data["n_prompts"] = variable((), n, "prompts that take part", "1")
+    parameters: dict[str, Any] = {
+        "layers": chosen, "metrics": asked, "q": q, "rate": rate, "kind": kind, "pooling": pooling,
+        "temperature": temperature, "delta": delta, "draws": draws, "published": extra,
+    }  # fmt: skip
+    attrs = dict(found[0].attrs)
+    attrs.update(
+        measurement="augmentation_metrics", prompts=prompts.hash, seed=seed,
+        parameters=json.dumps(parameters, sort_keys=True),
+    )  # fmt: skip
+    attrs["fingerprint"] = fingerprint({"of": [f.attrs["fingerprint"] for f in found], "seed": seed, **parameters})
+    ds = xr.Dataset(data, layer_coords(chosen, model.info), attrs)
+    check(ds)
+    return ds
+
+
+def _of_layer(
+    x: torch.Tensor, metrics: Sequence[str], published: Sequence[str], temperature: float, delta: float,
+    orders: torch.Tensor,
+) -> dict[str, float]:  # fmt: skip
+    """Return the numbers of one layer from (reading, prompt, channel)."""
+    n, d = x.shape[1:]
+    out: dict[str, float] = {}
+    pairs = list(combinations(range(len(x)), 2))
+    if "infonce" in metrics:
+        loss = float(torch.stack([entropy.infonce(x[a], x[b], temperature) for a, b in pairs]).mean())
+        out.update(infonce_loss=loss, infonce_bound=np.log(n) - loss, infonce_share=1 - loss / np.log(n))
+    if "lidar" in metrics:
+        each = x.transpose(0, 1)
+        out["lidar"] = float(entropy.lidar(each, delta))
+        out["lidar_share"] = out["lidar"] / min(n - 1, d)
+        for p in published:
+            out[f"lidar_{p}"] = float(entropy.lidar(each, delta, p))
+    if "dime" in metrics:
+        grams = [entropy.cosine_gram(v) for v in x]
+        orders = orders.to(x.device)
+        out["dime"] = float(torch.stack([entropy.dime(grams[a], grams[b], orders) for a, b in pairs]).mean())
+    return out
+
+
+def compare_models(
+    one: Model,
+    two: Model,
+    texts: Sequence[str],
+    *,
+    layers: Iterable[int] | None = None,
+    other_layers: Iterable[int] | None = None,
+    measures: Sequence[str] = ("cka", "procrustes", "rsa", "neighbours"),
+    pooling: str = "mean",
+    k: int = 10,
+    max_tokens: int | None = None,
+    progress: bool = True,
+) -> xr.Dataset:
+    """Compare every layer of one model with every layer of another through one pooled row for each text.
+
+    Tokenizers and widths may differ: a text is one row in both.
+
+    Parameters
+    ----------
+    one, two : Model
+        The models; ``layer`` is of the first, ``other_layer`` of the second.
+    texts : sequence of str
+        At least 8.
+    layers, other_layers : iterable of int, optional
+        All by default.
+    measures : sequence of str
+        See `LayerSimilarity`.
+    pooling : str
+        ``"mean"`` or ``"last"`` token of each text.
+    k : int
+        Neighbours of ``"neighbours"`` (10 in Huh et al. 2024, arXiv 2405.07987).
+    max_tokens : int, optional
+        Longest prompt, cut there; by default the context of each model, and a longer text is an error.
+    progress : bool
+        Show a bar.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> texts = [t.text[:100] for t in ti.bundled_texts("story")[:8]]
+    >>> ds = ti.compare_models(model, model, texts, layers=[1, 4], other_layers=[4], k=3, progress=False)
+    >>> round(float(ds["procrustes"].sel(layer=4, other_layer=4)), 6)
+    1.0
+    """
+    from ..measure import measure
+
+    if pooling not in ("mean", "last"):
+        raise ValueError(f"pooling={pooling!r}: choose mean or last")
+    asked = (measures,) if isinstance(measures, str) else tuple(measures)
+    if unknown := [m for m in asked if m not in sim.MEASURES]:
+        raise ValueError(f"measures={unknown}: choose from {', '.join(sim.MEASURES)}")
+    texts = list(texts)
+    if len(texts) < 8 or ("neighbours" in asked and len(texts) <= k):
+        raise ValueError(f"{len(texts)} texts: at least 8, and more than k={k}, are needed to compare two models")
+    found = []
+    for model, which in ((one, layers), (two, other_layers)):
+        prompts = Prompts.from_texts(texts, model, max_tokens=max_tokens)
+        if len(prompts) != len(texts):
+            raise ValueError(
+                f"{model.info.id}: {len(texts)} texts became {len(prompts)} prompts; they no longer pair up"
+            )
+        ask = {"pooled": PooledStates(choose_layers(which, model.info), pooling)}
+        found.append(measure(model, prompts, ask, progress=progress)["pooled"].to_dataset())
+    a, b = xr.align(*(f["state"].dropna("prompt") for f in found), join="inner", exclude=["layer", "channel"])
+    sets = [[torch.from_numpy(s.sel(layer=n).values) for n in s["layer"].values] for s in (a, b)]
+    values = sim.compare_sets(sets[0], sets[1], asked, k)
+    data = {n: variable(("layer", "other_layer"), v, TEXTS[n][0], "1", TEXTS[n][1]) for n, v in values.items()}
+    data["n_prompts"] = variable((), a.sizes["prompt"], "texts that take part", "1")
+    attrs, other = dict(found[0].attrs), found[1].attrs
+    attrs.update({f"other_{name}": other[name] for name in ("model", "weights", "revision", "n_layers", "prompts")})
+    parameters = {"measures": asked, "pooling": pooling, "k": k, "max_tokens": max_tokens}
+    attrs.update(measurement="compare_models", parameters=json.dumps(parameters, sort_keys=True))
+    attrs["fingerprint"] = fingerprint({"of": [f.attrs["fingerprint"] for f in found], **parameters})
+    coords = layer_coords(a["layer"].values.tolist(), one.info)
+    coords["other_layer"] = variable("other_layer", b["layer"].values, f"blocks applied in {two.info.id}", "1")
+    ds = xr.Dataset(data, coords, attrs)
+    check(ds)
+    return ds
+
+
+OORD = "van den Oord et al. 2018, arXiv 1807.03748"
+THILAK = "Thilak et al. 2024, arXiv 2312.04000, eq. 3 to 6"
+LABELS: dict[str, tuple[str, ...]] = {
+    "infonce_loss": ("InfoNCE loss between readings", "nat", OORD),
+    "infonce_bound": ("lower bound on the mutual information of readings", "nat", OORD),
+    "infonce_share": ("InfoNCE, 1 - loss / log(prompts)", "1", "Skean et al. 2025, arXiv 2502.02013"),
+    "lidar": ("LiDAR, effective rank of prompts against edits", "1", THILAK),
+    "lidar_share": ("LiDAR divided by min(prompts - 1, channels)", "1", THILAK),
+    "lidar_skean2025": ("LiDAR as in the code of Skean et al. 2025", "1", "Skean et al. 2025, arXiv 2502.02013"),
+    "dime": ("DiME, entropy gained by pairing readings at random", "nat", "Skean et al. 2023, arXiv 2301.08164"),
+}

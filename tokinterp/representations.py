@@ -1,0 +1,219 @@
+"""TokenRepresentations: texts in, captured features out, for a scikit-learn Pipeline."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .measure import measure
+from .measurements.pooled import POOLING, PooledStates
+from .models import load_model
+from .models.base import Model
+from .text.prompts import Prompts
+
+
+class TokenRepresentations:
+    """A scikit-learn transformer from texts to the stream of a layer.
+
+    Probing a layer with any classifier of scikit-learn is three lines, see the example.
+
+    Parameters
+    ----------
+    model : Model or str, optional
+        A loaded model, or what `load_model` takes; None is the bundled one.  Clones share it.
+    layer : int
+        Blocks applied, 0..n_layers.
+    pooling : str
+        ``"mean"`` of the tokens of a text, its ``"last"`` token, or all ``"tokens"``, one row each (see `rows`).
+    classes : sequence of str, optional
+        Only tokens of these classes take part, for example ``"word"`` or ``["last piece", "word"]``.
+    exclude : sequence of str
+        Tokens left out; see `PooledStates`.
+    max_tokens : int, optional
+        Longest prompt, cut there; by default a text longer than the context of the model is an error.
+    batch_tokens : int, optional
+        Padded tokens per batch.
+
+    Attributes
+    ----------
+    model_ : Model
+        After ``fit``.
+    n_features_out_ : int
+        After ``fit``: d_model.
+
+    Notes
+    -----
+    ``fit`` learns nothing from the texts.  In ``cross_val_score`` every fold runs the model again; where that is slow,
+    call ``transform`` once and cross-validate what comes after it, or give the Pipeline ``memory=``.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> texts, labels = ["a cat", "a dog", "two cats", "two dogs"], [0, 0, 1, 1]
+    >>> probe = make_pipeline(ti.TokenRepresentations(layer=3), LogisticRegression()).fit(texts, labels)
+    >>> probe.predict(texts).tolist()
+    [0, 0, 1, 1]
+    """
+
+    def __init__(
+        self,
+        model: Model | str | None = None,
+        layer: int = 1,
+        pooling: str = "mean",
+        classes: Sequence[str] | None = None,
+        exclude: Sequence[str] = ("special",),
+        max_tokens: int | None = None,
+        batch_tokens: int | None = None,
+    ) -> None:
+        # As given: scikit-learn compares settings by identity after a clone.
+        self.model = model
+        self.layer = layer
+        self.pooling = pooling
+        self.classes = classes
+        self.exclude = exclude
+        self.max_tokens = max_tokens
+        self.batch_tokens = batch_tokens
+
+    # -- what scikit-learn asks of an estimator ---------------------------------------------------------------
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the settings."""
+        names = [n for n in inspect.signature(type(self).__init__).parameters if n != "self"]
+        return {n: getattr(self, n) for n in names}
+
+    def set_params(self, **params: Any) -> TokenRepresentations:
+        """Change settings; ``fit`` before the next ``transform``.
+
+        Raises
+        ------
+        ValueError
+            For a setting that there is not.
+        """
+        known = self.get_params()
+        if unknown := sorted(set(params) - set(known)):
+            raise ValueError(f"no setting {unknown[0]!r}: the settings are {', '.join(known)}")
+        for name, value in params.items():
+            setattr(self, name, value)
+        return self
+
+    def __sklearn_clone__(self) -> TokenRepresentations:
+        return type(self)(**self.get_params())  # a deep copy would double the weights of the model
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags
+
+        return Tags(
+            estimator_type=None, target_tags=TargetTags(required=False), transformer_tags=TransformerTags(),
+            input_tags=InputTags(one_d_array=True, two_d_array=False, string=True), requires_fit=True,
+        )  # fmt: skip
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "model_")
+
+    def __repr__(self) -> str:
+        defaults = inspect.signature(type(self).__init__).parameters
+        changed = [f"{k}={v!r}" for k, v in self.get_params().items() if v is not defaults[k].default]
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+    # -- the four verbs of a transformer ----------------------------------------------------------------------
+    def fit(self, texts: Iterable[str], y: Any = None) -> TokenRepresentations:
+        """Load the model and check the settings against it.
+
+        Raises
+        ------
+        ValueError
+            For a layer, a pooling or a class that there is not.
+        TypeError
+            For a single text instead of a list.
+        """
+        _as_texts(texts)
+        model: Any = load_model(self.model) if self.model is None or isinstance(self.model, str) else self.model
+        if not hasattr(model, "info"):
+            raise TypeError(f"model is a {type(model).__name__}: give a name, or a model from ti.load_model or ti.wrap")
+        if isinstance(self.layer, bool) or not isinstance(self.layer, int | np.integer):
+            raise ValueError(
+                f"layer={self.layer!r}: one layer, a whole number; put several side by side in a FeatureUnion"
+            )
+        if not 0 <= self.layer <= model.info.n_layers:
+            raise ValueError(f"layer={self.layer}: {model.info.id} has layers 0 to {model.info.n_layers}")
+        if self.pooling not in POOLING:
+            raise ValueError(f"pooling={self.pooling!r}: choose from {', '.join(POOLING)}")
+        self.model_ = model
+        self.n_features_out_ = int(model.info.d_model)
+        return self
+
+    def transform(self, texts: Iterable[str]) -> np.ndarray:
+        """Return (text, d_model) float32 features; (token, d_model) with ``pooling="tokens"``.
+
+        Raises
+        ------
+        ValueError
+            If a text has no token that takes part, or gives NaN or infinite activations.
+        """
+        return self.rows(texts)[0]
+
+    def fit_transform(self, texts: Iterable[str], y: Any = None, **fit_params: Any) -> np.ndarray:
+        """Call `fit`, then `transform`."""
+        kept = _as_texts(texts)
+        return self.fit(kept, y).transform(kept)
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Return (d_model,) names such as ``"layer3_channel17"``."""
+        self._check_fitted()
+        return np.array([f"layer{self.layer}_channel{c}" for c in range(self.n_features_out_)], dtype=object)
+
+    def rows(self, texts: Iterable[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return what `transform` does, and what each row stands for.
+
+        Returns
+        -------
+        features : numpy.ndarray
+            (row, d_model) float32.
+        labels : dict
+            ``text`` (row,): number of the text; with ``pooling="tokens"`` also ``position``, ``token_id`` and
+            ``string``.
+
+        Examples
+        --------
+        >>> features, labels = TokenRepresentations(layer=2, pooling="tokens").fit([""]).rows(["the cat", "a dog"])
+        >>> len(features) == len(labels["text"]) == len(labels["string"])
+        True
+        """
+        self._check_fitted()
+        kept = _as_texts(texts)
+        prompts = Prompts.from_texts(kept, self.model_, max_tokens=self.max_tokens, progress=False)
+        if len(prompts) != len(kept):
+            raise ValueError(f"{len(kept)} texts became {len(prompts)} prompts: give a larger max_tokens=")
+        ask = {"states": PooledStates([int(self.layer)], self.pooling, self.classes, self.exclude)}
+        run = measure(self.model_, prompts, ask, batch_tokens=self.batch_tokens, progress=False)
+        ds = run["states"].to_dataset()
+        features = ds["state"].values[:, 0]
+        if self.pooling == "tokens":
+            labels = {n: ds[n].values for n in ("position", "token_id")}
+            return features, {"text": ds["token_prompt"].values, **labels, "string": ds["text"].values}
+        missing = sorted(set(range(len(kept))) - set(ds["prompt"].values.tolist()))
+        empty = ds["prompt"].values[(ds["n_rows"].values == 0).any(1)]
+        if missing or len(empty):
+            first = missing[0] if missing else int(empty[0])
+            why = "gives NaN or infinite activations" if missing else "has no token that takes part (classes, exclude)"
+            raise ValueError(f"text {first} {why}: drop it")
+        return features, {"text": ds["prompt"].values}
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "model_"):
+            from sklearn.exceptions import NotFittedError
+
+            raise NotFittedError("this TokenRepresentations has no model yet: call fit first")
+
+
+def _as_texts(texts: Any) -> list[str]:
+    if isinstance(texts, str | bytes):
+        raise TypeError("texts is one string, not a list of texts: write [text] for a single one")
+    kept = list(np.asarray(texts, dtype=object).reshape(-1) if hasattr(texts, "__array__") else texts)
+    if bad := [type(t).__name__ for t in kept if not isinstance(t, str)]:
+        raise TypeError(f"a text is a {bad[0]}, not a string: give a list of strings")
+    return [str(t) for t in kept]
