@@ -34,7 +34,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import xarray as xr
@@ -120,7 +120,8 @@ def run(
     small : bool
         Few short texts, three layers, two seeds, to see that everything runs.
     out : path, optional
-        Where the result is written.  Probes are kept beside it in ``NAME.probes``: a run that was stopped goes on.
+        Where the result is written.  Probes and parts of the result are kept beside it in ``NAME.probes``: a run that
+        was stopped goes on.
     progress : bool
         Show bars.
 
@@ -162,6 +163,11 @@ def run(
             folder.mkdir(parents=True, exist_ok=True)
         return ti.fit_probes(lm, fit, layers=where, offsets=which, store=store, seed=seed, **common)
 
+    def read(lm: ti.Model, name: str, p: ti.Prompts, asked: dict[str, ti.Measurement]) -> dict[str, xr.Dataset]:
+        store = None if folder is None else folder / f"{name}.zarr"
+        done = ti.measure(lm, p, asked, store=store, progress=progress)
+        return {n: done[n].to_dataset() for n in asked}
+
     tree: dict[str, xr.Dataset] = {}
     clock = {"prepare": time.perf_counter() - begun}
 
@@ -170,26 +176,28 @@ def run(
 
     probes = fitted(model, "trained", probe_layers, offsets)
     tick("fit, trained")
-    scores = ti.score_probes(probes, model, scored, spans, progress=progress)
+    scores = read(model, "scores", scored, {"scores": ti.ProbeScores(probes, spans)})["scores"]
     tree["trained/scores"] = scores
     tick("score, trained")
     first, last = choose_ends(scores, n_layers, start, end)
     others = default_ends(probe_layers, n_layers, first) if ends is None else [e for e in ends if e > first]
     options: Any = {"start": first, "tokens": None, "segmentation": segmentation}
     past = [o for o in offsets if o in (0, -1, -2)][::-1]
-    asked = {f"end_{e}": ti.ErasureScores(probes, end=e, offsets=past, **options) for e in sorted({last, *others})}
-    measured = ti.measure(model, cut, asked, progress=progress)
-    texts = {"text": measured[f"end_{last}"].to_dataset()}
+    asked: dict[str, Any] = {
+        f"end_{e}": ti.ErasureScores(probes, end=e, offsets=past, **options) for e in sorted({last, *others})
+    }
+    measured = read(model, "text", cut, asked)
+    texts = {"text": measured[f"end_{last}"]}
     tick("psi of the text, all ends")
-    rows = {e: ends_row(measured[f"end_{e}"].to_dataset(), cut, units, min_count) for e in others}
+    rows = {e: ends_row(measured[f"end_{e}"], cut, units, min_count) for e in others}
     if rows:
         tree["trained/ends"] = side_by_side(rows)
     tree["trained/units"] = ti.psi_of_spans(texts["text"], cut, units.align(cut))
     shuffled = {"shuffled": shuffle_blocks(cut, 5), "bigram": sample_bigrams(cut)}
     kinds = {n: p for n, p in shuffled.items() if n in controls}
-    one = {"text": ti.ErasureScores(probes, end=last, offsets=past, **options)}
     for name, p in kinds.items():
-        texts[name] = ti.measure(model, p, one, progress=progress)["text"].to_dataset()
+        one = ti.ErasureScores(probes, end=last, offsets=past, **options)
+        texts[name] = read(model, name, p, {name: one})[name]
     aligned = units.align(cut)
     threshold = ti.permutation_threshold(texts["shuffled"]) if "shuffled" in texts else None
     for name, ds in texts.items():
@@ -200,17 +208,18 @@ def run(
         for seed in range(1, seeds):
             other = fitted(model, f"seed_{seed}", [first, last], past, seed)
             asked = {"text": ti.ErasureScores(other, end=last, offsets=past, **options)}
-            again.append(ti.measure(model, cut, asked, progress=progress)["text"].to_dataset())
+            again.append(read(model, f"text_seed_{seed}", cut, asked)["text"])
         tree["trained/seeds"] = seed_agreement(again)
         tick("probes trained again")
     if "untrained" in controls:
-        blank = ti.untrained(model, seed=0)
+        blank = ti.untrained(cast(Any, model), seed=0)
         where = sorted({*(untrained_layers or probe_layers), first, last})
         bare = fitted(blank, "untrained", where, offsets)
         tick("fit, untrained")
-        tree["untrained/scores"] = ti.score_probes(bare, blank, scored, spans, progress=progress)
+        asked = {"scores": ti.ProbeScores(bare, spans)}
+        tree["untrained/scores"] = read(blank, "untrained_scores", scored, asked)["scores"]
         asked = {"text": ti.ErasureScores(bare, end=last, offsets=past, **options)}
-        ds = ti.measure(blank, cut, asked, progress=progress)["text"].to_dataset()
+        ds = read(blank, "untrained_text", cut, asked)["text"]
         tree["untrained/units"] = ti.psi_of_spans(ds, cut, aligned)
         add_vocabulary(tree, "untrained/text", ds, cut, aligned, cut, min_count, None)
         tick("score and segment, untrained")
@@ -246,7 +255,8 @@ def choose_ends(scores: xr.Dataset, n_layers: int, start: int | None, end: int |
         end = usual
     if end is None:
         accuracy = scores["accuracy"].sel(offset=0, layer=later)
-        end = end_layer(later, *(accuracy.sel(subset=s).values for s in ("other", "last piece")))
+        others, last = (accuracy.sel(subset=s).values.tolist() for s in ("other", "last piece"))
+        end = end_layer(later, others, last)
     return first, end
 
 

@@ -14,6 +14,8 @@ KEPT = (
     "last of 4+", "seen pair", "unseen pair",
 )  # fmt: skip
 TOP = 25
+FEWEST = 30
+"""Positions or spans below which nothing is said."""
 
 
 def summarise(tree: xr.DataTree) -> dict[str, Any]:
@@ -24,7 +26,7 @@ def summarise(tree: xr.DataTree) -> dict[str, Any]:
         "experiment": "erasure",
         "provenance": {n: a[n] for n in names if n in a},
         "data": {n: int(a[n]) for n in ("n_train", "n_train_tokens", "n_test", "n_test_tokens", "n_segmented_tokens")},
-        "seconds": {k.split(": ")[1]: v for k, v in a.items() if k.startswith("seconds: ")},
+        "seconds": {str(k).split(": ")[1]: v for k, v in a.items() if str(k).startswith("seconds: ")},
         "threshold": a.get("threshold"),
     }
     for network in tree.children:
@@ -39,11 +41,23 @@ def summarise(tree: xr.DataTree) -> dict[str, Any]:
 
 def write(record: dict[str, Any], path: str | Path) -> Path:
     """Write a record with one line for each innermost list."""
-    text = json.dumps(rounded(record), indent=1, ensure_ascii=False)
+    text = as_json(rounded(record))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text + "\n", encoding="utf-8")
     return path
+
+
+def as_json(value: Any, indent: int = 0) -> str:
+    """Return JSON with mappings and nested lists spread over lines, and everything that fits on one line as one."""
+    flat = json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, dict | list) or len(flat) + indent <= 118:
+        return flat
+    pad = " " * (indent + 1)
+    if isinstance(value, list):
+        return "[\n" + ",\n".join(pad + as_json(v, indent + 1) for v in value) + "\n" + " " * indent + "]"
+    rows = (f"{pad}{json.dumps(k, ensure_ascii=False)}: {as_json(v, indent + 1)}" for k, v in value.items())
+    return "{\n" + ",\n".join(rows) + "\n" + " " * indent + "}"
 
 
 def rounded(value: Any) -> Any:
@@ -176,7 +190,7 @@ def gap_sentences(trained: dict[str, Any], blank: dict[str, Any] | None) -> list
     for name in [n for n in trained if n == "last piece" or (n.startswith("last of ") and not n[8:9].isdigit())]:
         for offset in (0, -1):
             row = trained[name].get(f"offset {offset}")
-            if row is None or "gap" not in row:
+            if row is None or "gap" not in row or row["n"] < FEWEST:
                 continue
             gap, (low, high) = np.asarray(row["gap"]), np.asarray(row["gap_interval"])
             if not np.isfinite(gap).any():
@@ -214,6 +228,8 @@ def psi_sentences(trained: dict[str, Any], blank: dict[str, Any]) -> list[str]:
             "shuffled text are above."
         )
     for kind, row in trained["units"].items():
+        if row["n"] < FEWEST:
+            continue
         low, high = row["interval"]
         verdict = "above" if low > 0.5 else "below" if high < 0.5 else "not distinguishable from"
         text = (
@@ -232,6 +248,8 @@ def vocabulary_sentences(trained: dict[str, Any], blank: dict[str, Any]) -> list
         return ["No unit occurs often enough: there is no vocabulary."]
     out = []
     for kind, row in trained["text_evaluation"].items():
+        if row["n_units"] < FEWEST:
+            continue
         others = []
         for name, group in (("shuffled", trained.get("shuffled_evaluation")), ("bigram", trained.get(
             "bigram_evaluation")), ("untrained network", blank.get("text_evaluation"))):  # fmt: skip

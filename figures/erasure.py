@@ -47,7 +47,7 @@ def draw_gaps(trained: xr.DataTree, blank: xr.DataTree | None, ax: Axes) -> Axes
             ax.fill_between(one["layer"].values, low, high, color=colour, alpha=0.15, lw=0)
     ax.axhline(0, color="0.6", lw=0.6)
     ax.set_xlabel("layer")
-    ax.set_ylabel("accuracy of others minus last, offset 0")
+    ax.set_ylabel("gap in accuracy, offset 0")
     style.integer_axis(ax)
     style.small_legend(ax)
     return ax

@@ -228,7 +228,7 @@ def test_marked_tokens_and_separators(bundled):
     keys = {"rule": "separators", "hand": hand}
     ds = ti.measure(bundled, prompts, {"m": AttentionMass(keys)}, progress=False)["m"]
     np.testing.assert_array_equal(ds["mass"].sel(key_set="rule"), ds["mass"].sel(key_set="hand"))
-    assert int(ds["n_keys"].sel(key_set="hand")) == 4
+    assert int(ds["n_keys"].sel(key_set="hand").sum()) == 4
 
 
 def test_attention_beside_a_measurement_that_keeps_patterns():
@@ -253,7 +253,7 @@ def test_attention_beside_a_measurement_that_keeps_patterns():
     alone = ti.measure(tiny(), prompts, {"m": make_mass()}, progress=False)["m"]
     both = ti.measure(tiny(), prompts, {"k": Keeps(), "m": make_mass()}, progress=False)
     np.testing.assert_allclose(both["m"]["mass"], alone["mass"], atol=1e-6)
-    np.testing.assert_allclose(both["k"]["total"], [4 * 8, 4 * 12], rtol=1e-5)
+    np.testing.assert_allclose(both["k"]["total"], 4 * 12, rtol=1e-5)  # padded rows sum to one too
 
 
 # -- bad input ------------------------------------------------------------------------------------------------
@@ -286,7 +286,7 @@ def test_settings_that_do_not_fit_model_or_prompts():
 def test_a_model_without_patterns_says_so():
     model = ti.wrap(tiny_lm("llama"), byte_tokenizer())
     model.offers = model.offers - {"pattern"}
-    with pytest.raises(ValueError, match="site value is not available|site pattern is not available"):
+    with pytest.raises(ValueError, match=r"site (value|pattern) is not available"):
         ti.measure(model, some_prompts([8]), {"m": AttentionMass()}, progress=False)
     with pytest.raises(ValueError, match="site pattern is not available for LlamaForCausalLM"):
         ti.measure(model, some_prompts([8]), {"m": AttentionMass(value_weighted=False)}, progress=False)

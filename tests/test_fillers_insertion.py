@@ -88,7 +88,9 @@ def test_a_filler_that_merges_with_the_cue_says_what_it_became(bundled):
     for kind in ("\n", " .", " ,", " -", "\t", "!"):
         for cue in (" other", "\n\nx", ".", "..", ",", "!!", "-"):
             try:
-                build_items(bundled, [("The sky is", " blue")], n_fillers=2 * len(tokens.unit(kind)), kind=kind, cue=cue)
+                build_items(
+                    bundled, [("The sky is", " blue")], n_fillers=2 * len(tokens.unit(kind)), kind=kind, cue=cue
+                )
             except ValueError as error:
                 merged = merged or str(error)
     assert merged is not None

@@ -38,8 +38,7 @@ def test_a_typing_error_is_one_error_and_never_at_the_first_letter(word, typo, s
     assert wrong[0] == word[0]
     assert len(wrong) - len(word) == {"substitute": 0, "delete": -1, "insert": 1, "swap": 0}[typo]
     if typo == "swap":
-        (i,) = [i for i in range(1, len(word) - 1) if word[:i] + word[i + 1] + word[i] + word[i + 2 :] == wrong][:1]
-        assert sorted(wrong) == sorted(word)
+        assert any(word[:i] + word[i + 1] + word[i] + word[i + 2 :] == wrong for i in range(1, len(word) - 1))
         assert wrong != word
     elif typo == "substitute":
         assert sum(a != b for a, b in zip(word, wrong, strict=True)) == 1
@@ -57,20 +56,15 @@ def test_every_place_but_the_first_can_be_hit():
     assert {misspell("ab", "insert", draw, "z") for _ in range(100)} == {"azb", "abz"}
 
 
-class Letters:
-    """A vocabulary of given strings."""
-
-    tokenizer = None
-    known = 0
-
-    def __init__(self, *pieces):
-        self.pieces = Pieces.__new__(Pieces)
-        self.pieces.id_of = {p: n for n, p in enumerate(pieces)}
-        self.pieces.longest = max(map(len, pieces))
+def pieces_of(*names):
+    """Pieces of a vocabulary of these strings."""
+    out = Pieces.__new__(Pieces)
+    out.id_of, out.longest = {p: n for n, p in enumerate(names)}, max(map(len, names))
+    return out
 
 
 def test_all_ways_to_cut_a_word_are_equally_likely():
-    pieces = Letters("a", "aa", "aaa", " a", " aa", " ").pieces
+    pieces = pieces_of("a", "aa", "aaa", " a", " aa", " ")
     names = {n: p for p, n in pieces.id_of.items()}
     draw = np.random.default_rng(0)
     counts = Counter(tuple(names[i] for i in pieces.cut(" aaaa", 3, draw)) for _ in range(3000))
@@ -148,7 +142,7 @@ def test_split_words_join_to_the_word(name):
     lexicon = lexicon_of(name)
     cases = split_cases(lexicon, n_words=60, context=20)
     strings = lexicon.prompts.vocabulary.strings
-    assert len(cases) > 100
+    assert len(cases) > 30
     for text, pieces, whole, other, detail in zip(
         cases.text, cases.pieces, cases.whole, cases.other, cases.detail, strict=True
     ):

@@ -91,7 +91,11 @@ def test_sizes_of_the_controls_match(bundled, prompts):
 
 def test_policy_loss_of_everything_is_zero_and_batches_do_not_matter(bundled, prompts):
     marks = separators_of(prompts)
-    asked = {"all": Policy("all"), "separators": Policy("separators", 2, 6, marks), "random": Policy("random", 2, 6, marks)}
+    asked = {
+        "all": Policy("all"),
+        "separators": Policy("separators", 2, 6, marks),
+        "random": Policy("random", 2, 6, marks),
+    }
     one = policy_loss(bundled, prompts, asked)
     assert float(abs(one["loss_change"].sel(policy="all")).max()) == 0
     many = policy_loss(bundled, prompts, asked, batch_tokens=1)
@@ -139,7 +143,11 @@ def test_sentinels_read_their_chunk_and_only_they_are_kept():
             assert row == [k in (q - 2, q - 1, q) for k in range(10)]
         else:
             assert row == [k <= q for k in range(10)]
-            seen = {0, *(k for k in (3, 6) if k < q), *(k for k in range(10) if (k - 1) // 3 == (q - 1) // 3 and 0 < k <= q)}
+            seen = {
+                0,
+                *(k for k in (3, 6) if k < q),
+                *(k for k in range(10) if (k - 1) // 3 == (q - 1) // 3 and 0 < k <= q),
+            }
             assert {int(k) for k in kept[q].nonzero()[:, 0]} == seen
     hidden = own_chunk(ids, mask, 3, False)[0]
     assert hidden[5].nonzero()[:, 0].tolist() == [0, 4, 5]

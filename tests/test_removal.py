@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import some_prompts, tiny
+from tiny import tiny
 
 import tokinterp as ti
 from tokinterp.text.removal import CLASSES, CONDITIONS, find_units, remove, remove_random
@@ -40,9 +40,7 @@ def test_what_is_left_is_the_text_without_the_deleted_units(pieces, condition, s
         assert [r.text[a:b] for a, b in r.places if a >= 0] == survivors(r)
         assert "".join(r.text.split()) == "".join("".join(survivors(r)).split())
         assert r.text.count("\n") == text.count("\n")
-        assert not r.removed.any() == (r.rate == 0) or not len(r.units)
-    kept = remove(text, lambda t: [False] * len(find_units(t)[0]) or np.zeros(0, bool)) if False else None
-    assert kept is None
+        assert np.isnan(r.rate) if not len(r.units) else r.rate == r.removed.mean()
     none = remove(text, lambda t: np.zeros(len(find_units(t)[0]), bool))
     assert none.text == text
 
@@ -52,7 +50,7 @@ def test_what_is_left_is_the_text_without_the_deleted_units(pieces, condition, s
 def test_controls_delete_as_many_and_of_the_same_classes(seed):
     first = remove(TEXT, "articles")
     other, same = remove_random(first, seed), remove_random(first, seed, within="class")
-    assert other.removed.sum() == same.removed.sum() == first.removed.sum() == 3
+    assert other.removed.sum() == same.removed.sum() == first.removed.sum() == 4
     assert (same.classes[same.removed] == CLASSES.index("function word")).all()
     assert remove_random(first, seed).text == other.text
     with pytest.raises(ValueError, match="every function word"):
@@ -63,7 +61,7 @@ def test_controls_delete_as_many_and_of_the_same_classes(seed):
 
 def test_a_judge_may_only_delete():
     assert remove(TEXT, lambda t: t.replace("The ", "").replace(" of", "")).removed.nonzero()[0].tolist() == [0, 2]
-    with pytest.raises(ValueError, match="'sunset' .* does not follow"):
+    with pytest.raises(ValueError, match=r"'sunset' .* does not follow"):
         remove(TEXT, lambda t: t.replace("end", "sunset"))
     with pytest.raises(ValueError, match="did not only delete"):
         remove("the red fox", lambda t: "fox red")
@@ -80,7 +78,7 @@ def test_surviving_loss_equals_brute_force():
     for t, places in ((text, r.units), (r.text, r.places)):
         enc = model.tokenizer(t, return_offsets_mapping=True)
         ids = torch.tensor([enc["input_ids"]])
-        logp = model.lm(ids).logits[0].log_softmax(-1)
+        logp = model.lm(ids).logits[0].detach().log_softmax(-1)
         loss = {}
         for k, (a, b) in enumerate(enc["offset_mapping"]):
             if k and b > a:
@@ -131,7 +129,7 @@ def test_logprobs_equal_brute_force(score):
         context = len(model.tokenizer(text)["input_ids"])
         for k, option in enumerate(item.options):
             ids = model.tokenizer(f"{text} {'ABC'[k] if score == 'letter' else option}")["input_ids"]
-            logp = model.lm(torch.tensor([ids])).logits[0].log_softmax(-1)
+            logp = model.lm(torch.tensor([ids])).logits[0].detach().log_softmax(-1)
             parts = [float(logp[i - 1, ids[i]].detach()) for i in range(context, len(ids))]
             want = np.mean(parts) if score == "option_mean" else np.sum(parts)
             assert float(ds["logprob"][n, k]) == pytest.approx(want, abs=1e-4)
@@ -142,7 +140,7 @@ def test_logprobs_equal_brute_force(score):
 
 def test_long_items():
     long = [*ITEMS, ti.Item("the owl " * 60, ("a", "b"), 0)]
-    with pytest.raises(ValueError, match="item 3 has .* tokens, tiny-llama takes 64"):
+    with pytest.raises(ValueError, match=r"item 3 has .* tokens, tiny-llama takes 64"):
         ti.multiple_choice(tiny(), long, score="option")
     ds = ti.multiple_choice(tiny(), long, score="option", on_long="skip")
     assert int(ds["choice"][3]) == -1
@@ -169,7 +167,7 @@ def test_mmlu_from_folder_and_tar(tmp_path):
         with pytest.raises(ValueError, match="no items"):
             ti.read_mmlu(path, split="val")
     (tmp_path / "mmlu" / "test" / "bad_test.csv").write_text("q,a,b,c,d,7\n")
-    with pytest.raises(ValueError, match="bad_test.csv, item 1"):
+    with pytest.raises(ValueError, match="item 1: 6 columns"):
         ti.read_mmlu(tmp_path / "mmlu")
     with pytest.raises(FileNotFoundError):
         ti.read_mmlu(tmp_path / "nothing")
@@ -196,4 +194,3 @@ def test_accuracy_beside_its_controls():
     edited = ti.multiple_choice(tiny(), ITEMS, score="option", edit=lambda t: remove(t, "articles").text)
     np.testing.assert_array_equal(ds["correct"][0], edited["correct"])
     assert (ds["p"] <= 1).all()
-    assert some_prompts([3]).n_tokens == 3

@@ -35,9 +35,18 @@ MEASUREMENTS = {
     "logit_dimension": "LogitDimension",
     "spectrum": "Spectrum",
     "lens": "LogitLens",
+    "linearity": "Linearity",
+    "nonlinearity": "TokenNonlinearity",
+    "recall": "PrefixRecall",
     "piece_attention": "PieceAttention",
     "erasure": "ErasureScores",
     "probe_scores": "ProbeScores",
+    "similarity": "LayerSimilarity",
+    "entropy": "MatrixEntropy",
+    "curvature": "Curvature",
+    "norms": "TokenNorms",
+    "sinks": "FirstTokenAttention",
+    "pooled": "PooledStates",
 }
 """Name on the command line, which is that of the module in ``measurements/`` -> class."""
 app = typer.Typer(

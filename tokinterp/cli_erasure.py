@@ -200,6 +200,7 @@ def prompts_of(tree: xr.DataTree, texts: str | None = None, model: str | None = 
     tokenizer = load_tokenizer(
         None if name == BUNDLED else name, revision=said["revision"], trust_remote_code=said["trust_remote_code"]
     )
+    tokenizer.model_max_length = max(tokenizer.model_max_length, said["prompts"]["max_tokens"])  # the model took them
     prompts = make_prompts(texts or said["texts"], tokenizer, **said["prompts"])
     if prompts.hash != tree.attrs["prompts"]:
         raise ValueError(
@@ -223,10 +224,11 @@ def vocabulary_rows(found: xr.Dataset, prompts: Prompts, width: int) -> list[dic
 def as_csv(rows: list[dict[str, Any]]) -> str:
     """Return rows as CSV; no value is left empty but those that do not exist."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
-    writer.writeheader()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
     for row in rows:
-        writer.writerow({k: "" if isinstance(v, float) and np.isnan(v) else v for k, v in row.items()})
+        values = (row[c] for c in COLUMNS)
+        writer.writerow(["" if isinstance(v, float) and np.isnan(v) else v for v in values])
     return out.getvalue()
 
 

@@ -88,7 +88,7 @@ def dimension_loss_correlation(
     if not 0 < level < 1:
         raise ValueError(f"level {level} is not between 0 and 1")
     value, losses = _aligned(dimension, lens, name, loss)
-    rest = value.dims[1:]
+    rest = tuple(map(str, value.dims[1:]))
     x = value.values.reshape(len(losses), -1).astype(np.float64)
     if (x[np.isfinite(x)] <= 0).any():
         raise ValueError(f"{name} has values that are not positive: they have no logarithm")

@@ -1,16 +1,18 @@
-"""Run benchmarks: ``python -m experiments.bench [capture neighbours measurements probes] --out runs/bench``."""
+"""Run benchmarks: ``python -m experiments.bench [NAME ...] --out runs/bench``; all without a name."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from . import capture, measurements, neighbours, probes
+from . import capture, layer_geometry, measurements, neighbours, overlap, probes
 
 BENCHMARKS = {
     "capture": capture.run,
     "neighbours": neighbours.run,
+    "layer_geometry": layer_geometry.run,
     "measurements": measurements.run,
+    "overlap": overlap.run,
     "probes": probes.run,
 }
 

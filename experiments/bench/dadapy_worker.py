@@ -7,6 +7,7 @@ import numpy as np
 
 warnings.simplefilter("ignore")
 X = np.load(sys.argv[1])
+Y = np.load(sys.argv[2]) if len(sys.argv) > 2 else X
 
 
 def gride(data_class, first: int = 0) -> str:
@@ -16,6 +17,20 @@ def gride(data_class, first: int = 0) -> str:
     return " ".join(repr(float(d)) for d in data.return_id_scaling_gride(range_max=64)[0])
 
 
+def overlap(data_class) -> str:
+    return repr(float(data_class(X).return_data_overlap(coordinates=Y, k=30)))
+
+
+def imbalance(data_class) -> str:
+    """Delta(X -> Y) and back, by its own functions on neighbours of every rank (fewer would be drawn by lot)."""
+    from dadapy._utils.metric_comparisons import _return_imbalance  # pyright: ignore[reportMissingImports]
+    from dadapy._utils.utils import compute_nn_distances  # pyright: ignore[reportMissingImports]
+
+    near = [compute_nn_distances(z, len(z) - 1, "euclidean", None)[1] for z in (X, Y)]
+    rng = np.random.default_rng(0)
+    return f"{_return_imbalance(*near, rng, k=1)!r} {_return_imbalance(*near[::-1], rng, k=1)!r}"
+
+
 def main() -> None:
     from dadapy import Data  # pyright: ignore[reportMissingImports]
 
@@ -23,6 +38,8 @@ def main() -> None:
         "gride": lambda: gride(Data),
         "gride64": lambda: gride(Data, 64),
         "twonn": lambda: repr(float(Data(X).compute_id_2NN()[0])),
+        "overlap": lambda: overlap(Data),
+        "imbalance": lambda: imbalance(Data),
     }
     print("ready", flush=True)
     for line in sys.stdin:

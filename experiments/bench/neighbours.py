@@ -137,13 +137,17 @@ def many_clouds(n_clouds: int, n: int, d: int, out: Path | None, rounds: int) ->
 
 
 class Dadapy:
-    """DADApy in a process of its own, with one cloud, doing one thing at a time."""
+    """DADApy in a process of its own, with one cloud or two, doing one thing at a time."""
 
-    def __init__(self, x: np.ndarray, folder: Path) -> None:
-        np.save(folder / "cloud.npy", x)
+    def __init__(self, x: np.ndarray, folder: Path, y: np.ndarray | None = None) -> None:
+        files = [folder / "cloud.npy"]
+        np.save(files[0], x)
+        if y is not None:
+            files.append(folder / "other.npy")
+            np.save(files[1], y)
         worker = Path(__file__).with_name("dadapy_worker.py")
         self.process = subprocess.Popen(
-            [os.environ["DADAPY_PYTHON"], str(worker), str(folder / "cloud.npy")],
+            [os.environ["DADAPY_PYTHON"], str(worker), *map(str, files)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -154,7 +158,7 @@ class Dadapy:
             raise RuntimeError("DADAPY_PYTHON does not start DADApy: see the message above")
 
     def __call__(self, what: str) -> str:
-        """Run ``gride``, ``gride64`` or ``twonn`` and return the printed answer."""
+        """Run ``gride``, ``gride64``, ``twonn``, ``overlap`` or ``imbalance`` and return the printed answer."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(what + "\n")

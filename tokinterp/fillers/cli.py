@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import typer
 
+from .frozen import attention, insert
+
 app = typer.Typer(
     name="fillers",
     help="Filler tokens: train on Match3 and Match2, probe the dots, insert fillers into frozen models.",
@@ -15,5 +17,5 @@ app = typer.Typer(
 )
 
 
-COMMANDS: tuple[Callable[..., None], ...] = ()
+COMMANDS: tuple[Callable[..., None], ...] = (insert, attention)
 """What becomes a command of the sub-application; add a function here."""

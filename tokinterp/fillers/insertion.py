@@ -78,8 +78,9 @@ def insert(
     grid = sorted({0, *(int(k) for k in n_fillers)})
     questions = list(_bundled() if questions is None else questions)
     base = build_items(model, questions, cue=cue)
+    shared: dict[str, Any] = {"cue": cue, "exact": exact, "seed": seed}
     made = [
-        (i, j, k, build_items(model, questions, n_fillers=size, kind=kind, placement=place, cue=cue, exact=exact, seed=seed))
+        (i, j, k, build_items(model, questions, n_fillers=size, kind=kind, placement=place, **shared))
         for i, kind in enumerate(kinds) for j, place in enumerate(placements) for k, size in enumerate(grid) if size
     ]  # fmt: skip
     told = build_items(model, questions, cue=cue, announce=announce, exact=exact) if announce else None

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 import xarray as xr
 
-from .. import edits as E
 from ..capture import Site
 from ..dataset import variable
+from ..edits import Edit, knock_out, replace, zero
 from .answers import Answers, Padded, ask, chunks, compare, pad
 from .insertion import _bundled, _short
 from .items import Items, _pair, build_items
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from ..models.base import Model
 
 ALL = (
-    "insertion", "deletion", "deletion, places kept", "knock-out", "knock-out of the answer", "knock-out, places closed",
-    "blind fillers", "windows", "mean ablation", "zero ablation", "resample ablation", "transplant",
-    "transplant of the question", "places closed", "patches",
+    "insertion", "deletion", "deletion, places kept", "knock-out", "knock-out of the answer",
+    "knock-out, places closed", "blind fillers", "windows", "mean ablation", "zero ablation", "resample ablation",
+    "transplant", "transplant of the question", "places closed", "patches",
 )  # fmt: skip
 _QUANTITIES = ("kl", "js", "flip", "entropy_change")
 
@@ -184,24 +184,24 @@ class _Bench:
         places = self.closed if "places closed" in name else None
         made: Sequence[Any] = ()
         if name == "knock-out" or name == "knock-out, places closed":
-            made = [E.knock_out(fillers, after)]
+            made = [knock_out(fillers, after)]
         elif name.startswith("knock-out of the answer"):
             blocks = None
             if "blocks" in name:
                 a, b = name.rsplit(" ", 1)[1].split("-")
                 blocks = range(int(a), int(b) + 1)
-            made = [E.knock_out(fillers, batch.answering & ~fillers, blocks=blocks)]
+            made = [knock_out(fillers, batch.answering & ~fillers, blocks=blocks)]
         elif name == "blind fillers":
-            made = [E.knock_out(self.part("question"), fillers)]
+            made = [knock_out(self.part("question"), fillers)]
         elif name == "zero ablation":
-            made = [E.zero(s, fillers) for s in self.streams]
+            made = [zero(s, fillers) for s in self.streams]
         elif name == "mean ablation":
             made = [
-                E.replace(s, self._spread(v.expand(len(self.rows), -1, -1)), fillers) for s, v in self.means.items()
+                replace(s, self._spread(v.expand(len(self.rows), -1, -1)), fillers) for s, v in self.means.items()
             ]
         elif name == "resample ablation":
             rows = [(r + 1) % len(self.whole) for r in self.rows]
-            made = [E.replace(s, self._spread(v), fillers) for s, v in self._slots(rows).items()]
+            made = [replace(s, self._spread(v), fillers) for s, v in self._slots(rows).items()]
         elif name.startswith("transplant"):
             made = self._transplant(fillers if name == "transplant" else self.part("question"))
         return ask(model, batch, made, places)
@@ -247,7 +247,7 @@ class _Bench:
         out[self.fillers] = slots.reshape(-1, slots.shape[-1])
         return out
 
-    def _transplant(self, where: torch.Tensor) -> list[E.Edit]:
+    def _transplant(self, where: torch.Tensor) -> list[Edit]:
         """Return edits that put the donors' keys and values in place."""
         rows = [int(d) if d >= 0 else r for d, r in zip(self.donors[self.rows], self.rows, strict=True)]
         width = self.batch.ids.shape[1]
@@ -258,7 +258,7 @@ class _Bench:
             kept[site] = torch.nn.functional.pad(fitted, (0, 0, 0, width - fitted.shape[1]))
 
         ask(self.model, pad(self.whole, rows), look=look, sites=self.inner)
-        return [E.replace(s, kept[s], where) for s in self.inner]
+        return [replace(s, kept[s], where) for s in self.inner]
 
     def _patch(self, layer: int) -> Answers:
         """Put the stream of x_k at the answer positions into x_0 at one layer."""
@@ -270,7 +270,7 @@ class _Bench:
         value = kept[0].new_zeros(*self.short.ids.shape, kept[0].shape[-1])
         to, source = answer_places(self.short), answer_places(self.batch)
         value[to] = kept[0][source]
-        return ask(self.model, self.short, [E.replace(site, value, to)])
+        return ask(self.model, self.short, [replace(site, value, to)])
 
 
 def answer_places(batch: Padded) -> torch.Tensor:

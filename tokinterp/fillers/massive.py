@@ -8,9 +8,9 @@ import numpy as np
 import torch
 import xarray as xr
 
-from .. import edits as E
 from ..capture import Site, capture, resid
 from ..dataset import block_coords, layer_coords, variable
+from ..edits import replace
 from ..kernels.attention import attention_received
 from ..kernels.massive import check_rule, massive_entries, massive_rows, measure_sizes
 from ..measurements.token_sets import check_sets, padded, resolve
@@ -86,7 +86,7 @@ def massive_roles(
     with np.errstate(invalid="ignore"):
         share = hits / counts
     data = {
-        "massive_share": variable(("layer", "key_set"), share, "share of the tokens of a set that are massive", "1", SUN),
+        "massive_share": variable(("layer", "key_set"), share, "share of the set's tokens that are massive", "1", SUN),
         "n_tokens": variable("key_set", counts.astype(int), "tokens of the set", "1"),
         "norm_rank_correlation": variable(
             ("prompt", "block"), rank, "rank correlation of norm and attention received", "1", SUN),
@@ -100,7 +100,12 @@ def massive_roles(
         **block_coords(range(n), model.info, "pattern"),
         **{k: v for k, v in layer_coords(range(n + 1), model.info).items() if k != "site"},
     }
-    settings = {"sets": {k: repr(v) for k, v in sets.items()}, "rule": rule, "factor": factor, "questions": prompts.hash}
+    settings = {
+        "sets": {k: repr(v) for k, v in sets.items()},
+        "rule": rule,
+        "factor": factor,
+        "questions": prompts.hash,
+    }
     return finish(xr.Dataset(data, coords), model, "massive_roles", settings)
 
 
@@ -122,8 +127,8 @@ def massive_effects(
     -------
     xarray.Dataset
         By ``prompt``: ``loss``; by ``intervention`` (zero, mean, and the control: ordinary entries of as many other
-        rows to zero) ``loss_change``; ``onset``, the first layer with massive rows, and ``n_massive`` by prompt. Without
-        any massive row ``onset`` and ``loss_change`` are NaN, as the attribute ``note`` says.
+        rows to zero) ``loss_change``; ``onset``, the first layer with massive rows; ``n_massive`` by prompt.
+        Without any massive row ``onset`` and ``loss_change`` are NaN, as the attribute ``note`` says.
     """
     check_rule(rule)
     layers = range(1, model.info.n_layers + 1)
@@ -164,7 +169,7 @@ def massive_effects(
         for i, where in enumerate((massive, massive, other)):
             value = x.clone()
             value[..., channels] = (total / max(number, 1)).to(x) if names[i] == "mean" else 0.0  # type: ignore[union-attr]
-            changed = _losses(model, prompts, rows, [E.replace(site, value, where)])
+            changed = _losses(model, prompts, rows, [replace(site, value, where)])
             change[i, rows] = _mean(changed - plain, real)
     data = {
         "loss": variable("prompt", loss, "cross-entropy of the next token", "nat"),

@@ -103,11 +103,11 @@ def read_fillers(
         "entropy": variable(grid, cells["entropy"], "entropy of the prediction at a filler", "nat"),
         "own_share": variable(grid, cells["own_share"], "share whose most probable token is the filler", "1"),
         "choice": variable(grid, cells["choice"], "share that puts the own answer first among all answers", "1"),
-        "choice_chance": variable((), float(np.bincount(place.numpy()).max() / n), "share of the commonest answer", "1"),
+        "choice_chance": variable((), float(np.bincount(place.numpy()).max() / n), "share of the commonest", "1"),
         "median_rank": variable(("target", *grid), np.median(ranks, 1), "median rank of the answer at a filler", "1"),
         "reciprocal_rank": variable(("target", *grid), (1 / (1 + ranks)).mean(1), "mean reciprocal rank", "1"),
         "first_layer": variable(each, first, "first layer with the answer among the first ten at a filler", "1"),
-        "fingerprint": variable(("variant", *each), within.astype(float), "whether the answer is in the fingerprint", "1"),
+        "fingerprint": variable(("variant", *each), within.astype(float), "whether it holds the answer", "1"),
     }  # fmt: skip
     coords = {
         "slot": variable("slot", np.arange(s), "place among the fillers", "1"),

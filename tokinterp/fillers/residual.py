@@ -309,7 +309,9 @@ def filler_probes(
         for layer in range(h.shape[1]):
             for i, y in enumerate(embedded.values()):
                 out[i, j, layer] = _explained(h[:, layer], y, fold, folds, ridge)
-    data = {"explained": variable(("target", "source", "layer"), out, "variance of the target explained, held out", "1")}
+    data = {
+        "explained": variable(("target", "source", "layer"), out, "variance of the target explained, held out", "1")
+    }
     coords = {
         "target": variable("target", np.array(list(wanted)), "whose embedding is predicted", "1"),
         "source": variable("source", np.array(list(at)), "where it is read", "1"),
@@ -333,5 +335,3 @@ def _explained(x: torch.Tensor, y: torch.Tensor, fold: torch.Tensor, folds: int,
         error += float((y[test] - my - (x[test] - mx) @ w).pow(2).sum())
         total += float((y[test] - my).pow(2).sum())
     return 1 - error / total if total else float("nan")
-
-

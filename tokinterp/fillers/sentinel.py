@@ -77,7 +77,9 @@ def sentinels(
     texts = [np.asarray(prompts.ids(i))[: 1 + chunk * whole[i]] for i in rows]
     plain = Prompts.from_ids(texts, model)
     full = _text_loss(model, plain, chunk, 0, (), batch_tokens)
-    hidden = _text_loss(model, plain, chunk, 0, [keep_only(partial(own_chunk, size=chunk, sentinel=False))], batch_tokens)
+    hidden = _text_loss(
+        model, plain, chunk, 0, [keep_only(partial(own_chunk, size=chunk, sentinel=False))], batch_tokens
+    )
     tokens = Tokens(model)
     shape = (len(rows), len(kinds))
     found = {n: np.full(shape, np.nan) for n in ("sentinel_change", "kept_change", "enrichment")}
@@ -160,9 +162,7 @@ def reads_own_chunk(ids: torch.Tensor, mask: torch.Tensor, size: int) -> torch.T
     return (keep & causal) & mask[:, None, :] & mask[:, :, None]
 
 
-def _text_loss(
-    model: Model, prompts: Prompts, size: int, extra: int, edits: Any, batch_tokens: int
-) -> np.ndarray:
+def _text_loss(model: Model, prompts: Prompts, size: int, extra: int, edits: Any, batch_tokens: int) -> np.ndarray:
     """Return (prompt,) loss of the tokens from the second chunk on that a token of the same chunk predicts."""
     out = np.zeros(len(prompts))
     period = size + extra

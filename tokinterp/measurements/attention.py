@@ -255,7 +255,7 @@ class AttentionSinks(Measurement):
             "first_received": variable(sample, first, "mean attention that position 0 receives", "1", SINK),
             "largest_later": variable(sample, later, "largest attention received by a later position", "1", SINK),
             "largest_position": variable(sample, place, "the later position that receives most", "1"),
-            "first_above": variable("prompt", share, f"share of heads where position 0 is above {self.threshold:g}", "1"),
+            "first_above": variable("prompt", share, f"share of heads with position 0 above {self.threshold:g}", "1"),
         }  # fmt: skip
         for name in ("key", "value") if self.norms else ():
             norm = self.sums[f"{name}_norm"] / n

@@ -206,7 +206,8 @@ def tables(batch: Batch, mine: Neighbourhood, max_bytes: int | None = None) -> T
         first.append(near.first[:, :width].unflatten(0, (-1, len(batch))))
         finite.append(near.finite.unflatten(0, (-1, len(batch))))
     mask = cloud_masks(batch, mine.layers, mine.exclude)[0]
-    return Tables(*(torch.cat(parts).transpose(0, 1) for parts in (indices, first, finite)), mask)
+    by_prompt = [torch.cat(parts).transpose(0, 1) for parts in (indices, first, finite)]
+    return Tables(by_prompt[0], by_prompt[1], by_prompt[2], mask)
 
 
 def same_points(exclude: tuple[str, ...]) -> tuple[str, ...]:

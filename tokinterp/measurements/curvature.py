@@ -50,7 +50,7 @@ class Curvature(Measurement):
     >>> import tokinterp as ti
     >>> model = ti.load_model()
     >>> run = ti.measure(model, ["The Nile flows north to the sea."], {"curvature": ti.Curvature()}, progress=False)
-    >>> bool(90 < np.degrees(run["curvature"]["curvature"].sel(layer=0).item()) < 150)
+    >>> bool(1.6 < run["curvature"]["curvature"].sel(layer=0).item() < 2.6)
     True
     """
 

@@ -38,11 +38,11 @@ class Probes(Protocol):
         """Return the (class, d_model) weights of one probe."""
         ...
 
-    def log_probs(self, rows: torch.Tensor, layer: int, offset: int, targets: torch.Tensor) -> torch.Tensor:
+    def log_probs(self, resid: torch.Tensor, layer: int, offset: int, targets: torch.Tensor) -> torch.Tensor:
         """Return (n,) log-probabilities of the targets (-1: none), NaN where the type was never a label."""
         ...
 
-    def rank(self, rows: torch.Tensor, layer: int, offset: int, targets: torch.Tensor) -> torch.Tensor:
+    def rank(self, resid: torch.Tensor, layer: int, offset: int, targets: torch.Tensor) -> torch.Tensor:
         """Return (n,) number of types with a greater score than the target; NaN or negative where unknown."""
         ...
 
@@ -94,6 +94,11 @@ class ErasureScores(Measurement):
     with two or more tokens, their mean psi, and the share of tokens in those with psi > 0.
 
     A control is the same measurement on `shuffle_blocks(prompts, ...)` or on `sample_bigrams(prompts)`.
+
+    There is no exclusion of massive activations, which other means over tokens need: delta in probability or reciprocal
+    rank lies between -1 and 1, so that no token can dominate a mean, and the token most often massive, the first one,
+    is special. Leaving tokens out inside a text would also change which spans there are. Look at ``centre`` or
+    ``mean_delta`` with ``scale="rank"`` where a few tokens are suspected.
 
     With the denominator "code" a span that begins right after BOS gets longer to the left at no cost, since its first
     terms are missing; "paper" has no such gap.

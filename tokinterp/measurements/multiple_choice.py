@@ -224,7 +224,8 @@ def _fill(
         for b, number in enumerate(batch.numbers):
             longest = max(len(ids) for _, _, ids in asked[number])
             end = batch.lengths[b]
-            logp = model.unembed(x[b, end - longest : end]).double().log_softmax(-1)
+            with torch.no_grad():
+                logp = model.unembed(x[b, end - longest : end]).double().log_softmax(-1)
             for n, k, ids in asked[number]:
                 goal = torch.tensor(ids, device=logp.device)
                 found = logp[longest - len(ids) :].gather(1, goal[:, None]).sum()

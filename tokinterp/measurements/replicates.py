@@ -71,8 +71,9 @@ def seed_agreement(results: Sequence[xr.Dataset]) -> xr.Dataset:
         if x.shape[1] > 1:
             sd[n] = np.sqrt(x.var(0, ddof=1).mean())
             spread[n] = x.mean(0).std()
-            r = np.corrcoef(x) if (x.std(1) > 0).all() else np.full((len(x), len(x)), np.nan)
-            alike[n] = np.mean([r[a, b] for a, b in pairs])
+            if (x.std(1) > 0).all():
+                r = np.atleast_2d(np.corrcoef(x))
+                alike[n] = np.mean([r[a, b] for a, b in pairs])
     units = str(first["psi"].attrs.get("units", "1"))
     v = variable
     data = {

@@ -10,20 +10,30 @@ from importlib.util import find_spec as _find_spec
 if _find_spec("matplotlib") is None:
     raise ImportError("figures need matplotlib, which is not installed: pip install 'tokinterp[plots]'")
 
+from .attention import attention_by_block, head_map, sink_by_position
 from .correlation import correlation_by_layer
 from .cosine import angle_histogram, cosine_by_layer, smoothness_by_layer
+from .curvature import curvature_by_layer
 from .dimension import dimension_by_layer, dimension_by_scale, local_dimension_map
+from .entropy import entropy_by_layer
 from .erasure import erasure_map, precision_recall, psi_distribution
 from .erasure_html import erasure_html
+from .fillers import evidence, insertion_curves, intervals
 from .graph import graph_by_layer
 from .imbalance import imbalance_by_layer, imbalance_plane
 from .inner_lexicon import canonicity_by_layer, piece_attention, retrieval_by_layer, word_accuracy
 from .layers import by_layer
 from .lens import lens_by_layer, lens_table
+from .linearity import linearity_by_block
+from .nonlinearity import nonlinearity_map
+from .norms import magnitudes_by_layer, norms_by_layer
 from .overlap import label_overlap_by_layer, overlap_by_layer
 from .overviews import overview
 from .pairs import layer_pairs
 from .probes import probe_accuracy
+from .profiles import profile
+from .similarity import similarity_map
+from .sinks import first_token_map
 from .spectrum import eigenvalues, spectrum_by_layer
 from .style import COLOURS, figure, panel_letters, paper_style, save
 from .tokens import token_layer_map, tokens_of
@@ -31,24 +41,36 @@ from .tokens import token_layer_map, tokens_of
 __all__ = [
     "COLOURS",
     "angle_histogram",
+    "attention_by_block",
     "by_layer",
     "canonicity_by_layer",
     "correlation_by_layer",
     "cosine_by_layer",
+    "curvature_by_layer",
     "dimension_by_layer",
     "dimension_by_scale",
     "eigenvalues",
+    "entropy_by_layer",
     "erasure_html",
     "erasure_map",
+    "evidence",
     "figure",
+    "first_token_map",
     "graph_by_layer",
+    "head_map",
     "imbalance_by_layer",
     "imbalance_plane",
+    "insertion_curves",
+    "intervals",
     "label_overlap_by_layer",
     "layer_pairs",
     "lens_by_layer",
     "lens_table",
+    "linearity_by_block",
     "local_dimension_map",
+    "magnitudes_by_layer",
+    "nonlinearity_map",
+    "norms_by_layer",
     "overlap_by_layer",
     "overview",
     "panel_letters",
@@ -56,9 +78,12 @@ __all__ = [
     "piece_attention",
     "precision_recall",
     "probe_accuracy",
+    "profile",
     "psi_distribution",
     "retrieval_by_layer",
     "save",
+    "similarity_map",
+    "sink_by_position",
     "smoothness_by_layer",
     "spectrum_by_layer",
     "token_layer_map",

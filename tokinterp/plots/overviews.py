@@ -20,8 +20,8 @@ from .tokens import prompt_of
 def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, str, Figure]]:
     """Yield the figures that show a result.
 
-    A module of this folder that says ``MEASUREMENT = "LogitLens"`` and has a function ``overview`` draws the results of
-    that measurement; of any other result, the first variables that have layers are drawn.
+    A module of this folder that says ``MEASUREMENT = "LogitLens"`` (or a tuple of names) and has a function
+    ``overview`` draws the results of that measurement; of any other result, the first variables that have layers are drawn.
 
     Parameters
     ----------
@@ -58,7 +58,8 @@ def own_module(measurement: str) -> ModuleType | None:
     """Return the module of this folder that draws results of a measurement."""
     for info in pkgutil.iter_modules([str(Path(__file__).parent)]):
         module = import_module(f"{__package__}.{info.name}")
-        if measurement and getattr(module, "MEASUREMENT", None) == measurement:
+        named = getattr(module, "MEASUREMENT", ())
+        if measurement and measurement in ((named,) if isinstance(named, str) else named):
             return module
     return None
 

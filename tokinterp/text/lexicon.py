@@ -21,7 +21,9 @@ PER_WORD = 20  # draws of a typing error before a word is passed over
 
 @dataclass(frozen=True)
 class Lexicon:
-    """Occurrences of the words of a corpus that consist of letters and stand after a space.
+    """Occurrences of the words of a corpus that consist of letters and begin with the space before them.
+
+    Words at the start of a text or after a bracket, and those whose space is a token of its own, are left out.
 
     Attributes
     ----------

@@ -162,11 +162,11 @@ def delete(text: str, units: np.ndarray, classes: np.ndarray, gone: np.ndarray) 
     """Return the removal of chosen units of `find_units`."""
     out, length = [], 0
     places = np.full((len(units), 2), -1, dtype=np.int64)
-    at, fresh = 0, False  # fresh: a unit was deleted since the last piece of text
+    at, fresh, hung = 0, False, False  # a unit was deleted since the last piece; a word that hung on an opening sign
 
     def put(piece: str) -> None:
         nonlocal length, fresh
-        if fresh and piece[:1] == " " and (not out or out[-1][-1:].isspace()):
+        if fresh and piece[:1] == " " and (hung or not out or out[-1][-1:].isspace()):
             piece = piece.lstrip(" ")
         if fresh and piece[:1] == "\n" and out and out[-1].endswith(" "):
             length -= len(out[-1]) - len(out[-1].rstrip(" "))
@@ -179,7 +179,10 @@ def delete(text: str, units: np.ndarray, classes: np.ndarray, gone: np.ndarray) 
     for i, (a, b) in enumerate(units.tolist()):
         put(text[at:a])
         if gone[i]:
-            fresh = True
+            fresh, hung = (
+                True,
+                bool(classes[i] != 2 and i and classes[i - 1] == 2 and units[i - 1, 1] == a and not fresh),
+            )
         else:
             put(text[a:b])
             places[i] = length - (b - a), length

@@ -1,0 +1,204 @@
+"""Fillers, separators and sinks in a frozen model: does it use them, and what do they do?
+
+    python -m experiments.fillers --out runs/fillers.zarr [--small] [--json results.json]
+
+The bundled model and its cloze questions by default, with random words of equal token count, the placement before the
+question and an untrained copy of the model as controls.  Expected, and found in published work on models of this size:
+no gain from fillers.  A null result is reported as one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+import tokinterp as ti
+from tokinterp.dataset import provenance
+from tokinterp.fillers.insertion import insert, insertion_tests
+from tokinterp.fillers.interventions import intervene
+from tokinterp.fillers.items import build_items
+from tokinterp.fillers.massive import massive_effects, massive_roles
+from tokinterp.fillers.policies import policy_loss
+from tokinterp.fillers.read_out import read_fillers
+from tokinterp.fillers.residual import filler_probes, filler_states, shift
+from tokinterp.fillers.sentinel import sentinels
+from tokinterp.fillers.verdict import verdict
+
+RESULTS = Path("runs/fillers.zarr")
+
+
+def run(
+    model: ti.Model | None = None,
+    questions: Sequence[Any] | None = None,
+    texts: Sequence[str] | None = None,
+    *,
+    n_fillers: int = 10,
+    grid: Sequence[int] = (0, 2, 4, 10, 20, 50),
+    kinds: Sequence[str] = ("dots", "ellipses", "newlines", "counting", "shuffled counting", "words"),
+    max_tokens: int = 512,
+    window: int = 32,
+    chunk: int = 32,
+    small: bool = False,
+    out: str | Path | None = None,
+) -> xr.DataTree:
+    """Run every part on the model, and the main ones on an untrained copy.
+
+    Parameters
+    ----------
+    model : Model, optional
+        The bundled one by default.
+    questions, texts : sequence, optional
+        Items of the insertion and texts for separators and sinks; the bundled ones by default.
+    n_fillers : int
+        Fillers where there is one number of them.
+    grid : sequence of int
+        Numbers of fillers where there are several.
+    kinds : sequence of str
+        Kinds of fillers of the insertion.
+    max_tokens, window, chunk : int
+        Longest text, window of the policies, chunk of the sentinels.
+    small : bool
+        A few items and texts, to see that everything runs.
+    out : path, optional
+        Where the result is written.
+
+    Returns
+    -------
+    DataTree
+        Groups insertion, tests, interventions, control (interventions on random words), verdict, shift, states, probes,
+        lens, attention (of items), text_attention, sinks, roles, massive, policies, sentinels, and the same names with
+        ``untrained_`` for insertion, tests, text_attention, sinks.
+    """
+    model = ti.load_model() if model is None else model
+    questions = list(ti.bundled_questions("cloze") if questions is None else questions)
+    texts = [t.text for t in ti.bundled_texts()] if texts is None else list(texts)
+    if small:
+        questions, texts, grid, kinds = questions[:12], texts[:3], (0, 4), ("dots", "words")
+        n_fillers, max_tokens, window, chunk = 4, min(max_tokens, 100), 8, 12
+    texts = texts[:24]
+    prompts = ti.Prompts.from_texts(texts, model, max_tokens=min(max_tokens, model.info.max_tokens), progress=False)
+    blank = ti.untrained(model, seed=0)
+    one: dict[str, Any] = {"n_fillers": n_fillers}
+    nodes = {}
+    for name, m in (("", model), ("untrained_", blank)):
+        nodes[f"{name}insertion"] = insert(m, questions, n_fillers=grid, kinds=kinds if m is model else kinds[-2:])
+        nodes[f"{name}tests"] = insertion_tests(nodes[f"{name}insertion"])
+        asked = {"text_attention": ti.AttentionMass(), "sinks": ti.AttentionSinks(tokens=min(64, max(prompts.lengths)))}
+        found = ti.measure(m, prompts, asked, progress=False)
+        nodes |= {f"{name}{k}": found[k].to_dataset(inherit=False) for k in asked}
+    nodes["interventions"] = intervene(model, questions, **one)
+    nodes["control"] = intervene(model, questions, kind="words", **one)
+    nodes["verdict"] = verdict(model, questions, **one)
+    nodes["shift"] = shift(model, questions, n_fillers=grid)
+    nodes["states"] = filler_states(model, questions, **one)
+    if len(questions) >= 10:
+        nodes["probes"] = filler_probes(model, questions, **one)
+    nodes["lens"] = read_fillers(model, questions, **one)
+    items = build_items(model, questions, **one)
+    keys = {"fillers": items.mark("filler"), "question": items.mark("question"), "sink": "first", "other": "other"}
+    looking = {"answer": "last", "fillers": items.mark("filler")}
+    found = ti.measure(model, items.prompts, {"attention": ti.AttentionMass(keys, looking)}, progress=False)
+    nodes["attention"] = found["attention"].to_dataset(inherit=False)
+    nodes["roles"] = massive_roles(model, prompts)
+    nodes["massive"] = massive_effects(model, prompts)
+    nodes["policies"] = policy_loss(model, prompts, window=window)
+    nodes["sentinels"] = sentinels(model, prompts, chunk=chunk)
+    tree = xr.DataTree.from_dict(nodes)
+    tree.attrs = provenance(
+        model.info, prompts.hash, {"questions": len(questions), **one}, nodes["insertion"].attrs["fingerprint"]
+    )
+    ti.check(tree)
+    if out is not None:
+        ti.write(tree, out, overwrite=True)
+    return tree
+
+
+def headline(tree: xr.DataTree) -> dict[str, Any]:
+    """Return the few numbers that answer the question, as JSON types; intervals are 95 % over items or texts."""
+    k = int(tree["insertion"]["n_fillers"].values[-1])
+    out: dict[str, Any] = {"model": tree.attrs["model"], "n_items": int(tree["insertion"].sizes["prompt"])}
+    shown = {0, 4, 10, k} & {*tree["insertion"]["n_fillers"].values.tolist()}
+    for name in ("", "untrained_"):
+        t = tree[f"{name}tests"].to_dataset(inherit=False)
+        out[f"{name}insertion"] = [
+            {
+                "filler": str(f), "placement": str(p), "n_fillers": int(n),
+                **{v: _number(t[v].sel(filler=f, placement=p, n_fillers=n))
+                   for v in ("accuracy", "accuracy_change", "mcnemar_p", "log_prob_change", "sign_p")},
+                "interval": _pair(t["log_prob_change_interval"].sel(filler=f, placement=p, n_fillers=n)),
+            }
+            for f in t["filler"].values for p in t["placement"].values for n in sorted(shown)
+        ]  # fmt: skip
+    t = tree["tests"].to_dataset(inherit=False)
+    out["placement_specificity"] = {
+        str(f): _pair(t["placement_specificity_interval"].sel(filler=f, n_fillers=k)) for f in t["filler"].values
+    }
+    out["announced"] = {"change": _number(t["announced_change"]), "interval": _pair(t["announced_change_interval"])}
+    for name in ("interventions", "control"):
+        s = ti.summary(tree[name].to_dataset(inherit=False))
+        out[name] = {
+            str(i): {v: [_number(s[v].sel(intervention=i)), *_pair(s[f"{v}_interval"].sel(intervention=i))]
+                     for v in ("kl", "log_prob_change", "flip")}
+            for i in s["intervention"].values
+        }  # fmt: skip
+    v = tree["verdict"].to_dataset(inherit=False)
+    out["verdict"] = v.attrs["verdict"]
+    out["evidence"] = {
+        str(c): [_number(v["value"].sel(criterion=c)), *_pair(v["value_interval"].sel(criterion=c)),
+                 bool(v["passed"].sel(criterion=c))]
+        for c in v["criterion"].values
+    }  # fmt: skip
+    for name in ("text_attention", "untrained_text_attention"):
+        d = tree[name].to_dataset(inherit=False)[["mass", "net_enrichment", "valued_mass"]].mean(("block", "head"))
+        s = ti.summary(d.isel(query_set=0))
+        out[name] = {
+            str(key): {n: [_number(s[n].sel(key_set=key)), *_pair(s[f"{n}_interval"].sel(key_set=key))]
+                       for n in ("mass", "net_enrichment", "valued_mass")}
+            for key in d["key_set"].values
+        }  # fmt: skip
+    for name in ("sinks", "untrained_sinks"):
+        rate = tree[name]["sink_rate"].mean(("block", "head"))
+        out[name] = {"first": _number(rate[0]), "largest_later": _number(rate[1:].max())}
+    for name, dim in (("policies", "policy"), ("sentinels", "filler"), ("massive", "intervention")):
+        s = ti.summary(tree[name].to_dataset(inherit=False))
+        for n in ("loss_change", "retention", "gap_left", "sentinel_change", "enrichment"):
+            if n in s:
+                out.setdefault(name, {})[n] = {
+                    str(x): [_number(s[n].sel({dim: x})), *_pair(s[f"{n}_interval"].sel({dim: x}))]
+                    for x in s[dim].values
+                }
+    out["massive"]["note"] = tree["massive"].attrs["note"]
+    return out
+
+
+def _number(x: Any) -> float | None:
+    value = float(x)
+    return float(f"{value:.4g}") if np.isfinite(value) else None
+
+
+def _pair(x: xr.DataArray) -> list[float | None]:
+    return [_number(v) for v in x.values]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m experiments.fillers", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--model", default=None, help="hub name or folder; the bundled model when left out")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--json", type=Path, default=None, help="file for the main numbers")
+    parser.add_argument("--small", action="store_true", help="a few items and texts, to see that everything runs")
+    args = parser.parse_args()
+    tree = run(ti.load_model(args.model), small=args.small, out=args.out)
+    text = json.dumps(headline(tree), indent=1)
+    if args.json is not None:
+        args.json.write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

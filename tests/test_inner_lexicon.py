@@ -1,0 +1,395 @@
+"""The inner lexicon of a planted model, kernels against brute force, attention against the library's own; plots."""
+
+import dataclasses
+from functools import cache
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from contract import assert_contract
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from tiny import byte_tokenizer, tiny, tiny_lm
+
+import tokinterp as ti
+from experiments import inner_lexicon as experiment
+from figures import inner_lexicon as picture
+from tokinterp import plots
+from tokinterp.kernels.lookup import neighbour_votes, target_ranks
+from tokinterp.measurements.inner_lexicon import VARIANTS, canonicity, repeat_words, retrieve_words
+from tokinterp.measurements.piece_attention import PieceAttention
+from tokinterp.measurements.word_probe import WordSet, word_probe, words_and_nonwords
+from tokinterp.models.base import ModelInfo
+from tokinterp.text import Spans
+from tokinterp.text.lexicon import Lexicon, natural_cases, split_cases, typo_cases
+
+WORDS = ["the", "and", "river", "to", "in"]  # tokens of their own
+OTHERS = ["rocket", "tower", "train", "table", "arrow", "apple", "island", "iron", "robin", "ridge", "animal"]
+FOUND = 2  # layer at which the planted model puts the pieces together
+
+
+def some_texts(n=12, words=14, seed=0):
+    draw = np.random.default_rng(seed)
+    return [" ".join(draw.choice([*WORDS, *WORDS, *OTHERS], words)) for _ in range(n)]
+
+
+@cache
+def some_lexicon():
+    return Lexicon.of(ti.Prompts.from_texts(some_texts(), byte_tokenizer(), max_tokens=64))
+
+
+class PlantedModel:
+    """Orthogonal embeddings; from a layer on, pieces that make up one token become that token, and words are marked."""
+
+    def __init__(self, lexicon, n_layers=3):
+        self.tokenizer, self.vocabulary = byte_tokenizer(), lexicon.prompts.vocabulary
+        self.size = len(self.tokenizer)
+        strings = self.vocabulary.strings(range(self.size))
+        self.token = {s: n for n, s in enumerate(strings)}
+        self.known = {f" {t}" for t in lexicon.text}
+        self.info = ModelInfo(
+            id="planted", revision="local", weights="planted", architecture="Planted", backend="hf", n_layers=n_layers,
+            n_heads=1, d_model=self.size + 1, d_vocab=self.size, max_tokens=64, dtype="float32", device="cpu",
+            tokenizer="bytes",
+        )  # fmt: skip
+        self.device = torch.device("cpu")
+        self.matrix = torch.eye(self.size, self.size + 1)
+        module = SimpleNamespace(weight=self.matrix)
+        self.lm = SimpleNamespace(get_input_embeddings=lambda: module, get_output_embeddings=lambda: module)
+
+    def normed(self, x):
+        return x / x.norm(dim=-1, keepdim=True)
+
+    def run(self, ids, sites, **_):
+        out = {}
+        for site in sites:
+            x = self.matrix[ids].clone()
+            if site.at >= FOUND:
+                for b, row in enumerate(ids.tolist()):
+                    word = ""
+                    for t, s in enumerate(self.vocabulary.strings(row)):
+                        word = s if s.startswith(" ") else word + s
+                        if word in self.token:
+                            x[b, t] = self.matrix[self.token[word]]
+                        if word in self.known:
+                            x[b, t, -1] = 3
+            out[site] = x
+        return out
+
+
+@pytest.fixture(scope="module")
+def lexicon():
+    return some_lexicon()
+
+
+@pytest.fixture(scope="module")
+def planted(lexicon):
+    return PlantedModel(lexicon)
+
+
+@pytest.fixture(scope="module")
+def cases(lexicon):
+    options = {"min_letters": 2, "min_context": 1}
+    return split_cases(lexicon, **options) + typo_cases(lexicon, **options)
+
+
+# -- kernels ------------------------------------------------------------------------------------------------------
+@given(st.integers(0, 10**6), st.sampled_from([200, 10**6]))
+@settings(max_examples=20, deadline=None)
+def test_ranks_equal_a_sort(seed, max_bytes):
+    g = torch.Generator().manual_seed(seed)
+    matrix, points = torch.randn(13, 5, generator=g), torch.randn(7, 5, generator=g)
+    target = torch.randint(0, 13, (7,), generator=g)
+    dot, cosine = target_ranks(points, matrix, target, max_bytes)
+    for p, t, a, b in zip(points, target, dot, cosine, strict=True):
+        for score, rank in ((matrix @ p, a), (matrix @ p / matrix.norm(dim=-1), b)):
+            assert (-score).argsort().tolist().index(int(t)) == int(rank)
+
+
+def test_what_is_not_finite_or_tied_is_never_retrieved():
+    matrix = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    points = torch.tensor([[1.0, 0.0], [0.0, 2.0], [torch.nan, 0.0], [torch.inf, 1.0], [0.0, 0.0]])
+    dot, cosine = target_ranks(points, matrix, torch.tensor([0, 2, 0, 0, 2]))
+    assert dot.tolist() == [1, 0, -1, -1, 3]  # a state of zeros is as close to everything
+    assert cosine.tolist() == [1, 0, -1, -1, 2]
+    assert target_ranks(points[1:2], matrix, torch.tensor([3]))[1].tolist() == [-1]
+
+
+@given(st.integers(0, 10**6), st.integers(1, 5), st.sampled_from([300, 10**8]))
+@settings(max_examples=20, deadline=None)
+def test_votes_equal_brute_force(seed, k, max_bytes):
+    draw = np.random.default_rng(seed)
+    x, label, fold = draw.normal(size=(30, 4)), draw.integers(0, 2, 30), draw.integers(0, 3, 30)
+    found = neighbour_votes(torch.tensor(x) + 100, torch.tensor(label), torch.tensor(fold), k, max_bytes)
+    for n in range(30):
+        others = np.flatnonzero(fold != fold[n])
+        near = others[np.argsort(((x[others] - x[n]) ** 2).sum(1))[:k]]
+        assert float(found[n]) == pytest.approx(label[near].mean())
+
+
+def test_votes_of_planted_and_of_equal_classes():
+    g = torch.Generator().manual_seed(0)
+    label = torch.arange(2000) % 2
+    fold = torch.randint(0, 5, (2000,), generator=g)
+    noise = torch.randn(2000, 8, generator=g)
+    apart = neighbour_votes(noise + 30 * label[:, None], label, fold, 4)
+    assert ((apart > 0.5) == (label == 1)).all()
+    votes = neighbour_votes(noise, label, fold, 4)
+    right = torch.where(votes == 0.5, 0.5, ((votes > 0.5) == (label == 1)).double()).mean()
+    assert abs(float(right) - 0.5) < 0.04
+    noise[7] = torch.nan
+    votes = neighbour_votes(noise, label, fold, 4)
+    assert votes.isnan().nonzero().flatten().tolist() == [7]
+    assert neighbour_votes(noise[:4], label[:4], torch.arange(4), 4).isnan().all()
+
+
+# -- retrieval ----------------------------------------------------------------------------------------------------
+def test_planted_words_are_found_at_their_layer(planted, cases):
+    split = cases[cases.kind == "split"]
+    found = retrieve_words(planted, split)
+    ti.check(found)
+    assert found["variant"].values.tolist() == list(VARIANTS)
+    dot = found.sel(product="dot") if "product" in found.dims else found
+    late = found["layer"].values >= FOUND
+    assert (dot["retrieved"].values[:, late] == 1).all()
+    assert (dot["retrieved"].values[:, ~late] == 0).all()
+    assert (found["first_layer"] == FOUND).all()
+    assert found["word"].values.tolist() == split.text
+    typos = retrieve_words(planted, cases[cases.kind == "typo"])
+    assert (typos["retrieved"] == 0).all()
+    assert typos["first_layer"].isnull().all()
+
+
+def test_one_token_words_are_their_embeddings_at_layer_0(planted, cases):
+    whole = dataclasses.replace(cases, pieces=cases.whole)
+    assert (retrieve_words(planted, whole, [0])["retrieved"] == 1).all()
+    near = canonicity(planted, whole)
+    np.testing.assert_allclose(near["canonicity"], 1, atol=1e-6)
+    assert (near["closer"] == 1).all()
+
+
+@torch.no_grad()
+def test_variants_of_a_real_network_equal_a_loop(cases):
+    model = ti.wrap(tiny_lm("llama", tie_word_embeddings=False), byte_tokenizer(), id="untied")
+    few = cases[::17]
+    found = retrieve_words(model, few, [0, 2, 3], batch_tokens=90)
+    matrices = {
+        "input": model.lm.get_input_embeddings().weight, "output": model.lm.get_output_embeddings().weight
+    }  # fmt: skip
+    for n in range(len(few)):
+        ids = torch.tensor([[*few.context[n], *few.pieces[n]]])
+        acts = model.run(ids, ti.resid([0, 2, 3]))
+        for layer in (0, 2, 3):
+            state = acts[ti.Site("resid", layer)][0, -1]
+            for variant in VARIANTS:
+                matrix, norm, product = variant.split(", ")
+                scores = matrices[matrix] @ (model.normed(state) if norm == "normed" else state)
+                scores = scores / matrices[matrix].norm(dim=-1) if product == "cosine" else scores
+                rank = int((scores > scores[few.whole[n][0]]).sum())
+                assert int(found["rank"].sel(layer=layer, variant=variant)[n]) == pytest.approx(rank, abs=1)
+    part = retrieve_words(model, few, [2], ["output, normed, dot"])
+    assert (part["rank"].values[:, 0, 0] == found["rank"].sel(layer=2, variant="output, normed, dot").values).all()
+
+
+def test_canonicity_is_the_cosine_in_the_same_context(cases):
+    model, few = tiny(), cases[::11]
+    found = canonicity(model, few, [1, 3], batch_tokens=90)
+    ti.check(found)
+
+    def last(before, word):
+        with torch.no_grad():
+            acts = model.run(torch.tensor([[*before, *word]]), ti.resid([1, 3]))
+        return np.stack([acts[ti.Site("resid", n)][0, -1].double().numpy() for n in (1, 3)])
+
+    rows = [
+        np.stack([last(c, w) for c, w in zip(few.context, column, strict=True)])
+        for column in (few.pieces, few.whole, few.other)
+    ]
+    for variant, shift in (("raw", 0), ("centred", rows[1].mean(0))):
+        a, b, c = (r - shift for r in rows)
+        lengths = [np.linalg.norm(x, axis=-1) for x in (a, b, c)]
+        own, control = ((a * x).sum(-1) / lengths[0] / n for x, n in ((b, lengths[1]), (c, lengths[2])))
+        np.testing.assert_allclose(found["canonicity"].sel(variant=variant), own, atol=1e-5)
+        np.testing.assert_allclose(found["control"].sel(variant=variant), control, atol=1e-5)
+        np.testing.assert_array_equal(found["closer"].sel(variant=variant), own > control)
+
+
+def test_planted_canonicity_is_one_from_its_layer_on(planted, cases):
+    split = cases[cases.kind == "split"]
+    near = canonicity(planted, split).sel(variant="raw")
+    late = near["layer"].values >= FOUND
+    np.testing.assert_allclose(near["canonicity"].values[:, late], 1, atol=1e-6)
+    assert (near["canonicity"].values[:, ~late] == 0).all()
+    assert (near["control"].values[:, late] < 0.95).all()
+
+
+def test_words_are_repeated_by_a_patchscope(lexicon):
+    cases = natural_cases(lexicon, (5,), min_context=1, n_words=6)
+    found = repeat_words(tiny(), cases, [0, 2])
+    assert found["success"].shape == (len(cases), 2)
+    assert found.sizes["step"] == 5
+    assert found["word"].values.tolist() == cases.text
+    plain = ti.patchscope(tiny(), cases.prompts(), "repeat", [0, 2], n_tokens=5)
+    assert (found["generated"] == plain["generated"]).all()
+
+
+# -- words and non-words ------------------------------------------------------------------------------------------
+def test_planted_words_are_told_from_nonwords_at_their_layer(bundled):
+    texts = [t.text for t in ti.bundled_texts("story")[:6]]
+    lexicon = Lexicon.of(ti.Prompts.from_texts(texts, byte_tokenizer(), max_tokens=64, on_long="window"))
+    items = words_and_nonwords(lexicon, 300, sizes=(2, 3, 4, 5), canonical=False, parts=3)
+    found = word_probe(PlantedModel(lexicon), items, n_boot=50)
+    ti.check(found)
+    last = found["accuracy"].sel(subset="last")
+    assert (last.sel(layer=[FOUND, 3]) == 1).all()
+    np.testing.assert_allclose(last.sel(layer=[0, 1]), 0.5, atol=0.01)  # the token says nothing
+    low, high = found["accuracy_interval"].sel(subset="last", layer=0).values
+    assert low <= 0.5 <= high
+    assert (found["accuracy_interval"].sel(subset="last", layer=FOUND) == 1).all()
+    again = word_probe(PlantedModel(lexicon), items, [FOUND], n_boot=50, max_bytes=1)
+    assert float(again["accuracy"][0, 0]) == float(last.sel(layer=FOUND))
+
+
+def test_an_untrained_network_cannot_tell_words(bundled):
+    texts = [t.text for t in ti.bundled_texts("article")]
+    lexicon = Lexicon.of(ti.Prompts.from_texts(texts, bundled, max_tokens=1024, on_long="window"))
+    items = words_and_nonwords(lexicon, 1200)
+    blank = word_probe(ti.untrained(bundled), items, [0, 4, 8], n_boot=50)
+    np.testing.assert_allclose(blank["accuracy"], 0.5, atol=0.04)
+    trained = word_probe(bundled, items, [0, 8], n_boot=50)["accuracy"].sel(layer=8)
+    assert float(trained.sel(subset="last")) > 0.56
+    assert float(trained.sel(subset="last")) > float(trained.sel(subset="penultimate")) + 0.03
+
+
+def test_layer_groups_and_batches_change_nothing(lexicon):
+    ids = [(5, 6, 7), (8, 9), (5, 9), (8, 6, 7), (10, 11), (12, 13), (10, 13), (12, 11)]
+    items = WordSet(ids, np.array([1, 1, 0, 0, 1, 1, 0, 0], bool), np.array([0, 0, 0, 0, 1, 1, 1, 1]))
+    whole = word_probe(tiny(), items, k=2, n_boot=20)
+    split = word_probe(tiny(), items, k=2, n_boot=20, batch_tokens=1, max_bytes=1)
+    np.testing.assert_array_equal(whole["accuracy"], split["accuracy"])
+    assert whole["n_words"].values.tolist() == [4, 4]
+    assert whole["n_tokens"].values.tolist() == [5, 5]
+
+
+# -- attention ----------------------------------------------------------------------------------------------------
+def eager_attention(lm, ids):
+    lm.set_attn_implementation("eager")
+    with torch.no_grad():
+        return [a[0].double().numpy() for a in lm(input_ids=torch.tensor([ids]), output_attentions=True).attentions]
+
+
+@pytest.mark.parametrize("by_head", [True, False])
+def test_weights_equal_eager_attention(lexicon, by_head):
+    model = ti.wrap(tiny_lm("llama"), byte_tokenizer(), id="tiny")
+    prompts = lexicon.prompts
+    asked = PieceAttention((2, 3, 5), by_head=by_head, min_position=3)
+    found = ti.measure(model, prompts, {"p": asked}, progress=False)["p"].to_dataset(inherit=False)
+    spans = Spans.words(prompts).align(prompts)
+    for i in range(0, len(prompts), 5):
+        weights = eager_attention(model.lm, prompts.ids(i).tolist())
+        words = [(a, b) for p, a, b in zip(spans.prompt, spans.start, spans.stop, strict=True) if p == i]
+        single = {a for a, b in words if b - a == 1}
+        for k, size in enumerate((2, 3, 5)):
+            own = [(a, b - 1) for a, b in words if b - a == size and a >= 3]
+            runs = [(q + 1 - size, q) for q in single if q + 1 - size >= 3]
+            runs = [(a, q) for a, q in runs if all(t in single for t in range(a, q))]
+            assert found["n_words"].values[i, k] == len(own)
+            assert found["n_control"].values[i, k] == len(runs)
+            for name, rows in (("attention", own), ("control", runs)):
+                for block in range(3):
+                    value = found[name].sel(prompt=i, pieces=size, block=block)
+                    if not rows:
+                        assert value.isnull().all()
+                        continue
+                    mass = np.mean([weights[block][:, q, a:q].sum(-1) for a, q in rows], 0)
+                    np.testing.assert_allclose(value, mass if by_head else mass.mean(), atol=1e-6)
+    assert int(found["n_words"].sel(pieces=5).sum()) > 5
+    assert int(found["n_control"].sel(pieces=2).sum()) > 5
+
+
+def test_piece_attention_is_a_measurement(lexicon):
+    found = assert_contract(lambda: PieceAttention((4, 5), min_position=2), tiny(), lexicon.prompts)
+    assert found["attention"].dims == ("prompt", "pieces", "block")
+    assert_contract(lambda: PieceAttention((5,), blocks=[0, 2], by_head=True), tiny(), lexicon.prompts)
+
+
+# -- bad input ----------------------------------------------------------------------------------------------------
+def test_bad_input(planted, cases, lexicon):
+    with pytest.raises(ValueError, match=r"variants=\['raw'\]: choose from input, raw, dot;"):
+        retrieve_words(planted, cases, variants=["raw"])
+    natural = natural_cases(lexicon, (5, 6), min_context=1)
+    for function in (retrieve_words, canonicity):
+        with pytest.raises(ValueError, match=r"has [456] tokens: give words that are one token"):
+            function(planted, natural)
+        with pytest.raises(ValueError, match=r"layers \[7\]: planted has layers 0"):
+            function(planted, cases, [7])
+        with pytest.raises(ValueError, match="there is no case"):
+            function(planted, cases[:0])
+    narrow = ti.wrap(tiny_lm("opt_post_norm"), byte_tokenizer())
+    with pytest.raises(ValueError, match=r"the input embedding of .* has width 16, its stream 32: leave out"):
+        retrieve_words(narrow, cases)
+    fine = WordSet([(1, 2), (3, 4), (5, 6)], np.array([True, False, True]), np.array([0, 1, 0]))
+    bad = [
+        (fine._replace(ids=[(1,), (3, 4), (5, 6)]), {}, "item 0 has 1 tokens"),
+        (fine._replace(is_word=np.array([True, True, True])), {}, "3 words and 0 non-words in 2 parts"),
+        (fine._replace(part=np.array([0, 0, 0])), {}, "2 words and 1 non-words in 1 parts"),
+        (fine._replace(part=np.array([0, 1])), {}, "3 items, 3 kinds and 2 parts"),
+        (fine, {"k": 4}, "k=4: the other parts have 1 items or more"),
+        (fine, {"places": ["first"], "k": 1}, r"places=\['first'\]: the places are last, penultimate"),
+    ]
+    for items, change, message in bad:
+        with pytest.raises(ValueError, match=message):
+            word_probe(planted, items, **change)
+    with pytest.raises(ValueError, match=r"sizes=\[1\]: name numbers of tokens"):
+        PieceAttention((1,))
+    with pytest.raises(ValueError, match=r"blocks \[3\]: tiny-llama has blocks 0 to 2"):
+        ti.measure(tiny(), lexicon.prompts, {"p": PieceAttention(blocks=[3])}, progress=False)
+    with pytest.raises(ValueError, match=r"none of the 12 prompts has a word of \[40\] tokens"):
+        ti.measure(tiny(), lexicon.prompts, {"p": PieceAttention((40,))}, progress=False)
+
+
+# -- experiment, figure, plots ------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "inner_lexicon.zarr"
+    model = ti.wrap(tiny_lm("llama", max_position_embeddings=128), byte_tokenizer(), id="tiny")
+    texts = [*some_texts(30, 25), *(t.text for t in ti.bundled_texts("story")[:3])]
+    tree = experiment.run(model, texts, n_words=40, small=True, out=out, progress=False)
+    again = ti.read(out)
+    assert again["trained/split"].to_dataset().identical(tree["trained/split"].to_dataset())
+    return tree
+
+
+def test_the_experiment_gives_every_group_of_both_models(results):
+    assert set(results.children) == {"trained", "untrained"}
+    for name in ("trained", "untrained"):
+        assert set(results[name].children) == {"probe", "split", "canonicity", "natural", "pieces"}
+    assert results["untrained/split"].attrs["model"] == "tiny, untrained"
+    short = experiment.summarise(results)
+    assert len(short["trained"]["probe"]["last"]["accuracy"]) == 4
+    assert short["untrained"]["cases"] == short["trained"]["cases"]
+    split = results["trained/split"]
+    name = "input, raw, cosine"
+    never = np.isnan(split["first_layer"].sel(variant=name).values).mean()
+    assert short["trained"]["retrieval"][name]["never"] == pytest.approx(never, abs=1e-4)
+
+
+def test_the_figure_and_its_parts(results, tmp_path):
+    fig = picture.draw(results)
+    assert isinstance(fig, Figure)
+    assert fig.get_size_inches()[0] <= 7
+    assert [ax.get_xlabel() for ax in fig.axes] == ["layer", "layer", "layer", "block"]
+    assert plots.save(fig, tmp_path / "a.png").stat().st_size > 1000
+    ax = plots.retrieval_by_layer(results["trained/natural"].to_dataset(), "success")
+    assert ax.get_ylabel() == "share of words retrieved"
+    near, probe, pieces = (results[f"trained/{n}"].to_dataset() for n in ("canonicity", "probe", "pieces"))
+    ax = plots.retrieval_by_layer(near, "closer", by="kind", variant="centred")
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["split", "typo"]
+    np.testing.assert_allclose(
+        plots.word_accuracy(probe, places=["last"]).lines[0].get_ydata(), probe["accuracy"].sel(subset="last")
+    )
+    assert [name for name, _, _ in plots.overview(pieces)] == ["pieces"]
+    with pytest.raises(ValueError, match="head 1: this result has the mean of all heads"):
+        plots.piece_attention(pieces, head=1)

@@ -1,0 +1,208 @@
+"""What is in the dots: the words of the chain of thought that filler positions hold, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import xarray as xr
+
+from ..capture import resid
+from ..dataset import layer_coords, variable
+from ..measurements.base import Measurement, choose_layers
+from . import match3
+from .tasks import Task
+from .words import Words
+
+if TYPE_CHECKING:
+    from ..capture import Batch, Site
+    from ..models.base import ModelInfo
+    from ..text.prompts import Prompts
+
+REFERENCE = "Bharadwaj 2024, arXiv 2412.04537"
+
+
+class FillerContents(Measurement):
+    """Whether the logit lens at filler t shows word t of the parallel chain of thought of a Match3 prompt.
+
+    Word t is valid if it could stand there: either row of the pair, then the first row that completes the pair to
+    zero, else any digit of the pair's sum.  The filler itself is left out of the vocabulary that is searched.
+
+    Parameters
+    ----------
+    n, d, m : int
+        Of the task.
+    layers : iterable of int, optional
+        All by default.
+
+    Notes
+    -----
+    ``recovery`` has two kinds of chance beside it: ``recovery_shuffled``, the share of the same answers that are valid
+    for other, random rows, and an untrained network, which the caller measures as well.  Slots 0, 2, 4, ... hold a row
+    of the pair, the same in every prompt: a network can learn these from the place alone.  Slots 1, 3, 5, ... depend on
+    the digits, and only they show computation; ``match_recovery`` are those with a third row to name.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> from tokinterp.fillers.network import Network, as_model, build
+    >>> task = Task(n=4, d=1)
+    >>> model = as_model(build(task, Network(2, 32, 2, 64)), task)
+    >>> run = ti.measure(model, filler_prompts(task, model, 5), {"dots": FillerContents(4, 1)}, progress=False)
+    >>> run["dots"]["recovery"].dims
+    ('layer', 'slot')
+    """
+
+    def __init__(self, n: int, d: int, m: int = 10, layers: Iterable[int] | None = None) -> None:
+        super().__init__()
+        self.n, self.d, self.m = Task(n=n, d=d, m=m).n, d, m
+        self.layers = None if layers is None else list(layers)
+
+    def sites(self, info: ModelInfo) -> list[Site]:
+        """Return the stream at the layers."""
+        return resid(choose_layers(self.layers, info))
+
+    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+        """Check that all prompts are of the filler format of this task."""
+        super().start(info, prompts)
+        choose_layers(self.layers, info)
+        words = self._words
+        if info.d_vocab < len(words) + words.n_rows:
+            raise ValueError(
+                f"{info.id} has {info.d_vocab} words, Match3 with n={self.n}, d={self.d}, m={self.m} has "
+                f"{len(words) + words.n_rows}: give a network of that task, wrapped by as_model"
+            )
+        self.n_slots = min(prompts.lengths) - self.n - 3
+        if min(prompts.lengths) != max(prompts.lengths) or self.n_slots < 2:
+            raise ValueError(
+                f"prompts of {min(prompts.lengths)} to {max(prompts.lengths)} words: filler prompts of Match3 with "
+                f"n={self.n} are equally long and have fillers after word {self.n}"
+            )
+        last = int(prompts.starts[1]) - 2
+        if (prompts.ids(0)[self.n + 1 : last] != words.filler).any() or int(prompts.ids(0)[self.n]) != words.prompt:
+            raise ValueError(f"prompt 0 has no fillers from word {self.n + 1} on: give prompts in the filler format")
+        self.n_slots = min(self.n_slots, self.n * (self.n - 1))
+
+    @property
+    def _words(self) -> Words:
+        return Words(self.n, self.d, self.m)
+
+    def update(self, batch: Batch) -> None:
+        """Count at every layer and slot whether the best word is a valid one, and how high the best valid word is."""
+        words, slots = self._words, slice(self.n + 1, self.n + 1 + self.n_slots)
+        rows = words.digits(batch.ids[:, : self.n])
+        other = _random_rows(batch.prompt_numbers, self.n, self.d, self.m)
+        valid, wrong = (valid_words(r, words)[:, : self.n_slots] for r in (rows, other))
+        match = torch.zeros_like(valid[..., 0])
+        match[:, 1::2] = match3.partner(rows, self.m)[:, : match[:, 1::2].shape[1]] >= 0
+        found: dict[str, list[torch.Tensor]] = {}
+        for layer in choose_layers(self.layers, self.info):
+            logits = batch.unembed(batch.resid(layer)[:, slots])[..., : len(words)].double()
+            is_filler = logits.argmax(-1) == words.filler
+            logits[..., words.filler] = -torch.inf
+            best = logits.argmax(-1, keepdim=True)
+            right = valid.gather(-1, best)[..., 0]
+            top = logits.masked_fill(~valid, -torch.inf).amax(-1, keepdim=True)
+            rank = 1 + (logits > top).sum(-1)
+            for name, value in (
+                ("recovery", right), ("shuffled", wrong.gather(-1, best)[..., 0]), ("reciprocal", 1 / rank.double()),
+                ("filler", is_filler), ("matched", right & match),
+            ):  # fmt: skip
+                found.setdefault(name, []).append(value.double().sum(0))
+        for name, values in found.items():
+            self.add(name, torch.stack(values))
+        self.add("matches", match.double().sum(0))
+        self.add("count", torch.tensor(len(batch), dtype=torch.float64, device=batch.device))
+
+    def result(self) -> xr.Dataset:
+        """Return recovery, its chance level, the rank of the best valid word, and the share of dots, by layer and slot."""
+        if not self.sums:
+            raise ValueError("FillerContents has seen no batch yet")
+        v, full, s = variable, ("layer", "slot"), self.sums
+        share = {k: s[k] / s["count"] for k in ("recovery", "shuffled", "reciprocal", "filler")}
+        matched = s["matched"].sum(1) / s["matches"].sum()  # 0/0 is NaN: no prompt has a triple
+        data = {
+            "recovery": v(full, share["recovery"], "share of fillers whose best word is valid there", "1", REFERENCE),
+            "recovery_shuffled": v(full, share["shuffled"], "the same, valid for other rows (chance)", "1"),
+            "reciprocal_rank": v(full, share["reciprocal"], "mean reciprocal rank of the best valid word", "1"),
+            "filler_share": v(full, share["filler"], "share of fillers whose best word is the filler", "1"),
+            "match_recovery": v("layer", matched, "recovery where a third row completes the pair", "1", REFERENCE),
+            "n_matches": v((), s["matches"].sum(), "fillers with a third row to name", "token"),
+            "n_prompts": v((), s["count"], "prompts", "1"),
+        }
+        kind = ["row of the pair" if t % 2 == 0 else "third row or digit of the sum" for t in range(self.n_slots)]
+        coords: dict[str, Any] = {
+            **layer_coords(choose_layers(self.layers, self.info), self.info),
+            "slot": v("slot", range(self.n_slots), "filler, counted from the first", "1"),
+            "slot_kind": v("slot", kind, "what the chain of thought says there", "1"),
+        }
+        return xr.Dataset(data, coords)
+
+
+def valid_words(rows: torch.Tensor, words: Words) -> torch.Tensor:
+    """Return (example, slot, column) bool: words that the parallel chain of thought of these rows could have there."""
+    n, m = words.n, words.m
+    i, j = match3.pairs(n, rows.device)
+    k = match3.partner(rows, m)
+    out = torch.zeros(len(rows), len(i), 2, len(words), dtype=torch.bool, device=rows.device)
+    pair = torch.arange(len(i), device=rows.device)
+    out[:, pair, 0, words.slot + i] = True
+    out[:, pair, 0, words.slot + j] = True
+    digit = words.digit + (rows[:, i] + rows[:, j]) % m  # written in the block of coordinate 0
+    second = torch.zeros_like(out[:, :, 1]).scatter_(-1, digit, True)
+    third = torch.zeros_like(second).scatter_(-1, (words.slot + k.clamp_min(0))[..., None], True)
+    out[:, :, 1] = torch.where((k >= 0)[..., None], third, second)
+    return out.flatten(1, 2)
+
+
+def _random_rows(numbers: torch.Tensor, n: int, d: int, m: int) -> torch.Tensor:
+    """Return (prompt, n, d) digits that depend on the number of the prompt alone, whatever the batch."""
+    place = torch.arange(n * d, device=numbers.device)
+    x = (numbers[:, None] * 1_000_003 + place * 7_919 + 12_345) & 0x7FFFFFFF
+    for _ in range(3):  # a 31-bit mix of shifts and products
+        x = ((x ^ (x >> 15)) * 0x2C1B3C6D) & 0x7FFFFFFF
+        x = ((x ^ (x >> 12)) * 0x297A2D39) & 0x7FFFFFFF
+    return ((x >> 7) % m).view(-1, n, d)
+
+
+def filler_prompts(task: Task, model: Any, count: int, seed: int = 0) -> Prompts:
+    """Return test examples of a task in its filler format as prompts for ``ti.measure``."""
+    from ..text.prompts import Prompts
+
+    return Prompts.from_ids(task.test_set("filler", count, 200 + seed).sequences.ids.numpy(), model)
+
+
+def read_dots(lm: Any, task: Task, *, prompts: int = 200, seed: int = 0, progress: bool = False) -> xr.DataTree:
+    """Measure the filler positions of a trained network in one pass of ``ti.measure``.
+
+    Parameters
+    ----------
+    lm : LlamaForCausalLM
+        From `tokinterp.fillers.train`.
+    task : Task
+        Match3.
+    prompts, seed : int
+        Test prompts, and which.
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    DataTree
+        Groups ``contents`` (`FillerContents`), ``dimension`` (`IntrinsicDimension` of the cloud of dots of each prompt,
+        all other words left out), ``spectrum`` (likewise) and ``lens`` (`LogitLens`; at rows whose next word is a row
+        it has no meaning).
+    """
+    from .. import IntrinsicDimension, LogitLens, Spectrum, measure
+    from .network import as_model
+
+    model = as_model(lm, task)
+    scales = tuple(s for s in (2, 4, 8, 16) if 4 * s <= task.n_fillers) or (2,)
+    asked = {
+        "contents": FillerContents(task.n, task.d, task.m),
+        "dimension": IntrinsicDimension(scales, k=max(scales), exclude=("special",), small="nan", tokens=0),
+        "spectrum": Spectrum(exclude=("special",), keep=1),
+        "lens": LogitLens(top=0, tokens=0),
+    }
+    return measure(model, filler_prompts(task, model, prompts, seed), asked, progress=progress)

@@ -1,0 +1,140 @@
+"""The commands ``tokinterp fillers insert`` and ``tokinterp fillers attention``."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+ModelName = Annotated[str, typer.Argument(help="Name on the Hugging Face hub, local folder, or 'bundled'.")]
+Items = Annotated[
+    Path | None, typer.Option(help="File of items: jsonl or csv with the fields prompt and answer; else the bundled.")
+]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Store to write, RUN.zarr.")]
+Limit = Annotated[int | None, typer.Option(help="Use only so many items.")]
+Kinds = Annotated[
+    list[str], typer.Option("--kind", help="dots, ellipses, commas, newlines, words, counting, or a text; give several.")
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default a GPU if there is one.")]
+
+
+def insert(
+    model: ModelName,
+    output: Output,
+    items: Items = None,
+    kind: Kinds = ["dots", "words"],  # noqa: B006
+    n_fillers: Annotated[str, typer.Option("-k", "--n-fillers", help="Numbers of filler tokens.")] = "2,4,10,20,50",
+    cue: Annotated[str | None, typer.Option(help="What follows the fillers; else the prompt's last word.")] = None,
+    decide: Annotated[int, typer.Option(help="Fillers for interventions and verdict; 0 for neither.")] = 10,
+    exact: Annotated[bool, typer.Option(help="Refuse fillers that merge with their neighbours.")] = True,
+    limit: Limit = None,
+    device: Device = None,
+) -> None:
+    """Insert fillers into the items of a frozen model: answers, tests, interventions, and a verdict."""
+    import xarray as xr
+
+    from ..cli import load_named
+    from ..dataset import write
+    from .insertion import insert as run_insert
+    from .insertion import insertion_tests
+    from .interventions import intervene
+    from .verdict import verdict
+
+    loaded = load_named(model, device=device)
+    questions = read_items(items, limit)
+    grid = numbers(n_fillers)
+    found = run_insert(loaded, questions, n_fillers=grid, kinds=kind, cue=cue, exact=exact)
+    tests = insertion_tests(found)
+    nodes = {"insertion": found, "tests": tests}
+    if decide:
+        shared: dict[str, Any] = {"n_fillers": decide, "kind": kind[0], "cue": cue, "exact": exact}
+        nodes["interventions"] = intervene(loaded, questions, **shared)
+        nodes["verdict"] = verdict(loaded, questions, **shared)
+    tree = xr.DataTree.from_dict(nodes)
+    tree.attrs = dict(found.attrs)
+    write(tree, output, overwrite=True)
+    for f in tests["filler"].values:
+        for p in tests["placement"].values:
+            for n in tests["n_fillers"].values[1:]:
+                t = tests.sel(filler=f, placement=p, n_fillers=n)
+                low, high = t["log_prob_change_interval"].values
+                typer.echo(
+                    f"{n} {f} ({p}): accuracy {float(t['accuracy']):.3f}, change of the log-probability "
+                    f"{float(t['log_prob_change']):+.3f} [{low:+.3f}, {high:+.3f}] nat"
+                )
+    if decide:
+        typer.echo(f"verdict on {decide} {kind[0]}: {nodes['verdict'].attrs['verdict']}")
+    typer.echo(f"written to {output}", err=True)
+
+
+def attention(
+    model: ModelName,
+    output: Output,
+    items: Items = None,
+    kind: Annotated[str, typer.Option(help="Kind of filler.")] = "dots",
+    n_fillers: Annotated[int, typer.Option("-k", "--n-fillers", help="Filler tokens.")] = 10,
+    cue: Annotated[str | None, typer.Option(help="What follows the fillers; else the prompt's last word.")] = None,
+    exact: Annotated[bool, typer.Option(help="Refuse fillers that merge with their neighbours.")] = True,
+    limit: Limit = None,
+    device: Device = None,
+) -> None:
+    """Measure the attention of answers and fillers on fillers, question and sink."""
+    from ..cli import load_named
+    from ..measure import measure
+    from ..measurements.attention import AttentionMass
+    from .items import build_items
+
+    if n_fillers < 1:
+        raise ValueError(f"--n-fillers {n_fillers}: attention on fillers needs some")
+    loaded = load_named(model, device=device)
+    made = build_items(loaded, read_items(items, limit), n_fillers=n_fillers, kind=kind, cue=cue, exact=exact)
+    keys = {"fillers": made.mark("filler"), "question": made.mark("question"), "sink": "first", "other": "other"}
+    asked = AttentionMass(keys, {"answer": "last", "fillers": made.mark("filler")})
+    run = measure(loaded, made.prompts, {"attention": asked}, store=output)
+    mean = run["attention"].to_dataset()[["mass", "chance", "net_enrichment"]].mean(("prompt", "block", "head"))
+    for q in mean["query_set"].values:
+        for k in mean["key_set"].values:
+            m = mean.sel(query_set=q, key_set=k)
+            typer.echo(
+                f"{q} -> {k}: mass {float(m['mass']):.3f}, chance {float(m['chance']):.3f}, "
+                f"net of sink and self {float(m['net_enrichment']):.2f} times chance"
+            )
+    typer.echo(f"written to {output}", err=True)
+
+
+def read_items(path: Path | None, limit: int | None = None) -> list[tuple[str, str]]:
+    """Return (prompt, answer) of the items of a file, or of the bundled cloze questions.
+
+    Raises
+    ------
+    ValueError
+        For a file of another kind or without the fields, with the line.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit {limit}: use at least one item")
+    if path is None:
+        from ..text.bundled import bundled_questions
+
+        return [(q.prompt, q.answer) for q in bundled_questions("cloze")][:limit]
+    with path.open(encoding="utf-8", newline="") as stream:
+        if path.suffix == ".jsonl":
+            records = [json.loads(line) for line in stream if line.strip()]
+        elif path.suffix == ".csv":
+            records = list(csv.DictReader(stream))
+        else:
+            raise ValueError(f"{path.name}: items are read from .jsonl or .csv")
+    for n, record in enumerate(records, 1):
+        if not {"prompt", "answer"} <= set(record):
+            raise ValueError(f"{path.name}, item {n}: the fields are {', '.join(record)}, not prompt and answer")
+    return [(str(r["prompt"]), str(r["answer"])) for r in records][:limit]
+
+
+def numbers(text: str) -> list[int]:
+    """Return the numbers of a list such as 2,4,10."""
+    try:
+        return [int(n) for n in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--n-fillers {text}: write numbers, for example 2,4,10") from None

@@ -1,0 +1,338 @@
+"""How much of the answer is in how many fillers: probes of a trained network whose trunk stays frozen."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from tqdm.auto import tqdm
+
+from ..checkpoint import fingerprint
+from ..dataset import check, provenance, variable
+from .evaluation import evaluate, loss_sum
+from .formats import IGNORED, Sequences
+from .network import Network, build, network_info, parameters_hash
+from .schedule import Schedule
+from .tasks import Samples, Task, majority
+
+REFERENCE = "Pfau, Merrill and Bowman 2024, arXiv 2404.15758, figure 4"
+VARIANTS = ("frozen", "released")
+PROBE_SEED = 2
+CHUNK = 8
+
+
+def keep_fillers(x: Sequences, task: Task, share: float) -> Sequences:
+    """Return filler sequences without their first ``floor(F (1 - share))`` fillers.
+
+    Raises
+    ------
+    ValueError
+        If the share is not from 0 to 1.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share of fillers kept {share}: take one from 0 to 1")
+    # 1 - 0.9 is a little less than 0.1: without the small number, floor() would keep a filler too many.
+    gone = math.floor(task.n_fillers * (1 - share) + 1e-9)
+    keep = torch.ones(x.ids.shape[1], dtype=torch.bool, device=x.ids.device)
+    keep[task.n + 1 : task.n + 1 + gone] = False
+    return Sequences(x.ids[:, keep], x.targets[:, keep], x.answer_at - gone)
+
+
+def trainable_names(lm: Any, variant: str) -> set[str]:
+    """Return the parameters that a probe trains: the last block, the final norm and the head, or everything."""
+    names = [name for name, _ in lm.named_parameters()]
+    if variant == "released":
+        return set(names)
+    last = f"model.layers.{lm.config.num_hidden_layers - 1}."
+    return {n for n in names if n.startswith((last, "model.norm.", "lm_head."))}
+
+
+def freeze(lm: Any, variant: str) -> set[str]:
+    """Switch gradients on for the parameters that a probe trains and off for all others; return the frozen names."""
+    chosen = trainable_names(lm, variant)
+    for name, p in lm.named_parameters():
+        p.requires_grad_(name in chosen)
+    return {name for name, _ in lm.named_parameters()} - chosen
+
+
+def probe_fillers(
+    trunks: Mapping[str, Any],
+    task: Task,
+    *,
+    kept: Sequence[float] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
+    variant: str = "frozen",
+    schedule: Schedule | None = None,
+    random_trunk: bool = True,
+    test_examples: int = 2000,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> xr.Dataset:
+    """Finetune the end of a network to answer after fewer fillers, once for each share kept.
+
+    Dropping the first fillers means that the answer is read early: if it improves with every filler kept, each of them
+    holds some of what the answer needs.
+
+    Parameters
+    ----------
+    trunks : mapping of str -> LlamaForCausalLM
+        Networks to probe; for the controls of the paper's claim give the one trained without fillers too.
+    task : Task
+        Match3.
+    kept : sequence of float
+        Shares of the fillers kept; the first ``floor(F (1 - share))`` are left out.
+    variant : {"frozen", "released"}
+        ``"frozen"``: last block, final norm and head are trained, all else is frozen, which is checked by a hash.
+        ``"released"``: everything is trained, as the published code does in effect (it sets an attribute that freezes
+        nothing and gives the optimiser all parameters).
+    schedule : Schedule, optional
+        The published one by default: 1e7 examples once, batch 256, rate 1e-4.
+    random_trunk : bool
+        Whether an untrained network of the same shape is probed as well, named ``"random"``.
+    test_examples, seed : int
+        Examples of the test; seed of the data.
+    device : torch.device or str, optional
+        A GPU if there is one.
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    Dataset
+        ``accuracy`` and ``auc`` (trunk, kept), ``n_kept`` (kept), ``majority``; ``stratum_accuracy``
+        (trunk, kept, stratum).
+
+    Raises
+    ------
+    ValueError
+        For Match2, an unknown variant, no trunk, shares outside 0 to 1, or fewer than two blocks.
+    RuntimeError
+        If a frozen parameter changed.
+    """
+    shares = _check_probe(trunks, task, kept, variant)
+    schedule = schedule or Schedule(steps=10_000_000 // 256, batch=256, rate=1e-4)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    trunks = dict(trunks)
+    if random_trunk:
+        trunks["random"] = _untrained_like(next(iter(trunks.values())), task, seed)
+    test = task.test_set("filler", test_examples, PROBE_SEED, place)
+    accuracy = np.full((len(trunks), len(shares), len(task.strata)), np.nan)
+    auc = np.full(accuracy.shape[:2], np.nan)
+    with tqdm(total=len(trunks) * len(shares), disable=not progress, desc=f"probe {variant}") as bar:
+        for t, lm in enumerate(trunks.values()):
+            for s, share in enumerate(shares):
+                shorter = Samples(keep_fillers(test.sequences, task, share), test.answer, test.rows, test.stratum)
+                tuned = finetune(lm, task, share, variant, schedule, seed, place)
+                found = evaluate(tuned, task, shorter)
+                accuracy[t, s] = [np.nan if x is None else x for x in found.accuracy]
+                auc[t, s] = np.nan if found.auc is None else found.auc
+                bar.update()
+    n_kept = [task.n_fillers - math.floor(task.n_fillers * (1 - share) + 1e-9) for share in shares]
+    v = variable
+    data = {
+        "accuracy": v(("trunk", "kept"), accuracy[..., 0], "accuracy of the answer", "1", REFERENCE),
+        "stratum_accuracy": v(("trunk", "kept", "stratum"), accuracy, "accuracy of the answer", "1"),
+        "auc": v(("trunk", "kept"), auc, "area under the ROC curve of logit(True) - logit(False)", "1"),
+        "n_kept": v("kept", n_kept, "fillers kept", "token"),
+        "majority": v((), majority(test.answer), "share of the most common answer", "1"),
+    }
+    coords = {
+        "trunk": v("trunk", np.array(list(trunks)), "network that is probed", "1"),
+        "kept": v("kept", np.asarray(shares), "share of the fillers kept", "1"),
+        "stratum": v("stratum", np.array(task.strata), "kind of example", "1"),
+    }
+    parameters = {
+        "task": asdict(task), "variant": variant, "schedule": asdict(schedule), "kept": shares, "seed": seed,
+        "trunks": {name: parameters_hash(lm) for name, lm in trunks.items()}, "test_examples": test_examples,
+    }  # fmt: skip
+    return finish(xr.Dataset(data, coords), next(iter(trunks.values())), task, parameters, "FillersProbe", seed)
+
+
+def finetune(
+    lm: Any, task: Task, share: float, variant: str, schedule: Schedule, seed: int, device: torch.device | str
+) -> Any:
+    """Return a copy of a network finetuned to answer after a share of the fillers.
+
+    Raises
+    ------
+    RuntimeError
+        If a frozen parameter changed.
+    """
+    tuned = copy.deepcopy(lm).to(device).train()
+    frozen = freeze(tuned, variant)
+    before = parameters_hash(tuned, frozen)
+    trained = [p for p in tuned.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(
+        trained, lr=schedule.rate, betas=schedule.betas, weight_decay=schedule.weight_decay
+    )
+    fast = torch.autocast("cuda", torch.bfloat16) if torch.device(device).type == "cuda" else nullcontext()
+    batches = task.stream("filler", schedule.batch, PROBE_SEED + 1000 * seed + 17, CHUNK, device)
+    for step, batch in zip(range(schedule.steps), batches, strict=False):
+        optimiser.param_groups[0]["lr"] = schedule.rate_at(step)
+        short = keep_fillers(batch, task, share)
+        with fast:
+            logits = tuned(input_ids=short.ids, use_cache=False).logits
+        loss = loss_sum(logits, short.targets, task) / (short.targets != IGNORED).sum()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, schedule.clip)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+    if parameters_hash(tuned, frozen) != before:
+        raise RuntimeError("a frozen parameter changed during the probe's training: its result is void")
+    return tuned.eval()
+
+
+def _check_probe(trunks: Mapping[str, Any], task: Task, kept: Sequence[float], variant: str) -> list[float]:
+    if task.family != "match3":
+        raise ValueError(f"the probe of the fillers is defined for match3, not {task.family}")
+    if variant not in VARIANTS:
+        raise ValueError(f"variant={variant!r}: take 'frozen', or 'released' for the published one that freezes nothing")
+    if not trunks or "random" in trunks:
+        raise ValueError(f"trunks={list(trunks)}: give at least one network, none of them named 'random'")
+    for name, lm in trunks.items():
+        if lm.config.num_hidden_layers < 2 and variant == "frozen":
+            raise ValueError(f"trunk {name!r} has one block: nothing would be frozen; take a network of two or more")
+        if lm.config.vocab_size != len(task.words):
+            raise ValueError(
+                f"trunk {name!r} has {lm.config.vocab_size} words, the task {task.name} has {len(task.words)}: it was "
+                "trained on another task"
+            )
+    bad = [share for share in kept if not 0 <= share <= 1]
+    if bad or not kept or len(set(kept)) < len(kept):
+        raise ValueError(f"kept={list(kept)}: give different shares from 0 to 1")
+    return [float(share) for share in kept]
+
+
+def _untrained_like(lm: Any, task: Task, seed: int) -> Any:
+    c = lm.config
+    shape = Network(c.num_hidden_layers, c.hidden_size, c.num_attention_heads, c.intermediate_size)
+    return build(task, shape, 10_000 + seed)
+
+
+def finish(
+    ds: xr.Dataset, lm: Any, task: Task, parameters: dict[str, Any], measurement: str, seed: int
+) -> xr.Dataset:
+    """Return a result with its provenance, checked."""
+    info = network_info(lm, task, parameters_hash(lm))
+    ds.attrs = {
+        **provenance(info, task.hash, parameters, fingerprint({**parameters, "weights": info.weights}), seed),
+        "measurement": measurement, "task": task.name,
+    }  # fmt: skip
+    check(ds)
+    return ds
+
+
+# -- linear probes --------------------------------------------------------------------------------------------
+def linear_probe(
+    lm: Any, task: Task, *, positions: Sequence[int] | None = None, examples: int = 2000, ridge: float = 1e-2,
+    seed: int = 0, device: torch.device | str | None = None,
+) -> xr.Dataset:  # fmt: skip
+    """Read the answer from single states: a logistic regression for each layer and position, nothing is finetuned.
+
+    Parameters
+    ----------
+    lm : LlamaForCausalLM
+        From `build` or `train`.
+    task : Task
+        Match3; its filler format is run.
+    positions : sequence of int, optional
+        Where to read; from the end of the input through the answer cue by default.
+    examples : int
+        For fitting, and as many again for testing.
+    ridge : float
+        Penalty on the squared weights, of standardised states, relative to the number of examples.
+    seed : int
+        Of the examples.
+    device : torch.device or str, optional
+        A GPU if there is one.
+
+    Returns
+    -------
+    Dataset
+        ``accuracy`` and ``shuffled`` (labels permuted before the fit: chance) (layer, position); ``majority``.
+    """
+    if task.family != "match3":
+        raise ValueError(f"the linear probe reads True or False: it is defined for match3, not {task.family}")
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    width = task.length("filler")
+    where = list(range(task.n, width - 1) if positions is None else positions)
+    if bad := [p for p in where if not 0 <= p < width - 1]:
+        raise ValueError(f"positions {bad}: the words before the answer are numbered 0 to {width - 2}")
+    sets = [task.test_set("filler", examples, seed + s, place) for s in (100, 101)]
+    lm = copy.deepcopy(lm).to(place).eval()
+    labels = [(s.answer == task.words.true).double() for s in sets]
+    draw = torch.Generator().manual_seed(seed)
+    permuted = labels[0][torch.randperm(examples, generator=draw).to(place)]
+    n_layers = lm.config.num_hidden_layers
+    accuracy = np.full((2, n_layers + 1, len(where)), np.nan)
+    for layer, (fit, test) in enumerate(zip(*(_states(lm, s.sequences.ids, where) for s in sets), strict=True)):
+        for p in range(len(where)):
+            for row, y in enumerate((labels[0], permuted)):
+                predict = logistic(fit[:, p].double(), y, ridge)
+                right = (predict(test[:, p].double()) > 0) == (labels[1] > 0.5)
+                accuracy[row, layer, p] = float(right.double().mean())
+    info = network_info(lm, task, "")
+    from ..dataset import layer_coords
+
+    v = variable
+    data = {
+        "accuracy": v(("layer", "position"), accuracy[0], "accuracy of the answer read from the state", "1"),
+        "shuffled": v(("layer", "position"), accuracy[1], "the same, labels permuted", "1"),
+        "majority": v((), majority(sets[1].answer), "share of the most common answer", "1"),
+    }
+    coords = {**layer_coords(range(n_layers + 1), info), "position": v("position", where, "position", "1")}
+    parameters = {"task": asdict(task), "examples": examples, "ridge": ridge, "seed": seed, "positions": where}
+    return finish(xr.Dataset(data, coords), lm, task, parameters, "FillersLinearProbe", seed)
+
+
+@torch.no_grad()
+def _states(lm: Any, ids: torch.Tensor, where: Sequence[int], batch: int = 512) -> Iterator[torch.Tensor]:
+    """Yield the stream (example, place, d_model) at each layer; hooks see the last one before the final norm."""
+    kept: list[list[torch.Tensor]] = [[] for _ in range(lm.config.num_hidden_layers + 1)]
+    hooks = [
+        block.register_forward_hook(lambda _m, _i, out, n=n: kept[n + 1].append((out if torch.is_tensor(out) else out[0])[:, where]))
+        for n, block in enumerate(lm.model.layers)
+    ]  # fmt: skip
+    hooks.append(lm.model.layers[0].register_forward_pre_hook(lambda _m, args: kept[0].append(args[0][:, where])))
+    try:
+        for start in range(0, len(ids), batch):
+            lm.model(input_ids=ids[start : start + batch], use_cache=False)
+    finally:
+        for h in hooks:
+            h.remove()
+    yield from (torch.cat(parts) for parts in kept)
+
+
+def logistic(x: torch.Tensor, y: torch.Tensor, ridge: float, steps: int = 12) -> Any:
+    """Fit a ridge-penalised logistic regression by Newton's method and return the function state -> logit.
+
+    Examples
+    --------
+    >>> x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)).double()
+    >>> predict = logistic(x, (x[:, 0] > 0).double(), 1e-2)
+    >>> float(((predict(x) > 0) == (x[:, 0] > 0)).double().mean()) > 0.95
+    True
+    """
+    mean, scale = x.mean(0), x.std(0).clamp_min(1e-6)
+
+    def features(z: torch.Tensor) -> torch.Tensor:
+        z = (z - mean) / scale
+        return torch.cat([z, torch.ones_like(z[:, :1])], 1)
+
+    a = features(x)
+    penalty = torch.full((a.shape[1],), ridge * len(x), dtype=a.dtype, device=a.device)
+    penalty[-1] = 1e-6 * len(x)
+    w = torch.zeros_like(penalty)
+    for _ in range(steps):
+        p = (a @ w).sigmoid()
+        gradient = a.T @ (p - y) + penalty * w
+        curvature = (a * (p * (1 - p))[:, None]).T @ a + torch.diag(penalty)
+        w = w - torch.linalg.solve(curvature, gradient)
+    return lambda z: features(z) @ w
