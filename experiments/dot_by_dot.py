@@ -29,6 +29,7 @@ import xarray as xr
 
 import tokinterp as ti
 from tokinterp.fillers.contents import read_dots
+from tokinterp.fillers.last import last_evaluation
 from tokinterp.fillers.network import Network, flops_per_example
 from tokinterp.fillers.probe import linear_probe, probe_fillers
 from tokinterp.fillers.schedule import Schedule
@@ -62,7 +63,7 @@ TIERS = {
     "smoke": Tier(
         (Task(n=4, d=1, m=5, fillers="cot"), Task(n=5, d=1, m=5, fillers="cot"), Task(n=4, d=2, m=5, fillers="cot")),
         Network(3, 64, 4, 128),
-        Schedule(steps=1500, batch=64, rate=1.5e-3, evaluations=10),
+        Schedule(steps=2000, batch=64, rate=1.5e-3, evaluations=20, stop_at=0.995),
         seeds=(0, 1),
         probe=Schedule(steps=150, batch=64, rate=1e-3),
         kept=(0.0, 0.5, 1.0),
@@ -196,13 +197,12 @@ def summary(tree: xr.DataTree) -> dict[str, Any]:
         for arm, node in arms.children.items():
             ds = node.to_dataset(inherit=False)
             for seed in ds["seed"].values:
-                of = ds.sel(seed=seed)
-                last = of.isel(step=int(np.flatnonzero(of["seconds"].notnull())[-1]))
+                last = last_evaluation(ds).sel(seed=seed)
                 for form in ds["format"].values:
                     one = last.sel(format=form)
                     rows.append(
                         {
-                            "task": task, "arm": arm, "seed": int(seed), "format": str(form), "step": int(one["step"]),
+                            "task": task, "arm": arm, "seed": int(seed), "format": str(form), "step": int(one["steps_taken"]),
                             "examples": int(one["examples_seen"]), "seconds": round(float(one["seconds"]), 1),
                             "majority": round(float(one["majority"]), 4), "auc": round(float(one["auc"]), 4),
                             "true_bias": round(float(one["true_bias"]), 4),

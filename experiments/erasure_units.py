@@ -10,7 +10,7 @@ from typing import Any
 from tokinterp.text import Spans, find_words, read_conll, read_conllulex, read_spans_jsonl, read_texts
 from tokinterp.text.files import open_lines
 
-NAME = r"[^\W\d_a-z][\w'’.-]*"
+NAME = r"[^\W\d_a-z](?:\.|[\w'’-]+|\b)"
 LONGEST = 6
 FUNCTION = frozenset(
     ["A", "After", "Although", "An", "And", "As", "At", "Both", "But", "By", "During", "For", "From", "He", "Her",
@@ -20,12 +20,12 @@ FUNCTION = frozenset(
 
 
 def names(texts: Sequence[str]) -> Spans:
-    """Find runs of two or more capitalised words, one space apart, "of", "the", "de" and the like allowed between.
+    """Find runs of two or more capitalised words, one space apart, "of", "de" and the like allowed between.
 
     A stand-in for an entity tagger: it misses names of one word and takes some headings and sentence beginnings for
     names. The first word of a sentence only counts if it is no function word.
     """
-    between = r"(?: (?:of|the|de|da|del|van|von|der|la|le|and))?"
+    between = r"(?: (?:of|of the|de|de la|da|del|van|van der|von|la|le))?"
     pattern = re.compile(rf"(?<!\w){NAME}(?:{between} {NAME})+")
     records = []
     for d, text in enumerate(texts):

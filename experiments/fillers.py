@@ -29,12 +29,13 @@ from tokinterp.fillers.read_out import read_fillers
 from tokinterp.fillers.residual import filler_probes, filler_states, shift
 from tokinterp.fillers.sentinel import sentinels
 from tokinterp.fillers.verdict import verdict
+from tokinterp.models import HookedLM
 
 RESULTS = Path("runs/fillers.zarr")
 
 
 def run(
-    model: ti.Model | None = None,
+    model: HookedLM | None = None,
     questions: Sequence[Any] | None = None,
     texts: Sequence[str] | None = None,
     *,
@@ -91,7 +92,7 @@ def run(
         nodes[f"{name}tests"] = insertion_tests(nodes[f"{name}insertion"])
         asked = {"text_attention": ti.AttentionMass(), "sinks": ti.AttentionSinks(tokens=min(64, max(prompts.lengths)))}
         found = ti.measure(m, prompts, asked, progress=False)
-        nodes |= {f"{name}{k}": found[k].to_dataset(inherit=False) for k in asked}
+        nodes |= {f"{name}{k}": found.children[k].to_dataset(inherit=False) for k in asked}
     nodes["interventions"] = intervene(model, questions, **one)
     nodes["control"] = intervene(model, questions, kind="words", **one)
     nodes["verdict"] = verdict(model, questions, **one)
@@ -104,7 +105,7 @@ def run(
     keys = {"fillers": items.mark("filler"), "question": items.mark("question"), "sink": "first", "other": "other"}
     looking = {"answer": "last", "fillers": items.mark("filler")}
     found = ti.measure(model, items.prompts, {"attention": ti.AttentionMass(keys, looking)}, progress=False)
-    nodes["attention"] = found["attention"].to_dataset(inherit=False)
+    nodes["attention"] = found.children["attention"].to_dataset(inherit=False)
     nodes["roles"] = massive_roles(model, prompts)
     nodes["massive"] = massive_effects(model, prompts)
     nodes["policies"] = policy_loss(model, prompts, window=window)
@@ -121,11 +122,12 @@ def run(
 
 def headline(tree: xr.DataTree) -> dict[str, Any]:
     """Return the few numbers that answer the question, as JSON types; intervals are 95 % over items or texts."""
-    k = int(tree["insertion"]["n_fillers"].values[-1])
-    out: dict[str, Any] = {"model": tree.attrs["model"], "n_items": int(tree["insertion"].sizes["prompt"])}
-    shown = {0, 4, 10, k} & {*tree["insertion"]["n_fillers"].values.tolist()}
+    sets = {n: node.to_dataset(inherit=False) for n, node in tree.children.items()}
+    k = int(sets["insertion"]["n_fillers"].values[-1])
+    out: dict[str, Any] = {"model": tree.attrs["model"], "n_items": int(sets["insertion"].sizes["prompt"])}
+    shown = {0, 4, 10, k} & {*sets["insertion"]["n_fillers"].values.tolist()}
     for name in ("", "untrained_"):
-        t = tree[f"{name}tests"].to_dataset(inherit=False)
+        t = sets[f"{name}tests"]
         out[f"{name}insertion"] = [
             {
                 "filler": str(f), "placement": str(p), "n_fillers": int(n),
@@ -135,19 +137,19 @@ def headline(tree: xr.DataTree) -> dict[str, Any]:
             }
             for f in t["filler"].values for p in t["placement"].values for n in sorted(shown)
         ]  # fmt: skip
-    t = tree["tests"].to_dataset(inherit=False)
+    t = sets["tests"]
     out["placement_specificity"] = {
         str(f): _pair(t["placement_specificity_interval"].sel(filler=f, n_fillers=k)) for f in t["filler"].values
     }
     out["announced"] = {"change": _number(t["announced_change"]), "interval": _pair(t["announced_change_interval"])}
     for name in ("interventions", "control"):
-        s = ti.summary(tree[name].to_dataset(inherit=False))
+        s = ti.summary(sets[name])
         out[name] = {
             str(i): {v: [_number(s[v].sel(intervention=i)), *_pair(s[f"{v}_interval"].sel(intervention=i))]
                      for v in ("kl", "log_prob_change", "flip")}
             for i in s["intervention"].values
         }  # fmt: skip
-    v = tree["verdict"].to_dataset(inherit=False)
+    v = sets["verdict"]
     out["verdict"] = v.attrs["verdict"]
     out["evidence"] = {
         str(c): [_number(v["value"].sel(criterion=c)), *_pair(v["value_interval"].sel(criterion=c)),
@@ -155,7 +157,7 @@ def headline(tree: xr.DataTree) -> dict[str, Any]:
         for c in v["criterion"].values
     }  # fmt: skip
     for name in ("text_attention", "untrained_text_attention"):
-        d = tree[name].to_dataset(inherit=False)[["mass", "net_enrichment", "valued_mass"]].mean(("block", "head"))
+        d = sets[name][["mass", "net_enrichment", "valued_mass"]].mean(("block", "head"))
         s = ti.summary(d.isel(query_set=0))
         out[name] = {
             str(key): {n: [_number(s[n].sel(key_set=key)), *_pair(s[f"{n}_interval"].sel(key_set=key))]
@@ -163,17 +165,18 @@ def headline(tree: xr.DataTree) -> dict[str, Any]:
             for key in d["key_set"].values
         }  # fmt: skip
     for name in ("sinks", "untrained_sinks"):
-        rate = tree[name]["sink_rate"].mean(("block", "head"))
+        rate = sets[name]["sink_rate"].mean(("block", "head"))
+        rate = rate[sets[name]["n_queries"].values >= 16]
         out[name] = {"first": _number(rate[0]), "largest_later": _number(rate[1:].max())}
     for name, dim in (("policies", "policy"), ("sentinels", "filler"), ("massive", "intervention")):
-        s = ti.summary(tree[name].to_dataset(inherit=False))
+        s = ti.summary(sets[name])
         for n in ("loss_change", "retention", "gap_left", "sentinel_change", "enrichment"):
             if n in s:
                 out.setdefault(name, {})[n] = {
                     str(x): [_number(s[n].sel({dim: x})), *_pair(s[f"{n}_interval"].sel({dim: x}))]
                     for x in s[dim].values
                 }
-    out["massive"]["note"] = tree["massive"].attrs["note"]
+    out["massive"]["note"] = sets["massive"].attrs["note"]
     return out
 
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def run(
     *,
     n_words: int = 10_000,
     sizes: Sequence[int] = (2, 3, 4, 5),
+    min_letters: int = 4,
     context: int = 64,
     n_tokens: int = 512,
     untrained: bool = True,
@@ -65,6 +67,8 @@ def run(
         Words of each kind, or as many as there are.
     sizes : sequence of int
         Pieces of a split word, and tokens of a word of several.
+    min_letters : int
+        Of a word.
     context : int
         Most tokens before a word.
     n_tokens : int
@@ -94,10 +98,10 @@ def run(
         texts, loaded, max_tokens=n_tokens, on_long="window", on_empty="drop", min_tokens=2, progress=progress
     )
     lexicon = ti.Lexicon.of(prompts)
-    options: dict[str, Any] = {"n_words": n_words, "context": context, "seed": seed}
+    options: dict[str, Any] = {"n_words": n_words, "min_letters": min_letters, "context": context, "seed": seed}
     single = ti.split_cases(lexicon, sizes, **options) + ti.typo_cases(lexicon, **options)
     natural = ti.natural_cases(lexicon, sizes, **options)
-    items = ti.words_and_nonwords(lexicon, n_probe, sizes=sizes, seed=seed)
+    items = ti.words_and_nonwords(lexicon, n_probe, sizes=sizes, min_letters=min_letters, seed=seed)
     found: dict[str, xr.Dataset] = {}
     for name in MODELS[: 2 if untrained else 1]:
         one = loaded if name == "trained" else ti.untrained(loaded, seed)
@@ -110,7 +114,7 @@ def run(
             f"{name}/pieces": ti.measure(one, prompts, asked, progress=progress)["pieces"].to_dataset(inherit=False),
         }
     tree = xr.DataTree.from_dict(found)
-    parameters = {"n_words": n_words, "sizes": list(sizes), "context": context, "n_tokens": n_tokens, "seed": seed}
+    parameters = {**options, "sizes": list(sizes), "n_tokens": n_tokens, "probe_words": n_probe}
     tree.attrs = {**found["trained/split"].attrs, "prompts": prompts.hash, "parameters": json.dumps(parameters)}
     ti.check(tree)
     if out is not None:
@@ -197,9 +201,10 @@ def main() -> None:
         given = "--small" if args.small else f"--model {model.info.id}"
         about = {k: tree.attrs[k] for k in ("model", "weights", "tokenizer", "prompts", "dtype")}
         about |= {k: json.loads(tree.attrs[k]) for k in ("versions", "parameters")}
-        result = {"command": f"python -m experiments.inner_lexicon {given} --json {args.json.name}", **about}
+        result = {"command": f"python -m experiments.inner_lexicon {given} --json {args.json}", **about}
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result | summarise(tree), indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(result | summarise(tree), indent=1)
+        args.json.write_text(re.sub(r"\[[^\[\]{}]*\]", lambda m: " ".join(m[0].split()), text) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

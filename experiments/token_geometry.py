@@ -274,7 +274,7 @@ def main() -> None:
         prog="python -m experiments.token_geometry", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--model", default=PAPER_MODEL, help="hub name, folder, or bundled")
-    parser.add_argument("--dtype", default="auto", help="the paper has bfloat16 (version 1) and float32 (version 2)")
+    parser.add_argument("--dtype", help="the paper has bfloat16 (version 1) and float32 (version 2)")
     parser.add_argument("--texts", help="files with texts; pile-10k from the hub when left out", nargs="+")
     parser.add_argument("--tokenizers", nargs="*", default=pile.TOKENIZERS, help="every text is long under all of them")
     parser.add_argument("--windows", action="store_true", help="join the texts and cut the whole into prompts")

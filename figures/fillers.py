@@ -12,7 +12,7 @@ def draw(results: xr.DataTree) -> Figure:
     """Draw the result of ``experiments.fillers``."""
     found = {n: node.to_dataset(inherit=False) for n, node in results.children.items()}
     kinds = [k for k in ("dots", "counting", "words") if k in found["insertion"]["filler"].values]
-    fig, axes = plots.figure("double", 6.6, rows=3, columns=2)
+    fig, axes = plots.figure("double", 7.4, rows=3, columns=2)
     with plots.paper_style():
         plots.insertion_curves(found["insertion"], ax=axes[0, 0], kinds=kinds)
         plots.insertion_curves(found["insertion"], ax=axes[0, 1], kinds=kinds, placement="pre", legend=False)
@@ -27,6 +27,7 @@ def draw(results: xr.DataTree) -> Figure:
             found["text_attention"], "net_enrichment", ax=axes[2, 0],
             other=found["untrained_text_attention"].assign_attrs(model="untrained"), label="trained",
         )  # fmt: skip
+        axes[2, 0].set_ylim(0, 1.6 * axes[2, 0].get_ylim()[1])  # room for the legend
         plots.intervals(found["policies"], "loss_change", "policy", ax=axes[2, 1], ylabel="change of the loss")
         plots.panel_letters(axes)
     return fig

@@ -15,14 +15,15 @@ def draw(results: xr.DataTree) -> Figure:
         first, *rest = (results[f"{m}/{name}"].to_dataset() for m in ("trained", "untrained") if m in results.children)
         return first, {"untrained": rest[0]} if rest else None
 
-    (probe, other_probe), (split, _), (near, other_near), (pieces, other_pieces) = (
-        pair(n) for n in ("probe", "split", "canonicity", "pieces")
-    )
-    fig, axes = plots.figure("double", 4.8, rows=2, columns=2)
+    names = ("probe", "split", "canonicity", "pieces")
+    (probe, probe_0), (split, split_0), (near, near_0), (pieces, pieces_0) = (pair(n) for n in names)
+    fig, axes = plots.figure("double", 7.2, rows=3, columns=2)
     with plots.paper_style():
-        plots.word_accuracy(probe, ax=axes[0, 0], other=other_probe, label="trained")
-        plots.retrieval_by_layer(split, ax=axes[0, 1], variant="input, raw, cosine")
-        plots.canonicity_by_layer(near, ax=axes[1, 0], other=other_near, label="trained")
-        plots.piece_attention(pieces, ax=axes[1, 1], other=other_pieces, label="trained")
+        plots.word_accuracy(probe, ax=axes[0, 0], other=probe_0, label="trained")
+        plots.retrieval_by_layer(split, ax=axes[0, 1], variant="input, raw, dot", other=split_0, label="trained")
+        plots.canonicity_by_layer(near, ax=axes[1, 0], other=near_0, label="trained")
+        plots.retrieval_by_layer(near, "closer", ax=axes[1, 1], variant="raw", other=near_0, label="trained")
+        for n, ax in zip(pieces["pieces"].values[:2], axes[2], strict=True):
+            plots.piece_attention(pieces, int(n), ax=ax, other=pieces_0, label="trained")
         plots.panel_letters(axes)
     return fig

@@ -58,7 +58,7 @@ def test_a_model_with_a_shorter_context_is_given_what_it_takes(model):
     assert int(tree["lens"]["n_targets"].max()) == model.info.max_tokens - 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["first_look"])
 def test_figure_is_redrawn_from_the_stored_result(name, results, tmp_path):
     out, tree = results
     drawn = importlib.import_module(f"figures.{name}").draw(tree)

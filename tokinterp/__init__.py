@@ -16,9 +16,9 @@ from .measure import measure, measure_on_cluster
 from .measurements.attention import AttentionMass, AttentionSinks
 from .measurements.augmentation import augmentation_metrics, compare_models
 from .measurements.base import Measurement
-from .measurements.cosine import CosineSimilarity
 from .measurements.context import ContextMemory
 from .measurements.context_training import fit_context_decoder
+from .measurements.cosine import CosineSimilarity
 from .measurements.curvature import Curvature
 from .measurements.dimension import IntrinsicDimension
 from .measurements.entropy import MatrixEntropy, diff_erank
@@ -41,9 +41,10 @@ from .measurements.pooled import PooledStates
 from .measurements.probe_scores import ProbeScores, score_probes
 from .measurements.probes import TokenProbes, fit_probes
 from .measurements.recall import PrefixRecall
+from .measurements.removal_loss import removal_accuracy, surviving_loss
+from .measurements.replicates import seed_agreement
 from .measurements.similarity import LayerSimilarity
 from .measurements.sinks import FirstTokenAttention
-from .measurements.removal_loss import removal_accuracy, surviving_loss
 from .measurements.spectrum import Spectrum
 from .measurements.tuned_lens import TunedLens
 from .measurements.tuned_lens_fit import fit_tuned_lens
@@ -74,7 +75,8 @@ __all__ = [
     "homology_dimension", "load_model", "mcnemar", "measure", "measure_nulls", "measure_on_cluster",
     "multiple_choice", "natural_cases", "patchscope", "permutation_threshold", "prompt_covariates",
     "psi_of_spans", "read", "read_mmlu", "read_out", "removal_accuracy", "repeat_words", "report", "resid",
-    "retrieve_words", "score_probes", "span_labels", "split_cases", "stream", "summary", "surviving_loss",
+    "retrieve_words", "score_probes", "seed_agreement", "span_labels", "split_cases",
+    "stream", "summary", "surviving_loss",
     "token_correlation", "typo_cases", "untrained", "word_probe", "words_and_nonwords", "wrap", "write",
 ]  # fmt: skip
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import typer
 
 from .frozen import attention, insert
+from .training import probe, train
 
 app = typer.Typer(
     name="fillers",
@@ -17,5 +18,5 @@ app = typer.Typer(
 )
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (insert, attention)
+COMMANDS: tuple[Callable[..., None], ...] = (train, probe, insert, attention)
 """What becomes a command of the sub-application; add a function here."""

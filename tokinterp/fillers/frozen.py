@@ -16,7 +16,8 @@ Items = Annotated[
 Output = Annotated[Path, typer.Option("-o", "--output", help="Store to write, RUN.zarr.")]
 Limit = Annotated[int | None, typer.Option(help="Use only so many items.")]
 Kinds = Annotated[
-    list[str], typer.Option("--kind", help="dots, ellipses, commas, newlines, words, counting, or a text; give several.")
+    list[str],
+    typer.Option("--kind", help="dots, ellipses, commas, newlines, words, counting, or a text; give several."),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default a GPU if there is one.")]
 
@@ -43,9 +44,8 @@ def insert(
     from .interventions import intervene
     from .verdict import verdict
 
+    questions, grid = read_items(items, limit), numbers(n_fillers)
     loaded = load_named(model, device=device)
-    questions = read_items(items, limit)
-    grid = numbers(n_fillers)
     found = run_insert(loaded, questions, n_fillers=grid, kinds=kind, cue=cue, exact=exact)
     tests = insertion_tests(found)
     nodes = {"insertion": found, "tests": tests}
@@ -89,8 +89,9 @@ def attention(
 
     if n_fillers < 1:
         raise ValueError(f"--n-fillers {n_fillers}: attention on fillers needs some")
+    questions = read_items(items, limit)
     loaded = load_named(model, device=device)
-    made = build_items(loaded, read_items(items, limit), n_fillers=n_fillers, kind=kind, cue=cue, exact=exact)
+    made = build_items(loaded, questions, n_fillers=n_fillers, kind=kind, cue=cue, exact=exact)
     keys = {"fillers": made.mark("filler"), "question": made.mark("question"), "sink": "first", "other": "other"}
     asked = AttentionMass(keys, {"answer": "last", "fillers": made.mark("filler")})
     run = measure(loaded, made.prompts, {"attention": asked}, store=output)

@@ -196,9 +196,7 @@ class _Bench:
         elif name == "zero ablation":
             made = [zero(s, fillers) for s in self.streams]
         elif name == "mean ablation":
-            made = [
-                replace(s, self._spread(v.expand(len(self.rows), -1, -1)), fillers) for s, v in self.means.items()
-            ]
+            made = [replace(s, self._spread(v.expand(len(self.rows), -1, -1)), fillers) for s, v in self.means.items()]
         elif name == "resample ablation":
             rows = [(r + 1) % len(self.whole) for r in self.rows]
             made = [replace(s, self._spread(v), fillers) for s, v in self._slots(rows).items()]

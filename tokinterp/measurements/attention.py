@@ -175,7 +175,9 @@ class AttentionSinks(Measurement):
     Notes
     -----
     alpha_k = mean over q >= k of a_qk; Sink_eps(k) is the share of prompts, blocks and heads with alpha_k above eps:
-    the mean of ``sink_rate`` over block and head (Gu et al. 2024, arXiv 2410.10781).
+    the mean of ``sink_rate`` over block and head (Gu et al. 2024, arXiv 2410.10781). The last positions are seen by few
+    queries, the last one only by itself, and look like sinks for that reason: ``n_queries`` says by how many, and
+    ``largest_later`` is over positions seen by at least 16.
 
     Examples
     --------
@@ -196,6 +198,7 @@ class AttentionSinks(Measurement):
         super().__init__()
         self.tokens, self.threshold, self.norms = int(tokens), float(threshold), bool(norms)
         self.blocks = None if blocks is None else list(blocks)
+        self.least = min(LEAST, self.tokens - 1)
         if self.tokens < 2:
             raise ValueError(f"tokens={tokens}: two or more are needed for one to look at another")
         if not 0 < self.threshold < 1:
@@ -230,7 +233,7 @@ class AttentionSinks(Measurement):
         blocks = choose_blocks(self.blocks, self.info)
         received = torch.stack([batch.seen(self, Site("pattern", b)) for b in blocks], 1)[full]
         above = received > self.threshold
-        later, place = received[..., 1:].max(-1)
+        later, place = received[..., 1 : self.tokens - self.least + 1].max(-1)
         self.add("above", above.sum(0))
         self.add("received", received.sum(0))
         self.add("count", full.sum())
@@ -252,6 +255,7 @@ class AttentionSinks(Measurement):
         data = {
             "sink_rate": variable(by, self.sums["above"] / n, f"share of prompts above {self.threshold:g}", "1", SINK),
             "received": variable(by, self.sums["received"] / n, "mean attention received", "1", SINK),
+            "n_queries": variable("position", np.arange(self.tokens, 0, -1), "queries that see the position", "1"),
             "first_received": variable(sample, first, "mean attention that position 0 receives", "1", SINK),
             "largest_later": variable(sample, later, "largest attention received by a later position", "1", SINK),
             "largest_position": variable(sample, place, "the later position that receives most", "1"),
@@ -269,6 +273,7 @@ class AttentionSinks(Measurement):
         return xr.Dataset(data, coords)
 
 
+LEAST = 16
 SINK = "Gu et al. 2024, arXiv 2410.10781 (Sink_eps)"
 
 

@@ -48,7 +48,7 @@ def surviving_loss(
     Notes
     -----
     The loss of a unit is that of its tokens, whatever their number, because deletions change how words are tokenised.
-    A token that holds parts of two units counts for the first.
+    A token that holds parts of two units counts for the first, one of white space alone for the unit after it.
 
     Examples
     --------
@@ -118,8 +118,11 @@ def _unit_losses(
         if not len(live) or len(known) != len(start):
             continue
         place = np.searchsorted(edges[live, 0], start, side="right") - 1
-        own = (place >= 0) & ~blank
-        own[own] &= start[own] < edges[live[place[own]], 1]
+        inside = (place >= 0) & ~blank
+        inside[inside] &= start[inside] < edges[live[place[inside]], 1]
+        following = np.searchsorted(edges[live, 0], start)  # white space of its own counts for the unit after it
+        space = blank & ~prompts.special(p) & (following < len(live))
+        own, place = inside | space, np.where(space, following, place)
         total, tokens = np.zeros(len(live)), np.zeros(len(live))
         np.add.at(total, place[own], known[own])
         np.add.at(tokens, place[own], 1)

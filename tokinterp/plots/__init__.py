@@ -19,6 +19,7 @@ from .entropy import entropy_by_layer
 from .erasure import erasure_map, precision_recall, psi_distribution
 from .erasure_html import erasure_html
 from .fillers import evidence, insertion_curves, intervals
+from .fillers_training import accuracy_by_size, dots_by_layer, learning_curve, probe_curve, stratum_accuracy
 from .graph import graph_by_layer
 from .imbalance import imbalance_by_layer, imbalance_plane
 from .inner_lexicon import canonicity_by_layer, piece_attention, retrieval_by_layer, word_accuracy
@@ -40,6 +41,7 @@ from .tokens import token_layer_map, tokens_of
 
 __all__ = [
     "COLOURS",
+    "accuracy_by_size",
     "angle_histogram",
     "attention_by_block",
     "by_layer",
@@ -49,6 +51,7 @@ __all__ = [
     "curvature_by_layer",
     "dimension_by_layer",
     "dimension_by_scale",
+    "dots_by_layer",
     "eigenvalues",
     "entropy_by_layer",
     "erasure_html",
@@ -64,6 +67,7 @@ __all__ = [
     "intervals",
     "label_overlap_by_layer",
     "layer_pairs",
+    "learning_curve",
     "lens_by_layer",
     "lens_table",
     "linearity_by_block",
@@ -78,6 +82,7 @@ __all__ = [
     "piece_attention",
     "precision_recall",
     "probe_accuracy",
+    "probe_curve",
     "profile",
     "psi_distribution",
     "retrieval_by_layer",
@@ -86,6 +91,7 @@ __all__ = [
     "sink_by_position",
     "smoothness_by_layer",
     "spectrum_by_layer",
+    "stratum_accuracy",
     "token_layer_map",
     "tokens_of",
     "word_accuracy",

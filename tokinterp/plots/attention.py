@@ -16,9 +16,9 @@ from .tokens import layer_ticks
 MEASUREMENT = ("AttentionMass", "AttentionSinks")
 NAMES = {
     "mass": "attention on the set",
-    "net_enrichment": "attention over chance,\nnet of sink and self",
+    "net_enrichment": "attention over chance, net of sink",
     "enrichment": "attention over chance",
-    "valued_mass": "attention weighted by\nthe norm of what is written",
+    "valued_mass": "share of attention times written norm",
 }
 
 
@@ -57,9 +57,7 @@ def attention_by_block(
         return out.isel(key_set=np.flatnonzero(some)).assign_attrs(d.attrs)
 
     second = None if other is None else mean(other)
-    ax = by_layer(
-        mean(ds), name, ax=ax, other=second, label=label, ylabel=NAMES.get(name), legend=legend, width=width
-    )
+    ax = by_layer(mean(ds), name, ax=ax, other=second, label=label, ylabel=NAMES.get(name), legend=legend, width=width)
     if name.endswith("enrichment"):
         ax.axhline(1, color="0.6", lw=0.8, zorder=0)
     style.from_zero(ax)
@@ -117,6 +115,8 @@ def sink_by_position(
 ) -> Axes:  # fmt: skip
     """Draw the share of prompts, blocks and heads in which each position is an attention sink.
 
+    Positions that fewer than 16 queries see are left out: the last ones are seen by little but themselves.
+
     Parameters
     ----------
     ds : xarray.Dataset
@@ -138,8 +138,9 @@ def sink_by_position(
         for n, (d, name) in enumerate(zip((ds, other), labels, strict=True)):
             if d is not None:
                 rate = d["sink_rate"].mean(("block", "head"))
+                rate = rate[d["n_queries"].values >= min(16, d.sizes["position"])]
                 axes.plot(
-                    d["position"].values, rate.values, color=style.COLOURS[n], ls=style.DASHES[n],
+                    rate["position"].values, rate.values, color=style.COLOURS[n], ls=style.DASHES[n],
                     marker=style.MARKERS[n], ms=2, label=name or None,
                 )  # fmt: skip
         axes.set_xlabel("position")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -14,7 +15,8 @@ from . import style
 from .layers import by_layer
 
 MEASUREMENT = (
-    "insert", "intervene", "verdict", "shift", "filler_states", "filler_probes", "read_fillers", "policy_loss", "sentinels",
+    "insert", "intervene", "verdict", "shift", "filler_states", "filler_probes", "read_fillers", "policy_loss",
+    "sentinels",
 )  # fmt: skip
 
 
@@ -46,8 +48,9 @@ def insertion_curves(
     matplotlib.axes.Axes
     """
     labels = {
-        "log_prob": "change of log p(answer) (nat)", "correct": "change of accuracy", "kl": "KL from no filler (nat)",
-        "js": "JS from no filler (nat)", "flip": "share of answers changed", "entropy_change": "change of entropy (nat)",
+        "log_prob": "change of log p(answer) (nat)", "correct": "change of accuracy",
+        "kl": "KL from no filler (nat)", "js": "JS from no filler (nat)",
+        "flip": "share of answers changed", "entropy_change": "change of entropy (nat)",
     }  # fmt: skip
     v = ds[name].sel(placement=placement)
     v = v - v.sel(n_fillers=0) if name in ("log_prob", "correct") else v
@@ -104,7 +107,7 @@ def intervals(
     matplotlib.axes.Axes
     """
     rows = [r for r in ds[dim].values.tolist() if not any(str(r).startswith(w) for w in without)]
-    with style.drawing(ax, width, 0.9 + 0.17 * len(rows)) as axes:
+    with style.drawing(ax, width, 0.9 + 0.2 * len(rows)) as axes:
         axes.axvline(0, color="0.6", lw=0.8, zorder=0)
         for n, (d, label) in enumerate(zip((ds, other), labels, strict=True)):
             if d is None:
@@ -116,12 +119,17 @@ def intervals(
                 x, place, xerr=np.abs([x - low, high - x]), fmt=style.MARKERS[n], color=style.COLOURS[n], ms=3, lw=0.9,
                 mfc="white" if n else None, label=label,
             )  # fmt: skip
-        axes.set_yticks(range(len(rows)), [(names or {}).get(r, r) for r in rows])
+        axes.set_yticks(range(len(rows)), [wrapped((names or {}).get(str(r), str(r))) for r in rows])
         axes.invert_yaxis()
         axes.set_xlabel(style.label(ds[name], ylabel, 44))
         if other is not None:
-            axes.legend()
+            axes.legend(loc="lower left", bbox_to_anchor=(0.08, 1), ncols=2, borderaxespad=0)
     return axes
+
+
+def wrapped(text: str, width: int = 26) -> str:
+    """Return the name of a row in lines of at most so many characters."""
+    return "\n".join(textwrap.wrap(text, width))
 
 
 def evidence(ds: xr.Dataset, *, ax: Axes | None = None, width: str | float = "column") -> Axes:
@@ -149,7 +157,7 @@ def evidence(ds: xr.Dataset, *, ax: Axes | None = None, width: str | float = "co
             axes.plot([low[i] - wanted[i], high[i] - wanted[i]], [i, i], color=colour)
             axes.plot(value[i] - wanted[i], i, marker="o", color=colour, mfc=colour if passed else "white")
         axes.axvline(0, color="0.6", lw=0.8, zorder=0)
-        axes.set_yticks(range(len(rows)), rows)
+        axes.set_yticks(range(len(rows)), [wrapped(str(r)) for r in rows])
         axes.invert_yaxis()
         axes.set_xlabel("evidence above what is wanted\n(nat; best head: times chance)")
         axes.set_title(f"fillers: {ds.attrs['verdict']}")
@@ -191,7 +199,7 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
 
 
 def _rows(ds: xr.Dataset, name: str, dim: str, caption: str) -> tuple[str, str, Figure]:
-    fig, axes = style.figure("column", 0.9 + 0.17 * ds.sizes[dim])
+    fig, axes = style.figure("column", 0.9 + 0.22 * ds.sizes[dim])
     with style.paper_style():
         intervals(ds, name, dim, ax=axes[0, 0])
     return name, f"{caption} Mean and 95 % interval.", fig

@@ -76,7 +76,8 @@ def retrieval_by_layer(
     name: str = "retrieved",
     *,
     ax: Axes | None = None,
-    by: str = "detail",
+    by: str = "kind",
+    kind: str | None = None,
     variant: str | None = None,
     other: Other = None,
     label: str | None = None,
@@ -93,8 +94,10 @@ def retrieval_by_layer(
         Variable to draw.
     ax : matplotlib.axes.Axes, optional
         Where to draw; by default on a new figure.
-    by : {"detail", "kind"}
-        What the lines are.
+    by : {"kind", "detail"}
+        What the lines are: split and misspelt words, or each size and each typing error.
+    kind : {"split", "typo", "natural"}, optional
+        Only these cases.
     variant : str, optional
         How states are read; by default the first that was measured.
     other, label, legend, width
@@ -104,7 +107,7 @@ def retrieval_by_layer(
     -------
     matplotlib.axes.Axes
     """
-    found = {key: list(_grouped(one, name, variant, by)) for key, one in named_sets(ds, other, label).items()}
+    found = {key: list(_grouped(one, name, variant, by, kind)) for key, one in named_sets(ds, other, label).items()}
     with style.drawing(ax, width) as axes:
         draw_curves(axes, found, legend)
         axes.set_ylim(0, 1.02 if name == "closer" else max(0.1, 1.04 * axes.get_ylim()[1]))
@@ -146,7 +149,7 @@ def canonicity_by_layer(
     names = {"canonicity": "the word itself", "control": "another word"}
     with style.drawing(ax, width) as axes:
         _pairs(axes, named_sets(ds, other, label), names, {"variant": variant}, "cosine with", legend)
-        axes.set_ylabel(style.label(ds["canonicity"], "cosine of the last piece with a one-token word"))
+        axes.set_ylabel(style.label(ds["canonicity"], "cosine with a one-token word"))
         axes.set_xlabel("layer")
         style.integer_axis(axes)
     return axes
@@ -198,16 +201,22 @@ def piece_attention(
     with style.drawing(ax, width) as axes:
         _pairs(axes, sets, names, select, "attention to", legend)
         style.from_zero(axes)
+        axes.set_ylim(0, (1.55 if len(sets) > 1 else 1.25) * axes.get_ylim()[1])  # room for the legend
         axes.set_ylabel("attention to the token before" if n == 2 else f"attention to the {n - 1} tokens before")
         axes.set_xlabel("block")
         style.integer_axis(axes)
     return axes
 
 
-def _grouped(ds: xr.Dataset, name: str, variant: str | None, by: str) -> Iterator[Curve]:
+def _grouped(ds: xr.Dataset, name: str, variant: str | None, by: str, kind: str | None) -> Iterator[Curve]:
     """Yield a line for each kind of case."""
     if by not in ds.coords:
         raise ValueError(f"this result does not say the {by} of its cases: measure it with Cases")
+    if kind is not None:
+        known = ds["kind"].values
+        if kind not in known:
+            raise ValueError(f"kind {kind!r}: this result has {', '.join(sorted(set(known.tolist())))}")
+        ds = ds.isel(prompt=np.flatnonzero(known == kind))
     select = {"variant": variant or str(ds["variant"].values[0])} if "variant" in ds[name].dims else None
     labels = ds[by].values
     for value in sorted(set(labels.tolist())):

@@ -21,7 +21,8 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
     """Yield the figures that show a result.
 
     A module of this folder that says ``MEASUREMENT = "LogitLens"`` (or a tuple of names) and has a function
-    ``overview`` draws the results of that measurement; of any other result, the first variables that have layers are drawn.
+    ``overview`` draws the results of that measurement; of any other result, the first variables that have layers are
+    drawn.
 
     Parameters
     ----------

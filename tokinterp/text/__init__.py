@@ -13,7 +13,7 @@ from .vocabulary import Vocabulary
 from .words import find_words
 
 __all__ = [
-    "Annotated", "BundledText", "CONDITIONS", "Prompts", "Question", "Removal", "STOP_WORDS", "Spans",
+    "CONDITIONS", "STOP_WORDS", "Annotated", "BundledText", "Prompts", "Question", "Removal", "Spans",
     "TokenClasses", "TokenSpans", "Vocabulary", "augment_prompts", "bundled_questions", "bundled_spans",
     "bundled_texts", "check_texts", "find_units", "find_words", "random_ids", "read_conll", "read_conllu",
     "read_conllulex", "read_spans_jsonl", "read_texts", "remove", "remove_random", "shuffle_blocks",

@@ -1,0 +1,133 @@
+"""The experiment on frozen models runs from end to end, its figures say what they show, and the commands work."""
+
+import json
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import tokinterp as ti
+from experiments import fillers
+from figures.fillers import draw
+from tokinterp.cli import main
+from tokinterp.fillers.frozen import read_items
+
+MISSING = {"insertion_tests", "massive_effects"}  # tables, nothing to draw over depth
+
+
+@pytest.fixture(scope="module")
+def results(bundled, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "fillers.zarr"
+    return fillers.run(bundled, ti.bundled_questions("cloze")[:10], small=True, out=out), out
+
+
+@pytest.fixture
+def call(capsys):
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            main([str(a) for a in arguments])
+        said = capsys.readouterr()
+        return stop.value.code, said.out, said.err
+
+    return run
+
+
+def test_results_are_read_back(results):
+    tree, out = results
+    again = ti.read(out)
+    assert set(again.children) == set(tree.children)
+    assert again["verdict"].attrs["verdict"] in ("used", "not shown")
+
+
+def test_headline_is_json_and_says_what_the_datasets_say(results):
+    tree, _ = results
+    head = json.loads(json.dumps(fillers.headline(tree), allow_nan=False))
+    assert head["n_items"] == 10
+    row = next(
+        r for r in head["insertion"] if r["filler"] == "dots" and r["placement"] == "post" and r["n_fillers"] == 4
+    )
+    mean = tree["insertion"]["log_prob"].sel(filler="dots", placement="post").mean("prompt")
+    assert row["log_prob_change"] == pytest.approx(float(mean.sel(n_fillers=4) - mean.sel(n_fillers=0)), rel=1e-3)
+    assert head["interventions"]["knock-out"]["kl"][0] >= 0
+    assert head["verdict"] == tree["verdict"].attrs["verdict"]
+
+
+def test_trained_and_untrained_attention_differ_as_known(results):
+    """Position 0 is a sink and separators are enriched in a trained model, and neither in an untrained one."""
+    head = fillers.headline(results[0])
+    assert head["sinks"]["first"] > 0.2
+    assert head["untrained_sinks"]["first"] < 0.05
+    assert head["text_attention"]["separators"]["net_enrichment"][1] > 1
+    assert head["untrained_text_attention"]["separators"]["net_enrichment"][0] == pytest.approx(1, abs=0.1)
+
+
+def test_figure_and_overviews(results):
+    tree, _ = results
+    assert isinstance(draw(tree), Figure)
+    for name, node in tree.children.items():
+        ds = node.to_dataset(inherit=False)
+        drawn = list(ti.plots.overview(ds))
+        assert drawn or ds.attrs["measurement"] in MISSING, name
+        for figure, caption, fig in drawn:
+            assert figure
+            assert caption.endswith(".")
+            assert all(ax.get_xlabel() or ax.get_ylabel() for ax in fig.axes)
+
+
+def test_insertion_curve_shows_the_paired_change(results):
+    ds = results[0]["insertion"].to_dataset(inherit=False)
+    ax = ti.plots.insertion_curves(ds, kinds=["dots"])
+    line = next(x for x in ax.lines if x.get_label() == "dots")
+    change = (ds["log_prob"] - ds["log_prob"].sel(n_fillers=0)).sel(filler="dots", placement="post").mean("prompt")
+    np.testing.assert_allclose(line.get_ydata(), change)
+    assert ti.plots.head_map(results[0]["text_attention"].to_dataset(inherit=False)).get_title() == "all → sink"
+
+
+def test_command_insert(call, tmp_path):
+    items = tmp_path / "items.jsonl"
+    pairs = [("The sky is", " blue"), ("In the early twentieth", " century"), ("The town has shops, as well", " as")]
+    items.write_text("\n".join(json.dumps({"prompt": p, "answer": a}) for p, a in pairs), encoding="utf-8")
+    out = tmp_path / "run.zarr"
+    code, said, _ = call("fillers", "insert", "bundled", "-o", out, "--items", items, "-k", "2,4", "--decide", 4)
+    assert code == 0
+    assert "4 dots (post): accuracy" in said
+    assert "verdict on 4 dots: not shown" in said
+    assert set(ti.read(out).children) == {"insertion", "tests", "interventions", "verdict"}
+
+
+def test_command_attention(call, tmp_path):
+    code, said, _ = call("fillers", "attention", "bundled", "-o", tmp_path / "a.zarr", "-k", 4, "--limit", 3)
+    assert code == 0
+    assert "answer -> fillers: mass" in said
+    run = ti.read(tmp_path / "a.zarr")
+    np.testing.assert_allclose(run["attention"]["mass"].sum("key_set"), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("insert", "bundled", "--kind", ".", "-k", "4"), "merges with its neighbours"),
+        (("insert", "bundled", "-k", "2,x"), "write numbers"),
+        (("attention", "bundled", "-k", "0"), "attention on fillers needs some"),
+        (("attention", "bundled", "-k", "3000"), "fillers fit"),
+        (("attention", "bundled", "--limit", "0"), "at least one item"),
+    ],
+)
+def test_commands_refuse_in_one_line(call, tmp_path, arguments, message):
+    code, _, error = call("fillers", *arguments, "-o", tmp_path / "x.zarr")
+    assert code == 1
+    assert message in error
+    assert [line.startswith("error: ") for line in error.splitlines() if line and "Loading weights" not in line] == [
+        True
+    ]
+
+
+def test_items_of_a_file(tmp_path):
+    table = tmp_path / "items.csv"
+    table.write_text("prompt,answer\nThe sky is, blue\n", encoding="utf-8")
+    assert read_items(table) == [("The sky is", " blue")]
+    table.write_text("question,answer\nThe sky is, blue\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"items\.csv, item 1: the fields are question, answer"):
+        read_items(table)
+    with pytest.raises(ValueError, match=r"read from \.jsonl or \.csv"):
+        read_items(tmp_path / "items.txt") if (tmp_path / "items.txt").write_text("x") else None

@@ -1,0 +1,230 @@
+"""Probes of the fillers: what is frozen stays frozen, and what the dots hold is found where it was put."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from contract import assert_contract
+
+import tokinterp as ti
+from experiments import dot_by_dot
+from figures.dot_by_dot import draw
+from tokinterp import cli
+from tokinterp.fillers import match3, probe
+from tokinterp.fillers.contents import FillerContents, filler_prompts, read_dots, valid_words
+from tokinterp.fillers.network import Network, as_model, build, parameters_hash
+from tokinterp.fillers.schedule import Schedule
+from tokinterp.fillers.tasks import Task
+
+TASK = Task(n=4, d=2, m=5)
+SHORT = Schedule(steps=3, batch=8, rate=1e-2)
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return build(TASK, Network(2, 32, 2, 64), 0)
+
+
+def test_the_first_fillers_are_dropped():
+    x = TASK.sample("filler", 6, torch.Generator().manual_seed(0)).sequences
+    assert torch.equal(probe.keep_fillers(x, TASK, 1.0).ids, x.ids)
+    for share, left in ((0.0, 0), (0.1, 2), (0.5, 8), (0.9, 15)):
+        short = probe.keep_fillers(x, TASK, share)
+        assert int((short.ids[0] == TASK.words.filler).sum()) == left
+        assert torch.equal(short.ids[:, :5], x.ids[:, :5])
+        assert torch.equal(short.ids[:, -2:], x.ids[:, -2:])
+        every = torch.arange(6)
+        assert (short.ids[every, short.answer_at] == TASK.words.answer).all()
+        assert torch.equal(short.targets[every, short.answer_at], x.ids[:, -1])
+    # floor(F (1 - p)) is exact where 1 - p is not.
+    ten = Task(n=4, d=2, fillers=10)
+    y = ten.sample("filler", 1, torch.Generator().manual_seed(0)).sequences
+    kept = [int((probe.keep_fillers(y, ten, i / 10).ids == ten.words.filler).sum()) for i in range(11)]
+    assert kept == list(range(11))
+    with pytest.raises(ValueError, match=r"kept 1\.5"):
+        probe.keep_fillers(x, TASK, 1.5)
+
+
+def test_a_frozen_probe_changes_the_last_block_alone_and_the_released_one_everything(lm):
+    before = parameters_hash(lm)
+    for variant in probe.VARIANTS:
+        tuned = probe.finetune(lm, TASK, 0.5, variant, SHORT, 0, "cpu")
+        changed = {
+            name
+            for (name, a), (_, b) in zip(lm.named_parameters(), tuned.named_parameters(), strict=True)
+            if not torch.equal(a, b)
+        }
+        assert changed == probe.trainable_names(lm, variant)
+        assert ("model.layers.0.mlp.up_proj.weight" in changed) == (variant == "released")
+    assert parameters_hash(lm) == before
+    assert all(p.requires_grad for p in lm.parameters())
+
+
+def test_a_frozen_parameter_that_moves_is_noticed(lm, monkeypatch):
+    freeze = probe.freeze
+
+    def move(network):
+        network.model.embed_tokens.weight.data.add_(1)
+
+    def freeze_and_move(network, variant):
+        handle = network.lm_head.weight.register_hook(lambda _: move(network))
+        assert handle is not None
+        return freeze(network, variant)
+
+    monkeypatch.setattr(probe, "freeze", freeze_and_move)
+    with pytest.raises(RuntimeError, match="a frozen parameter changed"):
+        probe.finetune(lm, TASK, 1.0, "frozen", SHORT, 0, "cpu")
+
+
+def test_probe_result(lm):
+    ds = probe.probe_fillers(
+        {"net": lm}, TASK, kept=(0, 0.5, 1), schedule=SHORT, test_examples=60, device="cpu", progress=False
+    )
+    assert ds["trunk"].values.tolist() == ["net", "random"]
+    assert ds["n_kept"].values.tolist() == [0, 8, 16]
+    tuned = probe.finetune(lm, TASK, 0.5, "frozen", SHORT, 0, "cpu")
+    test = TASK.test_set("filler", 60, probe.PROBE_SEED)
+    short = probe.keep_fillers(test.sequences, TASK, 0.5)
+    said = tuned(input_ids=short.ids).logits[torch.arange(60), short.answer_at].argmax(-1)
+    assert float((said == test.answer).double().mean()) == float(ds["accuracy"].sel(trunk="net", kept=0.5))
+    ti.check(ds)
+
+
+def test_probes_refuse_what_they_cannot_do(lm):
+    bad = (
+        ({}, TASK, {}, "at least one network"),
+        ({"a": lm}, Task("match2", n=4), {}, "defined for match3"),
+        ({"a": lm}, TASK, {"variant": "thawed"}, "variant='thawed'"),
+        ({"a": lm}, TASK, {"kept": (0.5, 2)}, "kept="),
+        ({"a": lm}, Task(n=5), {}, "trained on another task"),
+        ({"a": build(TASK, Network(1, 32, 2, 64))}, TASK, {}, "has one block"),
+    )
+    for trunks, task, options, message in bad:
+        with pytest.raises(ValueError, match=message):
+            probe.probe_fillers(trunks, task, progress=False, **options)
+    with pytest.raises(ValueError, match="positions"):
+        probe.linear_probe(lm, TASK, positions=[99], examples=4)
+
+
+def test_linear_probe_finds_an_answer_written_into_a_layer(lm, monkeypatch):
+    def planted(model, ids, where):
+        states = list(states_of(model, ids, where))
+        true = (ids[:, -1] == TASK.words.true).float()
+        states[1][:, 1, 3] += 20 * true
+        return iter(states)
+
+    states_of = probe._states
+    monkeypatch.setattr(probe, "_states", planted)
+    ds = probe.linear_probe(lm, TASK, positions=[4, 9], examples=300)
+    assert float(ds["accuracy"].sel(layer=1, position=9)) > 0.97
+    assert abs(float(ds["shuffled"].sel(layer=1, position=9)) - 0.5) < 0.2
+    # At the end of the input, layer 0, every prompt has the same state.
+    assert float(ds["accuracy"].sel(layer=0, position=4)) == 0.5
+
+
+def test_states_are_those_of_the_wrapped_model(lm):
+    ids = TASK.test_set("filler", 4).sequences.ids
+    model = as_model(lm, TASK)
+    own = model.run(ids, ti.resid([0, 1, 2]))
+    for layer, states in enumerate(probe._states(lm, ids, [0, 5, 7])):
+        torch.testing.assert_close(states, own[ti.Site("resid", layer)][:, [0, 5, 7]])
+
+
+def test_contents_hold_the_contract(lm):
+    model = as_model(lm, TASK)
+    prompts = filler_prompts(TASK, model, 9)
+    ds = assert_contract(lambda: FillerContents(4, 2, 5), model, prompts)
+    assert ds["recovery"].dims == ("layer", "slot")
+    assert ds.sizes["slot"] == 12
+
+
+def test_contents_find_the_chain_of_thought_where_it_was_written(lm):
+    """States replaced by the head's own rows of the words of a chain of thought: recovery is 1 there, chance elsewhere."""
+    model = as_model(lm, TASK)
+    head = model.lm.lm_head
+    with torch.no_grad():  # orthogonal rows, so that each word is read as itself
+        head.weight[: len(TASK.words)] = torch.linalg.qr(torch.randn(32, 32))[0][: len(TASK.words)]
+    prompts = filler_prompts(TASK, model, 40)
+    chain = TASK.test_set("parallel", 40, 200).sequences.ids[:, 5:17]
+    measurement = FillerContents(4, 2, 5, layers=[1, 2])
+    measurement.start(model.info, prompts)
+    batch = ti.capture(model, prompts, range(40), measurement.sites(model.info))
+    batch.activations[ti.Site("resid", 1)][:, 5:17] = head.weight[chain]
+    measurement.update(batch)
+    ds = measurement.result()
+    assert (ds["recovery"].sel(layer=1) == 1).all()
+    assert (ds["reciprocal_rank"].sel(layer=1) == 1).all()
+    assert float(ds["match_recovery"].sel(layer=1)) == 1
+    assert int(ds["n_matches"]) == int((match3.partner(TASK.test_set("filler", 40, 200).rows, 5) >= 0).sum())
+    # Rows of the pair are the same in every prompt, digits are not.
+    assert (ds["recovery_shuffled"].sel(layer=1)[::2] == 1).all()
+    assert float(ds["recovery_shuffled"].sel(layer=1)[1::2].mean()) < 0.55
+    assert float(ds["recovery"].sel(layer=2).mean()) < 0.9
+
+
+def test_valid_words_are_those_of_a_loop():
+    x = TASK.sample("parallel", 30, torch.Generator().manual_seed(4))
+    valid = valid_words(x.rows, TASK.words)
+    chain = x.sequences.ids[:, 5:17]
+    assert valid.gather(2, chain[..., None]).all()
+    assert (valid[:, ::2].sum(-1) == 2).all()
+    assert (valid[:, 1::2].sum(-1) <= 2).all()
+
+
+def test_contents_refuse_other_prompts(lm):
+    model = as_model(lm, TASK)
+    ids = TASK.test_set("parallel", 3).sequences.ids
+    with pytest.raises(ValueError, match="prompt 0 has no fillers"):
+        ti.measure(model, ti.Prompts.from_ids(ids.tolist(), model), {"c": FillerContents(4, 2, 5)}, progress=False)
+    with pytest.raises(ValueError, match="give a network of that task"):
+        ti.measure(model, filler_prompts(TASK, model, 2), {"c": FillerContents(4, 3, 5)}, progress=False)
+
+
+def test_dots_are_measured_alone(lm):
+    run = read_dots(lm, TASK, prompts=5)
+    assert set(run.children) == {"contents", "dimension", "spectrum", "lens"}
+    assert (run["dimension"]["n_points"] == TASK.n_fillers).all()
+    assert (run["spectrum"]["n"].sel(subset="all") == 5 * TASK.n_fillers).all()
+
+
+def test_experiment_and_figure(tmp_path):
+    tree = dot_by_dot.run(small=True, device="cpu", progress=False, out=tmp_path / "a.zarr", folder=tmp_path / "nets")
+    xr.testing.assert_equal(ti.read(tmp_path / "a.zarr")["probe/frozen"].to_dataset(), tree["probe/frozen"].to_dataset())
+    found = json.loads(json.dumps(dot_by_dot.summary(tree)))
+    assert {r["arm"] for r in found["training"]} == set(dot_by_dot.ARMS)
+    assert np.isfinite(found["probe_frozen"]["random"]["1.0"])
+    fig = draw(tree)
+    assert [ax.get_ylabel() for ax in fig.axes][4] == "accuracy of the probe"
+    ti.plots.dots_by_layer(tree["dots/contents"].to_dataset())
+    with pytest.raises(ValueError, match="tier 'huge'"):
+        dot_by_dot.run(tier="huge")
+    task, tier = Task(n=8), dot_by_dot.TIERS["gpu10"]
+    ratio = dot_by_dot.equal_flops(task, tier).steps / tier.schedule.steps
+    assert ratio == pytest.approx((4.3 + 4.3 * 69 / 75) / 2 / 0.63, rel=0.03)
+
+
+def test_command_line_trains_probes_and_says_what_is_wrong(tmp_path, capsys):
+    def call(*arguments):
+        with pytest.raises(SystemExit) as end:
+            cli.main(["fillers", *map(str, arguments)])
+        return end.value.code, *capsys.readouterr()
+
+    common = ["--folder", tmp_path / "nets", "-o", tmp_path / "run.zarr", "--device", "cpu", "--n-heads", 2]
+    small = ["-n", 3, "-d", 1, "-m", 5, "--steps", 3, "--batch", 8, "--d-model", 16, "--test-examples", 20]
+    code, out, err = call("train", *common, *small, "--n-layers", 2)
+    assert code == 0, err
+    assert "majority 0.500" in out
+    ti.check(ti.read(tmp_path / "run.zarr"))
+    code, out, err = call(
+        "probe", tmp_path / "nets", "-o", tmp_path / "probe.zarr", "--kept", "0,1", "--steps", 2, "--batch", 8,
+        "--prompts", 4, "--test-examples", 20, "--device", "cpu",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "fillers kept" not in out
+    assert set(ti.read(tmp_path / "probe.zarr").children) == {"probe", "linear_probe", "dots"}
+    code, _, err = call("train", *common, "-n", 2)
+    assert (code, "n=2 is too small for match3" in err) == (1, True)
+    code, _, err = call("probe", tmp_path / "nothing", "-o", tmp_path / "x.zarr")
+    assert (code, "has no trained networks" in err) == (1, True)

@@ -1,0 +1,285 @@
+"""Match3 and Match2: labels, certificates, lengths and published shares of True."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokinterp.fillers import match2, match3
+from tokinterp.fillers.formats import IGNORED, Sequences
+from tokinterp.fillers.tasks import Task, majority
+
+
+def draw(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def brute(rows, m):
+    """Triples (i, j, k) of one example that sum to zero, one by one."""
+    rows = np.asarray(rows)
+    return [t for t in combinations(range(len(rows)), 3) if not (rows[list(t)].sum(0) % m).any()]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(3, 8), st.integers(1, 3), st.integers(2, 10), st.sampled_from(match3.MODES), st.integers(0, 99))
+def test_labels_partners_and_near_misses_are_those_of_a_loop(n, d, m, mode, seed):
+    x = match3.draw(20, n, d, m, draw(seed), mode=mode, reject=False)
+    first = match3.partner(x.rows, m)
+    near = match3.near_misses(x.rows, m)
+    pairs = list(combinations(range(n), 2))
+    for e, rows in enumerate(x.rows.tolist()):
+        found = brute(rows, m)
+        assert bool(x.label[e]) == bool(found)
+        for p, (i, j) in enumerate(pairs):
+            assert int(first[e, p]) == min([k for a, b, k in found if (a, b) == (i, j)], default=-1)
+        zeros = [(np.array(rows)[list(t)].sum(0) % m == 0).sum() for t in combinations(range(n), 3)]
+        assert int(near[e]) == sum(z == d - 1 for z in zeros)
+    assert x.label[x.planted].all()
+    assert 0 <= int(x.rows.min()) <= int(x.rows.max()) < m
+
+
+PUBLISHED = [  # n, d, m, P(True) of the released generator, simulated with 20,000 draws per arm
+    (3, 1, 10, 0.550), (4, 1, 10, 0.660), (4, 2, 10, 0.556), (5, 2, 10, 0.580), (6, 1, 10, 0.908), (6, 3, 10, 0.550),
+    (8, 2, 10, 0.725), (8, 3, 10, 0.567), (8, 6, 10, 0.540), (10, 3, 10, 0.592), (12, 3, 10, 0.628), (14, 3, 10, 0.680),
+    (6, 3, 5, 0.643), (8, 3, 5, 0.728),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("n", "d", "m", "share"), PUBLISHED)
+def test_released_share_of_true(n, d, m, share):
+    count = 20_000
+    found = float(match3.draw(count, n, d, m, draw(n), mode="released").label.double().mean())
+    error = np.sqrt(0.25 / count + 0.25 / 40_000)
+    assert abs(found - share) < 4 * error
+
+
+def test_strict_labels_are_balanced_and_a_corruption_is_one_cell():
+    for count in (1000, 1001):
+        x = match3.draw(count, 8, 2, 10, draw())
+        assert abs(2 * int(x.label.sum()) - count) <= 1
+        assert torch.equal(x.label, x.planted)
+    with pytest.raises(ValueError, match=r"n=20, d=1, m=3: almost every corrupted example"):
+        match3.draw(50, 20, 1, 3, draw())
+
+
+def test_released_corruption_writes_one_digit_into_the_first_k_rows():
+    # With K = 2 at d = 1 the two rows that are corrupted are equal: far more often than by chance.
+    equal = {}
+    for mode in match3.MODES:
+        x = match3.draw(40_000, 3, 1, 10, draw(), mode=mode, reject=False)
+        rows = x.rows[~x.planted, :, 0]
+        equal[mode] = float(sum((rows[:, a] == rows[:, b]).double().mean() for a, b in ((0, 1), (0, 2), (1, 2))))
+    assert equal["strict"] < 0.36
+    assert equal["released"] - equal["strict"] == pytest.approx(0.1875 * 0.9 + 0.0625 * 2.7, abs=0.03)
+
+
+@pytest.mark.parametrize("n", [3, 6, 8, 14])
+def test_lengths_of_formats(n):
+    for fillers, size in (("square", n * n), ("cot", n * (n - 1) + 2), (5, 5)):
+        task = Task(n=n, d=3, mode="released", fillers=fillers)
+        wanted = {"none": n + 3, "filler": n + 1 + size + 2, "parallel": n + 1 + n * (n - 1) + 2 + 2}
+        for form, words in wanted.items():
+            ids, targets, at = task.sample(form, 4, draw()).sequences
+            assert ids.shape == targets.shape == (4, words)
+            assert task.length(form) == words
+            assert (at == words - 2).all()
+
+
+@pytest.mark.parametrize("mode", match3.MODES)
+def test_every_certificate_of_the_parallel_chain_is_valid(mode):
+    task = Task(n=7, d=3, m=5, mode=mode)
+    w, n = task.words, task.n
+    sample = task.sample("parallel", 200, draw(3))
+    pairs = list(combinations(range(n), 2))
+    named = 0
+    for rows, ids, answer in zip(sample.rows, sample.sequences.ids, sample.answer, strict=True):
+        chain = ids[n + 1 : -2].tolist()
+        found = brute(rows, task.m)
+        said = []
+        for (i, j), first, second in zip(pairs, chain[::2], chain[1::2], strict=False):
+            assert first - w.slot in (i, j)
+            if w.slot <= second < w.digit:
+                said.append((i, j, second - w.slot))
+            else:
+                assert second - w.digit in ((rows[i] + rows[j]) % task.m).tolist()
+        assert set(said) <= set(found)
+        assert {t[:2] for t in said} == {t[:2] for t in found}
+        assert (int(answer) == w.true) == bool(said) == (int(ids[-1]) == w.true)
+        assert chain[-2] == w.slot + n - 1
+        assert chain[-1] == chain[-3]
+        named += len(said)
+    assert named > 100
+
+
+def serial_words(rows, m, coordinates, w):
+    """The serial chain of thought, written by the rules one word at a time (coordinate drawn where it was drawn)."""
+    out = []
+    for (a, b, c), at in zip(combinations(range(len(rows)), 3), coordinates, strict=True):
+        sums = [(rows[a][x] + rows[b][x] + rows[c][x]) % m for x in range(len(rows[0]))]
+        if sums[0]:
+            continue
+        out += [w.slot + r for r in (a, b, c)] + [("digit", a, b, c)]
+        for s in sums[1:]:
+            out.append(w.digit + s)
+            if s:
+                break
+        if not any(sums):
+            return out, True
+    return out, False
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_serial_chain_follows_its_rules(d):
+    task = Task(n=7, d=d, m=5, mode="released")
+    w = task.words
+    sample = task.sample("serial", 100, draw(1))
+    seq = sample.sequences
+    assert len(set(seq.answer_at.tolist())) > (10 if d > 1 else 1)
+    for rows, ids, targets, at, answer in zip(sample.rows.tolist(), *seq, sample.answer, strict=True):
+        chain = ids[task.n + 1 : at].tolist()
+        wanted, true = serial_words(rows, task.m, [0] * 35, w)
+        place = 0
+        for word in wanted:
+            if isinstance(word, tuple):
+                digits = [x - w.digit for x in chain[place : place + 3]]
+                assert any([rows[r][c] for r in word[1:]] == digits for c in range(d))
+                place += 3
+            else:
+                assert chain[place] == word
+                place += 1
+        assert place == len(chain)
+        assert true == (int(answer) == w.true)
+        assert ids[at] == w.answer
+        assert ids[at + 1] == answer == targets[at]
+        assert targets[at + 1] == w.eos
+        assert (targets[at + 2 :] == IGNORED).all()
+        assert (ids[at + 2 :] == w.eos).all()
+
+
+@pytest.mark.parametrize("family", ["match3", "match2"])
+def test_only_words_after_the_input_are_supervised(family):
+    task = Task(family, n=5, d=2)
+    given_words = task.n + (1 if family == "match3" else 2)
+    for form in task.formats:
+        ids, targets, at = task.sample(form, 6, draw()).sequences
+        assert (targets[:, : given_words - 1] == IGNORED).all()
+        for row, goal, end in zip(ids, targets, at, strict=True):
+            assert torch.equal(goal[given_words - 1 : end + 1], row[given_words : end + 2])
+        final = Task(family, n=5, d=2, mask="final").sample(form, 6, draw()).sequences
+        assert ((final.targets != IGNORED).sum(1) == 2).all()
+
+
+def test_words_are_sums_of_one_hot_blocks():
+    task = Task(n=4, d=2, m=10)
+    w = task.words
+    ids, _, _ = task.sample("parallel", 3, draw()).sequences
+    hot = w.multi_hot(ids)
+    rows = w.digits(ids[:, :4])
+    for e in range(3):
+        for p in range(4):
+            wanted = {w.slot + p, w.digit + int(rows[e, p, 0]), w.digit + 10 + int(rows[e, p, 1])}
+            assert set(hot[e, p].nonzero()[:, 0].tolist()) == wanted
+        for p in range(4, ids.shape[1]):
+            assert hot[e, p].nonzero()[:, 0].tolist() == [int(ids[e, p])]
+    assert len({w.name(i) for i in range(len(w))} | {f"[{w.name(len(w) + i)}]" for i in range(100)}) == len(w) + 100
+
+
+def test_match2_decodes_with_its_key_and_counts_inverses():
+    task = Task("match2", n=7, d=3, mode="released")
+    table = match2.key_table(task.table_seed, task.m, 100)
+    x = match2.draw(200, 7, 3, 10, table, draw())
+    ids, _, _ = task.sample("filler", 2, draw()).sequences
+    assert [task.words.name(i) for i in ids[0, 9:].tolist()][1::2][:2] == ["A", "A"]
+    for e in range(200):
+        offset = table[x.key[e], :21].view(7, 3)
+        decoded = (x.shown[e] + offset) % 10
+        assert torch.equal(decoded, x.decoded[e])
+        matched = [any(((a + b) % 10 == 0).all() for b in decoded) for a in decoded]
+        assert int(x.label[e]) == sum(matched)
+        assert not x.planted[e] or x.label[e] == 7
+
+
+def test_match2_shares_of_labels():
+    count = 40_000
+    sample = Task("match2", n=10, d=4, mode="released").sample("none", count, draw())
+    share = (sample.answer - Task("match2", n=10, d=4).words.label).bincount(minlength=11) / count
+    for label, wanted in ((8, 0.629), (10, 0.172), (6, 0.153), (4, 0.035)):
+        assert abs(float(share[label]) - wanted) < 4 * np.sqrt(wanted * (1 - wanted) * (1 / count + 1 / 20_000))
+    assert majority(sample.answer) == pytest.approx(float(share.max()))
+
+
+def test_match2_chain_of_thought():
+    task = Task("match2", n=6, d=2, mode="strict")
+    w = task.words
+    sample = task.sample("parallel", 50, draw(2))
+    table = match2.key_table(0, 10, 100)
+    for rows, ids in zip(sample.rows, sample.sequences.ids, strict=True):
+        key = int(ids[7]) - w.key
+        decoded = (rows + table[key, :12].view(6, 2)) % 10
+        chain = w.digits(ids[8:-1])
+        assert len(chain) == 2 * 6 - 1
+        assert torch.equal(chain[[0, 2]], rows[:2])
+        assert torch.equal(chain[[1, 3]], decoded[:2])
+        assert torch.equal(chain[4], decoded[:2].sum(0) % 10)
+        for r in range(2, 5):
+            assert torch.equal(chain[2 * r + 1], rows[r])
+            said = chain[2 * r + 2]
+            assert torch.equal(said, decoded[r]) or torch.equal(said, -decoded[r] % 10)
+
+
+def test_streams_begin_anywhere_and_repeat_after_an_epoch():
+    task = Task(n=4, d=2)
+
+    def batches(first, how_many, **options):
+        s = task.stream("parallel", 8, 5, 3, first=first, **options)
+        return [next(s).ids for _ in range(how_many)]
+
+    whole = batches(0, 8)
+    assert all(torch.equal(a, b) for a, b in zip(whole[4:], batches(4, 4), strict=True))
+    assert len({tuple(b.flatten().tolist()) for b in whole}) == 8
+    again = batches(0, 8, size=4)
+    assert all(torch.equal(again[i], again[i + 4]) for i in range(4))
+    other = next(task.stream("parallel", 8, 6, 3)).ids
+    assert not torch.equal(other, whole[0])
+
+
+def test_test_sets_have_the_same_rows_in_every_format_and_count_strata():
+    task = Task(n=6, d=2, mode="released")
+    sets = {form: task.test_set(form, 400) for form in ("none", "filler", "parallel")}
+    assert all(torch.equal(s.rows, sets["none"].rows) for s in sets.values())
+    s = sets["filler"]
+    true = s.answer == task.words.true
+    assert torch.equal(true, (s.stratum == 1) | (s.stratum == 2))
+    near = match3.near_misses(s.rows, 10)
+    assert torch.equal(s.stratum[~true], 3 + near[~true].clamp_max(3))
+    assert (s.stratum == 2).any()
+    assert isinstance(s.sequences, Sequences)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n": 2}, "n=2 is too small for match3: a triple needs three rows"),
+        ({"family": "match2", "n": 30, "d": 4}, r"n\*d = 120 digits do not fit into the key table of 100"),
+        ({"family": "match4"}, "family='match4'"),
+        ({"mode": "loose"}, "mode='loose'"),
+        ({"fillers": "many"}, "fillers='many'"),
+        ({"fillers": -1}, "fillers=-1"),
+        ({"d": 0}, "d=0"),
+        ({"d": 40}, "10\\*\\*40 row words"),
+        ({"true_rate": 1.0}, "true_rate=1.0"),
+    ],
+)
+def test_impossible_tasks_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Task(**settings)
+
+
+def test_unknown_formats_are_refused():
+    with pytest.raises(ValueError, match="match2 has no format 'serial'"):
+        Task("match2", n=6).sample("serial", 2, draw())
+    with pytest.raises(ValueError, match="differ in length"):
+        Task(n=6).length("serial")

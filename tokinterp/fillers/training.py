@@ -1,0 +1,135 @@
+"""The commands ``tokinterp fillers train`` and ``tokinterp fillers probe``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Store to write, RUN.zarr.")],
+    folder: Annotated[Path, typer.Option(help="Where networks and progress are kept; the same command goes on.")],
+    family: Annotated[str, typer.Option(help="match3 or match2.")] = "match3",
+    n: Annotated[int, typer.Option("-n", help="Rows.")] = 8,
+    d: Annotated[int, typer.Option("-d", help="Coordinates of a row.")] = 3,
+    m: Annotated[int, typer.Option("-m", help="Modulus.")] = 10,
+    mode: Annotated[str, typer.Option(help="strict (balanced labels) or released (as published).")] = "strict",
+    fillers: Annotated[str, typer.Option(help="square (n**2), cot (length of the chain of thought) or a number.")] = (
+        "square"
+    ),
+    mixture: Annotated[
+        list[str], typer.Option("--mix", help="FORMAT=SHARE, several; filler=1 and parallel=1 by default.")
+    ] = [],  # noqa: B006
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps; 10 million examples by default.")] = None,
+    batch: Annotated[int, typer.Option(help="Examples per step.")] = 1024,
+    rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 3e-4,
+    paper: Annotated[bool, typer.Option("--paper", help="The published schedule instead.")] = False,
+    n_layers: Annotated[int, typer.Option(help="Blocks.")] = 4,
+    d_model: Annotated[int, typer.Option(help="Width of the stream.")] = 384,
+    n_heads: Annotated[int, typer.Option(help="Attention heads.")] = 6,
+    seed: Annotated[list[int], typer.Option("--seed", help="One run each.")] = [0],  # noqa: B006
+    test_examples: Annotated[int, typer.Option(help="Per format.")] = 2000,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")] = None,
+) -> None:
+    """Train small networks on Match3 or Match2 with fillers, without, or with a chain of thought."""
+    from ..dataset import write
+    from ..models.hf import choose_device
+    from .last import last_evaluation
+    from .network import Network
+    from .schedule import Schedule
+    from .tasks import Task
+    from .train import train as run_training
+
+    task = Task(family, n, d, m, mode, int(fillers) if fillers.lstrip("-").isdigit() else fillers)
+    forms = parse_mixture(mixture)
+    if paper:
+        schedule = Schedule.paper(no_filler=forms is not None and "filler" not in forms)
+    else:
+        schedule = Schedule.budget(10_000_000, batch) if steps is None else Schedule(steps=steps, batch=batch)
+        schedule = Schedule(steps=schedule.steps, batch=batch, rate=rate, stop_at=0.995)
+    shape = Network(n_layers, d_model, n_heads, 4 * d_model)
+    ds, _ = run_training(
+        task, forms, network=shape, schedule=schedule, seeds=seed, folder=folder, device=choose_device(device),
+        test_examples=test_examples,
+    )  # fmt: skip
+    write(ds, output, overwrite=True)
+    for s in ds["seed"].values:
+        last = last_evaluation(ds)["accuracy"].sel(seed=s, stratum="all")
+        scores = ", ".join(f"{f} {float(a):.3f}" for f, a in zip(ds["format"].values, last.values, strict=True))
+        typer.echo(f"{task.name} seed {s}: {scores} (majority {float(ds['majority'][0]):.3f})")
+    typer.echo(f"written to {output}; networks in {folder}", err=True)
+
+
+def probe(
+    folder: Annotated[Path, typer.Argument(help="Where 'fillers train' kept networks trained with fillers.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Store to write, PROBE.zarr.")],
+    control: Annotated[Path | None, typer.Option(help="Folder of networks trained without fillers.")] = None,
+    kept: Annotated[str, typer.Option(help="Shares of the fillers kept.")] = "0,0.2,0.4,0.6,0.8,1",
+    variant: Annotated[str, typer.Option(help="frozen, or released (the published one, which freezes nothing).")] = (
+        "frozen"
+    ),
+    steps: Annotated[int, typer.Option(help="Optimiser steps of each probe.")] = 2000,
+    batch: Annotated[int, typer.Option(help="Examples per step.")] = 256,
+    rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-4,
+    seed: Annotated[int | None, typer.Option(help="Which network; the first by default.")] = None,
+    prompts: Annotated[int, typer.Option(help="Prompts whose dots are read, layer by layer.")] = 200,
+    test_examples: Annotated[int, typer.Option(help="Examples of the test.")] = 2000,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")] = None,
+) -> None:
+    """Answer after a share of the fillers, and read what the dots hold."""
+    import xarray as xr
+
+    from ..dataset import write
+    from ..models.hf import choose_device
+    from .contents import read_dots
+    from .probe import linear_probe, probe_fillers
+    from .schedule import Schedule
+    from .train import load_networks
+
+    try:
+        shares = [float(x) for x in kept.split(",")]
+    except ValueError:
+        raise ValueError(f"--kept {kept}: write shares such as 0,0.5,1") from None
+    task, networks = load_networks(folder)
+    seed = next(iter(networks)) if seed is None else seed
+    if seed not in networks:
+        raise ValueError(f"--seed {seed}: {folder} has seeds {', '.join(map(str, networks))}")
+    trunks = {"fillers": networks[seed]}
+    if control is not None:
+        trunks["no fillers"] = next(iter(load_networks(control)[1].values()))
+    place = choose_device(device)
+    ds = probe_fillers(
+        trunks, task, kept=shares, variant=variant, schedule=Schedule(steps=steps, batch=batch, rate=rate), device=place,
+        test_examples=test_examples,
+    )  # fmt: skip
+    linear = linear_probe(networks[seed], task, examples=test_examples, device=place)
+    dots = read_dots(networks[seed], task, prompts=prompts)
+    groups = {"probe": ds, "linear_probe": linear}
+    groups |= {f"dots/{k}": v.to_dataset(inherit=False) for k, v in dots.items()}
+    tree = xr.DataTree.from_dict(groups)
+    tree.attrs = dict(ds.attrs)
+    write(tree, output, overwrite=True)
+    for t in ds["trunk"].values:
+        scores = ", ".join(f"{float(a):.3f}" for a in ds["accuracy"].sel(trunk=t).values)
+        typer.echo(f"{t}: {scores} with {kept} of {task.n_fillers} fillers (majority {float(ds['majority']):.3f})")
+    typer.echo(f"written to {output}", err=True)
+
+
+def parse_mixture(texts: list[str]) -> dict[str, float] | None:
+    """Return format -> share of ``["filler=1", "parallel=1"]``; None of an empty list.
+
+    Raises
+    ------
+    ValueError
+        For a text that is not FORMAT=SHARE.
+    """
+    out: dict[str, float] = {}
+    for text in texts:
+        form, _, share = text.partition("=")
+        try:
+            out[form] = float(share or "1")
+        except ValueError:
+            raise ValueError(f"--mix {text}: write FORMAT=SHARE, for example filler=0.5") from None
+    return out or None
