@@ -9,11 +9,12 @@ Three arms learn the same task, each evaluated on the answer alone:
 ``none``              half without fillers, half parallel chain of thought, equal data;
 ``none_equal_flops``  without fillers only, as many more examples as make the operations equal.
 
-Then the trained filler network is probed: answers after a share of the fillers (frozen trunk; controls: random trunk, the
-network trained without fillers), a linear probe at every layer and position, and what the dots hold by layer.
+Then the trained filler network is probed: answers after a share of the fillers (frozen trunk; controls: random trunk,
+the network trained without fillers), a linear probe at every layer and position, and what the dots hold by layer.
 
-``smoke`` is for a CPU and minutes: an easy setting that shows that everything works; no gap is claimed from it.  ``gpu10``
-is n=8, d=3 for about ten minutes on one GPU.  ``paper`` is the published protocol over lengths and dimensions (hours).
+``smoke`` is for a CPU and minutes: an easy setting that shows that everything works; no gap is claimed from it.
+``gpu10`` is n=8, d=3 for about ten minutes on one GPU.  ``paper`` is the published protocol over lengths and dimensions
+(hours).
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Tier:
 
 TIERS = {
     "smoke": Tier(
-        (Task(n=4, d=1, m=5, fillers="cot"), Task(n=5, d=1, m=5, fillers="cot"), Task(n=4, d=2, m=5, fillers="cot")),
+        (Task(n=4, d=1, m=5, fillers="cot"), Task(n=3, d=1, m=5, fillers="cot"), Task(n=4, d=2, m=5, fillers="cot")),
         Network(3, 64, 4, 128),
         Schedule(steps=2000, batch=64, rate=1.5e-3, evaluations=20, stop_at=0.995),
         seeds=(0, 1),
@@ -141,8 +142,9 @@ def run(
     plan = TIERS[tier]
     if small:
         plan = replace(
-            plan, tasks=(Task(n=3, d=1, m=5, fillers="cot"),), network=Network(2, 16, 2, 32), seeds=(0,), kept=(0.0, 1.0),
-            schedule=Schedule(steps=6, batch=16, evaluations=2), probe=Schedule(steps=2, batch=8), examples=64,
+            plan, tasks=(Task(n=3, d=1, m=5, fillers="cot"),), network=Network(2, 16, 2, 32), seeds=(0,),
+            kept=(0.0, 1.0), schedule=Schedule(steps=6, batch=16, evaluations=2), probe=Schedule(steps=2, batch=8),
+            examples=64,
             none_schedule=None,
         )  # fmt: skip
     plan = replace(plan, seeds=seeds or plan.seeds, tasks=tasks or plan.tasks)
@@ -170,7 +172,9 @@ def run(
     return tree
 
 
-def _probes(plan: Tier, trained: dict[str, dict[int, Any]], device: str | None, progress: bool) -> dict[str, xr.Dataset]:
+def _probes(
+    plan: Tier, trained: dict[str, dict[int, Any]], device: str | None, progress: bool
+) -> dict[str, xr.Dataset]:
     """Probe the seed of the filler arm that came first, beside the same seed of the arms without fillers."""
     task, seed = plan.tasks[0], plan.seeds[0]
     trunks = {arm: networks[seed] for arm, networks in trained.items() if arm != "none_equal_flops"}
@@ -185,12 +189,12 @@ def _probes(plan: Tier, trained: dict[str, dict[int, Any]], device: str | None, 
     where = np.unique(np.linspace(task.n, task.length("filler") - 2, 12).round().astype(int)).tolist()
     found["linear_probe"] = linear_probe(lm, task, positions=where, examples=plan.examples, device=device)
     for name, ds in read_dots(lm, task, prompts=min(200, plan.examples)).items():
-        found[f"dots/{name}"] = ds.to_dataset(inherit=False)
+        found[f"dots/{name}"] = ds.to_dataset()
     return found
 
 
 def summary(tree: xr.DataTree) -> dict[str, Any]:
-    """Return what is worth keeping as a small JSON file: last accuracies per seed, format and stratum, and the probes."""
+    """Return what is worth keeping as a small JSON file: last accuracies of each seed and stratum, and the probes."""
     out: dict[str, Any] = {"parameters": json.loads(tree.attrs["parameters"]), "device": tree.attrs["device"]}
     rows = []
     for task, arms in tree["training"].children.items():
@@ -202,7 +206,8 @@ def summary(tree: xr.DataTree) -> dict[str, Any]:
                     one = last.sel(format=form)
                     rows.append(
                         {
-                            "task": task, "arm": arm, "seed": int(seed), "format": str(form), "step": int(one["steps_taken"]),
+                            "task": task, "arm": arm, "seed": int(seed), "format": str(form),
+                            "step": int(one["steps_taken"]),
                             "examples": int(one["examples_seen"]), "seconds": round(float(one["seconds"]), 1),
                             "majority": round(float(one["majority"]), 4), "auc": round(float(one["auc"]), 4),
                             "true_bias": round(float(one["true_bias"]), 4),
@@ -222,9 +227,11 @@ def summary(tree: xr.DataTree) -> dict[str, Any]:
                                  strict=True))
                 for t in ds["trunk"].values
             }  # fmt: skip
-        linear = tree["linear_probe"].to_dataset(inherit=False)
-        out["linear_probe_best"] = {int(n): round(float(linear["accuracy"].sel(layer=n).max()), 4) for n in linear["layer"]}
-        dots = tree["dots/contents"].to_dataset(inherit=False)
+        linear = tree["linear_probe"].to_dataset()
+        out["linear_probe_best"] = {
+            int(n): round(float(linear["accuracy"].sel(layer=n).max()), 4) for n in linear["layer"]
+        }
+        dots = tree["dots/contents"].to_dataset()
         for name in ("recovery", "recovery_shuffled"):
             out[f"{name}_of_digits"] = dots[name].isel(slot=slice(1, None, 2)).mean("slot").values.round(4).tolist()
     return out
@@ -244,15 +251,17 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="seconds, to see that everything runs")
     args = parser.parse_args()
     tree = run(
-        tier=args.tier, seeds=None if args.seeds is None else tuple(args.seeds), arms=tuple(args.arms), small=args.small,
-        out=args.out, folder=args.folder, device=args.device,
+        tier=args.tier, seeds=None if args.seeds is None else tuple(args.seeds), arms=tuple(args.arms),
+        small=args.small, out=args.out, folder=args.folder, device=args.device,
     )  # fmt: skip
     found = summary(tree)
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     for row in found["training"]:
-        print(row["task"], row["arm"], row["seed"], row["format"], row["accuracy"]["all"], f"majority {row['majority']}")
+        print(
+            row["task"], row["arm"], row["seed"], row["format"], row["accuracy"]["all"], f"majority {row['majority']}"
+        )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
     python -m experiments.fillers --out runs/fillers.zarr [--small] [--json results.json]
 
+The numbers in results/bundled/fillers.json are those of ``--grid 0,10 --every 3 --texts 6 --max-tokens 300`` (under a
+minute of one core).
+
 The bundled model and its cloze questions by default, with random words of equal token count, the placement before the
 question and an untrained copy of the model as controls.  Expected, and found in published work on models of this size:
 no gain from fillers.  A null result is reported as one.
@@ -21,7 +24,7 @@ import xarray as xr
 import tokinterp as ti
 from tokinterp.dataset import provenance
 from tokinterp.fillers.insertion import insert, insertion_tests
-from tokinterp.fillers.interventions import intervene
+from tokinterp.fillers.interventions import ALL, intervene
 from tokinterp.fillers.items import build_items
 from tokinterp.fillers.massive import massive_effects, massive_roles
 from tokinterp.fillers.policies import policy_loss
@@ -32,6 +35,7 @@ from tokinterp.fillers.verdict import verdict
 from tokinterp.models import HookedLM
 
 RESULTS = Path("runs/fillers.zarr")
+CONTROL = tuple(i for i in ALL if i not in ("windows", "patches"))
 
 
 def run(
@@ -40,9 +44,11 @@ def run(
     texts: Sequence[str] | None = None,
     *,
     n_fillers: int = 10,
-    grid: Sequence[int] = (0, 2, 4, 10, 20, 50),
-    kinds: Sequence[str] = ("dots", "ellipses", "newlines", "counting", "shuffled counting", "words"),
-    max_tokens: int = 512,
+    grid: Sequence[int] = (0, 4, 10, 50),
+    kinds: Sequence[str] = ("dots", "counting", "words"),
+    every: int = 1,
+    n_texts: int = 12,
+    max_tokens: int = 400,
     window: int = 32,
     chunk: int = 32,
     small: bool = False,
@@ -62,6 +68,8 @@ def run(
         Numbers of fillers where there are several.
     kinds : sequence of str
         Kinds of fillers of the insertion.
+    every, n_texts : int
+        Only every so-manieth of the questions, and only so many texts.
     max_tokens, window, chunk : int
         Longest text, window of the policies, chunk of the sentinels.
     small : bool
@@ -77,24 +85,24 @@ def run(
         ``untrained_`` for insertion, tests, text_attention, sinks.
     """
     model = ti.load_model() if model is None else model
-    questions = list(ti.bundled_questions("cloze") if questions is None else questions)
+    questions = list(ti.bundled_questions("cloze") if questions is None else questions)[::every]
     texts = [t.text for t in ti.bundled_texts()] if texts is None else list(texts)
     if small:
         questions, texts, grid, kinds = questions[:12], texts[:3], (0, 4), ("dots", "words")
         n_fillers, max_tokens, window, chunk = 4, min(max_tokens, 100), 8, 12
-    texts = texts[:24]
+    texts = texts[:n_texts]
     prompts = ti.Prompts.from_texts(texts, model, max_tokens=min(max_tokens, model.info.max_tokens), progress=False)
     blank = ti.untrained(model, seed=0)
     one: dict[str, Any] = {"n_fillers": n_fillers}
     nodes = {}
     for name, m in (("", model), ("untrained_", blank)):
-        nodes[f"{name}insertion"] = insert(m, questions, n_fillers=grid, kinds=kinds if m is model else kinds[-2:])
+        nodes[f"{name}insertion"] = insert(m, questions, n_fillers=grid, kinds=kinds if m is model else kinds[:1])
         nodes[f"{name}tests"] = insertion_tests(nodes[f"{name}insertion"])
         asked = {"text_attention": ti.AttentionMass(), "sinks": ti.AttentionSinks(tokens=min(64, max(prompts.lengths)))}
         found = ti.measure(m, prompts, asked, progress=False)
         nodes |= {f"{name}{k}": found.children[k].to_dataset(inherit=False) for k in asked}
     nodes["interventions"] = intervene(model, questions, **one)
-    nodes["control"] = intervene(model, questions, kind="words", **one)
+    nodes["control"] = intervene(model, questions, kind="words", interventions=CONTROL, **one)
     nodes["verdict"] = verdict(model, questions, **one)
     nodes["shift"] = shift(model, questions, n_fillers=grid)
     nodes["states"] = filler_states(model, questions, **one)
@@ -177,7 +185,56 @@ def headline(tree: xr.DataTree) -> dict[str, Any]:
                     for x in s[dim].values
                 }
     out["massive"]["note"] = sets["massive"].attrs["note"]
+    out["seen"] = seen(out)
     return out
+
+
+def seen(out: dict[str, Any]) -> list[str]:
+    """Return sentences that say what the numbers show; an interval that holds 0 (or 1) is called a null."""
+
+    def change(low: float, high: float, middle: float = 0.0) -> str:
+        return "raise" if low > middle else "lower" if high < middle else "do not measurably change"
+
+    said = []
+    for r in out["insertion"]:
+        if r["n_fillers"] == 10 or (r["n_fillers"] and len({x["n_fillers"] for x in out["insertion"]}) == 2):
+            low, high = r["interval"]
+            said.append(
+                f"{r['n_fillers']} {r['filler']} {'after' if r['placement'] == 'post' else 'before'} the question "
+                f"{change(low, high)} log p(answer): {r['log_prob_change']:+.2f} [{low:+.2f}, {high:+.2f}] nat"
+            )
+    for name, text in (
+        (
+            "places closed",
+            "closing only the places behind the fillers, so that the cue keeps its distance to the question,",
+        ),
+        ("knock-out", "hiding the fillers while all places stay"),
+        ("mean ablation", "putting the mean over items in the place of the fillers' states"),
+        ("transplant", "the fillers' keys and values of another item"),
+        ("transplant of the question", "the question's keys and values of another item (positive control)"),
+    ):
+        mean, low, high = out["interventions"][name]["log_prob_change"]
+        if mean is not None:
+            said.append(f"{text}: log p(answer) {mean:+.2f} [{low:+.2f}, {high:+.2f}] nat")
+    said.append(f"verdict on the fillers: {out['verdict']}")
+    for name in ("text_attention", "untrained_text_attention"):
+        mean, low, high = out[name]["separators"]["net_enrichment"]
+        what = "untrained" if name.startswith("un") else "trained"
+        said.append(
+            f"{what}: separators get {mean:.2f} [{low:.2f}, {high:.2f}] times their share, net of sink and self"
+        )
+    said.append(
+        f"position 0 is a sink in {out['sinks']['first']:.0%} of heads and texts, "
+        f"untrained {out['untrained_sinks']['first']:.0%}"
+    )
+    kept, share = out["policies"]["loss_change"], out["policies"]["retention"]
+    said += [
+        f"{name} kept: loss {v[0]:+.3f} [{v[1]:+.3f}, {v[2]:+.3f}] nat at {share[name][0]:.0%} of keys"
+        for name, v in kept.items()
+    ]
+    for name, (mean, low, high) in out["sentinels"]["gap_left"].items():
+        said.append(f"{name} as sentinels leave {mean:.2f} [{low:.2f}, {high:.2f}] of the gap (1: they hold nothing)")
+    return said
 
 
 def _number(x: Any) -> float | None:
@@ -194,9 +251,15 @@ def main() -> None:
     parser.add_argument("--model", default=None, help="hub name or folder; the bundled model when left out")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--json", type=Path, default=None, help="file for the main numbers")
+    parser.add_argument("--grid", default="0,4,10,50", help="numbers of fillers")
+    parser.add_argument("--every", type=int, default=1, help="use only every so-manieth question")
+    parser.add_argument("--texts", type=int, default=12, help="texts for separators and sinks")
+    parser.add_argument("--max-tokens", type=int, default=400, help="longest text")
     parser.add_argument("--small", action="store_true", help="a few items and texts, to see that everything runs")
     args = parser.parse_args()
-    tree = run(ti.load_model(args.model), small=args.small, out=args.out)
+    size = {"every": args.every, "n_texts": args.texts, "max_tokens": args.max_tokens}
+    grid = [int(k) for k in args.grid.split(",")]
+    tree = run(ti.load_model(args.model), grid=grid, small=args.small, out=args.out, **size)
     text = json.dumps(headline(tree), indent=1)
     if args.json is not None:
         args.json.write_text(text + "\n", encoding="utf-8")

@@ -9,11 +9,11 @@ of it, with the same words:
 ====================  =================================================================================================
 published             here
 ====================  =================================================================================================
-section 3, figure 2   ``probe``: words against non-words, k = 4, last and penultimate token; non-words that the
+words or not          ``probe``: words against non-words, k = 4, last and penultimate token; non-words that the
                       tokenizer would cut as they are, matched in each part of the cross-validation
-section 4, figure 3   ``split``: words of one token cut into 2 to 5, or misspelt: reverse logit lens in 8 variants
-section 5, figure 4   ``natural``: words of several tokens, repeated from the state of their last token
-section 6             ``pieces``: attention from the last to the earlier tokens, against one-token words
+split, misspelt       ``split``: words of one token cut into 2 to 5, or misspelt: reverse logit lens in 8 variants
+several tokens        ``natural``: words of several tokens, repeated from the state of their last token
+attention             ``pieces``: attention from the last to the earlier tokens, against one-token words
 ====================  =================================================================================================
 
 and, beside it, ``canonicity`` (Busigin and Pinter 2026, arXiv 2606.08562).
@@ -111,7 +111,9 @@ def run(
             f"{name}/split": ti.retrieve_words(one, single),
             f"{name}/canonicity": ti.canonicity(one, single),
             f"{name}/natural": ti.repeat_words(one, natural),
-            f"{name}/pieces": ti.measure(one, prompts, asked, progress=progress)["pieces"].to_dataset(inherit=False),
+            f"{name}/pieces": ti.measure(one, prompts, asked, progress=progress)
+            .children["pieces"]
+            .to_dataset(inherit=False),
         }
     tree = xr.DataTree.from_dict(found)
     parameters = {**options, "sizes": list(sizes), "n_tokens": n_tokens, "probe_words": n_probe}

@@ -45,7 +45,7 @@ def long_in_all(texts: Sequence[str], tokenizers: Sequence[Any], n_tokens: int =
     kept = np.arange(len(texts))
     for one in tokenizers:
         tokenizer = _load(one) if isinstance(one, str) else one
-        some = [texts[i] for i in kept]
+        some = [texts[int(i)] for i in kept]
         options: dict[str, Any] = {"max_tokens": n_tokens, "min_tokens": n_tokens, "bos": False, "on_empty": "drop"}
         kept = kept[ti.Prompts.from_texts(some, tokenizer, **options).documents]
     return kept

@@ -113,8 +113,7 @@ def run(
     numbers = np.arange(len(texts)) if documents is None else np.asarray(documents)
     if len(numbers) != len(texts):
         raise ValueError(f"{len(numbers)} documents for {len(texts)} texts: give each text its number in pile-10k")
-    if targets is None:
-        targets = read_targets().get(model.info.id, {})
+    wanted = read_targets().get(model.info.id, {}) if targets is None else targets
     length = min(n_tokens, model.info.max_tokens)
     options: dict[str, Any] = {"max_tokens": length, "min_tokens": length, "bos": False, "progress": progress}
     prompts = ti.Prompts.from_texts([t.strip() for t in texts], model, **options)
@@ -123,13 +122,14 @@ def run(
         "lens": ti.LogitLens([model.info.n_layers], top=0, tokens=0),
     }
     store = None if out is None else Path(out).with_suffix(".pass.zarr")
-    tree = ti.measure(LastNormed(model), prompts, asked, store=store, progress=progress)  # type: ignore[arg-type]
-    nodes = {name: tree[name].to_dataset(inherit=False) for name in asked}
+    network: Any = LastNormed(model)
+    tree = ti.measure(network, prompts, asked, store=store, progress=progress)
+    nodes = {name: tree.children[name].to_dataset(inherit=False) for name in asked}
     number = variable("prompt", numbers[prompts.documents], "number of the text in the input data set", "1")
     nodes = {name: ds.assign_coords(document=number) for name, ds in nodes.items()}
     after = nodes["dimension"].sel(layer=nodes["dimension"]["layer"] > 0)
     nodes["correlation"] = ti.dimension_loss_correlation(after, nodes["lens"])
-    lines = list(compare(nodes["dimension"], nodes["lens"], nodes["correlation"], targets))
+    lines = list(compare(nodes["dimension"], nodes["lens"], nodes["correlation"], wanted))
     if lines:
         nodes["comparison"] = as_dataset(lines, nodes["lens"].attrs)
     result = xr.DataTree.from_dict(nodes)
@@ -180,16 +180,16 @@ def as_dataset(lines: Sequence[Line], attrs: Mapping[str, Any]) -> xr.Dataset:
     """Return the comparison as labelled data, one ``target`` after the other."""
     v = variable
     data = {
-        "published": v("item", np.array([x.target for x in lines]), "published value", "1"),
-        "value": v("item", np.array([x.value for x in lines]), "our value", "1"),
-        "difference": v("item", np.array([x.difference for x in lines]), "our value less the published one", "1"),
+        "published": v("target", np.array([x.target for x in lines]), "published value", "1"),
+        "value": v("target", np.array([x.value for x in lines]), "our value", "1"),
+        "difference": v("target", np.array([x.difference for x in lines]), "our value less the published one", "1"),
     }
     coords = {
-        "item": v("item", np.arange(len(lines)), "number of the target", "1"),
-        "quantity": v("item", np.array([x.what for x in lines]), "quantity", "1"),
-        "of": v("item", np.array([x.where for x in lines]), "mean over prompts, or which text", "1"),
-        "target_scale": v("item", np.array([x.scale or -1 for x in lines]), "n2 of GRIDE, -1 for none", "1"),
-        "target_layer": v("item", np.array([x.layer or -1 for x in lines]), "blocks applied, -1 for none", "1"),
+        "target": v("target", np.arange(len(lines)), "number of the target", "1"),
+        "quantity": v("target", np.array([x.what for x in lines]), "quantity", "1"),
+        "of": v("target", np.array([x.where for x in lines]), "mean over prompts, or which text", "1"),
+        "target_scale": v("target", np.array([x.scale or -1 for x in lines]), "n2 of GRIDE, -1 for none", "1"),
+        "target_layer": v("target", np.array([x.layer or -1 for x in lines]), "blocks applied, -1 for none", "1"),
     }
     return xr.Dataset(data, coords, {**attrs, "measurement": "reproduction", "parameters": "{}"})
 
@@ -200,8 +200,8 @@ def table(tree: xr.DataTree, tolerance: float = 0.05) -> str:
         return f"{tree.attrs['model']}: no target is known for this model"
     ds = tree["comparison"].to_dataset()
     out = [f"{'quantity':<10} {'of':<23} {'n2':>3} {'layer':>5} {'target':>8} {'value':>8} {'difference':>10}"]
-    for i in range(ds.sizes["item"]):
-        one = ds.isel(item=i)
+    for i in range(ds.sizes["target"]):
+        one = ds.isel(target=i)
         scale, layer = (str(int(one[n])) if one[n] >= 0 else "" for n in ("target_scale", "target_layer"))
         target, value, difference = (float(one[n]) for n in ("published", "value", "difference"))
         mark = " *" if not abs(difference) <= tolerance else ""

@@ -13,7 +13,7 @@ published                                                      how
 =============================================================  ======================================================
 intrinsic dimension over layers, text and S = 1..5             ``--parts dimension``; n2 = 2 (version 1), 4 (version 2)
 the same over the scale (range scaling), n2 = 2..256           ``--parts dimension --scales 2,4,8,16,32,64,128,256``
-overlap of neighbours of consecutive layers, k = 1..30         ``--parts overlap --k 1,2,10,30``; chance is in the result
+overlap of neighbours of consecutive layers, k = 1..30         ``--parts overlap --k 1,2,10,30``, with chance
 mean cosine; histogram of angles at tokens                     ``--parts cosine`` (cosine_diagonal is the published one)
 log dimension against loss over prompts, per layer             ``--parts dimension,lens``: group correlation
 dimension of the cloud of logits against softmax entropy       ``--parts logits,lens``: group logit_correlation
@@ -33,9 +33,9 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,7 @@ def run(
     prompts = make_prompts(model, texts, n_tokens, limit, windows)
     common = prompts[: n_controls or len(prompts)]
     asked = measurements(parts, scales, k, [model.info.n_layers] if last_normed else None)
-    settings = {"seed": seed, "last_normed": last_normed, "out": out, "progress": progress}
+    settings: dict[str, Any] = {"seed": seed, "last_normed": last_normed, "out": out, "progress": progress}
     passes: dict[str, xr.DataTree] = {}
     covariates: dict[str, xr.Dataset] = {}
     for null in ("none", *controls):
@@ -160,7 +160,7 @@ def run(
     first = next(iter(nodes.values())).attrs
     parameters = {n: json.loads(ds.attrs.get("parameters", "{}")) for n, ds in nodes.items()}
     tree.attrs = {**first, "parameters": json.dumps(parameters), "n_prompts": len(prompts), "n_common": len(common)}
-    tree.attrs |= {"n_tokens": int(max(prompts.lengths)), "seconds": sum(p.attrs["seconds"] for p in passes.values())}
+    tree.attrs["n_tokens"] = int(max(prompts.lengths))
     ti.check(tree)
     if out is not None:
         ti.write(tree, out, overwrite=True)
@@ -204,12 +204,8 @@ def one_pass(
     """Measure one condition, or read what was measured before, and return it with the prompts drawn."""
     network, drawn = draw_null(model, prompts, null, seed)
     if last_normed:
-        network = LastNormed(network)
-    store = beside(out, label or null)
-    start = time.time()
-    there = store is not None and store.exists()
-    tree = ti.measure(network, drawn, copy.deepcopy(asked), store=store, progress=progress)
-    tree.attrs["seconds"] = 0.0 if there else round(time.time() - start, 1)
+        network: Any = LastNormed(network)
+    tree = ti.measure(network, drawn, copy.deepcopy(asked), store=beside(out, label or null), progress=progress)
     return tree, drawn
 
 
@@ -222,20 +218,22 @@ def side_by_side(passes: dict[str, xr.DataTree]) -> dict[str, xr.Dataset]:
     """Return each part with all conditions along ``null``."""
     first = next(iter(passes.values()))
     names = [n for n in first.children if n != "prompts"]
-    return {n: along_nulls({null: p[n].to_dataset(inherit=False) for null, p in passes.items()}) for n in names}
+    return {
+        n: along_nulls({null: p.children[n].to_dataset(inherit=False) for null, p in passes.items()}) for n in names
+    }
 
 
-def correlations(
-    passes: dict[str, xr.DataTree], covariates: dict[str, xr.Dataset]
-) -> dict[str, dict[str, xr.Dataset]]:
+def correlations(passes: dict[str, xr.DataTree], covariates: dict[str, xr.Dataset]) -> dict[str, dict[str, xr.Dataset]]:
     """Return the correlations over prompts that the parts allow, by name and condition."""
     out: dict[str, dict[str, xr.Dataset]] = {}
     for null, tree in passes.items():
-        parts = {n: tree[n].to_dataset(inherit=False) for n in tree.children}
+        parts = {n: tree.children[n].to_dataset(inherit=False) for n in tree.children}
         if "lens" not in parts:
             continue
         if "dimension" in parts:
-            found = ti.dimension_loss_correlation(without_embedding(parts["dimension"]), parts["lens"], covariates[null])
+            found = ti.dimension_loss_correlation(
+                without_embedding(parts["dimension"]), parts["lens"], covariates[null]
+            )
             out.setdefault("correlation", {})[null] = found
             if parts["lens"].sizes["layer"] > 1:
                 out.setdefault("entropy_correlation", {})[null] = entropy_correlation(tree)
@@ -253,8 +251,8 @@ def without_embedding(dimension: xr.Dataset) -> xr.Dataset:
 
 def entropy_correlation(tree: xr.DataTree, variant: str = "normed") -> xr.Dataset:
     """Correlate log dimension with the entropy of a lens at the *same* layer; q over layers."""
-    dimension = without_embedding(tree["dimension"].to_dataset(inherit=False))
-    lens = tree["lens"].to_dataset(inherit=False).sel(variant=[variant])
+    dimension = without_embedding(tree.children["dimension"].to_dataset(inherit=False))
+    lens = tree.children["lens"].to_dataset(inherit=False).sel(variant=[variant])
     one = [
         ti.dimension_loss_correlation(dimension.sel(layer=[n]), lens.sel(layer=n), loss="entropy")
         for n in dimension["layer"].values
@@ -265,7 +263,7 @@ def entropy_correlation(tree: xr.DataTree, variant: str = "normed") -> xr.Datase
         q = xr.apply_ufunc(benjamini_hochberg, p, input_core_dims=[["layer"]], output_core_dims=[["layer"]],
                            vectorize=True).transpose(*p.dims)  # fmt: skip
         text = out[f"{kind}_q"].attrs["long_name"].replace("of one test", "over layers")
-        out[f"{kind}_q"] = variable(p.dims, q.values, text, "1")
+        out[f"{kind}_q"] = variable([str(d) for d in p.dims], q.values, text, "1")
     return out
 
 
@@ -303,7 +301,7 @@ def main() -> None:
         if note := pile.difference_from_authors(kept):
             print(f"note: {note}")
         texts = [texts[i] for i in kept]
-    numbers = {n: [int(x) for x in getattr(args, n).split(",")] for n in ("scales", "k")}
+    numbers: dict[str, Any] = {n: [int(x) for x in getattr(args, n).split(",")] for n in ("scales", "k")}
     tree = run(
         model, texts, parts=args.parts.split(","), controls=[c for c in args.controls.split(",") if c], **numbers,
         n_tokens=args.n_tokens, limit=args.limit, n_controls=args.n_controls or None, windows=args.windows,
@@ -313,7 +311,10 @@ def main() -> None:
     from .token_geometry_summary import sentences, summarise, write
 
     record = summarise(tree)
-    record["command"] = "python -m experiments.token_geometry " + shlex.join(sys.argv[1:])
+    command = "python -m experiments.token_geometry " + shlex.join(sys.argv[1:])
+    if folder := os.environ.get("TOKINTERP_DATA"):
+        command = command.replace(folder.rstrip("/"), "$TOKINTERP_DATA")
+    record["command"] = command
     for line in sentences(record):
         print("-", line)
     if args.json is not None:

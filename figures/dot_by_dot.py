@@ -1,4 +1,4 @@
-"""Fillers against none against chain of thought: curves per seed, sizes, kinds of examples, probes, what the dots hold."""
+"""Fillers against none against chain of thought: curves per seed, sizes, kinds of examples, probes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def draw(results: xr.DataTree) -> Figure:
         plots.learning_curve(arms["none"] if "none" in arms else next(iter(arms.values())), ax=axes[0, 1])
         plots.accuracy_by_size(same["n"], "n", ax=axes[1, 0])
         plots.accuracy_by_size(same["d"], "d", ax=axes[1, 1], legend=False)
-        plots.probe_curve(results["probe/frozen"].to_dataset(inherit=False), ax=axes[2, 0])
+        plots.probe_curve(results["probe/frozen"].to_dataset(), ax=axes[2, 0])
         plots.stratum_accuracy(arms["filler"], ax=axes[2, 1])
         plots.panel_letters(axes)
     return fig

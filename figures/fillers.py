@@ -17,10 +17,11 @@ def draw(results: xr.DataTree) -> Figure:
         plots.insertion_curves(found["insertion"], ax=axes[0, 0], kinds=kinds)
         plots.insertion_curves(found["insertion"], ax=axes[0, 1], kinds=kinds, placement="pre", legend=False)
         axes[0, 1].set_ylim(axes[0, 0].get_ylim())
+        same = found["interventions"].sel(intervention=found["control"]["intervention"])
         plots.intervals(
-            found["interventions"], "log_prob_change", "intervention", ax=axes[1, 0], other=found["control"],
+            same, "log_prob_change", "intervention", ax=axes[1, 0], other=found["control"],
             labels=("dots", "random words"), ylabel="change of log p(answer)",
-            without=("insertion", "patch", "knock-out of the answer, blocks", "knock-out, places"),
+            without=("insertion", "knock-out, places"),
         )  # fmt: skip
         plots.evidence(found["verdict"], ax=axes[1, 1])
         plots.attention_by_block(

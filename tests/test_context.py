@@ -67,7 +67,11 @@ def test_a_fit_that_was_stopped_goes_on_to_the_same_numbers(prompts, tmp_path, m
 
 def test_the_score_is_the_mean_loss_of_the_tokens_before(decoder, prompts):
     model = tiny()
-    ds = ti.measure(model, prompts, {"m": ti.ContextMemory(decoder)}, progress=False)["m"]
+    ds = (
+        ti.measure(model, prompts, {"m": ti.ContextMemory(decoder)}, progress=False)
+        .children["m"]
+        .to_dataset(inherit=False)
+    )
     assert int(ds["prefix_length"].max()) == 6
     ids = torch.from_numpy(prompts.ids(3).astype(np.int64))
     for position in (2, 5, 7):
@@ -108,7 +112,7 @@ def test_bad_settings(decoder, prompts):
 def test_proxy_equals_brute_force():
     model, prompts = tiny(), some_prompts([30, 25, 28, 31, 22, 26])
     asked = {"m": ti.PrefixRecall(layers=[2], n_words=20, ridge=0.1, exclude=("special",))}
-    ds = ti.measure(model, prompts, asked, progress=False)["m"]
+    ds = ti.measure(model, prompts, asked, progress=False).children["m"].to_dataset(inherit=False)
     words = asked["m"].words
     rows = {h: [] for h in (0, 1)}
     for p in range(len(prompts)):
@@ -140,7 +144,11 @@ def test_proxy_equals_brute_force():
 def test_a_planted_memory_is_found_where_it_is_and_not_where_it_was_wiped():
     model = PlantedModel()
     prompts = ti.Prompts.from_texts(planted_texts(40), model)
-    ds = ti.measure(model, prompts, {"m": ti.PrefixRecall(layers=[1, 4], n_words=11)}, progress=False)["m"]
+    ds = (
+        ti.measure(model, prompts, {"m": ti.PrefixRecall(layers=[1, 4], n_words=11, ridge=0.01)}, progress=False)
+        .children["m"]
+        .to_dataset(inherit=False)
+    )
     early = ds.isel(token=(ds["n_seen"] <= 3).values)  # the stream holds the last two tokens
     assert float(early["recall"].sel(layer=1).mean()) > float(early["recall_base"].mean()) + 0.1
     assert float(ds["explained"].sel(layer=1)) > float(ds["explained"].sel(layer=4)) > 0
@@ -152,7 +160,11 @@ def test_states_that_know_nothing_explain_nothing():
         *ids.shape, model.info.d_model, generator=torch.Generator().manual_seed(int(ids.sum()))
     )
     prompts = ti.Prompts.from_texts(planted_texts(60), model)
-    ds = ti.measure(model, prompts, {"m": ti.PrefixRecall(layers=[0], n_words=11)}, progress=False)["m"]
+    ds = (
+        ti.measure(model, prompts, {"m": ti.PrefixRecall(layers=[0], n_words=11, ridge=0.01)}, progress=False)
+        .children["m"]
+        .to_dataset(inherit=False)
+    )
     assert -0.1 < float(ds["explained"][0]) < 0.02
     assert abs(float(ds["recall"].mean() - ds["recall_base"].mean())) < 0.03
 

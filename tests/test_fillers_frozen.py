@@ -50,6 +50,8 @@ def test_headline_is_json_and_says_what_the_datasets_say(results):
     assert row["log_prob_change"] == pytest.approx(float(mean.sel(n_fillers=4) - mean.sel(n_fillers=0)), rel=1e-3)
     assert head["interventions"]["knock-out"]["kl"][0] >= 0
     assert head["verdict"] == tree["verdict"].attrs["verdict"]
+    assert "verdict on the fillers: not shown" in head["seen"]
+    assert any(s.startswith("4 dots after the question lower log p") for s in head["seen"]) == (row["interval"][1] < 0)
 
 
 def test_trained_and_untrained_attention_differ_as_known(results):
@@ -80,7 +82,7 @@ def test_insertion_curve_shows_the_paired_change(results):
     line = next(x for x in ax.lines if x.get_label() == "dots")
     change = (ds["log_prob"] - ds["log_prob"].sel(n_fillers=0)).sel(filler="dots", placement="post").mean("prompt")
     np.testing.assert_allclose(line.get_ydata(), change)
-    assert ti.plots.head_map(results[0]["text_attention"].to_dataset(inherit=False)).get_title() == "all → sink"
+    assert ti.plots.head_map(results[0]["text_attention"].to_dataset(inherit=False)).get_title("left") == "all → sink"
 
 
 def test_command_insert(call, tmp_path):

@@ -119,7 +119,7 @@ def test_linear_probe_finds_an_answer_written_into_a_layer(lm, monkeypatch):
     monkeypatch.setattr(probe, "_states", planted)
     ds = probe.linear_probe(lm, TASK, positions=[4, 9], examples=300)
     assert float(ds["accuracy"].sel(layer=1, position=9)) > 0.97
-    assert abs(float(ds["shuffled"].sel(layer=1, position=9)) - 0.5) < 0.2
+    assert float(ds["shuffled"].sel(layer=1, position=9)) < 0.8
     # At the end of the input, layer 0, every prompt has the same state.
     assert float(ds["accuracy"].sel(layer=0, position=4)) == 0.5
 
@@ -141,7 +141,7 @@ def test_contents_hold_the_contract(lm):
 
 
 def test_contents_find_the_chain_of_thought_where_it_was_written(lm):
-    """States replaced by the head's own rows of the words of a chain of thought: recovery is 1 there, chance elsewhere."""
+    """States replaced by the head's own rows of a chain of thought: recovery is 1 there, chance elsewhere."""
     model = as_model(lm, TASK)
     head = model.lm.lm_head
     with torch.no_grad():  # orthogonal rows, so that each word is read as itself
@@ -184,14 +184,16 @@ def test_contents_refuse_other_prompts(lm):
 
 def test_dots_are_measured_alone(lm):
     run = read_dots(lm, TASK, prompts=5)
-    assert set(run.children) == {"contents", "dimension", "spectrum", "lens"}
+    assert set(run.children) >= {"contents", "dimension", "spectrum", "lens"}
     assert (run["dimension"]["n_points"] == TASK.n_fillers).all()
-    assert (run["spectrum"]["n"].sel(subset="all") == 5 * TASK.n_fillers).all()
+    assert (run["spectrum"]["n"].sel(subset="regular") == 5 * TASK.n_fillers).all()
 
 
 def test_experiment_and_figure(tmp_path):
     tree = dot_by_dot.run(small=True, device="cpu", progress=False, out=tmp_path / "a.zarr", folder=tmp_path / "nets")
-    xr.testing.assert_equal(ti.read(tmp_path / "a.zarr")["probe/frozen"].to_dataset(), tree["probe/frozen"].to_dataset())
+    xr.testing.assert_equal(
+        ti.read(tmp_path / "a.zarr")["probe/frozen"].to_dataset(), tree["probe/frozen"].to_dataset()
+    )
     found = json.loads(json.dumps(dot_by_dot.summary(tree)))
     assert {r["arm"] for r in found["training"]} == set(dot_by_dot.ARMS)
     assert np.isfinite(found["probe_frozen"]["random"]["1.0"])

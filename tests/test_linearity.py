@@ -253,10 +253,14 @@ def test_one_map_for_each_prompt_is_the_released_variant():
 def test_maps_are_kept_loaded_and_applied_to_another_text(tmp_path):
     model, prompts = tiny(), some_prompts([60] * 12)
     asked = {"m": ti.TokenNonlinearity(blocks=[0, 2])}
-    fitted = ti.measure(model, prompts, asked, progress=False)["m"]
+    fitted = ti.measure(model, prompts, asked, progress=False).children["m"].to_dataset(inherit=False)
     maps = LinearMaps.load(asked["m"].fitted().save(tmp_path / "maps.safetensors"))
     assert maps.digest == asked["m"].fitted().digest
-    again = ti.measure(model, prompts[:3], {"m": ti.TokenNonlinearity(blocks=[0, 2], maps=maps)}, progress=False)["m"]
+    again = (
+        ti.measure(model, prompts[:3], {"m": ti.TokenNonlinearity(blocks=[0, 2], maps=maps)}, progress=False)
+        .children["m"]
+        .to_dataset(inherit=False)
+    )
     n = again.sizes["token"]
     np.testing.assert_allclose(again["nonlinearity"], fitted["nonlinearity"][:n], rtol=1e-4)
     with pytest.raises(ValueError, match=r"no maps of blocks \[1\]: there are \[0, 2\]"):

@@ -71,6 +71,9 @@ def test_missing_values_and_unlabelled_tokens_take_no_part():
     ds["x"][60:90] = np.nan
     out = class_profile(ds, "x", kinds, PROMPTS, least=1)
     assert int(out["n_tokens"].sum()) == PROMPTS.n_tokens - 90
+    without = class_profile(ds, "x", kinds, PROMPTS, least=1, leave_out=("", "c"))
+    mine, rest = (ds["x"].values[90:][kinds[90:] == c] for c in "ab")
+    np.testing.assert_allclose(without["dominance"].sel(subset="a"), np.sign(mine[:, None] - rest).mean())
     used = ds["x"].values[90:][kinds[90:] == "b"]
     assert float(out["mean"].sel(subset="b")) == pytest.approx(used.mean())
     with pytest.raises(ValueError, match="no class has 500 tokens"):

@@ -26,7 +26,7 @@ def start(prompts):
 
 def lens_of(lens, prompts, model=None, variants=("normed", "tuned")):
     asked = {"m": ti.LogitLens(variants=variants, tuned=lens, top=2)}
-    return ti.measure(model or tiny(), prompts, asked, progress=False)["m"].to_dataset()
+    return ti.measure(model or tiny(), prompts, asked, progress=False).children["m"].to_dataset(inherit=False)
 
 
 def test_identity_translators_are_the_logit_lens(prompts):

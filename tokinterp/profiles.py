@@ -79,6 +79,7 @@ def class_profile(
     classes: TokenClasses | Sequence[str] | np.ndarray,
     prompts: Prompts,
     *,
+    leave_out: Sequence[str] = ("", "special"),
     least: int = 10,
     level: float = 0.95,
     n_boot: int = 1000,
@@ -94,10 +95,12 @@ def class_profile(
     name : str
         Variable.
     classes : TokenClasses or (token,) str
-        Of the stream of all prompts: `tokinterp.text.token_classes`, or `span_labels` for parts of speech. Tokens
-        labelled ``""`` are left out.
+        Of the stream of all prompts: `tokinterp.text.token_classes`, or `span_labels` for parts of speech.
     prompts : Prompts
         That were measured.
+    leave_out : sequence of str
+        Classes whose tokens take no part, not even among "all other tokens". BOS, an attention sink, is so far from
+        every other token that with it no other difference can be seen.
     least : int
         Classes with fewer values are left out.
     level, n_boot, seed
@@ -118,7 +121,8 @@ def class_profile(
     >>> model = ti.load_model()
     >>> prompts = ti.Prompts.from_texts([t.text for t in ti.bundled_texts("story")[:4]], model)
     >>> run = ti.measure(model, prompts, {"lens": ti.LogitLens(layers=[model.info.n_layers])}, progress=False)
-    >>> one = ti.class_profile(run["lens"].to_dataset(), "token_entropy", token_classes(prompts), prompts)
+    >>> lens = run["lens"].to_dataset().isel(layer=0, variant=0)
+    >>> one = ti.class_profile(lens, "token_entropy", token_classes(prompts), prompts)
     >>> "stop word" in one.subset.values
     True
     """
@@ -126,12 +130,12 @@ def class_profile(
     labels = labels_at(ds, classes, prompts)
     values, extra = _matrix(v)
     numbers, prompt = np.unique(_prompt_of(ds), return_inverse=True)
-    found, counts = np.unique(labels[(labels != "") & np.isfinite(values).any(1)], return_counts=True)
+    used = ~np.isin(labels, list(leave_out))
+    found, counts = np.unique(labels[used & np.isfinite(values).any(1)], return_counts=True)
     found = found[np.lexsort((found, -counts))]
     found = found[[int((labels == c).sum()) >= least for c in found]] if len(found) else found
     if len(found) < 1:
         raise ValueError(f"no class has {least} tokens with a value of {name}: measure more tokens, or lower least=")
-    used = labels != ""
     sums = np.zeros((len(found) + 1, len(numbers), 3, values.shape[1]))  # class (last: all), prompt, (n, sum, squares)
     centre = np.nanmean(np.where(used[:, None], values, np.nan), axis=0)
     ok = np.isfinite(values) & used[:, None]
@@ -211,7 +215,7 @@ def token_correlation(
     for v, k in zip((a, b), keys, strict=True):
         if len(np.unique(k)) < len(k):
             raise ValueError(f"{v.name} has two values at one place of a prompt")
-    common, i, j = np.intersect1d(*keys, return_indices=True)
+    common, i, j = np.intersect1d(keys[0], keys[1], return_indices=True)
     if not len(common):
         raise ValueError(f"no token has both {a.name} and {b.name}: were they measured on the same prompts?")
     x, y = x[i], y[j, 0]

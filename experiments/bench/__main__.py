@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from . import capture, layer_geometry, measurements, neighbours, overlap, probes
+from . import capture, filler_training, layer_geometry, linearity, measurements, neighbours, overlap, probes
 
 BENCHMARKS = {
     "capture": capture.run,
+    "filler_training": filler_training.run,
     "neighbours": neighbours.run,
     "layer_geometry": layer_geometry.run,
+    "linearity": linearity.run,
     "measurements": measurements.run,
     "overlap": overlap.run,
     "probes": probes.run,

@@ -23,14 +23,7 @@ def run(out: Path | None = None, rounds: int = 3, small: bool = False) -> dict[s
     The literal versions take layer pairs, layers, prompts or positions one at a time, as the published scripts do;
     ``largest_difference`` is between the two results.
     """
-    sizes: dict[str, Any] = {
-        "layers": 13,
-        "d_model": 512,
-        "tokens": 1024,
-        "prompts": 2,
-        "n_layers": 12,
-        "d_vocab": 32000,
-    }
+    sizes: dict[str, Any] = {"layers": 5, "d_model": 384, "tokens": 512, "prompts": 2, "n_layers": 6, "d_vocab": 8000}
     if small:
         sizes = {"layers": 3, "d_model": 32, "tokens": 40, "prompts": 2, "n_layers": 2, "d_vocab": 300}
     draw = torch.Generator().manual_seed(0)

@@ -116,7 +116,7 @@ class FillerContents(Measurement):
         self.add("count", torch.tensor(len(batch), dtype=torch.float64, device=batch.device))
 
     def result(self) -> xr.Dataset:
-        """Return recovery, its chance level, the rank of the best valid word, and the share of dots, by layer and slot."""
+        """Return recovery, its chance, the rank of the best valid word, and the share of dots, by layer and slot."""
         if not self.sums:
             raise ValueError("FillerContents has seen no batch yet")
         v, full, s = variable, ("layer", "slot"), self.sums
@@ -191,8 +191,8 @@ def read_dots(lm: Any, task: Task, *, prompts: int = 200, seed: int = 0, progres
     -------
     DataTree
         Groups ``contents`` (`FillerContents`), ``dimension`` (`IntrinsicDimension` of the cloud of dots of each prompt,
-        all other words left out), ``spectrum`` (likewise) and ``lens`` (`LogitLens`; at rows whose next word is a row
-        it has no meaning).
+        all other words left out), ``spectrum`` (of the dots where ``subset`` is "regular"), ``lens`` (`LogitLens`; at
+        rows whose next word is a row it has no meaning) and ``prompts``.
     """
     from .. import IntrinsicDimension, LogitLens, Spectrum, measure
     from .network import as_model

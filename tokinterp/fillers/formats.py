@@ -32,7 +32,9 @@ class Sequences(NamedTuple):
     answer_at: torch.Tensor
 
 
-def sequences(head: torch.Tensor, middle: torch.Tensor, length: torch.Tensor, tail: torch.Tensor, mask: str) -> Sequences:
+def sequences(
+    head: torch.Tensor, middle: torch.Tensor, length: torch.Tensor, tail: torch.Tensor, mask: str
+) -> Sequences:
     """Put head, the first ``length`` words of middle, and tail together.
 
     Parameters
@@ -119,7 +121,9 @@ def serial(rows: torch.Tensor, words: Words, generator: torch.Generator) -> tupl
     length = torch.where(active, 6 + written, 0)
     coordinate = torch.randint(d, three.shape[:2], generator=generator, device=rows.device)
     digits = three.gather(3, coordinate[:, :, None, None].expand(-1, -1, 3, 1))[..., 0]
-    item = torch.cat([words.slot + abc.T.expand(len(rows), -1, -1), words.digit + digits, words.digit + sums[..., 1:]], 2)
+    item = torch.cat(
+        [words.slot + abc.T.expand(len(rows), -1, -1), words.digit + digits, words.digit + sums[..., 1:]], 2
+    )
     total = length.sum(1)
     begin = (length.cumsum(1) - length)[..., None]
     place = torch.arange(6 + d - 1, device=rows.device)

@@ -17,6 +17,8 @@ def last_evaluation(ds: xr.Dataset) -> xr.Dataset:
     """
     done = ds["seconds"].notnull().sum("step")
     if int(done.min()) < 1:
-        raise ValueError(f"seed {int(ds['seed'][int(done.argmin())])} was never evaluated: train it to an evaluation first")
+        raise ValueError(
+            f"seed {int(ds['seed'].values[done.values.argmin()])} was never evaluated: train it to an evaluation first"
+        )
     last = ds.isel(step=done - 1)
     return last.reset_coords("step").rename(step="steps_taken")

@@ -72,7 +72,9 @@ def draw(
             decoded[bad] = _examples(planted[bad], n, d, m, generator, mode)
             label[bad] = matches(decoded[bad], m).sum(1)
         else:
-            raise ValueError(f"Match2 with n={n}, d={d}, m={m}: corrupted rows nearly always match; take more coordinates")
+            raise ValueError(
+                f"Match2 with n={n}, d={d}, m={m}: corrupted rows nearly always match; take more coordinates"
+            )
     key = torch.randint(len(table), (count,), generator=generator, device=device)
     offset = table.to(device)[key][:, : n * d].view(count, n, d)
     return Instances((decoded - offset) % m, decoded, key, label, planted)

@@ -108,7 +108,8 @@ def network_info(lm: Any, task: Task, weights: str, name: str | None = None) -> 
     """Return the facts of a network that was built here."""
     p = next(lm.parameters())
     return ModelInfo(
-        id=name or f"{task.name}-llama", revision="local", weights=weights, architecture=type(lm).__name__, backend="hf",
+        id=name or f"{task.name}-llama", revision="local", weights=weights, architecture=type(lm).__name__,
+        backend="hf",
         n_layers=lm.config.num_hidden_layers, n_heads=lm.config.num_attention_heads, d_model=lm.config.hidden_size,
         d_vocab=lm.config.vocab_size, max_tokens=lm.config.max_position_embeddings,
         dtype=str(p.dtype).removeprefix("torch."), device=str(p.device), tokenizer=task.hash,
@@ -116,7 +117,7 @@ def network_info(lm: Any, task: Task, weights: str, name: str | None = None) -> 
 
 
 def task_tokenizer(task: Task) -> Any:
-    """Return a tokenizer of the words of a task; all but the filler are special, so that ``exclude`` can leave them out.
+    """Return a tokenizer of the words of a task; all but the filler are special, so that ``exclude`` leaves them out.
 
     Examples
     --------

@@ -169,9 +169,7 @@ def finetune(
     frozen = freeze(tuned, variant)
     before = parameters_hash(tuned, frozen)
     trained = [p for p in tuned.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(
-        trained, lr=schedule.rate, betas=schedule.betas, weight_decay=schedule.weight_decay
-    )
+    optimiser = torch.optim.AdamW(trained, lr=schedule.rate, betas=schedule.betas, weight_decay=schedule.weight_decay)
     fast = torch.autocast("cuda", torch.bfloat16) if torch.device(device).type == "cuda" else nullcontext()
     batches = task.stream("filler", schedule.batch, PROBE_SEED + 1000 * seed + 17, CHUNK, device)
     for step, batch in zip(range(schedule.steps), batches, strict=False):
@@ -193,7 +191,9 @@ def _check_probe(trunks: Mapping[str, Any], task: Task, kept: Sequence[float], v
     if task.family != "match3":
         raise ValueError(f"the probe of the fillers is defined for match3, not {task.family}")
     if variant not in VARIANTS:
-        raise ValueError(f"variant={variant!r}: take 'frozen', or 'released' for the published one that freezes nothing")
+        raise ValueError(
+            f"variant={variant!r}: take 'frozen', or 'released' for the published one that freezes nothing"
+        )
     if not trunks or "random" in trunks:
         raise ValueError(f"trunks={list(trunks)}: give at least one network, none of them named 'random'")
     for name, lm in trunks.items():
@@ -216,9 +216,7 @@ def _untrained_like(lm: Any, task: Task, seed: int) -> Any:
     return build(task, shape, 10_000 + seed)
 
 
-def finish(
-    ds: xr.Dataset, lm: Any, task: Task, parameters: dict[str, Any], measurement: str, seed: int
-) -> xr.Dataset:
+def finish(ds: xr.Dataset, lm: Any, task: Task, parameters: dict[str, Any], measurement: str, seed: int) -> xr.Dataset:
     """Return a result with its provenance, checked."""
     info = network_info(lm, task, parameters_hash(lm))
     ds.attrs = {
@@ -296,10 +294,14 @@ def linear_probe(
 def _states(lm: Any, ids: torch.Tensor, where: Sequence[int], batch: int = 512) -> Iterator[torch.Tensor]:
     """Yield the stream (example, place, d_model) at each layer; hooks see the last one before the final norm."""
     kept: list[list[torch.Tensor]] = [[] for _ in range(lm.config.num_hidden_layers + 1)]
+
+    def keep(layer: int, out: Any) -> None:  # a tuple in older versions of transformers
+        kept[layer].append((out if torch.is_tensor(out) else out[0])[:, where])
+
     hooks = [
-        block.register_forward_hook(lambda _m, _i, out, n=n: kept[n + 1].append((out if torch.is_tensor(out) else out[0])[:, where]))
+        block.register_forward_hook(lambda _m, _i, out, n=n: keep(n + 1, out))
         for n, block in enumerate(lm.model.layers)
-    ]  # fmt: skip
+    ]
     hooks.append(lm.model.layers[0].register_forward_pre_hook(lambda _m, args: kept[0].append(args[0][:, where])))
     try:
         for start in range(0, len(ids), batch):

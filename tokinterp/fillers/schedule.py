@@ -65,7 +65,7 @@ class Schedule:
 
     @classmethod
     def budget(cls, examples: int = 10_000_000, batch: int = 1024) -> Schedule:
-        """Return a schedule of minutes on one GPU: fresh examples, larger batches, and a stop when the task is solved."""
+        """Return a schedule of minutes on one GPU: fresh examples, larger batches, a stop when the task is solved."""
         return cls(steps=max(1, examples // batch), batch=batch, stop_at=0.995)
 
     def with_steps(self, steps: int) -> Schedule:

@@ -110,7 +110,7 @@ class Task:
             raise ValueError(f"m**d = {self.m}**{self.d} row words are too many: take m**d below 2**30")
         if self.family == "match2" and self.n * self.d > TABLE:
             raise ValueError(
-                f"n*d = {self.n * self.d} digits do not fit into the key table of {TABLE}: take fewer rows or coordinates"
+                f"n*d = {self.n * self.d} digits exceed the key table of {TABLE}: take fewer rows or coordinates"
             )
         if isinstance(self.fillers, str):
             if self.fillers not in ("square", "cot"):
@@ -136,7 +136,9 @@ class Task:
         if self.family == "match2":
             return 2 * self.n - 1
         n = self.n
-        return {"square": n * n, "cot": n * (n - 1) + 2}[self.fillers] if isinstance(self.fillers, str) else self.fillers
+        return (
+            {"square": n * n, "cot": n * (n - 1) + 2}[self.fillers] if isinstance(self.fillers, str) else self.fillers
+        )
 
     @property
     def strata(self) -> tuple[str, ...]:
@@ -200,7 +202,9 @@ class Task:
             two = match2.draw(count, n, d, m, table, generator, mode=self.mode, true_rate=self.true_rate)
             kind = torch.where(two.planted, 1, torch.where(two.label == n, 2, 3))
             found = match2_sequences(two, form, self.words, generator, self.mask)
-            return Samples(found, self.words.label + two.label, two.shown, kind if strata else torch.full_like(kind, -1))
+            return Samples(
+                found, self.words.label + two.label, two.shown, kind if strata else torch.full_like(kind, -1)
+            )
         # The published resampling of accidental Trues works only where the chain of thought is serial.
         reject = True if form == "serial" else None
         x = match3.draw(count, n, d, m, generator, mode=self.mode, reject=reject)

@@ -109,7 +109,9 @@ def train(
     tests = {form: task.test_set(form, test_examples, TEST_SEED, place) for form in mixture}
     runs: dict[int, Run] = {}
     for seed in seeds:
-        run = Run(task, shares, network, schedule, seed, place, bool(place.type == "cuda" if compile is None else compile))
+        run = Run(
+            task, shares, network, schedule, seed, place, bool(place.type == "cuda" if compile is None else compile)
+        )
         home = None if folder is None else Path(folder) / f"seed-{seed}"
         if home is not None:
             run.open(home, {**facts, "seed": seed})
@@ -234,9 +236,12 @@ class Run:
             os.replace(temporary, self.home / name)
         except Exception as error:
             temporary.unlink(missing_ok=True)
-            raise OSError(f"cannot write {self.home / name}: {error}; free some space and call train() again") from error
+            raise OSError(
+                f"cannot write {self.home / name}: {error}; free some space and call train() again"
+            ) from error
         progress = {
-            "tensors": name, "step": self.step, "seconds": self.seconds, "stopped": self.stopped, "history": self.history
+            "tensors": name, "step": self.step, "seconds": self.seconds, "stopped": self.stopped,
+            "history": self.history,
         }  # fmt: skip
         replace_text(self.home / "progress.json", json.dumps(progress))
         for old in self.home.glob("step-*.safetensors"):
@@ -286,7 +291,9 @@ def _shares(task: Task, mixture: Mapping[str, float], batch: int) -> dict[str, i
     counts = {form: int(batch * share / total) for form, share in mixture.items()}
     counts[next(iter(counts))] += batch - sum(counts.values())
     if min(counts.values()) < 1:
-        raise ValueError(f"a batch of {batch} leaves a format of {dict(mixture)} without an example: take a larger batch")
+        raise ValueError(
+            f"a batch of {batch} leaves a format of {dict(mixture)} without an example: take a larger batch"
+        )
     return counts
 
 

@@ -101,13 +101,13 @@ def probe(
         trunks["no fillers"] = next(iter(load_networks(control)[1].values()))
     place = choose_device(device)
     ds = probe_fillers(
-        trunks, task, kept=shares, variant=variant, schedule=Schedule(steps=steps, batch=batch, rate=rate), device=place,
-        test_examples=test_examples,
+        trunks, task, kept=shares, variant=variant, schedule=Schedule(steps=steps, batch=batch, rate=rate),
+        device=place, test_examples=test_examples,
     )  # fmt: skip
     linear = linear_probe(networks[seed], task, examples=test_examples, device=place)
     dots = read_dots(networks[seed], task, prompts=prompts)
     groups = {"probe": ds, "linear_probe": linear}
-    groups |= {f"dots/{k}": v.to_dataset(inherit=False) for k, v in dots.items()}
+    groups |= {f"dots/{k}": v.to_dataset() for k, v in dots.items()}
     tree = xr.DataTree.from_dict(groups)
     tree.attrs = dict(ds.attrs)
     write(tree, output, overwrite=True)

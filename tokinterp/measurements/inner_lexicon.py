@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 VARIANTS = tuple(f"{m}, {n}, {p}" for m in ("input", "output") for n in ("raw", "normed") for p in ("dot", "cosine"))
 """Ways to read a state: with the input or the output embedding, without or with the final norm, by which product."""
-PAPER = "Kaplan et al. 2025, arXiv 2410.05864, section 4"
+PAPER = "Kaplan et al. 2025, arXiv 2410.05864"
 CANONICITY = "Busigin and Pinter 2026, arXiv 2606.08562: canonicity"
 
 
@@ -63,7 +63,7 @@ def retrieve_words(
 
     References
     ----------
-    Kaplan et al. 2025, arXiv 2410.05864, section 4.
+    Kaplan et al. 2025, arXiv 2410.05864
 
     Examples
     --------
@@ -213,7 +213,7 @@ def repeat_words(
 
     References
     ----------
-    Kaplan et al. 2025, arXiv 2410.05864, section 5.
+    Kaplan et al. 2025, arXiv 2410.05864
 
     Examples
     --------

@@ -53,6 +53,8 @@ class Linearity(Chains):
     Without the residual the output is layer b + 1 minus layer b, what the block adds; the held-out score then is
     relative to the smaller variance and can be far below 0.
 
+    ``rotation_similarity`` is not squared: where the best map is a rotation and a scale it is the root of linearity.
+
     Memory: (layers + blocks) x halves float64 matrices of d_model x d_model.
 
     Examples

@@ -27,11 +27,11 @@ TEMPLATES = {
     "repeat": "Next is the same word twice: 1) {x} 2)",
     "describe": "Syria: country in the Middle East, Leonardo DiCaprio: American actor, Samsung: Korean company, {x}",
 }
-"""Targets by name: "identity" is that of Ghandeharioun et al. 2024 (arXiv 2401.06102, section 4.1), whose last line is
-"?"; "repeat" that of Kaplan et al. 2025 (arXiv 2410.05864, section 5); "describe" asks for a few words on an entity, as
-section 4.3 of the former does."""
+"""Targets by name: "identity" is that of Ghandeharioun et al. 2024 (arXiv 2401.06102), whose last line is
+"?"; "repeat" that of Kaplan et al. 2025 (arXiv 2410.05864); "describe" asks for a few words on an entity, as
+the former do in words of their own."""
 STAND_IN = "?"  # token under the patch; with the patch at layer 0 it is never seen
-PAPER = "Ghandeharioun et al. 2024, arXiv 2401.06102, section 3"
+PAPER = "Ghandeharioun et al. 2024, arXiv 2401.06102"
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def patchscope(
 
     References
     ----------
-    Ghandeharioun et al. 2024, arXiv 2401.06102; Kaplan et al. 2025, arXiv 2410.05864, section 5 (target "repeat").
+    Ghandeharioun et al. 2024, arXiv 2401.06102; Kaplan et al. 2025, arXiv 2410.05864 (target "repeat").
 
     Examples
     --------

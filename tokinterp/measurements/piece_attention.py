@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..models.base import ModelInfo
     from ..text.prompts import Prompts
 
-PAPER = "Kaplan et al. 2025, arXiv 2410.05864, section 6"
+PAPER = "Kaplan et al. 2025, arXiv 2410.05864"
 
 
 class PieceAttention(Measurement):

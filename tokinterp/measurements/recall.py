@@ -40,7 +40,9 @@ class PrefixRecall(Measurement):
     n_words : int
         Size of the vocabulary.
     ridge : float
-        Added to the diagonal of the covariance of the states, in units of its mean.
+        Added to the diagonal of the covariance of the states, in units of its mean. Tokens of a prompt share most of
+        their prefixes, so there are far fewer independent rows than tokens, and a weak ridge overfits: on 138 prompts
+        of the bundled texts ``explained`` of the last layer is -0.05, -0.01, 0.01 and 0.004 for 0.01, 0.3, 3 and 30.
     exclude : sequence of str
         Rows left out of the fit: ``"special"`` and ``"massive"``; special ones are not scored either.
     tokens : int, optional
@@ -69,7 +71,7 @@ class PrefixRecall(Measurement):
         self,
         layers: Iterable[int] | None = None,
         n_words: int = 256,
-        ridge: float = 0.01,
+        ridge: float = 3.0,
         exclude: Sequence[str] = ("special", "massive"),
         tokens: int | None = None,
     ) -> None:
@@ -82,7 +84,7 @@ class PrefixRecall(Measurement):
         if self.n_words < 1:
             raise ValueError(f"n_words={n_words}: the vocabulary has at least 1 token")
         if not self.ridge > 0:
-            raise ValueError(f"ridge={ridge}: must be positive; 0.01 is usual")
+            raise ValueError(f"ridge={ridge}: must be positive; 3 is usual")
         if tokens is not None and tokens < 1:
             raise ValueError(f"tokens={tokens}: give a number of prompts, or None for all")
 

@@ -106,7 +106,7 @@ def _unit_losses(
     if max(prompts.lengths) < 2:
         return out
     asked = {"lens": LogitLens(layers=[model.info.n_layers], top=0, tokens=None)}
-    lens = measure(model, prompts, asked, progress=progress)["lens"]
+    lens = measure(model, prompts, asked, progress=progress).children["lens"].to_dataset(inherit=False)
     loss = lens["token_cross_entropy"].isel(layer=0, variant=0).values
     number = lens["token_prompt"].values
     for p, i in enumerate(full):

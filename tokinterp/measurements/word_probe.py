@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PLACES = ("last", "penultimate")
 PARTS = ("token", "word")
-PAPER = "Kaplan et al. 2025, arXiv 2410.05864, section 3"
+PAPER = "Kaplan et al. 2025, arXiv 2410.05864"
 
 
 class WordSet(NamedTuple):
@@ -95,7 +95,7 @@ def words_and_nonwords(
 
     References
     ----------
-    Kaplan et al. 2025, arXiv 2410.05864, section 3.
+    Kaplan et al. 2025, arXiv 2410.05864
     """
     if parts_by not in PARTS or parts < 2:
         raise ValueError(f"parts={parts} by {parts_by!r}: two or more, by one of {', '.join(PARTS)}")
@@ -187,7 +187,7 @@ def word_probe(
 
     References
     ----------
-    Kaplan et al. 2025, arXiv 2410.05864, section 3 (k = 4).
+    Kaplan et al. 2025, arXiv 2410.05864 (k = 4).
 
     Examples
     --------

@@ -14,12 +14,22 @@ from ..fillers.last import last_evaluation
 from . import style
 
 MEASUREMENT = "FillersTraining"
-FORMATS = {"filler": "fillers", "none": "no fillers", "parallel": "chain of thought", "serial": "serial chain of thought"}
+FORMATS = {
+    "filler": "fillers",
+    "none": "no fillers",
+    "parallel": "chain of thought",
+    "serial": "serial chain of thought",
+}
 STRATA = {
     "all": "all", "planted": "planted", "survivor": "corrupted,\nyet True", "near_0": "no\nnear miss",
     "near_1": "1 near\nmiss", "near_2": "2 near\nmisses", "near_3+": "3 or more", "some": "not all match",
 }  # fmt: skip
-ARMS = {"filler": "with fillers", "none": "without", "none_equal_flops": "without, equal FLOPs"}
+ARMS = {
+    "filler": "with fillers",
+    "none": "without",
+    "none_equal_flops": "without, equal FLOPs",
+    "random": "not trained",
+}
 
 
 def learning_curve(ds: xr.Dataset, *, ax: Axes | None = None, legend: bool = True) -> Axes:
@@ -39,8 +49,8 @@ def learning_curve(ds: xr.Dataset, *, ax: Axes | None = None, legend: bool = Tru
             of = ds.sel(format=form, stratum="all")
             for s in range(of.sizes["seed"]):
                 axes.plot(
-                    of["examples_seen"], of["accuracy"].isel(seed=s), style.DASHES[f % 4], color=_colour(form), alpha=0.8,
-                    label=FORMATS.get(str(form), str(form)) if s == 0 else None,
+                    of["examples_seen"], of["accuracy"].isel(seed=s), style.DASHES[f % 4], color=_colour(form),
+                    alpha=0.8, label=FORMATS.get(str(form), str(form)) if s == 0 else None,
                 )  # fmt: skip
         _majority(axes, float(ds["majority"][0]))
         axes.set_xlabel("training examples of the format")
@@ -60,7 +70,9 @@ def stratum_accuracy(ds: xr.Dataset, *, ax: Axes | None = None, legend: bool = T
         for f, form in enumerate(forms):
             x = np.arange(len(present)) + (f - (len(forms) - 1) / 2) * 0.8 / len(forms)
             values = last.sel(format=form, stratum=present).transpose("seed", "stratum").values
-            axes.bar(x, values.mean(0), 0.8 / len(forms), color=_colour(form), alpha=0.5, label=FORMATS.get(str(form), form))
+            axes.bar(
+                x, values.mean(0), 0.8 / len(forms), color=_colour(form), alpha=0.5, label=FORMATS.get(str(form), form)
+            )
             for row in values:
                 axes.plot(x, row, style.MARKERS[f], color=_colour(form), mec="k", mew=0.3)
         axes.set_xticks(range(len(present)), [STRATA.get(str(s), str(s)) for s in present])
@@ -84,7 +96,7 @@ def probe_curve(ds: xr.Dataset, *, ax: Axes | None = None, legend: bool = True) 
         axes.set_ylabel("accuracy of the probe")
         axes.set_ylim(None, 1.02)
         if legend:
-            axes.legend(title="trained" if len(ds["trunk"]) > 1 else None)
+            axes.legend()
     return axes
 
 
@@ -99,11 +111,15 @@ def dots_by_layer(ds: xr.Dataset, *, ax: Axes | None = None, legend: bool = True
     with style.drawing(ax) as axes:
         digits = ds.isel(slot=slice(1, None, 2))
         for i, (name, label) in enumerate(
-            (("recovery", "valid for these rows"), ("recovery_shuffled", "valid for other rows"), ("filler_share", "the dot"))
+            (
+                ("recovery", "valid for these rows"),
+                ("recovery_shuffled", "valid for other rows"),
+                ("filler_share", "the dot"),
+            )
         ):
             axes.plot(
-                ds["layer"], digits[name].mean("slot"), style.DASHES[i], marker=style.MARKERS[i], color=style.COLOURS[i],
-                label=label,
+                ds["layer"], digits[name].mean("slot"), style.DASHES[i], marker=style.MARKERS[i],
+                color=style.COLOURS[i], label=label,
             )  # fmt: skip
         axes.set_xlabel("layer")
         axes.set_ylabel("share of fillers whose best word is")
@@ -142,7 +158,8 @@ def accuracy_by_size(
                 last = last_evaluation(ds)["accuracy"].sel(stratum="all", format=form)
                 points.setdefault(arm, {})[size] = last.values
                 chance[size] = float(ds["majority"].sel(format=form))
-        for a, (arm, found) in enumerate(points.items()):
+        names = [*(a for a in ARMS if a in points), *(a for a in points if a not in ARMS)]
+        for a, (arm, found) in enumerate((name, points[name]) for name in names):
             sizes = sorted(found)
             shift = 0.06 * (a - (len(points) - 1) / 2)
             axes.plot(
@@ -152,7 +169,8 @@ def accuracy_by_size(
             for s in sizes:
                 axes.plot([s + shift] * len(found[s]), found[s], style.MARKERS[a], color=style.COLOURS[a])
         sizes = sorted(chance)
-        axes.plot(sizes, [chance[s] for s in sizes], ":", color="0.4", marker="_", label="majority")
+        axes.plot(sizes, [chance[s] for s in sizes], ":", color="0.4", marker="_", ms=14, label="majority")
+        axes.set_xlim(min(sizes) - 0.4, max(sizes) + 0.4)
         axes.set_xlabel({"n": "rows n", "d": "coordinates d"}[along])
         axes.set_ylabel("accuracy of the answer")
         axes.set_ylim(None, 1.02)

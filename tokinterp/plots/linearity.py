@@ -80,8 +80,8 @@ def linearity_by_block(
                 zorder=3,
             )
         floor = ds["linearity_floor"]
-        if np.isfinite(floor).any():
-            axes.plot(ds["block"], floor, color="0.55", ls=":", lw=1, label="independent clouds (as published)")
+        if np.isfinite(floor).any() and KINDS[""] in chosen:
+            axes.plot(ds["block"], floor, color="0.55", ls=":", lw=1, label="independent clouds, as published")
         axes.set_xlabel("block")
         axes.set_ylabel("linearity" if residual else "linearity without the residual")
         axes.set_ylim(min(0, axes.get_ylim()[0]), 1.04)
@@ -97,7 +97,7 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
         linearity_by_block(ds, ax=axes[0, 0])
         linearity_by_block(ds, residual=False, ax=axes[0, 1])
         by_layer(ds, "norm_ratio", ax=axes[1, 0], ylabel="norm added / norm of the input")
-        style.from_zero(axes[1, 0])
+        axes[1, 0].set_yscale("log")
         by_layer(ds, "cosine", ax=axes[1, 1], ylabel="cosine before and after the block")
         style.panel_letters(axes)
     without = ds["n"].attrs.get("exclude", "nothing")
@@ -105,7 +105,7 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
         "linearity",
         f"How far each block is a linear map of the stream, {int(ds['n'][0])} tokens, without: {without}. a: share of "
         "the variance of its output that the best linear map of its input explains; dotted: what independent clouds "
-        "would score. b: the same for what the block adds to the stream. c, d: size of what it adds, and the cosine of "
-        "a token's stream before and after, mean and interval over prompts.",
+        "would score. b: the same for what the block adds to the stream. c, d: size of what it adds (log), and the "
+        "cosine of a token's stream before and after, mean and interval over prompts.",
         fig,
     )

@@ -37,16 +37,17 @@ def nonlinearity_map(
     blocks : sequence of int, optional
         Which blocks; by default all.
     ax, positions, label, **options
-        See `token_layer_map`. Colours end at the 99th percentile of what is drawn, so that a single token (BOS, mostly)
-        does not take the whole range, unless ``limits`` are given.
+        See `token_layer_map`. Unless ``limits`` are given, colours end at the 99th percentile of the tokens that the
+        map was fitted on: others (BOS and massive rows) can be ten times as far.
 
     Returns
     -------
     matplotlib.axes.Axes
     """
     select = {} if blocks is None else {"block": list(blocks)}
-    chosen = tokens_of(ds, prompt, positions)["nonlinearity"]
-    chosen = chosen.sel(select) if select else chosen
+    rows = tokens_of(ds, prompt, positions)
+    rows = rows.isel(token=rows["fitted"].values) if rows["fitted"].any() else rows
+    chosen = rows["nonlinearity"].sel(select) if select else rows["nonlinearity"]
     if "limits" not in options and np.isfinite(chosen).any():
         options["limits"] = (0.0, float(np.nanpercentile(chosen.values, 99)))
     return token_layer_map(
@@ -63,6 +64,7 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
     yield (
         "nonlinearity",
         f"Distance of each token of prompt {number} from where the linear map of the block takes it, in units of the "
-        "spread of all tokens: 1 is as far as without any map. Colours end at the 99th percentile.",
+        "spread of all tokens: 1 is as far as without any map. Colours end at the 99th percentile of the "
+        "tokens that the maps were fitted on.",
         fig,
     )

@@ -221,7 +221,7 @@ def split_cases(
 
     References
     ----------
-    Kaplan et al. 2025, arXiv 2410.05864, section 4.
+    Kaplan et al. 2025, arXiv 2410.05864
 
     Examples
     --------
@@ -281,7 +281,7 @@ def typo_cases(
 
     References
     ----------
-    Kaplan et al. 2025, arXiv 2410.05864, section 4.
+    Kaplan et al. 2025, arXiv 2410.05864
     """
     unknown = [t for t in typos if t not in TYPOS]
     if unknown or not typos:

@@ -80,7 +80,7 @@ def misspell(word: str, typo: str, draw: np.random.Generator, letters: Sequence[
     --------
     >>> import numpy as np
     >>> misspell("river", "delete", np.random.default_rng(0), "abc")
-    'rivr'
+    'rive'
     """
     n = len(word)
     if n < 2 + (typo == "swap"):
