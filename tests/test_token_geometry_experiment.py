@@ -92,7 +92,8 @@ def test_text_has_more_prompts_than_its_controls(tree):
 
 
 def test_a_second_call_reads_what_is_there(model, monkeypatch, tmp_path):
-
+    settings = {**SETTINGS, "controls": ("shuffle:5",), "parts": ("cosine", "lens"), "out": tmp_path / "r.zarr"}
+    tree = token_geometry.run(model, TEXTS, **settings)
     before = type(model).run
 
     def refuse(self, ids, *args, **options):
