@@ -62,7 +62,7 @@ class Tier:
 
 TIERS = {
     "smoke": Tier(
-        (Task(n=4, d=1, m=5, fillers="cot"), Task(n=3, d=1, m=5, fillers="cot"), Task(n=4, d=2, m=5, fillers="cot")),
+        (Task(n=4, d=1, m=5, fillers="cot"), Task(n=3, d=1, m=5, fillers="cot")),
         Network(3, 64, 4, 128),
         Schedule(steps=2000, batch=64, rate=1.5e-3, evaluations=20, stop_at=0.995),
         seeds=(0, 1),

@@ -37,7 +37,9 @@ class Case:
 
     def beside(self, what: str, ending: str = ".zarr") -> Path | None:
         """Return the path of something kept beside the result."""
-        return None if self.out is None else Path(self.out).with_suffix(f".{what}.{self.null.replace(':', '_')}{ending}")
+        return (
+            None if self.out is None else Path(self.out).with_suffix(f".{what}.{self.null.replace(':', '_')}{ending}")
+        )
 
     def measure(self, what: str, prompts: ti.Prompts, asked: Mapping[str, ti.Measurement]) -> dict[str, xr.Dataset]:
         """Measure, or read what was measured before."""
@@ -171,8 +173,8 @@ def removal(case: Case, settings: Any) -> dict[str, xr.Dataset]:
 def mmlu(case: Case, settings: Any) -> dict[str, xr.Dataset]:
     """Accuracy on multiple-choice questions after deletions, with McNemar tests."""
     out = ti.removal_accuracy(case.model, settings.mmlu, words.CONDITIONS, seed=settings.seed, on_long="skip")
-    return {"mmlu": out.assign(accuracy_original=variable(
-        (), out.attrs["accuracy_original"], "share of items answered correctly on the whole question", "1"))}  # fmt: skip
+    whole = "share of items answered correctly on the whole question"
+    return {"mmlu": out.assign(accuracy_original=variable((), out.attrs["accuracy_original"], whole, "1"))}
 
 
 # -- what they share ------------------------------------------------------------------------------------------

@@ -65,8 +65,9 @@ def sentences(record: dict[str, Any]) -> Iterator[str]:
         yield f"cross-entropy at layer {middle}, {null}: {said}; last {row['normed']['cross_entropy'][-1]:.2f}"
     for null, row in record.get("removal", {}).items():
         for what, x in row.items():
-            yield (f"rise of the loss, {null}, {what} ({x['rate']:.0%}): {x['condition']:+.3f}, random "
-                   f"{x['random']:+.3f}, difference {x['beyond_random']:+.3f} ({x['low']:+.3f}, {x['high']:+.3f})")  # fmt: skip
+            more = f"{x['beyond_random']:+.3f} ({x['low']:+.3f}, {x['high']:+.3f})"
+            said = f"{x['condition']:+.3f}, random {x['random']:+.3f}, difference {more}"
+            yield f"rise of the loss, {null}, {what} ({x['rate']:.0%}): {said}"
     for null, row in record.get("mmlu", {}).items():
         for what, x in row["conditions"].items():
             yield (f"MMLU, {null}: {row['original']:.3f}, without {what} {x['accuracy']:.3f} (p = {x['p']:.2g}), "
@@ -140,7 +141,9 @@ def _removal(ds: xr.Dataset) -> dict[str, Any]:
         rise = {str(s): x["difference"].sel(subset=s).values for s in x["subset"].values}
         more = rise["condition"] - rise["random"]
         more = more[np.isfinite(more)]
-        draws = np.random.default_rng(0).integers(0, len(more), (2000, len(more))) if len(more) else np.zeros((1, 0), int)
+        draws = (
+            np.random.default_rng(0).integers(0, len(more), (2000, len(more))) if len(more) else np.zeros((1, 0), int)
+        )
         low, high = np.quantile(more[draws].mean(1), [0.025, 0.975]) if len(more) > 1 else (np.nan, np.nan)
         out[str(what)] = {
             **{k: _mean(v) for k, v in rise.items()}, "beyond_random": _mean(more), "low": float(low),

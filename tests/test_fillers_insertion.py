@@ -11,7 +11,7 @@ from tokinterp.fillers.insertion import insert, insertion_tests
 from tokinterp.fillers.items import KINDS, Tokens, build_items
 from tokinterp.fillers.read_out import deranged, read_fillers
 from tokinterp.fillers.residual import VARIANTS, filler_probes, filler_states, shift
-from tokinterp.fillers.results import binomial, interval, mcnemar, sign_test, spearman
+from tokinterp.fillers.results import binomial, interval, sign_test, spearman
 
 QUESTIONS = ti.bundled_questions("cloze")[:12]
 
@@ -56,6 +56,25 @@ def test_kinds_have_equal_token_counts_and_words_differ_by_item(bundled):
 def test_cue_and_announcement(bundled):
     items = build_items(bundled, [("The sky is", " blue")], n_fillers=4, cue=" Answer:", announce="Dots follow.\n")
     assert items.prompts.text(0) == "Dots follow.\nThe sky is . . Answer:"
+
+
+def test_demonstrations_keep_their_fillers_when_the_target_loses_its_own(bundled):
+    """C6: the truncated item is the whole one without the target's fillers, those of the demonstrations untouched."""
+    shown, asked = QUESTIONS[:2], QUESTIONS[2:5]
+    for kind, placement in (("dots", "post"), ("words", "post"), ("dots", "pre")):
+        shared = {"kind": kind, "placement": placement, "demonstrations": shown}
+        whole = build_items(bundled, asked, n_fillers=4, **shared)
+        cut = build_items(bundled, asked, demo_fillers=4, **shared)
+        none = build_items(bundled, asked, **shared)
+        for i in range(len(asked)):
+            a, b = whole.filler[i]
+            np.testing.assert_array_equal(np.delete(whole.ids[i], np.arange(a, b)), cut.ids[i])
+            assert b - a == 4
+            assert len(cut.ids[i]) == len(none.ids[i]) + 2 * 4
+            assert none.prompts.text(i) == "".join(f"{q.prompt}{q.answer}\n\n" for q in shown) + asked[i].prompt
+    assert whole.filler.min() > len(none.ids[0]) // 2
+    with pytest.raises(ValueError, match="demonstration 0 .* is one of the questions"):
+        build_items(bundled, asked, demonstrations=asked[1:])
 
 
 @pytest.mark.parametrize(
@@ -146,13 +165,17 @@ def test_tests_of_an_insertion(found):
     low, high = t["log_prob_change_interval"]
     assert ((low <= t["log_prob_change"]) & (t["log_prob_change"] <= high)).all()
     assert np.isnan(t["mcnemar_p"].sel(n_fillers=0)).all()
+    made = found.isel(prompt=slice(5)).copy(deep=True)  # three helped and one hurt
+    made["correct"].loc[{"n_fillers": 0}] = np.array([0, 0, 0, 1, 1])[:, None, None]
+    made["correct"].loc[{"n_fillers": 2}] = np.array([1, 1, 1, 0, 1])[:, None, None]
+    two = insertion_tests(made, n_boot=20).sel(n_fillers=2)
+    for name, value in (("helped", 3), ("hurt", 1), ("mcnemar_p", 0.625)):
+        assert (two[name] == value).all()
     special = change.sel(placement="post") - change.sel(placement="pre")
     np.testing.assert_allclose(t["placement_specificity"], special.transpose("filler", "n_fillers"))
 
 
 def test_paired_tests():
-    assert mcnemar(np.array([0, 0, 0, 1, 1], bool), np.array([1, 1, 1, 0, 1], bool)) == (3, 1, 0.625)
-    assert np.isnan(mcnemar(np.ones(4, bool), np.ones(4, bool))[2])
     assert binomial(10, 0) == 2 / 2**10
     assert sign_test(np.array([1, 1, 0, np.nan, -1.0])) == 1.0
     assert spearman(np.arange(5), np.array([1, 4, 9, 16, 25])) == pytest.approx(1)

@@ -65,6 +65,19 @@ def test_hiding_equals_deleting_in_every_kind_of_positions(family):
     np.testing.assert_allclose(of(ds, names[2]), of(ds, names[3]), atol=1e-4)
 
 
+def test_truncation_leaves_the_demonstrations_alone(bundled):
+    """C6: it equals hiding the target's fillers with the places closed, and not deletion in the demonstrations too."""
+    names = ("truncation", "deletion", "knock-out, places closed", "deletion everywhere", "insertion")
+    ds = intervene(bundled, QUESTIONS[2:6], n_fillers=4, demonstrations=QUESTIONS[:2], interventions=names)
+    ti.check(ds)
+    cut = of(ds, "truncation")
+    np.testing.assert_array_equal(cut, of(ds, "deletion"))
+    np.testing.assert_allclose(cut, of(ds, "knock-out, places closed"), atol=1e-4)
+    assert float(abs(cut - of(ds, "deletion everywhere")).min()) > 1e-4
+    with pytest.raises(ValueError, match="with demonstrations= truncation"):
+        intervene(bundled, QUESTIONS[:2], interventions=["truncation"])
+
+
 def test_patching_the_last_layer_gives_the_whole(found, bundled):
     last = of(found, f"patch of layer {bundled.info.n_layers}")
     assert float(last.max()) == 0

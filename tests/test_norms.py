@@ -79,6 +79,15 @@ def test_first_token_mass_is_that_of_the_pattern():
     np.testing.assert_allclose(ds["sink_rate"], rate)
 
 
+def test_first_token_attention_and_sinks_are_the_same_reduction():
+    """T alpha_0 counts the query 0, whose weight is 1; the mean over later positions does not."""
+    model, prompts = tiny(), some_prompts([20, 20, 20])
+    asked = {"first": FirstTokenAttention(), "sinks": ti.AttentionSinks(tokens=20, norms=False)}
+    run = ti.measure(model, prompts, asked, progress=False)
+    wanted = (20 * run["sinks"]["first_received"] - 1) / 19
+    np.testing.assert_allclose(run["first"]["first_token_mass"], wanted, rtol=1e-6)
+
+
 def test_contract_of_first_token_attention():
     ds = assert_contract(lambda: FirstTokenAttention(blocks=[0, 2], threshold=0.05))
     assert ds["block"].values.tolist() == [0, 2]
@@ -86,7 +95,7 @@ def test_contract_of_first_token_attention():
 
 
 def test_refusals_of_attention():
-    with pytest.raises(ValueError, match="blocks=\\[7\\]"):
+    with pytest.raises(ValueError, match="blocks \\[7\\]"):
         ti.measure(tiny(), some_prompts([9]), {"s": FirstTokenAttention(blocks=[7])}, progress=False)
     with pytest.raises(ValueError, match="only look at itself"):
         ti.measure(tiny(), some_prompts([1]), {"s": FirstTokenAttention()}, progress=False)

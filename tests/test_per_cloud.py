@@ -109,6 +109,33 @@ def test_homology_dimension():
         ti.homology_dimension(rng.random((5, 2)))
 
 
+@pytest.mark.parametrize("method", ["hdbscan", "kmeans"])
+def test_clusters_are_counted_layer_by_layer(method):
+    from functools import partial
+
+    model = StandIn((61, 81), n_layers=2)
+    rng = np.random.default_rng(0)
+    planted = {0: 1, 1: 3, 2: 4}
+    for n, length in enumerate(model.lengths):
+        for layer, k in planted.items():
+            centres = 20.0 * np.eye(8)[:k] * (k > 1)
+            model.streams[n][layer][1:] = centres[np.arange(length - 1) % k] + rng.standard_normal((length - 1, 8))
+    count = partial(ti.cluster_count, method=method, largest=6)
+    ds = model.measured(ti.PerCloud(count, name="clusters")).result()
+    single = 0 if method == "hdbscan" else 1  # one ball: HDBSCAN has no single cluster
+    assert ds["clusters"].values.tolist() == [[single, 3, 4]] * 2
+    assert (ds["reason"] == "").all()
+
+
+def test_impossible_clusters():
+    x = np.random.default_rng(0).random((5, 2))
+    for arguments, message in (
+        ({"method": "x"}, "method='x'"), ({}, "5 points: hdbscan needs more than 5"), ({"least": 1}, "least=1"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            ti.cluster_count(x, **arguments)
+
+
 def test_contracts():
     assert_contract(lambda: ti.PerCloud(lambda x: (float(x.std()), x[:, 0]), tokens=2))
     assert_contract(lambda: ti.LogitDimension((2, 4), small="nan"))

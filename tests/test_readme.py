@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import matplotlib
-import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.S)
@@ -14,8 +13,9 @@ def test_readme_has_an_example():
     assert BLOCKS
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_example_runs(block, tmp_path, monkeypatch):
+def test_examples_run_one_after_the_other(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     matplotlib.use("Agg")
-    exec(compile(block, "README.md", "exec"), {})
+    names = {}
+    for block in BLOCKS:
+        exec(compile(block, "README.md", "exec"), names)

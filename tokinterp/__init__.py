@@ -35,7 +35,7 @@ from .measurements.nonlinearity import TokenNonlinearity
 from .measurements.norms import TokenNorms
 from .measurements.overlap import NeighbourOverlap
 from .measurements.patchscope import Target, patchscope
-from .measurements.per_cloud import PerCloud, homology_dimension
+from .measurements.per_cloud import PerCloud, cluster_count, homology_dimension
 from .measurements.piece_attention import PieceAttention
 from .measurements.pooled import PooledStates
 from .measurements.probe_scores import ProbeScores, score_probes

@@ -10,9 +10,10 @@ import torch
 import xarray as xr
 
 from ..dataset import variable
+from ..profiles import mcnemar
 from .answers import ask, chunks, compare, pad
 from .items import Items, _pair, build_items
-from .results import BOUNDS, NAMES, finish, interval, mcnemar, numbers, sign_test, spearman
+from .results import BOUNDS, NAMES, finish, interval, numbers, sign_test, spearman
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -176,7 +177,9 @@ def insertion_tests(ds: xr.Dataset, *, level: float = 0.95, n_boot: int = 2000, 
     shape = change.shape[1:]
     tests = np.full((4, *shape), np.nan)
     for place in np.ndindex(*shape):
-        tests[:3, *place] = mcnemar(right[(slice(None), *place[:2], 0)], right[(slice(None), *place)])
+        pair = mcnemar(right[(slice(None), *place[:2], 0)], right[(slice(None), *place)])
+        helped, hurt = pair["only_second"], pair["only_first"]
+        tests[:3, *place] = helped, hurt, pair["p"] if helped + hurt else np.nan
         tests[3, *place] = sign_test(change[(slice(None), *place)])
     dims = ("filler", "placement", "n_fillers")
     both = ("bound", *dims)

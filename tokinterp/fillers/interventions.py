@@ -26,6 +26,8 @@ ALL = (
     "knock-out, places closed", "blind fillers", "windows", "mean ablation", "zero ablation", "resample ablation",
     "transplant", "transplant of the question", "places closed", "patches",
 )  # fmt: skip
+SHOWN = ("truncation", "deletion everywhere")
+"""Interventions on items with demonstrations."""
 _QUANTITIES = ("kl", "js", "flip", "entropy_change")
 
 
@@ -36,7 +38,8 @@ def intervene(
     n_fillers: int = 10,
     kind: str = "dots",
     placement: str = "post",
-    interventions: Sequence[str] = ALL,
+    interventions: Sequence[str] | None = None,
+    demonstrations: Iterable[Any] = (),
     width: int | None = None,
     cue: str | None = None,
     exact: bool = True,
@@ -49,8 +52,8 @@ def intervene(
     ----------
     model, questions, n_fillers, kind, placement, cue, exact, seed
         See `build_items`.
-    interventions : sequence of str
-        ``"insertion"``: x_k against x_0 (C1). ``"deletion"``: x_0, also with the places of x_k kept (C2).
+    interventions : sequence of str, optional
+        All by default. ``"insertion"``: x_k against x_0 (C1). ``"deletion"``: x_0, also with the places of x_k kept (C2).
         ``"knock-out"``: fillers hidden from all tokens behind them (C3b), ``"knock-out of the answer"``: from the
         answer position only (C3a), ``"windows"``: from it in windows of blocks (C3c), ``"blind fillers"``: the question
         hidden from the fillers (C3d), ``"knock-out, places closed"``: hidden and the places behind them moved up, which
@@ -58,7 +61,11 @@ def intervene(
         (of another item): of the fillers' stream at all layers (C4). ``"transplant"``: keys and values of the fillers
         of another item of the same layout, and the same of its question as positive control (C5). ``"places closed"``:
         what follows the fillers gets its places of k = 0 (C7). ``"patches"``: the stream at the answer position of x_k
-        put into x_0, layer by layer (C8, sufficiency).
+        put into x_0, layer by layer (C8, sufficiency). With demonstrations, all these change the target's fillers alone
+        (x_0 keeps those of its demonstrations), ``"truncation"`` is the deletion of the target's only (C6), and
+        ``"deletion everywhere"`` takes the demonstrations' too.
+    demonstrations : iterable of Question or (prompt, answer)
+        Solved before every item, with as many fillers, see `build_items`.
     width : int, optional
         Blocks in a window; by default a fifth of them.
     batch_tokens : int
@@ -85,15 +92,22 @@ def intervene(
     >>> float(abs(ds["kl"][0] - ds["kl"][1]).max()) < 1e-4
     True
     """
-    unknown = [i for i in interventions if i not in ALL]
+    demonstrations = [_pair(d) for d in demonstrations]
+    offered = (*ALL, *SHOWN) if demonstrations else ALL
+    interventions = offered if interventions is None else interventions
+    unknown = [i for i in interventions if i not in offered]
     if unknown or not interventions:
-        raise ValueError(f"interventions {unknown or 'are empty'}: there are {', '.join(ALL)}")
+        more = "" if demonstrations else f", and with demonstrations= {', '.join(SHOWN)}"
+        raise ValueError(f"interventions {unknown or 'are empty'}: there are {', '.join(offered)}{more}")
     questions = list(_bundled() if questions is None else questions)
-    whole = build_items(
-        model, questions, n_fillers=n_fillers, kind=kind, placement=placement, cue=cue, exact=exact, seed=seed
-    )
-    plain = build_items(model, questions, cue=cue)
+    shared: dict[str, Any] = {
+        "kind": kind, "placement": placement, "cue": cue, "exact": exact, "seed": seed, "demonstrations": demonstrations
+    }  # fmt: skip
+    whole = build_items(model, questions, n_fillers=n_fillers, **shared)
+    plain = build_items(model, questions, demo_fillers=n_fillers, **shared)
     bench = _Bench(model, whole, plain, width, batch_tokens, seed)
+    if "deletion everywhere" in interventions:
+        bench.none = build_items(model, questions, **shared)
     names = [n for i in interventions for n in bench.spelled(i)]
     found = {q: np.full((len(names), len(whole)), np.nan) for q in (*_QUANTITIES, "log_prob_change", "donor_change")}
     for rows in chunks(whole, batch_tokens):
@@ -109,7 +123,7 @@ def intervene(
     coords = {"intervention": variable("intervention", np.array(names), "what is changed", "1")}
     settings = {
         "n_fillers": n_fillers, "kind": kind, "placement": placement, "interventions": list(interventions),
-        "width": bench.width, "cue": cue, "exact": exact, "questions": [list(_pair(q)) for q in questions],
+        "demonstrations": [list(d) for d in demonstrations], "width": bench.width, "cue": cue, "exact": exact, "questions": [list(_pair(q)) for q in questions],
     }  # fmt: skip
     out = xr.Dataset(data, {**coords, "prompt": numbers(len(whole))})
     return finish(out, model, "intervene", _short(settings), seed)
@@ -123,6 +137,7 @@ class _Bench:
     ) -> None:
         self.model, self.whole, self.plain, self.batch_tokens, self.seed = model, whole, plain, batch_tokens, seed
         self.width = width or max(1, round(model.info.n_layers / 5))
+        self.none = plain
         self.donors = donors(whole)
         self.streams = [Site("resid", n) for n in range(model.info.n_layers)]
         self.inner = [Site(name, b) for b in range(model.info.n_layers) for name in ("key", "value")]
@@ -172,8 +187,10 @@ class _Bench:
         after = batch.mask & ~fillers & (fillers.cumsum(1) > 0)
         if name == "insertion":
             return self.full
-        if name == "deletion":
+        if name in ("deletion", "truncation"):
             return self.bare
+        if name == "deletion everywhere":
+            return ask(model, pad(self.none, self.rows))
         if name == "deletion, places kept":
             place = torch.arange(self.short.ids.shape[1], device=batch.ids.device).expand_as(self.short.ids)
             start = torch.from_numpy(self.whole.filler[self.rows]).to(place)

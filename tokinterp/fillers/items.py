@@ -206,6 +206,9 @@ def build_items(
     placement: str = "post",
     cue: str | None = None,
     announce: str = "",
+    demonstrations: Iterable[Any] = (),
+    demo_fillers: int | None = None,
+    between: str = "\n\n",
     exact: bool = True,
     seed: int = 0,
 ) -> Items:
@@ -230,6 +233,13 @@ def build_items(
         fillers the item is the prompt itself.
     announce : str
         Text put before everything, for the control that only announces fillers.
+    demonstrations : iterable of Question or (prompt, answer)
+        Solved before every item, in the same layout; none of them may be one of the questions.
+    demo_fillers : int, optional
+        Filler tokens of each demonstration, ``n_fillers`` by default. With ``n_fillers=0`` the demonstrations keep
+        theirs and only the target's are cut (C6, truncation).
+    between : str
+        What separates demonstrations from each other and from the item.
     exact : bool
         Whether the text of the item must be tokenised into the very ids of the item.
     seed : int
@@ -239,7 +249,8 @@ def build_items(
     ------
     ValueError
         If a filler merges with its neighbours (says into what), if an item does not fit the context, if ``n_fillers``
-        is no multiple of the tokens of one filler, for an answer that merges with the prompt.
+        is no multiple of the tokens of one filler, for an answer that merges with the prompt, if a question is among
+        its own demonstrations.
 
     Examples
     --------
@@ -256,12 +267,14 @@ def build_items(
     pairs = [_pair(q) for q in (bundled_questions() if questions is None else questions)]
     if not pairs:
         raise ValueError("no questions: the list is empty")
+    solved = _solved(tokens, demonstrations, pairs, n_fillers if demo_fillers is None else demo_fillers, kind,
+                     placement, cue, between, seed)  # fmt: skip
     ids, answers, spans = [], [], []
     for number, (prompt, answer) in enumerate(pairs):
         parts = tokens.split(prompt, answer, cue)
         rng = np.random.default_rng([seed, number])
         fillers = tokens.fillers(kind, n_fillers, rng, parts.answer)
-        lead = tokens.ids(announce)
+        lead = tokens.ids(announce) + solved
         middle = [fillers, parts.question] if placement == "pre" else [parts.question, fillers]
         pieces = [parts.bos, lead, *middle, parts.cue]
         edges = np.cumsum([0, *(len(p) for p in pieces)])
@@ -282,6 +295,22 @@ def build_items(
         spans.append([[edges[at[p]], edges[at[p] + 1]] for p in ("question", "filler", "cue")])
     question, filler, cues = np.array(spans).transpose(1, 0, 2)
     return Items(ids, answers, question, filler, cues, kind, placement, n_fillers, model)
+
+
+def _solved(
+    tokens: Tokens, demonstrations: Iterable[Any], pairs: list[tuple[str, str]], k: int, kind: str, placement: str,
+    cue: str | None, between: str, seed: int,
+) -> list[int]:  # fmt: skip
+    """Return the ids of all demonstrations, each with its fillers and its answer; the same before every item."""
+    out: list[int] = []
+    for number, (prompt, answer) in enumerate(_pair(d) for d in demonstrations):
+        if (prompt, answer) in pairs:
+            raise ValueError(f"demonstration {number} ({prompt!r}) is one of the questions: its answer would be shown")
+        parts = tokens.split(prompt, answer, cue)
+        fillers = tokens.fillers(kind, k, np.random.default_rng([seed, 1, number]), parts.answer)
+        pieces = [fillers, parts.question] if placement == "pre" else [parts.question, fillers]
+        out += [i for p in (*pieces, parts.cue, parts.answer, tokens.ids(between)) for i in p]
+    return out
 
 
 def _check_exact(tokens: Tokens, ids: list[int], kind: str, number: int) -> None:

@@ -55,7 +55,8 @@ class WordEmbedding(nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Return (batch, position, d_model) embeddings of words."""
-        return self.linear(self.words.multi_hot(ids, self.linear.weight.dtype))
+        # Under autocast a linear map gives bfloat16; the stream that begins here stays in the dtype of the weights.
+        return self.linear(self.words.multi_hot(ids, self.linear.weight.dtype)).to(self.linear.weight.dtype)
 
 
 def build(task: Task, network: Network, seed: int = 0) -> Any:

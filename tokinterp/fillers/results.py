@@ -59,12 +59,6 @@ def sign_test(differences: np.ndarray) -> float:
     return binomial(int((d > 0).sum()), int((d < 0).sum()))
 
 
-def mcnemar(before: np.ndarray, after: np.ndarray) -> tuple[int, int, float]:
-    """Return how many items were helped and hurt, and McNemar's exact two-sided p."""
-    helped, hurt = int((~before & after).sum()), int((before & ~after).sum())
-    return helped, hurt, binomial(helped, hurt)
-
-
 def binomial(a: int, b: int) -> float:
     """Return the two-sided p of a against b under equal chances; NaN where both are 0."""
     n = a + b

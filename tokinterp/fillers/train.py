@@ -136,8 +136,9 @@ class Run:
         self.forward = torch.compile(self.lm) if compile else self.lm
         # "All parameters" decay, as published.
         self.optimiser = torch.optim.AdamW(
-            self.lm.parameters(), lr=schedule.rate, betas=schedule.betas, weight_decay=schedule.weight_decay
-        )
+            self.lm.parameters(), lr=schedule.rate, betas=schedule.betas, weight_decay=schedule.weight_decay,
+            fused=device.type == "cuda",
+        )  # fmt: skip
         self.step, self.seconds, self.stopped = 0, 0.0, False
         self.history: list[dict[str, Any]] = []
         self.home: Path | None = None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 
 SPECIAL = ("EOS", "True", "False", ".", "A", "P")
@@ -50,15 +48,10 @@ class Words:
         """Different row words."""
         return self.m**self.d
 
-    @cached_property
-    def powers(self) -> torch.Tensor:
-        """(d,) int64 weight of each digit in the code of a row, the first digit the largest."""
-        return self.m ** torch.arange(self.d - 1, -1, -1)
-
     def code(self, digits: torch.Tensor) -> torch.Tensor:
         """Return (...,) codes of (..., d) digits."""
         out = digits[..., 0]
-        for c in range(1, self.d):  # a product with powers is no faster, and CUDA has none for integers
+        for c in range(1, self.d):
             out = out * self.m + digits[..., c]
         return out
 
@@ -69,7 +62,8 @@ class Words:
     def digits(self, ids: torch.Tensor) -> torch.Tensor:
         """Return (..., d) digits of row words; of anything else, zeros."""
         code = (ids - self.size).clamp_min(0)
-        return code[..., None] // self.powers.to(ids.device) % self.m
+        # Constants instead of a tensor of powers: nothing is copied to the device, and torch.compile sees numbers.
+        return torch.stack([code // self.m**c % self.m for c in reversed(range(self.d))], -1)
 
     def columns(self, ids: torch.Tensor) -> torch.Tensor:
         """Return (..., position, 1 + d) columns of words; ``len(self)`` where a word has fewer."""

@@ -94,11 +94,33 @@ def attention_masses(pattern: Tensor, queries: Tensor, keys: Tensor, norms: Tens
     return Masses(mass, ask @ share, net_chance, valued, net_queries)
 
 
-def attention_received(pattern: Tensor) -> Tensor:
+def attention_received(pattern: Tensor, queries: Tensor | None = None) -> Tensor:
     """Return (prompt, head, key) float64 mean attention received over the queries that can see each key.
 
     alpha_k of Gu et al. 2024 (arXiv 2410.10781): (1 / (T - k)) sum over q >= k of a_qk, k counted from 0.
+
+    Parameters
+    ----------
+    pattern : torch.Tensor
+        (prompt, head, query, key), causal; the keys may be only the first few.
+    queries : torch.Tensor, optional
+        (prompt, query) bool, which queries count; all by default.
+
+    Returns
+    -------
+    torch.Tensor
+        NaN where no query that counts can see the key.
+
+    Examples
+    --------
+    >>> uniform = torch.ones(3, 3).tril() / torch.arange(1, 4)[:, None]
+    >>> attention_received(uniform[None, None, :, :1], torch.tensor([[False, True, True]]))[0, 0].tolist()
+    [0.4166666716337204]
     """
-    n = pattern.shape[-1]
-    seen_by = torch.arange(n, 0, -1, device=pattern.device, dtype=torch.float64)
-    return pattern.sum(2, dtype=torch.float64) / seen_by
+    if queries is None:
+        queries = torch.ones(1, pattern.shape[2], dtype=torch.bool, device=pattern.device)
+        total = pattern.sum(2, dtype=torch.float64)
+    else:
+        total = pattern.masked_fill(~queries[:, None, :, None], 0).sum(2, dtype=torch.float64)
+    seen_by = queries.flip(1).cumsum(1).flip(1)[:, None, : pattern.shape[3]]
+    return total / seen_by

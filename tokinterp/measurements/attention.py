@@ -177,7 +177,8 @@ class AttentionSinks(Measurement):
     alpha_k = mean over q >= k of a_qk; Sink_eps(k) is the share of prompts, blocks and heads with alpha_k above eps:
     the mean of ``sink_rate`` over block and head (Gu et al. 2024, arXiv 2410.10781). The last positions are seen by few
     queries, the last one only by itself, and look like sinks for that reason: ``n_queries`` says by how many, and
-    ``largest_later`` is over positions seen by at least 16.
+    ``largest_later`` is over positions seen by at least 16. `FirstTokenAttention` is for position 0 alone, over whole
+    prompts of any length and without the query 0, which can look nowhere else.
 
     Examples
     --------

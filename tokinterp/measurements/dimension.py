@@ -12,6 +12,7 @@ import xarray as xr
 from ..capture import resid
 from ..dataset import layer_coords, variable
 from ..kernels import gride as estimators
+from ..kernels.airi import airi_from_neighbours
 from ..kernels.neighbours import Neighbours
 from .base import Measurement, choose_layers
 from .clouds import Neighbourhood, check_exclude, cloud_sizes, neighbours
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ..text.prompts import Prompts
 
 PER_RANK = estimators.PER_RANK
+FITS = (*estimators.TWONN, "airi")
 
 
 class IntrinsicDimension(Measurement):
@@ -41,7 +43,8 @@ class IntrinsicDimension(Measurement):
         Neighbours of the maximum likelihood estimate and of the local dimension.
     twonn : str
         Fit of ``dimension_twonn``: ``"gride"``, ``"facco"``, ``"mle"`` or ``"mle_censored"``, see
-        `tokinterp.kernels.gride.twonn`.
+        `tokinterp.kernels.gride.twonn`; or ``"airi"``, the variant of LLM-Microscope as released, which alone counts
+        duplicates and is **inflated by them** (see `tokinterp.kernels.airi`; theirs has BOS too: ``exclude=()``).
     average : str
         ``"harmonic"`` (MacKay and Ghahramani) or ``"arithmetic"`` (as first published) mean of the local values.
     unbiased : bool
@@ -101,8 +104,8 @@ class IntrinsicDimension(Measurement):
             raise ValueError(f"scales={list(self.scales)}: take ascending powers of two from 2 on, such as (2, 4, 8)")
         if self.k < (3 if self.unbiased else 2):
             raise ValueError(f"k={k}: take at least {3 if self.unbiased else 2} neighbours; 20 is usual")
-        if twonn not in estimators.TWONN:
-            raise ValueError(f"twonn={twonn!r}: take one of {', '.join(estimators.TWONN)}")
+        if twonn not in FITS:
+            raise ValueError(f"twonn={twonn!r}: take one of {', '.join(FITS)}")
         if average not in estimators.MEANS:
             raise ValueError(f"average={average!r}: take one of {', '.join(estimators.MEANS)}")
         if tokens is not None and tokens < 0:
@@ -183,7 +186,10 @@ class IntrinsicDimension(Measurement):
         valid = near.valid & near.finite[:, None]
         found = estimators.gride(near.distances, valid, self.scales)
         mle = estimators.mle(near.distances, valid, self.k, average=self.average, unbiased=self.unbiased)
-        two = estimators.twonn(near.distances, valid, self.twonn)
+        if self.twonn == "airi":
+            two = airi_from_neighbours(near)
+        else:
+            two = estimators.twonn(near.distances, valid, self.twonn)
         missing = found.dimension.isnan().any(1) | mle.isnan() | two.isnan()
         few = near.n_unique < PER_RANK * self.ranks
         reason = torch.where(near.finite, torch.where(few, 1, torch.where(missing, 3, 0)), 2)
@@ -233,6 +239,8 @@ class IntrinsicDimension(Measurement):
                 out[name].attrs.update(k=self.k, divisor="k - 2" if self.unbiased else "k - 1")
         out["dimension_mle"].attrs["average"] = self.average
         out["dimension_twonn"].attrs["fit"] = self.twonn
+        if self.twonn == "airi":
+            out["dimension_twonn"].attrs.update(references=AIRI, duplicates="counted as released, which inflates it")
         out["n_points"].attrs["exclude"] = ", ".join(self.exclude) or "nothing"
         out["refused"].attrs["meaning"] = REFUSED
         return out
@@ -241,6 +249,7 @@ class IntrinsicDimension(Measurement):
 DENTI = "Denti, Doimo, Laio and Mira 2022, Scientific Reports 12, 20005 (GRIDE)"
 FACCO = "Facco, d'Errico, Rodriguez and Laio 2017, Scientific Reports 7, 12140 (TwoNN)"
 LEVINA = "Levina and Bickel 2005, NIPS 17; MacKay and Ghahramani 2005, comment on it (harmonic mean)"
+AIRI = "Razzhigaev et al. 2024, Findings of EACL; 2025, arXiv 2502.15007 (released code)"
 CLOUDS = "Viswanathan et al. 2025, arXiv 2501.10573 (one cloud per prompt and layer)"
 REFUSED = (
     "0: nothing; 1: fewer than four distinct points per neighbour rank for some estimate; 2: NaN or infinite "

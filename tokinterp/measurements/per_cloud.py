@@ -290,3 +290,75 @@ def homology_dimension(
         y.append(np.log(np.mean(total)))
     slope = np.polyfit(x, y, 1)[0]
     return alpha / (1 - slope) if slope < 1 else np.inf
+
+
+def cluster_count(points: np.ndarray, method: str = "hdbscan", least: int = 5, largest: int = 10, seed: int = 0) -> int:
+    """Count the clusters of a cloud, for `PerCloud`.
+
+    Parameters
+    ----------
+    points : numpy.ndarray
+        (point, d) points, more than ``least``.
+    method : str
+        ``"hdbscan"``: the clusters that HDBSCAN finds, without its noise: 0, or 2 and more, because all points
+        together do not count as one.  ``"kmeans"``: the k from 2 to ``largest`` whose k-means partition has the
+        largest mean silhouette, and 1 where that is below 0.25 ("no substantial structure").
+    least : int
+        Smallest number of points of a cluster of HDBSCAN.
+    largest : int
+        Largest k of k-means.
+    seed : int
+        Of k-means.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ValueError
+        For an unknown method or too few points.
+
+    Notes
+    -----
+    Copies of a token are a cluster where there are enough of them; `PerCloud` takes them out unless
+    ``distinct=False``.  Distances grow alike in many dimensions, and HDBSCAN then calls everything noise: compare with
+    shuffled text (`tokinterp.measure_nulls`) before a count is read as structure.
+
+    References
+    ----------
+    Campello, Moulavi and Sander 2013, PAKDD (HDBSCAN); Rousseeuw 1987, J. Comput. Appl. Math. 20, 53 (silhouette);
+    Kaufman and Rousseeuw 1990, Finding Groups in Data, table 4 of chapter 2 (0.25).
+
+    Examples
+    --------
+    >>> from functools import partial
+    >>> import tokinterp as ti
+    >>> blobs = np.random.default_rng(0).normal(0, 0.1, (60, 3)) + np.repeat(np.eye(3), 20, axis=0)
+    >>> cluster_count(blobs), cluster_count(blobs, "kmeans")
+    (3, 3)
+    >>> count = ti.PerCloud(partial(ti.cluster_count, method="kmeans", largest=4), layers=[4], name="clusters")
+    >>> run = ti.measure(ti.load_model(), ["The Nile flows north, they say."], {"count": count}, progress=False)
+    >>> 1 <= int(run["count"]["clusters"]) <= 4
+    True
+    """
+    if method not in ("hdbscan", "kmeans"):
+        raise ValueError(f"method={method!r}: take 'hdbscan' or 'kmeans'")
+    if least < 2 or largest < 2:
+        raise ValueError(f"least={least}, largest={largest}: a cluster has two points or more, k-means two clusters")
+    few = least if method == "hdbscan" else 2
+    if len(points) <= few:
+        raise ValueError(f"{len(points)} points: {method} needs more than {few} here")
+    if method == "hdbscan":
+        from sklearn.cluster import HDBSCAN
+
+        return int(HDBSCAN(min_cluster_size=least, copy=True).fit(points).labels_.max() + 1)
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import silhouette_score
+
+    best = {}
+    for k in range(2, min(largest, len(points) - 1) + 1):
+        labels = KMeans(k, n_init=3, random_state=seed).fit(points).labels_
+        best[k] = float(silhouette_score(points, labels))
+    k = max(best, key=lambda k: best[k])
+    return k if best[k] >= 0.25 else 1

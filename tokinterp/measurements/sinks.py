@@ -11,6 +11,8 @@ import xarray as xr
 
 from ..capture import Site
 from ..dataset import block_coords, variable
+from ..kernels.attention import attention_received
+from .attention import choose_blocks
 from .base import Measurement
 
 if TYPE_CHECKING:
@@ -36,6 +38,10 @@ class FirstTokenAttention(Measurement):
     Position 0 itself, which can look nowhere else, is left out; a prompt of one token has no value.  Even attention
     gives the average of 1 / (position + 1): ``uniform``.
 
+    `AttentionSinks` is the protocol of Gu et al.: every position as a possible sink, in the first ``tokens`` tokens of
+    prompts that are long enough, position 0 counted among its own queries. This is for prompts of any length, whole,
+    and position 0 alone: (T alpha_0 - 1) / (T - 1) for the alpha_0 (``first_received``) of T tokens.
+
     Examples
     --------
     >>> import tokinterp as ti
@@ -49,31 +55,27 @@ class FirstTokenAttention(Measurement):
 
     def __init__(self, blocks: Iterable[int] | None = None, threshold: float = 0.3) -> None:
         super().__init__()
-        self.blocks = None if blocks is None else sorted({int(b) for b in blocks})
+        self.blocks = None if blocks is None else list(blocks)
         self.threshold = float(threshold)
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold={threshold}: a share of the attention between 0 and 1; 0.3 is usual")
 
-    def _chosen(self, info: ModelInfo) -> list[int]:
-        return list(range(info.n_layers)) if self.blocks is None else self.blocks
-
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the attention patterns of the blocks."""
-        return [Site("pattern", b) for b in self._chosen(info)]
+        return [Site("pattern", b) for b in choose_blocks(self.blocks, info)]
 
     def start(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check the blocks, and that some prompt has two tokens."""
         super().start(info, prompts)
-        chosen = self._chosen(info)
-        if not chosen or not all(0 <= b < info.n_layers for b in chosen):
-            raise ValueError(f"blocks={self.blocks}: {info.id} has blocks 0 to {info.n_layers - 1}")
+        choose_blocks(self.blocks, info)
         if max(prompts.lengths) < 2:
             raise ValueError("every prompt has a single token, which can only look at itself: give longer prompts")
 
     def look(self, batch: Batch, site: Site, value: torch.Tensor) -> torch.Tensor:
-        """Return (prompt, head) the sum over later positions of the attention to position 0."""
-        later = batch.mask[:, None, 1:]
-        return value[:, :, 1:, 0].masked_fill(~later, 0).sum(2, dtype=torch.float64)
+        """Return (prompt, head) the mean over later positions of the attention to position 0."""
+        later = batch.mask.clone()
+        later[:, 0] = False
+        return attention_received(value[..., :1], later)[..., 0]
 
     def update(self, batch: Batch) -> None:
         """Take the masses of a batch."""
@@ -81,7 +83,7 @@ class FirstTokenAttention(Measurement):
         later = batch.mask.sum(1) - 1
         even = 1 / torch.arange(1, batch.ids.shape[1] + 1, device=batch.device, dtype=torch.float64)
         uniform = (even * batch.mask)[:, 1:].sum(1) / later
-        self.append(prompt=batch.prompt_numbers, mass=mass / later[:, None, None], uniform=uniform)
+        self.append(prompt=batch.prompt_numbers, mass=mass, uniform=uniform)
 
     def result(self) -> xr.Dataset:
         """Return the dataset described in the class."""
@@ -104,7 +106,7 @@ class FirstTokenAttention(Measurement):
         coords = {
             "prompt": variable("prompt", prompt, "number of the prompt in the input", "1"),
             "head": variable("head", np.arange(mass.shape[2]), "attention head, 0 first", "1"),
-            **block_coords(self._chosen(self.info), self.info, "pattern"),
+            **block_coords(choose_blocks(self.blocks, self.info), self.info, "pattern"),
         }
         return xr.Dataset(data, coords)
 
