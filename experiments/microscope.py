@@ -49,6 +49,7 @@ import xarray as xr
 import tokinterp as ti
 from tokinterp.nulls import along_nulls, draw_null
 from tokinterp.text.files import read_texts
+from tokinterp.text.removal import CONDITIONS
 
 from . import microscope_parts as found
 from . import pile
@@ -71,13 +72,15 @@ class Settings:
     lens_tokens: int = 2048
     lens_prompts: int | None = None
     removal_prompts: int | None = None
+    conditions: Sequence[str] = CONDITIONS
     n_words: int = 256  # vocabulary of the recall probe
     seed: int = 0
     mmlu: Sequence[ti.Item] = field(default=(), repr=False)
 
 
 SMALL = {"steps": 6, "rows": 8, "max_prefix": 8, "lens_steps": 1, "lens_tokens": 128, "lens_prompts": 4,
-         "removal_prompts": 4, "n_words": 32}  # fmt: skip
+         "removal_prompts": 4, "n_words": 32,
+         "conditions": ("stop words", "articles")}  # fmt: skip
 
 
 def run(

@@ -44,7 +44,7 @@ class Case:
     def measure(self, what: str, prompts: ti.Prompts, asked: Mapping[str, ti.Measurement]) -> dict[str, xr.Dataset]:
         """Measure, or read what was measured before."""
         tree = ti.measure(self.model, prompts, asked, store=self.beside(what), progress=self.progress)
-        return {name: tree[name].to_dataset(inherit=False) for name in asked}
+        return {name: tree.children[name].to_dataset(inherit=False) for name in asked}
 
     def texts(self) -> ti.Prompts:
         """Return training prompts under the same condition."""
@@ -139,14 +139,14 @@ def removal(case: Case, settings: Any) -> dict[str, xr.Dataset]:
     """
     path = case.beside("removal")
     if path is not None and path.exists():
-        return {"removal": ti.read(path)["removal"].to_dataset(inherit=False)}
+        return {"removal": ti.read(path).children["removal"].to_dataset(inherit=False)}
     prompts = case.prompts[: settings.removal_prompts or len(case.prompts)]
     texts = [prompts.text(i) for i in range(len(prompts))]
     if case.null.startswith("shuffle"):
         shuffled = shuffle_words(prompts, settings.seed)
         texts = [shuffled.text(i) for i in range(len(shuffled))]
     rows = []
-    for what in words.CONDITIONS:
+    for what in settings.conditions:
         first = [words.remove(t, what) for t in texts]
         anywhere = [words.remove_random(r, settings.seed + i) for i, r in enumerate(first)]
         kinds = [ti.surviving_loss(case.model, r, progress=False) for r in (first, anywhere)]
@@ -158,7 +158,7 @@ def removal(case: Case, settings: Any) -> dict[str, xr.Dataset]:
         rows.append(xr.concat([k.astype(float) for k in kinds], "subset", combine_attrs="override"))
     out = xr.concat(rows, "variant", combine_attrs="override")
     out = out.assign_coords(
-        variant=variable("variant", np.array(words.CONDITIONS, dtype=object), "what is deleted", "1"),
+        variant=variable("variant", np.array(settings.conditions, dtype=object), "what is deleted", "1"),
         subset=variable("subset", np.array(DELETED, dtype=object), "how the units to delete are chosen", "1"),
     )
     for name, v in out.data_vars.items():
@@ -172,7 +172,7 @@ def removal(case: Case, settings: Any) -> dict[str, xr.Dataset]:
 
 def mmlu(case: Case, settings: Any) -> dict[str, xr.Dataset]:
     """Accuracy on multiple-choice questions after deletions, with McNemar tests."""
-    out = ti.removal_accuracy(case.model, settings.mmlu, words.CONDITIONS, seed=settings.seed, on_long="skip")
+    out = ti.removal_accuracy(case.model, settings.mmlu, settings.conditions, seed=settings.seed, on_long="skip")
     whole = "share of items answered correctly on the whole question"
     return {"mmlu": out.assign(accuracy_original=variable((), out.attrs["accuracy_original"], whole, "1"))}
 

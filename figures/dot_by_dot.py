@@ -17,7 +17,7 @@ def draw(results: xr.DataTree) -> Figure:
         for task, arms in results["training"].children.items()
     }
     sizes = {task: json.loads(next(iter(arms.values())).attrs["parameters"])["task"] for task, arms in trained.items()}
-    first = next(iter(trained))
+    first = str(results["probe/frozen"].attrs["task"])  # files do not keep the order of groups
     same = {
         along: {t: a for t, a in trained.items() if sizes[t][other] == sizes[first][other]}
         for along, other in (("n", "d"), ("d", "n"))

@@ -35,7 +35,8 @@ def draw(results: xr.DataTree) -> Figure:
     rows = int(np.ceil(len(panels) / 3))
     fig, axes = plots.figure("double", 2.25 * rows + 0.35, rows=rows, columns=3)
     nulls = [str(n) for n in next(iter(parts.values()))["null"].values]
-    looks = {n: {"color": style.COLOURS[(6, 1, 0)[min(i, 2)]], "ls": style.DASHES[i % 4],
+    looks: dict[str, dict[str, Any]] = {
+        n: {"color": style.COLOURS[(6, 1, 0)[min(i, 2)]], "ls": style.DASHES[i % 4],
                  "marker": style.MARKERS[i % 7]} for i, n in enumerate(nulls)}  # fmt: skip
     with plots.paper_style():
         for (needed, draw_one), ax in zip(panels, axes.flat, strict=False):

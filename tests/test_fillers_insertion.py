@@ -9,9 +9,10 @@ import tokinterp as ti
 from tokinterp.fillers.answers import ask, compare, pad
 from tokinterp.fillers.insertion import insert, insertion_tests
 from tokinterp.fillers.items import KINDS, Tokens, build_items
-from tokinterp.fillers.read_out import deranged, read_fillers
+from tokinterp.fillers.read_out import cell_clusters, cluster_cells, deranged, read_fillers
 from tokinterp.fillers.residual import VARIANTS, filler_probes, filler_states, shift
 from tokinterp.fillers.results import binomial, interval, sign_test, spearman
+from tokinterp.fillers.routing import routing
 
 QUESTIONS = ti.bundled_questions("cloze")[:12]
 
@@ -73,7 +74,7 @@ def test_demonstrations_keep_their_fillers_when_the_target_loses_its_own(bundled
             assert len(cut.ids[i]) == len(none.ids[i]) + 2 * 4
             assert none.prompts.text(i) == "".join(f"{q.prompt}{q.answer}\n\n" for q in shown) + asked[i].prompt
     assert whole.filler.min() > len(none.ids[0]) // 2
-    with pytest.raises(ValueError, match="demonstration 0 .* is one of the questions"):
+    with pytest.raises(ValueError, match=r"demonstration 0 .* is one of the questions"):
         build_items(bundled, asked, demonstrations=asked[1:])
 
 
@@ -267,6 +268,58 @@ def test_lens_on_fillers(bundled):
     answers = np.array([3, 3, 5, 6, 7, 7])
     assert (deranged(answers) != answers).all()
     assert sorted(deranged(answers)) == sorted(answers)
+
+
+def test_cells_of_one_hidden_variable_cluster_together():
+    """L5: two planted variables under other names in each cell, noise, and cells that compare with nothing."""
+    rng = np.random.default_rng(0)
+    hidden = rng.integers(0, 3, (2, 60))
+    rows = [(rng.permutation(50)[hidden[v]]) for v in (0, 1, 0, 1, 0, 1)]
+    noisy = [np.where(rng.random(60) < 0.1, rng.integers(0, 50, 60), r) for r in rows]
+    labels = np.array([*noisy, np.full(60, 7), np.arange(60)])
+    ami, cluster = cluster_cells(labels, 2)
+    assert len(set(cluster[[0, 2, 4]])) == len(set(cluster[[1, 3, 5]])) == 1
+    assert cluster[0] != cluster[1]
+    assert cluster[6:].tolist() == [-1, -1]
+    assert np.isnan(ami[6:]).all()
+    assert abs(ami[0, 1]) < 0.15
+    assert ami[0, 2] > 0.5
+    with pytest.raises(ValueError, match="6 cells that can be compared"):
+        cluster_cells(labels, 6)
+
+
+def test_cell_clusters_of_a_model(bundled):
+    ds = cell_clusters(bundled, ti.bundled_questions("cloze")[:30], n_fillers=4, layers=[2, 6])
+    ti.check(ds)
+    known = ds["cluster"].values >= 0
+    assert np.isfinite(ds["ami"].values[np.ix_(known, known)]).all()
+    assert ds["cell_layer"].values.tolist() == [2] * 4 + [6] * 4
+    assert float(ds["within"]) > float(ds["between"])
+
+
+def test_routing_is_made_of_attention_masses(bundled):
+    """T6 against the patterns themselves."""
+    asked = QUESTIONS[:3]
+    ds = routing(bundled, asked, n_fillers=4)
+    ti.check(ds)
+    plain, items = (build_items(bundled, asked, n_fillers=k) for k in (0, 4))
+    sites = [ti.Site("pattern", b) for b in range(bundled.info.n_layers)]
+    i = 1
+    (qa, qb), (fa, fb) = items.question[i], items.filler[i]
+    with torch.no_grad():
+        got = bundled.run(torch.from_numpy(items.ids[i])[None], sites)
+        less = bundled.run(torch.from_numpy(plain.ids[i])[None], sites)
+    reads = [float(got[s][0, :, fa:fb, qa:qb].sum(-1).mean()) for s in sites]
+    asks = [float(got[s][0, :, -1, fa:fb].sum(-1).mean()) for s in sites]
+    direct = [float(got[s][0, :, -1, qa:qb].sum(-1).mean()) for s in sites]
+    before = [float(less[s][0, :, -1, qa:qb].sum(-1).mean()) for s in sites]
+    np.testing.assert_allclose(ds["product"][i], np.multiply(reads, asks), rtol=1e-4)
+    np.testing.assert_allclose(ds["direct_change"][i], np.subtract(direct, before), atol=1e-5)
+    assert np.isnan(ds["routed"][:, 0]).all()
+    assert float(ds["routed"][i, 3]) == pytest.approx(asks[3] * np.mean(reads[:3]), rel=1e-4)
+    assert (ds["chance_change"] < 0).all()
+    with pytest.raises(ValueError, match="nothing is routed"):
+        routing(bundled, asked, n_fillers=0)
 
 
 def test_a_model_without_tokenizer_is_told_so():

@@ -65,6 +65,19 @@ def test_published_clamping_is_another_matrix():
         assert abs(found / literal(z) - 1) > 0.02
 
 
+@pytest.mark.parametrize("shape", [(8, 30), (30, 8)])
+def test_published_order_2_is_off_by_two_logs(shape):
+    """Without negative entries the shortcut is the true collision entropy plus 2 log m, as released step by step."""
+    z = cloud(*shape)
+    gram = (z @ z.T if shape[0] <= shape[1] else z.T @ z).clamp_min(0)
+    gram /= gram.trace()
+    released = -np.log(float((gram**2).sum() / gram.shape[0] ** 2))
+    assert float(entropy.frobenius_entropy(z)) == pytest.approx(released, rel=1e-10)
+    positive = z.abs()
+    true = literal(positive.numpy(), 2.0)
+    assert float(entropy.frobenius_entropy(positive)) == pytest.approx(true + 2 * np.log(min(shape)), rel=1e-9)
+
+
 # -- the measurement ------------------------------------------------------------------------------------------
 def test_prompts_and_dataset_equal_the_formula(device):
     model = StandIn(lengths=(9, 5, 12, 2, 7, 30), device=device)
@@ -125,6 +138,19 @@ def test_one_massive_row_ends_the_entropy_unless_it_is_excluded():
 def test_contract():
     ds = assert_contract(lambda: MatrixEntropy(alpha=(1, 2), published="skean2025"))
     assert float(ds["prompt_entropy_share"].max()) <= 1
+
+
+def test_other_published_variants():
+    names = ("skean2025_frobenius", "skean2025_length")
+    ds = assert_contract(lambda: MatrixEntropy(alpha=2, published=names, exclude=("special",)))
+    np.testing.assert_array_equal(ds["prompt_entropy_skean2025_length"], ds["n_rows"])
+    model = StandIn(lengths=(9, 30))
+    ds = model.measured(MatrixEntropy(published=names[0], exclude=("special",))).result()
+    for n in range(2):
+        z = torch.from_numpy(model.streams[n][2][1:]).float()
+        wanted = pytest.approx(float(entropy.frobenius_entropy(z)), rel=1e-5)
+        assert float(ds["prompt_entropy_skean2025_frobenius"].sel(prompt=n, layer=2)) == wanted
+    assert float((ds["prompt_entropy_skean2025_frobenius"] / np.log(8)).min()) > 2  # log 8 is the largest possible
 
 
 def test_only_some_prompts():

@@ -1,13 +1,17 @@
 """Profiles by class and correlations over tokens equal brute force; intervals widen where prompts differ."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import xarray as xr
 from scipy import stats
 from tiny import some_prompts
 
+import tokinterp as ti
 from tokinterp.dataset import variable
 from tokinterp.profiles import class_profile, mcnemar, span_labels, token_correlation
+from tokinterp.text.readers import read_conllu
 
 PROMPTS = some_prompts([30] * 12)
 
@@ -129,10 +133,46 @@ def test_mcnemar_equals_the_binomial_test():
         mcnemar(a, b[:3])
 
 
+def tagged(data):
+    """Texts and typed spans: parts of speech, checked against the lines of the file; without the data, entities."""
+    if data is None:
+        return [t.text for t in ti.bundled_texts()], ti.bundled_spans().of_kind("entity")
+    file = data / "spans" / "en_ewt-ud-dev.conllu"
+    read = read_conllu(file, relations=())
+    rows = [line.split("\t") for line in file.read_text("utf-8").splitlines()]
+    rows = [r for r in rows if r[0].isdigit()]
+    assert Counter(read.spans.type.tolist()) == Counter(r[3] for r in rows)
+    pairs = zip(read.spans.strings(), read.spans.type.tolist(), strict=True)
+    assert sum(p == ("the", "DET") for p in pairs) == sum((r[1], r[3]) == ("the", "DET") for r in rows) > 500
+    return read.texts, read.spans
+
+
+def test_profile_of_real_parts_of_speech(data, bundled):
+    """From a file of tags to the profile of a measured value: every number again by a loop over the spans."""
+    texts, spans = tagged(data)
+    prompts = ti.Prompts.from_texts(texts[:16], bundled, max_tokens=160, progress=False)
+    here = spans.where(spans.document < 16).align(prompts)
+    labels = span_labels(here, prompts, kind="pos" if data else "entity")
+    run = ti.measure(bundled, prompts, {"n": ti.TokenNorms(layers=[2])}, progress=False)["n"].to_dataset()
+    run = run.sel(layer=2)
+    out = class_profile(run, "norm", labels, prompts, least=20, n_boot=100)
+    at = dict(zip(_key(run).tolist(), run["norm"].values.tolist(), strict=True))
+    found = {}
+    for p, a, b, t in zip(here.prompt, here.start, here.stop, here.type, strict=True):
+        for token in range(a, b):
+            found.setdefault(str(t), {})[int(p) * 1000 + token] = at[int(p) * 1000 + token]
+    wanted = {t: list(v.values()) for t, v in found.items() if len(v) >= 20}
+    assert set(out["subset"].values) == set(wanted)
+    assert len(wanted) >= 3
+    for t, values in wanted.items():
+        assert int(out["n_tokens"].sel(subset=t)) == len(values)
+        assert float(out["mean"].sel(subset=t)) == pytest.approx(np.mean(values), rel=1e-6)
+        low, high = out["mean_interval"].sel(subset=t).values
+        assert low <= np.mean(values) <= high
+
+
 def test_labels_of_spans_reach_all_tokens_of_a_word():
     from tiny import tiny
-
-    import tokinterp as ti
 
     texts = ["the river bends, the rock stays", "to see the lake"]
     prompts = ti.Prompts.from_texts(texts, tiny())

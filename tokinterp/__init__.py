@@ -70,7 +70,7 @@ __all__ = [
     "PieceAttention", "PooledStates", "PrefixRecall", "ProbeScores", "Prompts", "Site", "Spans", "Spectrum",
     "Target", "TokenNonlinearity", "TokenNorms", "TokenProbes", "TokenRepresentations", "TunedLens",
     "__version__", "augmentation_metrics", "bundled_questions", "bundled_spans", "bundled_texts",
-    "canonicity", "capture", "check", "class_profile", "compare_models", "concat_models", "diff_erank",
+    "canonicity", "capture", "check", "class_profile", "cluster_count", "compare_models", "concat_models", "diff_erank",
     "dimension_loss_correlation", "edits", "evaluate", "fit_context_decoder", "fit_probes", "fit_tuned_lens",
     "homology_dimension", "load_model", "mcnemar", "measure", "measure_nulls", "measure_on_cluster",
     "multiple_choice", "natural_cases", "patchscope", "permutation_threshold", "prompt_covariates",

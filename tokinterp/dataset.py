@@ -68,6 +68,8 @@ DIMS = {
     "placement": "where the fillers stand",
     "n_fillers": "filler tokens in the prompt",
     "slot": "place among the fillers",
+    "cell": "one filler at one layer",
+    "other_cell": "cell compared with",
     "intervention": "what is changed in the pass",
     "window": "window of blocks",
     "policy": "which keys stay visible",

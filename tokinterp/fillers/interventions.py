@@ -53,7 +53,8 @@ def intervene(
     model, questions, n_fillers, kind, placement, cue, exact, seed
         See `build_items`.
     interventions : sequence of str, optional
-        All by default. ``"insertion"``: x_k against x_0 (C1). ``"deletion"``: x_0, also with the places of x_k kept (C2).
+        All by default. ``"insertion"``: x_k against x_0 (C1). ``"deletion"``: x_0, also with the places of x_k kept
+        (C2).
         ``"knock-out"``: fillers hidden from all tokens behind them (C3b), ``"knock-out of the answer"``: from the
         answer position only (C3a), ``"windows"``: from it in windows of blocks (C3c), ``"blind fillers"``: the question
         hidden from the fillers (C3d), ``"knock-out, places closed"``: hidden and the places behind them moved up, which
@@ -123,7 +124,8 @@ def intervene(
     coords = {"intervention": variable("intervention", np.array(names), "what is changed", "1")}
     settings = {
         "n_fillers": n_fillers, "kind": kind, "placement": placement, "interventions": list(interventions),
-        "demonstrations": [list(d) for d in demonstrations], "width": bench.width, "cue": cue, "exact": exact, "questions": [list(_pair(q)) for q in questions],
+        "width": bench.width, "cue": cue, "exact": exact,
+        "demonstrations": [list(d) for d in demonstrations], "questions": [list(_pair(q)) for q in questions],
     }  # fmt: skip
     out = xr.Dataset(data, {**coords, "prompt": numbers(len(whole))})
     return finish(out, model, "intervene", _short(settings), seed)

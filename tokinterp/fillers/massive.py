@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,13 +14,16 @@ from ..dataset import block_coords, layer_coords, variable
 from ..edits import replace
 from ..kernels.attention import attention_received
 from ..kernels.massive import check_rule, massive_entries, massive_rows, measure_sizes
+from ..measure import measure
+from ..measurements.attention import AttentionMass
 from ..measurements.token_sets import check_sets, padded, resolve
+from ..text.prompts import Prompts
+from .items import Tokens
 from .policies import _losses
 from .results import finish, spearman
 
 if TYPE_CHECKING:
     from ..models.base import Model
-    from ..text.prompts import Prompts
 
 SETS = {"first": "first", "separators": "separators", "other": "other"}
 SUN = "Sun et al. 2024, arXiv 2402.17762"
@@ -184,6 +188,121 @@ def massive_effects(
     note = f"no row is massive by the rule {rule}" if onset is None else f"channels {channels.tolist()}"
     settings = {"rule": rule, "factor": factor, "questions": prompts.hash}
     return finish(xr.Dataset(data, coords, {"note": note}), model, "massive_effects", settings)
+
+
+def registers(
+    model: Model,
+    prompts: Prompts,
+    *,
+    n_registers: Sequence[int] = (1, 2, 4),
+    kind: str = "newlines",
+    behind_bos: bool = False,
+    rule: str = "norm",
+    factor: float = 10.0,
+    batch_tokens: int = 4096,
+) -> xr.Dataset:
+    """Prepend blank tokens and see whether sink, massive activations and norms move to them, and what that costs.
+
+    The analogue of registers (Darcet et al. 2023, arXiv 2309.16588) in a frozen language model, which was not trained
+    with them.
+
+    Parameters
+    ----------
+    model, prompts
+        Texts that leave room for the registers in the context.
+    n_registers : sequence of int
+        Grid of r; 0, the text as it is, is always added.
+    kind : str
+        Blank token that is repeated, see `build_items`.
+    behind_bos : bool
+        Whether registers follow BOS, which keeps the first place, instead of coming before everything.
+    rule, factor
+        What counts as massive, see `tokinterp.kernels.massive.massive_rows`.
+    batch_tokens : int
+        Padded tokens per batch.
+
+    Returns
+    -------
+    xarray.Dataset
+        By ``n_fillers`` (r) and ``key_set`` (registers, the text's first token, its others): ``mass`` by block, mean
+        attention of the text's tokens but the first on the set; ``massive_share`` by layer of its tokens;
+        ``relative_norm`` by layer, mean norm over that of the text's others. Registers at r = 0 are NaN, their mass 0.
+        ``loss_change`` by prompt, of the text's tokens but the first.
+
+    Raises
+    ------
+    ValueError
+        Without room, for a blank that merges with itself, or ``behind_bos`` without BOS.
+    """
+    check_rule(rule)
+    grid = sorted({0, *(int(r) for r in n_registers)})
+    if grid[0] < 0:
+        raise ValueError(f"n_registers={grid[0]}: a number of tokens cannot be negative")
+    if behind_bos and not prompts.bos:
+        raise ValueError("behind_bos=True: the prompts do not begin with BOS")
+    if max(prompts.lengths) + grid[-1] > model.info.max_tokens:
+        raise ValueError(
+            f"{grid[-1]} registers before {max(prompts.lengths)} tokens: {model.info.id} has room for "
+            f"{model.info.max_tokens}; give shorter prompts"
+        )
+    tokens, n = Tokens(model), model.info.n_layers
+    names = ("registers", "first", "other")
+    mass = np.zeros((len(grid), n, 3))
+    size, hits = np.full((len(grid), n + 1, 3), np.nan), np.full((len(grid), n + 1, 3), np.nan)
+    loss = np.zeros((len(grid), len(prompts)))
+    at = 1 if behind_bos else 0
+    for g, r in enumerate(grid):
+        blank = tokens.fillers(kind, r, np.random.default_rng(0))
+        made = Prompts.from_ids([np.insert(prompts.ids(i), at, blank) for i in range(len(prompts))], model)
+        place = np.concatenate([np.arange(k) for k in made.lengths])
+        first = place == (0 if behind_bos else r)
+        register = (place >= at) & (place < at + r)
+        sets = {"registers": register, "first": first, "other": ~register & ~first}
+        held = {k: v for k, v in sets.items() if v.any()}
+        asked = AttentionMass(held, {"text": sets["other"]}, value_weighted=False)
+        found = measure(model, made, {"a": asked}, batch_tokens=batch_tokens, progress=False)["a"]["mass"]
+        found = found.isel(query_set=0).mean(("prompt", "head"))
+        for j, name in enumerate(names):
+            if name in held:
+                mass[g, :, j] = found.sel(key_set=name)
+        packed, total = np.stack(list(sets.values())), np.zeros((2, n + 1, 3))
+        for rows in made.batches(batch_tokens):
+            batch = capture(model, made, rows, resid(range(n + 1)))
+            member = padded(packed, made.starts, batch)
+            for layer in range(n + 1):
+                x = batch.resid(layer)
+                norm = torch.linalg.vector_norm(x.double(), dim=-1)
+                for j, v in enumerate((norm, massive_rows(x, batch.mask, rule, factor))):
+                    total[j, layer] += (v[:, None] * member).double().sum((0, 2)).cpu().numpy()
+            counted = member[:, 2, 1:]
+            counted = counted & batch.mask[:, 1:]
+            loss[g, rows] = _mean(_losses(model, made, rows, ()), counted)
+        count = packed.sum(1)
+        with np.errstate(invalid="ignore"):
+            size[g], hits[g] = total / count
+        size[g] /= size[g, :, 2:]
+    by = ("n_fillers", "layer", "key_set")
+    data = {
+        "mass": variable(("n_fillers", "block", "key_set"), mass, "mean attention of the text on the set", "1", SINKS),
+        "massive_share": variable(by, hits, "share of the set's tokens that are massive", "1", SUN),
+        "relative_norm": variable(by, size, "mean norm over that of the text's other tokens", "1", REGISTERS),
+        "loss": variable("prompt", loss[0], "cross-entropy of the text's tokens, no registers", "nat"),
+        "loss_change": variable(("n_fillers", "prompt"), loss - loss[0], "change of the loss", "nat", REGISTERS),
+    }
+    coords = {
+        "prompt": variable("prompt", np.arange(len(prompts)), "number of the prompt in the input", "1"),
+        "n_fillers": variable("n_fillers", np.array(grid), "registers", "token"),
+        "key_set": variable("key_set", np.array(names), "set of tokens", "1"),
+        **block_coords(range(n), model.info, "pattern"),
+        **{k: v for k, v in layer_coords(range(n + 1), model.info).items() if k != "site"},
+    }
+    settings = {"n_registers": grid, "kind": kind, "behind_bos": behind_bos, "rule": rule, "factor": factor,
+                "questions": prompts.hash}  # fmt: skip
+    return finish(xr.Dataset(data, coords), model, "registers", settings)
+
+
+REGISTERS = "Darcet et al. 2023, arXiv 2309.16588"
+SINKS = "Xiao et al. 2023, arXiv 2309.17453"
 
 
 def _mean(values: torch.Tensor, where: torch.Tensor) -> np.ndarray:

@@ -121,6 +121,108 @@ def read_fillers(
     return finish(xr.Dataset(data, coords), model, "read_fillers", _short(settings), seed)
 
 
+def cell_clusters(
+    model: Model,
+    questions: Iterable[Any] | None = None,
+    *,
+    n_fillers: int = 4,
+    kind: str = "dots",
+    placement: str = "post",
+    layers: Sequence[int] | None = None,
+    n_clusters: int = 3,
+    cue: str | None = None,
+    exact: bool = True,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Cluster the cells (layer, filler) whose decoded tokens go together over items (L5).
+
+    The label of an item at a cell is the token whose probability exceeds its mean over items most. Cells that share a
+    hidden variable sort the items alike, whichever tokens stand for it: adjusted mutual information (chance is 0, equal
+    sortings 1), and spectral clusters of it.
+
+    Parameters
+    ----------
+    model, questions, n_fillers, kind, placement, cue, exact, seed
+        See `build_items`. The number of pairs of cells grows with the square of layers times fillers.
+    layers : sequence of int, optional
+        All from 1 on by default.
+    n_clusters : int
+        Clusters, fewer than cells that can be compared.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``ami`` by ``cell`` and ``other_cell``, NaN for cells that give all items one label or each its own, which
+        compare with nothing; ``cluster`` of a cell, -1 for those; ``n_labels``; ``cell_layer`` and ``cell_slot``;
+        ``within`` and ``between``, mean information of two cells of one cluster and of two.
+
+    Raises
+    ------
+    ValueError
+        Without fillers, for fewer than 10 items, or too few cells that can be compared.
+    """
+    questions = list(_bundled() if questions is None else questions)
+    if n_fillers < 1 or len(questions) < 10:
+        raise ValueError(f"{n_fillers} fillers in {len(questions)} items: fillers and at least 10 items are needed")
+    items = build_items(
+        model, questions, n_fillers=n_fillers, kind=kind, placement=placement, cue=cue, exact=exact, seed=seed
+    )
+    chosen = list(range(1, model.info.n_layers + 1) if layers is None else layers)
+    h = states(model, items, slots_of(items), chosen)
+    where = [(layer, slot) for layer in chosen for slot in range(h.shape[1])]
+    labels = np.zeros((len(where), len(items)), dtype=np.int64)
+    for row, (layer, slot) in zip(labels, where, strict=True):
+        with torch.no_grad():
+            p = model.unembed(h[:, slot, chosen.index(layer)].to(model.device)).float().softmax(-1)
+        row[:] = (p - p.mean(0)).argmax(-1).cpu().numpy()
+    ami, cluster = cluster_cells(labels, n_clusters, seed)
+    known = cluster >= 0
+    pairs = known[:, None] & known & ~np.eye(len(where), dtype=bool)
+    same = cluster[:, None] == cluster
+    within, between = (float(ami[x].mean()) if x.any() else np.nan for x in (pairs & same, pairs & ~same))
+    data = {
+        "ami": variable(("cell", "other_cell"), ami, "adjusted mutual information of decoded tokens over items", "1"),
+        "cluster": variable("cell", cluster, "cluster of the cell, -1 for none", "1"),
+        "n_labels": variable("cell", [len(set(x)) for x in labels.tolist()], "different decoded tokens", "1"),
+        "within": variable((), within, "mean information of two cells of one cluster", "1"),
+        "between": variable((), between, "mean information of two cells of two clusters", "1"),
+    }
+    coords = {
+        "cell_layer": variable("cell", [x for x, _ in where], "blocks applied", "1"),
+        "cell_slot": variable("cell", [x for _, x in where], "place among the fillers", "1"),
+    }
+    settings = {"n_fillers": n_fillers, "kind": kind, "placement": placement, "layers": chosen, "cue": cue,
+                "exact": exact, "n_clusters": n_clusters, "questions": [list(_pair(q)) for q in questions]}  # fmt: skip
+    return finish(xr.Dataset(data, coords), model, "cell_clusters", _short(settings), seed)
+
+
+def cluster_cells(labels: np.ndarray, n_clusters: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return (cell, cell) adjusted mutual information of (cell, item) labels, and (cell,) spectral clusters.
+
+    A cell with one label for all items, or another for each, is NaN and in cluster -1: its value would be 0 / 0.
+    """
+    from sklearn.cluster import SpectralClustering
+    from sklearn.metrics import adjusted_mutual_info_score
+
+    number = np.array([len(set(row)) for row in labels.tolist()])
+    valid = np.flatnonzero((number > 1) & (number < labels.shape[1]))
+    if not 2 <= n_clusters < len(valid):
+        raise ValueError(
+            f"n_clusters={n_clusters} with {len(valid)} cells that can be compared (more than one decoded token and "
+            "fewer than items): give 2 or more clusters, and more layers, fillers or items"
+        )
+    ami = np.full((len(labels), len(labels)), np.nan)
+    for n, i in enumerate(valid):
+        ami[i, i] = 1.0
+        for j in valid[n + 1 :]:
+            ami[i, j] = ami[j, i] = adjusted_mutual_info_score(labels[i], labels[j])
+    affinity = ami[np.ix_(valid, valid)].clip(1e-6)  # below chance is no likeness; not 0, so that nothing falls apart
+    found = SpectralClustering(n_clusters, affinity="precomputed", random_state=seed).fit_predict(affinity)
+    cluster = np.full(len(labels), -1)
+    cluster[valid] = found
+    return ami, cluster
+
+
 def deranged(answer: np.ndarray, seed: int = 0) -> np.ndarray:
     """Return the answers in an order in which no item has its own (where others than its own are left)."""
     rng = np.random.default_rng(seed)

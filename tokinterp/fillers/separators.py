@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -297,7 +298,7 @@ def separator_windows(
                 for r, where, following, a, b in zip(rows, behind, ids, changed, plain, strict=True):
                     if not where.any():
                         continue
-                    p, q = (torch.log_softmax(model.unembed(x[:-1][where]).float(), -1) for x in (a, b))
+                    p, q = (_predict(model, x[:-1][where]) for x in (a, b))
                     wanted = following[1:][where][:, None]
                     found["kl"][i, j, r] = float(compare(p, q)["kl"].mean())
                     found["loss_change"][i, j, r] = float((q.gather(1, wanted) - p.gather(1, wanted)).double().mean())
@@ -316,12 +317,13 @@ def separator_windows(
     return finish(xr.Dataset(data, coords), model, "separator_windows", settings, seed)
 
 
+@dataclass(frozen=True)
 class Hidden:
     """Policy that hides separators, or as many random other tokens, from all tokens but themselves.
 
     Parameters
     ----------
-    separators : sequence of int
+    separators : tuple of int
         Their token ids.
     random : bool
         Whether to hide others in their place: neither separators nor the first token.
@@ -329,8 +331,9 @@ class Hidden:
         Of the random ones.
     """
 
-    def __init__(self, separators: Sequence[int], random: bool = False, seed: int = 0) -> None:
-        self.separators, self.random, self.seed = tuple(separators), random, seed
+    separators: tuple[int, ...]
+    random: bool = False
+    seed: int = 0
 
     def keys(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return (prompt, position) bool, the tokens that are hidden."""
@@ -351,6 +354,11 @@ class Hidden:
 def _stream(model: Model, prompts: Prompts, rows: list[int], edits: Any) -> torch.Tensor:
     last = model.info.n_layers
     return capture(model, prompts, rows, [Site("resid", last)], edits).resid(last)
+
+
+def _predict(model: Model, stream: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return torch.log_softmax(model.unembed(stream).float(), -1)
 
 
 def _numbers(prompts: Prompts) -> xr.Variable:

@@ -63,6 +63,22 @@ def clamped_spectrum(rows: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(square).clamp_min(0)
 
 
+def frobenius_entropy(rows: Tensor) -> Tensor:
+    """Return what the code of Skean et al. 2025 gives for order 2 of rows (n, d): a published defect.
+
+    -log(|K|_F^2 / m^2), m = min(n, d) the size of the clamped Gram matrix K (see `clamped_spectrum`). The division
+    belongs to a matrix with unit diagonal; this K has trace 1, and the value is too large by 2 log m.
+
+    Examples
+    --------
+    >>> round(float(frobenius_entropy(torch.eye(4)).exp()), 6)
+    64.0
+    """
+    y = rows.double()
+    square = (y @ y.T if y.shape[0] <= y.shape[1] else y.T @ y).clamp_min(0)
+    return 2 * math.log(len(square)) - (square / square.trace()).square().sum().log()
+
+
 # -- augmented readings ---------------------------------------------------------------------------------------
 def infonce(one: Tensor, two: Tensor, temperature: float = 0.1) -> Tensor:
     """Return the InfoNCE loss in nat between two readings of n prompts, both directions averaged.

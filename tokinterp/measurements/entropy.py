@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..models.base import ModelInfo
     from ..text.prompts import Prompts
 
-VARIANTS = ("skean2025",)
+VARIANTS = ("skean2025", "skean2025_frobenius", "skean2025_length")
 
 
 class MatrixEntropy(Measurement):
@@ -43,7 +43,9 @@ class MatrixEntropy(Measurement):
         Whether to give the entropy of the prompts too, from a streamed d x d sum for each layer.
     published : sequence of str
         ``"skean2025"`` adds ``prompt_entropy_skean2025``: the released code sets negative entries of the Gram matrix to
-        0 before the decomposition, which makes another matrix of it.
+        0 before the decomposition, which makes another matrix of it.  ``"skean2025_frobenius"``: its number for
+        order 2, from the Frobenius norm of the same matrix, too large by 2 log min(n, d).  ``"skean2025_length"``:
+        its normalisation "length", which returns the number of tokens and no entropy.
     prompts : int, optional
         Prompts numbered below this get a ``prompt_entropy`` (an eigendecomposition for each prompt and layer, in
         float64: seconds for prompts of 1,024 tokens); None for all.  The dataset entropy is of all prompts.
@@ -55,8 +57,7 @@ class MatrixEntropy(Measurement):
     K = Z Z' / tr, S_alpha = log(sum_k lambda_k^alpha) / (1 - alpha), where the lambda are the squared singular values
     of Z as shares; Z has the rows of one prompt, or one mean-pooled row for each prompt.  In nat, and as a share of the
     largest possible value log min(n, d) (``..._share``, the paper's "maxEntropy").  Its other scalings are the raw
-    value over log n or log d.  The shortcut of its entropy library for alpha = 2 is too large by 2 log n; it is not
-    offered.
+    value over log n or log d.
 
     Examples
     --------
@@ -150,6 +151,12 @@ class MatrixEntropy(Measurement):
                 [torch.stack([entropy.renyi(s, a) for a in self.alpha]) if len(s) else
                  torch.full((len(self.alpha),), torch.nan, dtype=torch.float64, device=x.device) for s in clamped]
             )  # fmt: skip
+        if "skean2025_frobenius" in self.published:
+            nan = torch.full((), torch.nan, dtype=torch.float64, device=x.device)
+            parts = [row[part] for row, part in zip(x, keep, strict=True)]
+            out["skean2025_frobenius"] = torch.stack([entropy.frobenius_entropy(p) if len(p) else nan for p in parts])
+        if "skean2025_length" in self.published:
+            out["skean2025_length"] = number.double()
         return out
 
     def _add_means(self, batch: Batch, layers: list[int], masks: list[torch.Tensor]) -> None:
@@ -270,6 +277,13 @@ PROMPT = {
     "share": ("prompt_entropy_share", "prompt entropy divided by log min(tokens, channels)", "1", SKEAN),
     "skean2025": (
         "prompt_entropy_skean2025", "prompt entropy with negative Gram entries set to 0, as published", "nat", SKEAN,
+    ),
+    "skean2025_frobenius": (
+        "prompt_entropy_skean2025_frobenius", "order 2 as published, too large by 2 log min(tokens, channels)", "nat",
+        SKEAN,
+    ),
+    "skean2025_length": (
+        "prompt_entropy_skean2025_length", 'prompt entropy as normalised by "length": the number of tokens', "1", SKEAN,
     ),
     "rank": ("prompt_effective_rank", "exp of the von Neumann entropy of the tokens of a prompt", "1", SKEAN),
 }  # fmt: skip

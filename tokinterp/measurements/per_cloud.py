@@ -300,8 +300,8 @@ def cluster_count(points: np.ndarray, method: str = "hdbscan", least: int = 5, l
     points : numpy.ndarray
         (point, d) points, more than ``least``.
     method : str
-        ``"hdbscan"``: the clusters that HDBSCAN finds, without its noise: 0, or 2 and more, because all points
-        together do not count as one.  ``"kmeans"``: the k from 2 to ``largest`` whose k-means partition has the
+        ``"hdbscan"``: the clusters that HDBSCAN finds, without its noise: 0, or 2 and more, never 1; in a single
+        round cloud it finds none, or a few by chance.  ``"kmeans"``: the k from 2 to ``largest`` whose k-means partition has the
         largest mean silhouette, and 1 where that is below 0.25 ("no substantial structure").
     least : int
         Smallest number of points of a cluster of HDBSCAN.
