@@ -156,7 +156,7 @@ def plain_table(ds: xr.Dataset) -> dict[str, Any]:
 
 def seeds_table(ds: xr.Dataset) -> dict[str, Any]:
     """Return the agreement of fits."""
-    return {str(n): v.values for n, v in ds.data_vars.items()}
+    return {"offset": ds["offset"].values.tolist(), **{str(n): v.values for n, v in ds.data_vars.items()}}
 
 
 TABLES: dict[str, Any] = {
@@ -175,9 +175,9 @@ def seen(record: dict[str, Any]) -> list[str]:
     out += vocabulary_sentences(trained, blank)
     if "seeds" in trained:
         s = trained["seeds"]
-        now = float(np.asarray(s["delta_correlation"])[-1])
+        alike = dict(zip(s["offset"], np.asarray(s["delta_correlation"]).tolist(), strict=True))
         out.append(
-            f"Probes trained again with other seeds: delta correlates {now:.3f} (last offset of the table), "
+            f"Probes trained again with other seeds: delta at offset 0 correlates {alike[0]:.3f}, "
             f"{float(s['shared_segments']):.0%} of the segments are the same."
         )
     return out

@@ -53,7 +53,8 @@ def listed(texts: Sequence[str], lexicon: str | Path, kind: str = "listed") -> S
         lower, at = [w.lower() for w in words], 0
         while at < len(lower):
             sizes = sorted({len(w) for w in known.get(lower[at], ())}, reverse=True)
-            n = next((n for n in sizes if tuple(lower[at : at + n]) in known[lower[at]]), 0)
+            here = (n for n in sizes if at + n <= len(lower) and tuple(lower[at : at + n]) in known[lower[at]])
+            n = next(here, 0)
             blank = n and all(not text[edges[k, 1] : edges[k + 1, 0]].strip() for k in range(at, at + n - 1))
             if blank:
                 records.append(

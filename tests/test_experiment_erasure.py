@@ -121,6 +121,9 @@ def test_units_of_raw_text(tmp_path):
     words = tmp_path / "list.tsv"
     words.write_text("lemma\tsynset\nbank of england\tx\nthe nile\ty\nnile\tz\nnames\tw\n", encoding="utf-8")
     assert erasure_units.listed(texts, words).strings() == ["Bank of England", "The Nile"]
+    words.write_text("new york\tx\nnew york city\ty\n", encoding="utf-8")
+    assert erasure_units.listed(["He left New York"], words).strings() == ["New York"]  # nothing beyond the end
+    words.write_text("bank of england\tx\n", encoding="utf-8")
     table = tmp_path / "counterfact.csv"
     table.write_text("text,subject\nThe mother tongue of Danielle Darrieux is,Danielle Darrieux\n", encoding="utf-8")
     read, spans = erasure_units.read_annotated(table, words)

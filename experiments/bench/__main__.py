@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from . import capture, filler_training, layer_geometry, linearity, measurements, neighbours, overlap, probes
+from . import capture, filler_training, layer_geometry, linearity, measurements, microscope, neighbours, overlap, probes
 
 BENCHMARKS = {
     "capture": capture.run,
@@ -14,6 +14,7 @@ BENCHMARKS = {
     "layer_geometry": layer_geometry.run,
     "linearity": linearity.run,
     "measurements": measurements.run,
+    "microscope": microscope.run,
     "overlap": overlap.run,
     "probes": probes.run,
 }

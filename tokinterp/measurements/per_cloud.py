@@ -301,8 +301,8 @@ def cluster_count(points: np.ndarray, method: str = "hdbscan", least: int = 5, l
         (point, d) points, more than ``least``.
     method : str
         ``"hdbscan"``: the clusters that HDBSCAN finds, without its noise: 0, or 2 and more, never 1; in a single
-        round cloud it finds none, or a few by chance.  ``"kmeans"``: the k from 2 to ``largest`` whose k-means partition has the
-        largest mean silhouette, and 1 where that is below 0.25 ("no substantial structure").
+        round cloud it finds none, or a few by chance.  ``"kmeans"``: the k from 2 to ``largest`` whose k-means
+        partition has the largest mean silhouette, and 1 where that is below 0.25 ("no substantial structure").
     least : int
         Smallest number of points of a cluster of HDBSCAN.
     largest : int
@@ -339,7 +339,7 @@ def cluster_count(points: np.ndarray, method: str = "hdbscan", least: int = 5, l
     (3, 3)
     >>> count = ti.PerCloud(partial(ti.cluster_count, method="kmeans", largest=4), layers=[4], name="clusters")
     >>> run = ti.measure(ti.load_model(), ["The Nile flows north, they say."], {"count": count}, progress=False)
-    >>> 1 <= int(run["count"]["clusters"]) <= 4
+    >>> 1 <= run["count"]["clusters"].item() <= 4
     True
     """
     if method not in ("hdbscan", "kmeans"):
@@ -352,13 +352,14 @@ def cluster_count(points: np.ndarray, method: str = "hdbscan", least: int = 5, l
     if method == "hdbscan":
         from sklearn.cluster import HDBSCAN
 
-        return int(HDBSCAN(min_cluster_size=least, copy=True).fit(points).labels_.max() + 1)
+        settings: dict[str, Any] = {"min_cluster_size": least, "copy": True}
+        return int(HDBSCAN(**settings).fit(points).labels_.max() + 1)
     from sklearn.cluster import KMeans
     from sklearn.metrics import silhouette_score
 
-    best = {}
+    settings, best = {"n_init": 3, "random_state": seed}, {}
     for k in range(2, min(largest, len(points) - 1) + 1):
-        labels = KMeans(k, n_init=3, random_state=seed).fit(points).labels_
+        labels = KMeans(k, **settings).fit(points).labels_
         best[k] = float(silhouette_score(points, labels))
     k = max(best, key=lambda k: best[k])
     return k if best[k] >= 0.25 else 1

@@ -57,7 +57,7 @@ def learning_curve(ds: xr.Dataset, *, ax: Axes | None = None, legend: bool = Tru
         axes.set_ylabel("accuracy of the answer")
         axes.set_ylim(None, 1.02)
         if legend:
-            axes.legend()
+            axes.legend(loc="center right")
     return axes
 
 
@@ -199,4 +199,5 @@ def _colour(form: Any) -> str:
 
 def _majority(axes: Axes, value: float) -> None:
     axes.axhline(value, color="0.4", ls=":", lw=0.8)
-    axes.annotate("majority", (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=6.5)
+    axes.set_ylim(min(axes.get_ylim()[0], value - 0.07))
+    axes.annotate("majority", (1, value), xycoords=("axes fraction", "data"), ha="right", va="top", fontsize=6.5)

@@ -1,0 +1,142 @@
+"""All of a study in one pass against the published functions one after the other on the same states.
+
+python -m experiments.bench microscope [--small]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import tokinterp as ti
+
+from . import common
+from .layer_geometry import literal_cka, literal_curvature, literal_entropy, literal_pairs
+from .linearity import published as linearity
+
+K = 10
+
+
+def run(*, small: bool = False, out: Path | None = None, rounds: int = 3) -> dict[str, Any]:
+    """Time each question both ways, then all questions, and all in multiples of a bare forward pass.
+
+    Clouds are single prompts for dimension, overlap, entropy and curvature, and all tokens for the others. The literal
+    side takes states that are there already: its total adds one pass that keeps all hidden states.
+    """
+    n, length, d, blocks, vocab = (3, 48, 16, 2, 320) if small else (6, 512, 256, 6, 4000)
+    lm = common.random_llama(n_layers=blocks, d_model=d, n_heads=4, d_vocab=vocab)
+    model = ti.wrap(lm, id="bench")
+    prompts = common.random_prompts(n, length, vocab)
+    ids = torch.from_numpy(np.stack([prompts.ids(i) for i in range(n)])).long().to(model.device)
+
+    def forward(keep: bool = False) -> Any:
+        with torch.no_grad():
+            return lm(ids, use_cache=False, output_hidden_states=keep)
+
+    states = torch.stack([h.float().cpu() for h in forward(True).hidden_states])  # (layer, prompt, position, d)
+    clouds, flat = list(states.transpose(0, 1)), list(states.flatten(1, 2))
+    weight = lm.lm_head.weight.detach().float().cpu()
+    sample = [x[:: max(1, len(x) // (256 if not small else 48))] for x in flat]
+    questions: dict[str, tuple[Callable[[], Any], Callable[[], ti.Measurement]]] = {
+        "linearity": (
+            lambda: [(linearity(x, y), linearity(x, y - x)) for x, y in pairwise(flat)],
+            lambda: ti.Linearity(exclude=(), held_out=False),
+        ),
+        "token nonlinearity": (
+            lambda: [token_errors(x, y) for x, y in pairwise(flat)],
+            lambda: ti.TokenNonlinearity(exclude=()),
+        ),
+        "anisotropy": (lambda: [anisotropy(x) for x in flat], lambda: ti.Spectrum(exclude=(), components=1)),
+        "logit lens, raw": (
+            lambda: [lens(x, weight, ids.flatten().cpu()) for x in flat],
+            lambda: ti.LogitLens(top=1, variants=("raw",)),
+        ),
+        "intrinsic dimension": (
+            lambda: [[two_nn(x) for x in cloud] for cloud in clouds],
+            lambda: ti.IntrinsicDimension((2,), tokens=0, small="nan"),
+        ),
+        "overlap of neighbours": (
+            lambda: [[overlap(x, y) for x, y in pairwise(cloud)] for cloud in clouds],
+            lambda: ti.NeighbourOverlap((K,), pairs=False, labels=(), small="nan"),
+        ),
+        "matrix entropy": (
+            lambda: [[literal_entropy(x) for x in cloud] for cloud in clouds],
+            lambda: ti.MatrixEntropy(),
+        ),
+        "curvature": (
+            lambda: [[literal_curvature(x) for x in cloud] for cloud in clouds],
+            lambda: ti.Curvature(),
+        ),
+        "CKA, layer by layer": (
+            lambda: literal_pairs(sample, literal_cka),
+            lambda: ti.LayerSimilarity(measures="cka", sample=len(sample[0])),
+        ),
+    }  # fmt: skip
+
+    def measured(*names: str) -> Callable[[], Any]:
+        return lambda: ti.measure(
+            model, prompts, {f"m{i}": questions[q][1]() for i, q in enumerate(names)}, progress=False
+        )
+
+    rows: dict[str, dict[str, float]] = {}
+    for name, (literal, _) in questions.items():
+        rows |= common.paired({f"{name}: in its own pass": measured(name), f"{name}: literal": literal}, rounds)
+    everything = {
+        "forward with head": forward,
+        "all, one pass": measured(*questions),
+        "all but lens and linear maps, one pass": measured(*list(questions)[4:]),
+        "all, literal, states kept": lambda: (forward(True), *(literal() for literal, _ in questions.values())),
+    }
+    rows |= common.paired(everything, rounds)
+    rows |= common.paired({"all, one pass ": everything["all, one pass"],
+                           "all, literal": everything["all, literal, states kept"]}, rounds)  # fmt: skip
+    sizes = {"prompts": n, "tokens": length, "d_model": d, "blocks": blocks, "d_vocab": vocab, "rounds": rounds}
+    return common.save("microscope", rows, sizes, out)
+
+
+# -- the published steps, written out -----------------------------------------------------------------------------
+def token_errors(x: Tensor, y: Tensor) -> Tensor:
+    """Return (row,) distances from the best linear map of centred, normalised clouds (thin SVD)."""
+    x, y = x - x.mean(0), y - y.mean(0)
+    x, y = x / torch.linalg.norm(x), y / torch.linalg.norm(y)
+    u, s, vt = torch.linalg.svd(x, full_matrices=False)
+    return torch.linalg.norm(x @ (vt.T @ ((u.T @ y) / s[:, None])) - y, dim=1)
+
+
+def anisotropy(x: Tensor) -> float:
+    """Return the share of the largest of all squared singular values."""
+    s = torch.linalg.svdvals(x - x.mean(0)) ** 2
+    return float(s[0] / s.sum())
+
+
+def lens(x: Tensor, head: Tensor, ids: Tensor) -> tuple[float, Tensor]:
+    """Return the loss of the next token and the most probable tokens, from all logits at once."""
+    logits = x @ head.T
+    loss = torch.nn.functional.cross_entropy(logits[:-1], ids[1:])
+    return float(loss), logits.softmax(-1).argmax(-1)
+
+
+def two_nn(x: Tensor) -> float:
+    """Return the dimension from two nearest neighbours, found point by point (maximum likelihood)."""
+    total = 0.0
+    for i in range(len(x)):
+        r = torch.linalg.norm(x - x[i], dim=1)
+        r[i] = torch.inf
+        first, second = r.topk(2, largest=False).values
+        if first > 0:
+            total += float((second / first).log())
+    return (len(x) - 1) / total if total else float("nan")
+
+
+def overlap(x: Tensor, y: Tensor) -> float:
+    """Return the mean share of common neighbours, by scikit-learn."""
+    from sklearn.neighbors import NearestNeighbors
+
+    near = [NearestNeighbors(n_neighbors=K).fit(z.numpy()).kneighbors(return_distance=False) for z in (x, y)]
+    return float(np.mean([len(np.intersect1d(a, b)) / K for a, b in zip(*near, strict=True)]))
