@@ -68,6 +68,8 @@ class Settings:
     steps: int = 2000  # of the context decoder
     rows: int = 64
     max_prefix: int = 32
+    lr: float = 1e-4  # of the copy; small models need more
+    lr_new: float = 1e-3
     lens_steps: int = 100
     lens_tokens: int = 2048
     lens_prompts: int | None = None
@@ -217,6 +219,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=200, help="windows used")
     for name in ("steps", "max-prefix", "lens-steps", "lens-prompts", "removal-prompts", "seed"):
         parser.add_argument(f"--{name}", type=int)
+    for name in ("lr", "lr-new"):
+        parser.add_argument(f"--{name}", type=float, help="learning rate of the context decoder")
     parser.add_argument("--mmlu", type=Path, help="folder or tar file of MMLU: accuracy after deletions")
     parser.add_argument("--mmlu-limit", type=int, help="questions of each subject")
     parser.add_argument("--small", action="store_true", help="the bundled model and texts, a few short prompts")
@@ -231,8 +235,8 @@ def main() -> None:
     texts = read(args.texts)
     if texts is None and not bundled:
         texts = pile.read_pile()
-    settings = {n: v for n in ("steps", "max_prefix", "lens_steps", "lens_prompts", "removal_prompts", "seed")
-                if (v := getattr(args, n)) is not None}  # fmt: skip
+    given = {n: getattr(args, n) for n in vars(Settings()) if hasattr(args, n) and n != "mmlu"}
+    settings = {n: v for n, v in given.items() if v is not None}
     if args.mmlu is not None:
         settings["mmlu"] = ti.read_mmlu(args.mmlu, limit=args.mmlu_limit)
     tree = run(

@@ -98,19 +98,20 @@ def memory(case: Case, settings: Any) -> dict[str, xr.Dataset]:
     """Contextual memory from a trained decoder, by class of token, and its correlation with nonlinearity."""
     decoder = ti.fit_context_decoder(
         case.model, fragments(case.texts(), settings.max_prefix + 1, case.model), steps=settings.steps,
-        rows=settings.rows, max_prefix=settings.max_prefix, seed=settings.seed,
+        rows=settings.rows, max_prefix=settings.max_prefix, lr=settings.lr, lr_new=settings.lr_new, seed=settings.seed,
         warmup=max(1, min(100, settings.steps // 10)), file=case.beside("decoder", ".safetensors"),
         progress=case.progress,
     )  # fmt: skip
     found = case.measure("memory", case.prompts, {"memory": ti.ContextMemory(decoder)})["memory"]
-    same = within(found["context_loss"], found["prefix_length"].values)
+    told = found["context_loss"] - found["context_loss_blank"]
+    told.attrs = {"long_name": "cross-entropy of the prefix beyond that from the mean state", "units": "nat"}
     lengths = ["context_loss_by_length", "context_loss_blank_by_length", "n_by_length"]
     error = _tokens(case, settings)["nonlinearity"]["nonlinearity_mean"]
     out = {
-        "memory": by_class(found.assign(within=same), "within", case),
+        "memory": by_class(found.assign(told=told), "told", case),
         "memory_raw": by_class(found, "context_loss", case),
         "memory_length": found[lengths].copy(),
-        "memory_correlation": correlate(error, found["context_loss"], found),
+        "memory_correlation": correlate(error, found["context_loss"], found, told.rename("told")),
     }
     out["memory_length"].attrs["decoder"] = repr(decoder)
     return out
@@ -227,12 +228,19 @@ def by_class(ds: xr.Dataset, name: str, case: Case) -> xr.Dataset:
     return whole
 
 
-def correlate(error: xr.DataArray, other: xr.DataArray, ds: xr.Dataset) -> xr.Dataset:
-    """Correlate nonlinearity with another variable: as published, and at equal place in the prompt."""
+def correlate(error: xr.DataArray, other: xr.DataArray, ds: xr.Dataset, told: xr.DataArray | None = None) -> xr.Dataset:
+    """Correlate nonlinearity with another variable: as published, at equal place in the prompt, and with ``told``.
+
+    Some prefixes are easier to write than others, whatever the token after them: what is left of the loss when that
+    from the mean state is subtracted (``told``) is due to the token's own states.
+    """
     places = [within(v, v["position"].values) for v in (error, other)]
     both = [ti.token_correlation(error, other), ti.token_correlation(*places)]
+    names = ["published", "equal position"]
+    if told is not None:
+        both.append(ti.token_correlation(error, told))
+        names.append("beyond the mean state")
     out = xr.concat(both, "variant", combine_attrs="override")
-    names = np.array(["published", "equal position"], dtype=object)
-    out = out.assign_coords(variant=variable("variant", names, "what is taken out before", "1"))
+    out = out.assign_coords(variant=variable("variant", np.array(names, dtype=object), "what is taken out before", "1"))
     out.attrs = {**ds.attrs, "measurement": "token_correlation"}
     return out

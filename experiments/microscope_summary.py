@@ -47,7 +47,7 @@ def sentences(record: dict[str, Any]) -> Iterator[str]:
     if rows := record.get("spectrum"):
         yield "greatest anisotropy, all rows: " + _each(rows, lambda x: np.nanmax(x["all"]))
         yield "greatest anisotropy, regular rows: " + _each(rows, lambda x: np.nanmax(x["regular"]))
-    for name, said in (("nonlinearity", "nonlinearity"), ("memory", "context loss about its length")):
+    for name, said in (("nonlinearity", "nonlinearity"), ("memory", "context loss beyond the mean state")):
         for null, row in record.get(name, {}).items():
             known = {c: x for c, x in row.items() if np.isfinite(x["effect"])}
             order = sorted(known, key=lambda c: known[c]["effect"])

@@ -114,7 +114,12 @@ def _correlation(what: str) -> Callable[[Axes, xr.Dataset, Looks], None]:
             ax.vlines(at, low, high, color=look["color"], lw=1.2, alpha=0.6)
             ax.plot(at, one["pearson"], marker=look["marker"], color=look["color"], ls="none")
         ax.axhline(0, color="0.6", lw=0.8, zorder=0)
-        ax.set_xticks(places, [f"as {v}" if v == "published" else f"at {v}" for v in ds["variant"].values])
+        short = {
+            "published": "as\npublished",
+            "equal position": "equal\nposition",
+            "beyond the mean state": "beyond\nmean state",
+        }
+        ax.set_xticks(places, [short.get(str(v), str(v)) for v in ds["variant"].values])
         ax.set_xlim(-0.5, len(places) - 0.5)
         ax.set_ylabel(f"correlation of\nnonlinearity and {what}")
 
@@ -186,7 +191,7 @@ PANELS: tuple[tuple[str, Callable[[Axes, xr.Dataset, Looks], None]], ...] = (
     ("linearity", _linearity("linearity_without_residual", "linearity without\nthe residual")),
     ("spectrum", _anisotropy),
     ("nonlinearity", _classes("nonlinearity (Cohen's d)")),
-    ("memory", _classes("context loss at equal length\n(Cohen's d)")),
+    ("memory", _classes("context loss beyond that of\nthe mean state (Cohen's d)")),
     ("recall", _classes("recall of the prefix\n(Cohen's d)")),
     ("recall_layers", _explained),
     ("memory_correlation", _correlation("context loss")),

@@ -5,11 +5,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from matplotlib.figure import Figure
 
 import tokinterp as ti
 from experiments import microscope, microscope_parts
+from experiments.bench import microscope as bench
 from experiments.microscope_summary import sentences, summarise
 from figures import microscope as figure
 from tokinterp import plots
@@ -128,3 +130,14 @@ def test_chunks_are_those_of_the_recipe(model):
 def test_unknown_part_is_refused(model):
     with pytest.raises(ValueError, match="'lense' is none of linearity"):
         microscope.run(model, TEXTS, parts=("lense",))
+
+
+def test_the_literal_functions_of_the_benchmark_give_what_they_say():
+    cloud = torch.randn(300, 3, generator=torch.Generator().manual_seed(0))
+    wide = cloud @ torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
+    assert abs(bench.two_nn(wide) - 3) < 0.6
+    assert abs(bench.overlap(wide, wide) - 1) < 1e-9
+    noise = torch.randn(300, 8, generator=torch.Generator().manual_seed(2))
+    left = float((bench.token_errors(noise, noise.flip(0)) ** 2).sum())
+    assert abs(1 - left - bench.linearity(noise, noise.flip(0))) < 1e-4
+    assert abs(bench.anisotropy(torch.eye(3)[:2].repeat(50, 1)) - 1) < 1e-5

@@ -30,7 +30,7 @@ def run(*, small: bool = False, out: Path | None = None, rounds: int = 3) -> dic
     side takes states that are there already: its total adds one pass that keeps all hidden states.
     """
     n, length, d, blocks, vocab = (3, 48, 16, 2, 320) if small else (6, 512, 256, 6, 4000)
-    lm = common.random_llama(n_layers=blocks, d_model=d, n_heads=4, d_vocab=vocab)
+    lm = common.random_llama(n_layers=blocks, d_model=d, n_heads=4, d_vocab=vocab, d_mlp=3 * d)
     model = ti.wrap(lm, id="bench")
     prompts = common.random_prompts(n, length, vocab)
     ids = torch.from_numpy(np.stack([prompts.ids(i) for i in range(n)])).long().to(model.device)
