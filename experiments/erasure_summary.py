@@ -208,6 +208,8 @@ def gap_sentences(trained: dict[str, Any], blank: dict[str, Any] | None) -> list
                 at = blank["layer"].index(layer[k])
                 bounds = [b[at] for b in np.asarray(other["gap_interval"])]
                 text += f"; untrained network there {other['gap'][at]:+.3f} [{bounds[0]:+.3f}, {bounds[1]:+.3f}]"
+                if bounds[0] > high[k]:
+                    text += ", more than in the trained one, so this gap is no sign of anything learned"
             out.append(text + ".")
     return out
 
@@ -227,6 +229,11 @@ def psi_sentences(trained: dict[str, Any], blank: dict[str, Any]) -> list[str]:
             f"{one['share_above_threshold']:.1%} of these segments of the text are above the score that 5% of those of "
             "shuffled text are above."
         )
+    if "ends" in trained:
+        ends = trained["ends"]
+        rows = zip(ends["layer"], ends["auroc"], np.asarray(ends["auroc_interval"]).T, strict=True)
+        by_end = ", ".join(f"{layer}: {value:.3f} [{low:.3f}, {high:.3f}]" for layer, value, (low, high) in rows)
+        out.append(f"AUROC of words against random spans by end layer of psi: {by_end}.")
     for kind, row in trained["units"].items():
         if row["n"] < FEWEST:
             continue
