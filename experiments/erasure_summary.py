@@ -27,6 +27,7 @@ def summarise(tree: xr.DataTree) -> dict[str, Any]:
         "provenance": {n: a[n] for n in names if n in a},
         "data": {n: int(a[n]) for n in ("n_train", "n_train_tokens", "n_test", "n_test_tokens", "n_segmented_tokens")},
         "seconds": {str(k).split(": ")[1]: v for k, v in a.items() if str(k).startswith("seconds: ")},
+        "seconds_note": "what an earlier call had kept counts only the reading of it",
         "threshold": a.get("threshold"),
     }
     for network in tree.children:
