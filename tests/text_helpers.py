@@ -73,6 +73,8 @@ def real_tokenizers() -> dict[str, Any]:
     """Tokenizers of the data folder and of the bundled model, those that are there."""
     import transformers as tr
 
+    from tokinterp import load_tokenizer
+
     out = {}
     if BUNDLED.exists():
         out["bundled"] = tr.AutoTokenizer.from_pretrained(BUNDLED)
@@ -80,7 +82,7 @@ def real_tokenizers() -> dict[str, Any]:
         gpt2 = DATA / "tokenizers" / "gpt2"
         out["stories260K"] = tr.AutoTokenizer.from_pretrained(DATA / "models" / "stories260K")
         out["gpt2"] = tr.GPT2Tokenizer(vocab=str(gpt2 / "encoder.json"), merges=str(gpt2 / "vocab.bpe"))
-        out["llama2"] = tr.LlamaTokenizer.from_pretrained(DATA / "tokenizers" / "llama2")
+        out["llama2"] = load_tokenizer(DATA / "tokenizers" / "llama2")
         pythia = DATA / "tokenizers" / "pythia" / "20B_tokenizer.json"
         out["pythia"] = tr.PreTrainedTokenizerFast(tokenizer_file=str(pythia))
     return out

@@ -51,7 +51,7 @@ from .measurements.tuned_lens_fit import fit_tuned_lens
 from .measurements.units import evaluate, psi_of_spans
 from .measurements.vocabulary import permutation_threshold, read_out
 from .measurements.word_probe import word_probe, words_and_nonwords
-from .models import Model, ModelInfo, Modules, load_model, untrained, wrap
+from .models import Model, ModelInfo, Modules, load_model, load_tokenizer, untrained, wrap
 from .nulls import measure_nulls
 from .profiles import class_profile, mcnemar, span_labels, token_correlation
 from .report import report
@@ -72,7 +72,7 @@ __all__ = [
     "__version__", "augmentation_metrics", "bundled_questions", "bundled_spans", "bundled_texts",
     "canonicity", "capture", "check", "class_profile", "cluster_count", "compare_models", "concat_models", "diff_erank",
     "dimension_loss_correlation", "edits", "evaluate", "fit_context_decoder", "fit_probes", "fit_tuned_lens",
-    "homology_dimension", "load_model", "mcnemar", "measure", "measure_nulls", "measure_on_cluster",
+    "homology_dimension", "load_model", "load_tokenizer", "mcnemar", "measure", "measure_nulls", "measure_on_cluster",
     "multiple_choice", "natural_cases", "patchscope", "permutation_threshold", "prompt_covariates",
     "psi_of_spans", "read", "read_mmlu", "read_out", "removal_accuracy", "repeat_words", "report", "resid",
     "retrieve_words", "score_probes", "seed_agreement", "span_labels", "split_cases",

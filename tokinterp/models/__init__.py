@@ -11,9 +11,20 @@ from .bundled import ID, bundled_folder
 from .fingerprint import weights_hash
 from .hooks import HookedLM
 from .modules import Modules
+from .tokenizer import load_tokenizer
 from .untrained import untrained
 
-__all__ = ["Activations", "HookedLM", "Model", "ModelInfo", "Modules", "load_model", "untrained", "wrap"]
+__all__ = [
+    "Activations",
+    "HookedLM",
+    "Model",
+    "ModelInfo",
+    "Modules",
+    "load_model",
+    "load_tokenizer",
+    "untrained",
+    "wrap",
+]
 
 BACKENDS = ("hf", "transformer_lens", "nnsight")
 

@@ -14,6 +14,7 @@ from .base import ModelInfo
 from .fingerprint import tokenizer_hash, weights_hash
 from .hooks import HookedLM
 from .modules import Modules, find_modules, submodule
+from .sentencepiece import read_tokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "merges.txt")
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx")
@@ -70,7 +71,7 @@ def load_hf(
     tokenizer: Any = None,
 ) -> tuple[nn.Module, Any, str, str]:
     """Load a causal LM and its tokenizer; return (model, tokenizer, id, revision)."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     if device is not None and device_map is not None:
         raise ValueError(f"device={device!r} and device_map={device_map!r} exclude each other: give one of them")
@@ -90,7 +91,7 @@ def load_hf(
         raise ValueError(_hub_message(name, error)) from error
     check_config(config, str(name))
     if tokenizer is None:
-        tokenizer = AutoTokenizer.from_pretrained(source, **common)
+        tokenizer = read_tokenizer(source, **common)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, config=config, dtype=kind, device_map=device_map, output_loading_info=True, **common
@@ -123,7 +124,13 @@ def check_folder(folder: Path, need_tokenizer: bool) -> None:
             raise ValueError(f"{folder} lacks {', '.join(missing)}, which {index.name} names: copy the missing shards")
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
         raise ValueError(f"{folder} has no weights: looked for *.safetensors and pytorch_model*.bin")
-    if need_tokenizer and not any((folder / f).is_file() for f in TOKENIZER_FILES):
+    if need_tokenizer:
+        check_tokenizer(folder)
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Refuse a local folder without a tokenizer."""
+    if not any((folder / f).is_file() for f in TOKENIZER_FILES):
         raise ValueError(
             f"{folder} has no tokenizer: looked for {', '.join(TOKENIZER_FILES)}; copy the files there or pass "
             "tokenizer="

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from .bundled import bundled_folder
-from .hf import _hub_message, check_folder
+from .hf import _hub_message, check_tokenizer
+from .sentencepiece import read_tokenizer
 
 
 def load_tokenizer(
@@ -31,14 +32,12 @@ def load_tokenizer(
     >>> load_tokenizer()("The Nile")["input_ids"][0]
     0
     """
-    from transformers import AutoTokenizer
-
     name = bundled_folder() if name_or_folder is None else name_or_folder
     folder = Path(name).expanduser()
     if folder.is_dir():
-        check_folder(folder, need_tokenizer=True)
+        check_tokenizer(folder)
     try:
         source = str(folder) if folder.is_dir() else str(name)
-        return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+        return read_tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
     except OSError as error:
         raise ValueError(_hub_message(name, error)) from error
