@@ -44,7 +44,7 @@ def write(trained, folder, prefix: bool):
     """The trained file with a prefix and no symbol of a user, or the other way round."""
     from sentencepiece import sentencepiece_model_pb2
 
-    proto = sentencepiece_model_pb2.ModelProto()
+    proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     proto.ParseFromString((trained / "tokenizer.model").read_bytes())
     proto.normalizer_spec.add_dummy_prefix = prefix
     if prefix:

@@ -95,7 +95,7 @@ def merges_by_score(pieces: Any) -> list[tuple[str, str]]:
 def read_tokenizer(source: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
     """Return the tokenizer of a folder or hub name, converted here where there is only ``tokenizer.model``."""
     from transformers import AutoTokenizer
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     def path(name: str) -> str | None:
         found = cached_file(
