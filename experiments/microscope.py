@@ -240,7 +240,7 @@ def main() -> None:
     if args.mmlu is not None:
         settings["mmlu"] = ti.read_mmlu(args.mmlu, limit=args.mmlu_limit)
     tree = run(
-        model, texts, read(args.train_texts), parts=args.parts.split(","),
+        model, texts, read(args.train_texts), parts=[p for p in args.parts.split(",") if p],
         controls=[c for c in args.controls.split(",") if c], chunks=0 if bundled else args.chunks,
         n_tokens=args.n_tokens, min_tokens=args.min_tokens, limit=args.limit, settings=settings, small=args.small,
         out=args.out,
