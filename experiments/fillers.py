@@ -23,15 +23,28 @@ import xarray as xr
 
 import tokinterp as ti
 from tokinterp.dataset import provenance
-from tokinterp.fillers.insertion import insert, insertion_tests
-from tokinterp.fillers.interventions import ALL, intervene
-from tokinterp.fillers.items import build_items
-from tokinterp.fillers.massive import massive_effects, massive_roles
-from tokinterp.fillers.policies import policy_loss
-from tokinterp.fillers.read_out import read_fillers
-from tokinterp.fillers.residual import filler_probes, filler_states, shift
-from tokinterp.fillers.sentinel import sentinels
-from tokinterp.fillers.verdict import verdict
+from tokinterp.fillers import (
+    build_items,
+    cell_clusters,
+    filler_probes,
+    filler_states,
+    insert,
+    insertion_tests,
+    intervene,
+    massive_effects,
+    massive_roles,
+    policy_loss,
+    read_fillers,
+    registers,
+    routing,
+    segment_coverage,
+    segment_probe,
+    sentinels,
+    separator_windows,
+    shift,
+    verdict,
+)  # fmt: skip
+from tokinterp.fillers.interventions import ALL
 from tokinterp.models import HookedLM
 
 RESULTS = Path("runs/fillers.zarr")
@@ -81,8 +94,9 @@ def run(
     -------
     DataTree
         Groups insertion, tests, interventions, control (interventions on random words), verdict, shift, states, probes,
-        lens, attention (of items), text_attention, sinks, roles, massive, policies, sentinels, and the same names with
-        ``untrained_`` for insertion, tests, text_attention, sinks.
+        lens, clusters, routing, attention (of items), text_attention, sinks, roles, massive, policies, coverage,
+        segments, windows, registers, sentinels, and the same names with ``untrained_`` for insertion, tests,
+        text_attention, sinks, coverage, segments, routing.
     """
     model = ti.load_model() if model is None else model
     questions = list(ti.bundled_questions("cloze") if questions is None else questions)[::every]
@@ -101,6 +115,10 @@ def run(
         asked = {"text_attention": ti.AttentionMass(), "sinks": ti.AttentionSinks(tokens=min(64, max(prompts.lengths)))}
         found = ti.measure(m, prompts, asked, progress=False)
         nodes |= {f"{name}{k}": found.children[k].to_dataset(inherit=False) for k in asked}
+        nodes[f"{name}coverage"] = segment_coverage(m, prompts)
+        if len(prompts) >= 5:
+            nodes[f"{name}segments"] = segment_probe(m, prompts)
+        nodes[f"{name}routing"] = routing(m, questions, **one)
     nodes["interventions"] = intervene(model, questions, **one)
     nodes["control"] = intervene(model, questions, kind="words", interventions=CONTROL, **one)
     nodes["verdict"] = verdict(model, questions, **one)
@@ -108,6 +126,7 @@ def run(
     nodes["states"] = filler_states(model, questions, **one)
     if len(questions) >= 10:
         nodes["probes"] = filler_probes(model, questions, **one)
+        nodes["clusters"] = cell_clusters(model, questions[:100], n_fillers=min(4, n_fillers))
     nodes["lens"] = read_fillers(model, questions, **one)
     items = build_items(model, questions, **one)
     keys = {"fillers": items.mark("filler"), "question": items.mark("question"), "sink": "first", "other": "other"}
@@ -117,6 +136,9 @@ def run(
     nodes["roles"] = massive_roles(model, prompts)
     nodes["massive"] = massive_effects(model, prompts)
     nodes["policies"] = policy_loss(model, prompts, window=window)
+    nodes["windows"] = separator_windows(model, prompts)
+    short = [np.asarray(prompts.ids(i))[: model.info.max_tokens - 4] for i in range(len(prompts))]
+    nodes["registers"] = registers(model, ti.Prompts.from_ids(short, model))
     nodes["sentinels"] = sentinels(model, prompts, chunk=chunk)
     tree = xr.DataTree.from_dict(nodes)
     tree.attrs = provenance(
@@ -184,8 +206,55 @@ def headline(tree: xr.DataTree) -> dict[str, Any]:
                     str(x): [_number(s[n].sel({dim: x})), *_pair(s[f"{n}_interval"].sel({dim: x}))]
                     for x in s[dim].values
                 }
+    out |= beyond_the_answer(sets)
     out["massive"]["note"] = sets["massive"].attrs["note"]
     out["seen"] = seen(out)
+    return out
+
+
+def beyond_the_answer(sets: dict[str, xr.Dataset]) -> dict[str, Any]:
+    """Return the numbers of separators, registers, routing and clusters, each with its interval."""
+
+    def means(ds: xr.Dataset, *names: str) -> dict[str, list[float | None]]:
+        kept = xr.Dataset({n: ds[n].mean([d for d in ds[n].dims if d != "prompt"]) for n in names})
+        s = ti.summary(kept)
+        return {n: [_number(s[n]), *_pair(s[f"{n}_interval"])] for n in names}
+
+    out: dict[str, Any] = {}
+    for name in ("", "untrained_"):
+        out[f"{name}coverage"] = means(sets[f"{name}coverage"], "far_mass", "separator_share", "chance", "enrichment")
+        names = ("direct", "answer_to_fillers", "fillers_to_question", "routed", "direct_change", "chance_change")
+        out[f"{name}routing"] = means(sets[f"{name}routing"], *names)
+        if f"{name}segments" in sets:
+            d = sets[f"{name}segments"].isel(target=-1)
+            best = d["explained"].argmax("layer")
+            out[f"{name}segments"] = {
+                str(s): {
+                    "layer": int(d["layer"][best.sel(source=s)]),
+                    "explained": [_number(d["explained"].sel(source=s).isel(layer=best.sel(source=s))),
+                                  *_pair(d["explained_interval"].sel(source=s).isel(layer=best.sel(source=s)))],
+                } for s in d["source"].values
+            }  # fmt: skip
+    s = ti.summary(sets["windows"])
+    out["windows"] = {
+        str(i): {str(p): [_number(s["kl"].sel(intervention=i, policy=p)),
+                          *_pair(s["kl_interval"].sel(intervention=i, policy=p))] for p in s["policy"].values}
+        for i in s["intervention"].values
+    }  # fmt: skip
+    d = sets["registers"]
+    s = ti.summary(xr.Dataset({"mass": d["mass"].mean("block"), "loss_change": d["loss_change"]}))
+    out["registers"] = {
+        str(r): {
+            **{str(k): [_number(s["mass"].sel(n_fillers=r, key_set=k)),
+                        *_pair(s["mass_interval"].sel(n_fillers=r, key_set=k))] for k in ("registers", "first")},
+            "loss_change": [_number(s["loss_change"].sel(n_fillers=r)),
+                            *_pair(s["loss_change_interval"].sel(n_fillers=r))],
+        } for r in d["n_fillers"].values
+    }  # fmt: skip
+    if "clusters" in sets:
+        c = sets["clusters"]
+        out["clusters"] = {"contrast": [_number(c["contrast"]), *_pair(c["contrast_interval"])],
+                           "shuffled": _number(c["contrast_shuffled"])}  # fmt: skip
     return out
 
 
@@ -232,6 +301,45 @@ def seen(out: dict[str, Any]) -> list[str]:
         f"{name} kept: loss {v[0]:+.3f} [{v[1]:+.3f}, {v[2]:+.3f}] nat at {share[name][0]:.0%} of keys"
         for name, v in kept.items()
     ]
+    for name in ("coverage", "untrained_coverage"):
+        mean, low, high = out[name]["enrichment"]
+        what = "untrained" if name.startswith("un") else "trained"
+        said.append(
+            f"{what}: attention beyond the own segment is on separators {mean:.2f} [{low:.2f}, {high:.2f}] times as "
+            "often as their number would give"
+        )
+    for name in ("segments", "untrained_segments"):
+        what = "untrained" if name.startswith("un") else "trained"
+        said += [
+            f"{what}: content of a segment read at the {source}, best layer {v['layer']}: "
+            "{:.3f} [{:.3f}, {:.3f}] of the variance".format(*v["explained"])
+            for source, v in out.get(name, {}).items()
+        ]
+    both = out["windows"]["all blocks"]
+    said.append("separators hidden in all blocks: KL {:.3f} [{:.3f}, {:.3f}] nat, as many random tokens "
+                "{:.3f} [{:.3f}, {:.3f}]".format(*both["separators"], *both["random"]))  # fmt: skip
+    said += [
+        f"{r} blank tokens before the text: attention on its first token {v['first'][0]:.3f}, "
+        f"on them {v['registers'][0]:.3f}, loss "
+        "{:+.4f} [{:+.4f}, {:+.4f}] nat".format(*v["loss_change"])
+        for r, v in out["registers"].items() if r != "0"
+    ]  # fmt: skip
+    for name in ("routing", "untrained_routing"):
+        r = out[name]
+        what = "untrained" if name.startswith("un") else "trained"
+        said.append(
+            f"{what}: attention of the answer on the question {r['direct'][0]:.3f}, by way of the fillers "
+            f"{r['routed'][0]:.3f}; fillers change the direct one by "
+            "{:+.3f} [{:+.3f}, {:+.3f}], their number alone by {:+.3f}".format(
+                *r["direct_change"], r["chance_change"][0]
+            )
+        )
+    if "clusters" in out:
+        numbers = (*out["clusters"]["contrast"], out["clusters"]["shuffled"])
+        said.append(
+            "cells (layer, filler) that decode alike: within less between clusters {:.3f} [{:.3f}, {:.3f}], labels "
+            "shuffled {:.3f}".format(*numbers)
+        )
     for name, (mean, low, high) in out["sentinels"]["gap_left"].items():
         said.append(f"{name} as sentinels leave {mean:.2f} [{low:.2f}, {high:.2f}] of the gap (1: they hold nothing)")
     return said

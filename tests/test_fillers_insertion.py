@@ -7,12 +7,13 @@ from tiny import tiny, tiny_lm
 
 import tokinterp as ti
 from tokinterp.fillers.answers import ask, compare, pad
+from tokinterp.fillers.decision import verdict
 from tokinterp.fillers.insertion import insert, insertion_tests
 from tokinterp.fillers.items import KINDS, Tokens, build_items
 from tokinterp.fillers.read_out import cell_clusters, cluster_cells, deranged, read_fillers
 from tokinterp.fillers.residual import VARIANTS, filler_probes, filler_states, shift
-from tokinterp.fillers.results import binomial, interval, sign_test, spearman
-from tokinterp.fillers.routing import routing
+from tokinterp.fillers.results import binomial, interval, share_explained, sign_test, spearman
+from tokinterp.fillers.routes import routing
 
 QUESTIONS = ti.bundled_questions("cloze")[:12]
 
@@ -241,14 +242,18 @@ def test_filler_states_split_their_variance(bundled):
 
 
 def test_probes_find_a_planted_code_and_no_shuffled_one():
-    from tokinterp.fillers.residual import _explained
+    from tokinterp.fillers.residual import held_out
 
     g = torch.Generator().manual_seed(0)
     x = torch.randn(100, 8, generator=g).double()
     y = x @ torch.randn(8, 5, generator=g).double()
     fold = torch.arange(100) % 5
-    assert _explained(x, y, fold, 5, 1e-6) > 0.999
-    assert _explained(x, y[torch.randperm(100, generator=g)], fold, 5, 1.0) < 0.1
+    unit = np.arange(100)
+    value, low, high = share_explained(*held_out(x, y, fold, 5, 1e-6)[:2], unit)
+    assert 0.999 < low <= value <= high <= 1
+    value, low, high = share_explained(*held_out(x, y[torch.randperm(100, generator=g)], fold, 5, 1.0), unit)
+    assert low <= value <= high
+    assert value < 0.1
 
 
 def test_probes_read_the_question_where_it_stands(bundled):
@@ -294,7 +299,26 @@ def test_cell_clusters_of_a_model(bundled):
     known = ds["cluster"].values >= 0
     assert np.isfinite(ds["ami"].values[np.ix_(known, known)]).all()
     assert ds["cell_layer"].values.tolist() == [2] * 4 + [6] * 4
-    assert float(ds["within"]) > float(ds["between"])
+    assert float(ds["contrast"]) == pytest.approx(float(ds["within"]) - float(ds["between"]))
+    low, high = ds["contrast_interval"].values
+    assert low < float(ds["contrast"]) < high
+    assert float(ds["contrast_shuffled"]) < float(ds["contrast"])
+
+
+def test_demonstrations_come_before_every_item(bundled):
+    shown, asked = QUESTIONS[3:5], QUESTIONS[:3]
+    ds = insert(bundled, asked, n_fillers=[4], kinds=["dots"], announce="", demonstrations=shown)
+    plain = insert(bundled, asked, n_fillers=[4], kinds=["dots"], announce="")
+    for k in (0, 4):
+        items = build_items(bundled, asked, n_fillers=k, demonstrations=shown)
+        answers = ask(bundled, pad(items, [0, 1, 2]))
+        got = ds["log_prob"].sel(n_fillers=k, placement="post", filler="dots")
+        np.testing.assert_allclose(got, answers.log_prob.cpu().numpy(), atol=1e-4)
+        assert float(abs(got - plain["log_prob"].sel(n_fillers=k, placement="post", filler="dots")).max()) > 1e-2
+    with pytest.raises(ValueError, match="demonstration"):
+        verdict(bundled, asked, n_fillers=4, demonstrations=asked[:1])
+    found = verdict(bundled, asked, n_fillers=4, n_boot=100, demonstrations=shown)
+    assert found.attrs["verdict"] in ("used", "not shown")
 
 
 def test_routing_is_made_of_attention_masses(bundled):

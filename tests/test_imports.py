@@ -123,3 +123,15 @@ def test_files_are_short():
     long = {relative(p): n for p in FILES if (n := len(p.read_text(encoding="utf-8").splitlines())) > 500}
     assert not long, "split these files"
     assert Path(__file__).name == "test_imports.py"
+
+
+def test_names_of_the_filler_experiments():
+    from tokinterp import fillers
+
+    assert sorted(name for names in fillers.HOMES.values() for name in names) == fillers.__all__
+    for name in fillers.__all__:
+        assert callable(getattr(fillers, name))
+        assert name in (fillers.__doc__ or "") or name == "Items"
+    assert not {*fillers.__all__} & {*fillers.HOMES}, "a module and a name in it would be one attribute"
+    with pytest.raises(AttributeError, match="insertt"):
+        _ = fillers.insertt

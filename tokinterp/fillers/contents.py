@@ -67,21 +67,7 @@ class FillerContents(Measurement):
         """Check that all prompts are of the filler format of this task."""
         super().start(info, prompts)
         choose_layers(self.layers, info)
-        words = self._words
-        if info.d_vocab < len(words) + words.n_rows:
-            raise ValueError(
-                f"{info.id} has {info.d_vocab} words, Match3 with n={self.n}, d={self.d}, m={self.m} has "
-                f"{len(words) + words.n_rows}: give a network of that task, wrapped by as_model"
-            )
-        self.n_slots = min(prompts.lengths) - self.n - 3
-        if min(prompts.lengths) != max(prompts.lengths) or self.n_slots < 2:
-            raise ValueError(
-                f"prompts of {min(prompts.lengths)} to {max(prompts.lengths)} words: filler prompts of Match3 with "
-                f"n={self.n} are equally long and have fillers after word {self.n}"
-            )
-        last = int(prompts.starts[1]) - 2
-        if (prompts.ids(0)[self.n + 1 : last] != words.filler).any() or int(prompts.ids(0)[self.n]) != words.prompt:
-            raise ValueError(f"prompt 0 has no fillers from word {self.n + 1} on: give prompts in the filler format")
+        self.n_slots = check_fillers(self._words, info, prompts)
         self.n_slots = min(self.n_slots, self.n * (self.n - 1))
 
     @property
@@ -140,6 +126,32 @@ class FillerContents(Measurement):
         return xr.Dataset(data, coords)
 
 
+def check_fillers(words: Words, info: ModelInfo, prompts: Prompts) -> int:
+    """Return the fillers of prompts in the filler format of a Match3 task.
+
+    Raises
+    ------
+    ValueError
+        If the model has not the words of the task, or the prompts are not all of the filler format.
+    """
+    n = words.n
+    if info.d_vocab < len(words) + words.n_rows:
+        raise ValueError(
+            f"{info.id} has {info.d_vocab} words, Match3 with n={n}, d={words.d}, m={words.m} has "
+            f"{len(words) + words.n_rows}: give a network of that task, wrapped by as_model"
+        )
+    count = min(prompts.lengths) - n - 3
+    if min(prompts.lengths) != max(prompts.lengths) or count < 2:
+        raise ValueError(
+            f"prompts of {min(prompts.lengths)} to {max(prompts.lengths)} words: filler prompts of Match3 with "
+            f"n={n} are equally long and have fillers after word {n}"
+        )
+    last = int(prompts.starts[1]) - 2
+    if (prompts.ids(0)[n + 1 : last] != words.filler).any() or int(prompts.ids(0)[n]) != words.prompt:
+        raise ValueError(f"prompt 0 has no fillers from word {n + 1} on: give prompts in the filler format")
+    return count
+
+
 def valid_words(rows: torch.Tensor, words: Words) -> torch.Tensor:
     """Return (example, slot, column) bool: words that the parallel chain of thought of these rows could have there."""
     n, m = words.n, words.m
@@ -192,9 +204,10 @@ def read_dots(lm: Any, task: Task, *, prompts: int = 200, seed: int = 0, progres
     DataTree
         Groups ``contents`` (`FillerContents`), ``dimension`` (`IntrinsicDimension` of the cloud of dots of each prompt,
         all other words left out), ``spectrum`` (of the dots where ``subset`` is "regular"), ``lens`` (`LogitLens`; at
-        rows whose next word is a row it has no meaning) and ``prompts``.
+        rows whose next word is a row it has no meaning), ``attention`` (`DotAttention`) and ``prompts``.
     """
     from .. import IntrinsicDimension, LogitLens, Spectrum, measure
+    from .dot_attention import DotAttention
     from .network import as_model
 
     model = as_model(lm, task)
@@ -204,5 +217,6 @@ def read_dots(lm: Any, task: Task, *, prompts: int = 200, seed: int = 0, progres
         "dimension": IntrinsicDimension(scales, k=max(scales), exclude=("special",), small="nan", tokens=0),
         "spectrum": Spectrum(exclude=("special",), keep=1),
         "lens": LogitLens(top=0, tokens=0),
+        "attention": DotAttention(task.n, task.d, task.m),
     }
     return measure(model, filler_prompts(task, model, prompts, seed), asked, progress=progress)

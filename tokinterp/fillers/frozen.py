@@ -39,10 +39,10 @@ def insert(
 
     from ..cli import load_named
     from ..dataset import write
+    from .decision import verdict
     from .insertion import insert as run_insert
     from .insertion import insertion_tests
     from .interventions import intervene
-    from .verdict import verdict
 
     questions, grid = read_items(items, limit), numbers(n_fillers)
     loaded = load_named(model, device=device)

@@ -32,6 +32,7 @@ def insert(
     placements: Sequence[str] = ("post", "pre"),
     cue: str | None = None,
     announce: str = ANNOUNCE,
+    demonstrations: Iterable[Any] = (),
     exact: bool = True,
     batch_tokens: int = 4096,
     seed: int = 0,
@@ -54,6 +55,9 @@ def insert(
         See `build_items`.
     announce : str
         Text that announces fillers where none come (F7), with whatever separates it from the question; empty for none.
+    demonstrations : iterable of Question or (prompt, answer)
+        Solved before every item, each with as many fillers of the same kind and place as the item; without fillers
+        where there are none.
     batch_tokens : int
         Padded tokens per batch.
 
@@ -78,13 +82,14 @@ def insert(
     """
     grid = sorted({0, *(int(k) for k in n_fillers)})
     questions = list(_bundled() if questions is None else questions)
-    base = build_items(model, questions, cue=cue)
-    shared: dict[str, Any] = {"cue": cue, "exact": exact, "seed": seed}
+    shown = [_pair(d) for d in demonstrations]
+    base = build_items(model, questions, cue=cue, demonstrations=shown)
+    shared: dict[str, Any] = {"cue": cue, "exact": exact, "seed": seed, "demonstrations": shown}
     made = [
         (i, j, k, build_items(model, questions, n_fillers=size, kind=kind, placement=place, **shared))
         for i, kind in enumerate(kinds) for j, place in enumerate(placements) for k, size in enumerate(grid) if size
     ]  # fmt: skip
-    told = build_items(model, questions, cue=cue, announce=announce, exact=exact) if announce else None
+    told = build_items(model, questions, announce=announce, **shared) if announce else None
     shape = (len(base), len(kinds), len(placements), len(grid))
     found = {q: np.zeros(shape) for q in _QUANTITIES}
     alone = {q: np.full(len(base), np.nan) for q in _QUANTITIES}
@@ -118,7 +123,7 @@ def insert(
     }
     settings = {
         "n_fillers": grid, "kinds": list(kinds), "placements": list(placements), "cue": cue, "announce": announce,
-        "exact": exact, "questions": [list(_pair(q)) for q in questions],
+        "exact": exact, "demonstrations": [list(d) for d in shown], "questions": [list(_pair(q)) for q in questions],
     }  # fmt: skip
     return finish(xr.Dataset(data, coords), model, "insert", _short(settings), seed)
 

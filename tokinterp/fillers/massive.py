@@ -224,10 +224,10 @@ def registers(
     Returns
     -------
     xarray.Dataset
-        By ``n_fillers`` (r) and ``key_set`` (registers, the text's first token, its others): ``mass`` by block, mean
-        attention of the text's tokens but the first on the set; ``massive_share`` by layer of its tokens;
+        By ``prompt``, ``n_fillers`` (r) and ``key_set`` (registers, the text's first token, its others): ``mass`` by
+        block, mean attention of the text's tokens but the first on the set; ``massive_share`` by layer of its tokens;
         ``relative_norm`` by layer, mean norm over that of the text's others. Registers at r = 0 are NaN, their mass 0.
-        ``loss_change`` by prompt, of the text's tokens but the first.
+        ``loss_change`` of the text's tokens but the first.
 
     Raises
     ------
@@ -247,8 +247,8 @@ def registers(
         )
     tokens, n = Tokens(model), model.info.n_layers
     names = ("registers", "first", "other")
-    mass = np.zeros((len(grid), n, 3))
-    size, hits = np.full((len(grid), n + 1, 3), np.nan), np.full((len(grid), n + 1, 3), np.nan)
+    mass = np.zeros((len(grid), len(prompts), n, 3))
+    size, hits = np.full((2, len(grid), len(prompts), n + 1, 3), np.nan)
     loss = np.zeros((len(grid), len(prompts)))
     at = 1 if behind_bos else 0
     for g, r in enumerate(grid):
@@ -261,29 +261,29 @@ def registers(
         held = {k: v for k, v in sets.items() if v.any()}
         asked = AttentionMass(held, {"text": sets["other"]}, value_weighted=False)
         found = measure(model, made, {"a": asked}, batch_tokens=batch_tokens, progress=False)["a"]["mass"]
-        found = found.isel(query_set=0).mean(("prompt", "head"))
+        found = found.isel(query_set=0).mean("head").transpose("prompt", "block", "key_set")
         for j, name in enumerate(names):
             if name in held:
-                mass[g, :, j] = found.sel(key_set=name)
-        packed, total = np.stack(list(sets.values())), np.zeros((2, n + 1, 3))
+                mass[g, :, :, j] = found.sel(key_set=name)
+        packed = np.stack(list(sets.values()))
         for rows in made.batches(batch_tokens):
             batch = capture(model, made, rows, resid(range(n + 1)))
             member = padded(packed, made.starts, batch)
+            count = member.sum(2).double()  # (prompt, set); 0 / 0 is NaN
             for layer in range(n + 1):
                 x = batch.resid(layer)
                 norm = torch.linalg.vector_norm(x.double(), dim=-1)
-                for j, v in enumerate((norm, massive_rows(x, batch.mask, rule, factor))):
-                    total[j, layer] += (v[:, None] * member).double().sum((0, 2)).cpu().numpy()
+                for out, v in ((size, norm), (hits, massive_rows(x, batch.mask, rule, factor))):
+                    out[g, rows, layer] = ((v[:, None] * member).double().sum(2) / count).cpu().numpy()
             counted = member[:, 2, 1:]
             counted = counted & batch.mask[:, 1:]
             loss[g, rows] = _mean(_losses(model, made, rows, ()), counted)
-        count = packed.sum(1)
-        with np.errstate(invalid="ignore"):
-            size[g], hits[g] = total / count
-        size[g] /= size[g, :, 2:]
-    by = ("n_fillers", "layer", "key_set")
+        size[g] /= size[g, :, :, 2:]
+    by = ("n_fillers", "prompt", "layer", "key_set")
     data = {
-        "mass": variable(("n_fillers", "block", "key_set"), mass, "mean attention of the text on the set", "1", SINKS),
+        "mass": variable(
+            ("n_fillers", "prompt", "block", "key_set"), mass, "mean attention of the text on the set", "1", SINKS
+        ),
         "massive_share": variable(by, hits, "share of the set's tokens that are massive", "1", SUN),
         "relative_norm": variable(by, size, "mean norm over that of the text's other tokens", "1", REGISTERS),
         "loss": variable("prompt", loss[0], "cross-entropy of the text's tokens, no registers", "nat"),

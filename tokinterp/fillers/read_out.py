@@ -10,11 +10,12 @@ import torch
 import xarray as xr
 
 from ..dataset import layer_coords, variable
+from ..jackknife import jackknife_interval, left_out
 from .answers import entropy
 from .insertion import _bundled, _short
 from .items import _pair, build_items
 from .residual import slots_of, states
-from .results import finish, numbers
+from .results import BOUNDS, finish, numbers
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -130,6 +131,7 @@ def cell_clusters(
     placement: str = "post",
     layers: Sequence[int] | None = None,
     n_clusters: int = 3,
+    groups: int = 10,
     cue: str | None = None,
     exact: bool = True,
     seed: int = 0,
@@ -148,13 +150,18 @@ def cell_clusters(
         All from 1 on by default.
     n_clusters : int
         Clusters, fewer than cells that can be compared.
+    groups : int
+        Groups of items that are left out in turn for the interval, clusters kept; 0 for none. Drawing items with
+        replacement would make cells look alike, as copies fall together in both.
 
     Returns
     -------
     xarray.Dataset
         ``ami`` by ``cell`` and ``other_cell``, NaN for cells that give all items one label or each its own, which
         compare with nothing; ``cluster`` of a cell, -1 for those; ``n_labels``; ``cell_layer`` and ``cell_slot``;
-        ``within`` and ``between``, mean information of two cells of one cluster and of two.
+        ``within`` and ``between``, mean information of two cells of one cluster and of two; ``contrast``, their
+        difference, with ``contrast_interval``, a 95 % jackknife interval over items; ``contrast_shuffled``, the same
+        after the labels of every cell are shuffled over items and clustered anew: what clustering finds in noise.
 
     Raises
     ------
@@ -176,18 +183,27 @@ def cell_clusters(
             p = model.unembed(h[:, slot, chosen.index(layer)].to(model.device)).float().softmax(-1)
         row[:] = (p - p.mean(0)).argmax(-1).cpu().numpy()
     ami, cluster = cluster_cells(labels, n_clusters, seed)
-    known = cluster >= 0
-    pairs = known[:, None] & known & ~np.eye(len(where), dtype=bool)
-    same = cluster[:, None] == cluster
-    within, between = (float(ami[x].mean()) if x.any() else np.nan for x in (pairs & same, pairs & ~same))
+    within, between = likeness(ami, cluster)
+    rng = np.random.default_rng(seed)
+    noise = likeness(*cluster_cells(rng.permuted(labels, axis=1), n_clusters, seed))
+    bounds = np.full(2, np.nan)
+    if groups:
+        removed = left_out(len(items), groups, seed)
+        parts = [likeness(information(np.delete(labels, out, axis=1)), cluster) for out in removed]
+        contrast = np.array([a - b for a, b in parts])
+        bounds = jackknife_interval(within - between, contrast, removed.shape[1], len(items))
     data = {
         "ami": variable(("cell", "other_cell"), ami, "adjusted mutual information of decoded tokens over items", "1"),
         "cluster": variable("cell", cluster, "cluster of the cell, -1 for none", "1"),
         "n_labels": variable("cell", [len(set(x)) for x in labels.tolist()], "different decoded tokens", "1"),
         "within": variable((), within, "mean information of two cells of one cluster", "1"),
         "between": variable((), between, "mean information of two cells of two clusters", "1"),
+        "contrast": variable((), within - between, "within less between", "1"),
+        "contrast_interval": variable("bound", bounds, "95 % jackknife interval over items", "1"),
+        "contrast_shuffled": variable((), noise[0] - noise[1], "within less between, labels shuffled over items", "1"),
     }
     coords = {
+        "bound": BOUNDS,
         "cell_layer": variable("cell", [x for x, _ in where], "blocks applied", "1"),
         "cell_slot": variable("cell", [x for _, x in where], "place among the fillers", "1"),
     }
@@ -202,25 +218,41 @@ def cluster_cells(labels: np.ndarray, n_clusters: int, seed: int = 0) -> tuple[n
     A cell with one label for all items, or another for each, is NaN and in cluster -1: its value would be 0 / 0.
     """
     from sklearn.cluster import SpectralClustering
-    from sklearn.metrics import adjusted_mutual_info_score
 
-    number = np.array([len(set(row)) for row in labels.tolist()])
-    valid = np.flatnonzero((number > 1) & (number < labels.shape[1]))
+    ami = information(labels)
+    valid = np.flatnonzero(np.isfinite(ami.diagonal()))
     if not 2 <= n_clusters < len(valid):
         raise ValueError(
             f"n_clusters={n_clusters} with {len(valid)} cells that can be compared (more than one decoded token and "
             "fewer than items): give 2 or more clusters, and more layers, fillers or items"
         )
-    ami = np.full((len(labels), len(labels)), np.nan)
-    for n, i in enumerate(valid):
-        ami[i, i] = 1.0
-        for j in valid[n + 1 :]:
-            ami[i, j] = ami[j, i] = adjusted_mutual_info_score(labels[i], labels[j])
     affinity = ami[np.ix_(valid, valid)].clip(1e-6)  # below chance is no likeness; not 0, so that nothing falls apart
     found = SpectralClustering(n_clusters, affinity="precomputed", random_state=seed).fit_predict(affinity)
     cluster = np.full(len(labels), -1)
     cluster[valid] = found
     return ami, cluster
+
+
+def information(labels: np.ndarray) -> np.ndarray:
+    """Return (cell, cell) adjusted mutual information of (cell, item) labels, NaN where it would be 0 / 0."""
+    from sklearn.metrics import adjusted_mutual_info_score
+
+    number = np.array([len(set(row)) for row in labels.tolist()])
+    valid = np.flatnonzero((number > 1) & (number < labels.shape[1]))
+    ami = np.full((len(labels), len(labels)), np.nan)
+    for n, i in enumerate(valid):
+        ami[i, i] = 1.0
+        for j in valid[n + 1 :]:
+            ami[i, j] = ami[j, i] = adjusted_mutual_info_score(labels[i], labels[j])
+    return ami
+
+
+def likeness(ami: np.ndarray, cluster: np.ndarray) -> tuple[float, float]:
+    """Return the mean information of two cells of one cluster, and of two; NaN without any."""
+    pairs = (cluster >= 0)[:, None] & (cluster >= 0) & ~np.eye(len(cluster), dtype=bool) & np.isfinite(ami)
+    same = cluster[:, None] == cluster
+    one, two = (float(ami[x].mean()) if x.any() else np.nan for x in (pairs & same, pairs & ~same))
+    return one, two
 
 
 def deranged(answer: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -14,7 +14,7 @@ from ..dataset import layer_coords, variable
 from .answers import chunks, pad
 from .insertion import _bundled, _short
 from .items import Items, _pair, build_items
-from .results import finish, numbers
+from .results import BOUNDS, finish, numbers, share_explained
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -283,7 +283,8 @@ def filler_probes(
     Returns
     -------
     xarray.Dataset
-        ``explained`` by ``target``, ``source`` and ``layer``; at most 1, below 0 where the mean does better.
+        ``explained`` by ``target``, ``source`` and ``layer``, with ``explained_interval`` over items; at most 1, below
+        0 where the mean does better.
     """
     questions = list(_bundled() if questions is None else questions)
     items = build_items(model, questions, n_fillers=n_fillers, kind=kind, cue=cue, exact=exact, seed=seed)
@@ -303,16 +304,20 @@ def filler_probes(
     ids = {t: torch.from_numpy(x.astype(np.int64))[:, None].to(model.device) for t, x in wanted.items()}
     embedded = {t: model.run(x, [site])[site][:, 0].double().cpu() for t, x in ids.items()}
     fold = torch.from_numpy(rng.permutation(len(items)) % folds)
-    out = np.zeros((len(wanted), len(at), model.info.n_layers + 1))
+    out = np.zeros((2, len(items), len(wanted), len(at), model.info.n_layers + 1))
     for j, positions in enumerate(at.values()):
         h = states(model, items, positions).double().mean(1)
         for layer in range(h.shape[1]):
             for i, y in enumerate(embedded.values()):
-                out[i, j, layer] = _explained(h[:, layer], y, fold, folds, ridge)
+                out[:, :, i, j, layer] = held_out(h[:, layer], y, fold, folds, ridge)
+    value, *bounds = share_explained(out[0], out[1], np.arange(len(items)), seed=seed)
+    each = ("target", "source", "layer")
     data = {
-        "explained": variable(("target", "source", "layer"), out, "variance of the target explained, held out", "1")
+        "explained": variable(each, value, "variance of the target explained, held out", "1"),
+        "explained_interval": variable(("bound", *each), np.stack(bounds), "95 % bootstrap interval over items", "1"),
     }
     coords = {
+        "bound": BOUNDS,
         "target": variable("target", np.array(list(wanted)), "whose embedding is predicted", "1"),
         "source": variable("source", np.array(list(at)), "where it is read", "1"),
         **layer_coords(range(model.info.n_layers + 1), model.info),
@@ -322,9 +327,9 @@ def filler_probes(
     return finish(xr.Dataset(data, coords), model, "filler_probes", _short(settings), seed)
 
 
-def _explained(x: torch.Tensor, y: torch.Tensor, fold: torch.Tensor, folds: int, ridge: float) -> float:
-    """Return 1 - held-out error / variance about the training mean."""
-    error = total = 0.0
+def held_out(x: torch.Tensor, y: torch.Tensor, fold: torch.Tensor, folds: int, ridge: float) -> np.ndarray:
+    """Return (2, row) squared held-out error of each row, and its squared distance from the training mean."""
+    out = np.zeros((2, len(x)))
     for f in range(folds):
         train, test = fold != f, fold == f
         mx, my = x[train].mean(0), y[train].mean(0)
@@ -332,6 +337,6 @@ def _explained(x: torch.Tensor, y: torch.Tensor, fold: torch.Tensor, folds: int,
         gram = a.T @ a
         gram += ridge * gram.diagonal().mean().clamp_min(1e-12) * torch.eye(len(gram), dtype=gram.dtype)
         w = torch.linalg.solve(gram, a.T @ (y[train] - my))
-        error += float((y[test] - my - (x[test] - mx) @ w).pow(2).sum())
-        total += float((y[test] - my).pow(2).sum())
-    return 1 - error / total if total else float("nan")
+        out[0, test.numpy()] = (y[test] - my - (x[test] - mx) @ w).pow(2).sum(-1).numpy()
+        out[1, test.numpy()] = (y[test] - my).pow(2).sum(-1).numpy()
+    return out

@@ -45,6 +45,41 @@ def numbers(n: int) -> xr.Variable:
     return variable("prompt", np.arange(n), "number of the item", "1")
 
 
+def share_explained(
+    error: np.ndarray, total: np.ndarray, unit: np.ndarray, *, level: float = 0.95, n_boot: int = 1000, seed: int = 0
+) -> np.ndarray:
+    """Return (3, ...) 1 - error / total, and the bounds of its bootstrap interval over units.
+
+    Parameters
+    ----------
+    error, total : numpy.ndarray
+        (row, ...) squared held-out error, and squared distance from the training mean.
+    unit : numpy.ndarray
+        (row,) unit of each row (item, prompt); whole units are drawn.
+    level, n_boot, seed
+        Of the bootstrap.
+
+    Notes
+    -----
+    Probes are not fitted again: the interval is that of other rows under these probes.
+
+    Examples
+    --------
+    >>> share_explained(np.array([1.0, 1.0]), np.array([2.0, 2.0]), np.array([0, 1])).tolist()
+    [0.5, 0.5, 0.5]
+    """
+    kinds, inverse = np.unique(unit, return_inverse=True)
+    sums = np.zeros((2, len(kinds), *error.shape[1:]))
+    for s, rows in zip(sums, (error, total), strict=True):
+        np.add.at(s, inverse, rows)
+    drawn = np.random.default_rng(seed).multinomial(len(kinds), np.full(len(kinds), 1 / len(kinds)), size=n_boot)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = 1 - sums[0].sum(0) / sums[1].sum(0)
+        others = 1 - np.tensordot(drawn, sums[0], 1) / np.tensordot(drawn, sums[1], 1)
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    return np.stack([value, *np.quantile(others, tails, axis=0)])
+
+
 def sign_test(differences: np.ndarray) -> float:
     """Return the two-sided exact p that as many of the differences are above, rather than below, zero by chance.
 

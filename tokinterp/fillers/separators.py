@@ -15,8 +15,8 @@ from ..dataset import block_coords, layer_coords, variable
 from ..kernels.attention import LEAST
 from .answers import compare
 from .policies import SEP, Policy, _noise, keep_only, separators_of
-from .residual import _explained
-from .results import finish
+from .residual import held_out
+from .results import BOUNDS, finish, share_explained
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -172,8 +172,8 @@ def segment_probe(
     -------
     xarray.Dataset
         ``explained`` by ``target``, ``source`` and ``layer``, held-out share of the variance: at most 1, below 0 where
-        the mean does better. The third source, the separator of another segment of the same prompt, is the control for
-        what all segments of a text share. ``n_segments``.
+        the mean does better; ``explained_interval``, over prompts. The third source, the separator of another segment
+        of the same prompt, is the control for what all segments of a text share. ``n_segments``.
 
     Raises
     ------
@@ -198,6 +198,7 @@ def segment_probe(
     rng = np.random.default_rng(seed)
     target: list[list[torch.Tensor]] = [[], []]
     held: list[int] = []
+    owner: list[int] = []
     part = dict(zip(rows, rng.permutation(len(rows)) % folds, strict=True))
     states: list[torch.Tensor] = []
     other: list[int] = []
@@ -216,22 +217,26 @@ def segment_probe(
                 target[1].append(content[:-1].mean(0))
                 states.append(x[[places[-1], places[-2]]].double().cpu())
                 held.append(int(part[r]))
+                owner.append(r)
     both = torch.stack(states)  # (segment, source, layer, d)
     h = torch.stack([both[:, 0], both[:, 1], both[other, 0]], 1)
     fold = torch.tensor(held)
-    out = np.array(
-        [
-            [[_explained(h[:, s, n], torch.stack(y), fold, folds, ridge) for n in range(len(chosen))] for s in range(3)]
-            for y in target
-        ]
-    )
+    out = np.zeros((2, len(held), len(target), 3, len(chosen)))
+    for i, y in enumerate(target):
+        for s in range(3):
+            for n in range(len(chosen)):
+                out[:, :, i, s, n] = held_out(h[:, s, n], torch.stack(y), fold, folds, ridge)
+    value, *bounds = share_explained(out[0], out[1], np.array(owner), seed=seed)
+    each = ("target", "source", "layer")
     data = {
-        "explained": variable(("target", "source", "layer"), out, "variance of the target explained, held out", "1"),
+        "explained": variable(each, value, "variance of the target explained, held out", "1"),
+        "explained_interval": variable(("bound", *each), np.stack(bounds), "95 % bootstrap interval over prompts", "1"),
         "n_segments": variable((), len(held), "segments", "1"),
     }
     coords = {
         "target": variable("target", np.array(TARGETS), "whose mean embedding is predicted", "1"),
         "source": variable("source", np.array(SOURCES), "where it is read", "1"),
+        "bound": BOUNDS,
         **layer_coords(chosen, model.info),
     }
     settings = {"layers": chosen, "least": least, "folds": folds, "ridge": ridge, "questions": prompts.hash}

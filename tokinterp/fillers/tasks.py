@@ -7,11 +7,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 
 from . import match2, match3
-from .formats import FORMATS, Sequences, match2_sequences, match3_sequences
+from .formats import FORMATS, IGNORED, Sequences, match2_sequences, match3_sequences
 from .words import TABLE, Words
 
 FAMILIES = ("match3", "match2")
@@ -21,6 +22,29 @@ STRATA = {
 }
 """Kinds of examples: all; a match was planted; corrupted, and true nevertheless; Match3 negatives by the number of
 triples that sum to zero in all coordinates but one; Match2 examples in which some row has no match."""
+
+
+FILTER_EXAMPLES = 2000
+"""Test examples whose lengths decide which serial chains of thought are too long."""
+
+
+class SerialFilter(NamedTuple):
+    """Which serial chains of thought are dropped from the training data, and what that does.
+
+    Attributes
+    ----------
+    limit : int
+        Longest chain of thought that is kept, in words.
+    dropped : float
+        Share of fresh examples that are dropped.
+    true_before, true_after : float
+        Share of True among them, and among those that are kept: False examples have the longer chains.
+    """
+
+    limit: int
+    dropped: float
+    true_before: float
+    true_after: float
 
 
 @dataclass(frozen=True)
@@ -67,6 +91,10 @@ class Task:
         Match2: of the key table.
     true_rate : float
         Match2: share of examples that are not corrupted.
+    serial_quantile : float, optional
+        Training examples of the serial format that are longer than this quantile of a test set are dropped, as by the
+        published companion script (0.95); test sets keep theirs.  None drops nothing.  What it does to the data is in
+        ``serial_filter``.
 
     Raises
     ------
@@ -91,6 +119,7 @@ class Task:
     mask: str = "input"
     table_seed: int = 0
     true_rate: float = 0.1
+    serial_quantile: float | None = None
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -117,6 +146,10 @@ class Task:
                 raise ValueError(f"fillers={self.fillers!r}: take 'square' (n**2), 'cot' (n(n-1) + 2) or a number")
         elif self.fillers < 0:
             raise ValueError(f"fillers={self.fillers}: a number of tokens cannot be negative")
+        if self.serial_quantile is not None and not (0 < self.serial_quantile <= 1 and self.family == "match3"):
+            raise ValueError(
+                f"serial_quantile={self.serial_quantile}: take a share above 0, up to 1, of the serial format of match3"
+            )
         if not 0 < self.true_rate < 1:
             raise ValueError(f"true_rate={self.true_rate}: take a share between 0 and 1")
 
@@ -154,7 +187,29 @@ class Task:
     @property
     def hash(self) -> str:
         """Hash of the settings."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        settings = asdict(self)
+        if self.serial_quantile is None:
+            del settings[
+                "serial_quantile"
+            ]  # so that tasks without it keep the examples that they had before it existed
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+    @cached_property
+    def serial_filter(self) -> SerialFilter:
+        """What ``serial_quantile`` does to the serial format, found from ``FILTER_EXAMPLES`` test examples.
+
+        Examples
+        --------
+        >>> Task(n=6, d=2, serial_quantile=0.95).serial_filter.dropped < 0.1
+        True
+        """
+        test = self.test_set("serial", FILTER_EXAMPLES)
+        length = (test.sequences.answer_at - self.n - 1).double()
+        limit = int(torch.quantile(length, self.serial_quantile or 1.0, interpolation="lower"))
+        fresh = self.sample("serial", 5 * FILTER_EXAMPLES, self.generator("serial", 0, -2))
+        kept = fresh.sequences.answer_at - self.n - 1 <= (limit if self.serial_quantile else torch.inf)
+        true = (fresh.answer == self.words.true).double()
+        return SerialFilter(limit, 1 - float(kept.double().mean()), float(true.mean()), float(true[kept].mean()))
 
     @property
     def name(self) -> str:
@@ -245,10 +300,30 @@ class Task:
             at = number % size if size else number
             if at // chunk != held or have is None:
                 held = at // chunk
-                have = self.sample(form, count * chunk, self.generator(form, seed, held, device)).sequences
+                have = self._training(form, count * chunk, self.generator(form, seed, held, device))
             part = slice(at % chunk * count, (at % chunk + 1) * count)
             yield Sequences(*(t[part] for t in have))
             number += 1
+
+    def _training(self, form: str, count: int, generator: torch.Generator) -> Sequences:
+        """Draw training examples; of the serial format, only those short enough."""
+        if form != "serial" or self.serial_quantile is None:
+            return self.sample(form, count, generator).sequences
+        limit = self.serial_filter.limit + self.n + 1
+        parts: list[Sequences] = []
+        have = 0
+        while have < count:
+            x = self.sample(form, count, generator).sequences
+            keep = (x.answer_at <= limit).nonzero()[:, 0]
+            # All parts as wide as the longest that is kept, answer and end included.
+            width = limit + 2
+            ids, targets = (
+                torch.nn.functional.pad(t[keep, :width], (0, max(0, width - t.shape[1])), value=fill)
+                for t, fill in ((x.ids, self.words.eos), (x.targets, IGNORED))
+            )
+            parts.append(Sequences(ids, targets, x.answer_at[keep]))
+            have += len(keep)
+        return Sequences(*(torch.cat(t)[:count] for t in zip(*parts, strict=True)))
 
     def generator(self, form: str, seed: int, part: int, device: torch.device | str = "cpu") -> torch.Generator:
         """Return the generator of one part of a stream; part -1 is the test set."""

@@ -22,6 +22,9 @@ def train(
     mixture: Annotated[
         list[str], typer.Option("--mix", help="FORMAT=SHARE, several; filler=1 and parallel=1 by default.")
     ] = [],  # noqa: B006
+    serial_quantile: Annotated[
+        float | None, typer.Option(help="Drop longer serial chains from training; published: 0.95. By default none.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps; 10 million examples by default.")] = None,
     batch: Annotated[int, typer.Option(help="Examples per step.")] = 1024,
     rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 3e-4,
@@ -34,7 +37,7 @@ def train(
     device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")] = None,
 ) -> None:
     """Train small networks on Match3 or Match2 with fillers, without, or with a chain of thought."""
-    from ..dataset import write
+    from ..dataset import variable, write
     from ..models.hf import choose_device
     from .last import last_evaluation
     from .network import Network
@@ -42,7 +45,8 @@ def train(
     from .tasks import Task
     from .train import train as run_training
 
-    task = Task(family, n, d, m, mode, int(fillers) if fillers.lstrip("-").isdigit() else fillers)
+    number = int(fillers) if fillers.lstrip("-").isdigit() else fillers
+    task = Task(family, n, d, m, mode, number, serial_quantile=serial_quantile)
     forms = parse_mixture(mixture)
     if paper:
         schedule = Schedule.paper(no_filler=forms is not None and "filler" not in forms)
@@ -50,10 +54,18 @@ def train(
         schedule = Schedule.budget(10_000_000, batch) if steps is None else Schedule(steps=steps, batch=batch)
         schedule = Schedule(steps=schedule.steps, batch=batch, rate=rate, stop_at=0.995)
     shape = Network(n_layers, d_model, n_heads, 4 * d_model)
+    f = None if serial_quantile is None else task.serial_filter
+    if f is not None:
+        typer.echo(
+            f"serial chains above {f.limit} words are dropped: {f.dropped:.1%} of the examples; True: "
+            f"{f.true_before:.1%} before, {f.true_after:.1%} after", err=True,
+        )  # fmt: skip
     ds, _ = run_training(
         task, forms, network=shape, schedule=schedule, seeds=seed, folder=folder, device=choose_device(device),
         test_examples=test_examples,
     )  # fmt: skip
+    if f is not None:
+        ds["serial_dropped"] = variable((), f.dropped, "share of serial examples dropped as too long", "1")
     write(ds, output, overwrite=True)
     for s in ds["seed"].values:
         last = last_evaluation(ds)["accuracy"].sel(seed=s, stratum="all")

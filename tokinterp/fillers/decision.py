@@ -33,6 +33,7 @@ def verdict(
     kind: str = "dots",
     control: str = "words",
     cue: str | None = None,
+    demonstrations: Iterable[Any] = (),
     exact: bool = True,
     level: float = 0.95,
     n_boot: int = 2000,
@@ -52,6 +53,8 @@ def verdict(
     ----------
     model, questions, n_fillers, kind, cue, exact, seed
         See `build_items`.
+    demonstrations : iterable of Question or (prompt, answer)
+        Solved before every item, see `insert`; what is hidden or replaced are the item's own fillers.
     control : str
         Kind of filler of equal token count that is the control of the second condition.
     level, n_boot
@@ -75,7 +78,8 @@ def verdict(
         raise ValueError(f"n_fillers={n_fillers}: a verdict needs fillers")
     if len(questions) < 2:
         raise ValueError(f"{len(questions)} question: an interval over items needs several")
-    shared: dict[str, Any] = {"cue": cue, "exact": exact, "seed": seed}
+    shown = [_pair(d) for d in demonstrations]
+    shared: dict[str, Any] = {"cue": cue, "exact": exact, "seed": seed, "demonstrations": shown}
     ds = insert(model, questions, n_fillers=[n_fillers], kinds=[kind], announce="", **shared)
     logp = ds["log_prob"].sel(n_fillers=n_fillers).isel(filler=0)
     special = (logp.sel(placement="post") - logp.sel(placement="pre")).values
