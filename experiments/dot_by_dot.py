@@ -10,10 +10,12 @@ Three arms learn the same task, each evaluated on the answer alone:
 ``none_equal_flops``  without fillers only, as many more examples as make the operations equal.
 
 Then the trained filler network is probed: answers after a share of the fillers (frozen trunk; controls: random trunk,
-the network trained without fillers), a linear probe at every layer and position, and what the dots hold by layer.
+the network trained without fillers), a linear probe of the answer at every layer and position, linear probes of the
+digits, pair sums and matches at every filler, where fillers and answer position look, what is answered without the
+fillers, and what the logit lens shows at them.
 
-``smoke`` is for a CPU and minutes: an easy setting that shows that everything works; no gap is claimed from it,
-and as it has only m**(n d) = 625 and 125 different inputs, its networks may have learned them by heart.
+``smoke`` is for a CPU and minutes: easy settings that show that everything works.  They have only m**(n d) = 6561, 81
+and 27 different inputs, so that its networks may have learned them by heart; no gap is claimed from it.
 ``gpu10`` is n=8, d=3 for about ten minutes on one GPU.  ``paper`` is the published protocol over lengths and
 dimensions (hours).
 """
@@ -31,6 +33,8 @@ import xarray as xr
 
 import tokinterp as ti
 from tokinterp.fillers.contents import read_dots
+from tokinterp.fillers.dot_ablation import ablate_dots
+from tokinterp.fillers.dot_probes import probe_contents
 from tokinterp.fillers.last import last_evaluation
 from tokinterp.fillers.network import Network, flops_per_example
 from tokinterp.fillers.probe import linear_probe, probe_fillers
@@ -63,9 +67,9 @@ class Tier:
 
 TIERS = {
     "smoke": Tier(
-        (Task(n=4, d=1, m=5, fillers="cot"), Task(n=3, d=1, m=5, fillers="cot")),
+        tuple(Task(n=n, d=d, m=3, fillers="cot") for n, d in ((4, 2), (4, 1), (3, 1))),
         Network(3, 64, 4, 128),
-        Schedule(steps=2000, batch=64, rate=1.5e-3, evaluations=20, stop_at=0.995),
+        Schedule(steps=2500, batch=64, rate=3e-3, evaluations=20, stop_at=0.995),
         seeds=(0, 1),
         probe=Schedule(steps=150, batch=64, rate=1e-3),
         kept=(0.0, 0.5, 1.0),
@@ -134,7 +138,8 @@ def run(
     Returns
     -------
     DataTree
-        ``training/TASK/ARM``, and of the first task ``probe``, ``linear_probe`` and ``dots/...``.
+        ``training/TASK/ARM``, and of the first task ``probe``, ``linear_probe`` and ``dots/...`` (``contents``,
+        ``probes``, ``attention``, ``attention_of_none``, ``ablation``, ``dimension``, ``spectrum``, ``lens``).
     """
     if tier not in TIERS:
         raise ValueError(f"tier {tier!r}: there are {', '.join(TIERS)}")
@@ -189,8 +194,12 @@ def _probes(
     lm = trained["filler"][seed]
     where = np.unique(np.linspace(task.n, task.length("filler") - 2, 12).round().astype(int)).tolist()
     found["linear_probe"] = linear_probe(lm, task, positions=where, examples=plan.examples, device=device)
-    for name, ds in read_dots(lm, task, prompts=min(200, plan.examples)).items():
-        found[f"dots/{name}"] = ds.to_dataset()
+    found["dots/probes"] = probe_contents(trunks, task, examples=2 * plan.examples, seed=seed, device=device)
+    found["dots/ablation"] = ablate_dots(trunks, task, prompts=min(400, plan.examples), seed=seed, device=device)
+    for name, trunk in trunks.items():
+        for group, ds in read_dots(trunk, task, prompts=min(200, plan.examples)).items():
+            if name == "filler" or group == "attention":
+                found[f"dots/{group}" if name == "filler" else f"dots/{group}_of_{name}"] = ds.to_dataset()
     return found
 
 
@@ -234,10 +243,52 @@ def summary(tree: xr.DataTree) -> dict[str, Any]:
         out["linear_probe_best"] = {
             int(n): round(float(linear["accuracy"].sel(layer=n).max()), 4) for n in linear["layer"]
         }
+        out |= _dots(tree["dots"])
         dots = tree["dots/contents"].to_dataset()
         for name in ("recovery", "recovery_shuffled"):
             out[f"{name}_of_digits"] = dots[name].isel(slot=slice(1, None, 2)).mean("slot").values.round(4).tolist()
     return out
+
+
+def _dots(dots: xr.DataTree) -> dict[str, Any]:
+    """Return means of the probes, the attention and the ablations, as numbers with three digits."""
+    probes = dots["probes"].to_dataset()
+    out: dict[str, Any] = {"probes_by_layer": {}, "probe_inputs": [int(probes["n_fit"]), int(probes["n_test"])]}
+    for target in map(str, probes["target"].values):
+        one = probes.sel(target=target)
+        of = {str(t): _short(one["accuracy_mean"].sel(trunk=t)) for t in one["trunk"].values}
+        first = {"trunk": str(one["trunk"].values[0])}
+        of["permuted"] = _short(one["shuffled_mean"].sel(first))
+        of["interval_of_last_layer"] = _short(one["accuracy_mean_interval"].sel(first).isel(layer=-1))
+        out["probes_by_layer"][target] = {"chance": round(float(one["chance"]), 3), **of}
+    for name in ("attention", "attention_of_none"):
+        if name in dots.children:
+            ds = dots[name].to_dataset()
+            mass = ds["mass"].mean(("prompt", "head"))
+            out[name] = {
+                str(q): {str(k): _short(mass.sel(query_set=q, key_set=k)) for k in ds["key_set"].values}
+                for q in ds["query_set"].values
+            }
+            pairs = ("own_rows", "two_other_rows", "slot_match", "slot_plain")
+            out[name] |= {k: _short(ds[k].mean(("prompt", "head"))) for k in pairs}
+    ablation = dots["ablation"].to_dataset()
+    s = ti.summary(ablation[["correct"]])
+    out["ablation"] = {
+        str(t): {
+            str(i): [round(float(s["correct"].sel(trunk=t, intervention=i)), 4),
+                     *_short(s["correct_interval"].sel(trunk=t, intervention=i))]
+            for i in s["intervention"].values
+        }
+        for t in s["trunk"].values
+    }  # fmt: skip
+    for name, there in (("completed", ablation["slot_match"]), ("not_completed", ~ablation["slot_match"])):
+        change = ablation["slot_change"].isel(trunk=0).where(there)
+        out[f"slot_change_{name}"] = round(float(change.mean()), 4)
+    return out
+
+
+def _short(values: xr.DataArray) -> list[float | None]:
+    return [round(float(v), 3) if np.isfinite(v) else None for v in values.values.ravel()]
 
 
 def main() -> None:

@@ -118,7 +118,7 @@ def run(
     options: dict[str, Any] = {"max_tokens": length, "min_tokens": length, "bos": False, "progress": progress}
     prompts = ti.Prompts.from_texts([t.strip() for t in texts], model, **options)
     asked = {
-        "dimension": ti.IntrinsicDimension(scales, tokens=0, small="nan"),
+        "dimension": ti.IntrinsicDimension(scales, tokens=0, small="nan", exclude=()),  # no token is left out
         "lens": ti.LogitLens([model.info.n_layers], top=0, tokens=0),
     }
     store = None if out is None else Path(out).with_suffix(".pass.zarr")

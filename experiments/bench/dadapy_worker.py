@@ -31,6 +31,17 @@ def imbalance(data_class) -> str:
     return f"{_return_imbalance(*near, rng, k=1)!r} {_return_imbalance(*near[::-1], rng, k=1)!r}"
 
 
+def all_gride(data_class) -> str:
+    """GRIDE of every cloud of X (prompt, layer, point, coordinate)."""
+    return " ".join(repr(float(data_class(x).return_id_scaling_gride(range_max=2)[0][0])) for one in X for x in one)
+
+
+def all_overlap(data_class) -> str:
+    """Overlap of every layer of X with the next, prompt by prompt, k = 10."""
+    pairs = [(one[i], one[i + 1]) for one in X for i in range(len(one) - 1)]
+    return " ".join(repr(float(data_class(x).return_data_overlap(coordinates=y, k=10))) for x, y in pairs)
+
+
 def main() -> None:
     from dadapy import Data  # pyright: ignore[reportMissingImports]
 
@@ -40,6 +51,8 @@ def main() -> None:
         "twonn": lambda: repr(float(Data(X).compute_id_2NN()[0])),
         "overlap": lambda: overlap(Data),
         "imbalance": lambda: imbalance(Data),
+        "all_gride": lambda: all_gride(Data),
+        "all_overlap": lambda: all_overlap(Data),
     }
     print("ready", flush=True)
     for line in sys.stdin:

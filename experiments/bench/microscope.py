@@ -1,11 +1,17 @@
 """All of a study in one pass against the published functions one after the other on the same states.
 
-python -m experiments.bench microscope [--small]
+    python -m experiments.bench microscope [--small] --out runs/bench
+
+scikit-dimension and scikit-learn stand beside it where they are installed; DADApy runs in an environment of its own,
+whose Python is named by DADAPY_PYTHON.
 """
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,17 +25,18 @@ import tokinterp as ti
 from . import common
 from .layer_geometry import literal_cka, literal_curvature, literal_entropy, literal_pairs
 from .linearity import published as linearity
+from .neighbours import Dadapy
 
 K = 10
 
 
-def run(*, small: bool = False, out: Path | None = None, rounds: int = 3) -> dict[str, Any]:
+def run(*, small: bool = False, out: Path | None = None, rounds: int = 2) -> dict[str, Any]:
     """Time each question both ways, then all questions, and all in multiples of a bare forward pass.
 
     Clouds are single prompts for dimension, overlap, entropy and curvature, and all tokens for the others. The literal
     side takes states that are there already: its total adds one pass that keeps all hidden states.
     """
-    n, length, d, blocks, vocab = (3, 48, 16, 2, 320) if small else (6, 512, 256, 6, 4000)
+    n, length, d, blocks, vocab = (3, 48, 16, 2, 320) if small else (4, 512, 256, 4, 4000)
     lm = common.random_llama(n_layers=blocks, d_model=d, n_heads=4, d_vocab=vocab, d_mlp=3 * d)
     model = ti.wrap(lm, id="bench")
     prompts = common.random_prompts(n, length, vocab)
@@ -65,6 +72,14 @@ def run(*, small: bool = False, out: Path | None = None, rounds: int = 3) -> dic
             lambda: [[overlap(x, y) for x, y in pairwise(cloud)] for cloud in clouds],
             lambda: ti.NeighbourOverlap((K,), pairs=False, labels=(), small="nan"),
         ),
+        "information imbalance": (
+            lambda: [imbalances(cloud) for cloud in clouds],
+            lambda: ti.InformationImbalance((1,), small="nan"),
+        ),
+        "cosine similarity": (
+            lambda: [[cosine(x) for x in cloud] for cloud in clouds],
+            lambda: ti.CosineSimilarity(exclude=(), angles=False),
+        ),
         "matrix entropy": (
             lambda: [[literal_entropy(x) for x in cloud] for cloud in clouds],
             lambda: ti.MatrixEntropy(),
@@ -85,8 +100,15 @@ def run(*, small: bool = False, out: Path | None = None, rounds: int = 3) -> dic
         )
 
     rows: dict[str, dict[str, float]] = {}
-    for name, (literal, _) in questions.items():
-        rows |= common.paired({f"{name}: in its own pass": measured(name), f"{name}: literal": literal}, rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        peers, dadapy = libraries(clouds, Path(folder))
+        for name, (literal, _) in questions.items():
+            own = {f"{name}: in its own pass": measured(name), f"{name}: literal": literal}
+            found = common.paired({**own, **peers.get(name, {})}, rounds)
+            rows |= found
+            print("  ".join(f"{key}: {row['seconds']:.3g} s" for key, row in found.items()), flush=True)
+        if dadapy is not None:
+            dadapy.close()
     everything = {
         "forward with head": forward,
         "all, one pass": measured(*questions),
@@ -94,10 +116,35 @@ def run(*, small: bool = False, out: Path | None = None, rounds: int = 3) -> dic
         "all, literal, states kept": lambda: (forward(True), *(literal() for literal, _ in questions.values())),
     }
     rows |= common.paired(everything, rounds)
-    rows |= common.paired({"all, one pass ": everything["all, one pass"],
-                           "all, literal": everything["all, literal, states kept"]}, rounds)  # fmt: skip
+    rows["all: literal over one pass"] = {
+        "ratio": rows["all, literal, states kept"]["seconds"] / rows["all, one pass"]["seconds"]
+    }
+    for name in ("forward with head", "all, one pass", "all, literal, states kept"):
+        rows[name]["peak_mb"] = common.peak_mb(everything[name])
     sizes = {"prompts": n, "tokens": length, "d_model": d, "blocks": blocks, "d_vocab": vocab, "rounds": rounds}
     return common.save("microscope", rows, sizes, out)
+
+
+def libraries(
+    clouds: list[Tensor], folder: Path
+) -> tuple[dict[str, dict[str, Callable[[], Any]]], Dadapy | None]:  # fmt: skip
+    """Return for some questions what libraries do with the clouds, (layer, position, d) of each prompt."""
+    out: dict[str, dict[str, Callable[[], Any]]] = {}
+    points = torch.stack(clouds).numpy()
+    if find_spec("skdim") is not None:
+        from skdim.id import TwoNN
+
+        def by_skdim() -> list[float]:
+            distinct = [np.unique(x, axis=0) for one in points for x in one]
+            return [float(TwoNN().fit(x).dimension_) for x in distinct if len(x) > 2]
+
+        out["intrinsic dimension"] = {"intrinsic dimension: scikit-dimension": by_skdim}
+    peer = None
+    if os.environ.get("DADAPY_PYTHON"):
+        peer = Dadapy(points[:, 1:].copy(), folder)  # the embedding has copies, which it cannot take
+        for name, word in (("intrinsic dimension", "all_gride"), ("overlap of neighbours", "all_overlap")):
+            out.setdefault(name, {})[f"{name}: DADApy, no layer 0"] = lambda word=word: peer(word)
+    return out, peer
 
 
 # -- the published steps, written out -----------------------------------------------------------------------------
@@ -140,3 +187,17 @@ def overlap(x: Tensor, y: Tensor) -> float:
 
     near = [NearestNeighbors(n_neighbors=K).fit(z.numpy()).kneighbors(return_distance=False) for z in (x, y)]
     return float(np.mean([len(np.intersect1d(a, b)) / K for a, b in zip(*near, strict=True)]))
+
+
+def imbalances(cloud: Tensor) -> Tensor:
+    """Return (layer, other layer) the information imbalance of all pairs, from ranks of all points."""
+    orders = [torch.cdist(x.double(), x.double()).fill_diagonal_(torch.inf).argsort(1) for x in cloud]
+    ranks = [order.argsort(1) + 1 for order in orders]
+    n = cloud.shape[1]
+    return torch.tensor([[2 / n * float(b.gather(1, a[:, :1]).double().mean()) for b in ranks] for a in orders])
+
+
+def cosine(x: Tensor) -> float:
+    """Return the mean of the matrix of all cosines, diagonal and all, as published."""
+    y = x / x.norm(dim=1, keepdim=True)
+    return float((y @ y.T).mean())

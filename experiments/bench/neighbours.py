@@ -158,7 +158,10 @@ class Dadapy:
             raise RuntimeError("DADAPY_PYTHON does not start DADApy: see the message above")
 
     def __call__(self, what: str) -> str:
-        """Run ``gride``, ``gride64``, ``twonn``, ``overlap`` or ``imbalance`` and return the printed answer."""
+        """Run ``gride``, ``gride64``, ``twonn``, ``overlap``, ``imbalance``, ``all_gride`` or ``all_overlap``.
+
+        Returns the printed answer.
+        """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(what + "\n")
