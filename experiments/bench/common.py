@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import platform
@@ -58,6 +59,7 @@ def peak_mb(method: Callable[[], Any]) -> float:
         before = torch.cuda.memory_allocated()
         method()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
+    _trim()
     before = peak = _rss()
     stop = threading.Event()
 
@@ -129,6 +131,12 @@ def random_prompts(n: int, length: int, d_vocab: int, seed: int = 0) -> ti.Promp
 def _wait() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def _trim() -> None:
+    """Give memory that was freed back to the system, so that the next call is seen to take it."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
 
 
 def _rss() -> int:

@@ -11,6 +11,7 @@ if _find_spec("matplotlib") is None:
     raise ImportError("figures need matplotlib, which is not installed: pip install 'tokinterp[plots]'")
 
 from .attention import attention_by_block, head_map, sink_by_position
+from .augmentation import augmentation_by_layer
 from .correlation import correlation_by_layer
 from .cosine import angle_histogram, cosine_by_layer, smoothness_by_layer
 from .curvature import curvature_by_layer
@@ -19,13 +20,23 @@ from .entropy import entropy_by_layer
 from .erasure import erasure_map, precision_recall, psi_distribution
 from .erasure_html import erasure_html
 from .fillers import evidence, insertion_curves, intervals
-from .fillers_training import accuracy_by_size, dots_by_layer, learning_curve, probe_curve, stratum_accuracy
+from .fillers_dots import (
+    dot_ablation,
+    dot_attention_by_block,
+    dot_probe_map,
+    dot_probes_by_layer,
+    dots_by_layer,
+    slot_effects,
+)
+from .fillers_text import cell_likeness, coverage_by_block, explained_by_source, hidden_in_windows
+from .fillers_training import accuracy_by_size, learning_curve, probe_curve, stratum_accuracy
 from .graph import graph_by_layer
 from .imbalance import imbalance_by_layer, imbalance_plane
 from .inner_lexicon import canonicity_by_layer, piece_attention, retrieval_by_layer, word_accuracy
 from .layers import by_layer
 from .lens import lens_by_layer, lens_table
 from .linearity import linearity_by_block
+from .logit_dimension import dimension_of_prompts
 from .nonlinearity import nonlinearity_map
 from .norms import magnitudes_by_layer, norms_by_layer
 from .overlap import label_overlap_by_layer, overlap_by_layer
@@ -44,23 +55,33 @@ __all__ = [
     "accuracy_by_size",
     "angle_histogram",
     "attention_by_block",
+    "augmentation_by_layer",
     "by_layer",
     "canonicity_by_layer",
+    "cell_likeness",
     "correlation_by_layer",
     "cosine_by_layer",
+    "coverage_by_block",
     "curvature_by_layer",
     "dimension_by_layer",
     "dimension_by_scale",
+    "dimension_of_prompts",
+    "dot_ablation",
+    "dot_attention_by_block",
+    "dot_probe_map",
+    "dot_probes_by_layer",
     "dots_by_layer",
     "eigenvalues",
     "entropy_by_layer",
     "erasure_html",
     "erasure_map",
     "evidence",
+    "explained_by_source",
     "figure",
     "first_token_map",
     "graph_by_layer",
     "head_map",
+    "hidden_in_windows",
     "imbalance_by_layer",
     "imbalance_plane",
     "insertion_curves",
@@ -89,10 +110,11 @@ __all__ = [
     "save",
     "similarity_map",
     "sink_by_position",
+    "slot_effects",
     "smoothness_by_layer",
     "spectrum_by_layer",
     "stratum_accuracy",
     "token_layer_map",
     "tokens_of",
     "word_accuracy",
-]  # fmt: skip
+]

@@ -15,7 +15,6 @@ from . import style
 MEASUREMENT = (
     "segment_coverage", "segment_probe", "separator_windows", "registers", "cell_clusters", "routing",
 )  # fmt: skip
-MARKERS = "osD^v<>P"
 
 
 def lines(
@@ -63,10 +62,43 @@ def headroom(axes: Axes, share: float = 0.35) -> None:
     axes.set_ylim(low, high + share * (high - low))
 
 
+def colour(number: int) -> str:
+    """Return the colour of the line of that number."""
+    return style.COLOURS[number % len(style.COLOURS)]
+
+
 def draw_line(axes: Axes, x: np.ndarray, y: np.ndarray, bounds: np.ndarray, number: int, text: str) -> None:
     """Draw a line with markers and its interval as a band."""
-    (line,) = axes.plot(x, y, marker=MARKERS[number % len(MARKERS)], ms=3, lw=1.2, color=f"C{number}", label=text)
+    (line,) = axes.plot(
+        x,
+        y,
+        marker=style.MARKERS[number % len(style.MARKERS)],
+        ms=3,
+        lw=1.2,
+        color=colour(number),
+        label=text,
+    )
     axes.fill_between(x, *bounds, color=line.get_color(), alpha=0.2, lw=0)
+
+
+def coverage_by_block(ds: xr.Dataset, *, ax: Axes | None = None, width: str | float = "column") -> Axes:
+    """Draw how much of the attention beyond the own segment is on separators (result of ``segment_coverage``).
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        With ``separator_share`` and ``chance``.
+    ax, width
+        See `lines`.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    names = {"separator_share": "on separators", "chance": "their share of the tokens"}
+    axes = lines(ds, names, "block", ax=ax, ylabel="share of attention out of reach", width=width)
+    style.from_zero(axes)
+    return axes
 
 
 def explained_by_source(
@@ -130,7 +162,7 @@ def hidden_in_windows(
             middle = one[name].values
             low, high = one[f"{name}_interval"].transpose("bound", "intervention").values
             axes.errorbar(
-                middle, y, xerr=[middle - low, high - middle], fmt=MARKERS[number], ms=4, color=f"C{number}",
+                middle, y, xerr=[middle - low, high - middle], fmt=style.MARKERS[number], ms=4, color=colour(number),
                 label=f"{policy} hidden",
             )  # fmt: skip
         axes.axvline(0, color="0.6", lw=0.8, zorder=0)
@@ -181,9 +213,7 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
     ax = axes[0, 0]
     with style.paper_style():
         if kind == "segment_coverage":
-            names = {"separator_share": "on separators", "chance": "their share of the tokens"}
-            lines(ds, names, "block", ax=ax, ylabel="share of attention out of reach")
-            style.from_zero(ax)
+            coverage_by_block(ds, ax=ax)
             caption = f"Attention beyond the own segment that falls on separators, mean over heads, {over}."
         elif kind == "segment_probe":
             explained_by_source(ds, ax=ax)
