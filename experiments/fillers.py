@@ -126,7 +126,8 @@ def run(
     nodes["states"] = filler_states(model, questions, **one)
     if len(questions) >= 10:
         nodes["probes"] = filler_probes(model, questions, **one)
-        nodes["clusters"] = cell_clusters(model, questions[:100], n_fillers=min(4, n_fillers))
+        some = [1, model.info.n_layers // 2, model.info.n_layers] if small else None
+        nodes["clusters"] = cell_clusters(model, questions[:100], n_fillers=min(4, n_fillers), layers=some)
     nodes["lens"] = read_fillers(model, questions, **one)
     items = build_items(model, questions, **one)
     keys = {"fillers": items.mark("filler"), "question": items.mark("question"), "sink": "first", "other": "other"}
