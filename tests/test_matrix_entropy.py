@@ -124,6 +124,24 @@ def test_centred_unit_rows_are_those_of_diff_erank():
         diff_erank(ds, ds.assign_attrs(parameters="c"))
 
 
+def test_diff_erank_is_positive_where_training_removed_directions():
+    """Untrained: independent rows of 8 channels.  Trained: all rows on 2 orthogonal lines, whose eRank is 2."""
+    untrained, trained = StandIn(lengths=(40, 50)), StandIn(lengths=(40, 50))
+    rng = np.random.default_rng(0)
+    for n, length in enumerate(trained.lengths):
+        for layer in range(len(trained.streams[n])):
+            untrained.streams[n][layer] = rng.standard_normal((length, 8))
+            side = np.arange(length) // 2 % 2
+            trained.streams[n][layer] = np.eye(8)[side] * (1 - 2 * (np.arange(length) % 2))[:, None]
+    found = [m.measured(MatrixEntropy(exclude=(), centre=True, unit=True)).result() for m in (untrained, trained)]
+    found = [ds.assign_attrs(parameters="a", prompts="b") for ds in found]
+    change = diff_erank(*found)
+    assert (found[1]["prompt_effective_rank"] < 2.2).all()
+    assert (found[0]["prompt_effective_rank"] > 6).all()
+    assert (change > 4).all()
+    assert (diff_erank(*found[::-1]) < -4).all()
+
+
 def test_one_massive_row_ends_the_entropy_unless_it_is_excluded():
     model = StandIn(lengths=(20, 20))
     for n in range(2):

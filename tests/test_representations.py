@@ -1,8 +1,14 @@
 """TokenRepresentations is an estimator of scikit-learn, and its features are the rows of the model."""
 
+import pickle
+import warnings
+
 import numpy as np
+import pandas as pd
 import pytest
+from sklearn import config_context
 from sklearn.base import clone
+from sklearn.compose import make_column_transformer
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -10,6 +16,7 @@ from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import (
     check_do_not_raise_errors_in_init_or_set_params,
+    check_estimator,
     check_estimator_cloneable,
     check_estimator_repr,
     check_estimator_tags_renamed,
@@ -132,3 +139,72 @@ def test_refusals():
             ti.TokenRepresentations(tiny(), **options).fit(TEXTS)
     with pytest.raises(ValueError, match="text 0 has no token"):
         ti.TokenRepresentations(tiny(), classes="punctuation").fit_transform(["abc", "a, b"])
+
+
+# -- data frames ----------------------------------------------------------------------------------------------
+def test_a_pipeline_of_data_frames():
+    series = pd.Series(TEXTS, index=[f"row {n}" for n in range(6)])
+    plain = ti.TokenRepresentations(tiny(), 2).fit_transform(TEXTS)
+    ask = ti.TokenRepresentations(tiny(), 2)
+    assert ask.set_output(transform="pandas") is ask
+    frame = ask.fit_transform(series)
+    assert isinstance(frame, pd.DataFrame)
+    assert frame.index.equals(series.index)
+    assert frame.columns.tolist() == ask.get_feature_names_out().tolist()
+    np.testing.assert_array_equal(frame, plain)
+    assert ask.transform(TEXTS).index.tolist() == list(range(6))  # a list has a method of that name
+    assert ask.set_output().transform(TEXTS).shape == plain.shape
+    assert isinstance(ask.transform(TEXTS), pd.DataFrame), "None changed something"
+    assert isinstance(ask.set_output(transform="default").transform(series), np.ndarray)
+    probe = make_pipeline(ti.TokenRepresentations(tiny(), 2), StandardScaler(), LogisticRegression())
+    probe.set_output(transform="pandas").fit(series, [0, 1] * 3)
+    assert probe[-1].feature_names_in_[3] == "layer2_channel3"
+    assert isinstance(probe[:-1].transform(series), pd.DataFrame)
+    assert isinstance(clone(probe)[0].fit_transform(series), pd.DataFrame), "a clone forgot its output"
+    with pytest.raises(ValueError, match="transform='arrow'"):
+        ask.set_output(transform="arrow")
+
+
+def test_output_that_scikit_learn_is_told_to_give():
+    ask = ti.TokenRepresentations(tiny(), 1).fit(TEXTS)
+    chosen = ti.TokenRepresentations(tiny(), 1).set_output(transform="default").fit(TEXTS)
+    with config_context(transform_output="pandas"):
+        assert isinstance(ask.transform(TEXTS), pd.DataFrame)
+        assert isinstance(chosen.transform(TEXTS), np.ndarray)
+    assert isinstance(ask.transform(TEXTS), np.ndarray)
+    with config_context(transform_output="polars"), pytest.raises(ValueError, match="default, pandas"):
+        ask.transform(TEXTS)
+
+
+def test_columns_of_a_table_and_layers_side_by_side_keep_their_names():
+    table = pd.DataFrame({"text": TEXTS, "year": range(6)}, index=list("abcdef"))
+    both = FeatureUnion([(f"l{n}", ti.TokenRepresentations(tiny(), n)) for n in (1, 3)]).set_output(transform="pandas")
+    frame = both.fit_transform(table["text"])
+    assert frame.columns[32] == "l3__layer3_channel0"
+    assert frame.index.tolist() == list("abcdef")
+    columns = make_column_transformer((ti.TokenRepresentations(tiny(), 1), "text"), ("passthrough", ["year"]))
+    frame = columns.set_output(transform="pandas").fit_transform(table)
+    assert frame.columns[[0, -1]].tolist() == ["tokenrepresentations__layer1_channel0", "passthrough__year"]
+    assert frame.shape == (6, 33)
+
+
+def test_rows_of_tokens_have_no_index_of_texts():
+    ask = ti.TokenRepresentations(tiny(), 1, "tokens").set_output(transform="pandas")
+    frame = ask.fit_transform(pd.Series(TEXTS[:2], index=["a", "b"]))
+    assert len(frame) == len(ask.rows(TEXTS[:2])[0]) > 2
+    assert frame.index.tolist() == list(range(len(frame)))
+
+
+def test_what_scikit_learn_checks_of_any_estimator_and_another_process_needs():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Can't test estimator")  # its own checks stop at arrays of numbers
+        found = check_estimator(ti.TokenRepresentations(tiny()), on_fail="raise")
+    assert {r["status"] for r in found} == {"passed"}
+    fitted = ti.TokenRepresentations(tiny(), 2).set_output(transform="pandas").fit(TEXTS)
+    again = pickle.loads(pickle.dumps(fitted))
+    pd.testing.assert_frame_equal(again.transform(TEXTS), fitted.transform(TEXTS))
+    before = fitted.get_params()
+    assert fitted.fit(TEXTS) is fitted
+    assert fitted.get_params() == before
+    pd.testing.assert_frame_equal(fitted.transform(TEXTS[::-1]), again.transform(TEXTS)[::-1].reset_index(drop=True))
+    pd.testing.assert_frame_equal(fitted.transform(TEXTS[:2]), again.transform(TEXTS)[:2], rtol=1e-4, atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from .measurements.pooled import POOLING, PooledStates
 from .models import load_model
 from .models.base import Model
 from .text.prompts import Prompts
+
+CONTAINERS = ("default", "pandas")
 
 
 class TokenRepresentations:
@@ -100,8 +103,36 @@ class TokenRepresentations:
             setattr(self, name, value)
         return self
 
+    def set_output(self, *, transform: str | None = None) -> TokenRepresentations:
+        """Choose what `transform` and `fit_transform` return.
+
+        Parameters
+        ----------
+        transform : str, optional
+            ``"default"`` (an array) or ``"pandas"`` (a data frame with the names of `get_feature_names_out` and the
+            index of the texts, if they have one and are the rows); None changes nothing.  Unless chosen here,
+            ``sklearn.set_config(transform_output=...)`` counts.
+
+        Raises
+        ------
+        ValueError
+            For anything else.
+
+        Examples
+        --------
+        >>> frame = TokenRepresentations(layer=2).set_output(transform="pandas").fit_transform(["a cat", "a dog"])
+        >>> frame.columns[:2].tolist()
+        ['layer2_channel0', 'layer2_channel1']
+        """
+        if transform not in (None, *CONTAINERS):
+            raise ValueError(f"transform={transform!r}: choose from {', '.join(CONTAINERS)}, or None")
+        if transform is not None:
+            self._output = transform
+        return self
+
     def __sklearn_clone__(self) -> TokenRepresentations:
-        return type(self)(**self.get_params())  # a deep copy would double the weights of the model
+        copy = type(self)(**self.get_params())  # a deep copy would double the weights of the model
+        return copy.set_output(transform=getattr(self, "_output", None))
 
     def __sklearn_tags__(self) -> Any:
         from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags
@@ -146,20 +177,22 @@ class TokenRepresentations:
         self.n_features_out_ = int(model.info.d_model)
         return self
 
-    def transform(self, texts: Iterable[str]) -> np.ndarray:
+    def transform(self, texts: Iterable[str]) -> Any:
         """Return (text, d_model) float32 features; (token, d_model) with ``pooling="tokens"``.
+
+        An array, or what `set_output` says.
 
         Raises
         ------
         ValueError
             If a text has no token that takes part, or gives NaN or infinite activations.
         """
-        return self.rows(texts)[0]
+        return self._contained(self.rows(texts)[0], getattr(texts, "index", None))
 
-    def fit_transform(self, texts: Iterable[str], y: Any = None, **fit_params: Any) -> np.ndarray:
+    def fit_transform(self, texts: Iterable[str], y: Any = None, **fit_params: Any) -> Any:
         """Call `fit`, then `transform`."""
-        kept = _as_texts(texts)
-        return self.fit(kept, y).transform(kept)
+        texts = texts if hasattr(texts, "__array__") else _as_texts(texts)  # an iterator is read once
+        return self.fit(texts, y).transform(texts)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Return (d_model,) names such as ``"layer3_channel17"``."""
@@ -203,11 +236,29 @@ class TokenRepresentations:
             raise ValueError(f"text {first} {why}: drop it")
         return features, {"text": ds["prompt"].values}
 
+    def _contained(self, features: np.ndarray, index: Any) -> Any:
+        """Return features as an array or a data frame; ``index`` of a pandas object, or the method of a list."""
+        kind = getattr(self, "_output", None) or _configured()
+        if kind == "default":
+            return features
+        if kind not in CONTAINERS:
+            raise ValueError(f"transform_output={kind!r}: choose from {', '.join(CONTAINERS)}")
+        import pandas as pd
+
+        own = isinstance(index, pd.Index) and self.pooling != "tokens"
+        return pd.DataFrame(features, columns=self.get_feature_names_out(), index=index if own else None)
+
     def _check_fitted(self) -> None:
         if not hasattr(self, "model_"):
             from sklearn.exceptions import NotFittedError
 
             raise NotFittedError("this TokenRepresentations has no model yet: call fit first")
+
+
+def _configured() -> str:
+    """Return the output that scikit-learn, if it is in use, is told to give everywhere."""
+    sklearn = sys.modules.get("sklearn")
+    return "default" if sklearn is None else sklearn.get_config()["transform_output"]
 
 
 def _as_texts(texts: Any) -> list[str]:

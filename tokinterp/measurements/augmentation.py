@@ -13,6 +13,7 @@ import xarray as xr
 
 from ..checkpoint import fingerprint
 from ..dataset import check, layer_coords, variable
+from ..jackknife import jackknife_interval, left_out, student
 from ..kernels import entropy
 from ..kernels import similarity as sim
 from ..text.augment import augment_prompts
@@ -41,6 +42,8 @@ def augmentation_metrics(
     delta: float = 1e-4,
     draws: int = 10,
     published: Sequence[str] = (),
+    groups: int = 20,
+    level: float = 0.95,
     seed: int = 0,
     batch_tokens: int | None = None,
     progress: bool = True,
@@ -71,8 +74,13 @@ def augmentation_metrics(
         Random pairings of DiME.
     published : sequence of str
         ``"skean2025"`` adds ``lidar_skean2025``, see `tokinterp.kernels.entropy.lidar`.
+    groups : int
+        Least number of groups of prompts that are left out in turn for the intervals (see Notes), each of which costs
+        as much as the value itself; with fewer prompts each is left out alone.  0 for no intervals.
+    level : float
+        Of the intervals.
     seed : int
-        Of edits and pairings.
+        Of edits, pairings and groups.
     batch_tokens, progress
         See `measure`.
 
@@ -80,16 +88,23 @@ def augmentation_metrics(
     -------
     xarray.Dataset
         On ``layer``: ``infonce_loss`` and ``infonce_bound`` (log n - loss, nat), ``infonce_share`` (1 - loss / log n),
-        ``lidar`` (1 to min(n - 1, d)) and ``lidar_share`` (over that maximum), ``dime`` (nat).
+        ``lidar`` (1 to min(n - 1, d)) and ``lidar_share`` (over that maximum), ``dime`` (nat); each with an
+        ``_interval`` (bound, layer).
 
     Raises
     ------
     ValueError
-        For fewer than 2 readings or 4 prompts, unknown names.
+        For fewer than 2 readings or 4 prompts, unknown names, one group, a level not between 0 and 1.
 
     Notes
     -----
     All three grow with the number of prompts: compare layers and models on the same ones.
+
+    The intervals are jackknife ones (`tokinterp.jackknife`), for the expected value at as many prompts.  A bootstrap
+    would be wrong: a prompt drawn twice is its own negative for InfoNCE, a row that adds no direction for LiDAR and no
+    entropy for DiME, and draws with replacement hold only 63 % of the prompts, so that all three leave the measured
+    value behind.  Left out are prompts with all their readings; DiME keeps its pairings, each prompt left out being
+    replaced by its own partner.
 
     Examples
     --------
@@ -111,6 +126,9 @@ def augmentation_metrics(
         raise ValueError(f"q={q}: at least two readings are compared")
     if pooling not in ("mean", "last"):
         raise ValueError(f"pooling={pooling!r}: choose mean or last")
+    if groups == 1 or groups < 0:
+        raise ValueError(f"groups={groups}: at least two are left out in turn; 0 for no intervals")
+    student((1 + level) / 2, 1)  # says what is wrong with the level
     chosen = choose_layers(layers, model.info)
     if not isinstance(prompts, Prompts):
         prompts = Prompts.from_texts(prompts, model)
@@ -127,16 +145,25 @@ def augmentation_metrics(
     if n < 4:
         raise ValueError(f"{n} prompts have finite states in every reading: at least 4 are told apart here")
     orders = np.stack([np.random.default_rng([seed, r]).permutation(n) for r in range(draws)])
-    columns: dict[str, list[float]] = {}
+    whole, parts, removed = [], [], left_out(n, groups, seed) if groups else np.empty((0, 0), np.int64)
     for i in range(len(chosen)):
-        values = _of_layer(states[:, :, i].double(), asked, extra, temperature, delta, torch.from_numpy(orders))
-        for name, value in values.items():
-            columns.setdefault(name, []).append(value)
-    data = {k: variable("layer", np.array(v), *LABELS[k]) for k, v in columns.items()}
+        x = states[:, :, i].double()
+        whole.append(reading_numbers(x, orders, asked, extra, temperature, delta))
+        parts.append([reading_numbers(*without(x, orders, out), asked, extra, temperature, delta) for out in removed])
+    data: dict[str, xr.Variable] = {}
+    for name in whole[0]:
+        values = np.array([row[name] for row in whole])
+        data[name] = variable("layer", values, *LABELS[name])
+        if groups:
+            others = np.array([[one[name] for one in row] for row in parts]).T
+            bounds = jackknife_interval(values, others, removed.shape[1], n, level)
+            text = f"{level:.0%} jackknife interval of the {LABELS[name][0]}"
+            data[f"{name}_interval"] = variable(("bound", "layer"), bounds, text, LABELS[name][1])
     data["n_prompts"] = variable((), n, "prompts that take part", "1")
     parameters: dict[str, Any] = {
         "layers": chosen, "metrics": asked, "q": q, "rate": rate, "kind": kind, "pooling": pooling,
         "temperature": temperature, "delta": delta, "draws": draws, "published": extra,
+        "groups": groups, "level": level,
     }  # fmt: skip
     attrs = dict(found[0].attrs)
     attrs.update(
@@ -144,16 +171,40 @@ def augmentation_metrics(
         parameters=json.dumps(parameters, sort_keys=True),
     )  # fmt: skip
     attrs["fingerprint"] = fingerprint({"of": [f.attrs["fingerprint"] for f in found], "seed": seed, **parameters})
-    ds = xr.Dataset(data, layer_coords(chosen, model.info), attrs)
+    coords = layer_coords(chosen, model.info)
+    if groups:
+        coords["bound"] = variable("bound", np.array(["lower", "upper"]), "bound of the interval", "1")
+    ds = xr.Dataset(data, coords, attrs)
     check(ds)
     return ds
 
 
-def _of_layer(
-    x: torch.Tensor, metrics: Sequence[str], published: Sequence[str], temperature: float, delta: float,
-    orders: torch.Tensor,
+def without(x: torch.Tensor, orders: np.ndarray, out: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+    """Return readings (reading, prompt, channel) and pairings (draw, prompt) without some prompts.
+
+    Whose partner goes gets the partner of that partner: pairings drawn uniformly stay so.
+
+    Examples
+    --------
+    >>> x, orders = without(torch.zeros(2, 4, 3), np.array([[2, 0, 3, 1]]), np.array([2]))
+    >>> x.shape[1], orders.tolist()  # 0 -> 2 -> 3 becomes 0 -> 3, the third that is left
+    (3, [[2, 0, 1]])
+    """
+    n = orders.shape[1]
+    stays = np.ones(n, dtype=bool)
+    stays[out] = False
+    kept = np.flatnonzero(stays)
+    partner = orders[:, kept]
+    while not stays[partner].all():
+        partner = np.where(stays[partner], partner, np.take_along_axis(orders, partner, 1))
+    return x[:, torch.from_numpy(kept).to(x.device)], (np.cumsum(stays) - 1)[partner]
+
+
+def reading_numbers(
+    x: torch.Tensor, orders: np.ndarray, metrics: Sequence[str], published: Sequence[str], temperature: float,
+    delta: float,
 ) -> dict[str, float]:  # fmt: skip
-    """Return the numbers of one layer from (reading, prompt, channel)."""
+    """Return the numbers of one layer from readings (reading, prompt, channel) and pairings (draw, prompt)."""
     n, d = x.shape[1:]
     out: dict[str, float] = {}
     pairs = list(combinations(range(len(x)), 2))
@@ -168,8 +219,8 @@ def _of_layer(
             out[f"lidar_{p}"] = float(entropy.lidar(each, delta, p))
     if "dime" in metrics:
         grams = [entropy.cosine_gram(v) for v in x]
-        orders = orders.to(x.device)
-        out["dime"] = float(torch.stack([entropy.dime(grams[a], grams[b], orders) for a, b in pairs]).mean())
+        drawn = torch.from_numpy(orders).to(x.device)
+        out["dime"] = float(torch.stack([entropy.dime(grams[a], grams[b], drawn) for a, b in pairs]).mean())
     return out
 
 

@@ -238,12 +238,18 @@ def diff_erank(untrained: xr.Dataset, trained: xr.Dataset) -> xr.DataArray:
     Returns
     -------
     xarray.DataArray
-        (prompt, layer) eRank(untrained) - eRank(trained).
+        (prompt, layer) eRank(untrained) - eRank(trained).  Positive where training has removed directions.
 
     Raises
     ------
     ValueError
         If prompts, layers or settings differ.
+
+    Notes
+    -----
+    The sign is that of the paper, whose larger models have larger values, and of its code; elsewhere the difference is
+    also written the other way round, eRank(trained) - eRank(untrained).  The paper looks at the last layer after the
+    final norm; layer n_layers here is before it.
 
     References
     ----------

@@ -78,7 +78,7 @@ def dimension_by_scale(
     Parameters
     ----------
     ds : xarray.Dataset
-        Result of ``IntrinsicDimension``.
+        Result of ``IntrinsicDimension``, or of ``LogitDimension``, which has no layers.
     layers : sequence of int, optional
         Which layers; by default up to five, spread over the depth.
     ax : matplotlib.axes.Axes, optional
@@ -93,8 +93,17 @@ def dimension_by_scale(
     Returns
     -------
     matplotlib.axes.Axes
+
+    Raises
+    ------
+    ValueError
+        For layers that were not measured, or that a result of the logits cannot have.
     """
-    select = {"layer": spread(ds["layer"].values, 5) if layers is None else list(layers)}
+    select = {}
+    if "layer" in ds["dimension"].dims:
+        select["layer"] = spread(ds["layer"].values, 5) if layers is None else list(layers)
+    elif layers is not None:
+        raise ValueError(f"layers={list(layers)}: this dimension is not of layers but of the logits")
     sets = named_sets(ds, other, label)
     found = {key: list(curves(d, "dimension", select, level=level, along="scale")) for key, d in sets.items()}
     with style.drawing(ax, width) as axes:

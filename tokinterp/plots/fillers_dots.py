@@ -232,7 +232,7 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
         text = "Share of fillers whose best word, dots left out, could stand there in the chain of thought, by layer."
         plans = [("dots", text, dots_by_layer, {})]
     elif kind == "DotAttention":
-        plans = [
+        plans: list[tuple[str, str, Any, dict[str, Any]]] = [
             (f"attention_{q}", f"What {who} at, by block and head; right: uniform attention.",
              dot_attention_by_block, {"query": q})
             for q, who in (("answer", "the answer position looks"), ("fillers", "the fillers look"))

@@ -1,4 +1,4 @@
-"""Networks trained with and without fillers: learning curves, kinds of examples, probes, and lengths."""
+"""Networks trained with and without fillers: learning curves, kinds of examples, lengths, and the frozen probe."""
 
 from __future__ import annotations
 
@@ -95,36 +95,6 @@ def probe_curve(ds: xr.Dataset, *, ax: Axes | None = None, legend: bool = True) 
         axes.set_xlabel("share of the fillers kept")
         axes.set_ylabel("accuracy of the probe")
         axes.set_ylim(None, 1.02)
-        if legend:
-            axes.legend()
-    return axes
-
-
-def dots_by_layer(ds: xr.Dataset, *, ax: Axes | None = None, legend: bool = True) -> Axes:
-    """Draw how often the logit lens at a filler shows a valid word of the chain of thought, by layer, beside chance.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        Result of ``FillerContents``.  Only slots whose word depends on the digits are averaged.
-    """
-    with style.drawing(ax) as axes:
-        digits = ds.isel(slot=slice(1, None, 2))
-        for i, (name, label) in enumerate(
-            (
-                ("recovery", "valid for these rows"),
-                ("recovery_shuffled", "valid for other rows"),
-                ("filler_share", "the dot"),
-            )
-        ):
-            axes.plot(
-                ds["layer"], digits[name].mean("slot"), style.DASHES[i], marker=style.MARKERS[i],
-                color=style.COLOURS[i], label=label,
-            )  # fmt: skip
-        axes.set_xlabel("layer")
-        axes.set_ylabel("share of fillers whose best word is")
-        axes.set_ylim(-0.02, 1.02)
-        style.integer_axis(axes)
         if legend:
             axes.legend()
     return axes

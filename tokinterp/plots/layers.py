@@ -55,7 +55,7 @@ def by_layer(
     legend: bool = True,
     width: str | float = "column",
 ) -> Axes:
-    """Draw a variable over depth, with a bootstrap interval where it has a value per prompt.
+    """Draw a variable over depth, with a bootstrap interval where it has a value per prompt, or with its own interval.
 
     An open marker says that some prompts have no value there (a cloud too small, say): the mean is over the others.
 
@@ -80,7 +80,8 @@ def by_layer(
         Whether the axis is layer divided by the number of blocks. By default only where the models compared differ in
         depth.
     level : float
-        Of the interval; 95 % of the means of prompts drawn with replacement lie in it.
+        Of the interval; 95 % of the means of prompts drawn with replacement lie in it.  A variable that comes with an
+        interval, ``NAME_interval``, is drawn with that.
     ylabel : str, optional
         Shorter name than the variable's own; the unit is added.
     legend : bool
@@ -160,6 +161,8 @@ def curves(
         n, means = chosen.sizes["prompt"], summary(chosen, level=level)
         mean, band = means[name], means[f"{name}_interval"] if n > 1 else None
         partial = (means[f"{name}_count"] > 0) & (means[f"{name}_count"] < n)
+    elif {*ds.get(f"{name}_interval", mean).dims} == {*mean.dims, "bound"}:  # an interval of its own
+        band = pick(ds, f"{name}_interval", select)[f"{name}_interval"]
     rest = [str(d) for d in mean.dims if d != depth]
     for places in product(*(range(mean.sizes[d]) for d in rest)):
         at = dict(zip(rest, places, strict=True))

@@ -41,7 +41,7 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
         yield from own.overview(ds, prompt)
         return
     names = [str(n) for n, v in ds.data_vars.items() if {*v.dims} & {*AXES} and not {*v.dims} & {"token", "position"}]
-    for name in [n for n in names if ds[n].dtype.kind == "f" and not n.endswith("_error")][:6]:
+    for name in [n for n in names if ds[n].dtype.kind == "f" and not n.endswith(("_error", "_interval"))][:6]:
         fig, axes = style.figure("column")
         extra = [str(d) for d in ds[name].dims if d not in (*AXES, "prompt")]
         with style.paper_style():

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from . import style
 from .pairs import layer_pairs
 
-MEASUREMENT = "LayerSimilarity"
+MEASUREMENT = ("LayerSimilarity", "compare_models")
 NAMES = {
     "cka_debiased": "linear CKA, debiased",
     "cka": "linear CKA, biased",
@@ -50,7 +50,7 @@ def similarity_map(ds: xr.Dataset, name: str = "cka_debiased", *, ax: Axes | Non
 
 
 def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, str, Figure]]:
-    """Yield name, caption and figure: what to look at first in a result of ``LayerSimilarity``."""
+    """Yield name, caption and figure: what to look at first in a similarity of layers, of one model or two."""
     names = [n for n in NAMES if n in ds]
     drawn = [n for n in names if not (n.startswith("cka") and f"{n}_debiased" in names)][:4]
     fig, axes = style.figure(
@@ -63,10 +63,14 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
             ax.set_axis_off()
         if len(drawn) > 1:
             style.panel_letters(axes.flat[: len(drawn)])
+    one, two = ds.attrs.get("model"), ds.attrs.get("other_model")
+    what = (
+        f"texts, one row each, at layers of {one} and other layers of {two}" if two else "the same tokens at two layers"
+    )
     rows = ", ".join(sorted({str(ds[n].attrs.get("rows", "")) for n in drawn} - {""}))
     yield (
         "similarity",
-        "Similarity of the geometry of the same tokens at two layers; 1 is the same up to rotation and scale. "
+        f"Similarity of the geometry of {what}; 1 is the same up to rotation and scale. "
         + "; ".join(f"{chr(97 + i)}: {NAMES[n]}" for i, n in enumerate(drawn))
         + (f". Rows: {rows}." if rows else "."),
         fig,
