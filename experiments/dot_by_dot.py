@@ -243,7 +243,7 @@ def summary(tree: xr.DataTree) -> dict[str, Any]:
         out["linear_probe_best"] = {
             int(n): round(float(linear["accuracy"].sel(layer=n).max()), 4) for n in linear["layer"]
         }
-        out |= _dots(tree["dots"])
+        out |= _dots(tree.children["dots"])
         dots = tree["dots/contents"].to_dataset()
         for name in ("recovery", "recovery_shuffled"):
             out[f"{name}_of_digits"] = dots[name].isel(slot=slice(1, None, 2)).mean("slot").values.round(4).tolist()

@@ -1,8 +1,9 @@
-"""Fillers against none against chain of thought: curves per seed, sizes, kinds of examples, probes."""
+"""Fillers against none against chain of thought: curves per seed, sizes, kinds of examples, probes, ablations."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import xarray as xr
 from matplotlib.figure import Figure
@@ -18,12 +19,9 @@ def draw(results: xr.DataTree) -> Figure:
     }
     sizes = {task: json.loads(next(iter(arms.values())).attrs["parameters"])["task"] for task, arms in trained.items()}
     first = str(results["probe/frozen"].attrs["task"])  # files do not keep the order of groups
-    same = {
-        along: {t: a for t, a in trained.items() if sizes[t][other] == sizes[first][other]}
-        for along, other in (("n", "d"), ("d", "n"))
-    }
+    same = {along: _longest(trained, sizes, other) for along, other in (("n", "d"), ("d", "n"))}
     arms = trained[first]
-    fig, axes = plots.figure("double", 6.2, rows=3, columns=2)
+    fig, axes = plots.figure("double", 8.6, rows=4, columns=2, height_ratios=[1, 1, 1, 1.25])
     with plots.paper_style():
         plots.learning_curve(arms["filler"], ax=axes[0, 0])
         plots.learning_curve(arms["none"] if "none" in arms else next(iter(arms.values())), ax=axes[0, 1])
@@ -31,5 +29,15 @@ def draw(results: xr.DataTree) -> Figure:
         plots.accuracy_by_size(same["d"], "d", ax=axes[1, 1], legend=False)
         plots.probe_curve(results["probe/frozen"].to_dataset(), ax=axes[2, 0])
         plots.stratum_accuracy(arms["filler"], ax=axes[2, 1])
+        plots.dot_probe_map(results["dots/probes"].to_dataset(), ax=axes[3, 0])
+        plots.dot_ablation(results["dots/ablation"].to_dataset(), ax=axes[3, 1])
         plots.panel_letters(axes)
     return fig
+
+
+def _longest(trained: dict[str, Any], sizes: dict[str, Any], fixed: str) -> dict[str, Any]:
+    """Return the largest group of tasks that have one size in common, of equals the first."""
+    groups: dict[int, dict[str, Any]] = {}
+    for task, arms in trained.items():
+        groups.setdefault(sizes[task][fixed], {})[task] = arms
+    return max(groups.values(), key=len)

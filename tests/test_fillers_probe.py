@@ -199,7 +199,9 @@ def test_experiment_and_figure(tmp_path):
     assert np.isfinite(found["probe_frozen"]["random"]["1.0"])
     fig = draw(tree)
     assert [ax.get_ylabel() for ax in fig.axes][4] == "accuracy of the probe"
-    ti.plots.dots_by_layer(tree["dots/contents"].to_dataset())
+    assert list(found["probes_by_layer"]) == ["first row", "second row", "pair sum", "other pair sum", "match"]
+    assert found["ablation"]["filler"]["none"] != [None] * 3
+    assert set(found["attention"]["answer"]) == {"rows", "end of input", "other fillers", "self"}
     with pytest.raises(ValueError, match="tier 'huge'"):
         dot_by_dot.run(tier="huge")
     task, tier = Task(n=8), dot_by_dot.TIERS["gpu10"]
@@ -218,6 +220,7 @@ def test_command_line_trains_probes_and_says_what_is_wrong(tmp_path, capsys):
     code, out, err = call("train", *common, *small, "--n-layers", 2)
     assert code == 0, err
     assert "majority 0.500" in out
+    assert "serial_dropped" not in ti.read(tmp_path / "run.zarr")
     ti.check(ti.read(tmp_path / "run.zarr"))
     code, out, err = call(
         "probe", tmp_path / "nets", "-o", tmp_path / "probe.zarr", "--kept", "0,1", "--steps", 2, "--batch", 8,
@@ -226,6 +229,11 @@ def test_command_line_trains_probes_and_says_what_is_wrong(tmp_path, capsys):
     assert code == 0, err
     assert "fillers kept" not in out
     assert set(ti.read(tmp_path / "probe.zarr").children) == {"probe", "linear_probe", "dots"}
+    other = ["--folder", tmp_path / "serial", *common[2:], *small, "--n-layers", 2, "--mix", "serial=1"]
+    code, _, err = call("train", *other, "--serial-quantile", 0.95)
+    assert code == 0, err
+    assert "are dropped:" in err
+    assert 0 <= float(ti.read(tmp_path / "run.zarr")["serial_dropped"]) < 0.1
     code, _, err = call("train", *common, "-n", 2)
     assert (code, "n=2 is too small for match3" in err) == (1, True)
     code, _, err = call("probe", tmp_path / "nothing", "-o", tmp_path / "x.zarr")

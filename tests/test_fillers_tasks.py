@@ -159,6 +159,39 @@ def test_serial_chain_follows_its_rules(d):
         assert (ids[at + 2 :] == w.eos).all()
 
 
+def test_long_serial_chains_are_dropped_from_training_alone():
+    plain, short = (Task(n=6, d=2, m=5, serial_quantile=q) for q in (None, 0.8))
+    limit, dropped, before, after = short.serial_filter
+    test = short.test_set("serial", 2000).sequences.answer_at - 7
+    assert float((test <= limit).double().mean()) >= 0.8 > float((test < limit).double().mean())
+    assert int(test.max()) > limit
+    batches = short.stream("serial", 64, 0, 4)
+    found = [next(batches) for _ in range(12)]
+    lengths = torch.cat([b.answer_at for b in found]) - 7
+    assert int(lengths.max()) == limit
+    # The share dropped is that of examples that nothing was dropped from.
+    source = plain.stream("serial", 500, 3, 1)
+    whole = torch.cat([next(source).answer_at for _ in range(8)]) - 7
+    assert dropped == pytest.approx(float((whole > limit).double().mean()), abs=0.03)
+    assert 0.05 < dropped < 0.25
+    true = [float((b.ids.gather(1, b.answer_at[:, None] + 1) == short.words.true).double().mean()) for b in found]
+    assert after == pytest.approx(np.mean(true), abs=0.06)
+    assert after > before + 0.02
+    assert before == pytest.approx(0.5, abs=0.01)
+    for b in found[:2]:
+        for row, goal, at in zip(b.ids, b.targets, b.answer_at, strict=True):
+            assert row[at] == short.words.answer
+            assert row[at + 1] == goal[at] in short.answers
+            assert (goal[at + 2 :] == IGNORED).all()
+            assert (row[at + 2 :] == short.words.eos).all()
+    # Any batch can be had without those before it, and other formats and the settings' hash stay as they were.
+    later = next(short.stream("serial", 64, 0, 4, first=5))
+    assert all(torch.equal(a, b) for a, b in zip(later, found[5], strict=True))
+    assert plain.serial_filter.dropped == 0
+    assert plain.hash == "50acb2fe26b0bbf0"  # of the settings that there were before
+    assert plain.hash != short.hash
+
+
 @pytest.mark.parametrize("family", ["match3", "match2"])
 def test_only_words_after_the_input_are_supervised(family):
     task = Task(family, n=5, d=2)
@@ -271,6 +304,8 @@ def test_test_sets_have_the_same_rows_in_every_format_and_count_strata():
         ({"d": 0}, "d=0"),
         ({"d": 40}, "10\\*\\*40 row words"),
         ({"true_rate": 1.0}, "true_rate=1.0"),
+        ({"serial_quantile": 0.0}, "serial_quantile=0.0"),
+        ({"family": "match2", "serial_quantile": 0.9}, "of the serial format of match3"),
     ],
 )
 def test_impossible_tasks_are_refused(settings, message):

@@ -140,4 +140,8 @@ def test_the_literal_functions_of_the_benchmark_give_what_they_say():
     noise = torch.randn(300, 8, generator=torch.Generator().manual_seed(2))
     left = float((bench.token_errors(noise, noise.flip(0)) ** 2).sum())
     assert abs(1 - left - bench.linearity(noise, noise.flip(0))) < 1e-4
+    near = bench.imbalances(torch.stack([noise, 2 * noise, torch.randn(len(noise), noise.shape[1])]))
+    assert abs(float(near[0, 1]) - 2 / len(noise)) < 1e-6  # the same neighbours
+    assert float(near[0, 2]) > 0.5
+    assert abs(bench.cosine(torch.eye(4)) - 1 / 4) < 1e-6
     assert abs(bench.anisotropy(torch.eye(3)[:2].repeat(50, 1)) - 1) < 1e-5

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokinterp.kernels import duplicates, neighbours
+from tokinterp.kernels.distances import candidates, smallest
 from tokinterp.kernels.neighbours import first_of_kind, nearest
 
 
@@ -134,9 +135,11 @@ def test_coordinates_in_parts_and_rows_in_strips(max_bytes):
     torch.testing.assert_close(near.distances[0], distance, rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("shape", [(700, 600), (150, 20)])
-def test_only_some_ranks(device, shape):
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("shape", [(300, 90), (150, 20), (70, 600)])
+def test_only_some_ranks(device, shape, threads, monkeypatch):
     """Those asked for are exact, also where float32 products leave many neighbours open; the rest is close."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     x = gauss(*shape)
     x[1:60] = x[0] + 1e-3 * x[1:60]  # crowded
     x[:, 0] += 200 * (torch.arange(len(x)) % 2)
@@ -152,6 +155,36 @@ def test_only_some_ranks(device, shape):
 def test_impossible_ranks(ranks):
     with pytest.raises(ValueError, match="ranks"):
         nearest(gauss(20, 4), 5, ranks=ranks)
+
+
+def test_smallest_of_rows_in_float32():
+    """Ties at the last place and rows of infinities fall back to topk; everything else is that of a stable sort."""
+    rows = gauss(3, 90, dtype=torch.float32)
+    rows[1] = (4 * rows[1]).round()  # many ties
+    for part in (rows[:1], rows[2:], rows):
+        for wide in (1, 7, 89, 90):
+            values, places = smallest(part[None], wide)
+            expected, order = part.sort(dim=1, stable=True)
+            assert torch.equal(values[0], expected[:, :wide])
+            assert torch.equal(part.gather(1, places[0]), values[0])
+            if len(part) == 1:
+                assert torch.equal(places[0], order[:, :wide])
+    infinite = torch.full((1, 2, 9), torch.inf)
+    infinite[0, :, 4] = 1.0
+    assert smallest(infinite, 3)[0].tolist() == [[[1.0, torch.inf, torch.inf]] * 2]
+
+
+@pytest.mark.parametrize("n", [300, 1024])
+def test_float32_products_are_the_default_where_they_pay(n, monkeypatch):
+    """On one thread few ranks of many points take them; neighbours and distances are those of float64."""
+    x = gauss(n, 64)
+    seen = []
+    monkeypatch.setattr(neighbours, "candidates", lambda *args: seen.append(args[4]) or candidates(*args))
+    near, full = nearest(x, 9, ranks=[9]), nearest(x, 9, products=torch.float64)
+    assert seen == [torch.float32, torch.float64]
+    nine = [set(row) for row in near.indices[0].tolist()]
+    assert nine == [set(row) for row in full.indices[0].tolist()]
+    torch.testing.assert_close(near.distances[..., 8], full.distances[..., 8], rtol=1e-9, atol=0)
 
 
 def test_zero_and_minus_zero_are_equal_and_hashes_are_checked(device, monkeypatch):

@@ -266,3 +266,42 @@ def test_targets_are_those_of_twelve_blocks(model):
 def test_documents_must_fit_the_texts(model):
     with pytest.raises(ValueError, match="2 documents for 3 texts"):
         reproduction.run(model, TEXTS[:3], documents=[1, 2], n_tokens=50)
+
+
+def test_a_special_token_inside_a_text_is_a_token_like_any_other(model):
+    """The authors leave none out."""
+    texts = [t[:60] + "<s>" + t[60:] for t in TEXTS[:3]]
+    tree = reproduction.run(model, texts, n_tokens=90, scales=(2,), progress=False)
+    assert (tree["dimension"]["n_points"] == 90).all()
+
+
+@pytest.mark.parametrize("which", ["all", "two"])
+def test_one_command_prints_target_value_and_difference_of_every_layer(model, which, monkeypatch, tmp_path, capsys):
+    row = [1.5, 2.5, 3.5]
+    targets = {
+        "loss": {"mean": 5.0, "std": 1.0}, "dimension": {"2": row, "4": row}, "pearson": {"2": [0.1, 0.2, 0.3]},
+        "documents": {"4": {"loss": 5.0, "dimension": {"2": row}}},
+    }  # fmt: skip
+    loaded = []
+    monkeypatch.setattr(reproduction, "read_targets", lambda: {"hub/tiny": targets})
+    monkeypatch.setattr(ti, "load_model", lambda name, **options: loaded.append((name, options)) or model)
+    monkeypatch.setattr(pile, "read_pile", lambda: [t[:400] for t in TEXTS])
+    monkeypatch.setattr(pile, "long_in_all", lambda texts, tokenizers: np.arange(1, 11))
+    arguments = ["reproduction", "--model", "hub/tiny", "--out", str(tmp_path / "r.zarr")]
+    monkeypatch.setattr("sys.argv", arguments + (["--documents", "4,7"] if which == "two" else []))
+    reproduction.main()
+    assert loaded == [("hub/tiny", {"dtype": "float32", "device": None})]
+    lines = capsys.readouterr().out.splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("quantity"))
+    assert ("note: 10 texts" in lines[0]) == (which == "all")
+    table = [line.rstrip(" *").split() for line in lines[head + 1 : -1]]
+    ds = ti.read(tmp_path / "r_tiny.zarr")["dimension"].to_dataset()
+    assert ds["document"].values.tolist() == ([4, 7] if which == "two" else list(range(1, 11)))
+    every = {"all": ["loss"] * 2 + ["dimension"] * 6 + ["pearson"] * 3, "two": []}[which]
+    assert [line[0] for line in table] == [*every, "loss", "dimension", "dimension", "dimension"]
+    for line in table:
+        target, value, difference = map(float, line[-3:])
+        assert abs(value - target - difference) <= 0.0016
+    ours = ds["dimension"].sel(scale=2, prompt=ds["prompt"][ds["document"] == 4][0], layer=[1, 2, 3]).values
+    np.testing.assert_allclose([float(line[-2]) for line in table[-3:]], ours, atol=6e-4)
+    assert [line[-4] for line in table[-3:]] == ["1", "2", "3"]

@@ -24,7 +24,7 @@ def candidates(
     whole = n * row_bytes <= max_bytes
     depth = max(256, 2**21 // n) if on_cpu else dim  # 16 MB of coordinates stay near the processor
     if whole:
-        step, tall = (128 if n < 1024 else 256, depth) if on_cpu else (4096, n)
+        step, tall = (128 if n < 1024 else 256, 256) if on_cpu else (4096, n)
     else:
         step = tall = max(1, max_bytes // row_bytes)
     strips = [(i, min(i + step, n)) for i in range(0, n, step)]
@@ -48,18 +48,38 @@ def candidates(
             del x  # so that the next part takes its place
         for i, j in group if whole else []:
             matrix[:, j:, i:j] = matrix[:, i:j, j:].mT
+        other = norms[:, None].to(products)
         for i in range(start, stop, tall):
             rows = matrix[:, i - start : min(i + tall, stop) - start]
-            rows += norms[:, None]
+            rows += other
             rows.diagonal(offset=i, dim1=1, dim2=2).fill_(torch.inf)  # not "drop column 0": ties may stand there
             if valid is not None:
                 rows.masked_fill_(~valid[:, None], torch.inf)
-            values, places = rows.topk(wide, largest=False)
+            values, places = smallest(rows, wide)
             squared.append(values.double() + norms[:, i : i + rows.shape[1], None])
             order.append(places)
     if len(squared) == 1:
         return squared[0], order[0], norms
     return torch.cat(squared, 1), torch.cat(order, 1), norms
+
+
+def smallest(rows: Tensor, wide: int) -> tuple[Tensor, Tensor]:
+    """Return the ``wide`` smallest entries of each row (cloud, row, column), ascending, and their columns.
+
+    In float32 on few threads of a CPU numpy's partition finds the largest of them in half the time of topk.
+    """
+    alone = rows.device.type == "cpu" and torch.get_num_threads() <= 2
+    if not alone or rows.dtype is not torch.float32 or wide >= rows.shape[-1]:
+        return rows.topk(wide, largest=False)
+    table = rows.numpy()
+    ordered = table.copy()
+    ordered.partition(wide - 1, axis=-1)
+    places = (table <= ordered[..., wide - 1 : wide]).reshape(-1).nonzero()[0]
+    if len(places) != wide * rows[..., 0].numel():  # others at the same distance as the last, or NaN
+        return rows.topk(wide, largest=False)
+    order = torch.from_numpy(places).view(*rows.shape[:-1], wide) % rows.shape[-1]
+    values, by = rows.gather(-1, order).sort(dim=-1, stable=True)
+    return values, order.gather(-1, by)
 
 
 def measure(

@@ -77,10 +77,13 @@ def membership(lists: Lists, k: int, rows: slice = slice(None)) -> Tensor:
     table = torch.zeros(clouds, groups.shape[1], n + 1, device=groups.device)
     table.scatter_(2, groups, share.float())
     table = table[..., :n]
-    if table.device.type != "cpu" or bool((lists.counts[..., 0] > 0).any()):
+    looks = table.device.type == "cpu"  # elsewhere looking would wait
+    if not looks or bool((lists.counts[..., 0] > 0).any()):
         table = table.gather(2, lists.first[:, None].expand(-1, groups.shape[1], -1))
         here = torch.arange(n, device=table.device)
         table = table.masked_fill(here[rows, None] == here, 0.0)
+    if looks and bool(lists.mask.all()):
+        return table
     return table * (lists.mask[rows, None] & lists.mask)
 
 

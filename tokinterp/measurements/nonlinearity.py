@@ -63,7 +63,7 @@ class TokenNonlinearity(Chains):
     --------
     >>> import tokinterp as ti
     >>> model = ti.load_model()
-    >>> texts = [t.text for t in ti.bundled_texts("story")[:12]]
+    >>> texts = [t.text[:300] for t in ti.bundled_texts("story")[:12]]
     >>> run = ti.measure(model, texts, {"error": ti.TokenNonlinearity()}, progress=False)
     >>> run["error"]["nonlinearity"].dims
     ('token', 'block')

@@ -45,7 +45,7 @@ class TunedLens:
     --------
     >>> import tokinterp as ti
     >>> model = ti.load_model()
-    >>> texts = [t.text for t in ti.bundled_texts("story")[:12]]
+    >>> texts = [t.text[:300] for t in ti.bundled_texts("story")[:12]]
     >>> lens = ti.fit_tuned_lens(model, texts, layers=[2], steps=0, progress=False)
     >>> asked = {"lens": ti.LogitLens(layers=[2], variants=("normed", "tuned"), tuned=lens)}
     >>> kl = ti.measure(model, texts, asked, progress=False)["lens"]["kl"].mean("prompt")

@@ -82,7 +82,7 @@ def fit_tuned_lens(
     Examples
     --------
     >>> import tokinterp as ti
-    >>> texts = [t.text for t in ti.bundled_texts("story")[:8]]
+    >>> texts = [t.text[:200] for t in ti.bundled_texts("story")[:8]]
     >>> ti.fit_tuned_lens(ti.load_model(), texts, layers=[1, 2], steps=2, progress=False).layers
     [1, 2]
     """
