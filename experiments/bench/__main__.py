@@ -5,7 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from . import capture, filler_training, layer_geometry, linearity, measurements, microscope, neighbours, overlap, probes
+from . import (
+    capture,
+    filler_training,
+    layer_geometry,
+    linearity,
+    measurements,
+    microscope,
+    neighbours,
+    overlap,
+    probes,
+    segmentation,
+)
 
 BENCHMARKS = {
     "capture": capture.run,
@@ -17,6 +28,7 @@ BENCHMARKS = {
     "microscope": microscope.run,
     "overlap": overlap.run,
     "probes": probes.run,
+    "segmentation": segmentation.run,
 }
 
 
