@@ -117,7 +117,7 @@ def _correlation(what: str) -> Callable[[Axes, xr.Dataset, Looks], None]:
         short = {
             "published": "as\npublished",
             "equal position": "equal\nposition",
-            "beyond the mean state": "beyond\nmean state",
+            "beyond the mean state": "beyond\nmean\nstate",
         }
         ax.set_xticks(places, [short.get(str(v), str(v)) for v in ds["variant"].values])
         ax.set_xlim(-0.5, len(places) - 0.5)
