@@ -66,9 +66,8 @@ def test_interrupt_stops_cleanly_and_says_how_to_resume(children):
 def test_memory_does_not_grow_with_the_number_of_prompts(children):
     report = children[1]["memory"]
     assert report["status"] == [0, 0]
-    assert report["many"] <= 1.1 * report["few"]
-    # The libraries alone are most of the peak; holding on to the four layers of all prompts would add this much.
-    assert report["many"] - report["few"] < 0.5 * report["held"], report
+    # Holding on to the four layers of the prompts that one run has more would add this much.
+    assert report["many"] - report["few"] < 0.4 * report["held"], report
 
 
 # -- stopped inside this process ------------------------------------------------------------------------------
