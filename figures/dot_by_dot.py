@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -21,8 +22,10 @@ def draw(results: xr.DataTree) -> Figure:
     first = str(results["probe/frozen"].attrs["task"])  # files do not keep the order of groups
     same = {along: _longest(trained, sizes, other) for along, other in (("n", "d"), ("d", "n"))}
     arms = trained[first]
-    fig, axes = plots.figure("double", 8.6, rows=4, columns=2, height_ratios=[1, 1, 1, 1.25])
     with plots.paper_style():
+        fig = Figure(figsize=(7, 8.6), layout="constrained")
+        upper, lower = fig.subfigures(2, 1, height_ratios=[3, 1.25])  # long names of ablations
+        axes = np.vstack([upper.subplots(3, 2), lower.subplots(1, 2, width_ratios=[1.2, 1])])
         plots.learning_curve(arms["filler"], ax=axes[0, 0])
         plots.learning_curve(arms["none"] if "none" in arms else next(iter(arms.values())), ax=axes[0, 1])
         plots.accuracy_by_size(same["n"], "n", ax=axes[1, 0])

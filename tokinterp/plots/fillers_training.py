@@ -21,8 +21,8 @@ FORMATS = {
     "serial": "serial chain of thought",
 }
 STRATA = {
-    "all": "all", "planted": "planted", "survivor": "corrupted,\nyet True", "near_0": "no\nnear miss",
-    "near_1": "1 near\nmiss", "near_2": "2 near\nmisses", "near_3+": "3 or more", "some": "not all match",
+    "all": "all", "planted": "planted", "survivor": "corrupted,\nyet True", "near_0": "no\nnear\nmiss",
+    "near_1": "1\nnear\nmiss", "near_2": "2\nnear\nmisses", "near_3+": "≥ 3\nnear\nmisses", "some": "not all\nmatch",
 }  # fmt: skip
 ARMS = {
     "filler": "with fillers",
@@ -57,7 +57,7 @@ def learning_curve(ds: xr.Dataset, *, ax: Axes | None = None, legend: bool = Tru
         axes.set_ylabel("accuracy of the answer")
         axes.set_ylim(None, 1.02)
         if legend:
-            axes.legend(loc="center right")
+            axes.legend(loc="best")
     return axes
 
 
