@@ -181,7 +181,7 @@ def _check(points: Tensor, k: int, mask: Tensor | None, products: torch.dtype | 
 def _default_products(points: Tensor, n_ranks: int) -> torch.dtype:
     _, n, dim = points.shape
     if points.device.type == "cpu":
-        least = 64 if torch.get_num_threads() == 1 else 512  # alone, a thread finds the k smallest of float32 faster too
+        least = 64 if torch.get_num_threads() == 1 else 512  # for one thread float32 pays earlier
         return torch.float32 if dim >= least and n >= max(256, 32 * n_ranks) else torch.float64
     if points.device.type == "cuda" and torch.cuda.get_device_capability(points.device) not in _FAST_FLOAT64:
         return torch.float32
