@@ -24,7 +24,7 @@ def draw(results: xr.DataTree) -> Figure:
     arms = trained[first]
     with plots.paper_style():
         fig = Figure(figsize=(7, 8.6), layout="constrained")
-        upper, lower = fig.subfigures(2, 1, height_ratios=[3, 1.25])  # long names of ablations
+        upper, lower = fig.subfigures(2, 1, squeeze=False, height_ratios=[3, 1.25])[:, 0]  # long names of ablations
         axes = np.vstack([upper.subplots(3, 2), lower.subplots(1, 2, width_ratios=[1.2, 1])])
         plots.learning_curve(arms["filler"], ax=axes[0, 0])
         plots.learning_curve(arms["none"] if "none" in arms else next(iter(arms.values())), ax=axes[0, 1])
