@@ -285,8 +285,25 @@ def test_settings_that_do_not_fit_model_or_prompts():
 
 def test_a_model_without_patterns_says_so():
     model = ti.wrap(tiny_lm("llama"), byte_tokenizer())
-    model.offers = model.offers - {"pattern"}
+    model.offered = {n: b for n, b in model.offered.items() if n != "pattern"}
     with pytest.raises(ValueError, match=r"site (value|pattern) is not available"):
         ti.measure(model, some_prompts([8]), {"m": AttentionMass()}, progress=False)
     with pytest.raises(ValueError, match="site pattern is not available for LlamaForCausalLM"):
         ti.measure(model, some_prompts([8]), {"m": AttentionMass(value_weighted=False)}, progress=False)
+
+
+def test_a_site_that_some_blocks_lack_says_which_and_the_way_out():
+    model = ti.wrap(tiny_lm("llama"), byte_tokenizer())
+    assert model.offered["pattern"] == (0, 1, 2)
+    assert model.offered["resid"] == (0, 1, 2, 3)
+    model.offered, model.withheld = model.offered | {"pattern": (0, 2)}, {"pattern": "linear attention"}
+    message = (
+        r"pattern is not available in block 1 of LlamaForCausalLM \(linear attention\): take only .* blocks=\[0, 2\]"
+    )
+    for asked in (AttentionMass(value_weighted=False), ti.FirstTokenAttention()):
+        with pytest.raises(ValueError, match=message):
+            ti.measure(model, some_prompts([8]), {"m": asked}, progress=False)
+    got = ti.measure(
+        model, some_prompts([8]), {"m": AttentionMass(blocks=[0, 2], value_weighted=False)}, progress=False
+    )
+    assert got["m"].block.values.tolist() == [0, 2]

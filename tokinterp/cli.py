@@ -230,12 +230,13 @@ def load(
 
     from . import tables
     from .capture import SITES
+    from .describe import numbered
 
     loaded = load_named(model, backend=backend, dtype=dtype, device=device, revision=revision)
     typer.echo(tables.columns([(k, v) for k, v in asdict(loaded.info).items()]))
     typer.echo("\nsites, verified by value:")
-    places = {True: f"layers 0 to {loaded.info.n_layers}", False: f"blocks 0 to {loaded.info.n_layers - 1}"}
-    typer.echo(tables.columns([(s, f"{places[s == 'resid']}: {SITES[s]}") for s in SITES if s in loaded.offers]))
+    places = {s: f"{'layers' if s == 'resid' else 'blocks'} {numbered(at)}" for s, at in loaded.offered.items()}
+    typer.echo(tables.columns([(s, f"{places[s]}: {SITES[s]}") for s in SITES if s in loaded.offers]))
     if lacking := [s for s in SITES if s not in loaded.offers]:
         typer.echo(f"not offered by {loaded.info.architecture}: {', '.join(lacking)}")
 

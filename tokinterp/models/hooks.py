@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..capture import INNER, SITES, Site
+from ..describe import numbered
 from ..edits import Edit, KnockOut, SiteEdit
 from . import attention
 from .base import Activations, ModelInfo
@@ -36,8 +37,10 @@ class HookedLM:
         The Hugging Face causal LM that is hooked.
     source
         The object that was wrapped: the same model, a TransformerBridge or an nnsight LanguageModel.
-    offers : frozenset of str
-        Names of the sites that this architecture has and that were verified by value.
+    offered : dict of str to tuple of int
+        Site -> layers or blocks in which it was verified by value, ascending; a site without any is not in it.
+    withheld : dict of str to str
+        Site -> why some or all blocks do not offer it, in a few words, where that is known.
     """
 
     def __init__(self, lm: nn.Module, tokenizer: Any, modules: Modules, info: ModelInfo, source: Any = None) -> None:
@@ -46,7 +49,8 @@ class HookedLM:
         self.config: Any = lm.config.get_text_config()  # type: ignore[operator,union-attr]
         self._head = Head(lm, modules, self.config)
         self._blocks: list[nn.Module] = list(submodule(lm, modules.blocks))
-        self.offers: frozenset[str] = frozenset({"resid"})
+        self.offered: dict[str, tuple[int, ...]] = {"resid": tuple(range(info.n_layers + 1))}
+        self.withheld: dict[str, str] = {}
         self._parts: attention.AttentionParts | None = None
         with torch.no_grad():
             self._verify()
@@ -55,6 +59,21 @@ class HookedLM:
         i = self.info
         size = f"{i.n_layers} blocks, d_model {i.d_model}"
         return f"{i.id} ({i.architecture}, {size}, {i.dtype} on {i.device}, {i.backend})"
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """Names of the sites that at least one layer or block has; ``offered`` says which."""
+        return frozenset(self.offered)
+
+    def _assume(self, *names: str, blocks: Iterable[int] | None = None) -> None:
+        """Say that blocks (all by default) offer these sites."""
+        found = tuple(range(self.info.n_layers)) if blocks is None else tuple(sorted(set(blocks)))
+        self.offered = self.offered | dict.fromkeys(names, found) if found else self.offered
+
+    def _withhold(self, *names: str, why: str = "") -> None:
+        """Say that no block offers these sites."""
+        self.offered = {n: b for n, b in self.offered.items() if n not in names}
+        self.withheld = self.withheld | dict.fromkeys(names, why) if why else self.withheld
 
     @property
     def device(self) -> torch.device:
@@ -322,11 +341,7 @@ class HookedLM:
             site.check(self.info)
             if site.name in INNER and site.name in self.parts.offers:
                 continue
-            if site.name not in self.offers:
-                raise ValueError(
-                    f"site {site.name} is not available for {self.info.architecture}: it offers "
-                    f"{', '.join(n for n in SITES if n in self.offers)}" + _why_not(site.name)
-                )
+            self._check_offered(site.name, [s.at for s in sites if s.name == site.name] or [site.at])
         for e in edits:
             if not isinstance(e, SiteEdit | KnockOut):
                 raise TypeError(f"{type(e).__name__} is no edit: make one with tokinterp.edits.replace, add, zero, ...")
@@ -336,6 +351,24 @@ class HookedLM:
                 for b in e.blocks or ():
                     Site("pattern", b).check(self.info)
                 e.check(self.info.n_heads)
+
+    def _check_offered(self, name: str, at: Sequence[int]) -> None:
+        """Raise ValueError if not all of these layers or blocks offer the site: says which do, and why others do not."""
+        have = self.offered.get(name)
+        if have is None:
+            raise ValueError(
+                f"site {name} is not available for {self.info.architecture}: it offers "
+                f"{', '.join(n for n in SITES if n in self.offered)}" + self._why_not(name)
+            )
+        if lacking := sorted(set(at) - set(have)):
+            raise ValueError(
+                f"site {name} is not available in block{'s' * (len(lacking) > 1)} {numbered(lacking)} of "
+                f"{self.info.architecture}{self._why_not(name)}: take only those that have it, "
+                f"blocks=[{', '.join(map(str, have))}]"
+            )
+
+    def _why_not(self, name: str) -> str:
+        return f" ({why})" if (why := self.withheld.get(name)) else _why_not(name)
 
     # -- proof by value ---------------------------------------------------------------------------------------
     def _verify(self) -> None:
@@ -359,25 +392,21 @@ class HookedLM:
                 f"({self.modules.norm}) or the head are not where they were looked for; name them with "
                 "modules=tokinterp.Modules(...)"
             )
-        offers = {"resid"}
         fitting = self._find_contributions(ids, max(tolerance, 1e-3))
         if fitting is not None:
             self.modules = fitting
-            self.offers = frozenset({"resid", "attn_out", "mlp_out"})
-            offers |= self.offers
+            self._assume("attn_out", "mlp_out")
             if self._sequential(ids):
-                offers.add("resid_mid")
+                self._assume("resid_mid")
         if self.modules.attn is not None:
-            self.offers = frozenset(offers | {"pattern"})
+            self._assume("pattern")
             try:
                 weights = self.run(ids, [Site("pattern", 0)])[Site("pattern", 0)]
             except (ValueError, TypeError, KeyError, NotImplementedError):
                 weights = None
-            if weights is not None and weights.shape == (2, self.info.n_heads, 8, 8):
-                sums = weights.float().sum(-1)
-                if torch.allclose(sums, torch.ones_like(sums), atol=2e-2):
-                    offers.add("pattern")
-        self.offers = frozenset(offers)
+            fits = weights is not None and weights.shape == (2, self.info.n_heads, 8, 8)
+            if weights is None or not fits or not bool(((weights.float().sum(-1) - 1).abs() < 2e-2).all()):
+                self._withhold("pattern")
 
     @property
     def parts(self) -> attention.AttentionParts:
@@ -408,7 +437,8 @@ class HookedLM:
         for option in candidates(self._blocks[0], self.modules):
             if any(submodule(k, p) is None for k in self._blocks for p in (option.attn_adds, option.mlp_adds)):
                 continue
-            self.modules, self.offers = option, frozenset({"resid", "attn_out", "mlp_out"})
+            self.modules = option
+            self._assume("attn_out", "mlp_out")
             sites = [Site("resid", b) for b in range(n + 1)]
             sites += [Site(name, b) for b in range(n) for name in ("attn_out", "mlp_out")]
             a = {s: v.float() for s, v in self.run(ids, sites).items()}
@@ -417,7 +447,8 @@ class HookedLM:
                 total = a[Site("resid", b)] + a[Site("attn_out", b)] + a[Site("mlp_out", b)]
                 after = a[Site("resid", b + 1)]
                 worst = max(worst, float((total - after).abs().max() / after.abs().max().clamp_min(1e-6)))
-            self.modules, self.offers = found, frozenset({"resid"})
+            self.modules = found
+            self._withhold("attn_out", "mlp_out")
             if worst <= tolerance:
                 return option
         return None
