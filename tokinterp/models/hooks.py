@@ -353,7 +353,7 @@ class HookedLM:
                 e.check(self.info.n_heads)
 
     def _check_offered(self, name: str, at: Sequence[int]) -> None:
-        """Raise ValueError if not all of these layers or blocks offer the site: says which do, and why others do not."""
+        """Raise ValueError if not all of these layers or blocks offer the site: says which do and why others do not."""
         have = self.offered.get(name)
         if have is None:
             raise ValueError(
