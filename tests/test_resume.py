@@ -254,22 +254,22 @@ def test_damaged_checkpoint_is_named(tmp_path):
 
 def test_full_disk_keeps_what_is_finished(tmp_path, monkeypatch, whole):
     """The disk fills up at the third checkpoint; with space again the same call goes on."""
-    from tokinterp import checkpoint
+    from safetensors import torch as library
 
     store = tmp_path / "run.zarr"
-    save, calls = checkpoint.save_file, []
+    save, calls = library.save_file, []
 
-    def full(tensors, path):
+    def full(tensors, path, notes=None):
         calls.append(path)
         if len(calls) > 4:
             raise OSError(28, "No space left on device")
-        save(tensors, path)
+        save(tensors, path, notes)
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(library, "save_file", full)
     with pytest.raises(OSError, match=r"No space left on device; free some space and call measure.* again"):
         measured(which={"norms": Stops(), "spread": Spread()}, store=store, batch_tokens=BATCH, checkpoint_every=0)
     assert not list(tmp_path.rglob("*.writing*"))
-    monkeypatch.setattr(checkpoint, "save_file", save)
+    monkeypatch.setattr(library, "save_file", save)
     run = measured(which={"norms": Stops(), "spread": Spread()}, store=store, batch_tokens=BATCH)
     assert_same_node(run, whole, "norms")
     assert_same_node(run, whole, "spread")

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -14,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from .files import write_tensors
+from .files import write_text as replace_text
 from .measurements.base import Measurement
 
 Facts = dict[str, Any]
+LOCK_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
 
 
 @dataclass
@@ -129,7 +131,7 @@ class Checkpoint:
     def alone(self) -> Iterator[None]:
         """Wait until no other share of this run is merging."""
         try:
-            handle = os.open(self.root / "merging", os.O_RDWR | os.O_CREAT)
+            handle = os.open(self.root / "merging", LOCK_FLAGS, 0o666)
         except FileNotFoundError:  # merged and removed
             yield
             return
@@ -157,14 +159,9 @@ class Checkpoint:
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _save_tensors(self, tensors: dict[str, torch.Tensor], name: str) -> None:
-        temporary = self.folder / f".{name}.writing"
         try:
-            save_file(tensors, temporary)
-            with open(temporary, "rb") as f:
-                os.fsync(f.fileno())
-            os.replace(temporary, self.folder / name)
+            write_tensors(self.folder / name, tensors)
         except Exception as error:
-            temporary.unlink(missing_ok=True)
             raise OSError(
                 f"cannot write {self.folder / name}: {error}; free some space and call measure() again: "
                 "what was finished before is kept"
@@ -216,20 +213,6 @@ def compare_facts(then: Facts, now: Facts, where: Path) -> None:
     )
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a small text file in one step."""
-    temporary = path.with_name(f".{path.name}.writing-{os.getpid()}-{threading.get_ident()}")
-    try:
-        with open(temporary, "w", encoding="utf-8") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) < 60 else text[:57] + "..."
@@ -241,7 +224,7 @@ def _lock(path: Path, store: Path) -> int | None:
         import fcntl
     except ImportError:  # Windows
         return None
-    handle = os.open(path, os.O_RDWR | os.O_CREAT)
+    handle = os.open(path, LOCK_FLAGS, 0o666)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -94,6 +94,7 @@ def vocabulary(
 ) -> None:
     """Rank the units of several tokens that a model forgets at their ends, with counts, intervals and contexts."""
     from .dataset import read
+    from .files import write_text
     from .measurements.vocabulary import read_out
 
     if output is not None and output.suffix not in (".csv", ".txt"):
@@ -111,9 +112,8 @@ def vocabulary(
     typer.echo(as_text(shown))
     typer.echo(f"{len(shown)} of {len(rows)} units, from {found.attrs['n_segments']} segments", err=True)
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
         written = as_csv(rows) if output.suffix == ".csv" else as_text(rows) + "\n"
-        output.write_text(written, encoding="utf-8", errors="backslashreplace")
+        write_text(output, written, errors="backslashreplace")
         typer.echo(f"written to {output}", err=True)
 
 
@@ -149,13 +149,13 @@ def load_probes(name: str, folder: Path | None) -> TokenProbes:
 
 def remember(store: Path, command: dict[str, Any]) -> None:
     """Note in a finished store which texts it is of, so that `vocabulary` finds them again."""
-    from .checkpoint import replace_text
+    from .files import write_text
 
     file = store / "zarr.json"
     if file.is_file():
         record = json.loads(file.read_text(encoding="utf-8"))
         record["attributes"]["command"] = json.dumps(command, sort_keys=True)
-        replace_text(file, json.dumps(record, indent=2))
+        write_text(file, json.dumps(record, indent=2))
 
 
 def erasure_of(tree: xr.DataTree, name: str | None) -> xr.Dataset:

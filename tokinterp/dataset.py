@@ -20,6 +20,7 @@ import numpy as np
 import xarray as xr
 
 from .capture import Site
+from .files import new_folder
 
 if TYPE_CHECKING:
     from .models.base import ModelInfo
@@ -297,20 +298,23 @@ def write(data: xr.Dataset | xr.DataTree, path: str | Path, *, overwrite: bool =
     root = nodes["/"]
     root.attrs = {**root.attrs, "digests": json.dumps(digests(tree))}
     out = xr.DataTree.from_dict(nodes)
-    partial = path.with_name(f".{path.name}.writing-{os.getpid()}")
     old = path.with_name(f".{path.name}.old-{os.getpid()}")
+    partial: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = new_folder(path)
+        whole = partial / path.name
         if path.suffix == ".nc":
-            out.to_netcdf(partial, engine="h5netcdf")
+            out.to_netcdf(whole, engine="h5netcdf")
         else:
-            out.to_zarr(partial, mode="w", zarr_format=3, consolidated=False)
+            out.to_zarr(whole, mode="w", zarr_format=3, consolidated=False)
         if path.exists():
             os.replace(path, old)
-        os.replace(partial, path)
+        os.replace(whole, path)
+        partial.rmdir()
         _remove(old)
     except BaseException as error:
-        _remove(partial)
+        if partial is not None:
+            _remove(partial)
         if old.exists() and not path.exists():
             os.replace(old, path)
         if isinstance(error, OSError):

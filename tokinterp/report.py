@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 
 from . import dataset
+from .files import write_text
 from .tables import DEPTHS, Column, layer_table, named_results, number, prompt_tables
 
 if TYPE_CHECKING:
@@ -97,10 +98,7 @@ def report(
     }
     for key, value in parts.items():
         page = page.replace(f"<!--{key}-->", value)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8", errors="backslashreplace")
-    return path
+    return write_text(path, page, errors="backslashreplace")
 
 
 def lead(tree: xr.DataTree, models: Sequence[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,11 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
-from ..checkpoint import compare_facts, fingerprint, replace_text
+from ..checkpoint import compare_facts, fingerprint
 from ..dataset import check, provenance, variable
+from ..files import write_tensors, write_text
 from .evaluation import evaluate, loss_sum
 from .formats import IGNORED, Sequences
 from .network import Network, build, network_info, parameters_hash
@@ -205,7 +205,7 @@ class Run:
         home.mkdir(parents=True, exist_ok=True)
         file = home / "progress.json"
         if not file.exists():
-            replace_text(home / "run.json", json.dumps(facts, sort_keys=True, indent=1))
+            write_text(home / "run.json", json.dumps(facts, sort_keys=True, indent=1))
             return
         compare_facts(json.loads((home / "run.json").read_text(encoding="utf-8")), facts, home)
         kept = json.loads(file.read_text(encoding="utf-8"))
@@ -227,16 +227,13 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint in one step; the one before is deleted afterwards."""
         assert self.home is not None
-        tensors = {f"lm/{k}": v.detach().cpu().contiguous() for k, v in self.lm.state_dict().items()}
+        tensors = {f"lm/{k}": v for k, v in self.lm.state_dict().items()}
         for number, values in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"opt/{number}/{k}": v.detach().cpu().contiguous() for k, v in values.items()}
+            tensors |= {f"opt/{number}/{k}": v for k, v in values.items()}
         name = f"step-{self.step:09d}.safetensors"
-        temporary = self.home / f".{name}.writing"
         try:
-            save_file(tensors, temporary)
-            os.replace(temporary, self.home / name)
+            write_tensors(self.home / name, tensors)
         except Exception as error:
-            temporary.unlink(missing_ok=True)
             raise OSError(
                 f"cannot write {self.home / name}: {error}; free some space and call train() again"
             ) from error
@@ -244,7 +241,7 @@ class Run:
             "tensors": name, "step": self.step, "seconds": self.seconds, "stopped": self.stopped,
             "history": self.history,
         }  # fmt: skip
-        replace_text(self.home / "progress.json", json.dumps(progress))
+        write_text(self.home / "progress.json", json.dumps(progress))
         for old in self.home.glob("step-*.safetensors"):
             if old.name != name:
                 old.unlink(missing_ok=True)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
+from ..files import write_tensors
 from ..kernels import linear
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class LinearMaps:
             raise ValueError(f"no maps of blocks {missing}: there are {self.blocks}")
 
     def save(self, path: str | Path) -> Path:
-        """Write the maps as one safetensors file.
+        """Write the maps as one safetensors file, in one step.
 
         Examples
         --------
@@ -89,12 +89,8 @@ class LinearMaps:
         >>> maps.blocks
         [0]
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         facts = {"format": FORMAT, "model": self.model, "weights": self.weights, "n": self.n, "blocks": self.blocks}
-        tensors = {name: getattr(self, name).cpu().contiguous() for name in TENSORS}
-        save_file(tensors, path, {"tokinterp": json.dumps(facts)})
-        return path
+        return write_tensors(path, {name: getattr(self, name) for name in TENSORS}, {"tokinterp": json.dumps(facts)})
 
     @classmethod
     def load(cls, path: str | Path) -> LinearMaps:

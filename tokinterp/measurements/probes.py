@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..checkpoint import compare_facts, replace_text
+from ..checkpoint import compare_facts
+from ..files import write_text
 from ..kernels import probes as kernel
 from .base import choose_layers
 from .probe_settings import ProbeSettings, choose_settings
@@ -333,7 +334,7 @@ class _Store:
         """Make the folder for the layers."""
         try:
             self.partial.mkdir(parents=True, exist_ok=True)
-            replace_text(self.partial / "run.json", json.dumps(self.facts, sort_keys=True, indent=1))
+            write_text(self.partial / "run.json", json.dumps(self.facts, sort_keys=True, indent=1))
         except OSError as error:
             raise OSError(error.errno, f"cannot write the store {self.path}: {error.strerror}") from error
 

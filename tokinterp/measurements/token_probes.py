@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from ..checkpoint import replace_text
+from ..files import new_folder, write_tensors, write_text
 from ..kernels import probes as kernel
 from .probe_text import TextStatistics
 
@@ -260,8 +260,7 @@ class TokenProbes:
         path = Path(path)
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path} exists: give another name or overwrite=True")
-        partial = path.with_name(f".{path.name}.writing-{os.getpid()}")
-        partial.mkdir(parents=True)
+        partial = new_folder(path)
         try:
             for layer in self.layers:
                 part = self._parts[layer]
@@ -276,12 +275,10 @@ class TokenProbes:
 
     def save_facts(self, folder: Path) -> None:
         """Write everything but the layers."""
-        if self.text is not None:
-            save_file(self.text.tensors(), folder / "text.safetensors")
-        else:
-            save_file({"labels": self.labels}, folder / "text.safetensors")
+        text = {"labels": self.labels} if self.text is None else self.text.tensors()
+        write_tensors(folder / "text.safetensors", text)
         record = {"format": FORMAT, "layers": self.layers, "offsets": self.offsets, "digest": self.digest, **self.facts}
-        replace_text(folder / "probes.json", json.dumps(record, indent=1, sort_keys=True))
+        write_text(folder / "probes.json", json.dumps(record, indent=1, sort_keys=True))
 
     @classmethod
     def load(cls, path: str | Path, model: Model | None = None) -> TokenProbes:
@@ -355,9 +352,7 @@ def layer_file(layer: int) -> str:
 
 def save_layer(folder: Path, layer: int, tensors: Tensors) -> None:
     """Write the probes of one layer in one step."""
-    temporary = folder / f".{layer_file(layer)}.writing"
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
-    os.replace(temporary, folder / layer_file(layer))
+    write_tensors(folder / layer_file(layer), tensors)
 
 
 def _remove(path: Path) -> None:

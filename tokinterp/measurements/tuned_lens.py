@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+
+from ..files import write_tensors
 
 if TYPE_CHECKING:
     from ..models.base import ModelInfo
@@ -109,13 +110,10 @@ class TunedLens:
         return (x + x @ self.weight[i].T + self.bias[i]).to(resid.dtype)
 
     def save(self, path: str | Path) -> Path:
-        """Write the lens as one safetensors file."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Write the lens as one safetensors file, in one step."""
         facts = {"format": FORMAT, "model": self.model, "weights": self.weights, "layers": self.layers}
-        tensors = {"weight": self.weight.cpu().contiguous(), "bias": self.bias.cpu().contiguous()}
-        save_file(tensors, path, {"tokinterp": json.dumps({**facts, "history": self.history})})
-        return path
+        notes = {"tokinterp": json.dumps({**facts, "history": self.history})}
+        return write_tensors(path, {"weight": self.weight, "bias": self.bias}, notes)
 
     @classmethod
     def load(cls, path: str | Path) -> TunedLens:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
+from ..files import write_tensors
 from .hooks import HookedLM
 
 FORMAT = "tokinterp context decoder 1"
@@ -104,17 +103,8 @@ class ContextDecoder(nn.Module):
         notes : optional
             Anything JSON.
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.writing-{os.getpid()}")
-        tensors = {k: v.cpu().contiguous() for k, v in {**self.tensors(), **(extra or {})}.items()}
         note = json.dumps({"format": FORMAT, "facts": self.facts, "notes": notes})
-        try:
-            save_file(tensors, partial, {"tokinterp": note})
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-        return path
+        return write_tensors(path, {**self.tensors(), **(extra or {})}, {"tokinterp": note})
 
     @classmethod
     def load(cls, path: str | Path, model: HookedLM) -> ContextDecoder:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from ..files import write_text
 from .tokens import strings_of, tokens_of
 
 LOW, MIDDLE, HIGH = (33, 102, 172), (247, 247, 247), (178, 24, 43)
@@ -28,9 +29,7 @@ class Html(str):
     def save(self, path: str | Path, title: str = "token erasure") -> Path:
         """Write a page of its own."""
         head = f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title></head>'
-        path = Path(path)
-        path.write_text(f"{head}<body>{self}</body></html>\n", encoding="utf-8", errors="backslashreplace")
-        return path
+        return write_text(path, f"{head}<body>{self}</body></html>\n", errors="backslashreplace")
 
 
 def erasure_html(

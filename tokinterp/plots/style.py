@@ -16,6 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..files import replacing
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -161,11 +163,10 @@ def save(fig: Figure | Axes, path: str | Path) -> Path:
     ...     save(fig, Path(folder, "deep", "a.pdf")).name
     'a.pdf'
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with paper_style():
-        figure_of(fig).savefig(path)
-    return path
+    kind = Path(path).suffix.removeprefix(".") or mpl.rcParams["savefig.format"]
+    with paper_style(), replacing(path) as temporary:
+        figure_of(fig).savefig(temporary, format=kind)
+    return Path(path)
 
 
 def figure_of(fig: Figure | Axes) -> Figure:

@@ -1,0 +1,107 @@
+"""Files are written whole, with the umask's permissions, and through no link."""
+
+import os
+import stat
+
+import pytest
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from tokinterp import files
+
+posix = pytest.mark.skipif(os.name != "posix", reason="permissions and links of POSIX")
+WRITERS = {
+    "bytes": lambda path: files.write_bytes(path, b"new"),
+    "text": lambda path: files.write_text(path, "new"),
+    "tensors": lambda path: files.write_tensors(path, {"a": torch.arange(3)}),
+}
+
+
+@pytest.fixture
+def umask():
+    before = os.umask(0)
+    os.umask(before)
+    yield os.umask
+    os.umask(before)
+
+
+@posix
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_permissions_are_those_of_the_umask(tmp_path, umask, writer, mask, mode):
+    umask(mask)
+    path = WRITERS[writer](tmp_path / "deep" / "file")
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+    assert os.listdir(path.parent) == ["file"]
+
+
+@posix
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_link_is_neither_followed_nor_replaced(tmp_path, writer, monkeypatch):
+    (tmp_path / "precious").write_text("old")
+    (tmp_path / "link").symlink_to("precious")
+    with pytest.raises(OSError, match="link is no plain file"):
+        WRITERS[writer](tmp_path / "link")
+    monkeypatch.setattr(files.secrets, "token_hex", lambda n: "guessed")
+    (tmp_path / ".file.writing-guessed").symlink_to("precious")
+    with pytest.raises(FileExistsError):
+        WRITERS[writer](tmp_path / "file")
+    with pytest.raises(FileExistsError):
+        files.new_folder(tmp_path / "file")
+    assert (tmp_path / "precious").read_text() == "old"
+    assert (tmp_path / ".file.writing-guessed").is_symlink()
+
+
+@posix
+def test_no_device_is_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(OSError, match="no plain file"):
+            files.write_text(place, "x")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = files.write_text(tmp_path / "a.txt", "old\n")
+
+    def fail():
+        with files.replacing(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    with pytest.raises(UnicodeEncodeError):
+        files.write_text(path, "\ud800")
+    same = torch.zeros(2)
+    with pytest.raises(RuntimeError, match="share memory"):
+        files.write_tensors(path, {"a": same, "b": same})
+    assert path.read_bytes() == b"old\n"
+    assert os.listdir(tmp_path) == ["a.txt"]
+    assert files.write_text(path, "\ud800é", errors="backslashreplace").read_bytes() == "\\ud800é".encode()
+
+
+def test_a_full_disk_is_an_oserror(tmp_path, monkeypatch):
+    def full(*args):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        files.write_tensors(tmp_path / "a", {"a": torch.zeros(1)})
+    assert os.listdir(tmp_path) == []
+
+
+def test_tensors_of_any_layout_and_their_notes(tmp_path):
+    table = torch.arange(6.0).view(2, 3)
+    path = files.write_tensors(tmp_path / "a.safetensors", {"t": table.T, "g": table.requires_grad_()}, {"k": "v"})
+    assert torch.equal(load_file(path)["t"], table.T)
+    with safe_open(path, "pt") as file:
+        assert file.metadata() == {"k": "v"}
+
+
+def test_a_new_folder_is_beside_the_place(tmp_path):
+    one, two = files.new_folder(tmp_path / "run.zarr"), files.new_folder(tmp_path / "run.zarr")
+    assert one != two
+    assert one.parent == two.parent == tmp_path
+    assert one.name.startswith(".run.zarr.writing-")
