@@ -1,4 +1,4 @@
-"""Shared fixtures: devices, models, texts, and where the larger data are."""
+"""Shared fixtures: devices, models and their runs.  Nothing here needs more than the package."""
 
 import os
 import signal
@@ -14,24 +14,14 @@ import tokinterp as ti
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests are a background job of a shell
-ROOT = Path(__file__).resolve().parents[1]
 CORE_ONLY = os.environ.get("TOKINTERP_CORE_ONLY") == "1"
 
 
 needs_extras = pytest.mark.skipif(CORE_ONLY, reason="TOKINTERP_CORE_ONLY=1: optional libraries are not tested")
 
 
-def data_folder() -> Path | None:
-    """The folder with models and texts for development: TOKINTERP_DATA, else ../shared/data; None where absent."""
-    folder = Path(os.environ.get("TOKINTERP_DATA") or ROOT.parent / "shared" / "data")
-    return folder if folder.is_dir() else None
-
-
 def pytest_report_header(config):
-    lines = [f"data folder: {'found' if data_folder() else 'absent: bundled model and texts are used instead'}"]
-    if CORE_ONLY:
-        lines.append("TOKINTERP_CORE_ONLY=1: transformer_lens, nnsight and distributed are NOT tested")
-    return lines
+    return ["TOKINTERP_CORE_ONLY=1: transformer_lens, nnsight and distributed are NOT tested"] if CORE_ONLY else []
 
 
 def pytest_generate_tests(metafunc):
@@ -44,19 +34,9 @@ def pytest_generate_tests(metafunc):
 
 
 @pytest.fixture(scope="session")
-def data() -> Path | None:
-    """Folder with the development data, or None."""
-    return data_folder()
-
-
-@pytest.fixture(scope="session")
 def bundled() -> ti.Model:
-    """A trained model: the one in the package, else stories260K of the data folder."""
-    if (ROOT / "tokinterp" / "data" / "model" / "model.safetensors").is_file():
-        return ti.load_model(device="cpu")
-    folder = data_folder()
-    assert folder is not None, "this source tree has no bundled model, and there is no data folder"
-    return ti.load_model(folder / "models" / "stories260K", device="cpu")
+    """The trained model in the package."""
+    return ti.load_model(device="cpu")
 
 
 @pytest.fixture

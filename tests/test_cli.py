@@ -203,21 +203,6 @@ def test_demo_ends_in_a_report_figures_and_a_store(call, tiny_folder, tmp_path, 
     assert code == 0, err
 
 
-def test_demo_takes_the_data_folder_where_there_is_no_bundled_model(tiny_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("tokinterp.models.bundled.DATA", tmp_path / "nothing")
-    monkeypatch.setenv("TOKINTERP_DATA", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="no bundled model"):
-        cli.demo_input()
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "stories260K").symlink_to(tiny_folder)
-    (tmp_path / "text").mkdir()
-    (tmp_path / "text" / "tinystories_1000.json").write_text(json.dumps(TEXTS), encoding="utf-8")
-    with pytest.raises(ValueError, match="400"):  # the tiny model has a context of 256
-        cli.demo_input()
-    config = json.loads((tiny_folder / "config.json").read_text(encoding="utf-8"))
-    assert config["max_position_embeddings"] == 256
-
-
 def test_parse_layers():
     assert cli.parse_layers("0,4,8-10") == [0, 4, 8, 9, 10]
     for bad in ("", "a", "-1", "3-", "1.5"):

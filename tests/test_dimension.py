@@ -143,11 +143,9 @@ def test_scikit_dimension_on_clean_clouds(d):
     agree_with_skdim(gauss(d, 400, seed=d, dim=24))
 
 
-def test_scikit_dimension_on_real_token_clouds(bundled, data):
+def test_scikit_dimension_on_real_token_clouds(bundled):
     """Clouds of a trained model; every token once, so that no duplicate is left to the packages."""
     text = " ".join(t.text for t in ti.bundled_texts("story"))
-    if data is not None:
-        bundled = ti.load_model(data / "models" / "stories260K", device="cpu")
     prompts = ti.Prompts.from_texts([text], bundled, max_tokens=400)
     layers = [1, bundled.info.n_layers]
     batch = ti.capture(bundled, prompts, [0], ti.resid(layers))

@@ -207,16 +207,15 @@ def test_backends_give_the_same_numbers(family, backend, folders, extras):
         other.run(ids, [S("resid", 4)])
 
 
-def test_backends_agree_on_a_trained_model(data, bundled, extras):
-    folder = data / "models" / "stories260K" if data else None
+def test_backends_agree_on_a_trained_model(extras):
     text = "Once upon a time, there was a little girl named Lily."
-    hf = ti.load_model(folder, device="cpu")
+    hf = ti.load_model(device="cpu")
     ids = torch.tensor(hf.tokenizer(text)["input_ids"])[None]
     sites = [S("resid", n) for n in range(hf.info.n_layers + 1)]
     sites += [S(name, b) for name in sorted(hf.offers - {"resid"}) for b in range(hf.info.n_layers)]
     a = hf.run(ids, sites)
     for backend in ("transformer_lens", "nnsight"):
-        b = ti.load_model(folder, backend=backend, device="cpu").run(ids, sites)
+        b = ti.load_model(backend=backend, device="cpu").run(ids, sites)
         for site in sites:
             torch.testing.assert_close(a[site], b[site], rtol=1e-5, atol=1e-5, msg=f"{backend} {site}")
 
@@ -402,9 +401,9 @@ def test_info_says_what_decides_the_numbers(folders):
     assert "3 blocks, d_model 32, float32 on cpu, hf" in repr(model)
 
 
-def test_real_model_gives_its_own_loss_and_greedy_text(data, bundled):
-    """Unembedding the captured last layer is the model: same next-token loss, same greedy text."""
-    model = ti.load_model(data / "models" / "stories260K", device="cpu") if data else bundled
+def test_real_model_gives_its_own_loss(bundled):
+    """Unembedding the captured last layer is the model: same next-token loss."""
+    model = bundled
     text = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
     ids = torch.tensor([model.tokenizer(text)["input_ids"]])
     site = S("resid", model.info.n_layers)
@@ -412,12 +411,6 @@ def test_real_model_gives_its_own_loss_and_greedy_text(data, bundled):
     loss = nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:])
     with torch.no_grad():
         assert abs(float(loss) - float(model.lm(ids, labels=ids).loss)) < 1e-4
-    if data:  # data/README.md: what greedy decoding of this model says, from BOS
-        said = torch.tensor([[model.tokenizer.bos_token_id]])
-        while said.shape[1] < ids.shape[1]:
-            following = model.unembed(model.run(said, [site])[site][:, -1]).argmax(-1)
-            said = torch.cat([said, following[:, None]], 1)
-        assert model.tokenizer.decode(said[0], skip_special_tokens=True).startswith(text[:80])
 
 
 def test_every_family_of_the_tests_is_another_architecture():

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from text_helpers import tokenizer, tokenizer_names
+from text_helpers import space_tokenizer
 from tiny import VOCAB, some_prompts, tiny
 
 import tokinterp as ti
@@ -163,9 +163,8 @@ def test_named_targets_mark_one_place(bundled):
     assert len(twice.positions) == 2
 
 
-@pytest.mark.parametrize("name", [n for n in tokenizer_names() if n in ("space", "llama2", "stories260K")])
-def test_a_tokenizer_that_puts_a_space_first_gets_it_once(name):
-    model: Any = SimpleNamespace(tokenizer=tokenizer(name), info=SimpleNamespace(d_vocab=None))
+def test_a_tokenizer_that_puts_a_space_first_gets_it_once():
+    model: Any = SimpleNamespace(tokenizer=space_tokenizer(), info=SimpleNamespace(d_vocab=None))
     vocabulary = ti.text.Vocabulary(model.tokenizer)
     assert vocabulary.prefix_space
     target = Target.make("repeat", model)

@@ -1,11 +1,9 @@
-"""Scores of token probes: equal to counting by hand, the ceiling, the effect in a real small model, refusals."""
-
-import json
-import math
+"""Scores of token probes: equal to counting by hand, the ceiling, planted erasure, refusals."""
 
 import numpy as np
 import pytest
 import torch
+from planted import PlantedModel, planted_texts
 from tiny import tiny_lm
 
 import tokinterp as ti
@@ -153,32 +151,33 @@ def test_intervals_are_over_documents(real):
     assert float(np.abs(gap).max()) < 1e-12
 
 
-def test_erasure_in_a_small_real_model(data, real):
-    """Short version of the run on stories260K: 600 stories, all layers, give the numbers within 0.03."""
-    if data is None:
-        model, probes, _, test = real  # without the data folder: the same direction in the bundled model
-        found = score_probes(probes, model, test, offsets=[0], progress=False).sel(offset=0)
-        first, last = found.sel(layer=0), found.sel(layer=3)
-        assert float(first["accuracy"].sel(subset="all")) > float(last["accuracy"].sel(subset="all"))
-        return
-    model = ti.load_model(data / "models" / "stories260K", device="cpu")
-    stories = json.loads((data / "text" / "tinystories_1000.json").read_text(encoding="utf-8"))
-    train, test = (
-        ti.Prompts.from_texts(part, model, max_tokens=256, progress=False)
-        for part in (stories[:100], stories[600:800:5])
-    )
-    probes = fit_probes(
-        model, train, layers=[0, 2, 5], offsets=[-1, 0], settings=ProbeSettings(epochs=8, lr=0.02), progress=False
-    )
-    found = score_probes(probes, model, test, progress=False, n_boot=200)["accuracy"]
-    measured = {
-        ("last piece", 0, 0): 1.0, ("last piece", 5, 0): 0.60, ("middle piece", 5, 0): 0.84, ("first piece", 5, 0): 1.0,
-        ("single-token word", 5, 0): 0.96, ("punctuation", 5, 0): 0.98, ("last piece", 2, -1): 0.79,
-        ("last piece", 5, -1): 0.35,
-    }  # fmt: skip
-    got = {k: float(found.sel(subset=k[0], layer=k[1], offset=k[2])) for k in measured}
-    wrong = {k: (round(got[k], 3), v) for k, v in measured.items() if not math.isclose(got[k], v, abs_tol=0.06)}
-    assert not wrong  # a fifth of the text: twice the tolerance of the full run
+class Forgetful(PlantedModel):
+    """Nothing at all is left of what the planted model wipes."""
+
+    def strength(self, ids):
+        return super().strength(ids).clamp(min=0)
+
+
+def test_planted_erasure_is_found_where_it_was_planted():
+    """From layer 3 on the last letter of a word is gone: there a fitted probe falls to the commonest letter."""
+    model = Forgetful()
+    train, test = (ti.Prompts.from_texts(planted_texts(n, seed=n), model) for n in (60, 30))
+    settings = ProbeSettings(rows=64, epochs=30, lr=0.02)
+    probes = fit_probes(model, train, layers=[0, 3], offsets=[-1, 0], settings=settings, progress=False)
+    found = score_probes(probes, model, test, progress=False, n_boot=200)
+    accuracy = found["accuracy"].sel(offset=0)
+    kept = ["first piece", "middle piece", "single-token word", "other"]
+    assert (accuracy.sel(layer=0, subset=[*kept, "last piece"]) == 1).all()
+    assert (accuracy.sel(layer=3, subset=kept) == 1).all()
+    classes = ti.text.token_classes(test)
+    last = test.token_ids[classes.codes == classes.names.index("last piece")]
+    most = np.unique(last, return_counts=True)[1].max() / len(last)
+    assert 0 < float(accuracy.sel(layer=3, subset="last piece")) <= most < 0.4
+    before = found["accuracy"].sel(offset=-1, layer=3)  # the letter before is gone wherever there is one
+    assert float(before.sel(subset="last piece")) < 0.5 < 1 == float(before.sel(subset="first piece"))
+    low, high = found["gap_interval"].sel(subset="last piece", layer=3, offset=0).values
+    assert 0.5 < low <= float(found["gap"].sel(subset="last piece", layer=3, offset=0)) <= high < 1
+    assert float(np.abs(found["gap"].sel(subset="last piece", layer=0)).max()) == 0
 
 
 # -- refusals -------------------------------------------------------------------------------------------------

@@ -1,7 +1,5 @@
 """Profiles by class and correlations over tokens equal brute force; intervals widen where prompts differ."""
 
-from collections import Counter
-
 import numpy as np
 import pytest
 import xarray as xr
@@ -11,7 +9,6 @@ from tiny import some_prompts
 import tokinterp as ti
 from tokinterp.dataset import variable
 from tokinterp.profiles import class_profile, mcnemar, span_labels, token_correlation
-from tokinterp.text.readers import read_conllu
 
 PROMPTS = some_prompts([30] * 12)
 
@@ -133,26 +130,12 @@ def test_mcnemar_equals_the_binomial_test():
         mcnemar(a, b[:3])
 
 
-def tagged(data):
-    """Texts and typed spans: parts of speech, checked against the lines of the file; without the data, entities."""
-    if data is None:
-        return [t.text for t in ti.bundled_texts()], ti.bundled_spans().of_kind("entity")
-    file = data / "spans" / "en_ewt-ud-dev.conllu"
-    read = read_conllu(file, relations=())
-    rows = [line.split("\t") for line in file.read_text("utf-8").splitlines()]
-    rows = [r for r in rows if r[0].isdigit()]
-    assert Counter(read.spans.type.tolist()) == Counter(r[3] for r in rows)
-    pairs = zip(read.spans.strings(), read.spans.type.tolist(), strict=True)
-    assert sum(p == ("the", "DET") for p in pairs) == sum((r[1], r[3]) == ("the", "DET") for r in rows) > 500
-    return read.texts, read.spans
-
-
-def test_profile_of_real_parts_of_speech(data, bundled):
-    """From a file of tags to the profile of a measured value: every number again by a loop over the spans."""
-    texts, spans = tagged(data)
+def test_profile_of_real_spans(bundled):
+    """From typed spans to the profile of a measured value: every number again by a loop over the spans."""
+    texts, spans = [t.text for t in ti.bundled_texts()], ti.bundled_spans().of_kind("entity")
     prompts = ti.Prompts.from_texts(texts[:16], bundled, max_tokens=160, progress=False)
     here = spans.where(spans.document < 16).align(prompts)
-    labels = span_labels(here, prompts, kind="pos" if data else "entity")
+    labels = span_labels(here, prompts, kind="entity")
     run = ti.measure(bundled, prompts, {"n": ti.TokenNorms(layers=[2])}, progress=False)["n"].to_dataset()
     run = run.sel(layer=2)
     out = class_profile(run, "norm", labels, prompts, least=20, n_boot=100)

@@ -173,17 +173,6 @@ def test_mmlu_from_folder_and_tar(tmp_path):
         ti.read_mmlu(tmp_path / "nothing")
 
 
-def test_the_mmlu_of_the_data_folder(data, tmp_path):
-    if data is None:
-        write_mmlu(tmp_path / "mmlu")
-        path, least = tmp_path / "mmlu", 3
-    else:
-        path, least = data / "tasks" / "mmlu.tar.xz", 14000
-    items = ti.read_mmlu(path)
-    assert len(items) >= least
-    assert {len(i.options) for i in items} == {4}
-
-
 def test_accuracy_beside_its_controls():
     ds = ti.removal_accuracy(
         tiny(), ITEMS, {"articles": "articles", "mine": lambda t: t.replace("the ", "")}, score="option", controls=2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from text_helpers import TEXTS, PieceTokenizer, byte_tokenizer, tokenizer, tokenizer_names
+from text_helpers import MAKERS, TEXTS, PieceTokenizer, byte_tokenizer, tokenizer
 
 from tokinterp.text import Prompts, shuffle_blocks, shuffle_words
 from tokinterp.text.shuffle import block_lengths
@@ -82,7 +82,7 @@ def test_seeded_for_each_prompt_on_its_own():
 
 
 @pytest.mark.parametrize("shuffle", [lambda p: shuffle_blocks(p, 5), shuffle_words])
-@pytest.mark.parametrize("name", tokenizer_names())
+@pytest.mark.parametrize("name", MAKERS)
 def test_bos_stays_first_and_tokens_stay_the_same(name, shuffle):
     prompts = Prompts.from_texts(TEXTS[:5], tokenizer(name), max_tokens=400)
     shuffled = shuffle(prompts)

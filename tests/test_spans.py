@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from text_helpers import DATA, TEXTS, PieceTokenizer, byte_tokenizer, tokenizer, tokenizer_names
+from text_helpers import MAKERS, TEXTS, PieceTokenizer, byte_tokenizer, tokenizer
 
 from tokinterp.text import (
     Prompts,
@@ -24,7 +24,7 @@ from tokinterp.text import (
 )
 from tokinterp.text.spans import CROSSES, DROPPED, OUTSIDE, TRUNCATED
 
-NAMES = tokenizer_names()
+NAMES = list(MAKERS)
 UNICODE = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
 
 
@@ -407,40 +407,13 @@ def test_spacy_is_not_needed_until_asked_for(monkeypatch):
         spacy_spans(["text"])
 
 
-def test_real_annotations_align():
-    """Gold annotations of the data folder, or the bundled ones where it is absent."""
-    if DATA.exists():
-        folder = DATA / "spans"
-        sets = [read_conll(folder / "wikigold.conll.txt"), read_conllulex(folder / "streusle.ud_dev.conllulex")]
-        expected = count_entities(folder / "wikigold.conll.txt")
-        assert len(sets[0].spans) == len(expected)
-        squeezed = ["".join(s.split()) for s in sets[0].spans.strings()]
-        assert squeezed == expected
-        lexicon = (folder / "streusle.ud_dev.conllulex").read_text().splitlines()
-        firsts = [r.split("\t") for r in lexicon if len(r.split("\t")) == 19 and r.split("\t")[10].endswith(":1")]
-        assert len(sets[1].spans) + sets[1].skipped["mwe with a gap"] == len(firsts)
-        texts_and_spans = [(s.texts, s.spans) for s in sets]
-    else:
-        texts_and_spans = [([t.text for t in bundled_texts()], bundled_spans())]
-    for texts, spans in texts_and_spans:
-        for name in NAMES:
-            some = spans.where(spans.document < 40)
-            prompts = Prompts.from_texts(texts[:40], tokenizer(name), max_tokens=512, on_long="window", stride=256)
-            found = some.align(prompts)
-            assert len(found.unaligned) < 0.02 * len(some), (name, found)
-
-
-def count_entities(file):
-    """The entities of an IO/BIO file, spaces left out, read in another way than the reader does."""
-    out, before = [], "O"
-    for line in file.read_text().splitlines():
-        token, tag = line.split() if line else ("", "O")
-        if tag[0] == "B" or (tag != "O" and tag[2:] != before[2:]):
-            out.append(token)
-        elif tag != "O":
-            out[-1] += token
-        before = tag
-    return out
+def test_bundled_annotations_align():
+    texts, spans = [t.text for t in bundled_texts()], bundled_spans()
+    for name in NAMES:
+        some = spans.where(spans.document < 40)
+        prompts = Prompts.from_texts(texts[:40], tokenizer(name), max_tokens=512, on_long="window", stride=256)
+        found = some.align(prompts)
+        assert len(found.unaligned) < 0.02 * len(some), (name, found)
 
 
 def test_a_window_that_cuts_a_character_holds_neither_half_of_it():

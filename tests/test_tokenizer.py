@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from text_helpers import DATA
 
 from tokinterp import Prompts, bundled_texts, load_tokenizer
 from tokinterp.models.sentencepiece import read_tokenizer, sentencepiece_tokenizer
 
 spm = pytest.importorskip("sentencepiece", reason="an optional package")
 TEXTS = [t.text for t in bundled_texts()]
-LLAMA = DATA / "tokenizers" / "llama2"
 HARD = ["", " ", "  two", "a  b   c", " x", "\n\n  The", "\ttab", "é 日本 😀", "▁ mark", "The <s> sign", "x" * 40, "  "]
 
 
@@ -99,23 +97,3 @@ def test_unigram_files_are_left_to_transformers(trained, tmp_path):
 def test_a_folder_without_tokenizer_is_named(tmp_path):
     with pytest.raises(ValueError, match="has no tokenizer"):
         load_tokenizer(tmp_path)
-
-
-# Llama-2 tokens with BOS: all, of the first 512 and of the first 256 of every text (counts of the published documents)
-COUNTS = {
-    "wikipedia_test_500": (369_248, 167_209, 103_721),
-    "wikipedia_val_500": (425_581, 168_856, 104_210),
-    "wikipedia_train_1000": (774_603, 327_104, 204_357),
-}
-
-
-@pytest.mark.skipif(
-    not LLAMA.exists(), reason="the tokenizer of Llama 2 may not be redistributed; the trained one stands in"
-)
-@pytest.mark.parametrize("name", COUNTS)
-def test_counts_of_the_published_documents(name):
-    tokenizer = load_tokenizer(LLAMA)
-    file = DATA / "text" / f"{name}.csv.xz"
-    for limit, count in zip((None, 512, 256), COUNTS[name], strict=True):
-        prompts = Prompts.from_file(file, tokenizer, max_tokens=limit)
-        assert sum(prompts.lengths) == count

@@ -1,8 +1,7 @@
-"""Tokenizers for the tests of tokinterp.text: small ones built here, and the real ones of the data folder."""
+"""Tokenizers for the tests of tokinterp.text: small ones built here, and that of the bundled model."""
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
-DATA = Path(os.environ.get("TOKINTERP_DATA", ROOT.parent / "shared" / "data"))
 BUNDLED = ROOT / "tokinterp" / "data" / "model"
 
 TEXTS = [
@@ -69,38 +67,25 @@ def space_tokenizer() -> Any:
 
 
 @cache
-def real_tokenizers() -> dict[str, Any]:
-    """Tokenizers of the data folder and of the bundled model, those that are there."""
-    import transformers as tr
+def bundled_tokenizer() -> Any:
+    """The tokenizer of the model in the package: a byte-level BPE of 4,096 tokens with BOS."""
+    from transformers import AutoTokenizer
 
-    from tokinterp import load_tokenizer
-
-    out = {}
-    if BUNDLED.exists():
-        out["bundled"] = tr.AutoTokenizer.from_pretrained(BUNDLED)
-    if DATA.exists():
-        gpt2 = DATA / "tokenizers" / "gpt2"
-        out["stories260K"] = tr.AutoTokenizer.from_pretrained(DATA / "models" / "stories260K")
-        out["gpt2"] = tr.GPT2Tokenizer(vocab=str(gpt2 / "encoder.json"), merges=str(gpt2 / "vocab.bpe"))
-        out["llama2"] = load_tokenizer(DATA / "tokenizers" / "llama2")
-        pythia = DATA / "tokenizers" / "pythia" / "20B_tokenizer.json"
-        out["pythia"] = tr.PreTrainedTokenizerFast(tokenizer_file=str(pythia))
-    return out
+    return AutoTokenizer.from_pretrained(BUNDLED)
 
 
-def tokenizer_names() -> list[str]:
-    """Names for `tokenizer`; known without loading anything."""
-    real = ["stories260K", "gpt2", "llama2", "pythia"] if DATA.exists() else []
-    return ["byte", "space", *real, *(["bundled"] if BUNDLED.exists() else [])]
+@cache
+def bare_tokenizer() -> Any:
+    """A byte-level BPE that puts nothing before a text, as those of GPT-2 and Pythia."""
+    return byte_tokenizer(bos=False)
+
+
+MAKERS = {"byte": byte_tokenizer, "space": space_tokenizer, "bare": bare_tokenizer, "bundled": bundled_tokenizer}
 
 
 def tokenizer(name: str) -> Any:
-    """One of `tokenizer_names`."""
-    return (
-        {"byte": byte_tokenizer, "space": space_tokenizer}[name]()
-        if name in ("byte", "space")
-        else real_tokenizers()[name]
-    )
+    """One of `MAKERS`."""
+    return MAKERS[name]()
 
 
 class PieceTokenizer:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -358,20 +357,10 @@ def make_prompts(texts: str, model: HookedLM | Any, **settings: Any) -> Prompts:
 
 
 def demo_input() -> tuple[HookedLM, Prompts]:
-    """Return the model and prompts of the demo: the bundled ones, else those of the data folder."""
-    from .models import bundled, load_model
+    """Return the model and prompts of the demo: the bundled ones."""
+    from .models import load_model
     from .text import Prompts, bundled_texts
 
-    try:
-        bundled.bundled_folder()
-    except FileNotFoundError:
-        root = Path(__file__).resolve().parents[2]
-        data = Path(os.environ.get("TOKINTERP_DATA") or root.parent / "shared" / "data")
-        if not (data / "models" / "stories260K").is_dir():
-            raise
-        model = load_model(data / "models" / "stories260K", device="cpu")
-        file = data / "text" / "tinystories_1000.json"
-        return model, Prompts.from_file(file, model, limit=40, max_tokens=400, progress=False)
     model = load_model(device="cpu")
     texts = [t.text for t in bundled_texts("article")][:24]
     return model, Prompts.from_texts(texts, model, max_tokens=400, progress=False)
