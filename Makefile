@@ -3,13 +3,28 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench figures notebooks clean
+CORE_TESTS := capture cli dataset dimension edits lens measure models per_cloud prompts report spans
+
+.PHONY: demo test test-fast test-core real-data lint bench figures notebooks clean
 
 demo: .venv/.base  ## The main job on the bundled model: report and figures in runs/demo
 	$(BIN)/tokinterp demo --out runs/demo
 
 test: .venv/.dev  ## The whole suite
 	$(BIN)/python -m pytest
+
+test-fast: .venv/.dev  ## Without notebooks, experiments, kills, doctests and other slow tests: for the inner loop
+	$(BIN)/python -m pytest tests -m "not slow"
+
+test-core: .venv/.dev  ## The wheel with its core dependencies in an empty environment: demo and core tests
+	rm -rf dist .venv-core && $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv .venv-core
+	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl pytest hypothesis
+	cd dist && ../.venv-core/bin/tokinterp demo --out demo
+	TOKINTERP_CORE_ONLY=1 .venv-core/bin/pytest -q -o pythonpath= -p no:cacheprovider $(CORE_TESTS:%=tests/test_%.py)
+
+real-data: .venv/.dev  ## Compare with what is known of real models, tokenizers and annotations in $$TOKINTERP_DATA
+	$(BIN)/python -m experiments.real_data
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
@@ -29,7 +44,7 @@ notebooks: .venv/.dev  ## Run every notebook; executed copies in runs/notebooks
 	$(PYTHON) -m venv .venv
 
 .venv/.base: pyproject.toml constraints.txt | .venv/bin/python
-	$(PIP) -e ".[plots]"
+	$(PIP) -e .
 	touch $@
 
 .venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
@@ -37,4 +52,4 @@ notebooks: .venv/.dev  ## Run every notebook; executed copies in runs/notebooks
 	touch .venv/.base $@
 
 clean:
-	rm -rf .venv runs dist
+	rm -rf .venv .venv-core runs dist

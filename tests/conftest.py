@@ -14,7 +14,10 @@ import tokinterp as ti
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests are a background job of a shell
+ROOT = Path(__file__).resolve().parents[1]
 CORE_ONLY = os.environ.get("TOKINTERP_CORE_ONLY") == "1"
+if CORE_ONLY:  # make test-core: the built wheel, and nothing of the checkout but its tests
+    assert "site-packages" in str(ti.__file__), f"TOKINTERP_CORE_ONLY=1 tests an installed package, not {ti.__file__}"
 
 
 needs_extras = pytest.mark.skipif(CORE_ONLY, reason="TOKINTERP_CORE_ONLY=1: optional libraries are not tested")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import needs_extras
 from standin import StandIn
 from tiny import tiny
 
@@ -138,11 +139,13 @@ def agree_with_skdim(x):
     np.testing.assert_allclose(estimators.local_dimension(n.distances, 20)[0], mle.dimension_pw_, rtol=1e-6)
 
 
+@needs_extras
 @pytest.mark.parametrize("d", [3, 12])
 def test_scikit_dimension_on_clean_clouds(d):
     agree_with_skdim(gauss(d, 400, seed=d, dim=24))
 
 
+@needs_extras
 def test_scikit_dimension_on_real_token_clouds(bundled):
     """Clouds of a trained model; every token once, so that no duplicate is left to the packages."""
     text = " ".join(t.text for t in ti.bundled_texts("story"))

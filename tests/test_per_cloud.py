@@ -15,7 +15,7 @@ from tokinterp.kernels.neighbours import nearest
 
 
 # -- PerCloud -----------------------------------------------------------------------------------------------------
-def test_scikit_dimension_gets_the_cloud_and_agrees_with_ours(bundled):
+def test_scikit_dimension_gets_the_cloud_and_agrees_with_ours(bundled, extras):
     import skdim
 
     texts = [t.text for t in ti.bundled_texts() if len(t.text) > 1200][:2]

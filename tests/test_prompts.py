@@ -463,7 +463,7 @@ def test_plain_text_files(tmp_path):
         Prompts.from_file(tmp_path / "b.txt", byte_tokenizer(), per_line=True, on_empty="error")
 
 
-def test_tables_and_datasets(tmp_path):
+def test_tables_and_datasets(tmp_path, extras):
     import datasets
 
     data = datasets.Dataset.from_list(RECORDS)

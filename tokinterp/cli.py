@@ -251,7 +251,6 @@ def demo(
     from .measure import measure as run_measure
     from .report import report as write_report
 
-    import_module(".plots", __package__)  # without matplotlib, say so before the run
     model, prompts = demo_input()
     typer.echo(f"{model}\n{prompts}", err=True)
     asked = make_measurements(["dimension", "spectrum", "lens"], [], None)

@@ -61,8 +61,6 @@ def report(
     ------
     ValueError
         If there is nothing to report, or ``prompts`` are not those of the run.
-    ImportError
-        Without matplotlib.
 
     Examples
     --------

@@ -5,11 +5,6 @@ settings.  Without ``ax=`` a function makes a figure of its own, 3.4 inches wide
 under the settings in force (``with plots.paper_style():`` puts those of the package in force).
 """
 
-from importlib.util import find_spec as _find_spec
-
-if _find_spec("matplotlib") is None:
-    raise ImportError("figures need matplotlib, which is not installed: pip install 'tokinterp[plots]'")
-
 from .attention import attention_by_block, head_map, sink_by_position
 from .augmentation import augmentation_by_layer
 from .correlation import correlation_by_layer
