@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 
 CORE_TESTS := capture cli dataset dimension edits lens measure models per_cloud prompts report spans
 
-.PHONY: demo test test-fast test-core real-data lint bench figures notebooks clean
+.PHONY: demo test test-fast test-core mutants real-data lint bench figures notebooks clean
 
 demo: .venv/.base  ## The main job on the bundled model: report and figures in runs/demo
 	$(BIN)/tokinterp demo --out runs/demo
@@ -22,6 +22,9 @@ test-core: .venv/.dev  ## The wheel with its core dependencies in an empty envir
 	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl pytest hypothesis
 	cd dist && ../.venv-core/bin/tokinterp demo --out demo
 	TOKINTERP_CORE_ONLY=1 .venv-core/bin/pytest -q -o pythonpath= -p no:cacheprovider $(CORE_TESTS:%=tests/test_%.py)
+
+mutants: .venv/.dev  ## Apply small wrong changes one by one: a named test must notice each (half an hour and more)
+	$(BIN)/python tests/mutants.py
 
 real-data: .venv/.dev  ## Compare with what is known of real models, tokenizers and annotations in $$TOKINTERP_DATA
 	$(BIN)/python -m experiments.real_data
