@@ -47,7 +47,9 @@ def test_units_are_bracketed_and_texts_escaped():
 @pytest.mark.parametrize(("psi", "red"), [(0.5, True), (-0.5, False)])
 def test_colour_says_the_sign_and_the_limit(psi, red):
     def colour(html):
-        found = re.search(r'class="unit" style="background:rgb\((\d+),(\d+),(\d+)\)', html)
+        step = re.search(r'class="unit" data-shade="(-?\d+)"', html)
+        assert step
+        found = re.search(rf"\[data-shade='{step[1]}'\]{{background:rgb\((\d+),(\d+),(\d+)\)", html)
         assert found
         return tuple(map(int, found.groups()))
 

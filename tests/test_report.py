@@ -1,6 +1,8 @@
 """The report is one file that shows the numbers of the run, and nothing in a run can break out of it."""
 
 import base64
+import hashlib
+import html
 import json
 import re
 from html.parser import HTMLParser
@@ -8,8 +10,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import xarray as xr
+from test_erasure_seen import small
 
 import tokinterp as ti
+from tokinterp.plots.erasure_html import erasure_html
 from tokinterp.report import report
 from tokinterp.tables import layer_table, number
 
@@ -193,3 +197,61 @@ def test_prompts_of_another_run_are_refused(tiny_run, tiny_folder, tmp_path):
     with pytest.raises(ValueError, match="nothing to report"):
         ti.report(xr.DataTree(), tmp_path / "a.html")
     assert not (tmp_path / "a.html").exists()
+
+
+# -- what was received ----------------------------------------------------------------------------------------
+RUNS = "<img src=x onerror=alert(1)>"
+
+
+def hashes(text, tag):
+    found = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.S)
+    return {f"'sha256-{base64.b64encode(hashlib.sha256(t.encode()).digest()).decode()}'" for t in found}
+
+
+def policy_of(text):
+    (content,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', text)
+    return {kind: set(allowed) for kind, *allowed in (part.split() for part in content.split("; "))}
+
+
+def test_only_the_scripts_and_styles_of_the_page_itself_are_allowed(page, tmp_path):
+    policy = policy_of(page.text)
+    assert policy["default-src"] == policy["base-uri"] == policy["form-action"] == {"'none'"}
+    assert policy["script-src"] == hashes(page.text, "script")
+    assert len(policy["script-src"]) == 1
+    assert policy["style-src"] >= hashes(page.text, "style")
+    assert "unsafe" not in page.text
+    assert not [a for _, a in page.tags if "style" in a or any(k.startswith("on") for k in a)]
+    file = erasure_html(small(["a", RUNS, "b"]), title=RUNS).save(tmp_path / "a.html", title=RUNS)
+    alone = Page(file)
+    assert policy_of(alone.text)["style-src"] == hashes(alone.text, "style")
+    assert "script-src" not in policy_of(alone.text)
+    assert not [t for t, a in alone.tags if t in ("img", "script") or "style" in a]
+
+
+def hostile(run):
+    """Every string of a result, and every number that a page shows, is markup."""
+    tree = run.copy(deep=True)
+    tree.attrs |= {"n_layers": RUNS, "d_model": RUNS, "model": RUNS, RUNS: RUNS, "created": RUNS, "device": RUNS}
+    nodes = {n.path: n.to_dataset(inherit=False) for n in tree.subtree}
+    table = nodes["/prompts"]
+    n = table.sizes["prompt"]
+    nodes["/prompts"] = table.assign_coords(prompt=("prompt", np.array([RUNS] * n, object)))
+    nodes["/prompts"]["first_nonfinite_layer"][:] = 1
+    other = xr.Dataset({"x": (("block",), [1.0, 2.0])}, {"block": np.array([RUNS, "b"], object)}, {"measurement": RUNS})
+    other["x"].attrs = {"long_name": RUNS, "units": RUNS}
+    nodes["/" + RUNS] = other
+    for v in nodes["/lens"].variables.values():
+        v.attrs = {"long_name": RUNS, "units": RUNS}
+    return xr.DataTree.from_dict(nodes)
+
+
+def test_no_value_of_a_result_becomes_markup(tiny_run, tmp_path):
+    shown = Page(report(hostile(tiny_run), tmp_path / "a.html", title=RUNS + "<!--data-->"))
+    assert [a["src"][:10] for t, a in shown.tags if t == "img"] == ["data:image"] * sum(
+        t == "img" for t, _ in shown.tags
+    )
+    assert shown.shown.count(RUNS) > 10
+    assert len(shown.scripts) == 2
+    named = erasure_html(small("abc", start_layer=RUNS, end_layer=RUNS))
+    assert "<img" not in named
+    assert html.escape(RUNS) in named

@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from .files import write_tensors
 from .files import write_text as replace_text
 from .measurements.base import Measurement
+from .received import plain_name
 
 Facts = dict[str, Any]
-LOCK_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
 
 
 @dataclass
@@ -84,8 +84,7 @@ class Checkpoint:
 
     def progress(self) -> Progress:
         """Return how far the run has come."""
-        file = self.folder / "progress.json"
-        return Progress(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else Progress()
+        return read_progress(self.folder)
 
     def save(
         self, progress: Progress, measurements: Mapping[str, Measurement], rows: Mapping[str, dict[str, torch.Tensor]]
@@ -131,7 +130,7 @@ class Checkpoint:
     def alone(self) -> Iterator[None]:
         """Wait until no other share of this run is merging."""
         try:
-            handle = os.open(self.root / "merging", LOCK_FLAGS, 0o666)
+            handle = open_lock(self.root / "merging")
         except FileNotFoundError:  # merged and removed
             yield
             return
@@ -176,6 +175,20 @@ class Checkpoint:
             ) from error
 
 
+def read_progress(folder: Path) -> Progress:
+    """Return how far the share in a folder has come; the files that it names lie in the folder itself."""
+    file = folder / "progress.json"
+    if not file.exists():
+        return Progress()
+    try:
+        found = Progress(**json.loads(file.read_text(encoding="utf-8")))
+        for name in [*found.rows, *([found.sums] if found.sums else [])]:
+            plain_name(name, folder)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file} is damaged ({error}): delete {folder.parent} and start the run anew") from error
+    return found
+
+
 def partial_folder(store: Path) -> Path:
     """Return the folder in which an unfinished run is kept."""
     return store.with_name(store.name + ".partial")
@@ -218,13 +231,22 @@ def _short(value: Any) -> str:
     return text if len(text) < 60 else text[:57] + "..."
 
 
+def open_lock(path: Path) -> int:
+    """Open a lock file, made if need be and no link; one of another user that may only be read can be locked too."""
+    no_link = getattr(os, "O_NOFOLLOW", 0)
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | no_link, 0o666)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY | no_link)
+
+
 def _lock(path: Path, store: Path) -> int | None:
     """Hold a lock that the system releases when the process ends, however it ends."""
     try:
         import fcntl
     except ImportError:  # Windows
         return None
-    handle = os.open(path, LOCK_FLAGS, 0o666)
+    handle = open_lock(path)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

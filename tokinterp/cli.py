@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import cli_erasure
+from .escape import say
 from .fillers import cli as fillers_cli
 
 if TYPE_CHECKING:
@@ -98,7 +100,7 @@ def command(run: Callable[..., None], on: typer.Typer | None = None) -> Callable
         except typer.Exit:
             raise
         except KeyboardInterrupt as stop:
-            typer.echo(f"\nstopped{': ' + str(stop).removeprefix('stopped ') if str(stop) else ''}", err=True)
+            say(f"\nstopped{': ' + str(stop).removeprefix('stopped ') if str(stop) else ''}", err=True)
             raise typer.Exit(130) from None
         except Exception as error:
             if _show_traceback:
@@ -106,7 +108,7 @@ def command(run: Callable[..., None], on: typer.Typer | None = None) -> Callable
             message = " ".join(str(error).split()) or type(error).__name__
             if not isinstance(error, ValueError | OSError | ImportError | RuntimeError | TypeError):
                 message = f"{type(error).__name__}: {message} (--traceback shows where)"
-            typer.echo(f"error: {message}", err=True)
+            say(f"error: {message}", err=True)
             raise typer.Exit(1) from None
 
     return (app if on is None else on).command()(quiet)
@@ -169,13 +171,13 @@ def measure(
         "max_tokens": max_tokens, "stride": stride, "on_long": "window" if stride else on_long, "bos": choose_bos(bos),
     }  # fmt: skip
     prompts = make_prompts(texts, loaded, **options)
-    typer.echo(f"{loaded}\n{prompts}", err=True)
+    say(f"{loaded}\n{prompts}", err=True)
     run = run_measure(loaded, prompts, asked, store=output, batch_tokens=batch_tokens)
-    where = {"model": whole_path(model), "revision": revision, "trust_remote_code": trust_remote_code}
+    where = {"model": whole_path(model), "revision": revision}
     options["max_tokens"] = max_tokens or loaded.info.max_tokens
     cli_erasure.remember(output, {**where, "texts": whole_path(texts), "prompts": options})
-    typer.echo(tables.summary_text(run))
-    typer.echo(f"written to {output}; look at it with: tokinterp report {output} -o report.html", err=True)
+    say(tables.summary_text(run))
+    say(f"written to {output}; look at it with: tokinterp report {output} -o report.html", err=True)
 
 
 @command
@@ -190,7 +192,7 @@ def report(
     from .report import report as write_report
 
     path = write_report(run, output, title=title, max_prompts=max_prompts, max_megabytes=max_megabytes)
-    typer.echo(f"written to {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    say(f"written to {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 @command
@@ -204,7 +206,7 @@ def plot(
     from .dataset import read
 
     for path in draw_all(read(run), output, format, prompt):
-        typer.echo(str(path))
+        say(str(path))
 
 
 @command
@@ -215,9 +217,9 @@ def show(run: Store) -> None:
     from .dataset import read
 
     if not run.exists() and partial_folder(run).exists():
-        typer.echo(tables.unfinished_text(run))
+        say(tables.unfinished_text(run))
         return
-    typer.echo(tables.summary_text(read(run)))
+    say(tables.summary_text(read(run)))
 
 
 @command
@@ -232,12 +234,12 @@ def load(
     from .describe import numbered
 
     loaded = load_named(model, backend=backend, dtype=dtype, device=device, revision=revision)
-    typer.echo(tables.columns([(k, v) for k, v in asdict(loaded.info).items()]))
-    typer.echo("\nsites, verified by value:")
+    say(tables.columns([(k, v) for k, v in asdict(loaded.info).items()]))
+    say("\nsites, verified by value:")
     places = {s: f"{'layers' if s == 'resid' else 'blocks'} {numbered(at)}" for s, at in loaded.offered.items()}
-    typer.echo(tables.columns([(s, f"{places[s]}: {SITES[s]}") for s in SITES if s in loaded.offers]))
+    say(tables.columns([(s, f"{places[s]}: {SITES[s]}") for s in SITES if s in loaded.offers]))
     if lacking := [s for s in SITES if s not in loaded.offers]:
-        typer.echo(f"not offered by {loaded.info.architecture}: {', '.join(lacking)}")
+        say(f"not offered by {loaded.info.architecture}: {', '.join(lacking)}")
 
 
 @command
@@ -252,15 +254,15 @@ def demo(
     from .report import report as write_report
 
     model, prompts = demo_input()
-    typer.echo(f"{model}\n{prompts}", err=True)
+    say(f"{model}\n{prompts}", err=True)
     asked = make_measurements(["dimension", "spectrum", "lens"], [], None)
     run = run_measure(model, prompts, asked)
     dataset.write(run, output / "run.zarr", overwrite=True)
-    typer.echo(tables.summary_text(run))
+    say(tables.summary_text(run))
     page = write_report(run, output / "report.html")
     figures = draw_all(run, output / "figures")
-    typer.echo(f"\n{page}: open it in a browser\n{output / 'figures'}: {len(figures)} figures")
-    typer.echo(f"{output / 'run.zarr'}: the numbers, for tokinterp.read()")
+    say(f"\n{page}: open it in a browser\n{output / 'figures'}: {len(figures)} figures")
+    say(f"{output / 'run.zarr'}: the numbers, for tokinterp.read()")
 
 
 # -- what they are made of ------------------------------------------------------------------------------------
@@ -375,6 +377,7 @@ def draw_all(run: xr.DataTree, folder: Path, format: str = "png", prompt: int | 
         for figure, _, fig in plots.overview(ds, prompt):
             stem = name.replace("/", "_")
             stem = stem if figure == stem else f"{stem}_{figure.removeprefix(stem + '_')}"
+            stem = re.sub(r"[^\w.+-]", "_", stem)  # names of a result are no paths
             paths.append(plots.save(fig, folder / f"{stem}.{format}"))
     if not paths:
         raise ValueError("nothing to draw: the run has no results of measurements")

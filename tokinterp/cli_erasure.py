@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
+
+from .escape import for_cell, in_one_line, say
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -21,6 +24,8 @@ COLUMNS = (
     "rank", "psi", "psi_low", "psi_high", "psi_sd", "count", "n_documents", "n_tokens", "text", "ids",
     "left_boundary", "right_boundary", "valid_utf8", "seen", "context",
 )  # fmt: skip
+PROMPT_OPTIONS = ("field", "limit", "per_line", "split", "min_tokens", "max_tokens", "stride", "on_long", "bos")
+"""Settings of the prompts of ``tokinterp measure``, which `vocabulary` takes up."""
 Option = typer.Option
 
 
@@ -66,14 +71,14 @@ def fit_probes(
     )
     prompts = make_prompts(texts, loaded, **options)
     held = None if val is None else make_prompts(val, loaded, **options)
-    typer.echo(f"{loaded}\n{prompts}", err=True)
+    say(f"{loaded}\n{prompts}", err=True)
     probes = fit(
         loaded, prompts, layers=chosen, offsets=where, method=method, settings=settings, products=products,
         validation=held, max_bytes=None if max_gigabytes is None else int(max_gigabytes * 2**30),
         batch_tokens=batch_tokens, store=output, seed=seed,
     )  # fmt: skip
-    typer.echo(str(probes))
-    typer.echo(
+    say(str(probes))
+    say(
         f"written to {output}; score other texts with: tokinterp measure {model} TEXTS -m probe_scores -m erasure "
         f"--probes {output} -o RUN.zarr",
         err=True,
@@ -91,6 +96,8 @@ def vocabulary(
     result: Annotated[str | None, Option(help="Name of the result in the run, where there are several.")] = None,
     texts: Annotated[str | None, Option(help="Where the texts are now, if they were moved.")] = None,
     model: Annotated[str | None, Option(help="Where the tokenizer is now, if it was moved.")] = None,
+    revision: Annotated[str | None, Option(help="Its branch, tag or commit on the hub, if it is another now.")] = None,
+    trust_remote_code: Annotated[bool, Option(help="Run code from the repository named by --model.")] = False,
 ) -> None:
     """Rank the units of several tokens that a model forgets at their ends, with counts, intervals and contexts."""
     from .dataset import read
@@ -103,18 +110,22 @@ def vocabulary(
         least = None if min_psi == "none" else float(min_psi)
     except ValueError:
         raise ValueError(f"--min-psi {min_psi}: write a number or none") from None
+    if trust_remote_code and model is None:
+        raise ValueError(
+            "--trust-remote-code: name the model whose code may run with --model; a result does not decide"
+        )
     tree = read(run)
     ds = erasure_of(tree, result)
-    prompts = prompts_of(tree, texts, model)
+    prompts = prompts_of(tree, texts, model, revision, trust_remote_code)
     found = read_out(ds, prompts, min_count=min_count, min_psi=least, boundaries=boundaries)
     rows = vocabulary_rows(found, prompts, width)
     shown = rows if top == 0 else rows[:top]
-    typer.echo(as_text(shown))
-    typer.echo(f"{len(shown)} of {len(rows)} units, from {found.attrs['n_segments']} segments", err=True)
+    say(as_text(shown))
+    say(f"{len(shown)} of {len(rows)} units, from {found.attrs['n_segments']} segments", err=True)
     if output is not None:
         written = as_csv(rows) if output.suffix == ".csv" else as_text(rows) + "\n"
         write_text(output, written, errors="backslashreplace")
-        typer.echo(f"written to {output}", err=True)
+        say(f"written to {output}", err=True)
 
 
 # -- what they are made of ------------------------------------------------------------------------------------
@@ -179,8 +190,13 @@ def erasure_of(tree: xr.DataTree, name: str | None) -> xr.Dataset:
     return found[name or next(iter(found))]
 
 
-def prompts_of(tree: xr.DataTree, texts: str | None = None, model: str | None = None) -> Prompts:
+def prompts_of(
+    tree: xr.DataTree, texts: str | None = None, model: str | None = None, revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Prompts:  # fmt: skip
     """Return the prompts of a run that the command line made.
+
+    What the run names is read as data: whether code may run, and of which model, only the caller says.
 
     Raises
     ------
@@ -195,16 +211,29 @@ def prompts_of(tree: xr.DataTree, texts: str | None = None, model: str | None = 
             "this run was not made by tokinterp measure, so it does not say where its texts are: in Python, call "
             "tokinterp.read_out(run['erasure'].to_dataset(), prompts)"
         )
-    said = json.loads(tree.attrs["command"])
-    name = model or said["model"]
-    tokenizer = load_tokenizer(
-        None if name == BUNDLED else name, revision=said["revision"], trust_remote_code=said["trust_remote_code"]
-    )
-    tokenizer.model_max_length = max(tokenizer.model_max_length, said["prompts"]["max_tokens"])  # the model took them
-    prompts = make_prompts(texts or said["texts"], tokenizer, **said["prompts"])
+    try:
+        said = json.loads(tree.attrs["command"])
+        name, source = model or str(said["model"]), texts or str(said["texts"])
+        known = None if model is not None or said["revision"] is None else str(said["revision"])
+        options = {key: said["prompts"][key] for key in PROMPT_OPTIONS}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"this run's attribute command is damaged ({error!r}): measure again") from None
+    try:
+        tokenizer = load_tokenizer(
+            None if name == BUNDLED else name, revision=revision or known, trust_remote_code=trust_remote_code
+        )
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(
+            f"the tokenizer of {name} is code of its own, which no result can allow: if you trust it, give --model "
+            f"{shlex.quote(name)} --trust-remote-code"
+        ) from error
+    tokenizer.model_max_length = max(tokenizer.model_max_length, options["max_tokens"])  # the model took them
+    prompts = make_prompts(source, tokenizer, **options)
     if prompts.hash != tree.attrs["prompts"]:
         raise ValueError(
-            f"{texts or said['texts']} with the tokenizer of {name} gives other tokens now than those measured: give "
+            f"{source} with the tokenizer of {name} gives other tokens now than those measured: give "
             "the same files with --texts and --model"
         )
     return prompts
@@ -222,13 +251,13 @@ def vocabulary_rows(found: xr.Dataset, prompts: Prompts, width: int) -> list[dic
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
-    """Return rows as CSV; no value is left empty but those that do not exist."""
+    """Return rows as CSV; no value is left empty but those that do not exist, and no string is a formula."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in rows:
         values = (row[c] for c in COLUMNS)
-        writer.writerow(["" if isinstance(v, float) and np.isnan(v) else v for v in values])
+        writer.writerow(["" if isinstance(v, float) and np.isnan(v) else for_cell(v) for v in values])
     return out.getvalue()
 
 
@@ -238,8 +267,10 @@ def as_text(rows: list[dict[str, Any]]) -> str:
     for r in rows:
         one = np.isnan(r["psi_low"])
         interval = "one document" if one else f"{r['psi_low']:.3f} to {r['psi_high']:.3f}"
-        unit = r["text"].replace("\n", "⏎").replace("\t", "⇥")
-        cells.append((str(r["rank"]), f"{r['psi']:.3f}", interval, str(r["count"]), f"|{unit}|", r["context"]))
+        unit = in_one_line(r["text"])
+        cells.append(
+            (str(r["rank"]), f"{r['psi']:.3f}", interval, str(r["count"]), f"|{unit}|", in_one_line(r["context"]))
+        )
     widths = [max(len(c[k]) for c in cells) for k in range(5)]
     lines = []
     for c in cells:

@@ -21,6 +21,7 @@ import xarray as xr
 
 from .capture import Site
 from .files import new_folder
+from .received import check_netcdf, check_zarr
 
 if TYPE_CHECKING:
     from .models.base import ModelInfo
@@ -348,8 +349,10 @@ def read(path: str | Path) -> xr.DataTree:
         _need_netcdf()
     try:
         if path.suffix == ".nc":
+            check_netcdf(path)
             tree = xr.open_datatree(path, engine="h5netcdf")
         else:
+            check_zarr(path)
             tree = xr.open_datatree(path, engine="zarr", consolidated=False)
         with tree:
             nodes = {n.path: _strings(n.to_dataset(inherit=False).load(), object) for n in tree.subtree}

@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby
@@ -16,6 +17,7 @@ import numpy as np
 import xarray as xr
 
 from . import dataset
+from .escape import page_policy
 from .files import write_text
 from .tables import DEPTHS, Column, layer_table, named_results, number, prompt_tables
 
@@ -83,6 +85,7 @@ def report(
     texts, note = text_data(results, prompts, max_prompts, max_megabytes)
     page = TEMPLATE.read_text(encoding="utf-8")
     parts = {
+        "policy": page_policy(re.findall(r"<script>(.*?)</script>", page, re.S), styles(page)),
         "title": html.escape(title or f"{', '.join(models)}: {', '.join(results)}"),
         "lead": lead(tree, models),
         "problems": problems(tree),
@@ -94,9 +97,15 @@ def report(
             {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
         ),
     }
-    for key, value in parts.items():
-        page = page.replace(f"<!--{key}-->", value)
+    page = re.sub(r"<!--(\w+)-->", lambda m: parts[m[1]], page)
     return write_text(path, page, errors="backslashreplace")
+
+
+def styles(template: str) -> list[str]:
+    """Return the style sheets of a page: its own, and that of texts with segments in brackets."""
+    from .plots.erasure_html import RULES
+
+    return [*re.findall(r"<style>(.*?)</style>", template, re.S), RULES]
 
 
 def lead(tree: xr.DataTree, models: Sequence[str]) -> str:
@@ -104,7 +113,7 @@ def lead(tree: xr.DataTree, models: Sequence[str]) -> str:
     attrs = tree.attrs or next(n.attrs for n in tree.subtree if n.data_vars)
     facts = [f"Model <b>{html.escape(', '.join(models))}</b>"]
     if "n_layers" in attrs:
-        facts.append(f"{attrs['n_layers']} blocks, d_model {attrs.get('d_model')}")
+        facts.append(html.escape(f"{attrs['n_layers']} blocks, d_model {attrs.get('d_model')}"))
     facts.append(html.escape(f"{attrs.get('backend')}, {attrs.get('dtype')} on {attrs.get('device')}"))
     for table in prompt_tables(tree)[:1]:
         facts.append(f"{table.sizes['prompt']:,} prompts, {int(table['n_tokens'].sum()):,} tokens")
@@ -123,7 +132,7 @@ def problems(tree: xr.DataTree) -> str:
             more = f" and {len(bad) - 50} more" if len(bad) > 50 else ""
             out.append(
                 f'<p class="warning"><b>{len(bad)} of {len(layer)} prompts</b> gave NaN or infinite activations and '
-                f"are in no number below: prompt {named}{more}.</p>"
+                f"are in no number below: prompt {html.escape(named)}{more}.</p>"
             )
     return "\n".join(out)
 
@@ -169,12 +178,12 @@ def html_table(ds: xr.Dataset) -> str:
     second = "".join(f"<th>{html.escape(c.label)}</th>" for c in found)
     n = ds.sizes.get("prompt", 1)
     rows = "".join(
-        f"<tr><th>{number_}</th>" + "".join(f"<td>{cell(c, i, n)}</td>" for c in found) + "</tr>"
+        f"<tr><th>{html.escape(str(number_))}</th>" + "".join(f"<td>{cell(c, i, n)}</td>" for c in found) + "</tr>"
         for i, number_ in enumerate(numbers)
     )
     return (
-        f'<div class="scroll"><table><thead><tr><th rowspan="2">{depth}</th>{head}</tr><tr>{second}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
+        f'<div class="scroll"><table><thead><tr><th rowspan="2">{html.escape(depth)}</th>{head}</tr>'
+        f"<tr>{second}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from .checkpoint import Progress, partial_folder
+from .checkpoint import partial_folder, read_progress
+from .escape import in_one_line
 from .summary import summary
 
 DEPTHS = ("layer", "block")
@@ -129,14 +130,15 @@ def summary_text(run: xr.DataTree) -> str:
     out.append(columns(facts))
     for name, ds in named_results(run).items():
         sizes = ", ".join(f"{d} {n}" for d, n in ds.sizes.items())
-        out.append(f"\n{name} ({ds.attrs.get('measurement', '')}): {sizes}")
+        out.append("\n" + in_one_line(f"{name} ({ds.attrs.get('measurement', '')}): {sizes}"))
         depth, numbers, table = layer_table(ds)
         if not table:
-            out.append("  " + ", ".join(map(str, ds.data_vars)))
+            out.append("  " + in_one_line(", ".join(map(str, ds.data_vars))))
             continue
         shown = [c for c in table if c.first][:6]
         rows = [[depth, *(c.name for c in shown)], ["", *(c.label for c in shown)]]
         rows += [[str(n), *(number(c.mean[i]) for c in shown)] for i, n in enumerate(numbers)]
+        rows = [[in_one_line(x) for x in r] for r in rows]
         widths = [max(len(r[k]) for r in rows) for k in range(len(rows[0]))]
         out += ["  " + "  ".join(x.rjust(w) for x, w in zip(r, widths, strict=True)) for r in rows if any(r)]
         if "refused" in ds and (n := int((ds["refused"] > 0).sum())):
@@ -148,11 +150,10 @@ def unfinished_text(run: Path) -> str:
     """Return how far an unfinished run has come."""
     folder = partial_folder(run)
     facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    names = ", ".join(f"{k} ({v['class']})" for k, v in facts["measurements"].items())
+    names = in_one_line(", ".join(f"{k} ({v['class']})" for k, v in facts["measurements"].items()))
     out = [f"{run} is unfinished: the command that began it goes on", f"measurements  {names}"]
     for share in sorted(folder.glob("share-*")):
-        file = share / "progress.json"
-        p = Progress(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else Progress()
+        p = read_progress(share)
         reading = f" in reading {p.reading + 1}" if p.reading else ""
         state = "finished" if p.finished else f"{p.done} prompts done{reading}"
         out.append(f"{share.name}  {state}")
@@ -161,5 +162,6 @@ def unfinished_text(run: Path) -> str:
 
 def columns(rows: Sequence[tuple[str, Any]]) -> str:
     """Return names and values in two columns."""
-    width = max((len(k) for k, _ in rows), default=0)
-    return "\n".join(f"{k.ljust(width)}  {v}" for k, v in rows)
+    shown = [(in_one_line(k), in_one_line(v)) for k, v in rows]
+    width = max((len(k) for k, _ in shown), default=0)
+    return "\n".join(f"{k.ljust(width)}  {v}" for k, v in shown)

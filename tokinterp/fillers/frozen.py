@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ..escape import say
+
 ModelName = Annotated[str, typer.Argument(help="Name on the Hugging Face hub, local folder, or 'bundled'.")]
 Items = Annotated[
     Path | None, typer.Option(help="File of items: jsonl or csv with the fields prompt and answer; else the bundled.")
@@ -61,13 +63,13 @@ def insert(
             for n in tests["n_fillers"].values[1:]:
                 t = tests.sel(filler=f, placement=p, n_fillers=n)
                 low, high = t["log_prob_change_interval"].values
-                typer.echo(
+                say(
                     f"{n} {f} ({p}): accuracy {float(t['accuracy']):.3f}, change of the log-probability "
                     f"{float(t['log_prob_change']):+.3f} [{low:+.3f}, {high:+.3f}] nat"
                 )
     if decide:
-        typer.echo(f"verdict on {decide} {kind[0]}: {nodes['verdict'].attrs['verdict']}")
-    typer.echo(f"written to {output}", err=True)
+        say(f"verdict on {decide} {kind[0]}: {nodes['verdict'].attrs['verdict']}")
+    say(f"written to {output}", err=True)
 
 
 def attention(
@@ -99,11 +101,11 @@ def attention(
     for q in mean["query_set"].values:
         for k in mean["key_set"].values:
             m = mean.sel(query_set=q, key_set=k)
-            typer.echo(
+            say(
                 f"{q} -> {k}: mass {float(m['mass']):.3f}, chance {float(m['chance']):.3f}, "
                 f"net of sink and self {float(m['net_enrichment']):.2f} times chance"
             )
-    typer.echo(f"written to {output}", err=True)
+    say(f"written to {output}", err=True)
 
 
 def read_items(path: Path | None, limit: int | None = None) -> list[tuple[str, str]]:

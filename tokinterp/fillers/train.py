@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from ..checkpoint import compare_facts, fingerprint
 from ..dataset import check, provenance, variable
 from ..files import write_tensors, write_text
+from ..received import plain_name
 from .evaluation import evaluate, loss_sum
 from .formats import IGNORED, Sequences
 from .network import Network, build, network_info, parameters_hash
@@ -210,7 +211,7 @@ class Run:
         compare_facts(json.loads((home / "run.json").read_text(encoding="utf-8")), facts, home)
         kept = json.loads(file.read_text(encoding="utf-8"))
         try:
-            tensors = load_file(home / kept["tensors"])
+            tensors = load_file(plain_name(kept["tensors"], home))
         except Exception as error:
             raise ValueError(f"{home / kept['tensors']} is damaged or missing ({error}): delete {home}") from error
         self.step, self.seconds, self.stopped = kept["step"], kept["seconds"], kept["stopped"]
@@ -264,7 +265,7 @@ def load_networks(folder: str | Path) -> tuple[Task, dict[int, Any]]:
         facts = json.loads((file.parent / "run.json").read_text(encoding="utf-8"))
         task = Task(**facts["task"])
         lm = build(task, Network(**facts["network"]), facts["seed"])
-        kept = load_file(file.parent / json.loads(file.read_text(encoding="utf-8"))["tensors"])
+        kept = load_file(plain_name(json.loads(file.read_text(encoding="utf-8"))["tensors"], file.parent))
         lm.load_state_dict({k[3:]: v for k, v in kept.items() if k.startswith("lm/")})
         out[facts["seed"]] = lm
     assert task is not None

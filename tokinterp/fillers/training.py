@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ..escape import say
+
 
 def train(
     output: Annotated[Path, typer.Option("-o", "--output", help="Store to write, RUN.zarr.")],
@@ -56,7 +58,7 @@ def train(
     shape = Network(n_layers, d_model, n_heads, 4 * d_model)
     f = None if serial_quantile is None else task.serial_filter
     if f is not None:
-        typer.echo(
+        say(
             f"serial chains above {f.limit} words are dropped: {f.dropped:.1%} of the examples; True: "
             f"{f.true_before:.1%} before, {f.true_after:.1%} after", err=True,
         )  # fmt: skip
@@ -70,8 +72,8 @@ def train(
     for s in ds["seed"].values:
         last = last_evaluation(ds)["accuracy"].sel(seed=s, stratum="all")
         scores = ", ".join(f"{f} {float(a):.3f}" for f, a in zip(ds["format"].values, last.values, strict=True))
-        typer.echo(f"{task.name} seed {s}: {scores} (majority {float(ds['majority'][0]):.3f})")
-    typer.echo(f"written to {output}; networks in {folder}", err=True)
+        say(f"{task.name} seed {s}: {scores} (majority {float(ds['majority'][0]):.3f})")
+    say(f"written to {output}; networks in {folder}", err=True)
 
 
 def probe(
@@ -125,8 +127,8 @@ def probe(
     write(tree, output, overwrite=True)
     for t in ds["trunk"].values:
         scores = ", ".join(f"{float(a):.3f}" for a in ds["accuracy"].sel(trunk=t).values)
-        typer.echo(f"{t}: {scores} with {kept} of {task.n_fillers} fillers (majority {float(ds['majority']):.3f})")
-    typer.echo(f"written to {output}", err=True)
+        say(f"{t}: {scores} with {kept} of {task.n_fillers} fillers (majority {float(ds['majority']):.3f})")
+    say(f"written to {output}", err=True)
 
 
 def parse_mixture(texts: list[str]) -> dict[str, float] | None:

@@ -308,6 +308,8 @@ class TokenProbes:
         try:
             tensors = load_file(path / "text.safetensors")
             text = TextStatistics(tensors, offsets, facts["d_vocab"]) if "counts" in tensors else None
+            if any(type(n) is not int or n < 0 for n in layers):
+                raise ValueError(f"layers {layers} are no numbers of layers")
             parts: dict[int, Tensors | Path] = {layer: path / layer_file(layer) for layer in layers}
             for file in parts.values():
                 with safe_open(file, "pt") as f:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..received import plain_name
 from .base import ModelInfo
 from .fingerprint import tokenizer_hash, weights_hash
 from .hooks import HookedLM
@@ -119,7 +120,7 @@ def check_folder(folder: Path, need_tokenizer: bool) -> None:
         raise ValueError(f"{folder} has no config.json: is it a Hugging Face model folder?")
     for index in folder.glob("*.index.json"):
         needed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        missing = sorted(n for n in needed if not (folder / n).is_file())
+        missing = sorted(n for n in needed if not plain_name(n, folder).is_file())
         if missing:
             raise ValueError(f"{folder} lacks {', '.join(missing)}, which {index.name} names: copy the missing shards")
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):

@@ -8,16 +8,51 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from ..escape import page_policy
 from ..files import write_text
 from .tokens import strings_of, tokens_of
 
 LOW, MIDDLE, HIGH = (33, 102, 172), (247, 247, 247), (178, 24, 43)
 """RdBu at psi = -limit, 0, limit."""
-STYLE = (
-    "font-family:ui-monospace,'DejaVu Sans Mono',Menlo,Consolas,monospace;font-size:.88rem;line-height:2;"
-    "white-space:pre-wrap;overflow-wrap:anywhere;background:#fff;color:#000;padding:.8rem;"
-    "border:1px solid #d5d5d5;border-radius:6px;max-width:62rem"
-)
+STEPS = 50
+"""Colours between white and either end."""
+
+
+def colour(step: int) -> tuple[int, int, int]:
+    """Return the colour of -STEPS (blue) to STEPS (red); white at 0.
+
+    Examples
+    --------
+    >>> colour(0), colour(STEPS)
+    ((247, 247, 247), (178, 24, 43))
+    """
+    other = HIGH if step > 0 else LOW
+    red, green, blue = (round(m + (o - m) * abs(step) / STEPS) for m, o in zip(MIDDLE, other, strict=True))
+    return red, green, blue
+
+
+def _rules() -> str:
+    """Return the style sheet, which is the same for every text, so that a page can allow it by its hash."""
+    bar = ",".join(f"rgb{colour(x)}" for x in (-STEPS, 0, STEPS)).replace(" ", "")
+    rules = [
+        "{font-family:ui-monospace,'DejaVu Sans Mono',Menlo,Consolas,monospace;font-size:.88rem;line-height:2;"
+        "white-space:pre-wrap;overflow-wrap:anywhere;background:#fff;color:#000;padding:.8rem;"
+        "border:1px solid #d5d5d5;border-radius:6px;max-width:62rem}",
+        " .key{font-size:.75rem;line-height:1.4;margin-bottom:.5rem;color:#333;white-space:normal}",
+        f" .bar{{display:inline-block;width:8rem;height:.7em;background:linear-gradient(to right,{bar});"
+        "border:1px solid #999}",
+        " .unit{border-radius:3px;padding:.1em 0}",
+    ]
+    for step in range(-STEPS, STEPS + 1):
+        red, green, blue = colour(step)
+        dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 120
+        rules.append(
+            f" [data-shade='{step}']{{background:rgb({red},{green},{blue});color:{'#fff' if dark else '#000'}}}"
+        )
+    return "\n".join(f".tokinterp-erasure{rule}" for rule in rules)
+
+
+RULES = _rules()
 
 
 class Html(str):
@@ -28,7 +63,10 @@ class Html(str):
 
     def save(self, path: str | Path, title: str = "token erasure") -> Path:
         """Write a page of its own."""
-        head = f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title></head>'
+        head = (
+            f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">{page_policy(styles=[RULES])}'
+            f"<title>{html.escape(title)}</title></head>"
+        )
         return write_text(path, f"{head}<body>{self}</body></html>\n", errors="backslashreplace")
 
 
@@ -93,9 +131,10 @@ def erasure_html(
         )
         parts.append(_bracketed(tokens, psi, end) if stop - place[at] >= min_tokens else tokens)
         at += n
-    key = _key(end, ds.attrs["start_layer"], ds.attrs["end_layer"])
+    key = _key(end, str(ds.attrs["start_layer"]), str(ds.attrs["end_layer"]))
     head = "" if title is None else f"<div><b>{html.escape(title)}</b></div>"
-    return Html(f'<div class="tokinterp-erasure" style="{STYLE}">{head}{key}{"".join(parts)}</div>')
+    style = f"<style>{RULES}</style>"
+    return Html(f'{style}<div class="tokinterp-erasure">{head}{key}{"".join(parts)}</div>')
 
 
 def _token(text: str, position: int, psi: float, delta: np.ndarray, offsets: list[int], length: int) -> str:
@@ -107,25 +146,10 @@ def _token(text: str, position: int, psi: float, delta: np.ndarray, offsets: lis
 
 
 def _bracketed(tokens: str, psi: float, end: float) -> str:
-    red, green, blue = _colour(psi / end)
-    dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 120
-    style = f"background:rgb({red},{green},{blue});color:{'#fff' if dark else '#000'};border-radius:3px;padding:.1em 0"
-    return f'<span class="unit" style="{style}"><b>[</b>{tokens}<b>]</b></span>'
+    step = round(STEPS * float(np.clip(np.nan_to_num(psi / end), -1, 1)))  # NaN is white
+    return f'<span class="unit" data-shade="{step}"><b>[</b>{tokens}<b>]</b></span>'
 
 
-def _colour(x: float) -> tuple[int, int, int]:
-    """Return the colour of -1 (blue) to 1 (red); white at 0 and for NaN."""
-    x = float(np.clip(np.nan_to_num(x), -1, 1))
-    other = HIGH if x > 0 else LOW
-    red, green, blue = (round(m + (o - m) * abs(x)) for m, o in zip(MIDDLE, other, strict=True))
-    return red, green, blue
-
-
-def _key(end: float, start_layer: int, end_layer: int) -> str:
-    bar = ",".join(f"rgb{_colour(x)}" for x in (-1, 0, 1))
-    return (
-        '<div style="font-size:.75rem;line-height:1.4;margin-bottom:.5rem;color:#333;white-space:normal">'
-        f"psi, layer {start_layer} to {end_layer}: {-end:.2f} "
-        f'<span style="display:inline-block;width:8rem;height:.7em;background:linear-gradient(to right,{bar});'
-        f'border:1px solid #999"></span> {end:.2f}</div>'
-    )
+def _key(end: float, start_layer: str, end_layer: str) -> str:
+    where = html.escape(f"{start_layer} to {end_layer}")
+    return f'<div class="key">psi, layer {where}: {-end:.2f} <span class="bar"></span> {end:.2f}</div>'

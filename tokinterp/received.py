@@ -1,0 +1,147 @@
+"""What a store may be made of: looked at before any library opens it, so that nothing in it decides what runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+from typing import Any
+
+ITEM_BYTES = {
+    "bool": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8, "uint8": 1, "uint16": 2, "uint32": 4, "uint64": 8,
+    "float16": 2, "float32": 4, "float64": 8, "string": 16,
+}  # fmt: skip
+"""Types of values that `tokinterp.write` writes, and what one takes in memory (a string at least)."""
+CODECS = {"bytes", "vlen-utf8", "zstd"}
+OLD_ZARR = {".zarray", ".zattrs", ".zgroup", ".zmetadata"}
+MOST_METADATA = 2**28
+
+
+def check_zarr(path: Path) -> None:
+    """Refuse a folder that is no plain zarr store of format 3 with the types and codecs that `tokinterp.write` uses.
+
+    Raises
+    ------
+    ValueError
+        Naming what is there: files of zarr format 2 (whose filters can run code), another codec or type of values, a
+        link to a folder, a device, or more values than fit into memory.
+    """
+    if not path.is_dir():
+        raise ValueError(f"{path} is no folder: a zarr store is one, and a netCDF file ends in .nc")
+    room = memory_bytes()
+    for folder, folders, names in os.walk(path):
+        here = Path(folder)
+        if found := OLD_ZARR & {*names, *folders}:
+            raise ValueError(f"{here / min(found)} is of zarr format 2, which can run code: only format 3 is read")
+        for name in folders:
+            if (here / name).is_symlink():
+                raise ValueError(f"{here / name} is a link to a folder: copy the store with what its links name")
+        for name in names:
+            if not stat.S_ISREG(os.stat(here / name).st_mode):
+                raise ValueError(f"{here / name} is no plain file")
+        if "zarr.json" in names:
+            room -= _node_bytes(here / "zarr.json")
+        if room < 0:
+            raise ValueError(f"{here} says that it holds more values than this machine has memory for")
+
+
+def _node_bytes(file: Path) -> int:
+    """Return what the values of a node take in memory, by its own account, and refuse what `write` does not write."""
+    if file.stat().st_size > MOST_METADATA:
+        raise ValueError(f"{file} has {file.stat().st_size} bytes, far more than metadata take")
+    node = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(node, dict) or type(node.get("zarr_format")) is not int or node["zarr_format"] != 3:
+        raise ValueError(f"{file} is no metadata of zarr format 3, the only one that is read")
+    if node.get("node_type") == "group":
+        return 0
+    try:
+        kind, shape = node["data_type"], node["shape"]
+        chunks = node["chunk_grid"]["configuration"]["chunk_shape"]
+        codecs = [c["name"] for c in node["codecs"]]
+        usual = node["node_type"] == "array" and node["chunk_grid"]["name"] == "regular"
+        lengths = [*shape, *chunks]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error!r})") from None
+    if not isinstance(kind, str) or kind not in ITEM_BYTES:
+        raise ValueError(f"{file} has values of type {kind!r}: read are {', '.join(ITEM_BYTES)}")
+    if other := [c for c in codecs if not isinstance(c, str) or c not in CODECS]:
+        raise ValueError(f"{file} asks for the codec {other[0]!r}: read are {', '.join(sorted(CODECS))}")
+    if not usual or node.get("storage_transformers") or any(type(n) is not int or n < 0 for n in lengths):
+        raise ValueError(f"{file} describes an array of another kind than those that tokinterp writes")
+    return ITEM_BYTES[kind] * max(prod(shape), prod(chunks))
+
+
+def check_netcdf(path: Path) -> None:
+    """Refuse a netCDF (HDF5) file with links to other files, values kept elsewhere, or types that `write` does not use.
+
+    Raises
+    ------
+    ValueError
+        Naming what is there.
+    """
+    import h5py
+
+    room = memory_bytes()
+    if not path.is_file():
+        raise ValueError(f"{path} is no plain file")
+    with h5py.File(path) as file:
+        for name, v in _datasets(file["/"], {hash(file["/"].id)}):
+            made = v.id.get_create_plist()
+            if v.is_virtual or v.external:
+                raise ValueError(f"{path}: {name} keeps its values in other files")
+            if v.dtype.kind not in "biuf" and h5py.check_string_dtype(v.dtype) is None:
+                raise ValueError(f"{path}: {name} has values of type {v.dtype}: read are numbers and strings")
+            if other := {made.get_filter(i)[0] for i in range(made.get_nfilters())} - BUILT_IN_FILTERS:
+                raise ValueError(f"{path}: {name} asks for the HDF5 filter {min(other)}, which is no built-in one")
+            room -= v.size * max(v.dtype.itemsize, 1) if v.size else 0
+            if room < 0:
+                raise ValueError(f"{path}: {name} says that it holds more values than this machine has memory for")
+
+
+BUILT_IN_FILTERS = {1, 2, 3}
+"""Deflate, shuffle, checksum; others are found as plugins."""
+
+
+def _datasets(group: Any, seen: set[Any]) -> Iterator[tuple[str, Any]]:
+    """Yield every dataset under a group; refuse all links but plain ones, and a group under two names."""
+    import h5py
+
+    for name in group:
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise ValueError(f"{group.file.filename}: {group.name}/{name} is a link")
+        item = group[name]
+        if isinstance(item, h5py.Group):
+            if hash(item.id) in seen:
+                raise ValueError(f"{group.file.filename}: {item.name} is a group under two names")
+            seen.add(hash(item.id))
+            yield from _datasets(item, seen)
+        elif isinstance(item, h5py.Dataset):
+            yield f"{group.name}/{name}", item
+        else:
+            raise ValueError(f"{group.file.filename}: {item.name} is neither a group nor values")
+
+
+def memory_bytes() -> int:
+    """Return how much memory this machine has; without a limit where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return 2**62
+
+
+def plain_name(name: object, folder: Path) -> Path:
+    """Return the file of a name that was read from a file; it must lie in the folder itself.
+
+    Raises
+    ------
+    ValueError
+        If the name leads elsewhere.
+    """
+    if not isinstance(name, str) or not name or name in (".", "..") or {*name} & {"/", "\\", ":", "\0"}:
+        raise ValueError(
+            f"{folder} names a file {name!r}, which is not the name of a file in it: nothing is read there"
+        )
+    return folder / name
