@@ -172,15 +172,6 @@ def test_consume_sees_every_site_once_and_keeps_nothing():
         assert torch.equal(kept[site], value), site
 
 
-def test_training_mode_is_switched_off(caplog):
-    lm = tiny_lm("gpt2").train()
-    model = ti.wrap(lm, id="was training")
-    assert not lm.training
-    assert "was training was in training mode" in caplog.text
-    site = S("resid", 3)
-    assert torch.equal(model.run(some_ids(), [site])[site], tiny("gpt2").run(some_ids(), [site])[site])
-
-
 # -- backends -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("family", ["llama", "gpt2", "neox"])
 @pytest.mark.parametrize("backend", ["transformer_lens", "nnsight"])

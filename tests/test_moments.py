@@ -121,18 +121,6 @@ def test_float32_products_keep_the_digits_of_float64(offset):
         assert np.abs(moments.central(unshifted).scatter.numpy() - scatter).max() > 1e-4 * scatter.max()
 
 
-def test_matrix_precision_is_full_inside_and_restored_outside():
-    place = torch.backends.cuda.matmul
-    before = place.fp32_precision
-    place.fp32_precision = "tf32"
-    try:
-        with moments.full_float32():
-            assert place.fp32_precision == "ieee"
-        assert place.fp32_precision == "tf32"
-    finally:
-        place.fp32_precision = before
-
-
 def test_planted_spectrum_is_found():
     rng = np.random.default_rng(0)
     planted = np.array([9.0, 9, 9, 9, 1, 1, 1, 1, 0, 0])

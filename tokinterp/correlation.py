@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 
 from .dataset import check, variable
+from .kernels.state import neutral
 
 if TYPE_CHECKING:
     from .text.prompts import Prompts
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 LEAST = 8  # prompts
 
 
+@neutral()
 def dimension_loss_correlation(
     dimension: xr.Dataset,
     lens: xr.Dataset,
@@ -123,6 +125,7 @@ def dimension_loss_correlation(
     return out
 
 
+@neutral()
 def prompt_covariates(prompts: Prompts) -> xr.Dataset:
     """Return what a prompt's dimension and loss may both hang on: length, repetition, frequency of its tokens.
 
@@ -270,5 +273,5 @@ def _fisher(r: float, n: int, variance: float, level: float) -> tuple[float, tup
     error = np.sqrt(variance / (n - 3))
     z = np.arctanh(np.clip(r, -1 + 1e-15, 1 - 1e-15))
     half = NormalDist().inv_cdf((1 + level) / 2) * error
-    p = float(torch.special.erfc(torch.tensor(abs(z) / error / 2**0.5, dtype=torch.float64)))
+    p = float(torch.special.erfc(torch.tensor(abs(z) / error / 2**0.5, dtype=torch.float64, device="cpu")))
     return r, (float(np.tanh(z - half)), float(np.tanh(z + half))), p

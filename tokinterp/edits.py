@@ -140,7 +140,7 @@ class KnockOut:
         n = ids.shape[1]
         key = select_positions(self.keys, ids, mask)
         if self.queries is None:
-            place = torch.arange(n, device=ids.device)
+            place = torch.arange(n, device=ids.device, dtype=torch.int64)
             cut = key[:, None, :] & (place[:, None] > place[None, :])
         else:
             cut = select_positions(self.queries, ids, mask)[:, :, None] & key[:, None, :]
@@ -276,7 +276,7 @@ def _own_slice(positions: slice, mask: torch.Tensor) -> torch.Tensor:
         return (lengths + value).clamp_min(0) if value < 0 else torch.full_like(lengths, value)
 
     start, stop = bound(positions.start, torch.zeros_like(lengths))[:, None], bound(positions.stop, lengths)[:, None]
-    place = torch.arange(mask.shape[1], device=mask.device)
+    place = torch.arange(mask.shape[1], device=mask.device, dtype=torch.int64)
     return (place >= start) & (place < stop) & ((place - start) % step == 0)
 
 

@@ -37,8 +37,10 @@ class Bookkeeping(Measurement):
 
     def note(self, batch: Batch, layer: torch.Tensor) -> None:
         """Take (prompt,) first non-finite layers that are known already."""
-        lengths = torch.tensor(batch.lengths, dtype=torch.int64)
-        self.append(prompt=torch.tensor(batch.numbers), n_tokens=lengths, nonfinite=layer)
+        lengths = torch.tensor(batch.lengths, dtype=torch.int64, device="cpu")
+        self.append(
+            prompt=torch.tensor(batch.numbers, dtype=torch.int64, device="cpu"), n_tokens=lengths, nonfinite=layer
+        )
 
 
 class Runner:
@@ -194,7 +196,7 @@ def nonfinite_layer(batch: Batch) -> torch.Tensor:
     found = [*batch.activations.items(), *((s, a) for (_, s), a in batch.looks.items())]
     found.sort(key=lambda pair: pair[0].depth)
     if not found:
-        return torch.full((len(batch),), -1)
+        return torch.full((len(batch),), -1, dtype=torch.int64, device="cpu")
     bad = []
     for site, a in found:
         if a is not batch.activations.get(site):  # a look, of any shape
@@ -207,9 +209,9 @@ def nonfinite_layer(batch: Batch) -> torch.Tensor:
         bad.append((~torch.isfinite(sums) & batch.mask).any(1))
     table = torch.stack(bad)
     if not bool(table.any()):
-        return torch.full((len(batch),), -1)
+        return torch.full((len(batch),), -1, dtype=torch.int64, device="cpu")
     first = table.float().argmax(0).cpu()
-    layers = torch.tensor([s.at + (s.name != "resid") for s, _ in found])
+    layers = torch.tensor([s.at + (s.name != "resid") for s, _ in found], dtype=torch.int64, device="cpu")
     return torch.where(table.any(0).cpu(), layers[first], -1)
 
 

@@ -17,12 +17,14 @@ import xarray as xr
 from . import dataset
 from .checkpoint import Checkpoint, Facts, compare_facts, fingerprint, partial_folder, remove_partial
 from .edits import Edit, KnockOut, SiteEdit
+from .kernels.state import neutral
 from .loop import Measurements, Runner, nonfinite_layer
 from .measurements.base import Measurement
 from .models.base import Model
 from .text.prompts import Prompts
 
 
+@neutral()
 def measure(
     model: Model,
     prompts: Prompts | Sequence[str],

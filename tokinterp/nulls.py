@@ -15,6 +15,7 @@ import xarray as xr
 
 from . import dataset
 from .checkpoint import Facts, compare_facts, fingerprint
+from .kernels.state import neutral
 from .loop import Measurements
 from .measure import measure, run_facts
 from .models.base import Model
@@ -26,6 +27,7 @@ NULLS = ("none", "shuffle:S", "shuffle_words", "random_ids", "untrained")
 DEFAULT = ("none", "shuffle:5", "random_ids", "untrained")
 
 
+@neutral()
 def measure_nulls(
     model: Model,
     prompts: Prompts | Sequence[str],

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from .dataset import variable
+from .kernels.state import neutral
 from .text.classes import TokenClasses
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def labels_at(
     return stream[prompts.starts[_prompt_of(ds)] + ds["position"].values]
 
 
+@neutral()
 def class_profile(
     ds: xr.Dataset,
     name: str,
@@ -176,6 +178,7 @@ def class_profile(
     return xr.Dataset(data, coords, attrs)
 
 
+@neutral()
 def token_correlation(
     a: xr.DataArray, b: xr.DataArray, *, level: float = 0.95, n_boot: int = 1000, seed: int = 0
 ) -> xr.Dataset:
@@ -247,6 +250,7 @@ def token_correlation(
     return xr.Dataset(data, coords)
 
 
+@neutral()
 def mcnemar(first: Sequence[bool] | np.ndarray, second: Sequence[bool] | np.ndarray) -> dict[str, float]:
     """Test whether two conditions answer the same items equally often (exact McNemar test).
 

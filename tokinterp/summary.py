@@ -9,8 +9,10 @@ import numpy as np
 import xarray as xr
 
 from .dataset import variable
+from .kernels.state import neutral
 
 
+@neutral()
 def concat_models(results: Mapping[str, xr.Dataset] | Sequence[xr.Dataset]) -> xr.Dataset:
     """Put the same measurement of several models side by side along a new ``model`` dimension.
 
@@ -61,6 +63,7 @@ def concat_models(results: Mapping[str, xr.Dataset] | Sequence[xr.Dataset]) -> x
     return out
 
 
+@neutral()
 def summary(
     ds: xr.Dataset, dim: str = "prompt", *, level: float = 0.95, n_boot: int = 2000, seed: int = 0
 ) -> xr.Dataset:

@@ -38,7 +38,9 @@ class Padded(NamedTuple):
     @property
     def answering(self) -> Tensor:
         """(row, position) bool: q* and the answer's own tokens."""
-        return self.mask & (torch.arange(self.ids.shape[1], device=self.ids.device) >= self.last[:, None])
+        return self.mask & (
+            torch.arange(self.ids.shape[1], device=self.ids.device, dtype=torch.int64) >= self.last[:, None]
+        )
 
 
 class Answers(NamedTuple):
@@ -105,7 +107,9 @@ def ask(
     with torch.no_grad():
         model.run(batch.ids, [*sites, final], mask=batch.mask, edits=edits, position_ids=position_ids, consume=take)
         size = batch.answer.shape[1]
-        places = (batch.last[:, None] + torch.arange(size, device=batch.ids.device)).clamp_max(batch.ids.shape[1] - 1)
+        places = (batch.last[:, None] + torch.arange(size, device=batch.ids.device, dtype=torch.int64)).clamp_max(
+            batch.ids.shape[1] - 1
+        )
         stream = found[0].gather(1, places[..., None].expand(-1, -1, found[0].shape[-1]))
         log_probs = torch.log_softmax(model.unembed(stream).float(), -1)
         asked = batch.answer >= 0

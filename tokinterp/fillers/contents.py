@@ -10,6 +10,7 @@ import xarray as xr
 
 from ..capture import resid
 from ..dataset import layer_coords, variable
+from ..kernels.state import neutral
 from ..measurements.base import Measurement, choose_layers
 from . import match3
 from .tasks import Task
@@ -158,7 +159,7 @@ def valid_words(rows: torch.Tensor, words: Words) -> torch.Tensor:
     i, j = match3.pairs(n, rows.device)
     k = match3.partner(rows, m)
     out = torch.zeros(len(rows), len(i), 2, len(words), dtype=torch.bool, device=rows.device)
-    pair = torch.arange(len(i), device=rows.device)
+    pair = torch.arange(len(i), device=rows.device, dtype=torch.int64)
     out[:, pair, 0, words.slot + i] = True
     out[:, pair, 0, words.slot + j] = True
     digit = words.digit + (rows[:, i] + rows[:, j]) % m  # written in the block of coordinate 0
@@ -170,7 +171,7 @@ def valid_words(rows: torch.Tensor, words: Words) -> torch.Tensor:
 
 def _random_rows(numbers: torch.Tensor, n: int, d: int, m: int) -> torch.Tensor:
     """Return (prompt, n, d) digits that depend on the number of the prompt alone, whatever the batch."""
-    place = torch.arange(n * d, device=numbers.device)
+    place = torch.arange(n * d, device=numbers.device, dtype=torch.int64)
     x = (numbers[:, None] * 1_000_003 + place * 7_919 + 12_345) & 0x7FFFFFFF
     for _ in range(3):  # a 31-bit mix of shifts and products
         x = ((x ^ (x >> 15)) * 0x2C1B3C6D) & 0x7FFFFFFF
@@ -185,6 +186,7 @@ def filler_prompts(task: Task, model: Any, count: int, seed: int = 0) -> Prompts
     return Prompts.from_ids(task.test_set("filler", count, 200 + seed).sequences.ids.numpy(), model)
 
 
+@neutral()
 def read_dots(lm: Any, task: Task, *, prompts: int = 200, seed: int = 0, progress: bool = False) -> xr.DataTree:
     """Measure the filler positions of a trained network in one pass of ``ti.measure``.
 

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from ..dataset import variable
+from ..kernels.state import neutral
 from ..measure import measure
 from ..measurements.attention import AttentionMass
 from .insertion import _bundled, _short, insert
@@ -25,6 +26,7 @@ CRITERIA = (
 )  # fmt: skip
 
 
+@neutral()
 def verdict(
     model: Model,
     questions: Iterable[Any] | None = None,

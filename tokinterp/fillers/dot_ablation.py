@@ -14,6 +14,7 @@ import xarray as xr
 from ..capture import Site
 from ..dataset import variable
 from ..edits import Edit, knock_out, replace, zero
+from ..kernels.state import neutral
 from . import match3
 from .network import as_model, parameters_hash
 from .probe import _untrained_like, finish
@@ -30,6 +31,7 @@ INTERVENTIONS = (
 SEED = 400
 
 
+@neutral()
 def ablate_dots(
     trunks: Mapping[str, Any],
     task: Task,
@@ -211,7 +213,7 @@ class _Bench:
 
     def _places(self, ids: torch.Tensor, of_cue: int) -> torch.Tensor:
         """Return (prompt, position) places 0, 1, 2, ..., the answer cue at one that is given."""
-        place = torch.arange(ids.shape[1], device=ids.device)
+        place = torch.arange(ids.shape[1], device=ids.device, dtype=torch.int64)
         place[-1] = of_cue
         return place.expand_as(ids)
 

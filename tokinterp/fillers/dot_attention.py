@@ -96,10 +96,10 @@ class DotAttention(Measurement):
             torch.stack([ask[..., :n].sum(-1), ask[..., n], ask[..., first:at].sum(-1), ask[..., at]], -1),
         ]
         slots = min(f, n * (n - 1))
-        i, j = match3.pairs(n, a.device)[:, torch.arange(slots, device=a.device) // 2]
+        i, j = match3.pairs(n, a.device)[:, torch.arange(slots, device=a.device, dtype=torch.int64) // 2]
         of_pair = torch.zeros(slots, n, dtype=a.dtype, device=a.device)
-        of_pair[torch.arange(slots), i] = 1.0
-        of_pair[torch.arange(slots), j] = 1.0
+        of_pair[torch.arange(slots, dtype=torch.int64, device="cpu"), i] = 1.0
+        of_pair[torch.arange(slots, dtype=torch.int64, device="cpu"), j] = 1.0
         on_rows = dots[:, :, :slots, :n]
         mine = (on_rows * of_pair).sum(-1).mean(-1)
         rest = 2 / (n - 2) * (on_rows * (1 - of_pair)).sum(-1).mean(-1)

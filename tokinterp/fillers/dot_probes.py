@@ -13,6 +13,7 @@ import xarray as xr
 
 from ..dataset import layer_coords, variable
 from ..kernels.probes import shrunk_lda
+from ..kernels.state import neutral
 from . import match3
 from .network import network_info, parameters_hash
 from .probe import _states, _untrained_like, finish
@@ -25,6 +26,7 @@ MOST_CLASSES = 64
 SEED = 300
 
 
+@neutral()
 def probe_contents(
     trunks: Mapping[str, Any],
     task: Task,
@@ -120,14 +122,16 @@ def probe_contents(
     labels = [_labels(s.rows.to(place), task, where, targets) for s in (fit, test)]
     draw = torch.Generator().manual_seed(seed)
     # Another permutation for each slot: labels of neighbouring slots are the same digits, and would err together.
-    order = torch.stack([torch.randperm(len(fit.rows), generator=draw) for _ in where], 1).to(place)[..., None]
+    order = torch.stack(
+        [torch.randperm(len(fit.rows), generator=draw, dtype=torch.int64, device="cpu") for _ in where], 1
+    ).to(place)[..., None]
     weights = torch.from_numpy(
         np.random.default_rng(seed).multinomial(len(test.rows), np.full(len(test.rows), 1 / len(test.rows)), n_boot)
     ).to(place, torch.float32)
     shape = (2, len(trunks), len(targets), len(chosen), len(where))
     score, spread = np.full(shape, np.nan), np.full((2, *shape), np.nan)
     mean, mean_spread = np.full(shape[:-1], np.nan), np.full((2, *shape[:-1]), np.nan)
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], device=place)
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], device=place, dtype=torch.float32)
     positions = [task.n + 1 + s for s in where]
     for t, lm in enumerate(trunks.values()):
         lm = copy.deepcopy(lm).to(place).eval()
@@ -205,7 +209,7 @@ def _labels(
 ) -> dict[str, tuple[torch.Tensor, int]]:
     """Return target -> ((example, slot, coordinate) class, number of classes)."""
     pairs = match3.pairs(task.n, rows.device)
-    own = torch.tensor(slots, device=rows.device) // 2
+    own = torch.tensor(slots, device=rows.device, dtype=torch.int64) // 2
     i, j = pairs[:, own]
     a, b = pairs[:, _other_pairs(task.n, rows.device)[own]]
     found = {
@@ -222,7 +226,10 @@ def _other_pairs(n: int, device: torch.device) -> torch.Tensor:
     """Return (pair,) another pair for each: the first, going round from the own one, that shares fewest rows."""
     p = match3.pairs(n, device).T
     shared = (p[:, None, :, None] == p[None, :, None, :]).sum((2, 3))
-    step = (torch.arange(len(p), device=device)[None] - torch.arange(len(p), device=device)[:, None]) % len(p)
+    step = (
+        torch.arange(len(p), device=device, dtype=torch.int64)[None]
+        - torch.arange(len(p), device=device, dtype=torch.int64)[:, None]
+    ) % len(p)
     cost = shared * 1000 + step
     cost.fill_diagonal_(10**6)
     return cost.argmin(1)
@@ -232,7 +239,7 @@ def _right(
     x: torch.Tensor, y: torch.Tensor, z: torch.Tensor, wanted: torch.Tensor, k: int, shrinkage: float
 ) -> torch.Tensor:
     """Return (test, slot, coordinate) float32, 1 where a discriminant fitted to (x, y) finds the class of z."""
-    out = torch.zeros(wanted.shape, device=x.device)
+    out = torch.zeros(wanted.shape, device=x.device, dtype=torch.float32)
     for s in range(x.shape[1]):
         centre = x[:, s].double().mean(0)
         a, b = x[:, s].double() - centre, z[:, s].double() - centre

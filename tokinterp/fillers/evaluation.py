@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from ..kernels.state import evaluating, neutral
 from .formats import IGNORED
 from .tasks import Samples, Task
 
@@ -69,7 +70,7 @@ def roc_auc(score: torch.Tensor, positive: torch.Tensor) -> float | None:
     return float((ranks[positive].sum() - p * (p + 1) / 2) / (p * n))
 
 
-@torch.no_grad()
+@neutral()
 def evaluate(lm: Any, task: Task, test: Samples, batch: int = 512) -> Answers:
     """Score a network on the answer word alone, given all words before it.
 
@@ -85,11 +86,11 @@ def evaluate(lm: Any, task: Task, test: Samples, batch: int = 512) -> Answers:
         Examples run together.
     """
     said, score, loss, words = [], [], 0.0, 0
-    lm.eval()
     for start in range(0, len(test.answer), batch):
         ids, targets, at = (t[start : start + batch] for t in test.sequences)
-        logits = lm(input_ids=ids, use_cache=False).logits.float()
-        last = logits[torch.arange(len(ids), device=ids.device), at]
+        with evaluating(lm):
+            logits = lm(input_ids=ids, use_cache=False).logits.float()
+        last = logits[torch.arange(len(ids), device=ids.device, dtype=torch.int64), at]
         said.append(last.argmax(-1))
         score.append(last[:, task.words.true] - last[:, task.words.false])
         loss += float(loss_sum(logits, targets, task))

@@ -49,7 +49,7 @@ def sequences(
     count, h = head.shape
     t = tail.shape[1]
     width = h + middle.shape[1] + t
-    place = torch.arange(width, device=head.device).expand(count, -1)
+    place = torch.arange(width, device=head.device, dtype=torch.int64).expand(count, -1)
     source = torch.cat([head, middle, tail, torch.zeros_like(head[:, :1])], 1)
     end = (h + length)[:, None]  # where the tail begins
     at = torch.where(place < end, place, place - end + h + middle.shape[1]).clamp_max(width)
@@ -65,7 +65,7 @@ def match3_sequences(
 ) -> Sequences:
     """Write Match3 examples: rows P [middle] A True|False."""
     count, device = len(x.rows), x.rows.device
-    fixed = torch.full((count, 1), words.prompt, device=device)
+    fixed = torch.full((count, 1), words.prompt, device=device, dtype=torch.int64)
     head = torch.cat([words.row(x.rows), fixed], 1)
     answer = torch.where(x.label, words.true, words.false)[:, None]
     tail = torch.cat([torch.full_like(fixed, words.answer), answer], 1)
@@ -75,10 +75,10 @@ def match3_sequences(
         if form == "none":
             middle = fixed[:, :0]
         elif form == "filler":
-            middle = torch.full((count, n_fillers), words.filler, device=device)
+            middle = torch.full((count, n_fillers), words.filler, device=device, dtype=torch.int64)
         else:
             middle = parallel(x.rows, words, generator)
-        length = torch.full((count,), middle.shape[1], device=device)
+        length = torch.full((count,), middle.shape[1], device=device, dtype=torch.int64)
     return sequences(head, middle, length, tail, mask)
 
 
@@ -92,8 +92,8 @@ def parallel(rows: torch.Tensor, words: Words, generator: torch.Generator) -> to
     n, m = words.n, words.m
     i, j = match3.pairs(n, rows.device)
     shape = (len(rows), len(i))
-    coin = torch.rand(shape, generator=generator, device=rows.device) < 0.5
-    coordinate = torch.randint(words.d, shape, generator=generator, device=rows.device)[..., None]
+    coin = torch.rand(shape, generator=generator, device=rows.device, dtype=torch.float32) < 0.5
+    coordinate = torch.randint(words.d, shape, generator=generator, device=rows.device, dtype=torch.int64)[..., None]
     digit = (rows[:, i].gather(2, coordinate) + rows[:, j].gather(2, coordinate))[..., 0] % m
     k = match3.partner(rows, m)
     first = words.slot + torch.where(coin, i, j)
@@ -119,17 +119,17 @@ def serial(rows: torch.Tensor, words: Words, generator: torch.Generator) -> tupl
     # Sums written: those of coordinates 1.. through the first that is not zero.
     written = (zero[..., 1:].long().cumprod(-1).sum(-1) + 1).clamp_max(d - 1)
     length = torch.where(active, 6 + written, 0)
-    coordinate = torch.randint(d, three.shape[:2], generator=generator, device=rows.device)
+    coordinate = torch.randint(d, three.shape[:2], generator=generator, device=rows.device, dtype=torch.int64)
     digits = three.gather(3, coordinate[:, :, None, None].expand(-1, -1, 3, 1))[..., 0]
     item = torch.cat(
         [words.slot + abc.T.expand(len(rows), -1, -1), words.digit + digits, words.digit + sums[..., 1:]], 2
     )
     total = length.sum(1)
     begin = (length.cumsum(1) - length)[..., None]
-    place = torch.arange(6 + d - 1, device=rows.device)
+    place = torch.arange(6 + d - 1, device=rows.device, dtype=torch.int64)
     width = int(total.max()) if len(total) else 0
     at = torch.where(place < length[..., None], begin + place, width)
-    out = torch.full((len(rows), width + 1), words.eos, device=rows.device)
+    out = torch.full((len(rows), width + 1), words.eos, device=rows.device, dtype=torch.int64)
     return out.scatter_(1, at.flatten(1), item.flatten(1))[:, :width], total
 
 
@@ -144,9 +144,9 @@ def match2_sequences(
     """
     n, m = words.n, words.m
     count = len(x.shown)
-    end = torch.full((count, 1), words.prompt, device=x.shown.device)
+    end = torch.full((count, 1), words.prompt, device=x.shown.device, dtype=torch.int64)
     head = torch.cat([words.row(x.shown), end, words.key + x.key[:, None]], 1)
-    coin = torch.rand((count, n), generator=generator, device=x.shown.device) < 0.5
+    coin = torch.rand((count, n), generator=generator, device=x.shown.device, dtype=torch.float32) < 0.5
     inverse = (coin & match2.matches(x.decoded, m))[..., None]
     said = torch.where(inverse, -x.decoded % m, x.decoded)
     said[:, :2] = x.decoded[:, :2]
@@ -157,5 +157,5 @@ def match2_sequences(
     middle = torch.cat([both[:, :2].flatten(1), total[:, None], both[:, 2 : n - 1].flatten(1)], 1)
     if form == "none":
         middle = middle[:, :0]
-    length = torch.full((count,), middle.shape[1], device=end.device)
+    length = torch.full((count,), middle.shape[1], device=end.device, dtype=torch.int64)
     return sequences(head, middle, length, words.label + x.label[:, None], mask)

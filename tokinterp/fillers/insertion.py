@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 
 from ..dataset import variable
+from ..kernels.state import neutral
 from ..profiles import mcnemar
 from .answers import ask, chunks, compare, pad
 from .items import Items, _pair, build_items
@@ -23,6 +24,7 @@ ANNOUNCE = "Dots follow.\n"
 _QUANTITIES = ("log_prob", "correct", "rank", "kl", "js", "flip", "entropy_change")
 
 
+@neutral()
 def insert(
     model: Model,
     questions: Iterable[Any] | None = None,
@@ -152,9 +154,10 @@ def _parts(items: Items, rows: list[int], batch_tokens: int) -> list[list[int]]:
 def _against(answers: Any, reference: Any) -> dict[str, np.ndarray]:
     out = {"log_prob": answers.log_prob, "correct": answers.correct.double(), "rank": answers.rank.double()}
     out |= compare(answers.log_probs, reference.log_probs)
-    return {q: torch.as_tensor(v).double().cpu().numpy() for q, v in out.items()}
+    return {q: torch.as_tensor(v, dtype=torch.float64, device="cpu").numpy() for q, v in out.items()}
 
 
+@neutral()
 def insertion_tests(ds: xr.Dataset, *, level: float = 0.95, n_boot: int = 2000, seed: int = 0) -> xr.Dataset:
     """Test what `insert` found, item by item against k = 0.
 

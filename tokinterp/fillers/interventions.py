@@ -13,6 +13,7 @@ import xarray as xr
 from ..capture import Site
 from ..dataset import variable
 from ..edits import Edit, knock_out, replace, zero
+from ..kernels.state import neutral
 from .answers import Answers, Padded, ask, chunks, compare, pad
 from .insertion import _bundled, _short
 from .items import Items, _pair, build_items
@@ -31,6 +32,7 @@ SHOWN = ("truncation", "deletion everywhere")
 _QUANTITIES = ("kl", "js", "flip", "entropy_change")
 
 
+@neutral()
 def intervene(
     model: Model,
     questions: Iterable[Any] | None = None,
@@ -176,7 +178,9 @@ class _Bench:
         out["log_prob_change"] = changed.log_prob - reference.log_prob
         if name.startswith("transplant"):
             donor = self.donors[self.rows]
-            first = torch.tensor([self.whole.answers[d][0] for d in donor], device=changed.log_probs.device)[:, None]
+            first = torch.tensor(
+                [self.whole.answers[d][0] for d in donor], device=changed.log_probs.device, dtype=torch.int64
+            )[:, None]
             out["donor_change"] = (changed.log_probs.gather(1, first) - reference.log_probs.gather(1, first))[:, 0]
             lacking = torch.from_numpy(donor < 0).to(changed.log_probs.device)
         if lacking is not None:
@@ -194,7 +198,9 @@ class _Bench:
         if name == "deletion everywhere":
             return ask(model, pad(self.none, self.rows))
         if name == "deletion, places kept":
-            place = torch.arange(self.short.ids.shape[1], device=batch.ids.device).expand_as(self.short.ids)
+            place = torch.arange(self.short.ids.shape[1], device=batch.ids.device, dtype=torch.int64).expand_as(
+                self.short.ids
+            )
             start = torch.from_numpy(self.whole.filler[self.rows]).to(place)
             moved = torch.where(place >= start[:, :1], place + (start[:, 1:] - start[:, :1]), place)
             return ask(model, self.short, position_ids=moved)
@@ -239,7 +245,9 @@ class _Bench:
 
     def batch_places(self) -> torch.Tensor:
         """(row, position) 0, 1, 2, ..."""
-        return torch.arange(self.batch.ids.shape[1], device=self.batch.ids.device).expand_as(self.batch.ids)
+        return torch.arange(self.batch.ids.shape[1], device=self.batch.ids.device, dtype=torch.int64).expand_as(
+            self.batch.ids
+        )
 
     def _behind(self) -> torch.Tensor:
         before = self.fillers.cumsum(1)
@@ -292,7 +300,7 @@ class _Bench:
 
 def answer_places(batch: Padded) -> torch.Tensor:
     """Return (row, position) bool, true where an answer token is predicted."""
-    place = torch.arange(batch.ids.shape[1], device=batch.ids.device)
+    place = torch.arange(batch.ids.shape[1], device=batch.ids.device, dtype=torch.int64)
     count = (batch.answer >= 0).sum(1, keepdim=True)
     return (place >= batch.last[:, None]) & (place < batch.last[:, None] + count)
 

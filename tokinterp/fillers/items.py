@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..kernels.state import neutral
 from ..text.bundled import bundled_questions, bundled_texts
 from ..text.prompts import Prompts
 
@@ -197,6 +198,7 @@ class Tokens:
         return [i for unit in chosen for i in unit]
 
 
+@neutral()
 def build_items(
     model: Model,
     questions: Iterable[Any] | None = None,

@@ -14,6 +14,7 @@ from ..dataset import block_coords, layer_coords, variable
 from ..edits import replace
 from ..kernels.attention import attention_received
 from ..kernels.massive import check_rule, massive_entries, massive_rows, measure_sizes
+from ..kernels.state import neutral
 from ..measure import measure
 from ..measurements.attention import AttentionMass
 from ..measurements.token_sets import check_sets, padded, resolve
@@ -29,6 +30,7 @@ SETS = {"first": "first", "separators": "separators", "other": "other"}
 SUN = "Sun et al. 2024, arXiv 2402.17762"
 
 
+@neutral()
 def massive_roles(
     model: Model, prompts: Prompts, sets: dict | None = None, *, rule: str = "norm", factor: float = 10.0
 ) -> xr.Dataset:
@@ -113,6 +115,7 @@ def massive_roles(
     return finish(xr.Dataset(data, coords), model, "massive_roles", settings)
 
 
+@neutral()
 def massive_effects(
     model: Model, prompts: Prompts, *, rule: str = "norm", factor: float = 10.0, batch_tokens: int = 4096
 ) -> xr.Dataset:
@@ -136,7 +139,7 @@ def massive_effects(
     """
     check_rule(rule)
     layers = range(1, model.info.n_layers + 1)
-    onset, channels = None, torch.zeros(0, dtype=torch.int64)
+    onset, channels = None, torch.zeros(0, dtype=torch.int64, device="cpu")
     total, number = 0.0, 0
     for layer in layers:
         found = []
@@ -190,6 +193,7 @@ def massive_effects(
     return finish(xr.Dataset(data, coords, {"note": note}), model, "massive_effects", settings)
 
 
+@neutral()
 def registers(
     model: Model,
     prompts: Prompts,

@@ -36,7 +36,7 @@ class Instances(NamedTuple):
 def key_table(seed: int, m: int, width: int) -> torch.Tensor:
     """Return (key, row * coordinate) digits added by each key; the same for training and test."""
     draw = torch.Generator().manual_seed(seed)
-    return torch.randint(min(10, m), (N_KEYS, width), generator=draw)
+    return torch.randint(min(10, m), (N_KEYS, width), generator=draw, dtype=torch.int64, device="cpu")
 
 
 def draw(
@@ -61,7 +61,7 @@ def draw(
         Share of examples that are not corrupted.
     """
     device = generator.device
-    planted = torch.rand(count, generator=generator, device=device) < true_rate
+    planted = torch.rand(count, generator=generator, device=device, dtype=torch.float32) < true_rate
     decoded = _examples(planted, n, d, m, generator, mode)
     label = matches(decoded, m).sum(1)
     if mode == "strict":
@@ -75,7 +75,7 @@ def draw(
             raise ValueError(
                 f"Match2 with n={n}, d={d}, m={m}: corrupted rows nearly always match; take more coordinates"
             )
-    key = torch.randint(len(table), (count,), generator=generator, device=device)
+    key = torch.randint(len(table), (count,), generator=generator, device=device, dtype=torch.int64)
     offset = table.to(device)[key][:, : n * d].view(count, n, d)
     return Instances((decoded - offset) % m, decoded, key, label, planted)
 
@@ -87,14 +87,17 @@ def matches(decoded: torch.Tensor, m: int) -> torch.Tensor:
 
 def _examples(planted: torch.Tensor, n: int, d: int, m: int, generator: torch.Generator, mode: str) -> torch.Tensor:
     count, device = len(planted), generator.device
-    half = torch.randint(m, (count, n // 2, d), generator=generator, device=device)
+    half = torch.randint(m, (count, n // 2, d), generator=generator, device=device, dtype=torch.int64)
     rows = _shuffled(torch.cat([half, -half % m, half[:, : n % 2]], 1), generator)  # before corruption, as released
-    u = torch.rand(count, generator=generator, device=device)
+    u = torch.rand(count, generator=generator, device=device, dtype=torch.float32)
     # Geometric with success 3/4: P(K > k) = 4**-k.
-    k = (1 + torch.floor(-torch.log(u.clamp_min(1e-30)) / torch.log(torch.tensor(4.0, device=device)))).clamp_max(n)
-    column = torch.randint(d, (count, n), generator=generator, device=device)
-    value = torch.randint(m, (count, n), generator=generator, device=device)
-    every = torch.arange(count, device=device)
+    k = (
+        1
+        + torch.floor(-torch.log(u.clamp_min(1e-30)) / torch.log(torch.tensor(4.0, device=device, dtype=torch.float32)))
+    ).clamp_max(n)
+    column = torch.randint(d, (count, n), generator=generator, device=device, dtype=torch.int64)
+    value = torch.randint(m, (count, n), generator=generator, device=device, dtype=torch.int64)
+    every = torch.arange(count, device=device, dtype=torch.int64)
     for j in range(n):
         acts = (j < k) & ~planted
         for r in range(n) if mode == "released" else (j,):
@@ -104,5 +107,5 @@ def _examples(planted: torch.Tensor, n: int, d: int, m: int, generator: torch.Ge
 
 
 def _shuffled(rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    order = torch.rand(rows.shape[:2], generator=generator, device=rows.device).argsort(1)
+    order = torch.rand(rows.shape[:2], generator=generator, device=rows.device, dtype=torch.float32).argsort(1)
     return rows.gather(1, order[..., None].expand(-1, -1, rows.shape[2]))

@@ -59,12 +59,14 @@ def draw(
     reject = mode == "strict" if reject is None else reject
     device = generator.device
     if mode == "strict":
-        planted = torch.arange(count, device=device) < count // 2
+        planted = torch.arange(count, device=device, dtype=torch.int64) < count // 2
         if count % 2:
-            planted[count // 2] = torch.randint(2, (1,), generator=generator, device=device)[0].bool()
-        planted = planted[torch.randperm(count, generator=generator, device=device)]
+            planted[count // 2] = torch.randint(2, (1,), generator=generator, device=device, dtype=torch.int64)[
+                0
+            ].bool()
+        planted = planted[torch.randperm(count, generator=generator, device=device, dtype=torch.int64)]
     else:
-        planted = torch.rand(count, generator=generator, device=device) < 0.5
+        planted = torch.rand(count, generator=generator, device=device, dtype=torch.float32) < 0.5
     rows = _examples(planted, n, d, m, generator, mode)
     label = solve(rows, m)
     if reject:
@@ -76,7 +78,9 @@ def draw(
             times = max(1, min(64, count // len(bad)))
             again = _examples(planted.new_zeros(len(bad) * times), n, d, m, generator, mode)
             fine = ~solve(again, m).view(len(bad), times)
-            chosen = again.view(len(bad), times, n, d)[torch.arange(len(bad), device=device), fine.int().argmax(1)]
+            chosen = again.view(len(bad), times, n, d)[
+                torch.arange(len(bad), device=device, dtype=torch.int64), fine.int().argmax(1)
+            ]
             rows[bad] = chosen
             label[bad] = ~fine.any(1)
         else:
@@ -91,27 +95,27 @@ def _examples(planted: torch.Tensor, n: int, d: int, m: int, generator: torch.Ge
     count, device = len(planted), generator.device
 
     def digits(*shape: int, below: int = m) -> torch.Tensor:
-        return torch.randint(below, shape, generator=generator, device=device)
+        return torch.randint(below, shape, generator=generator, device=device, dtype=torch.int64)
 
     rows = digits(count, n, d)
     rows[:, 2] = (-(rows[:, 0] + rows[:, 1])) % m
-    u = torch.rand(count, generator=generator, device=device)
+    u = torch.rand(count, generator=generator, device=device, dtype=torch.float32)
     k = 1 + (u > 0.75).long() + (u > 0.9375).long()  # min(geometric(3/4), 3)
     column, value = digits(count, 3, below=d), digits(count, 3)
-    every = torch.arange(count, device=device)
+    every = torch.arange(count, device=device, dtype=torch.int64)
     for j in range(3):
         acts = (j < k) & ~planted
         for r in range(3) if mode == "released" else (j,):
             here = acts & (r < k)
             old = rows[every, r, column[:, j]]
             rows[every, r, column[:, j]] = torch.where(here, value[:, j], old)
-    order = torch.rand(count, n, generator=generator, device=device).argsort(1)
+    order = torch.rand(count, n, generator=generator, device=device, dtype=torch.float32).argsort(1)
     return rows.gather(1, order[..., None].expand(-1, -1, d))
 
 
 def pairs(n: int, device: torch.device | None = None) -> torch.Tensor:
     """Return (2, n(n-1)/2) first and second row of every pair, in lexicographic order."""
-    return torch.triu_indices(n, n, 1, device=device)
+    return torch.triu_indices(n, n, 1, device=device, dtype=torch.int64)
 
 
 def codes(digits: torch.Tensor, m: int) -> torch.Tensor:
@@ -152,7 +156,7 @@ def solve(rows: torch.Tensor, m: int) -> torch.Tensor:
 
 def triples(n: int, device: torch.device | None = None) -> torch.Tensor:
     """Return (3, n(n-1)(n-2)/6) rows of every triple, in lexicographic order."""
-    return torch.tensor(list(combinations(range(n), 3)), device=device).T
+    return torch.tensor(list(combinations(range(n), 3)), device=device, dtype=torch.int64).T
 
 
 def near_misses(rows: torch.Tensor, m: int) -> torch.Tensor:

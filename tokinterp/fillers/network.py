@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..kernels.state import neutral, seeded
 from ..models import HookedLM, ModelInfo
 from .tasks import Task
 from .words import Words
@@ -46,7 +47,7 @@ class WordEmbedding(nn.Module):
     def __init__(self, words: Words, d_model: int) -> None:
         super().__init__()
         self.words = words
-        self.linear = nn.Linear(len(words), d_model)
+        self.linear = nn.Linear(len(words), d_model, device="cpu", dtype=torch.float32)
 
     @property
     def weight(self) -> torch.Tensor:
@@ -73,8 +74,7 @@ def build(task: Task, network: Network, seed: int = 0) -> Any:
         max_position_embeddings=2048, rms_norm_eps=1e-6, initializer_range=0.02, tie_word_embeddings=False,
         bos_token_id=None, eos_token_id=task.words.eos, pad_token_id=None, use_cache=False,
     )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with neutral(), seeded(seed):
         lm: Any = LlamaForCausalLM(config)
         lm.set_input_embeddings(WordEmbedding(task.words, network.d_model))
     return lm.eval()
@@ -176,7 +176,9 @@ def as_model(lm: Any, task: Task, name: str | None = None) -> HookedLM:
         )
     full = copy.deepcopy(lm).eval()
     old = full.lm_head
-    head = nn.Linear(old.in_features, len(words) + words.n_rows, bias=True).to(old.weight)
+    size = len(words) + words.n_rows
+    like = {"device": old.weight.device, "dtype": old.weight.dtype}
+    head: Any = nn.utils.skip_init(nn.Linear, old.in_features, size, **like)
     with torch.no_grad():
         head.weight.zero_()
         head.bias.fill_(NEVER)

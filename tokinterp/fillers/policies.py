@@ -14,6 +14,7 @@ from ..capture import Site, capture
 from ..dataset import variable
 from ..describe import describe
 from ..edits import KnockOut
+from ..kernels.state import neutral
 from ..measurements.token_sets import separator_ids
 from .results import finish
 
@@ -69,11 +70,11 @@ class Policy:
         """Return (prompt, position) bool, the keys that stay visible however far away."""
         if self.kind in ("window", "all"):
             return torch.zeros_like(mask)
-        marks = torch.isin(ids, torch.tensor(self.separators, device=ids.device)) & mask
+        marks = torch.isin(ids, torch.tensor(self.separators, device=ids.device, dtype=torch.int64)) & mask
         if self.kind == "separators":
             return marks
         number, length = marks.sum(1, keepdim=True), mask.sum(1, keepdim=True)
-        place = torch.arange(ids.shape[1], device=ids.device)
+        place = torch.arange(ids.shape[1], device=ids.device, dtype=torch.int64)
         if self.kind == "interval":  # the same number, spread evenly
             step = place * number // length.clamp_min(1)
             return (step != (place - 1) * number.clamp_min(0) // length.clamp_min(1)) & mask & (number > 0)
@@ -83,7 +84,7 @@ class Policy:
 
     def __call__(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return (prompt, query, key) bool, true where a query may read a key; causal, padding false."""
-        place = torch.arange(ids.shape[1], device=ids.device)
+        place = torch.arange(ids.shape[1], device=ids.device, dtype=torch.int64)
         causal = place[:, None] >= place[None, :]
         if self.kind == "all":
             keep = causal[None]
@@ -131,6 +132,7 @@ class KeepOnly(KnockOut):
         }  # fmt: skip
 
 
+@neutral()
 def keep_only(policy: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], blocks: Any = None) -> KeepOnly:
     """Return an edit that hides every key that the policy does not keep, in some or all blocks.
 
@@ -161,6 +163,7 @@ def separators_of(prompts: Prompts) -> tuple[int, ...]:
     return tuple(int(i) for i in found)
 
 
+@neutral()
 def policy_loss(
     model: Model,
     prompts: Prompts,
@@ -215,7 +218,7 @@ def policy_loss(
     for rows in prompts.batches(batch_tokens):
         plain = _losses(model, prompts, rows, ())
         ids, mask, _ = (torch.from_numpy(a).to(model.device) for a in prompts.padded(rows))
-        far = (torch.arange(ids.shape[1] - 1, device=ids.device) >= behind) & mask[:, 1:]
+        far = (torch.arange(ids.shape[1] - 1, device=ids.device, dtype=torch.int64) >= behind) & mask[:, 1:]
         loss[rows] = _mean(plain, far)
         visible = Policy("all")(ids, mask).sum(-1)[:, :-1]
         for j, policy in enumerate(policies.values()):

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from ..checkpoint import fingerprint
 from ..dataset import check, provenance, variable
+from ..kernels.state import neutral
 from .evaluation import evaluate, loss_sum
 from .formats import IGNORED, Sequences
 from .network import Network, build, network_info, parameters_hash
@@ -62,6 +63,7 @@ def freeze(lm: Any, variant: str) -> set[str]:
     return {name for name, _ in lm.named_parameters()} - chosen
 
 
+@neutral()
 def probe_fillers(
     trunks: Mapping[str, Any],
     task: Task,
@@ -175,10 +177,11 @@ def finetune(
     for step, batch in zip(range(schedule.steps), batches, strict=False):
         optimiser.param_groups[0]["lr"] = schedule.rate_at(step)
         short = keep_fillers(batch, task, share)
-        with fast:
-            logits = tuned(input_ids=short.ids, use_cache=False).logits
-        loss = loss_sum(logits, short.targets, task) / (short.targets != IGNORED).sum()
-        loss.backward()
+        with torch.enable_grad():
+            with fast:
+                logits = tuned(input_ids=short.ids, use_cache=False).logits
+            loss = loss_sum(logits, short.targets, task) / (short.targets != IGNORED).sum()
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, schedule.clip)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
@@ -228,6 +231,7 @@ def finish(ds: xr.Dataset, lm: Any, task: Task, parameters: dict[str, Any], meas
 
 
 # -- linear probes --------------------------------------------------------------------------------------------
+@neutral()
 def linear_probe(
     lm: Any, task: Task, *, positions: Sequence[int] | None = None, examples: int = 2000, ridge: float = 1e-2,
     seed: int = 0, device: torch.device | str | None = None,
@@ -267,7 +271,7 @@ def linear_probe(
     lm = copy.deepcopy(lm).to(place).eval()
     labels = [(s.answer == task.words.true).double() for s in sets]
     draw = torch.Generator().manual_seed(seed)
-    permuted = labels[0][torch.randperm(examples, generator=draw).to(place)]
+    permuted = labels[0][torch.randperm(examples, generator=draw, dtype=torch.int64, device="cpu").to(place)]
     n_layers = lm.config.num_hidden_layers
     accuracy = np.full((2, n_layers + 1, len(where)), np.nan)
     for layer, (fit, test) in enumerate(zip(*(_states(lm, s.sequences.ids, where) for s in sets), strict=True)):

@@ -11,6 +11,7 @@ import xarray as xr
 
 from ..dataset import layer_coords, variable
 from ..jackknife import jackknife_interval, left_out
+from ..kernels.state import neutral
 from .answers import entropy
 from .insertion import _bundled, _short
 from .items import _pair, build_items
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 TOP_CELL, TOP_ITEM = 30, 50
 
 
+@neutral()
 def read_fillers(
     model: Model,
     questions: Iterable[Any] | None = None,
@@ -77,7 +79,7 @@ def read_fillers(
     place = torch.searchsorted(candidates, target[0])
     cells = {k: np.zeros((len(chosen), s)) for k in ("entropy", "own_share", "choice")}
     ranks = np.zeros((2, n, len(chosen), s))
-    prints = torch.zeros(2, n, model.info.d_vocab)
+    prints = torch.zeros(2, n, model.info.d_vocab, dtype=torch.float32, device="cpu")
     for i in range(len(chosen)):
         for j in range(s):
             with torch.no_grad():
@@ -122,6 +124,7 @@ def read_fillers(
     return finish(xr.Dataset(data, coords), model, "read_fillers", _short(settings), seed)
 
 
+@neutral()
 def cell_clusters(
     model: Model,
     questions: Iterable[Any] | None = None,

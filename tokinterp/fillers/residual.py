@@ -11,6 +11,7 @@ import xarray as xr
 
 from ..capture import Site
 from ..dataset import layer_coords, variable
+from ..kernels.state import neutral
 from .answers import chunks, pad
 from .insertion import _bundled, _short
 from .items import Items, _pair, build_items
@@ -38,12 +39,14 @@ def states(
         Whether what follows the fillers gets the places it has without them.
     """
     wanted = list(range(model.info.n_layers + 1) if layers is None else layers)
-    out = torch.empty(len(items), positions.shape[1], len(wanted), model.info.d_model)
+    out = torch.empty(
+        len(items), positions.shape[1], len(wanted), model.info.d_model, dtype=torch.float32, device="cpu"
+    )
     for rows in chunks(items, batch_tokens):
         batch = pad(items, rows)
         at = torch.from_numpy(positions[rows]).to(batch.ids.device)[..., None]
         sites = [Site("resid", n) for n in wanted]
-        place = torch.arange(batch.ids.shape[1], device=batch.ids.device).expand_as(batch.ids)
+        place = torch.arange(batch.ids.shape[1], device=batch.ids.device, dtype=torch.int64).expand_as(batch.ids)
         stop = torch.from_numpy(items.filler[rows, 1]).to(place)[:, None]
         moved = torch.where(place >= stop, place - items.n_fillers, place) if closed else None
         with torch.no_grad():
@@ -59,6 +62,7 @@ def slots_of(items: Items) -> np.ndarray:
     return items.filler[:, :1] + np.arange(items.n_fillers)
 
 
+@neutral()
 def shift(
     model: Model,
     questions: Iterable[Any] | None = None,
@@ -106,7 +110,7 @@ def shift(
     delta = h - base
     size = base.norm(dim=-1)
     step = (h[0, :, 1:] - h[0, :, :-1]).norm(dim=-1) / h[0, :, :-1].norm(dim=-1)
-    first = torch.tensor([int(a[0]) for a in made[0].answers])
+    first = torch.tensor([int(a[0]) for a in made[0].answers], dtype=torch.int64, device="cpu")
     parts, constant, logit = attribute(model, h[0].float(), first)
     square = delta[0].pow(2).sum(-1).mean(0)
     share = delta[0].mean(0).pow(2).sum(-1) / torch.where(square > 0, square, torch.nan)
@@ -149,12 +153,12 @@ def attribute(model: Model, h: torch.Tensor, target: torch.Tensor) -> tuple[torc
         (item, ..., layer), (item, ...), (item, ...) float64; parts sum over layers to logit - constant.
     """
     d = h.shape[-1]
-    signs = torch.ones(d)
+    signs = torch.ones(d, dtype=torch.float32, device="cpu")
     signs[1::2] = -1
     with torch.no_grad():
-        zero = model.normed(torch.zeros(1, d, device=model.device)).float().cpu()[0]
+        zero = model.normed(torch.zeros(1, d, device=model.device, dtype=torch.float32)).float().cpu()[0]
         gain = (model.normed(signs[None].to(model.device) * 1e3).float().cpu()[0] - zero) * signs
-        one = model.normed(torch.full((1, d), 1e3, device=model.device)).float().cpu()[0] - zero
+        one = model.normed(torch.full((1, d), 1e3, device=model.device, dtype=torch.float32)).float().cpu()[0] - zero
         centred = bool(one.abs().max() < 0.5 * gain.abs().max())
         final = model.normed(h[..., -1, :].to(model.device)).float().cpu()
     piece = torch.diff(h, dim=-2, prepend=torch.zeros_like(h[..., :1, :])).double()
@@ -188,6 +192,7 @@ def attribute(model: Model, h: torch.Tensor, target: torch.Tensor) -> tuple[torc
     return parts, constant, logit
 
 
+@neutral()
 def filler_states(
     model: Model,
     questions: Iterable[Any] | None = None,
@@ -254,6 +259,7 @@ def filler_states(
     return finish(xr.Dataset(data, coords), model, "filler_states", _short(settings), seed)
 
 
+@neutral()
 def filler_probes(
     model: Model,
     questions: Iterable[Any] | None = None,
@@ -335,7 +341,7 @@ def held_out(x: torch.Tensor, y: torch.Tensor, fold: torch.Tensor, folds: int, r
         mx, my = x[train].mean(0), y[train].mean(0)
         a = x[train] - mx
         gram = a.T @ a
-        gram += ridge * gram.diagonal().mean().clamp_min(1e-12) * torch.eye(len(gram), dtype=gram.dtype)
+        gram += ridge * gram.diagonal().mean().clamp_min(1e-12) * torch.eye(len(gram), dtype=gram.dtype, device="cpu")
         w = torch.linalg.solve(gram, a.T @ (y[train] - my))
         out[0, test.numpy()] = (y[test] - my - (x[test] - mx) @ w).pow(2).sum(-1).numpy()
         out[1, test.numpy()] = (y[test] - my).pow(2).sum(-1).numpy()

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from ..dataset import block_coords, variable
+from ..kernels.state import neutral
 from ..measure import measure
 from ..measurements.attention import AttentionMass
 from .insertion import _bundled, _short
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ..models.base import Model
 
 
+@neutral()
 def routing(
     model: Model,
     questions: Iterable[Any] | None = None,

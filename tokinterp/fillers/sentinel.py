@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 
 from ..dataset import variable
+from ..kernels.state import neutral
 from ..measure import measure
 from ..measurements.attention import AttentionMass
 from ..text.prompts import Prompts
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ..models.base import Model
 
 
+@neutral()
 def sentinels(
     model: Model,
     prompts: Prompts,
@@ -138,7 +140,7 @@ def _insert(
 
 def _layout(ids: torch.Tensor, period: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (position,) number of the chunk, -1 for the first token, and whether a sentinel stands there."""
-    place = torch.arange(ids.shape[1], device=ids.device) - 1
+    place = torch.arange(ids.shape[1], device=ids.device, dtype=torch.int64) - 1
     return torch.div(place, period, rounding_mode="floor"), (place >= 0) & (place % period == size)
 
 

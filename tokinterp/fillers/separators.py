@@ -13,6 +13,7 @@ import xarray as xr
 from ..capture import Site, capture, resid
 from ..dataset import block_coords, layer_coords, variable
 from ..kernels.attention import LEAST
+from ..kernels.state import neutral
 from .answers import compare
 from .policies import SEP, Policy, _noise, keep_only, separators_of
 from .residual import held_out
@@ -26,6 +27,7 @@ SOURCES = ("separator", "last content token", "separator of another segment")
 TARGETS = ("segment", "segment without its last token")
 
 
+@neutral()
 def segment_coverage(
     model: Model, prompts: Prompts, *, window: int | None = None, initial: int = 1, batch_tokens: int = 1024
 ) -> xr.Dataset:
@@ -67,7 +69,7 @@ def segment_coverage(
     """
     if initial < 0 or (window is not None and window < 1):
         raise ValueError(f"initial={initial}, window={window}: initial is 0 or more, a window 1 or more")
-    marks = torch.tensor(separators_of(prompts))
+    marks = torch.tensor(separators_of(prompts), dtype=torch.int64, device="cpu")
     n, heads = model.info.n_layers, model.info.n_heads
     found = {k: np.full((len(prompts), n, heads), np.nan) for k in ("far_mass", "separator_share", "chance")}
     count = np.zeros((len(prompts), n, heads))
@@ -108,7 +110,7 @@ def segment_coverage(
 
 def out_of_reach(mark: torch.Tensor, mask: torch.Tensor, window: int | None, initial: int) -> torch.Tensor:
     """Return (prompt, query, key) bool, true on keys of past segments, or before the window, behind the first ones."""
-    place = torch.arange(mark.shape[1], device=mark.device)
+    place = torch.arange(mark.shape[1], device=mark.device, dtype=torch.int64)
     if window is None:
         segment = mark.cumsum(1) - mark.long()
         far = segment[:, :, None] > segment[:, None, :]
@@ -139,6 +141,7 @@ def coverage(pattern: torch.Tensor, mark: torch.Tensor, far: torch.Tensor) -> tu
     return left.sum(-1) / able.sum(-1), part, among, number
 
 
+@neutral()
 def segment_probe(
     model: Model,
     prompts: Prompts,
@@ -220,7 +223,7 @@ def segment_probe(
                 owner.append(r)
     both = torch.stack(states)  # (segment, source, layer, d)
     h = torch.stack([both[:, 0], both[:, 1], both[other, 0]], 1)
-    fold = torch.tensor(held)
+    fold = torch.tensor(held, dtype=torch.int64, device="cpu")
     out = np.zeros((2, len(held), len(target), 3, len(chosen)))
     for i, y in enumerate(target):
         for s in range(3):
@@ -259,6 +262,7 @@ def segments(ids: np.ndarray, marks: Sequence[int], start: int = 0, least: int =
     return out
 
 
+@neutral()
 def separator_windows(
     model: Model, prompts: Prompts, *, width: int | None = None, batch_tokens: int = 1024, seed: int = 0
 ) -> xr.Dataset:
@@ -342,7 +346,7 @@ class Hidden:
 
     def keys(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return (prompt, position) bool, the tokens that are hidden."""
-        marks = torch.isin(ids, torch.tensor(self.separators, device=ids.device)) & mask
+        marks = torch.isin(ids, torch.tensor(self.separators, device=ids.device, dtype=torch.int64)) & mask
         if not self.random:
             return marks
         closed = marks | ~mask

@@ -263,7 +263,7 @@ class Task:
         # The published resampling of accidental Trues works only where the chain of thought is serial.
         reject = True if form == "serial" else None
         x = match3.draw(count, n, d, m, generator, mode=self.mode, reject=reject)
-        kind = torch.full((count,), -1, device=x.label.device)
+        kind = torch.full((count,), -1, device=x.label.device, dtype=torch.int64)
         if strata:
             near = match3.near_misses(x.rows, m).clamp_max(3)
             kind = torch.where(x.planted, 1, torch.where(x.label, 2, 3 + near))

@@ -184,9 +184,10 @@ class Run:
         total = sum((b.targets != IGNORED).sum() for b in batches)
         for same in _by_width(batches):
             ids, targets = (torch.cat([getattr(b, k) for b in same]) for k in ("ids", "targets"))
-            with fast:
-                logits = self.forward(input_ids=ids, use_cache=False).logits
-            (loss_sum(logits, targets, self.task) / total).backward()
+            with torch.enable_grad():
+                with fast:
+                    logits = self.forward(input_ids=ids, use_cache=False).logits
+                (loss_sum(logits, targets, self.task) / total).backward()
         torch.nn.utils.clip_grad_norm_(self.lm.parameters(), self.schedule.clip)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)

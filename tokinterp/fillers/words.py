@@ -68,10 +68,10 @@ class Words:
     def columns(self, ids: torch.Tensor) -> torch.Tensor:
         """Return (..., position, 1 + d) columns of words; ``len(self)`` where a word has fewer."""
         row = ids >= self.size
-        place = torch.arange(ids.shape[-1], device=ids.device).expand_as(ids)
+        place = torch.arange(ids.shape[-1], device=ids.device, dtype=torch.int64).expand_as(ids)
         first = torch.where(row & (place < self.n), self.slot + place, self.size)
         first = torch.where(row, first, ids)
-        block = self.digit + self.m * torch.arange(self.d, device=ids.device)
+        block = self.digit + self.m * torch.arange(self.d, device=ids.device, dtype=torch.int64)
         rest = torch.where(row[..., None], self.digits(ids) + block, self.size)
         return torch.cat([first[..., None], rest], -1)
 
@@ -85,7 +85,7 @@ class Words:
         """Return the multi-hot vectors of words that are to be predicted: digits of rows, without position."""
         row = (ids >= self.size)[..., None]
         single = torch.where(ids >= self.size, self.size, ids)[..., None]
-        block = self.digit + self.m * torch.arange(self.d, device=ids.device)
+        block = self.digit + self.m * torch.arange(self.d, device=ids.device, dtype=torch.int64)
         rest = torch.where(row, self.digits(ids) + block, self.size)
         out = torch.zeros(*ids.shape, self.size + 1, dtype=dtype, device=ids.device)
         return out.scatter_(-1, torch.cat([single, rest], -1), 1.0)[..., : self.size]
@@ -95,7 +95,10 @@ class Words:
         if i >= self.size:
             if i >= self.size + self.n_rows:
                 raise ValueError(f"id {i}: the ids end at {self.size + self.n_rows - 1}")
-            return "".join(str(x) if self.m <= 10 else f"{x}." for x in self.digits(torch.tensor(i)).tolist())
+            return "".join(
+                str(x) if self.m <= 10 else f"{x}."
+                for x in self.digits(torch.tensor(i, dtype=torch.int64, device="cpu")).tolist()
+            )
         if i < self.slot:
             return SPECIAL[i]
         if i < self.digit:

@@ -47,12 +47,12 @@ def airi_twonn(points: Tensor, reduction: int = 5, keep_duplicates: bool = True,
     >>> bool(abs(airi_twonn(plane) - 2) < 0.4)
     True
     """
-    points = torch.as_tensor(points)
+    points = torch.as_tensor(points, dtype=torch.float64, device=getattr(points, "device", "cpu"))
     if points.ndim != 2 or len(points) < 3:
         raise ValueError(f"points of shape {tuple(points.shape)}: give one cloud (point, d) of at least 3 points")
     if reduction < 1 or block < 1:
         raise ValueError(f"reduction={reduction}, block={block}: both are at least 1")
-    x = points.double()
+    x = points
     x = x - x.mean(0)
     x = x / torch.linalg.vector_norm(x, dim=1).mean()
     near = torch.cat([_two_nearest(x, a, min(a + block, len(x))) for a in range(0, len(x), block)])
@@ -101,7 +101,7 @@ def airi_from_neighbours(near: Neighbours, reduction: int = 5) -> Tensor:
     """
     if reduction < 1 or near.distances.shape[-1] < 2:
         raise ValueError(f"reduction={reduction}, {near.distances.shape[-1]} ranks: at least 1 and 2")
-    place = torch.arange(near.first.shape[1], device=near.first.device)
+    place = torch.arange(near.first.shape[1], device=near.first.device, dtype=torch.int64)
     member = near.valid | (near.first != place)  # copies take part too
     copied = torch.zeros_like(near.first).scatter_add_(1, near.first, member.long()) > 1
     r, neighbour = near.distances[..., :2], near.indices[..., 0]
@@ -111,7 +111,7 @@ def airi_from_neighbours(near: Neighbours, reduction: int = 5) -> Tensor:
     log, _ = torch.where(left, mu.log(), torch.inf).sort(1)
     kept, n = left.sum(1, keepdim=True), member.sum(1, keepdim=True)
     take = kept // reduction
-    rank = torch.arange(1, log.shape[1] + 1, device=log.device)
+    rank = torch.arange(1, log.shape[1] + 1, device=log.device, dtype=torch.int64)
     on = rank <= take
     log = torch.where(on, log, 0.0)
     height = -torch.log1p(-torch.where(on, (n - kept + rank).double() / n, 0.0))
@@ -122,6 +122,6 @@ def airi_from_neighbours(near: Neighbours, reduction: int = 5) -> Tensor:
 def _two_nearest(x: Tensor, start: int, stop: int) -> Tensor:
     """Return (row, 2) distances of rows start..stop to their two nearest other points, exact for coincident ones."""
     far = torch.cdist(x[start:stop], x, compute_mode="donot_use_mm_for_euclid_dist")
-    here = torch.arange(start, stop, device=x.device)
+    here = torch.arange(start, stop, device=x.device, dtype=torch.int64)
     far[here - start, here] = torch.inf
     return far.topk(2, largest=False).values

@@ -87,7 +87,7 @@ def attention_masses(pattern: Tensor, queries: Tensor, keys: Tensor, norms: Tens
     share = torch.where(counts, (a @ on) / left.clamp_min(LEAST), 0).double()
     inner = keys.clone()
     inner[..., 0] = False
-    place = torch.arange(n, device=a.device)
+    place = torch.arange(n, device=a.device, dtype=torch.int64)
     among = (inner.double().cumsum(-1) - inner.double()).transpose(1, 2) / (place - 1).clamp_min(1)[:, None]
     net_chance = ask @ torch.where(counts, among[:, None], 0)
     net_queries = (queries[:, None] & counts[..., 0][:, :, None]).sum(-1)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .moments import full_float32
+from .state import neutral
 
 ROWS = 512  # of the matrix of cosines at a time
 
@@ -78,7 +78,7 @@ def close_pairs(unit: Tensor, directed: Tensor, thresholds: Sequence[float]) -> 
     clouds, n, _ = unit.shape
     found = torch.zeros(clouds, len(thresholds), dtype=torch.int64, device=unit.device)
     for start in range(0, n, ROWS):
-        with full_float32():
+        with neutral():
             cosine = unit[:, start : start + ROWS] @ unit[:, start:].mT
         pair = directed[:, start : start + ROWS, None] & directed[:, None, start:]
         cosine = torch.where(pair.triu(1), cosine, -2.0)

@@ -91,7 +91,7 @@ def measure(
     """
     n, dim = points.shape[1:]
     if places is None:
-        places = torch.arange(n, device=points.device).expand(len(cloud), n)
+        places = torch.arange(n, device=points.device, dtype=torch.int64).expand(len(cloud), n)
     width = places.shape[1]
     budget = min(max_bytes, 2**24) if points.device.type == "cpu" else max_bytes  # small blocks stay in the cache
     columns = min(width, max(1, budget // (32 * dim)))

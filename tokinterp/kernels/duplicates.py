@@ -33,10 +33,10 @@ def first_of_kind(points: Tensor, mask: Tensor | None = None, *, max_bytes: int 
     [[0, 1, 0]]
     """
     n_clouds, n, dim = points.shape
-    itself = torch.arange(n, device=points.device).expand(n_clouds, n)
+    itself = torch.arange(n, device=points.device, dtype=torch.int64).expand(n_clouds, n)
     if mask is None:
         mask = torch.ones_like(itself, dtype=torch.bool)
-    some = torch.linspace(0, dim - 1, min(dim, 16), device=points.device).round().long()
+    some = torch.linspace(0, dim - 1, min(dim, 16), device=points.device, dtype=torch.float32).round().long()
     keys = _hash(points[..., some])
     first = _group(keys, mask)
     copies = first != itself
@@ -62,7 +62,7 @@ def _hash(rows: Tensor) -> Tensor:
     """Return (...,) int64 hashes of rows (..., dim) by their bits; integer arithmetic, so equal rows agree."""
     integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[rows.element_size()]
     bits = (rows + 0.0).contiguous().view(integer).long()  # + 0.0 makes zero of minus zero
-    weights = torch.arange(1, rows.shape[-1] + 1, device=rows.device) * -7046029254386353131
+    weights = torch.arange(1, rows.shape[-1] + 1, device=rows.device, dtype=torch.int64) * -7046029254386353131
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):  # splitmix64
         weights = (weights ^ (weights >> shift)) * factor
     return (bits * (weights | 1)).sum(-1)
@@ -73,7 +73,7 @@ def _group(keys: Tensor, mask: Tensor) -> Tensor:
     keys = keys.masked_fill(~mask, torch.iinfo(torch.int64).max)
     keys, order = keys.sort(dim=1, stable=True)
     use = mask.gather(1, order)
-    place = torch.arange(keys.shape[1], device=keys.device).expand_as(keys)
+    place = torch.arange(keys.shape[1], device=keys.device, dtype=torch.int64).expand_as(keys)
     start = torch.ones_like(use)
     start[:, 1:] = (keys[:, 1:] != keys[:, :-1]) | ~use[:, 1:] | ~use[:, :-1]
     head = torch.where(start, place, 0).cummax(1).values

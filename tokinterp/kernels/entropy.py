@@ -98,7 +98,7 @@ def infonce(one: Tensor, two: Tensor, temperature: float = 0.1) -> Tensor:
     """
     x, y = (functional.normalize(v.double(), dim=1) for v in (one, two))
     logits = x @ y.T / temperature
-    target = torch.arange(len(x), device=x.device)
+    target = torch.arange(len(x), device=x.device, dtype=torch.int64)
     return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
 
 

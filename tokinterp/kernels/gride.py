@@ -83,7 +83,7 @@ def gride(distances: Tensor, valid: Tensor, scales: Sequence[int] = (2, 4, 8, 16
     bad = [n for n in scales if n < 2 or n % 2 or n > distances.shape[-1]]
     if bad or not scales:
         raise ValueError(f"scales {bad or 'is empty'}: take even ranks from 2 to {distances.shape[-1]}")
-    outer = torch.tensor(scales, device=distances.device)
+    outer = torch.tensor(scales, device=distances.device, dtype=torch.int64)
     far = distances[..., outer - 1].transpose(1, 2)  # (cloud, scale, point)
     close = distances[..., outer // 2 - 1].transpose(1, 2)
     use = (valid.sum(1)[:, None] >= PER_RANK * outer)[..., None] & valid[:, None]
@@ -159,7 +159,7 @@ def twonn(distances: Tensor, valid: Tensor, method: str = "gride", discard: floa
     kept = valid & (valid.sum(1, keepdim=True) >= 2 * PER_RANK) & ratio.isfinite()
     count = kept.sum(1, keepdim=True).double()
     log, _ = torch.where(kept, ratio.log(), torch.inf).sort(1)
-    rank = torch.arange(1, log.shape[1] + 1, device=log.device)
+    rank = torch.arange(1, log.shape[1] + 1, device=log.device, dtype=torch.int64)
     n_low = count if method == "mle" else (count * (1 - discard)).floor()
     low = rank <= n_low
     log = torch.where(low, log, 0.0)

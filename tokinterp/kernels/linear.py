@@ -115,8 +115,8 @@ def merge(a: Chain, b: Chain, pairs: list[tuple[int, int]]) -> Chain:
             + n[:, None, None] * delta[i][..., :, None] * delta[o][..., None, :]
         )
 
-    every = torch.arange(len(b.shift), device=b.shift.device)
-    ends = torch.tensor(pairs, device=b.shift.device).T
+    every = torch.arange(len(b.shift), device=b.shift.device, dtype=torch.int64)
+    ends = torch.tensor(pairs, device=b.shift.device, dtype=torch.int64).T
     return Chain(
         a.shift,
         a.count + b.count,

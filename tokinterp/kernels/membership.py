@@ -73,14 +73,14 @@ def membership(lists: Lists, k: int, rows: slice = slice(None)) -> Tensor:
     groups, counts = lists.groups[:, rows], lists.counts[:, rows]
     clouds, _, n = len(groups), groups.shape[1], lists.first.shape[1]
     before = counts.cumsum(-1) - counts
-    share = torch.minimum((k - before).clamp(min=0), counts) / counts.clamp(min=1)
-    table = torch.zeros(clouds, groups.shape[1], n + 1, device=groups.device)
-    table.scatter_(2, groups, share.float())
+    share = torch.minimum((k - before).clamp(min=0), counts).float() / counts.clamp(min=1).float()
+    table = torch.zeros(clouds, groups.shape[1], n + 1, device=groups.device, dtype=torch.float32)
+    table.scatter_(2, groups, share)
     table = table[..., :n]
     looks = table.device.type == "cpu"  # elsewhere looking would wait
     if not looks or bool((lists.counts[..., 0] > 0).any()):
         table = table.gather(2, lists.first[:, None].expand(-1, groups.shape[1], -1))
-        here = torch.arange(n, device=table.device)
+        here = torch.arange(n, device=table.device, dtype=torch.int64)
         table = table.masked_fill(here[rows, None] == here, 0.0)
     if looks and bool(lists.mask.all()):
         return table
@@ -111,7 +111,7 @@ def rank_rows(points: Tensor, first: Tensor, mask: Tensor, rows: slice = slice(N
     [[0.0, 1.5, 1.5, 3.0], [2.0, 0.0, 1.0, 3.0], [2.0, 1.0, 0.0, 3.0], [3.0, 1.5, 1.5, 0.0]]
     """
     n = len(points)
-    here = torch.arange(n, device=points.device)
+    here = torch.arange(n, device=points.device, dtype=torch.int64)
     norms = points.square().sum(1)
     squared = norms[rows, None] + norms - 2 * points[rows] @ points.T
     looks = points.device.type == "cpu"  # elsewhere looking would wait
@@ -201,7 +201,7 @@ def graph_numbers(near: Neighbours, k: int, max_bytes: int = 2**28) -> Graph:
     for start in range(0, n, step):
         mine = to[:, start : start + step]  # (cloud, row, k)
         onward = padded.gather(1, mine.flatten(1)[..., None].expand(-1, -1, k)).view(*mine.shape, k)
-        own = torch.arange(start, start + mine.shape[1], device=to.device)[None, :, None, None]
+        own = torch.arange(start, start + mine.shape[1], device=to.device, dtype=torch.int64)[None, :, None, None]
         back = onward == own
         mutual += back.sum((1, 2, 3))
         known = torch.zeros(clouds, mine.shape[1], n + 1, dtype=torch.bool, device=to.device)
@@ -217,7 +217,7 @@ def graph_numbers(near: Neighbours, k: int, max_bytes: int = 2**28) -> Graph:
     nan = torch.full_like(count, torch.nan)
     return Graph(
         torch.where(enough, mutual / arrows, nan),
-        torch.where(enough & (paths > 0) & (k > 1), closed / paths, nan),
+        torch.where(enough & (paths > 0) & (k > 1), closed.float() / paths.float(), nan),
         torch.where(enough & (second > 0), third / second.pow(1.5), nan),
         torch.where(enough, degree.amax(1), -1),
         torch.where(enough, (valid & (degree == 0)).sum(1) / count, nan),

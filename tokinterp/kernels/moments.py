@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from .state import neutral
 
 BLOCK_ROWS = (
     2048  # rows of one float32 product: longer sums of float32 lose digits, shorter ones cost float64 additions
@@ -51,29 +51,6 @@ class Central(NamedTuple):
     fourth: Tensor
 
 
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """Multiply float32 matrices in float32 inside the block, whatever was set (TF32, bfloat16), and restore it after.
-
-    Examples
-    --------
-    >>> with full_float32():
-    ...     float(torch.ones(1, 2) @ torch.ones(2, 1))
-    2.0
-    """
-    places: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
-    name, full = ("fp32_precision", "ieee") if hasattr(places[0], "fp32_precision") else ("allow_tf32", False)
-    places = [p for p in places if hasattr(p, name)]
-    before = [getattr(p, name) for p in places]
-    try:
-        for place in places:
-            setattr(place, name, full)
-        yield
-    finally:
-        for place, value in zip(places, before, strict=True):
-            setattr(place, name, value)
-
-
 def empty(shift: Tensor, second: Tensor | None = None) -> Moments:
     """Return the moments of no rows yet about ``shift`` (..., d); ``second`` may bring its own zeros."""
     shift = shift.double()
@@ -113,7 +90,7 @@ def accumulate(moments: Moments, shifted: Tensor, keep: Tensor | None = None) ->
         moments.count.add_(n)
     else:
         moments.count.add_(keep.sum())
-    with full_float32():
+    with neutral():
         for start in range(0, n, BLOCK_ROWS):
             y = shifted[start : start + BLOCK_ROWS]
             if keep is not None:

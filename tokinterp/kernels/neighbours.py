@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from .distances import TOLERANCE, candidates, close, error, measure, refine
 from .duplicates import first_of_kind
-from .moments import full_float32
+from .state import neutral
 
 _SPARE = 8  # candidates kept beyond k, so that rounding cannot push a true neighbour out of the list
 _FAST_FLOAT64 = {(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)}  # compute capabilities with at least half-rate float64
@@ -122,7 +121,7 @@ def nearest(
         raise ValueError(f"ranks {exactly}: take ranks from 1 to k = {k}")
     products = products or _default_products(points, len(exactly))
     first = first_of_kind(points, mask, max_bytes=max_bytes)
-    valid = mask & (first == torch.arange(n, device=device))
+    valid = mask & (first == torch.arange(n, device=device, dtype=torch.int64))
     distances = torch.full((n_clouds, n, k), torch.nan, dtype=torch.float64, device=device)
     indices = torch.full((n_clouds, n, k), -1, dtype=torch.int64, device=device)
     n_redone = torch.zeros(n_clouds, dtype=torch.int64, device=device)
@@ -193,10 +192,10 @@ def _search(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return squared distances and places (cloud, point, k), rows done again, finiteness; no duplicates please."""
     n_clouds, n, dim = points.shape
-    count = torch.full((n_clouds,), n, device=points.device) if valid is None else valid.sum(1)
+    count = torch.full((n_clouds,), n, device=points.device, dtype=torch.int64) if valid is None else valid.sum(1)
     near = min(k, n - 1)
     wide = min(k + _SPARE, n - 1)
-    with full_float32() if products is torch.float32 else nullcontext():
+    with neutral():
         squared, order, norms = candidates(points, valid, count, wide, products, max_bytes)
     finite = norms.isfinite().all(1)
 

@@ -56,7 +56,7 @@ class Scratch:
         room = max_bytes or BLOCK_BYTES.get(device.type, 2**26)
         self.rows = max(1, min(rows, max(64, room // (4 * classes)) if max_bytes is None else room // (4 * classes)))
         self.products = products
-        self.prob = torch.empty(self.rows, classes, device=device)
+        self.prob = torch.empty(self.rows, classes, device=device, dtype=torch.float32)
         self.logits = torch.empty(self.rows, classes, device=device, dtype=products)
 
     @staticmethod
@@ -105,7 +105,7 @@ def softmax_gradient(
     known = target >= 0
     share = known.to(torch.float32).div_(known.sum().clamp_min(1))
     matrix = weight.to(scratch.products).T
-    loss = torch.zeros((), device=x.device)
+    loss = torch.zeros((), device=x.device, dtype=torch.float32)
     for start in range(0, len(x), scratch.rows):
         rows = slice(start, start + scratch.rows)
         block, part, prob = x[rows], share[rows], scratch.prob[: len(x[rows])]
@@ -147,7 +147,7 @@ def factored_gradient(
     known = target >= 0
     share = known.to(torch.float32).div_(known.sum().clamp_min(1))
     inner, outer = factor.to(kind).T, head.to(kind)
-    loss = torch.zeros((), device=x.device)
+    loss = torch.zeros((), device=x.device, dtype=torch.float32)
     for start in range(0, len(x), scratch.rows):
         rows = slice(start, start + scratch.rows)
         block = x[rows]
@@ -197,7 +197,7 @@ def read_targets(
     """
     scratch = scratch or Scratch(len(weight), len(x), x.device)
     known = target >= 0
-    out = torch.full((len(x),), torch.nan, device=x.device)
+    out = torch.full((len(x),), torch.nan, device=x.device, dtype=torch.float32)
     ranks = torch.full((len(x),), -1, dtype=torch.int64, device=x.device)
     matrix = weight.to(scratch.products).T
     for start in range(0, len(x), scratch.rows):

@@ -162,11 +162,11 @@ def segment_greedy(psi: torch.Tensor) -> torch.Tensor:
     """
     *batch, n, m = psi.shape
     flat = psi.reshape(-1, n, m)
-    place = torch.arange(n, device=psi.device)
-    steps = torch.arange(m, device=psi.device)
+    place = torch.arange(n, device=psi.device, dtype=torch.int64)
+    steps = torch.arange(m, device=psi.device, dtype=torch.int64)
     best = flat.cummax(-1).values  # of the spans from p with at most k + 1 tokens
     best_k = torch.where(flat == best, steps, -1).cummax(-1).values  # the longest of them with that score
-    room = torch.full((len(flat), n), m - 1, device=psi.device)
+    room = torch.full((len(flat), n), m - 1, device=psi.device, dtype=torch.int64)
     free = torch.ones(len(flat), n, dtype=torch.bool, device=psi.device)
     lengths = torch.zeros(len(flat), n, dtype=torch.int64, device=psi.device)
     for step in range(n):
@@ -216,7 +216,10 @@ def segment_dp(psi: torch.Tensor, weight: str = "length", penalty: float = 0.0) 
     *batch, n, m = psi.shape
     worth = worth_of(psi.reshape(-1, n, m), weight, penalty)
     # By end: gain[b, e, k] is the worth of the span of k + 1 tokens that ends at e.
-    end, k = torch.arange(n, device=psi.device)[:, None], torch.arange(m, device=psi.device)
+    end, k = (
+        torch.arange(n, device=psi.device, dtype=torch.int64)[:, None],
+        torch.arange(m, device=psi.device, dtype=torch.int64),
+    )
     start = end - k
     gain = worth[:, start.clamp(min=0), k].masked_fill(start < 0, -torch.inf)
     total = gain.new_full((len(worth), n + m), -torch.inf)  # total[:, m - 1 + e]: the best of the first e tokens
@@ -231,7 +234,7 @@ def segment_dp(psi: torch.Tensor, weight: str = "length", penalty: float = 0.0) 
         total[:, m + e] = torch.where(better, best, stay)
         chosen[:, e] = torch.where(better, longest + 1, 0)
     lengths = torch.zeros_like(chosen)
-    at = torch.full((len(worth),), n - 1, device=psi.device)
+    at = torch.full((len(worth),), n - 1, device=psi.device, dtype=torch.int64)
     for e in range(n - 1, -1, -1):
         here = at == e
         length = torch.where(here, chosen[:, e], 0)
@@ -329,4 +332,4 @@ def _candidates(inside: torch.Tensor | None, n: int, m: int, device: torch.devic
     """Return (..., n, m) bool, true on spans within the text whose positions are all inside."""
     if inside is None:
         inside = torch.ones(n, dtype=torch.bool, device=device)
-    return _sums(inside.double(), m) == torch.arange(1, m + 1, device=device)
+    return _sums(inside.double(), m) == torch.arange(1, m + 1, device=device, dtype=torch.int64)

@@ -187,7 +187,7 @@ def distances(rows: Tensor) -> Tensor:
 
 def upper(square: Tensor) -> Tensor:
     """Return (n (n - 1) / 2,) what is above the diagonal."""
-    i, j = torch.triu_indices(*square.shape, offset=1, device=square.device)
+    i, j = torch.triu_indices(*square.shape, offset=1, device=square.device, dtype=torch.int64)
     return square[i, j]
 
 
@@ -224,7 +224,7 @@ def nearest(rows: Tensor, k: int) -> Tensor:
     """Return (n, n) 0/1 float32 membership in the k nearest neighbours by cosine (rows scaled to length 1)."""
     y = torch.nn.functional.normalize(rows.double(), dim=1)
     order = (y @ y.T).fill_diagonal_(-torch.inf).topk(k, dim=1).indices
-    return torch.zeros(len(y), len(y), device=y.device).scatter_(1, order, 1.0)
+    return torch.zeros(len(y), len(y), device=y.device, dtype=torch.float32).scatter_(1, order, 1.0)
 
 
 def mutual_neighbours(members: Tensor, k: int, other: Tensor | None = None) -> Tensor:

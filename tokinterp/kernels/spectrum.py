@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .moments import Central, full_float32
+from .moments import Central
+from .state import neutral
 
 NO_DIRECTION = 1e-6  # of its norm: a row this close to the mean is rounding, not a direction
 
@@ -34,7 +35,7 @@ def eigenvalues(scatter: Tensor, count: Tensor, noise: float | Tensor = 0.0) -> 
     if n < 2:
         return scatter.new_full((d,), torch.nan)
     values = torch.linalg.eigvalsh(scatter / (n - 1)).flip(-1)
-    possible = torch.arange(d, device=values.device) < n - 1
+    possible = torch.arange(d, device=values.device, dtype=torch.int64) < n - 1
     return torch.where(possible & (values > noise), values, 0.0)
 
 
@@ -220,7 +221,7 @@ def centred_cosine(rows: Tensor, norm: Tensor, keep: Tensor) -> Tensor:
     keep : torch.Tensor
         (cloud, row) bool, which rows take part.
     """
-    with full_float32():
+    with neutral():
         mean = (keep.float()[:, None] @ rows) / keep.sum(1).clamp_min(1)[:, None, None]
         centred = rows - mean
         length = torch.linalg.vector_norm(centred, dim=-1)

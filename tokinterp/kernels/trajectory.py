@@ -36,7 +36,7 @@ def position_curvature(stream: Tensor, keep: Tensor) -> Tensor:
     torch.Tensor
         (prompt, position) radians, NaN where there is none (the ends, left-out rows, steps of length 0).
     """
-    out = torch.full(stream.shape[:2], torch.nan, device=stream.device)
+    out = torch.full(stream.shape[:2], torch.nan, device=stream.device, dtype=torch.float32)
     if stream.shape[1] < 3:
         return out
     step = stream[:, 1:].float() - stream[:, :-1].float()

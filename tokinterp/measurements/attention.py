@@ -228,7 +228,7 @@ class AttentionSinks(Measurement):
 
     def update(self, batch: Batch) -> None:
         """Take the scores of the prompts that are long enough."""
-        full = torch.tensor(batch.lengths, device=batch.device) >= self.tokens
+        full = torch.tensor(batch.lengths, device=batch.device, dtype=torch.int64) >= self.tokens
         if batch.ids.shape[1] < self.tokens:
             return
         blocks = choose_blocks(self.blocks, self.info)
@@ -253,8 +253,9 @@ class AttentionSinks(Measurement):
         )
         n = self.sums["count"]
         by, sample = ("block", "head", "position"), ("prompt", "block", "head")
+        above = self.sums["above"].float()
         data = {
-            "sink_rate": variable(by, self.sums["above"] / n, f"share of prompts above {self.threshold:g}", "1", SINK),
+            "sink_rate": variable(by, above / n, f"share of prompts above {self.threshold:g}", "1", SINK),
             "received": variable(by, self.sums["received"] / n, "mean attention received", "1", SINK),
             "n_queries": variable("position", np.arange(self.tokens, 0, -1), "queries that see the position", "1"),
             "first_received": variable(sample, first, "mean attention that position 0 receives", "1", SINK),

@@ -16,6 +16,7 @@ from ..dataset import check, layer_coords, variable
 from ..jackknife import jackknife_interval, left_out, student
 from ..kernels import entropy
 from ..kernels import similarity as sim
+from ..kernels.state import neutral
 from ..text.augment import augment_prompts
 from ..text.prompts import Prompts
 from .base import choose_layers
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 METRICS = ("infonce", "lidar", "dime")
 
 
+@neutral()
 def augmentation_metrics(
     model: Model,
     prompts: Prompts | Sequence[str],
@@ -224,6 +226,7 @@ def reading_numbers(
     return out
 
 
+@neutral()
 def compare_models(
     one: Model,
     two: Model,

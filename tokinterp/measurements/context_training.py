@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from ..capture import resid
+from ..kernels.state import neutral, seeded
 from ..models.context_decoder import ContextDecoder, read_decoder
 from ..text.prompts import Prompts
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..models.hooks import HookedLM
 
 
+@neutral()
 def fit_context_decoder(
     model: HookedLM,
     prompts: Prompts | Sequence[str],
@@ -104,10 +106,8 @@ def fit_context_decoder(
         **numbers, "warmup": warmup, "weight_decay": weight_decay, "train_copy": train_copy, "seed": seed,
         "prompts": prompts.hash,
     }  # fmt: skip
-    torch_state = torch.random.get_rng_state()
-    torch.manual_seed(seed)
-    decoder = ContextDecoder(model, facts, hidden)
-    torch.random.set_rng_state(torch_state)
+    with seeded(seed):
+        decoder = ContextDecoder(model, facts, hidden)
     decoder.lm.requires_grad_(train_copy)
     copy = [p for p in decoder.lm.parameters() if p.requires_grad]
     groups = [{"params": [decoder.pool, *decoder.mlp.parameters()], "peak": lr_new}, {"params": copy, "peak": lr}]
@@ -115,7 +115,7 @@ def fit_context_decoder(
     path, done, losses = None if file is None else Path(file), 0, []
     if path is not None and path.exists():
         done, losses = _resume(decoder, optimizer, path)
-    seen = torch.tensor(float(done * rows), dtype=torch.float64)
+    seen = torch.tensor(float(done * rows), dtype=torch.float64, device="cpu")
     saved = time.monotonic()
     try:
         with tqdm(total=steps, initial=done, disable=not progress, desc="context decoder") as bar:
@@ -154,7 +154,7 @@ def prefix_start(special: np.ndarray) -> int:
 def prefixes(ids: torch.Tensor, start: torch.Tensor, row: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
     """Return (row, n) the tokens of prompt ``row`` from ``start`` up to, not including, ``position``; -1 beyond."""
     length = position - start[row]
-    places = torch.arange(int(length.max()), device=ids.device)
+    places = torch.arange(int(length.max()), device=ids.device, dtype=torch.int64)
     inside = places < length[:, None]
     at = (start[row][:, None] + places).clamp(max=ids.shape[1] - 1)
     return torch.where(inside, ids[row[:, None], at], -1)

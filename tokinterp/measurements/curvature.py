@@ -100,7 +100,7 @@ class Curvature(Measurement):
     def _follow(self, batch: Batch, masks: dict[int, torch.Tensor], columns: dict[str, torch.Tensor]) -> torch.Tensor:
         """Add the columns (prompt, block or layer) of the way through the layers; return (prompt, position, layer)."""
         layers = sorted(masks)
-        bend = torch.full((*batch.ids.shape, len(layers)), torch.nan, device=batch.device)
+        bend = torch.full((*batch.ids.shape, len(layers)), torch.nan, device=batch.device, dtype=torch.float32)
         blocks: dict[str, list[torch.Tensor]] = {"relative_step": [], "norm_ratio": [], "step_cosine": []}
         step_before, x = None, batch.resid(0).float()
         norm = torch.linalg.vector_norm(x, dim=-1)

@@ -12,6 +12,7 @@ import xarray as xr
 from ..capture import resid
 from ..dataset import layer_coords, variable
 from ..kernels import entropy
+from ..kernels.state import neutral
 from .base import Measurement, choose_layers
 from .clouds import check_exclude, cloud_masks
 
@@ -206,7 +207,7 @@ class MatrixEntropy(Measurement):
         table = []
         for number, pooled in zip(count, self.sums["pooled"], strict=True):
             values = torch.linalg.eigvalsh(pooled.to(self.info.device) if cuda else pooled)
-            possible = torch.arange(d, device=values.device) >= d - number.to(values.device)
+            possible = torch.arange(d, device=values.device, dtype=torch.int64) >= d - number.to(values.device)
             values = torch.where(possible & (values > 1e-13 * values[-1]), values, 0.0)
             renyi = [entropy.renyi(values, a) for a in self.alpha]
             table.append([*renyi, entropy.renyi(values.sqrt()).exp()])
@@ -227,6 +228,7 @@ class MatrixEntropy(Measurement):
         }  # fmt: skip
 
 
+@neutral()
 def diff_erank(untrained: xr.Dataset, trained: xr.Dataset) -> xr.DataArray:
     """Return Diff-eRank: by how much training lowers the effective rank of the tokens of a prompt.
 

@@ -209,7 +209,7 @@ class ErasureScores(Measurement):
             width = self.probes.weight(layer, 0).shape[-1]
             if width != info.d_model:
                 raise ValueError(f"the probes are of another model: {width} wide, and {info.id} is {info.d_model} wide")
-        labels = np.asarray(torch.as_tensor(self.probes.labels).cpu())
+        labels = torch.as_tensor(self.probes.labels, dtype=torch.int64, device="cpu").numpy()
         if not np.isin(prompts.token_ids, labels).any():
             raise ValueError("no token of the prompts was ever a label of the probes: they are of another tokenizer")
 
@@ -228,7 +228,7 @@ class ErasureScores(Measurement):
             inside = batch.mask & ~batch.special if "special" in self.exclude else batch.mask
             n = batch.ids.shape[1]
             step = max(1, SPANS_AT_ONCE // (n * min(self.max_length or n, n)))
-            token_psi = torch.full(batch.ids.shape, torch.nan, device=batch.device)
+            token_psi = torch.full(batch.ids.shape, torch.nan, device=batch.device, dtype=torch.float32)
             for first in range(0, len(batch), step):
                 part = slice(first, first + step)
                 token_psi[part] = self._segment(batch, part, delta[part], exists[part], inside[part])
@@ -239,9 +239,9 @@ class ErasureScores(Measurement):
         """Return delta, NaN where missing, and whether there is a target: both (prompt, position, offset)."""
         start, end = self.layers(self.info)
         rows = [batch.rows(layer) for layer in (start, end)]
-        flat = batch.flatten(torch.arange(batch.ids.numel(), device=batch.device).view_as(batch.ids))
+        flat = batch.flatten(torch.arange(batch.ids.numel(), device=batch.device, dtype=torch.int64).view_as(batch.ids))
         shape = (*batch.ids.shape, len(self.offsets))
-        delta = torch.full(shape, torch.nan, device=batch.device)
+        delta = torch.full(shape, torch.nan, device=batch.device, dtype=torch.float32)
         exists = torch.zeros(shape, dtype=torch.bool, device=batch.device)
         special = batch.special.to(torch.int64)
         for column, offset in enumerate(self.offsets):
@@ -297,7 +297,7 @@ class ErasureScores(Measurement):
         )
         begins = lengths > 0
         which = begins.flatten().cumsum(0).view_as(lengths) - 1
-        place = torch.arange(lengths.shape[1], device=lengths.device)
+        place = torch.arange(lengths.shape[1], device=lengths.device, dtype=torch.int64)
         reach = torch.where(begins, place + lengths, 0).cummax(1).values
         spread = score[which.clamp(min=0)] if len(score) else torch.zeros_like(which, dtype=torch.float32)
         return spread.masked_fill(place >= reach, torch.nan)
@@ -393,7 +393,8 @@ def probes_hash(probes: Probes, offsets: Sequence[int]) -> str:
     known = getattr(probes, "digest", None)
     if isinstance(known, str) and known:
         return known[:16]
-    digest = hashlib.sha256(np.asarray(torch.as_tensor(probes.labels).cpu(), dtype="<i8").tobytes())
+    labels = torch.as_tensor(probes.labels, dtype=torch.int64, device="cpu").numpy()
+    digest = hashlib.sha256(labels.astype("<i8").tobytes())
     for layer in sorted(int(n) for n in probes.layers):
         for offset in offsets:
             w = probes.weight(layer, offset).detach().flatten()

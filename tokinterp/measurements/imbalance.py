@@ -106,7 +106,7 @@ class InformationImbalance(Measurement):
         layers = choose_layers(self.layers, self.info)
         at = torch.tensor([i for i, n in enumerate(layers) if n + 1 in layers], dtype=torch.int64, device=batch.device)
         found = tables(batch, self._neighbourhood(self.info), self.max_bytes)
-        ks = torch.tensor(self.k, device=batch.device)
+        ks = torch.tensor(self.k, device=batch.device, dtype=torch.int64)
         forward, backward, numbers = [], [], []
         for p, n in enumerate(batch.lengths):
             mask, number = found.mask[p, :n], found.mask[p, :n].sum()

@@ -12,6 +12,7 @@ import xarray as xr
 from ..capture import Batch, capture, resid
 from ..dataset import layer_coords, variable
 from ..kernels.lookup import target_ranks
+from ..kernels.state import neutral
 from .base import choose_layers
 from .patchscope import Target, first_layer, patchscope
 from .stamped import stamped
@@ -26,6 +27,7 @@ PAPER = "Kaplan et al. 2025, arXiv 2410.05864"
 CANONICITY = "Busigin and Pinter 2026, arXiv 2606.08562: canonicity"
 
 
+@neutral()
 def retrieve_words(
     model: Model,
     cases: Cases,
@@ -82,7 +84,7 @@ def retrieve_words(
     chosen = choose_layers(layers, model.info)
     matrices = _matrices(model, {v.split(",")[0] for v in variants})
     prompts = cases.prompts("pieces")
-    target = torch.tensor([w[0] for w in cases.whole])
+    target = torch.tensor([w[0] for w in cases.whole], dtype=torch.int64, device="cpu")
     rank = np.zeros((len(cases), len(chosen), len(variants)), np.int64)
     for numbers in prompts.batches(batch_tokens):
         batch = capture(model, prompts, numbers, resid(chosen))
@@ -120,6 +122,7 @@ def retrieve_words(
     return stamped(xr.Dataset(data, coords), "retrieve_words", model.info, prompts.hash, settings)
 
 
+@neutral()
 def canonicity(
     model: Model, cases: Cases, layers: Iterable[int] | None = None, *, batch_tokens: int = 8192
 ) -> xr.Dataset:
@@ -184,6 +187,7 @@ def canonicity(
     return stamped(xr.Dataset(data, coords), "canonicity", model.info, sets["pieces"].hash, settings)
 
 
+@neutral()
 def repeat_words(
     model: Model,
     cases: Cases,
@@ -254,8 +258,8 @@ def _one_token(cases: Cases) -> None:
 
 def _last(batch: Batch, layers: Sequence[int]) -> torch.Tensor:
     """Return (prompt, layer, d_model) states at the last token of each prompt."""
-    rows = torch.arange(len(batch))
-    last = torch.tensor(batch.lengths) - 1
+    rows = torch.arange(len(batch), dtype=torch.int64, device="cpu")
+    last = torch.tensor(batch.lengths, dtype=torch.int64, device="cpu") - 1
     return torch.stack([batch.resid(n)[rows, last] for n in layers], 1)
 
 

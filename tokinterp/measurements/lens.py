@@ -128,18 +128,18 @@ class LogitLens(Measurement):
         """Decode a batch block by block."""
         layers = choose_layers(self.layers, self.info)
         n, shape, device = batch.n_tokens, (len(layers), len(self.variants)), batch.device
-        flat = batch.flatten(torch.arange(batch.ids.numel(), device=device).view_as(batch.ids))
+        flat = batch.flatten(torch.arange(batch.ids.numel(), device=device, dtype=torch.int64).view_as(batch.ids))
         target = batch.flatten(batch.labels(1))
         limit = np.inf if self.tokens is None else self.tokens
         kept = np.flatnonzero(np.repeat(np.asarray(batch.numbers), batch.lengths) < limit)
-        values = {q: torch.empty(n, *shape, device=device) for q in QUANTITIES}
+        values = {q: torch.empty(n, *shape, device=device, dtype=torch.float32) for q in QUANTITIES}
         table = {"target_rank": torch.empty(len(kept), *shape, dtype=torch.int32, device=device)}
         if self.top:
             table["top_id"] = torch.empty(len(kept), *shape, self.top, dtype=torch.int32, device=device)
-            table["top_prob"] = torch.empty(len(kept), *shape, self.top, device=device)
+            table["top_prob"] = torch.empty(len(kept), *shape, self.top, device=device, dtype=torch.float32)
         size = self._block_rows(device)
         with torch.inference_mode():
-            scratch = torch.empty(min(size, n), self.info.d_vocab, device=device)
+            scratch = torch.empty(min(size, n), self.info.d_vocab, device=device, dtype=torch.float32)
             for start in range(0, n, size):
                 rows = slice(start, min(start + size, n))
                 a, b = np.searchsorted(kept, (rows.start, rows.stop))
@@ -149,7 +149,7 @@ class LogitLens(Measurement):
                         values[q][rows, layer, v] = getattr(found, q).float()
                     for name, column in listed.items():
                         table[name][a:b, layer, v] = column
-        places = torch.tensor([*layers, self.info.n_layers], device=device)
+        places = torch.tensor([*layers, self.info.n_layers], device=device, dtype=torch.int64)
         first, stable = (places[index] for index in lens.first_and_stable(values["agreement"] > 0))
         self._append_prompts(batch, layers, flat, values, first, stable)
         if self.tokens != 0:
@@ -210,7 +210,7 @@ class LogitLens(Measurement):
     ) -> None:  # fmt: skip
         """Average over the positions of each prompt that have a next token and are not excluded."""
         width = batch.ids.shape[1]
-        takes_part = torch.arange(width, device=batch.device) < batch.mask.sum(1, keepdim=True) - 1
+        takes_part = torch.arange(width, device=batch.device, dtype=torch.int64) < batch.mask.sum(1, keepdim=True) - 1
         if "special" in self.exclude:
             takes_part = takes_part & ~batch.special
         by_layer = torch.stack(

@@ -133,7 +133,9 @@ class Linearity(Chains):
             score, rank = float(linear.linearity(pair, fit)), int(fit.rank)
             enough = int(whole.count) - 1 > rank > 0
             out[prefix] = score if enough else np.nan
-            out[f"{prefix}_adjusted"] = float(linear.adjusted(torch.tensor(out[prefix]), pair.count, fit.rank))
+            out[f"{prefix}_adjusted"] = float(
+                linear.adjusted(torch.tensor(out[prefix], dtype=torch.float64, device="cpu"), pair.count, fit.rank)
+            )
             if halves:
                 fits = [
                     linear.solve(change(h), cutoff=self.cutoff, parts=p) for h, p in zip(halves, of_halves, strict=True)

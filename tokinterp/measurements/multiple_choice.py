@@ -16,6 +16,7 @@ import xarray as xr
 
 from ..capture import resid, stream
 from ..dataset import provenance, variable
+from ..kernels.state import neutral
 from ..text.prompts import Prompts
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ def item_prompt(item: Item, shots: Sequence[Item] = (), letters: bool = True) ->
     return head + before + one(item)
 
 
+@neutral()
 def multiple_choice(
     model: Model,
     items: Sequence[Item],
@@ -207,7 +209,7 @@ def multiple_choice(
             wanted.setdefault(tuple(ids[:-1]), []).append((n, k, list(ids[same:])))
     wanted = {ids: [a for a in asked if a[0] not in skipped] for ids, asked in wanted.items()}
     wanted = {ids: asked for ids, asked in wanted.items() if asked}
-    table = torch.full((len(items), max(len(i.options) for i in items)), torch.nan, dtype=torch.float64)
+    table = torch.full((len(items), max(len(i.options) for i in items)), torch.nan, dtype=torch.float64, device="cpu")
     prompts = Prompts.from_ids([list(ids) for ids in wanted], model) if wanted else None
     if prompts is not None:
         _fill(table, model, prompts, list(wanted.values()), score, batch_tokens)
@@ -227,7 +229,7 @@ def _fill(
             with torch.no_grad():
                 logp = model.unembed(x[b, end - longest : end]).double().log_softmax(-1)
             for n, k, ids in asked[number]:
-                goal = torch.tensor(ids, device=logp.device)
+                goal = torch.tensor(ids, device=logp.device, dtype=torch.int64)
                 found = logp[longest - len(ids) :].gather(1, goal[:, None]).sum()
                 table[n, k] = float(found / len(ids) if score == "option_mean" else found)
 

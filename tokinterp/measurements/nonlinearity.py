@@ -169,7 +169,7 @@ class TokenNonlinearity(Chains):
         if "n" not in self.sums:  # once per run, on the device
             places = [self.maps.blocks.index(b) for b in self.chosen()]
             self.sums = {name: getattr(self.maps, name)[places].to(device) for name in TENSORS}
-            self.sums["n"] = torch.tensor(self.maps.n, device=device)
+            self.sums["n"] = torch.tensor(self.maps.n, device=device, dtype=torch.int64)
         return self.sums
 
     def _by_maps(self, batch: Batch, index: torch.Tensor) -> torch.Tensor:

@@ -167,7 +167,7 @@ def _of_prompt(
     """Return the columns (prompt, ...) of one layer."""
     known = sizes.norm.nan_to_num(nan=-1.0, posinf=-1.0)
     longest = known.argmax(1)
-    top = x[torch.arange(len(x), device=x.device), longest].double()
+    top = x[torch.arange(len(x), device=x.device, dtype=torch.int64), longest].double()
     # the three largest entries of a prompt are among the three largest of each row
     each = x.detach().float().abs().masked_fill(~mask[..., None], -1).topk(min(TOP, x.shape[-1]), dim=-1).values
     magnitude = each.flatten(1).topk(TOP, dim=-1).values

@@ -13,7 +13,7 @@ from ..capture import resid
 from ..dataset import block_coords, layer_coords, variable
 from ..describe import describe
 from ..kernels.membership import membership, neighbour_lists
-from ..kernels.moments import full_float32
+from ..kernels.state import neutral
 from .base import Measurement, choose_layers
 from .clouds import Neighbourhood, Tables, check_exclude, check_sizes, same_points, tables
 
@@ -162,7 +162,7 @@ class NeighbourOverlap(Measurement):
         columns: dict[str, list[torch.Tensor]] = {}
         if self.tokens != 0:  # a table even if none of the prompts is kept
             none = torch.zeros(0, dtype=torch.int64, device=batch.device)
-            empty = torch.zeros(0, len(self.blocks), len(self.k), device=batch.device)
+            empty = torch.zeros(0, len(self.blocks), len(self.k), device=batch.device, dtype=torch.float32)
             self.append(token_prompt=none, token_position=none, token_id=none, token_overlap=empty)
         for p, n in enumerate(batch.lengths):
             one = Tables(found.indices[p, :, :n], found.first[p, :, :n], found.finite[p], found.mask[p, :n])
@@ -170,8 +170,8 @@ class NeighbourOverlap(Measurement):
                 columns.setdefault(name, []).append(column)
             if self.tokens is None or batch.numbers[p] < self.tokens:
                 self.append(
-                    token_prompt=torch.full((n,), batch.numbers[p], device=batch.device),
-                    token_position=torch.arange(n, device=batch.device),
+                    token_prompt=torch.full((n,), batch.numbers[p], device=batch.device, dtype=torch.int64),
+                    token_position=torch.arange(n, device=batch.device, dtype=torch.int64),
                     token_id=batch.ids[p, :n],
                     token_overlap=columns["token"][-1],
                 )
@@ -199,9 +199,9 @@ class NeighbourOverlap(Measurement):
         at = [layers.index(b) for b in self.blocks]
         n, device = len(one.mask), one.mask.device
         lists = neighbour_lists(one.indices, one.first, one.mask)
-        kept = torch.zeros(n, len(at), len(self.k), device=device)
+        kept = torch.zeros(n, len(at), len(self.k), device=device, dtype=torch.float32)
         pair = torch.zeros(len(self.k), len(layers), len(layers), dtype=torch.float64, device=device)
-        hits = torch.zeros(len(self.labels), len(layers), len(self.k), n, device=device)
+        hits = torch.zeros(len(self.labels), len(layers), len(self.k), n, device=device, dtype=torch.float32)
         step = max(1, (self.max_bytes or 2**28) // (32 * len(layers) * n))
         for start in range(0, n, step):
             rows = slice(start, min(start + step, n))
@@ -209,14 +209,14 @@ class NeighbourOverlap(Measurement):
             for i, k in enumerate(self.k):
                 near = membership(lists, k, rows)
                 kept[rows, :, i] = ((near[at] * near[[a + 1 for a in at]]).sum(-1) / k).T
-                with full_float32():
+                with neutral():
                     if self.pairs:
                         flat = near.flatten(1)
                         pair[i] += (flat @ flat.T).double()
                     for j in range(len(self.labels)):
                         hits[j, :, i, rows] = (near * same[j]).sum(-1)
         mask, number = one.mask, one.mask.sum()
-        ks = torch.tensor(self.k, device=device)
+        ks = torch.tensor(self.k, device=device, dtype=torch.int64)
         large = number >= ks + 2
         whole = one.finite
         nan = torch.tensor(torch.nan, dtype=torch.float64, device=device)
@@ -229,7 +229,7 @@ class NeighbourOverlap(Measurement):
             "token": kept.float(),
             "n_points": number,
             "overlap": kept.nanmean(0),
-            "n_copies": (one.mask & (one.first != torch.arange(n, device=device))).sum(1),
+            "n_copies": (one.mask & (one.first != torch.arange(n, device=device, dtype=torch.int64))).sum(1),
         }
         if self.labels:
             out |= self._against_labels(hits.double(), labels, mask, large, whole)

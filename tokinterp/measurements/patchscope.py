@@ -14,6 +14,7 @@ from ..capture import Site, capture, resid
 from ..dataset import layer_coords, variable
 from ..describe import describe
 from ..edits import SiteEdit
+from ..kernels.state import neutral
 from ..text.prompts import Prompts
 from ..text.vocabulary import Vocabulary
 from .base import choose_layers
@@ -89,6 +90,7 @@ class Target:
         return cls(tuple(map(int, ids)), tuple(positions))
 
 
+@neutral()
 def patchscope(
     model: Model,
     source: Prompts | Sequence[str],
@@ -174,10 +176,12 @@ def patchscope(
     vocabulary = Vocabulary(reader.tokenizer, reader.info.d_vocab)
     generated = np.zeros((len(prompts), len(layers), steps), np.int64)
     logprob = np.full((len(prompts), len(layers)), np.nan)
-    answer = torch.tensor([-1] * len(prompts) if true is None else [int(t) for t in true])
+    answer = torch.tensor(
+        [-1] * len(prompts) if true is None else [int(t) for t in true], dtype=torch.int64, device="cpu"
+    )
     for numbers in prompts.batches(batch_tokens):
         batch = capture(model, prompts, numbers, resid(layers))
-        rows, at = torch.arange(len(numbers)), torch.from_numpy(place[numbers])
+        rows, at = torch.arange(len(numbers), dtype=torch.int64, device="cpu"), torch.from_numpy(place[numbers])
         taken = [batch.resid(n)[rows, at] for n in layers]
         states = torch.stack(taken if map is None else [map(x, n) for x, n in zip(taken, layers, strict=True)], 1)
         ids, first = _decode(
@@ -268,7 +272,7 @@ def _decode(
     """Return (prompt, layer, step) ids decoded, and (prompt, layer) log-probability of the true token, of states."""
     n, device = len(states), reader.device
     out = torch.empty(n, len(layers), steps, dtype=torch.int64, device=device)
-    first = torch.empty(n, len(layers), device=device)
+    first = torch.empty(n, len(layers), device=device, dtype=torch.float32)
     size = max(1, batch_tokens // (len(target.ids) + steps))
     # With "same", each layer has its own place to be put; else all of them lie in one batch.
     groups = [[i] for i in range(len(layers))] if target_layer == "same" else [list(range(len(layers)))]
@@ -292,8 +296,8 @@ def _greedy(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Decode one batch: a copy of the target for each state."""
     last = Site("resid", reader.info.n_layers)
-    ids = torch.tensor(target.ids, device=reader.device).expand(len(states), -1)
-    first = torch.empty(0)
+    ids = torch.tensor(target.ids, device=reader.device, dtype=torch.int64).expand(len(states), -1)
+    first = torch.empty(0, dtype=torch.float32, device="cpu")
     for step in range(steps):
         where = torch.zeros_like(ids, dtype=torch.bool)
         where[:, list(target.positions)] = True

@@ -15,6 +15,7 @@ from ..capture import resid
 from ..dataset import layer_coords, variable
 from ..describe import describe
 from ..kernels.duplicates import first_of_kind
+from ..kernels.state import neutral
 from .base import Measurement, choose_layers
 from .clouds import check_exclude, check_sizes, cloud_masks
 
@@ -232,6 +233,7 @@ class PerCloud(Measurement):
         return out
 
 
+@neutral()
 def homology_dimension(
     points: np.ndarray, alpha: float = 1.0, sizes: int = 12, repeats: int = 5, seed: int = 0
 ) -> float:
@@ -292,6 +294,7 @@ def homology_dimension(
     return alpha / (1 - slope) if slope < 1 else np.inf
 
 
+@neutral()
 def cluster_count(points: np.ndarray, method: str = "hdbscan", least: int = 5, largest: int = 10, seed: int = 0) -> int:
     """Count the clusters of a cloud, for `PerCloud`.
 

@@ -130,7 +130,7 @@ class PieceAttention(Measurement):
         owner = np.repeat(np.arange(len(batch)), ends - begins)
         found = torch.from_numpy(np.column_stack([owner, self._table[rows, 1:]])).to(batch.device)
         place, query, size, control = found.unbind(1)
-        kind = (size[:, None] == torch.tensor(self.sizes, device=batch.device)).int().argmax(1)
+        kind = (size[:, None] == torch.tensor(self.sizes, device=batch.device, dtype=torch.int64)).int().argmax(1)
         return place, query, size, (place * len(self.sizes) + kind) * 2 + control
 
     def result(self) -> xr.Dataset:

@@ -126,9 +126,9 @@ class PooledStates(Measurement):
         if self.pooling == "mean":
             total = x.masked_fill(~keep[..., None], 0).sum(1, dtype=torch.float64)
             return (total / number[:, None]).float()
-        place = torch.arange(x.shape[1], device=x.device)
+        place = torch.arange(x.shape[1], device=x.device, dtype=torch.int64)
         last = torch.where(keep, place, -1).amax(1)
-        row = x[torch.arange(len(x), device=x.device), last.clamp_min(0)].float()
+        row = x[torch.arange(len(x), device=x.device, dtype=torch.int64), last.clamp_min(0)].float()
         return row.masked_fill(number[:, None] == 0, torch.nan)
 
     def result(self) -> xr.Dataset:

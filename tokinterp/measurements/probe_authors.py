@@ -49,4 +49,4 @@ def read_checkpoints(paths: Sequence[str | Path], model: Model | None = None) ->
         "method": "feucht2024 checkpoints", "bos": True,
     }  # fmt: skip
     offsets = sorted(int(k.removeprefix("weight.")) for k in next(iter(keys)))
-    return TokenProbes(sorted(parts), offsets, torch.arange(shape[0]), parts, facts)
+    return TokenProbes(sorted(parts), offsets, torch.arange(shape[0], dtype=torch.int64, device="cpu"), parts, facts)

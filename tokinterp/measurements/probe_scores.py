@@ -12,6 +12,7 @@ import xarray as xr
 
 from ..capture import resid
 from ..dataset import layer_coords, variable
+from ..kernels.state import neutral
 from ..text.classes import CLASSES, TokenClasses, token_classes
 from ..text.spans import Spans
 from .base import Measurement, plain
@@ -134,10 +135,13 @@ class ProbeScores(Measurement):
         """Count hits per prompt, subset, layer and offset."""
         n, device = len(batch), batch.device
         width = len(self.subsets)
-        row = torch.repeat_interleave(torch.arange(n, device=device), torch.tensor(batch.lengths, device=device))
+        row = torch.repeat_interleave(
+            torch.arange(n, device=device, dtype=torch.int64),
+            torch.tensor(batch.lengths, device=device, dtype=torch.int64),
+        )
         places = np.concatenate([np.arange(self._starts[p], self._starts[p + 1]) for p in batch.numbers])
         bits = torch.from_numpy(self._bits[places]).to(device)
-        text_part = (bits[:, None] >> torch.arange(width, device=device)) & 1
+        text_part = (bits[:, None] >> torch.arange(width, device=device, dtype=torch.int64)) & 1
         members, labels = [], []
         counts = torch.zeros(n, width, len(self.offsets), 4, device=device, dtype=torch.float64)
         for k, o in enumerate(self.offsets):
@@ -243,6 +247,7 @@ class ProbeScores(Measurement):
         )  # fmt: skip
 
 
+@neutral()
 def score_probes(
     probes: TokenProbes, model: Model, prompts: Prompts, spans: Spans | None = None, **options: Any
 ) -> xr.Dataset:

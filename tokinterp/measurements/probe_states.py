@@ -38,7 +38,7 @@ class States:
 
     rows: dict[int, torch.Tensor]
     standard: dict[int, Pair] = field(default_factory=dict)
-    finite: torch.Tensor = field(default_factory=lambda: torch.ones(0, dtype=torch.bool))
+    finite: torch.Tensor = field(default_factory=lambda: torch.ones(0, dtype=torch.bool, device="cpu"))
 
 
 def usual_scale(mean_square: torch.Tensor) -> torch.Tensor:

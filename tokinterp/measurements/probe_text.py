@@ -130,6 +130,8 @@ class TextStatistics:
 
     def class_of(self) -> torch.Tensor:
         """Return (offset, vocab) int64 the class of every type, -1 where it was never a label at the offset."""
-        out = torch.full((len(self.offsets), self.d_vocab), -1)
-        out[:, self.labels] = torch.where(self.counts > 0, torch.arange(len(self.labels)), -1)
+        out = torch.full((len(self.offsets), self.d_vocab), -1, dtype=torch.int64, device="cpu")
+        out[:, self.labels] = torch.where(
+            self.counts > 0, torch.arange(len(self.labels), dtype=torch.int64, device="cpu"), -1
+        )
         return out

@@ -85,9 +85,11 @@ def train(
     lr = s.lr / math.sqrt(width / s.width) if s.width else s.lr
     probes = [_start(layer, o, job, width, device) for layer in states for o in range(len(job.offsets))]
     shape = probes[0].weight.shape
-    shared = torch.empty(shape, device=device)  # one gradient for all, unless gradients wait for their step
+    shared = torch.empty(
+        shape, device=device, dtype=torch.float32
+    )  # one gradient for all, unless gradients wait for their step
     for p in probes:
-        p.weight.grad = torch.zeros(shape, device=device) if s.accumulate else shared
+        p.weight.grad = torch.zeros(shape, device=device, dtype=torch.float32) if s.accumulate else shared
     n_batches = len(list(_places(job, 0)))
     scratch = Scratch(job.n_classes, _largest(job), device, job.products)
     reader = Scratch(job.n_classes, 4096, device) if job.validation is not None else None
@@ -98,7 +100,7 @@ def train(
             step((s.epochs - epoch) * n_batches, "stopped early")
             break
         for p in live:
-            p.epoch_loss = torch.zeros((), device=device)
+            p.epoch_loss = torch.zeros((), device=device, dtype=torch.float32)
         for b, places in enumerate(_places(job, epoch)):
             index = torch.from_numpy(places).to(device)
             goals = job.targets.index_select(1, index)
@@ -118,10 +120,15 @@ def train(
 def _start(layer: int, row: int, job: Job, width: int, device: torch.device) -> _Probe:
     s, rows = job.settings, job.n_classes if job.head is None else job.head.shape[1]
     if s.zeros:
-        weight = torch.zeros(rows, width, device=device)
+        weight = torch.zeros(rows, width, device=device, dtype=torch.float32)
     else:
         generator = torch.Generator().manual_seed((job.seed * 1009 + layer) * 101 + job.offsets[row] + 50)
-        weight = torch.empty(rows, width).uniform_(-1, 1, generator=generator).div_(math.sqrt(width)).to(device)
+        weight = (
+            torch.empty(rows, width, dtype=torch.float32, device="cpu")
+            .uniform_(-1, 1, generator=generator)
+            .div_(math.sqrt(width))
+            .to(device)
+        )
     optimizer = torch.optim.AdamW([weight], lr=s.lr, betas=s.betas, weight_decay=s.weight_decay, fused=True)
     return _Probe(layer, row, weight, optimizer)
 
@@ -199,4 +206,4 @@ def _outcome(p: _Probe, job: Job) -> dict[str, torch.Tensor]:
     weight = (p.best if p.best is not None else p.weight.detach()).cpu()
     weight = weight if job.head is None else job.head.cpu() @ weight
     p.optimizer.state.clear()
-    return {"weight": weight, "history": torch.tensor(p.history, dtype=torch.float64)}
+    return {"weight": weight, "history": torch.tensor(p.history, dtype=torch.float64, device="cpu")}

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ..checkpoint import compare_facts
 from ..files import write_text
 from ..kernels import probes as kernel
+from ..kernels.state import neutral
 from .base import choose_layers
 from .probe_settings import ProbeSettings, choose_settings
 from .probe_states import (
@@ -40,6 +41,7 @@ METHODS = ("softmax", "factored", "ridge", "lda")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+@neutral()
 def fit_probes(
     model: Model,
     prompts: Prompts,

@@ -107,12 +107,14 @@ class PrefixRecall(Measurement):
     def _bags(self, batch: Batch) -> tuple[torch.Tensor, ...]:
         """Return of the rows that count: index in the flat batch, (row, word) bags, bin, half, and whether fitted."""
         of = torch.full((self.info.d_vocab,), len(self.words), dtype=torch.int64, device=batch.device)
-        of[torch.from_numpy(self.words).to(batch.device)] = torch.arange(len(self.words), device=batch.device)
+        of[torch.from_numpy(self.words).to(batch.device)] = torch.arange(
+            len(self.words), device=batch.device, dtype=torch.int64
+        )
         seen = torch.nn.functional.one_hot(of[batch.ids], len(self.words) + 1)[..., :-1]
         seen = seen.masked_fill((~batch.mask | batch.special)[..., None], 0).to(torch.float32)
         before = (seen.cumsum(1) - seen).clamp(max=1)
         start = (batch.special | ~batch.mask).long().cumprod(1).sum(1)
-        length = torch.arange(batch.ids.shape[1], device=batch.device) - start[:, None]
+        length = torch.arange(batch.ids.shape[1], device=batch.device, dtype=torch.int64) - start[:, None]
         wanted = batch.mask & ~batch.special & (length > 0)
         index = batch.flatten(wanted).nonzero()[:, 0]
         level = batch.flatten(length)[index].double().log2().long().clamp(0, self.n_bins - 1)

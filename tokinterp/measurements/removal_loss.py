@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from ..dataset import provenance, variable
+from ..kernels.state import neutral
 from ..measure import measure
 from ..profiles import mcnemar
 from ..text.prompts import Prompts
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ..models.base import Model
 
 
+@neutral()
 def surviving_loss(
     model: Model, removals: Sequence[Removal], *, max_tokens: int | None = None, progress: bool = False
 ) -> xr.Dataset:
@@ -131,6 +133,7 @@ def _unit_losses(
     return out
 
 
+@neutral()
 def removal_accuracy(
     model: Model,
     items: Sequence[Item],

@@ -9,9 +9,11 @@ import numpy as np
 import xarray as xr
 
 from ..dataset import variable
+from ..kernels.state import neutral
 from .tally import SCORING, joined
 
 
+@neutral()
 def seed_agreement(results: Sequence[xr.Dataset]) -> xr.Dataset:
     """Compare erasure scores of probes that differ in nothing but the seed of their training.
 

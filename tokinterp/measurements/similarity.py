@@ -12,7 +12,8 @@ import xarray as xr
 from ..capture import resid
 from ..dataset import layer_coords, variable
 from ..kernels import similarity as sim
-from ..kernels.moments import BLOCK_ROWS, full_float32
+from ..kernels.moments import BLOCK_ROWS
+from ..kernels.state import neutral
 from .base import Measurement, choose_layers
 from .clouds import check_exclude, cloud_masks, same_points
 
@@ -181,7 +182,7 @@ class LayerSimilarity(Measurement):
             part = keep[b, :n]
             x = torch.stack([batch.resid(layer)[b, :n].float() for layer in layers])
             x = (x - (x * part[:, None]).sum(1, keepdim=True) / part.sum().clamp_min(1)) * part[:, None]
-            with full_float32():
+            with neutral():
                 grams = x @ x.mT
                 found.append(torch.stack([sim.hsic(grams, debiased, keep=part) for debiased in (False, True)], dim=-1))
         self.append(hsic_prompt=batch.prompt_numbers, hsic=torch.stack(found))
@@ -272,7 +273,10 @@ class LayerSimilarity(Measurement):
 
     def _of_corpus(self, count: int) -> dict[str, np.ndarray]:
         s = self.sums
-        found = {n: torch.empty(count, count, dtype=torch.float64) for n in ("cka", "cka_debiased", "procrustes")}
+        found = {
+            n: torch.empty(count, count, dtype=torch.float64, device="cpu")
+            for n in ("cka", "cka_debiased", "procrustes")
+        }
         places = ((i, j) for i in range(count) for j in range(i, count))
         for place, (i, j) in enumerate(places):
             pair = sim.PairSums(

@@ -12,6 +12,7 @@ import xarray as xr
 from ..capture import resid
 from ..dataset import layer_coords, variable
 from ..kernels import massive, moments, spectrum
+from ..kernels.state import neutral
 from .base import Measurement, Tensors, choose_layers
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ class Spectrum(Measurement):
 
         length = torch.where(parts, norm[:, None], 0.0)  # (prompt, part, position)
         directed = length > 0
-        with moments.full_float32():
+        with neutral():
             unit = ((directed / length.masked_fill(~directed, 1)) @ x).double()
         number = directed.sum(-1)
         self.sums["norm"][i] += length.sum((0, 2), dtype=torch.float64)

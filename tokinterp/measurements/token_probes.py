@@ -130,7 +130,7 @@ class TokenProbes:
             weight = weight / scale
             shift = -(weight @ mean)
             bias = shift if bias is None else bias + shift
-        return weight, torch.zeros(len(weight)) if bias is None else bias
+        return weight, torch.zeros(len(weight), dtype=torch.float32, device="cpu") if bias is None else bias
 
     def standardise(self, resid: torch.Tensor, layer: int) -> torch.Tensor:
         """Return float32 states (row, d_model) as the probes of a layer see them."""
@@ -201,8 +201,10 @@ class TokenProbes:
             if self.text is not None:
                 self._class = self.text.class_of()
             else:
-                self._class = torch.full((len(self.offsets), self.facts["d_vocab"]), -1)
-                self._class[:, self.labels] = torch.arange(len(self.labels))
+                self._class = torch.full(
+                    (len(self.offsets), self.facts["d_vocab"]), -1, dtype=torch.int64, device="cpu"
+                )
+                self._class[:, self.labels] = torch.arange(len(self.labels), dtype=torch.int64, device="cpu")
         if self._class.device != targets.device:
             self._class = self._class.to(targets.device)
         row = self._class[self.offsets.index(offset)]

@@ -72,7 +72,14 @@ class TunedLens:
                 f"last, {info.n_layers}, needs none"
             )
         shape = (len(chosen), info.d_model, info.d_model)
-        return cls(chosen, torch.zeros(shape), torch.zeros(shape[:2]), info.id, info.weights, {})
+        return cls(
+            chosen,
+            torch.zeros(shape, dtype=torch.float32, device="cpu"),
+            torch.zeros(shape[:2], dtype=torch.float32, device="cpu"),
+            info.id,
+            info.weights,
+            {},
+        )
 
     def __repr__(self) -> str:
         return f"TunedLens({self.model}, {len(self.layers)} layers, {self.digest})"
@@ -154,7 +161,7 @@ class TunedLens:
                 "named 0.weight, 0.bias, ..."
             )
         weight = torch.stack([params[name].float() for name in names])
-        zero = torch.zeros(weight.shape[1])
+        zero = torch.zeros(weight.shape[1], dtype=torch.float32, device="cpu")
         bias = torch.stack([params.get(f"{i}.bias", zero).float() for i in range(n)])
         name = str(config.get("base_model_name_or_path", folder.name))
         return cls(list(range(n)), weight, bias, name, "", {})

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from ..capture import Batch, capture, resid, stream
 from ..kernels import linear
 from ..kernels.massive import massive_rows
+from ..kernels.state import neutral
 from ..loop import nonfinite_layer
 from ..text.prompts import Prompts
 from .tuned_lens import TunedLens
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
+@neutral()
 def fit_tuned_lens(
     model: Model,
     prompts: Prompts | Sequence[str],

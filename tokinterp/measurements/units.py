@@ -12,6 +12,7 @@ import xarray as xr
 
 from ..dataset import variable
 from ..kernels import segmentation as seg
+from ..kernels.state import neutral
 from .tally import joined
 from .vocabulary import token_ids
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 DRAWS = 4000
 
 
+@neutral()
 def psi_of_spans(
     ds: xr.Dataset,
     prompts: Prompts,
@@ -139,6 +141,7 @@ def psi_of_spans(
     return xr.Dataset(data, coords, {**ds.attrs, **attrs})
 
 
+@neutral()
 def evaluate(
     vocabulary: xr.Dataset,
     units: TokenSpans,
@@ -289,7 +292,7 @@ def _auroc(
         return np.full(3, np.nan)
     psi, control, number = psi[ok], control[ok], number[ok]
     score = torch.from_numpy(np.concatenate([psi, control.ravel()]))
-    positive = torch.arange(len(score)) < len(psi)
+    positive = torch.arange(len(score), dtype=torch.int64, device="cpu") < len(psi)
     _, prompt = np.unique(np.concatenate([number, np.repeat(number, control.shape[1])]), return_inverse=True)
     n = int(prompt.max()) + 1
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_boot)
@@ -330,7 +333,7 @@ def _chance(
 
 def _wilson(hits: np.ndarray, n: np.ndarray, level: float) -> np.ndarray:
     """Return (2, ...) Wilson interval of a share."""
-    z = float(torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64)))
+    z = float(torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64, device="cpu")))
     p = hits / n
     middle, width = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return np.stack([middle - width, middle + width]) / (1 + z * z / n)

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from ..kernels.state import neutral
 from .tally import EXAMPLE, Tally
 
 if TYPE_CHECKING:
     from ..text.prompts import Prompts
 
 
+@neutral()
 def read_out(
     ds: xr.Dataset | Iterable[tuple[xr.Dataset, Prompts]],
     prompts: Prompts | None = None,
@@ -88,6 +90,7 @@ def read_out(
     )
 
 
+@neutral()
 def permutation_threshold(shuffled: xr.Dataset | Iterable[xr.Dataset], level: float = 0.95) -> float:
     """Return the score below which a share ``level`` of the segments of shuffled (or bigram) text lies.
 

@@ -13,6 +13,7 @@ from ..capture import capture, resid
 from ..dataset import layer_coords, variable
 from ..describe import describe
 from ..kernels.lookup import neighbour_votes
+from ..kernels.state import neutral
 from ..text.lexicon import word_ids
 from ..text.prompts import Prompts
 from ..text.spelling import recombine
@@ -46,6 +47,7 @@ class WordSet(NamedTuple):
     part: np.ndarray
 
 
+@neutral()
 def words_and_nonwords(
     lexicon: Lexicon,
     n_words: int | None = 10_000,
@@ -136,6 +138,7 @@ def words_and_nonwords(
     return WordSet(ids, np.array(is_word), np.array(where, dtype=np.int64))
 
 
+@neutral()
 def word_probe(
     model: Model,
     items: WordSet,
@@ -266,7 +269,10 @@ def _states(
     out = torch.empty(shape, dtype=getattr(torch, model.info.dtype), device=model.device)
     for numbers in prompts.batches(batch_tokens):
         batch = capture(model, prompts, numbers, resid(layers))
-        rows, length = torch.arange(len(numbers)), torch.tensor(batch.lengths)
+        rows, length = (
+            torch.arange(len(numbers), dtype=torch.int64, device="cpu"),
+            torch.tensor(batch.lengths, dtype=torch.int64, device="cpu"),
+        )
         for p, place in enumerate(places):
             for i, n in enumerate(layers):
                 out[p, i, numbers] = batch.resid(n)[rows, length - 1 - PLACES.index(place)].to(out.dtype)

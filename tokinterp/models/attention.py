@@ -116,7 +116,9 @@ class AttentionParts:
     def _verify(self) -> str | None:
         """Check that pattern times value, written through a projection, is what the attention module returns."""
         model = self.model
-        ids = ((torch.arange(16, device=model.device) * 7919 + 11) % model.info.d_vocab).reshape(2, 8)
+        ids = ((torch.arange(16, device=model.device, dtype=torch.int64) * 7919 + 11) % model.info.d_vocab).reshape(
+            2, 8
+        )
         attn = submodule(model._blocks[0], model.modules.attn)
         given: list[torch.Tensor] = []
         handle = attn.register_forward_hook(lambda _m, _a, out: given.append(out[0]))

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from ..files import write_tensors
+from ..kernels.state import evaluating, seeded
 from .hooks import HookedLM
 
 FORMAT = "tokinterp context decoder 1"
@@ -48,11 +49,11 @@ class ContextDecoder(nn.Module):
         self.lm: Any = copy.deepcopy(model.lm).float().eval()
         width = int(self.lm.get_input_embeddings().weight.shape[1])
         self.facts.update(model=info.id, weights=info.weights, hidden=int(hidden or info.d_model))
-        self.pool = nn.Parameter(torch.zeros(info.n_layers))
-        self.mlp = nn.Sequential(
-            nn.Linear(info.d_model, self.facts["hidden"]), nn.GELU(), nn.Linear(self.facts["hidden"], width)
-        )
-        self.register_buffer("mean_state", torch.zeros(info.n_layers, info.d_model))
+        own: Any = {"device": "cpu", "dtype": torch.float32}
+        between = self.facts["hidden"]
+        self.pool = nn.Parameter(torch.zeros(info.n_layers, **own))
+        self.mlp = nn.Sequential(nn.Linear(info.d_model, between, **own), nn.GELU(), nn.Linear(between, width, **own))
+        self.register_buffer("mean_state", torch.zeros(info.n_layers, info.d_model, **own))
         self.to(model.device)
 
     def __repr__(self) -> str:
@@ -87,7 +88,8 @@ class ContextDecoder(nn.Module):
         ids = prefix.clamp_min(0)
         inputs = torch.cat([first, self.lm.get_input_embeddings()(ids[:, :-1])], 1)
         mask = torch.cat([torch.ones_like(known[:, :1]), known[:, :-1]], 1)
-        logits = self.lm(inputs_embeds=inputs, attention_mask=mask.long(), use_cache=False).logits
+        with evaluating(self.lm):
+            logits = self.lm(inputs_embeds=inputs, attention_mask=mask.long(), use_cache=False).logits
         loss = functional.cross_entropy(logits.flatten(0, 1).float(), ids.flatten(), reduction="none")
         return loss.view_as(ids).masked_fill(~known, 0)
 
@@ -122,7 +124,8 @@ class ContextDecoder(nn.Module):
                 f"{path} was fitted on {facts['model']} (weights {facts['weights']}), not on {model.info.id} "
                 f"({model.info.weights}): fit it again"
             )
-        out = cls(model, facts, facts["hidden"])
+        with seeded(0):  # its first weights are drawn, and then those of the file are put in their place
+            out = cls(model, facts, facts["hidden"])
         out.take(tensors)
         return out
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     if chosen.type == "mps":
         raise ValueError("device 'mps' has no float64, which every sum here needs: use device='cpu'")
     try:
-        torch.empty(0, device=chosen)
+        torch.empty(0, device=chosen, dtype=torch.float32)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"device {device!r} does not exist here ({str(error).splitlines()[0]}): use 'cpu'") from None
     return chosen
@@ -166,9 +165,6 @@ def make_model(
             "larger GPUs, dtype='bfloat16', or device='cpu'"
         )
     config: Any = lm.config.get_text_config()  # type: ignore[operator,union-attr]
-    if lm.training:
-        logging.getLogger("tokinterp").warning("%s was in training mode: switched to eval()", id)
-        lm.eval()
     modules = modules or find_modules(lm)
     blocks = submodule(lm, modules.blocks)
     if blocks is None:

@@ -13,6 +13,7 @@ from torch import nn
 from ..capture import INNER, SITES, Site
 from ..describe import numbered
 from ..edits import Edit, KnockOut, SiteEdit
+from ..kernels.state import passing
 from . import attention
 from .base import Activations, ModelInfo
 from .modules import Head, Modules, candidates, submodule
@@ -52,7 +53,7 @@ class HookedLM:
         self.offered: dict[str, tuple[int, ...]] = {"resid": tuple(range(info.n_layers + 1))}
         self.withheld: dict[str, str] = {}
         self._parts: attention.AttentionParts | None = None
-        with torch.no_grad():
+        with passing(self.lm):
             self._verify()
 
     def __repr__(self) -> str:
@@ -94,7 +95,8 @@ class HookedLM:
 
     def written_norm(self, block: int, value: torch.Tensor) -> torch.Tensor:
         """Return (prompt, head, position) norm ||v W_O|| of what each head of a block would write of its values."""
-        return self.parts.written_norm(block, value)
+        with passing(self.lm):
+            return self.parts.written_norm(block, value)
 
     def run(
         self,
@@ -173,8 +175,7 @@ class HookedLM:
                 )
             # A mask of ones keeps transformers from reading gaps in the positions as packed sequences.
             inputs |= {"position_ids": position_ids.to(self.device), "attention_mask": torch.ones_like(ids)}
-        with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
+        with passing(self.lm), ExitStack() as stack:
             if eager or inner:
                 kind = attention.register() if inner else "eager"
                 stack.enter_context(attention.implementation(self.lm, kind))
@@ -373,8 +374,7 @@ class HookedLM:
     # -- proof by value ---------------------------------------------------------------------------------------
     def _verify(self) -> None:
         """Check by value that hooks and head are where they should be, and find which sites there are."""
-        size = self.info.d_vocab
-        ids = ((torch.arange(16, device=self.device) * 7919 + 11) % size).reshape(2, 8)
+        ids = ((torch.arange(16, device=self.device, dtype=torch.int64) * 7919 + 11) % self.info.d_vocab).reshape(2, 8)
         own = self.lm(input_ids=ids, use_cache=False).logits.float()
         if not bool(torch.isfinite(own).all()):
             raise ValueError(
@@ -419,14 +419,13 @@ class HookedLM:
     @cached_property
     def _reads_positions(self) -> bool:
         """Whether other position_ids give other logits (false with ALiBi)."""
-        ids = torch.arange(8, device=self.device)[None] % self.info.d_vocab
-        places = torch.arange(8, device=self.device)[None]
+        ids = torch.arange(8, device=self.device, dtype=torch.int64)[None] % self.info.d_vocab
+        places = torch.arange(8, device=self.device, dtype=torch.int64)[None]
         gaps = torch.where(places < 4, places, places + 3)
+        plain = {"attention_mask": torch.ones_like(ids), "use_cache": False}
         try:
-            one, other = (
-                self.lm(input_ids=ids, position_ids=p, attention_mask=torch.ones_like(ids), use_cache=False).logits
-                for p in (places, gaps)
-            )
+            with passing(self.lm):
+                one, other = (self.lm(input_ids=ids, position_ids=p, **plain).logits for p in (places, gaps))
         except TypeError:
             return False
         return not torch.equal(one, other)
@@ -457,7 +456,8 @@ class HookedLM:
         """Whether the MLP reads what attention wrote (false in parallel blocks)."""
         site = Site("mlp_out", 0)
         plain = self.run(ids, [site])[site]
-        kick = torch.randn(self.info.d_model, generator=torch.Generator().manual_seed(0)) * plain.float().std().cpu()
+        size, draw = plain.float().std().cpu(), torch.Generator().manual_seed(0)
+        kick = torch.randn(self.info.d_model, generator=draw, dtype=torch.float32, device="cpu") * size
         other = self.run(ids, [site], edits=[SiteEdit(Site("attn_out", 0), "add", None, kick * 10 + 1)])[site]
         return not torch.equal(plain, other)
 

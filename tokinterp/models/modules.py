@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
+
+from ..kernels.state import passing
 
 BLOCKS = (
     "model.layers", "transformer.h", "gpt_neox.layers", "model.decoder.layers", "model.language_model.layers",
@@ -123,15 +127,24 @@ class Head:
         """Rows of the unembedding."""
         return int(self.linear.weight.shape[0])
 
+    @contextmanager
+    def _passing(self, x: torch.Tensor) -> Iterator[None]:
+        """Eval mode and nothing of the caller's autocast; gradients only where the input asks for its own."""
+        wanted = torch.is_grad_enabled() and x.requires_grad
+        with passing(self.norm, self.project, self.linear), torch.set_grad_enabled(wanted):
+            yield
+
     def normed(self, resid: torch.Tensor) -> torch.Tensor:
         """Return the final norm of points of the stream, (..., d_model), in the dtype of the weights."""
         resid = resid.to(self.linear.weight.dtype)
-        return resid if self.norm is None else self.norm(resid.to(_device(self.norm)))
+        with self._passing(resid):
+            return resid if self.norm is None else self.norm(resid.to(_device(self.norm)))
 
     def logits(self, normed: torch.Tensor) -> torch.Tensor:
         """Return float32 logits (..., d_vocab) of already normed points."""
         x = normed.to(self.linear.weight)
-        logits = self.linear(x if self.project is None else self.project(x)).float()
+        with self._passing(x):
+            logits = self.linear(x if self.project is None else self.project(x)).float()
         if self.scale is not None:
             logits = logits * self.scale
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)

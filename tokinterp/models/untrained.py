@@ -6,6 +6,7 @@ import copy
 
 import torch
 
+from ..kernels.state import neutral, seeded
 from .hf import make_model
 from .hooks import HookedLM
 
@@ -52,9 +53,7 @@ def untrained(model: HookedLM, seed: int = 0) -> HookedLM:
     device = devices.pop()
     dtype = getattr(torch, model.info.dtype)
     config = copy.deepcopy(lm.config)
-    gpus = [device.index or 0] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus), device:
-        torch.manual_seed(seed)
+    with neutral(), seeded(seed, device), device:
         blank = type(lm)._from_config(config, dtype=dtype)  # type: ignore[attr-defined]
     blank.eval()
     modules = model.modules if model.info.backend == "hf" else None
