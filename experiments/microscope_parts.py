@@ -119,16 +119,10 @@ def memory(case: Case, settings: Any) -> dict[str, xr.Dataset]:
 
 def lens(case: Case, settings: Any) -> dict[str, xr.Dataset]:
     """Curves of the logit lens: raw, normed and tuned."""
-    path = case.beside("lens", ".safetensors")
-    if path is not None and path.exists():
-        tuned = ti.TunedLens.load(path)
-    else:
-        tuned = ti.fit_tuned_lens(
-            case.model, case.texts(), steps=settings.lens_steps, step_tokens=settings.lens_tokens, seed=settings.seed,
-            check_tokens=2 * settings.lens_tokens, progress=case.progress,
-        )  # fmt: skip
-        if path is not None:
-            tuned.save(path)
+    tuned = ti.fit_tuned_lens(
+        case.model, case.texts(), steps=settings.lens_steps, step_tokens=settings.lens_tokens, seed=settings.seed,
+        check_tokens=2 * settings.lens_tokens, store=case.beside("lens", ".safetensors"), progress=case.progress,
+    )  # fmt: skip
     asked = {"lens": ti.LogitLens(top=0, tokens=0, variants=("raw", "normed", "tuned"), tuned=tuned)}
     return case.measure("lens_curves", case.prompts[: settings.lens_prompts or len(case.prompts)], asked)
 

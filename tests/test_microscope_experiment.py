@@ -15,6 +15,7 @@ from experiments.bench import microscope as bench
 from experiments.microscope_summary import sentences, summarise
 from figures import microscope as figure
 from tokinterp import plots
+from tokinterp.measurements import tuned_lens_fit
 from tokinterp.text import shuffle_blocks
 
 TEXTS = [t.text for t in ti.bundled_texts("story")[:9]]
@@ -80,7 +81,7 @@ def test_a_second_run_reads_what_was_measured(results, model, monkeypatch):
         raise AssertionError("measured again")
 
     monkeypatch.setattr(ti, "surviving_loss", never)
-    monkeypatch.setattr(ti, "fit_tuned_lens", never)
+    monkeypatch.setattr(tuned_lens_fit, "_closed_form", never)
     again = microscope.run(
         model, TEXTS, small=True, parts=("memory", "lens", "removal"), controls=("shuffle:5",), out=out, progress=False,
         settings={"max_prefix": 16, "steps": 2},

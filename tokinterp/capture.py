@@ -306,8 +306,12 @@ def capture(
 
 
 def stream(
-    model: Model, prompts: Prompts, sites: Sequence[Site], *, batch_tokens: int = 8192, edits: Sequence[Edit] = ()
-) -> Iterator[Batch]:
-    """Yield batches over all prompts, longest first, each of at most ``batch_tokens`` padded tokens."""
-    for numbers in prompts.batches(batch_tokens):
+    model: Model, prompts: Prompts, sites: Sequence[Site], *, batch_tokens: int = 8192, edits: Sequence[Edit] = (),
+    start: int = 0,
+) -> Iterator[Batch]:  # fmt: skip
+    """Yield batches over all prompts, longest first, each of at most ``batch_tokens`` padded tokens.
+
+    The first ``start`` prompts in this order are passed over: those of the batches that were read before.
+    """
+    for numbers in prompts.batches(batch_tokens, start=start):
         yield capture(model, prompts, numbers, sites, edits)

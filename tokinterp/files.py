@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -130,3 +132,27 @@ def sync_folder(folder: Path) -> None:
 
 def _unused(path: Path) -> Path:
     return path.with_name(f".{path.name}.writing-{secrets.token_hex(8)}")
+
+
+def replace_folder(new: Path, path: Path) -> None:
+    """Give a new folder the name of an old one in one step, where the system can exchange two names; delete the old."""
+    if not path.exists():
+        os.replace(new, path)
+        return
+    if not _exchange(new, path):
+        old = _unused(path)
+        os.replace(path, old)
+        os.replace(new, path)
+        new = old
+    sync_folder(path.parent)
+    shutil.rmtree(new, ignore_errors=True)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap two names of one file system at once; whether the system did."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return renameat2(here, os.fsencode(a.absolute()), here, os.fsencode(b.absolute()), swap) == 0

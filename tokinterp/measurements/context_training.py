@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,10 @@ import torch
 from tqdm import tqdm
 
 from ..capture import resid
+from ..fitted import check_finite
+from ..fitting import Fit, State, fit_facts
 from ..kernels.state import neutral, seeded
-from ..models.context_decoder import ContextDecoder, read_decoder
+from ..models.context_decoder import ContextDecoder
 from ..text.prompts import Prompts
 
 if TYPE_CHECKING:
@@ -70,10 +72,10 @@ def fit_context_decoder(
     seed : int
         Of weights and draws.
     file : path, optional
-        Where the decoder is kept, with the state of training; the same call after a crash or Ctrl-C goes on from there,
-        and a finished one is read.
+        Where the decoder is kept.  The state of training is kept in ``FILE.partial``: the same call after a crash or
+        Ctrl-C goes on from there and ends in the same bits, and a finished decoder is read.
     checkpoint_every : float
-        Seconds between two checkpoints.
+        Seconds between two checkpoints; at least ten times as long as writing one takes.
     progress : bool
         Show a bar with the loss.
 
@@ -84,7 +86,10 @@ def fit_context_decoder(
     Raises
     ------
     ValueError
-        If a setting makes no sense, no prompt has two tokens, or the file is of another fit (names what differs).
+        If a setting makes no sense, no prompt has two tokens, or the file is of another fit (names what differs); after
+        training, if it gave NaN.
+    KeyboardInterrupt
+        After Ctrl-C, once the step in progress has been finished and kept.
 
     Examples
     --------
@@ -103,47 +108,51 @@ def fit_context_decoder(
     if not usable:
         raise ValueError("no prompt has two tokens that are not special: give longer prompts")
     facts = {
-        **numbers, "warmup": warmup, "weight_decay": weight_decay, "train_copy": train_copy, "seed": seed,
-        "prompts": prompts.hash,
+        **fit_facts(model, prompts), **numbers, "warmup": warmup, "weight_decay": weight_decay,
+        "train_copy": train_copy, "seed": seed, "hidden": int(hidden or model.info.d_model),
     }  # fmt: skip
-    with seeded(seed):
-        decoder = ContextDecoder(model, facts, hidden)
-    decoder.lm.requires_grad_(train_copy)
-    copy = [p for p in decoder.lm.parameters() if p.requires_grad]
-    groups = [{"params": [decoder.pool, *decoder.mlp.parameters()], "peak": lr_new}, {"params": copy, "peak": lr}]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, 0.95), weight_decay=weight_decay)
-    path, done, losses = None if file is None else Path(file), 0, []
-    if path is not None and path.exists():
-        done, losses = _resume(decoder, optimizer, path)
-    seen = torch.tensor(float(done * rows), dtype=torch.float64, device="cpu")
-    saved = time.monotonic()
-    try:
-        with tqdm(total=steps, initial=done, disable=not progress, desc="context decoder") as bar:
-            while done < steps:
+    with Fit(file, facts, checkpoint_every, name="file") as keep:
+        if keep.finished:
+            assert keep.path is not None
+            decoder = ContextDecoder.load(keep.path, model)
+            keep.belongs({k: v for k, v in decoder.facts.items() if k != "loss"})
+            return decoder.requires_grad_(False)
+        with seeded(seed):
+            decoder = ContextDecoder(model, facts, hidden)
+        decoder.lm.requires_grad_(train_copy)
+        copy = [p for p in decoder.lm.parameters() if p.requires_grad]
+        groups = [{"params": [decoder.pool, *decoder.mlp.parameters()], "peak": lr_new}, {"params": copy, "peak": lr}]
+        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, 0.95), weight_decay=weight_decay)
+        begin = keep.state()
+        losses = [] if begin is None else _take_up(decoder, optimizer, begin)
+        seen = sum(n for _, n in losses)
+        with tqdm(total=steps, initial=len(losses), disable=not progress, desc="context decoder") as bar:
+            while (done := len(losses)) < steps:
                 _set_rate(optimizer, done, steps, warmup)
                 states, prefix = _draw(model, prompts, usable, rows, max_prefix, [seed, done])
                 ok = states.isfinite().flatten(1).all(1)
                 states, prefix = states[ok], prefix[ok]
-                loss = None
+                loss = float("nan")
                 if len(states):
                     loss = _step(decoder, optimizer, states, prefix)
-                    seen = seen + len(states)
-                    decoder.mean_state.lerp_(states.mean(0), float(len(states) / seen))
-                done += 1
-                losses.append(float("nan") if loss is None else loss)
+                    seen += len(states)
+                    decoder.mean_state.lerp_(states.mean(0), len(states) / seen)
+                losses.append((loss, len(states)))
                 bar.update(1)
-                bar.set_postfix(loss=f"{np.nanmean(losses[-50:]):.3f}")
-                if path is not None and time.monotonic() - saved >= checkpoint_every:
-                    _save(decoder, optimizer, path, done, losses)
-                    saved = time.monotonic()
-    except BaseException:
-        if path is not None and done:
-            _save(decoder, optimizer, path, done, losses)
-        raise
-    if path is not None:
-        _save(decoder, optimizer, path, done, losses)
-    decoder.facts["loss"] = float(np.nanmean(losses[-50:]))
-    return decoder.requires_grad_(False)
+                bar.set_postfix(loss=f"{_mean(losses):.3f}")
+                keep.step(f"after {len(losses)} of {steps} steps", partial(_state, decoder, optimizer, losses))
+        decoder.facts["loss"] = _mean(losses)
+        check_finite(decoder.tensors(), "the decoder", "training failed; lower lr and lr_new")
+        if keep.path is not None:
+            decoder.save(keep.path)
+            keep.done()
+        return decoder.requires_grad_(False)
+
+
+def _mean(losses: list[tuple[float, int]]) -> float:
+    """Return the mean of the last 50 losses; NaN where none of these steps had a finite state."""
+    last = [loss for loss, n in losses[-50:] if n]
+    return float(np.mean(last)) if last else float("nan")
 
 
 def prefix_start(special: np.ndarray) -> int:
@@ -196,25 +205,21 @@ def _set_rate(optimizer: torch.optim.Optimizer, done: int, steps: int, warmup: i
         group["lr"] = group["peak"] * factor * (1 - done / steps)
 
 
-def _save(
-    decoder: ContextDecoder, optimizer: torch.optim.Optimizer, path: Path, done: int, losses: list[float]
-) -> None:
+def _state(decoder: ContextDecoder, optimizer: torch.optim.Optimizer, losses: list[tuple[float, int]]) -> State:
+    """Return all that training needs to go on."""
     names = {id(p): n for n, p in decoder.named_parameters()}
-    extra = {f"adam.{names[id(p)]}.{k}": v for p, s in optimizer.state.items() for k, v in s.items()}
-    decoder.save(path, extra, {"done": done, "losses": losses})
+    adam = {f"adam/{names[id(p)]}/{k}": v for p, s in optimizer.state.items() for k, v in s.items()}
+    return {"losses": losses}, {**decoder.tensors(), **adam}
 
 
-def _resume(decoder: ContextDecoder, optimizer: torch.optim.Optimizer, path: Path) -> tuple[int, list[float]]:
-    """Take up a fit that was stopped; return the steps done and their losses."""
-    found, tensors = read_decoder(path)
-    differs = [f"{k} ({found['facts'].get(k)} there, {v} now)" for k, v in decoder.facts.items()
-               if found["facts"].get(k) != v]  # fmt: skip
-    if differs:
-        raise ValueError(f"{path} is of another fit; it differs in {', '.join(differs)}: choose another file")
+def _take_up(decoder: ContextDecoder, optimizer: torch.optim.Optimizer, begin: State) -> list[tuple[float, int]]:
+    """Give decoder and optimiser what `_state` returned; return the losses of the steps that are done."""
+    notes, tensors = begin
     decoder.take(tensors)
     for name, p in decoder.named_parameters():
-        known = {k.rsplit(".", 1)[1]: v for k, v in tensors.items() if k.rsplit(".", 1)[0] == f"adam.{name}"}
+        mine = f"adam/{name}/"
+        known = {k.removeprefix(mine): v for k, v in tensors.items() if k.startswith(mine)}
         if known:
             optimizer.state[p] = {k: v.to(p.device) if k != "step" else v for k, v in known.items()}
-    logging.getLogger("tokinterp").info("context decoder: %d steps are done", found["notes"]["done"])
-    return found["notes"]["done"], found["notes"]["losses"]
+    logging.getLogger("tokinterp").info("context decoder: %d steps are done", len(notes["losses"]))
+    return [(loss, n) for loss, n in notes["losses"]]

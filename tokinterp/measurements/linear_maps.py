@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import safe_open
 
-from ..files import write_tensors
+from ..fitted import check_finite, check_shapes, digest_of, load_tensors, save_tensors
 from ..kernels import linear
 
 if TYPE_CHECKING:
     from ..models.base import ModelInfo
 
-FORMAT = "tokinterp linear maps 1"
+FORMAT = "tokinterp linear maps 2"
 
 
 @dataclass
@@ -41,6 +38,11 @@ class LinearMaps:
         Rows of the fit.
     model, weights : str
         Id and weight hash of the model.
+
+    Raises
+    ------
+    ValueError
+        For tensors of other shapes, or NaN or infinite numbers other than the weight of a fit that was refused.
     """
 
     blocks: list[int]
@@ -53,16 +55,24 @@ class LinearMaps:
     model: str
     weights: str
 
+    def __post_init__(self) -> None:
+        n, width = len(self.blocks), self.mean_in.shape[-1]
+        shapes = {"weight": (n, width, width), **dict.fromkeys(("mean_in", "mean_out"), (n, width))}
+        check_shapes(self._tensors(), {**shapes, **dict.fromkeys(("spread", "linearity"), (n,))}, "linear maps")
+        given = ~self.linearity.isnan()
+        finite = {**self._tensors(), "weight": self.weight[given], "linearity": self.linearity[given]}
+        check_finite(finite, "linear maps", "fit them again")
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return {name: getattr(self, name) for name in TENSORS}
+
     def __repr__(self) -> str:
         return f"LinearMaps({self.model}, {len(self.blocks)} blocks, {self.n} rows, {self.digest})"
 
     @property
     def digest(self) -> str:
         """Hash of the numbers."""
-        h = hashlib.sha256(repr((self.blocks, self.n, self.weights)).encode())
-        for name in TENSORS:
-            h.update(getattr(self, name).cpu().contiguous().numpy().tobytes())
-        return h.hexdigest()[:12]
+        return digest_of(self._tensors(), [self.blocks, self.n, self.weights])[:12]
 
     def check(self, info: ModelInfo, blocks: Sequence[int]) -> None:
         """Raise ValueError if the maps are of another model or lack a block."""
@@ -75,7 +85,7 @@ class LinearMaps:
             raise ValueError(f"no maps of blocks {missing}: there are {self.blocks}")
 
     def save(self, path: str | Path) -> Path:
-        """Write the maps as one safetensors file, in one step.
+        """Write the maps as one safetensors file with its digest, in one step.
 
         Examples
         --------
@@ -89,8 +99,9 @@ class LinearMaps:
         >>> maps.blocks
         [0]
         """
-        facts = {"format": FORMAT, "model": self.model, "weights": self.weights, "n": self.n, "blocks": self.blocks}
-        return write_tensors(path, {name: getattr(self, name) for name in TENSORS}, {"tokinterp": json.dumps(facts)})
+        facts = {"model": self.model, "weights": self.weights, "n": self.n, "blocks": self.blocks}
+        save_tensors(path, self._tensors(), FORMAT, facts, finite=False)
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | Path) -> LinearMaps:
@@ -98,15 +109,14 @@ class LinearMaps:
 
         Raises
         ------
+        FileNotFoundError
+            If there is no file.
         ValueError
-            If the file holds something else.
+            If the file holds something else, or is damaged (digest, shapes, NaN).
         """
-        with safe_open(path, "pt") as file:
-            facts = json.loads((file.metadata() or {}).get("tokinterp", "{}"))
-            if facts.get("format") != FORMAT:
-                raise ValueError(f"{path} holds no maps of LinearMaps.save: {facts.get('format', 'no format')!r}")
-            tensors = {name: file.get_tensor(name) for name in TENSORS}
-        return cls(facts["blocks"], **tensors, n=facts["n"], model=facts["model"], weights=facts["weights"])
+        facts, tensors = load_tensors(Path(path).expanduser(), FORMAT, "maps of LinearMaps.save", finite=False)
+        own = {name: tensors[name] for name in TENSORS}
+        return cls(facts["blocks"], **own, n=facts["n"], model=facts["model"], weights=facts["weights"])
 
 
 TENSORS = ("weight", "mean_in", "mean_out", "spread", "linearity")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -52,38 +52,43 @@ def provisional(x: torch.Tensor) -> Pair:
     return x.mean(0), usual_scale(x.var(0, unbiased=False))
 
 
-def read_batches(
-    model: Model, prompts: Prompts, layers: Sequence[int], batch_tokens: int, done: Callable[[int], object]
-) -> tuple[torch.Tensor, _Batches]:
-    """Return the (token,) bool of finite tokens, filled while the batches are read, and the batches."""
-    finite = torch.ones(prompts.n_tokens, dtype=torch.bool, device=model.device)
-    return finite, _Batches(model, prompts, layers, batch_tokens, done, finite)
+class Batches:
+    """Batches of finite prompts, with the place of each row in the token stream.
 
-
-class _Batches:
-    """Batches of finite prompts, with the place of each row in the token stream."""
+    Attributes
+    ----------
+    finite : torch.Tensor
+        (token,) bool, false in the prompts left out so far.
+    read : int
+        Prompts read so far, in the order in which they are read.
+    left_out : list of int
+        Those with NaN or infinite states.
+    """
 
     def __init__(
-        self, model: Model, prompts: Prompts, layers: Sequence[int], batch_tokens: int,
-        done: Callable[[int], object], finite: torch.Tensor,
-    ) -> None:  # fmt: skip
+        self, model: Model, prompts: Prompts, layers: Sequence[int], batch_tokens: int, done: Callable[[int], object]
+    ) -> None:
         self.model, self.prompts, self.layers = model, prompts, layers
-        self.batch_tokens, self.done, self.finite = batch_tokens, done, finite
+        self.batch_tokens, self.done = batch_tokens, done
+        self.finite = torch.ones(prompts.n_tokens, dtype=torch.bool, device=model.device)
+        self.read: int = 0
+        self.left_out: list[int] = []
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[Batch, torch.Tensor]]:
         starts = torch.from_numpy(self.prompts.starts).to(self.model.device)
-        left_out = []
-        for batch in stream(self.model, self.prompts, resid(self.layers), batch_tokens=self.batch_tokens):
-            n_tokens = batch.n_tokens
+        sites, left_out = resid(self.layers), self.left_out
+        for batch in stream(self.model, self.prompts, sites, batch_tokens=self.batch_tokens, start=self.read):
+            n_tokens, n_prompts = batch.n_tokens, len(batch)
             bad = nonfinite_layer(batch) >= 0
             if bool(bad.any()):
                 left_out += [batch.numbers[i] for i in bad.nonzero()[:, 0].tolist()]
                 for i in bad.nonzero()[:, 0].tolist():
                     number = batch.numbers[i]
                     self.finite[int(self.prompts.starts[number]) : int(self.prompts.starts[number + 1])] = False
-                batch: Batch = batch.select((~bad).nonzero()[:, 0].tolist())
+                batch = batch.select((~bad).nonzero()[:, 0].tolist())
             if len(batch):
                 yield batch, starts[batch.row_prompt] + batch.row_position
+            self.read += n_prompts
             self.done(n_tokens)
         if len(left_out) == len(self.prompts):
             raise ValueError("all prompts give NaN or infinite states: load the model with dtype='float32'")
@@ -119,7 +124,7 @@ def capture_states(
     first: dict[int, Pair] = dict(standard or {}) if standardise else {}
     sums = {layer: torch.zeros(2, d, dtype=torch.float64, device=device) for layer in layers}
     count = 0
-    finite, batches = read_batches(model, prompts, layers, batch_tokens, done)
+    batches = Batches(model, prompts, layers, batch_tokens, done)
     for batch, place in batches:
         kept = ~batch.row_special
         count += int(kept.sum())
@@ -141,7 +146,7 @@ def capture_states(
                 block.copy_((block.double() - mean) / scale)
             before, factor = first[layer]
             first[layer] = (before + factor * mean.float(), factor * scale.float())
-    return States(rows, first, finite)
+    return States(rows, first, batches.finite)
 
 
 # -- memory ---------------------------------------------------------------------------------------------------

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..kernels.probes import Scratch, factored_gradient, read_targets, softmax_gradient
 from .probe_settings import ProbeSettings
+
+State = tuple[dict[str, Any], Mapping[str, torch.Tensor]]
 
 
 @dataclass
@@ -62,8 +66,9 @@ class _Probe:
 
 
 def train(
-    states: dict[int, torch.Tensor], held_out: dict[int, torch.Tensor], job: Job, step: Callable[[int, str], object]
-) -> dict[tuple[int, int], dict[str, torch.Tensor]]:
+    states: dict[int, torch.Tensor], held_out: dict[int, torch.Tensor], job: Job,
+    step: Callable[[int, Callable[[], State] | None], object], begin: State | None = None,
+) -> dict[tuple[int, int], dict[str, torch.Tensor]]:  # fmt: skip
     """Train one probe per layer and offset; each sees the same batches in the same order, whoever trains beside it.
 
     Parameters
@@ -73,7 +78,10 @@ def train(
     job : Job
         Everything else.
     step : callable
-        Told the number of finished batches, and a word on the state of things.
+        Told the number of finished batches, and given a function that returns a state from which training goes on
+        to the same bits (None once all probes have stopped).
+    begin : state, optional
+        Go on from there.
 
     Returns
     -------
@@ -93,15 +101,22 @@ def train(
     n_batches = len(list(_places(job, 0)))
     scratch = Scratch(job.n_classes, _largest(job), device, job.products)
     reader = Scratch(job.n_classes, 4096, device) if job.validation is not None else None
-    number = 0
-    for epoch in range(s.epochs):
+    notes = {"epoch": 0, "batch": 0, "number": 0}
+    if begin is not None:
+        notes = _take_up(probes, begin)
+    number = notes["number"]
+    for epoch in range(notes["epoch"], s.epochs):
         live = [p for p in probes if not p.done]
         if not live:
-            step((s.epochs - epoch) * n_batches, "stopped early")
+            step((s.epochs - epoch) * n_batches, None)
             break
+        finished = notes["batch"] if epoch == notes["epoch"] else 0
         for p in live:
-            p.epoch_loss = torch.zeros((), device=device, dtype=torch.float32)
+            if not finished:
+                p.epoch_loss = torch.zeros((), device=device, dtype=torch.float32)
         for b, places in enumerate(_places(job, epoch)):
+            if b < finished:
+                continue
             index = torch.from_numpy(places).to(device)
             goals = job.targets.index_select(1, index)
             rate = lr * _factor(s, number, n_batches)
@@ -111,10 +126,46 @@ def train(
                     x, last = states[p.layer].index_select(0, index).to(job.products), p.layer
                 _one_batch(p, x, goals[p.row], job, scratch, b, rate)
             number += 1
-            step(1, "")
+            step(1, partial(_state, probes, {"epoch": epoch, "batch": b + 1, "number": number}))
         for p in live:
             _end_epoch(p, held_out.get(p.layer), job, reader, n_batches)
     return {(p.layer, job.offsets[p.row]): _outcome(p, job) for p in probes}
+
+
+KEPT = ("best_loss", "stale", "drop", "done", "pending", "history")
+"""Numbers of a probe that are kept with its tensors."""
+
+
+def _state(probes: list[_Probe], at: dict[str, int]) -> State:
+    """Return all that training needs to go on."""
+    tensors: dict[str, torch.Tensor] = {}
+    for p in probes:
+        found = {"weight": p.weight, "best": p.best, "epoch_loss": p.epoch_loss, **p.optimizer.state[p.weight]}
+        if p.pending:
+            found["grad"] = p.weight.grad
+        tensors |= {f"{p.layer}/{p.row}/{k}": v.detach() for k, v in found.items() if v is not None}
+    notes = [{"layer": p.layer, "row": p.row, **{k: getattr(p, k) for k in KEPT}} for p in probes]
+    return {**at, "probes": notes}, tensors
+
+
+def _take_up(probes: list[_Probe], begin: State) -> dict[str, int]:
+    """Give probes what `_state` returned; return the epoch and batch to go on with."""
+    notes, tensors = begin
+    kept = {(n["layer"], n["row"]): n for n in notes["probes"]}
+    for p in probes:
+        for k in KEPT:
+            setattr(p, k, kept[p.layer, p.row][k])
+        mine = f"{p.layer}/{p.row}/"
+        own = {k.removeprefix(mine): v for k, v in tensors.items() if k.startswith(mine)}
+        p.weight.copy_(own.pop("weight"))
+        p.best = own.pop("best", None)
+        if "epoch_loss" in own:
+            p.epoch_loss = own.pop("epoch_loss").to(p.weight.device)
+        if "grad" in own and p.weight.grad is not None:
+            p.weight.grad.copy_(own.pop("grad"))
+        if own:
+            p.optimizer.state[p.weight] = {k: v.to(p.weight.device, copy=True) for k, v in own.items()}
+    return {k: notes[k] for k in ("epoch", "batch", "number")}
 
 
 def _start(layer: int, row: int, job: Job, width: int, device: torch.device) -> _Probe:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +12,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..checkpoint import compare_facts
-from ..files import write_text
-from ..kernels import probes as kernel
+from ..fitted import Tensors
+from ..fitting import Fit, State, fit_facts
 from ..kernels.state import neutral
 from .base import choose_layers
+from .probe_closed import SOLVERS, fit_closed
+from .probe_files import LAYER, facts_of, layer_file, save_facts
 from .probe_settings import ProbeSettings, choose_settings
 from .probe_states import (
     Need,
@@ -25,13 +25,10 @@ from .probe_states import (
     capture_states,
     memory_left,
     need_of_training,
-    provisional,
-    read_batches,
-    usual_scale,
 )
 from .probe_text import OFFSETS, TextStatistics, choose_offsets, label_ids
 from .probe_training import Job, train
-from .token_probes import Tensors, TokenProbes, layer_file, save_layer
+from .token_probes import TokenProbes, check_layer
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -57,6 +54,7 @@ def fit_probes(
     max_bytes: int | None = None,
     batch_tokens: int | None = None,
     store: str | Path | None = None,
+    checkpoint_every: float = 60.0,
     seed: int = 0,
     progress: bool = True,
 ) -> TokenProbes:
@@ -94,8 +92,10 @@ def fit_probes(
     batch_tokens : int, optional
         Padded tokens per forward pass.
     store : path, optional
-        Folder for the probes.  Finished layers are kept in ``STORE.partial``: the same call goes on after a crash, and
-        reads the finished probes if they are there.
+        Folder for the probes.  Finished layers and the state of training are kept in ``STORE.partial``: the same call
+        goes on after a crash or Ctrl-C and ends in the same bits, and reads the finished probes if they are there.
+    checkpoint_every : float
+        Seconds between two saved states of training; at least ten times as long as saving one takes.
     seed : int
         Of the order of the batches, and of the start where it is random.
     progress : bool
@@ -109,7 +109,10 @@ def fit_probes(
     ------
     ValueError
         Before the model runs: unknown method, settings, layer or dtype, no label at an offset, prompts of another
-        tokenizer, "feucht2024" without ``validation``, too little memory for one layer, a store of another fit.
+        tokenizer, "feucht2024" without ``validation``, too little memory for one layer, a store of another fit.  After
+        it: weights that are NaN or infinite.
+    KeyboardInterrupt
+        After Ctrl-C, once the batch in progress has been finished and kept.
 
     Notes
     -----
@@ -142,48 +145,57 @@ def fit_probes(
     for name, value in (("states", kept), ("products", multiplied)):
         if value not in DTYPES:
             raise ValueError(f"{name}={value!r}: choose from {', '.join(DTYPES)}")
-    closed = method in ("ridge", "lda")
-    info = model.info
+    closed = method in SOLVERS
     facts: dict[str, Any] = {
-        "model": info.id, "weights": info.weights, "tokenizer": info.tokenizer, "d_model": info.d_model,
-        "d_vocab": info.d_vocab, "n_layers": info.n_layers, "prompts": prompts.hash, "method": method, "bos": s.bos,
+        **fit_facts(model, prompts), "d_model": model.info.d_model, "d_vocab": model.info.d_vocab,
+        "n_layers": model.info.n_layers, "method": method, "bos": s.bos,
         "validation": validation.hash if validation is not None and not closed else None,
         **({"shrinkage": shrinkage} if closed else {"settings": s.facts(), "seed": seed, "states": kept,
                                                     "products": multiplied}),
     }  # fmt: skip
-    keep = _Store(store, {**facts, "layers": chosen, "offsets": where}) if store is not None else None
-    if keep is not None and keep.path.exists():
-        return keep.finished()
-    fit = _Fit(model, prompts, where, text, s, validation, progress, batch_tokens)
-    limit = max_bytes if max_bytes is not None else memory_left(model.device)
-    need = fit.closed_need() if closed else fit.training_need(DTYPES[kept], DTYPES[multiplied], method)
-    done = keep.layers(chosen) if keep is not None else []
-    todo = [n for n in chosen if n not in done]
-    groups = need.groups(todo, limit)
-    if model.device.type == "cpu" and keep is None:  # finished weights of earlier groups stay in the same memory
-        results = 4 * len(where) * len(text.labels) * info.d_model
-        groups = need.groups(todo, limit - results * max(0, len(todo) - len(groups[0])) if groups else limit)
-    logging.getLogger("tokinterp").info(
-        "%d layers in %d groups; %.2f GiB each of %.2f GiB", len(todo), len(groups),
-        (need.fixed + max(map(len, groups), default=0) * (need.states + need.weights)) / 2**30, limit / 2**30,
-    )  # fmt: skip
-    if keep is not None:
-        keep.open()
-    parts: dict[int, Tensors | Path] = {}
-    for group in groups:
-        if closed:
-            found = fit.closed(group, method, shrinkage)
-        else:
-            found = fit.train(group, DTYPES[kept], DTYPES[multiplied], method, seed)
-        for layer, tensors in found.items():
-            if keep is not None:
-                save_layer(keep.partial, layer, tensors)
+    with Fit(store, {**facts, "layers": chosen, "offsets": where}, checkpoint_every) as keep:
+        if keep.finished:
+            assert keep.path is not None
+            done = TokenProbes.load(keep.path)
+            keep.belongs(facts_of(done))
+            return done
+        fit = _Fit(model, prompts, where, text, s, validation, progress, batch_tokens, keep)
+        parts: dict[int, Tensors | Path] = {}
+        for n in chosen if store is not None else ():
+            if (keep.partial / layer_file(n)).is_file():
+                keep.load_part(layer_file(n), LAYER)
+                parts[n] = keep.partial / layer_file(n)
+        limit = max_bytes if max_bytes is not None else memory_left(model.device)
+        need = fit.closed_need() if closed else fit.training_need(DTYPES[kept], DTYPES[multiplied], method)
+        begin = keep.state()
+        going_on = [n for n in begin[0]["group"] if n not in parts] if begin is not None else []
+        todo = [n for n in chosen if n not in parts and n not in going_on]
+        groups = need.groups(going_on, limit) + need.groups(todo, limit)
+        if model.device.type == "cpu" and store is None:  # finished weights of earlier groups stay in the same memory
+            results = 4 * len(where) * len(text.labels) * model.info.d_model
+            groups = need.groups(todo, limit - results * max(0, len(todo) - len(groups[0])) if groups else limit)
+        logging.getLogger("tokinterp").info(
+            "%d layers in %d groups; %.2f GiB each of %.2f GiB", len(todo) + len(going_on), len(groups),
+            (need.fixed + max(map(len, groups), default=0) * (need.states + need.weights)) / 2**30, limit / 2**30,
+        )  # fmt: skip
+        for group in groups:
+            known = begin if begin is not None and set(group) <= set(begin[0]["group"]) else None
+            if closed:
+                found = fit.closed(group, method, shrinkage, known)
             else:
-                parts[layer] = tensors
-    if keep is not None:
-        parts = {n: keep.partial / layer_file(n) for n in chosen}
-    out = TokenProbes(chosen, where, text.labels, parts, facts, text)
-    return out if keep is None else keep.finish(out)
+                found = fit.train(group, DTYPES[kept], DTYPES[multiplied], method, seed, known)
+            for layer, tensors in found.items():
+                check_layer(tensors, where, len(text.labels), model.info.d_model, f"the probes of layer {layer}")
+                if store is not None:
+                    keep.save_part(layer_file(layer), tensors, {"layer": layer}, LAYER, finite=False)
+                parts[layer] = keep.partial / layer_file(layer) if store is not None else tensors
+        out = TokenProbes(chosen, where, text.labels, parts, facts, text)
+        if keep.path is None:
+            return out
+        save_facts(out, keep.partial)
+        keep.rename()
+        there: dict[int, Tensors | Path] = {n: keep.path / layer_file(n) for n in chosen}
+        return TokenProbes(chosen, where, text.labels, there, out.facts, text)
 
 
 class _Fit:
@@ -191,10 +203,10 @@ class _Fit:
 
     def __init__(
         self, model: Model, prompts: Prompts, offsets: list[int], text: TextStatistics, settings: ProbeSettings,
-        validation: Prompts | None, progress: bool, batch_tokens: int | None,
+        validation: Prompts | None, progress: bool, batch_tokens: int | None, keep: Fit,
     ) -> None:  # fmt: skip
         self.model, self.prompts, self.offsets, self.text = model, prompts, offsets, text
-        self.settings, self.validation, self.progress = settings, validation, progress
+        self.settings, self.validation, self.progress, self.keep = settings, validation, progress, keep
         self.batch_tokens = batch_tokens or (16384 if model.device.type == "cuda" else 4096)
 
     def targets(self, prompts: Prompts) -> torch.Tensor:
@@ -220,14 +232,21 @@ class _Fit:
         return Need(labels + 8 * (3 * d * d + 3 * c * d), 0, 8 * d * d + 8 * len(self.offsets) * c * d)
 
     def train(
-        self, layers: list[int], states: torch.dtype, products: torch.dtype, method: str, seed: int
-    ) -> dict[int, Tensors]:
-        """Capture the states of a group of layers and train all its probes."""
+        self, layers: list[int], states: torch.dtype, products: torch.dtype, method: str, seed: int,
+        begin: State | None,
+    ) -> dict[int, Tensors]:  # fmt: skip
+        """Capture the states of a group of layers and train all its probes; go on from a state that was kept."""
+        batch_tokens = self.batch_tokens if begin is None else begin[0]["batch_tokens"]
         s, name = self.settings, f"layers {layers[0]}-{layers[-1]}" if len(layers) > 1 else f"layer {layers[0]}"
         total = self.prompts.n_tokens + (self.validation.n_tokens if self.validation is not None else 0)
         with torch.no_grad():
             with self._bar(total, f"{name}, states", "tok") as bar:
-                read = (layers, states, self.batch_tokens, bar.update, s.standardise)
+
+                def after_batch(n: int) -> None:
+                    bar.update(n)
+                    self.keep.step(f"while the states of {name} were read")
+
+                read = (layers, states, batch_tokens, after_batch, s.standardise)
                 got = capture_states(self.model, self.prompts, *read)
                 held = None
                 if self.validation is not None:
@@ -242,8 +261,15 @@ class _Fit:
             n_classes, starts = len(self.text.labels), self.prompts.starts
             job = Job(targets, checked, starts, usable, n_classes, self.offsets, s, seed, products, head)
             n = len(self.prompts) / s.documents if s.documents else len(usable) / s.rows
-            with self._bar(s.epochs * int(-(-n // 1)), f"{name}, probes", "batch") as bar:
-                found = train(got.rows, held.rows if held else {}, job, lambda k, word: bar.update(k))
+            with self._bar(s.epochs * math.ceil(n), f"{name}, probes", "batch") as bar:
+                bar.update(0 if begin is None else begin[0]["number"])
+
+                def step(batches: int, state: Callable[[], State] | None) -> None:
+                    bar.update(batches)
+                    whole = None if state is None else lambda: _of_group(layers, batch_tokens, state())
+                    self.keep.step(f"after {bar.n} of {bar.total} batches of {name}", whole)
+
+                found = train(got.rows, held.rows if held else {}, job, step, begin)
         out: dict[int, Tensors] = {layer: _standard(got.standard.get(layer)) for layer in layers}
         for (layer, offset), tensors in found.items():
             out[layer].update({f"{k}.{offset}": v for k, v in tensors.items()})
@@ -257,49 +283,15 @@ class _Fit:
         head = columns.T[self.text.labels.to(columns.device)].float()
         return (head / head.square().sum(1).mean().sqrt().clamp_min(1e-12)).contiguous()
 
-    def closed(self, layers: list[int], method: str, shrinkage: float) -> dict[int, Tensors]:
-        """Stream the moments of a group of layers and solve for the weights of all offsets."""
-        d, c, device = self.model.info.d_model, len(self.text.labels), self.model.device
-        targets = self.targets(self.prompts)
-        first: dict[int, Pair] = {}
-        gram = {n: torch.zeros(d, d, dtype=torch.float64, device=device) for n in layers}
-        total = {n: torch.zeros(d, dtype=torch.float64, device=device) for n in layers}
-        sums = {n: torch.zeros(len(self.offsets), c, d, dtype=torch.float64, device=device) for n in layers}
-        count, counts = 0, torch.zeros(len(self.offsets), c, dtype=torch.int64, device=device)
-        with torch.no_grad(), self._bar(self.prompts.n_tokens, f"layers {layers[0]}-{layers[-1]}", "tok") as bar:
-            _, batches = read_batches(self.model, self.prompts, layers, self.batch_tokens, bar.update)
-            for batch, place in batches:
-                kept = ~batch.row_special if not self.settings.bos else torch.ones_like(batch.row_special)
-                goals = targets[:, place]
-                count += int(kept.sum())
-                for layer in layers:
-                    x = batch.rows(layer).float()
-                    if layer not in first:
-                        first[layer] = provisional(x[kept])
-                    mean, scale = first[layer]
-                    x = (x - mean) / scale
-                    y, x = x[kept], x.double()
-                    gram[layer] += (y.T @ y).double()
-                    total[layer] += y.double().sum(0)
-                    for o, goal in enumerate(goals):
-                        rows = goal >= 0
-                        sums[layer][o].index_add_(0, goal[rows], x[rows])
-                for o, goal in enumerate(goals):
-                    counts[o] += torch.bincount(goal[goal >= 0], minlength=c)
-            solve = {"ridge": kernel.ridge, "lda": kernel.shrunk_lda}[method]
-            out: dict[int, Tensors] = {}
-            for layer in layers:
-                mean = total[layer] / count
-                scatter = gram.pop(layer) / count - torch.outer(mean, mean)
-                scale = usual_scale(scatter.diagonal())
-                centred = sums.pop(layer).sub_(counts[..., None] * mean).div_(scale)
-                before, factor = first[layer]
-                out[layer] = _standard((before + factor * mean.float(), factor * scale.float()))
-                for o, offset in enumerate(self.offsets):
-                    weight, bias = solve(scatter / torch.outer(scale, scale), centred[o], counts[o], shrinkage)
-                    out[layer][f"weight.{offset}"] = weight.float().cpu()
-                    out[layer][f"bias.{offset}"] = bias.float().cpu()
-        return out
+    def closed(self, layers: list[int], method: str, shrinkage: float, begin: State | None) -> dict[int, Tensors]:
+        """Solve for the probes of a group of layers; go on from sums that were kept."""
+        batch_tokens = self.batch_tokens if begin is None else begin[0]["batch_tokens"]
+        with self._bar(self.prompts.n_tokens, f"layers {layers[0]}-{layers[-1]}", "tok") as bar:
+            return fit_closed(
+                self.model, self.prompts, self.targets(self.prompts), layers, self.offsets, len(self.text.labels),
+                bos=self.settings.bos, method=method, shrinkage=shrinkage, batch_tokens=batch_tokens, keep=self.keep,
+                begin=begin, bar=bar,
+            )  # fmt: skip
 
     def _bar(self, total: int, what: str, unit: str) -> tqdm:
         return tqdm(
@@ -311,41 +303,9 @@ def _standard(pair: Pair | None) -> Tensors:
     return {} if pair is None else {"mean": pair[0].float().cpu(), "scale": pair[1].float().cpu()}
 
 
-class _Store:
-    """The folder of finished probes, and ``NAME.partial`` beside it with the layers finished so far."""
-
-    def __init__(self, path: str | Path, facts: dict[str, Any]) -> None:
-        self.path, self.facts = Path(path), facts
-        self.partial = self.path.with_name(self.path.name + ".partial")
-        run = self.partial / "run.json"
-        if not self.path.exists() and run.is_file():
-            compare_facts(json.loads(run.read_text(encoding="utf-8")), facts, self.partial)
-
-    def finished(self) -> TokenProbes:
-        """Return the probes that are there, if they are of the same fit."""
-        out = TokenProbes.load(self.path)
-        then = {k: v for k, v in out.facts.items() if k != "digest"}
-        compare_facts({**then, "layers": out.layers, "offsets": out.offsets}, self.facts, self.path)
-        return out
-
-    def layers(self, chosen: list[int]) -> list[int]:
-        """Return the layers that are finished."""
-        return [n for n in chosen if (self.partial / layer_file(n)).is_file()]
-
-    def open(self) -> None:
-        """Make the folder for the layers."""
-        try:
-            self.partial.mkdir(parents=True, exist_ok=True)
-            write_text(self.partial / "run.json", json.dumps(self.facts, sort_keys=True, indent=1))
-        except OSError as error:
-            raise OSError(error.errno, f"cannot write the store {self.path}: {error.strerror}") from error
-
-    def finish(self, probes: TokenProbes) -> TokenProbes:
-        """Write what belongs to all layers, and give the folder its name."""
-        probes.save_facts(self.partial)
-        (self.partial / "run.json").unlink()
-        os.replace(self.partial, self.path)
-        return TokenProbes.load(self.path)
+def _of_group(layers: list[int], batch_tokens: int, state: State) -> State:
+    """Return a state of training that says of which layers it is, and in which batches their states were read."""
+    return {**state[0], "group": layers, "batch_tokens": batch_tokens}, state[1]
 
 
 __all__ = ["METHODS", "ProbeSettings", "TokenProbes", "fit_probes"]

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
 
-from ..files import new_folder, write_tensors, write_text
+from ..fitted import Tensors, check_finite, check_shapes
 from ..kernels import probes as kernel
 from .probe_text import TextStatistics
 
 if TYPE_CHECKING:
     from ..models.base import Model, ModelInfo
-
-Tensors = dict[str, torch.Tensor]
-FORMAT = "tokinterp-probes-1"
 
 
 class TokenProbes:
@@ -68,6 +60,10 @@ class TokenProbes:
         self.layers, self.offsets, self.labels = list(layers), list(offsets), labels
         self.facts, self.text = dict(facts), text
         self._parts = dict(parts)
+        for layer, part in self._parts.items():
+            if isinstance(part, dict):
+                there = [o for o in self.offsets if f"weight.{o}" in part]
+                check_layer(part, there, len(labels), facts["d_model"], f"the probes of layer {layer}")
         self._near: dict[tuple[int, str, str], torch.Tensor] = {}
         self._scratch: kernel.Scratch | None = None
         self._class: torch.Tensor | None = None
@@ -240,14 +236,9 @@ class TokenProbes:
     def digest(self) -> str:
         """SHA-256 of all weights and facts (computed once)."""
         if "digest" not in self.facts:
-            whole = hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode())
-            for layer in self.layers:
-                part = self._parts[layer]
-                tensors = part if isinstance(part, dict) else load_file(part)
-                for name in sorted(tensors):
-                    raw = tensors[name].detach().cpu().contiguous()
-                    whole.update(f"{layer} {name} {tuple(raw.shape)}".encode() + raw.numpy().tobytes())
-            self.facts["digest"] = whole.hexdigest()
+            from .probe_files import whole_digest
+
+            self.facts["digest"] = whole_digest(self)
         return self.facts["digest"]
 
     # -- files ------------------------------------------------------------------------------------------------
@@ -257,34 +248,15 @@ class TokenProbes:
         Raises
         ------
         FileExistsError
-            If something is there and ``overwrite`` is false.
+            If something is there and ``overwrite`` is false, or it is something else than probes.
         """
-        path = Path(path)
-        if path.exists() and not overwrite:
-            raise FileExistsError(f"{path} exists: give another name or overwrite=True")
-        partial = new_folder(path)
-        try:
-            for layer in self.layers:
-                part = self._parts[layer]
-                save_layer(partial, layer, part if isinstance(part, dict) else load_file(part))
-            self.save_facts(partial)
-            _remove(path)
-            os.replace(partial, path)
-        except BaseException:
-            _remove(partial)
-            raise
-        return path
+        from .probe_files import save
 
-    def save_facts(self, folder: Path) -> None:
-        """Write everything but the layers."""
-        text = {"labels": self.labels} if self.text is None else self.text.tensors()
-        write_tensors(folder / "text.safetensors", text)
-        record = {"format": FORMAT, "layers": self.layers, "offsets": self.offsets, "digest": self.digest, **self.facts}
-        write_text(folder / "probes.json", json.dumps(record, indent=1, sort_keys=True))
+        return save(self, path, overwrite)
 
     @classmethod
     def load(cls, path: str | Path, model: Model | None = None) -> TokenProbes:
-        """Read probes that `save` or `fit_probes(store=...)` wrote; weights are read when they are needed.
+        """Read probes that `save` or `fit_probes(store=...)` wrote; every number is checked once, and read when needed.
 
         Parameters
         ----------
@@ -298,29 +270,11 @@ class TokenProbes:
         FileNotFoundError
             If there are no finished probes.
         ValueError
-            If they are of another kind, damaged, or of another model.
+            If they are of another kind, damaged (digest, shapes, NaN), or of another model.
         """
-        path = Path(path)
-        if not (path / "probes.json").is_file():
-            raise FileNotFoundError(f"no finished probes at {path}: probes.json is missing")
-        facts = json.loads((path / "probes.json").read_text(encoding="utf-8"))
-        if facts.pop("format", None) != FORMAT:
-            raise ValueError(f"{path} holds no {FORMAT} data: fit the probes again")
-        layers, offsets = facts.pop("layers"), facts.pop("offsets")
-        try:
-            tensors = load_file(path / "text.safetensors")
-            text = TextStatistics(tensors, offsets, facts["d_vocab"]) if "counts" in tensors else None
-            if any(type(n) is not int or n < 0 for n in layers):
-                raise ValueError(f"layers {layers} are no numbers of layers")
-            parts: dict[int, Tensors | Path] = {layer: path / layer_file(layer) for layer in layers}
-            for file in parts.values():
-                with safe_open(file, "pt") as f:
-                    missing = {f"weight.{o}" for o in offsets} - set(f.keys())
-                    if missing:
-                        raise ValueError(f"{file} lacks {sorted(missing)}")
-        except Exception as error:
-            raise ValueError(f"{path} is damaged ({error}): fit the probes again") from error
-        out = cls(layers, offsets, tensors["labels"], parts, facts, text)
+        from .probe_files import load
+
+        out = load(path)
         if model is not None:
             out.check_model(model.info)
         return out
@@ -349,15 +303,19 @@ class TokenProbes:
         return read_checkpoints(paths, model)
 
 
-def layer_file(layer: int) -> str:
-    """Return the name of the file with the probes of a layer."""
-    return f"layer-{layer:03d}.safetensors"
+def check_layer(tensors: Tensors, offsets: Sequence[int], n_classes: int, width: int, what: str) -> None:
+    """Refuse the probes of a layer that have another shape, or NaN or infinite numbers.
 
-
-def save_layer(folder: Path, layer: int, tensors: Tensors) -> None:
-    """Write the probes of one layer in one step."""
-    write_tensors(folder / layer_file(layer), tensors)
-
-
-def _remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    Raises
+    ------
+    ValueError
+        Names the tensor.
+    """
+    shapes: dict[str, tuple[int, ...]] = {f"weight.{o}": (n_classes, width) for o in offsets}
+    shapes |= {f"bias.{o}": (n_classes,) for o in offsets if f"bias.{o}" in tensors}
+    if "mean" in tensors or "scale" in tensors:
+        shapes |= {"mean": (width,), "scale": (width,)}
+    check_shapes(tensors, shapes, what)
+    check_finite({k: tensors[k] for k in shapes}, what, "fit them again, with a lower learning rate or in float32")
+    if "scale" in tensors and not bool((tensors["scale"] > 0).all()):
+        raise ValueError(f"{what} are damaged: a scale is not positive: fit them again")

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
 
-from ..files import write_tensors
+from ..fitted import check_finite, check_shapes, digest_of, load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from ..models.base import ModelInfo
 
-FORMAT = "tokinterp tuned lens 1"
+FORMAT = "tokinterp tuned lens 2"
 
 
 @dataclass
@@ -41,6 +39,13 @@ class TunedLens:
     history : dict
         Layer -> how it was fitted: ``blend`` (share of the closed-form map that was taken), ``kl`` of the identity, of
         the start and after training, on the tokens of the fit that were kept for this.
+    facts : dict
+        Model, prompts and settings of the fit; empty for a published checkpoint.
+
+    Raises
+    ------
+    ValueError
+        For tensors of other shapes, or NaN or infinite numbers.
 
     Examples
     --------
@@ -60,6 +65,19 @@ class TunedLens:
     model: str
     weights: str
     history: dict[str, Any]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n, width = len(self.layers), self.weight.shape[-1]
+        check_shapes(self._tensors(), {"weight": (n, width, width), "bias": (n, width)}, "a tuned lens")
+        self.check_numbers()
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return {"weight": self.weight, "bias": self.bias}
+
+    def check_numbers(self) -> None:
+        """Raise ValueError if a translator has NaN or infinite numbers."""
+        check_finite(self._tensors(), "a tuned lens", "fit it again, with a lower learning rate or more prompts")
 
     @classmethod
     def identity(cls, info: ModelInfo, layers: Sequence[int] | None = None) -> TunedLens:
@@ -87,10 +105,7 @@ class TunedLens:
     @property
     def digest(self) -> str:
         """Hash of the numbers."""
-        h = hashlib.sha256(repr(self.layers).encode())
-        for t in (self.weight, self.bias):
-            h.update(t.detach().cpu().contiguous().numpy().tobytes())
-        return h.hexdigest()[:12]
+        return digest_of(self._tensors(), self.layers)[:12]
 
     def check(self, info: ModelInfo, layers: Sequence[int]) -> None:
         """Raise ValueError if the lens is of another model or lacks a layer."""
@@ -117,10 +132,16 @@ class TunedLens:
         return (x + x @ self.weight[i].T + self.bias[i]).to(resid.dtype)
 
     def save(self, path: str | Path) -> Path:
-        """Write the lens as one safetensors file, in one step."""
-        facts = {"format": FORMAT, "model": self.model, "weights": self.weights, "layers": self.layers}
-        notes = {"tokinterp": json.dumps({**facts, "history": self.history})}
-        return write_tensors(path, {"weight": self.weight, "bias": self.bias}, notes)
+        """Write the lens as one safetensors file with its digest, in one step.
+
+        Raises
+        ------
+        ValueError
+            If it has NaN or infinite numbers.
+        """
+        facts = {"model": self.model, "weights": self.weights, "layers": self.layers, "history": self.history}
+        save_tensors(path, self._tensors(), FORMAT, {**facts, "fit": self.facts})
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | Path) -> TunedLens:
@@ -133,18 +154,19 @@ class TunedLens:
 
         Raises
         ------
+        FileNotFoundError
+            If there is nothing.
         ValueError
-            If it is neither.
+            If it is neither, or damaged (digest, shapes, NaN).
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         if path.is_dir():
             return cls._published(path)
-        with safe_open(path, "pt") as file:
-            facts = json.loads((file.metadata() or {}).get("tokinterp", "{}"))
-            if facts.get("format") != FORMAT:
-                raise ValueError(f"{path} holds no lens of TunedLens.save: {facts.get('format', 'no format')!r}")
-            weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
-        return cls(facts["layers"], weight, bias, facts["model"], facts["weights"], facts["history"])
+        facts, tensors = load_tensors(path, FORMAT, "lens of TunedLens.save")
+        return cls(
+            facts["layers"], tensors["weight"], tensors["bias"], facts["model"], facts["weights"], facts["history"],
+            facts["fit"],
+        )  # fmt: skip
 
     @classmethod
     def _published(cls, folder: Path) -> TunedLens:

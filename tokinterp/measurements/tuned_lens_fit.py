@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from ..capture import Batch, capture, resid, stream
+from ..fitting import Fit, State, fit_facts
 from ..kernels import linear
 from ..kernels.massive import massive_rows
 from ..kernels.state import neutral
@@ -36,6 +39,8 @@ def fit_tuned_lens(
     step_tokens: int = 2048,
     check_tokens: int = 4096,
     batch_tokens: int = 8192,
+    store: str | Path | None = None,
+    checkpoint_every: float = 60.0,
     seed: int = 0,
     progress: bool = True,
 ) -> TunedLens:
@@ -66,6 +71,11 @@ def fit_tuned_lens(
         Tokens of a gradient step (whole prompts), and tokens on which KL is compared.
     batch_tokens : int
         Padded tokens per batch of the first reading.
+    store : path, optional
+        File for the lens, LENS.safetensors.  The state of the fit is kept in ``STORE.partial``: the same call after a
+        crash or Ctrl-C goes on from there and ends in the same bits, and a finished lens is read.
+    checkpoint_every : float
+        Seconds between two checkpoints; at least ten times as long as writing one takes.
     seed : int
         Of the order of the prompts.
     progress : bool
@@ -79,7 +89,10 @@ def fit_tuned_lens(
     Raises
     ------
     ValueError
-        If a layer cannot have a translator, or a setting makes no sense.
+        If a layer cannot have a translator, a setting makes no sense, or the store is of another fit (names what
+        differs).
+    KeyboardInterrupt
+        After Ctrl-C, once the batch or step in progress has been finished and kept.
 
     Examples
     --------
@@ -98,49 +111,62 @@ def fit_tuned_lens(
         raise ValueError(f"exclude={unknown}: the exclusions are special, massive")
     if not isinstance(prompts, Prompts):
         prompts = Prompts.from_texts(prompts, model)
-    rng = np.random.default_rng(seed)
-    with tqdm(total=len(prompts) + steps, disable=not progress, desc="tuned lens") as bar:
-        _closed_form(lens, model, prompts, ridge, exclude, batch_tokens, bar)
-        lens.weight, lens.bias = lens.weight.to(model.device), lens.bias.to(model.device)
-        check = capture(model, prompts, _some(prompts, check_tokens, rng), resid([*lens.layers, model.info.n_layers]))
-        lens.history = _blend(lens, check)
-        if steps:
-            first = (lens.weight.clone(), lens.bias.clone())
-            _descend(lens, model, prompts, steps, lr, step_tokens, rng, bar)
-            _keep_better(lens, first, check)
-    lens.weight, lens.bias = lens.weight.cpu(), lens.bias.cpu()
-    return lens
+    facts = {
+        **fit_facts(model, prompts), "layers": lens.layers, "ridge": ridge, "exclude": list(exclude), "steps": steps,
+        "lr": lr, "step_tokens": step_tokens, "check_tokens": check_tokens, "batch_tokens": batch_tokens, "seed": seed,
+    }  # fmt: skip
+    with Fit(store, facts, checkpoint_every) as keep:
+        if keep.finished:
+            assert keep.path is not None
+            lens = TunedLens.load(keep.path)
+            keep.belongs(lens.facts)
+            return lens
+        lens.facts = facts
+        begin = keep.state()
+        with tqdm(total=len(prompts) + steps, disable=not progress, desc="tuned lens") as bar:
+            rng = np.random.default_rng(seed)
+            chosen = _some(prompts, check_tokens, rng)
+            sites = resid([*lens.layers, model.info.n_layers])
+            if begin is None or "read" in begin[0]:
+                _closed_form(lens, model, prompts, ridge, exclude, batch_tokens, bar, keep, begin)
+                begin = None
+            lens.weight, lens.bias = lens.weight.to(model.device), lens.bias.to(model.device)
+            check = capture(model, prompts, chosen, sites)
+            if begin is None:
+                lens.history = _blend(lens, check)
+            if steps:
+                first = _descend(lens, model, prompts, steps, lr, step_tokens, rng, bar, keep, begin)
+                _keep_better(lens, first, check)
+        lens.weight, lens.bias = lens.weight.cpu(), lens.bias.cpu()
+        lens.check_numbers()
+        if keep.path is not None:
+            lens.save(keep.path)
+            keep.done()
+        return lens
 
 
 def _closed_form(
-    lens: TunedLens, model: Model, prompts: Prompts, ridge: float, exclude: Sequence[str], batch_tokens: int, bar: tqdm
-) -> None:
-    """Set A and b to the ridge regression of the last layer on each layer."""
+    lens: TunedLens, model: Model, prompts: Prompts, ridge: float, exclude: Sequence[str], batch_tokens: int, bar: tqdm,
+    keep: Fit, begin: State | None,
+) -> None:  # fmt: skip
+    """Set A and b to the ridge regression of the last layer on each layer; go on from sums that were kept."""
     last, n = model.info.n_layers, len(lens.layers)
     chains: list[linear.Chain] = []
-    for batch in stream(model, prompts, resid([*lens.layers, last]), batch_tokens=batch_tokens):
+    read = 0
+    if begin is not None:
+        read, fields = begin[0]["read"], linear.Chain._fields
+        kept = {k: v.to(model.device) for k, v in begin[1].items()}
+        chains = [linear.Chain(**{f: kept[f"{i}/{f}"] for f in fields}) for i in range(n if kept else 0)]
+        bar.update(read)
+    for batch in stream(model, prompts, resid([*lens.layers, last]), batch_tokens=batch_tokens, start=read):
         bar.update(len(batch))
+        read += len(batch)
         batch = _finite(batch)
-        if not len(batch):
-            continue
-        outputs = batch.rows(last).double()
-        if not chains:
-            goal = outputs.mean(0)
-            starts = [torch.stack([batch.rows(layer).double().mean(0), goal]) for layer in lens.layers]
-            chains = [linear.empty(shift, 1, 1) for shift in starts]
-        dropped = batch.row_special if "special" in exclude else torch.zeros_like(batch.row_special)
-        if "massive" in exclude:
-            dropped = dropped | batch.flatten(massive_rows(batch.resid(last), batch.mask))
-        for layer, chain in zip(lens.layers, chains, strict=True):
-            out = dropped
-            if "massive" in exclude:
-                out = out | batch.flatten(massive_rows(batch.resid(layer), batch.mask))
-            keep = ~out[:, None]
-            x, y = (batch.rows(layer).double() - chain.shift[0]) * keep, (outputs - chain.shift[1]) * keep
-            linear.accumulate(chain.first[0, 0], chain.second[0, 0], x)
-            chain.first[1, 0].add_(y.sum(0))
-            chain.cross[0, 0].addmm_(x.T, y)
-            chain.count[0].add_(keep.sum())
+        if len(batch):
+            chains = chains or _empty_chains(lens, batch)
+            _add(chains, lens, batch, exclude)
+        sums = {f"{i}/{f}": v for i, c in enumerate(chains) for f, v in c._asdict().items()}
+        keep.step(f"after {read} of {len(prompts)} prompts", partial(_pair, {"read": read}, sums))
     if not chains:
         raise ValueError("all prompts give NaN or infinite activations: load the model with dtype='float32'")
     if not int(chains[0].count):
@@ -151,6 +177,36 @@ def _closed_form(
         weight = linear.solve(pair, ridge=ridge).weight
         lens.weight[i] = (weight - eye).T.float().cpu()
         lens.bias[i] = (pair.mean_out - pair.mean_in @ weight).float().cpu()
+
+
+def _pair(notes: dict[str, Any], tensors: dict[str, torch.Tensor]) -> State:
+    return notes, tensors
+
+
+def _empty_chains(lens: TunedLens, batch: Batch) -> list[linear.Chain]:
+    """Return sums of nothing about the mean of the first rows seen."""
+    goal = batch.rows(batch.model.info.n_layers).double().mean(0)
+    starts = [torch.stack([batch.rows(layer).double().mean(0), goal]) for layer in lens.layers]
+    return [linear.empty(shift, 1, 1) for shift in starts]
+
+
+def _add(chains: list[linear.Chain], lens: TunedLens, batch: Batch, exclude: Sequence[str]) -> None:
+    """Add the rows of a batch to the sums of each layer and the last."""
+    last = batch.model.info.n_layers
+    outputs = batch.rows(last).double()
+    dropped = batch.row_special if "special" in exclude else torch.zeros_like(batch.row_special)
+    if "massive" in exclude:
+        dropped = dropped | batch.flatten(massive_rows(batch.resid(last), batch.mask))
+    for layer, chain in zip(lens.layers, chains, strict=True):
+        out = dropped
+        if "massive" in exclude:
+            out = out | batch.flatten(massive_rows(batch.resid(layer), batch.mask))
+        keep = ~out[:, None]
+        x, y = (batch.rows(layer).double() - chain.shift[0]) * keep, (outputs - chain.shift[1]) * keep
+        linear.accumulate(chain.first[0, 0], chain.second[0, 0], x)
+        chain.first[1, 0].add_(y.sum(0))
+        chain.cross[0, 0].addmm_(x.T, y)
+        chain.count[0].add_(keep.sum())
 
 
 def _finite(batch: Batch) -> Batch:
@@ -200,17 +256,34 @@ def _blend(lens: TunedLens, check: Batch) -> dict[str, dict[str, float]]:
 
 def _descend(
     lens: TunedLens, model: Model, prompts: Prompts, steps: int, lr: float, step_tokens: int,
-    rng: np.random.Generator, bar: tqdm,
-) -> None:  # fmt: skip
-    """Take gradient steps; every layer on its own, all on the same tokens."""
+    rng: np.random.Generator, bar: tqdm, keep: Fit, begin: State | None,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Take gradient steps, every layer on its own, all on the same tokens; return weight and bias of the start."""
     sites = resid([*lens.layers, model.info.n_layers])
-    params = [lens.weight, lens.bias]
-    optimizer = torch.optim.Adam(params, lr=lr, betas=(0.9, 0.999))
-    for p in params:
+    first = (lens.weight.clone(), lens.bias.clone())
+    done = 0
+    if begin is not None:
+        notes, kept = begin[0], {k: v.to(model.device) for k, v in begin[1].items()}
+        done, lens.history, rng.bit_generator.state = notes["done"], notes["history"], notes["rng"]
+        first = (kept["first/weight"], kept["first/bias"])
+        lens.weight, lens.bias = kept["weight"], kept["bias"]
+        bar.update(len(prompts) + done)
+    params = {"weight": lens.weight, "bias": lens.bias}
+    optimizer = torch.optim.Adam(params.values(), lr=lr, betas=(0.9, 0.999))
+    for name, p in params.items():
         p.grad = torch.zeros_like(p)
-    for step in range(steps):
+        if begin is not None:
+            mine = {k.rpartition("/")[2]: v for k, v in begin[1].items() if k.startswith(f"adam/{name}/")}
+            optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in mine.items()}
+
+    def state() -> State:
+        notes = {"done": done, "history": lens.history, "rng": rng.bit_generator.state}
+        adam = {f"adam/{name}/{k}": v for name, p in params.items() for k, v in optimizer.state[p].items()}
+        return notes, {**params, "first/weight": first[0], "first/bias": first[1], **adam}
+
+    while done < steps:
         for group in optimizer.param_groups:
-            group["lr"] = lr * (1 - step / steps)
+            group["lr"] = lr * (1 - done / steps)
         batch = _finite(capture(model, prompts, _some(prompts, step_tokens, rng), sites))
         if len(batch):
             final = _final(batch)
@@ -218,13 +291,16 @@ def _descend(
                 own = [lens.weight[i].clone().requires_grad_(), lens.bias[i].clone().requires_grad_()]
                 with torch.enable_grad():
                     slopes = torch.autograd.grad(_kl(lens, batch, final, i, *own), own)
-                for p, slope in zip(params, slopes, strict=True):
+                for p, slope in zip(params.values(), slopes, strict=True):
                     assert p.grad is not None
                     p.grad[i] = slope.nan_to_num()
             optimizer.step()
+        done += 1
         bar.update(1)
-    for p in params:
+        keep.step(f"after {done} of {steps} steps", state)
+    for p in params.values():
         p.grad = None
+    return first
 
 
 def _keep_better(lens: TunedLens, first: tuple[torch.Tensor, torch.Tensor], check: Batch) -> None:

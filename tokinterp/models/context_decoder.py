@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import nn
 from torch.nn import functional
 
-from ..files import write_tensors
+from ..fitted import check_shapes, digest_of, load_tensors, save_tensors
 from ..kernels.state import evaluating, seeded
 from .hooks import HookedLM
 
-FORMAT = "tokinterp context decoder 1"
+FORMAT = "tokinterp context decoder 2"
 
 
 class ContextDecoder(nn.Module):
@@ -61,12 +59,8 @@ class ContextDecoder(nn.Module):
 
     @property
     def digest(self) -> str:
-        """Hash of a sample of all numbers."""
-        h = hashlib.sha256(json.dumps(self.facts, sort_keys=True, default=str).encode())
-        for name, value in self.tensors().items():
-            flat = value.flatten()[:: max(1, value.numel() // 4096)]
-            h.update(name.encode() + flat.float().cpu().contiguous().numpy().tobytes())
-        return h.hexdigest()[:12]
+        """Hash of all numbers and facts."""
+        return digest_of(self.tensors(), self.facts)[:12]
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return what is kept in a file: every parameter once, and the mean state."""
@@ -93,20 +87,16 @@ class ContextDecoder(nn.Module):
         loss = functional.cross_entropy(logits.flatten(0, 1).float(), ids.flatten(), reduction="none")
         return loss.view_as(ids).masked_fill(~known, 0)
 
-    def save(self, path: str | Path, extra: dict[str, torch.Tensor] | None = None, notes: Any = None) -> Path:
-        """Write everything as one safetensors file, in one step.
+    def save(self, path: str | Path) -> Path:
+        """Write everything as one safetensors file with its digest, in one step.
 
-        Parameters
-        ----------
-        path : path
-            File to write.
-        extra : dict, optional
-            Further tensors (the state of training).
-        notes : optional
-            Anything JSON.
+        Raises
+        ------
+        ValueError
+            If there are NaN or infinite numbers.
         """
-        note = json.dumps({"format": FORMAT, "facts": self.facts, "notes": notes})
-        return write_tensors(path, {**self.tensors(), **(extra or {})}, {"tokinterp": note})
+        save_tensors(path, self.tensors(), FORMAT, self.facts)
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | Path, model: HookedLM) -> ContextDecoder:
@@ -114,11 +104,12 @@ class ContextDecoder(nn.Module):
 
         Raises
         ------
+        FileNotFoundError
+            If there is no file.
         ValueError
-            If the file holds something else, or is of another model.
+            If the file holds something else, is damaged (digest, shapes, NaN), or is of another model.
         """
-        found, tensors = read_decoder(path)
-        facts = found["facts"]
+        facts, tensors = load_tensors(Path(path).expanduser(), FORMAT, "decoder of ContextDecoder.save")
         if facts["weights"] != model.info.weights:
             raise ValueError(
                 f"{path} was fitted on {facts['model']} (weights {facts['weights']}), not on {model.info.id} "
@@ -126,20 +117,12 @@ class ContextDecoder(nn.Module):
             )
         with seeded(0):  # its first weights are drawn, and then those of the file are put in their place
             out = cls(model, facts, facts["hidden"])
+        check_shapes(tensors, {k: tuple(v.shape) for k, v in out.tensors().items()}, path)
         out.take(tensors)
         return out
 
-    def take(self, tensors: dict[str, torch.Tensor]) -> None:
+    def take(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Take up parameters and mean state."""
         with torch.no_grad():
             for name, value in self.tensors().items():
                 value.copy_(tensors[name])
-
-
-def read_decoder(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Return notes and tensors of a file of `ContextDecoder.save`."""
-    with safe_open(path, "pt") as file:
-        found = json.loads((file.metadata() or {}).get("tokinterp", "{}"))
-        if found.get("format") != FORMAT:
-            raise ValueError(f"{path} holds no decoder of ContextDecoder.save: {found.get('format', 'no format')!r}")
-        return found, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -1,0 +1,288 @@
+"""A fit under way: one owner, what is finished kept in ``STORE.partial``, stopped and taken up to the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+
+from . import dataset, files
+from .checkpoint import Facts, _lock, compare_facts, fingerprint, partial_folder
+from .fitted import Tensors, load_tensors, save_tensors
+from .loop import _interrupt_between_batches
+
+if TYPE_CHECKING:
+    from .models.base import Model
+    from .text.prompts import Prompts
+
+State = tuple[dict[str, Any], Mapping[str, torch.Tensor]]
+KIND = "tokinterp state of a fit 1"
+STATE = "state.safetensors"
+
+
+def fit_facts(model: Model, prompts: Prompts) -> Facts:
+    """Return what decides the numbers of every fit: model as it is at the start, and prompts."""
+    info = model.info
+    return {
+        "tokinterp": ".".join(json.loads(dataset.versions()).get("tokinterp", "0").split(".")[:2]),
+        "model": info.id, "weights": info.weights, "tokenizer": info.tokenizer, "dtype": info.dtype,
+        "backend": info.backend, "device": info.device.split(":")[0], "prompts": prompts.hash,
+    }  # fmt: skip
+
+
+def local_path(path: str | Path, name: str = "store") -> Path:
+    """Return where something is to be written: ``~`` expanded, and checked before an expensive run.
+
+    Raises
+    ------
+    ValueError
+        For a URL.
+    OSError
+        If the nearest folder that exists is a file or cannot be written.
+
+    Examples
+    --------
+    >>> local_path("s3://bucket/probes")
+    Traceback (most recent call last):
+    ValueError: store='s3://bucket/probes' is a URL: ...
+    """
+    text = os.fspath(path)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
+        raise ValueError(f"{name}={text!r} is a URL: give a folder of this machine, and copy the result from there")
+    found = Path(text).expanduser()
+    if not found.name:
+        raise ValueError(f"{name}={text!r} names no file or folder: give for example {name}='fits/probes'")
+    above = next(p for p in found.absolute().parents if p.exists())
+    if not above.is_dir():
+        raise NotADirectoryError(f"{name}={text!r}: {above} is a file, not a folder; choose another place")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"{name}={text!r}: the folder {above} cannot be written; choose another place")
+    return found
+
+
+class Fit:
+    """Keeps a fit that may be stopped at any moment; a context manager.
+
+    In ``STORE.partial`` lie ``run.json`` (the facts), ``state.safetensors`` (the last whole step) and what the fit
+    itself has finished.  Every file names the facts it belongs to, so that no other fit takes it up.  Without a store
+    nothing is kept, and Ctrl-C still ends with a whole step.
+
+    Parameters
+    ----------
+    store : path or None
+        Where the finished result will be.
+    facts : dict
+        All that decides its numbers.
+    every : float
+        Seconds between two saved states, at least ten times as long as saving takes; 0 saves every step.
+    name : str
+        What the argument is called, for messages.
+
+    Attributes
+    ----------
+    finished : bool
+        Whether the result is there.
+    partial : pathlib.Path
+        Folder of what is kept meanwhile.
+    mark : str
+        Hash of the facts.
+
+    Raises
+    ------
+    ValueError
+        If the folder belongs to another fit (names what differs), or does not say to which.
+    RuntimeError
+        If another process is writing it.
+    """
+
+    def __init__(self, store: str | Path | None, facts: Facts, every: float = 60.0, name: str = "store") -> None:
+        if not every >= 0:
+            raise ValueError(f"checkpoint_every={every}: give seconds, 0 or more")
+        self.facts, self.every, self.name = facts, every, name
+        self.mark = fingerprint(facts)
+        self.path = None if store is None else local_path(store, name)
+        self.partial = Path() if self.path is None else partial_folder(self.path)
+        self._lock: int | None = None
+        self._saved, self._pause = time.monotonic(), 0.0
+        self._kept = False
+        self._open = ExitStack()
+        self.finished = self.path is not None and self.path.exists()
+
+    def __enter__(self) -> Self:
+        if self.path is not None and not self.finished:
+            try:
+                self._take(self.path)
+            except BaseException as error:
+                if self._lock is not None and not (self.partial / "run.json").exists():
+                    self._discard_empty()
+                self._let_go()
+                if not isinstance(error, OSError):
+                    raise
+                reason = error.strerror or error
+                raise OSError(error.errno, f"cannot write the {self.name} {self.path}: {reason}") from error
+        self._stop = self._open.enter_context(_interrupt_between_batches())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+        if self.path is not None and not self.finished:
+            self._discard_empty()
+        self._let_go()
+
+    def _take(self, path: Path) -> None:
+        run = self.partial / "run.json"
+        self.partial.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self.partial / "lock", path)
+        if path.exists():  # another process finished it while this one waited
+            self.finished = True
+            self._clear()
+            return
+        clear_litter(path)
+        if run.is_file():
+            compare_facts(_read_facts(run), self.facts, self.partial)
+            self._kept = any(self.partial.glob("*.safetensors"))
+        elif found := [p.name for p in self.partial.iterdir() if p.name != "lock" and not p.name.startswith(".")]:
+            self._kept = True
+            raise ValueError(
+                f"{self.partial} has {', '.join(sorted(found)[:3])} but no run.json, so nothing says which fit it "
+                "belongs to: delete that folder, or choose another place"
+            )
+        else:
+            files.write_text(run, json.dumps(self.facts, sort_keys=True, indent=1))
+
+    # -- while it goes on -------------------------------------------------------------------------------------
+    def state(self) -> State | None:
+        """Return notes and tensors of the last whole step that was kept, or None."""
+        file = self.partial / STATE
+        if self.path is None or not file.is_file():
+            return None
+        facts, tensors = self.load_part(STATE)
+        return facts["notes"], tensors
+
+    def step(self, said: str, state: Callable[[], State] | None = None) -> None:
+        """Note that a step is whole: save the state when it is time, and stop if Ctrl-C was pressed.
+
+        Parameters
+        ----------
+        said : str
+            How far the fit has come: ``"after 3 of 60 steps"``.
+        state : callable, optional
+            Returns notes (JSON types) and tensors from which the fit goes on; nothing is saved without.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            After Ctrl-C, with everything kept.
+        """
+        stop = self._stop()
+        due = self.path is not None and time.monotonic() - self._saved >= max(self.every, self._pause)
+        if state is not None and self.path is not None and (due or stop):
+            self.save(state)
+        if stop:
+            how = f"give {self.name}= to be able to go on" if self.path is None else "the same call goes on from there"
+            raise KeyboardInterrupt(f"stopped {said}; {how}")
+
+    def save(self, state: Callable[[], State]) -> None:
+        """Keep a whole step now."""
+        began = time.monotonic()
+        notes, tensors = state()
+        self.save_part(STATE, tensors, {"notes": notes}, finite=False)
+        self._saved = time.monotonic()
+        self._pause = 10 * (self._saved - began) if self.every else 0.0  # large states: at most a tenth of the time
+
+    def save_part(
+        self, name: str, tensors: Mapping[str, torch.Tensor], facts: Facts, kind: str = KIND, *, finite: bool = True
+    ) -> str:
+        """Keep tensors in a file of the folder, which names this fit; return their digest."""
+        digest = save_tensors(self.partial / name, tensors, kind, {**facts, "fit": self.mark}, finite=finite)
+        self._kept = True
+        return digest
+
+    def load_part(self, name: str, kind: str = KIND) -> tuple[Facts, Tensors]:
+        """Return what `save_part` kept.
+
+        Raises
+        ------
+        ValueError
+            If it is damaged or of another fit.
+        """
+        file = self.partial / name
+        facts, tensors = load_tensors(file, kind, "part of a fit", finite=False)
+        if facts.get("fit") != self.mark:
+            raise ValueError(f"{file} belongs to another fit: delete {self.partial}, or choose another place")
+        return facts, tensors
+
+    # -- at the end -------------------------------------------------------------------------------------------
+    def belongs(self, facts: Facts) -> None:
+        """Refuse a finished result of other facts, and clear up what its own fit may have left behind."""
+        assert self.path is not None
+        compare_facts(facts, self.facts, self.path)
+        with suppress(OSError, ValueError):
+            compare_facts(_read_facts(self.partial / "run.json"), self.facts, self.partial)
+            self._clear()
+
+    def done(self) -> None:
+        """The result is at its place: clear up."""
+        self.finished = True
+        self._clear()
+
+    def rename(self) -> None:
+        """Let the folder itself become the result."""
+        assert self.path is not None
+        (self.partial / STATE).unlink(missing_ok=True)
+        os.replace(self.partial, self.path)
+        self._let_go()
+        files.sync_folder(self.path.parent)
+        self.finished = True
+        for name in ("run.json", "lock"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def _clear(self) -> None:
+        remove_folder(self.partial)
+        self._let_go()
+        assert self.path is not None
+        clear_litter(self.path)
+
+    def _discard_empty(self) -> None:
+        """Delete the folder if nothing has been kept in it, so that a failed start leaves no trace."""
+        if self._lock is not None and not self._kept:
+            self._clear()
+
+    def _let_go(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder: renamed first, so that a kill on the way leaves nothing under its name."""
+    gone = folder.with_name(f".{folder.name}.gone-{secrets.token_hex(8)}")
+    with suppress(FileNotFoundError):
+        os.replace(folder, gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def clear_litter(path: Path) -> None:
+    """Delete what kills left beside a place: folders renamed away, files half written."""
+    name = re.escape(path.name)
+    litter = re.compile(rf"\.{name}(\.partial)?\.gone-[0-9a-f]{{16}}|\.{name}\.writing-[0-9a-f]{{16}}")
+    with suppress(OSError):
+        for file in path.parent.iterdir():
+            if litter.fullmatch(file.name):
+                shutil.rmtree(file, ignore_errors=True) if file.is_dir() else file.unlink(missing_ok=True)
+
+
+def _read_facts(file: Path) -> Facts:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}): delete {file.parent}, and fit again") from error
