@@ -11,10 +11,10 @@ demo: .venv/.base  ## The main job on the bundled model: report and figures in r
 	$(BIN)/tokinterp demo --out runs/demo
 
 test: .venv/.dev  ## The whole suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: .venv/.dev  ## Without notebooks, experiments, kills, doctests and other slow tests: for the inner loop
-	$(BIN)/python -m pytest tests -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests -m "not slow"
 
 test-core: .venv/.dev  ## The wheel with its core dependencies in an empty environment: demo and core tests
 	rm -rf dist .venv-core && $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

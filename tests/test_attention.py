@@ -186,6 +186,7 @@ def test_sinks_agree_with_eager_attention(bundled):
     np.testing.assert_array_equal(ds["sink_rate"].isel(block=2), (seen > 0.3).numpy())
 
 
+@pytest.mark.slow
 def test_patterns_are_let_go_block_by_block(bundled):
     """On 1,024 tokens never more than two blocks' patterns are alive, and no site is kept for update()."""
     words = " ".join(t.text for t in ti.bundled_texts()[:6])

@@ -12,6 +12,8 @@ import torch
 
 from experiments import bundled_data, bundled_evaluation, bundled_forward, bundled_model_checks, train_bundled_model
 
+pytestmark = pytest.mark.slow
+
 TINY = replace(
     train_bundled_model.PRESETS["cpu"],
     blocks=2,

@@ -79,6 +79,7 @@ def test_windows_and_bundled_texts(call, tiny_folder, tmp_path):
     assert "no BOS" in err
 
 
+@pytest.mark.slow
 def test_report_plot_and_show_read_a_store(call, stored, tmp_path):
     code, _, err = call("report", stored, "-o", tmp_path / "page.html", "--title", "All about tokens")
     assert code == 0, err
@@ -188,6 +189,7 @@ def test_ctrl_c_exits_with_130_and_the_hint(call, tiny_folder, texts, tmp_path, 
     assert not store.exists()
 
 
+@pytest.mark.slow
 def test_demo_ends_in_a_report_figures_and_a_store(call, tiny_folder, tmp_path, monkeypatch):
     model = ti.load_model(tiny_folder, device="cpu")
     prompts = ti.Prompts.from_texts([t * 2 for t in TEXTS], model, max_tokens=256)

@@ -133,6 +133,7 @@ def test_a_store_that_is_noted_in_is_not_changed_otherwise(folder):
     assert not (folder / "nothing.zarr").exists()
 
 
+@pytest.mark.slow
 def test_report_and_plot_show_erasure(call, folder, tmp_path):
     code, _, err = call("report", folder / "run.zarr", "-o", tmp_path / "page.html")
     assert code == 0, err

@@ -13,6 +13,8 @@ from figures.erasure import draw
 from tokinterp.measurements.replicates import seed_agreement
 from tokinterp.text import shuffle_blocks
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model(tiny_folder):

@@ -14,6 +14,8 @@ import tokinterp as ti
 from experiments import first_look
 from figures.__main__ import NAMES, redraw
 
+pytestmark = pytest.mark.slow
+
 TEXTS = [t.text for t in ti.bundled_texts("story")[:4]]
 
 

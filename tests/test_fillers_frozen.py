@@ -13,6 +13,8 @@ from tokinterp import plots
 from tokinterp.cli import main
 from tokinterp.fillers.frozen import read_items
 
+pytestmark = pytest.mark.slow
+
 MISSING = {"insertion_tests", "massive_effects"}  # tables, nothing to draw over depth
 
 

@@ -189,6 +189,7 @@ def test_dots_are_measured_alone(lm):
     assert (run["spectrum"]["n"].sel(subset="regular") == 5 * TASK.n_fillers).all()
 
 
+@pytest.mark.slow
 def test_experiment_and_figure(tmp_path):
     tree = dot_by_dot.run(small=True, device="cpu", progress=False, out=tmp_path / "a.zarr", folder=tmp_path / "nets")
     xr.testing.assert_equal(
@@ -209,6 +210,7 @@ def test_experiment_and_figure(tmp_path):
     assert ratio == pytest.approx((4.3 + 4.3 * 69 / 75) / 2 / 0.63, rel=0.03)
 
 
+@pytest.mark.slow
 def test_command_line_trains_probes_and_says_what_is_wrong(tmp_path, capsys):
     def call(*arguments):
         with pytest.raises(SystemExit) as end:

@@ -27,6 +27,7 @@ def quick(task=TASK, mixture=None, steps=6, **options):
     return train(task, mixture, schedule=schedule, **options)
 
 
+@pytest.mark.slow
 def test_a_small_network_beats_the_majority_in_seconds():
     task = Task(n=3, d=1, m=3)
     schedule = Schedule(steps=100, batch=32, rate=3e-3, evaluations=2)
@@ -104,6 +105,7 @@ def test_result_follows_the_conventions(tmp_path):
     assert names == ["learning", "strata"]
 
 
+@pytest.mark.slow
 def test_match2_is_learned_with_its_own_loss():
     task = Task("match2", n=4, d=1, m=3)
     schedule = Schedule(steps=60, batch=32, rate=3e-3, evaluations=2)

@@ -24,6 +24,7 @@ def python(code):
     return out.stdout.split()
 
 
+@pytest.mark.slow
 def test_import_brings_in_no_optional_library_and_changes_nothing_global():
     loaded = python(
         """

@@ -252,6 +252,7 @@ def test_planted_words_are_told_from_nonwords_at_their_layer(bundled):
     assert float(again["accuracy"][0, 0]) == float(last.sel(layer=FOUND))
 
 
+@pytest.mark.slow
 def test_an_untrained_network_cannot_tell_words(bundled):
     texts = [t.text for t in ti.bundled_texts("article")]
     lexicon = Lexicon.of(ti.Prompts.from_texts(texts, bundled, max_tokens=1024, on_long="window"))
@@ -362,6 +363,7 @@ def results(tmp_path_factory):
     return tree
 
 
+@pytest.mark.slow
 def test_the_experiment_gives_every_group_of_both_models(results):
     assert set(results.children) == {"trained", "untrained"}
     for name in ("trained", "untrained"):
@@ -376,6 +378,7 @@ def test_the_experiment_gives_every_group_of_both_models(results):
     assert short["trained"]["retrieval"][name]["never"] == pytest.approx(never, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_figure_and_its_parts(results, tmp_path):
     fig = picture.draw(results)
     assert isinstance(fig, Figure)

@@ -26,6 +26,7 @@ def of(ds, name):
     return ds["kl"].sel(intervention=name)
 
 
+@pytest.mark.slow
 def test_every_intervention_has_its_row(found, bundled):
     ti.check(found)
     names = found["intervention"].values.tolist()
@@ -138,6 +139,7 @@ def test_unseen_keys_and_late_rows_do_not_matter(bundled):
     assert torch.equal(again.log_probs, ask(bundled, batch, [cut]).log_probs)
 
 
+@pytest.mark.slow
 def test_batches_do_not_matter(bundled):
     names = ("knock-out", "mean ablation", "resample ablation", "transplant", "places closed")
     one, many = (intervene(bundled, QUESTIONS[:8], n_fillers=6, interventions=names, batch_tokens=n) for n in (1, 4096))
@@ -153,6 +155,7 @@ def test_unknown_interventions_and_positions_that_are_not_read():
 
 
 # -- verdict --------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_verdict_of_a_model_that_does_not_use_fillers(bundled):
     ds = verdict(bundled, QUESTIONS, n_fillers=6, n_boot=200)
     ti.check(ds)

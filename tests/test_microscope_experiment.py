@@ -18,6 +18,8 @@ from tokinterp import plots
 from tokinterp.measurements import tuned_lens_fit
 from tokinterp.text import shuffle_blocks
 
+pytestmark = pytest.mark.slow
+
 TEXTS = [t.text for t in ti.bundled_texts("story")[:9]]
 ITEMS = [ti.Item("The Nile is a", ("river", "mountain"), 0), ti.Item("A dog, they say, is an", ("animal", "tree"), 0)]
 

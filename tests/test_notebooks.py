@@ -7,6 +7,8 @@ import pytest
 
 from notebooks.__main__ import FOLDER, execute
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 OWN = {"fillers": "MODEL, N_ITEMS, N_FILLERS = None, 12, 4"}  # needs a tokenizer with whole words
 SMALL = "N_TEXTS, MAX_TOKENS, SCALES = 3, 96, (2, 4)"

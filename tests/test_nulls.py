@@ -44,6 +44,7 @@ def test_the_controls_differ_from_the_text(run):
         assert abs(float(cosine.sel(null=null, layer=3) - cosine.sel(null="none", layer=3))) > 1e-3
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed(run, tmp_path, monkeypatch):
     import tokinterp.nulls as nulls
 
@@ -73,6 +74,7 @@ def test_stopped_and_resumed(run, tmp_path, monkeypatch):
         ti.measure_nulls(tiny(), some_prompts([22, 30, 17]), asked(), NULLS[:2], store=path, progress=False)
 
 
+@pytest.mark.slow
 def test_replicates_are_other_draws(tmp_path):
     prompts = some_prompts([22, 30])
     found = ti.measure_nulls(

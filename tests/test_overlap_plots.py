@@ -53,6 +53,7 @@ def test_overviews_are_legible(run, correlation, name):
         assert_legible(fig)
 
 
+@pytest.mark.slow
 def test_overviews_of_nulls_are_legible():
     chosen = {k: v for k, v in asked().items() if k != "lens"}
     nulls = ti.measure_nulls(

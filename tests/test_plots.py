@@ -1,7 +1,6 @@
 """Figures show the numbers of the dataset, say what they are, and stay legible at the width of a column."""
 
 import ast
-import sys
 from pathlib import Path
 
 import matplotlib as mpl
@@ -285,11 +284,3 @@ def test_plots_never_import_torch():
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not [n for n in names if n.split(".")[0] == "torch"], file.name
-
-
-def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
-    for name in [n for n in sys.modules if n.startswith("tokinterp.plots")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"pip install 'tokinterp\[plots\]'"):
-        __import__("tokinterp.plots")

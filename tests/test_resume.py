@@ -40,6 +40,7 @@ def children(pytestconfig, tmp_path_factory):
     return folder, json.loads(out.stdout.strip().splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_kill_at_ten_random_moments_changes_no_bit(children):
     folder, report = children[0], children[1]["kills"]
     assert [status for _, _, status in report["landed"]] == [-signal.SIGKILL] * 12

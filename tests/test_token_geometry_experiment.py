@@ -16,6 +16,8 @@ from experiments.last_normed import LastNormed
 from experiments.token_geometry_summary import sentences, summarise, write
 from figures import token_geometry as figure
 
+pytestmark = pytest.mark.slow
+
 TEXTS = [t.text for t in ti.bundled_texts()][:12]
 NULLS = ["none", "shuffle:5", "random_ids", "untrained"]
 SETTINGS = {"controls": NULLS[1:], "scales": (2, 4, 8), "k": (1, 5), "n_tokens": 100, "limit": 10, "progress": False}
