@@ -112,13 +112,14 @@ def test_own_keys_and_values_change_nothing_and_others_do(family):
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "neox", "opt", "qwen3"])
 def test_pattern_times_value_written_is_what_attention_returns(family):
     model = tiny(family)
-    assert model.parts.offers == {"key", "value"}
-    assert model.parts.output in ("o_proj", "c_proj", "dense", "out_proj")
+    assert {"query", "key", "value"} <= model.offers
+    assert model.attention.output in ("o_proj", "c_proj", "dense", "out_proj")
     block = model._blocks[1]
     attn = getattr(block, model.modules.attn)
     got = model.run(some_ids(T), [S("value", 1)])[S("value", 1)]
     norm = model.written_norm(1, got)
-    heads, out = model.parts.heads(got), getattr(attn, model.parts.output)
+    shape, out = model.attention.shapes[1], getattr(attn, model.attention.output)
+    heads = got.unflatten(2, (shape.n_values, shape.d_value)).transpose(1, 2).repeat_interleave(4 // shape.n_values, 1)
     zero = out(torch.zeros(1, heads.shape[1] * heads.shape[3]))
     for h in range(4):
         alone = torch.zeros_like(heads)
@@ -127,15 +128,31 @@ def test_pattern_times_value_written_is_what_attention_returns(family):
         torch.testing.assert_close(norm[:, h], wrote.norm(dim=-1).detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_hooks_of_keys_are_gone_after_an_error():
-    from tokinterp.models import attention
+def test_nothing_is_left_of_a_pass_that_failed_or_of_one_inside_it():
+    """Attention is put in sight by copies of the config: of this pass, this model only."""
+    lm = tiny_lm("llama")
+    model = ti.wrap(lm, id="outer")
+    other = tiny_lm("llama", seed=1)
+    for m in other.modules():
+        if "config" in m.__dict__:
+            m.config = lm.config
+    other = ti.wrap(other, id="same config, other weights")
+    sites = [S("key", 1), S("pattern", 1), LAST]
+    plain, others, settings = model.run(some_ids(T), sites), other.run(some_ids(T), sites), dict(vars(lm.config))
 
-    model = tiny("llama")
-    before = model.lm.config._attn_implementation
-    with pytest.raises(RuntimeError):
+    def look(site, value):
+        inside = other.run(some_ids(T), [LAST])[LAST]
+        assert torch.equal(inside, others[LAST])
+        assert torch.equal(value, plain[site])
+        if site == LAST:
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        model.run(some_ids(T), sites, consume=look)
+    assert vars(lm.config) == settings
+    assert all(m.config is lm.config for m in lm.modules() if "config" in m.__dict__)
+    with pytest.raises(ValueError, match=r"replace at key 1: the value has shape \(5,\), .* width 16"):
         model.run(some_ids(T), [LAST], edits=[E.replace(S("key", 1), torch.zeros(5))])
-    assert model.lm.config._attn_implementation == before
-    assert not attention._changes
 
 
 # -- measurements ---------------------------------------------------------------------------------------------

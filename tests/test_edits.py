@@ -333,7 +333,7 @@ RESID = S("resid", 1)
         (lambda: E.zero(S("resid", 4)), r"layer 4: tiny-llama has layers 0 to 3"),
         (lambda: E.zero(S("mlp_out", 3)), r"block 3: tiny-llama has blocks 0 to 2"),
         (lambda: E.zero(S("pattern", 1)), r"use knock_out"),
-        (lambda: E.replace(RESID, torch.zeros(31)), r"value has shape \(31,\), but the stream has width 32"),
+        (lambda: E.replace(RESID, torch.zeros(31)), r"value has shape \(31,\), but the site has width 32"),
         (lambda: E.add(RESID, torch.zeros(4, 32)), r"value has shape \(4, 32\).*up to 9 positions"),
         (lambda: E.add(RESID, torch.tensor(1.0)), r"value has shape \(\)"),
         (lambda: E.SiteEdit(RESID, "replace"), r"replace at resid 1 needs a value"),

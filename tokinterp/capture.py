@@ -23,16 +23,18 @@ SITES = {
     "attn_out": "what attention adds to the stream",
     "mlp_out": "what the MLP adds to the stream",
     "pattern": "attention weights (head, query, key) after the softmax",
-    "key": "keys of all heads side by side, as attention uses them (rotated)",
-    "value": "values of all heads side by side",
+    "query": "queries of all heads side by side, as attention uses them (rotated, before scaling)",
+    "key": "keys of all heads side by side, as attention uses them (rotated); fewer heads with grouped queries",
+    "value": "values of all heads side by side, as many heads as keys",
 }
-INNER = ("key", "value")
-"""Sites inside attention, offered where transformers' attention functions are used; verified when first asked for."""
+INNER = ("query", "key", "value")
+"""Sites inside attention, offered where transformers' attention functions are used."""
 _LENS_NAMES = {
     "resid_mid": "hook_resid_mid",
     "attn_out": "hook_attn_out",
     "mlp_out": "hook_mlp_out",
     "pattern": "attn.hook_pattern",
+    "query": "attn.hook_rot_q",
     "key": "attn.hook_rot_k",
     "value": "attn.hook_v",
 }
@@ -45,7 +47,8 @@ class Site:
     Attributes
     ----------
     name : str
-        ``resid`` at a layer; ``resid_mid``, ``attn_out``, ``mlp_out``, ``pattern``, ``key`` or ``value`` at a block.
+        ``resid`` at a layer; ``resid_mid``, ``attn_out``, ``mlp_out``, ``pattern``, ``query``, ``key`` or ``value`` at
+        a block.
     at : int
         The layer (blocks applied, 0..n_layers) for ``resid``, else the block (0..n_layers-1): what happens
         between layer ``at`` and layer ``at + 1``.
@@ -101,7 +104,8 @@ class Site:
         """How far the pass must go: block needed, then place inside it (block -1: the input of block 0)."""
         if self.name == "resid":
             return (self.at - 1, 9)
-        return (self.at, {"key": -1, "value": -1, "pattern": 0, "attn_out": 1, "resid_mid": 1, "mlp_out": 2}[self.name])
+        inside = {**dict.fromkeys(INNER, -1), "pattern": 0, "attn_out": 1, "resid_mid": 1, "mlp_out": 2}
+        return (self.at, inside[self.name])
 
     def check(self, info: ModelInfo) -> None:
         """Raise ValueError if the model has no such layer or block."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .capture import INNER, Site
+from .capture import Site
 from .describe import describe
 
 Positions = int | slice | Sequence[int] | torch.Tensor | Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None
@@ -52,18 +52,19 @@ class SiteEdit:
         if self.op in ("replace", "add") and self.value is None:
             raise ValueError(f"{self.op} at {self.site.name} {self.site.at} needs a value")
 
-    def check(self, width: int, d_model: int, prompts: int | None = None) -> None:
-        """Raise ValueError if the value does not fit prompts of so many positions (any number of prompts if None)."""
+    def check(self, width: int, d_site: int | None, prompts: int | None = None) -> None:
+        """Raise ValueError if the value does not fit prompts of so many positions, or a site of known width."""
         if self.value is None:
             return
         shape = tuple(self.value.shape)
-        fits = 1 <= len(shape) <= 3 and (shape[-1] == d_model or self.site.name in INNER)
+        d_site = shape[-1] if d_site is None and shape else d_site
+        fits = 1 <= len(shape) <= 3 and shape[-1] == d_site
         fits &= len(shape) < 2 or shape[-2] in (1, width)
         fits &= len(shape) < 3 or shape[0] in (1, prompts)
         if not fits:
             raise ValueError(
-                f"{self.op} at {self.site.name} {self.site.at}: the value has shape {shape}, but the stream has width "
-                f"{d_model} and the prompts up to {width} positions: give (d_model,) or (position, d_model)"
+                f"{self.op} at {self.site.name} {self.site.at}: the value has shape {shape}, but the site has width "
+                f"{d_site} and the prompts up to {width} positions: give ({d_site},) or (position, {d_site})"
             )
 
     def fit(self, width: int, longest: int) -> SiteEdit:

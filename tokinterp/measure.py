@@ -15,6 +15,7 @@ import torch
 import xarray as xr
 
 from . import dataset
+from .capture import INNER
 from .checkpoint import Checkpoint, Facts, compare_facts, fingerprint, partial_folder, remove_partial
 from .edits import Edit, KnockOut, SiteEdit
 from .kernels.state import neutral
@@ -188,7 +189,7 @@ def _check_edits(model: Model, prompts: Prompts, edits: Sequence[Edit]) -> None:
                     "a function of (ids, mask)"
                 )
         if isinstance(e, SiteEdit):
-            e.check(longest, model.info.d_model)
+            e.check(longest, None if e.site.name in INNER else model.info.d_model)
         e.fit(longest, longest)
     model.check((), edits)
 

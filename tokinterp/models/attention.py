@@ -1,38 +1,126 @@
-"""Inside attention: keys and values, seen and changed where transformers hands them to its attention function."""
+"""Inside attention: what every head asks, holds and weighs, seen and changed where transformers computes it."""
 
 from __future__ import annotations
 
+import copy
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from ..capture import INNER, Site
-from .modules import submodule
+from ..describe import numbered
+from ..edits import KnockOut
+from ..kernels.state import passing
+from .modules import ATTENTION, submodule
 
 if TYPE_CHECKING:
     from .hooks import HookedLM
 
-NAME = "tokinterp"
 OUTPUTS = ("o_proj", "out_proj", "c_proj", "dense", "wo")
-Change = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-_changes: dict[int, Change] = {}
+WINDOWS = ("sliding_window", "window_size", "attention_chunk_size", "local_attention_window")
+OWN = ("eager", "sdpa")  # implementations that are run as they are; the others give way to eager
+_WATCH = "_tokinterp_watch"
+Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Change = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Heads]
+Show = Callable[[torch.Tensor, Heads | None, torch.Tensor], None]
+
+
+@dataclass
+class Look:
+    """What one pass wants of the attention of one block.
+
+    Attributes
+    ----------
+    block : int
+        Its number.
+    change : callable, optional
+        Sees, and puts others in the place of, queries, keys and values (prompt, head, position, d_head).
+    show : callable, optional
+        Sees (weights, (queries, keys, values), what attention mixed of the values).
+    cut : torch.Tensor, optional
+        (prompt, 1 or head, query, key) bool, edges to remove.
+    """
+
+    block: int
+    change: Change | None = None
+    show: Show | None = None
+    cut: torch.Tensor | None = None
+
+
+@dataclass
+class Watch:
+    """One pass with attention in sight.
+
+    Attributes
+    ----------
+    own : str
+        Implementation that the model runs with.
+    mask : torch.Tensor
+        (prompt, position) bool, true on real tokens.
+    places : torch.Tensor or None
+        (prompt, position) place of each token where that is not 0, 1, 2, ...: windows count by it.
+    looks : dict
+        id of an attention module -> what is wanted of it.
+    """
+
+    own: str
+    mask: torch.Tensor
+    places: torch.Tensor | None = None
+    looks: dict[int, Look] = field(default_factory=dict)
 
 
 def _attend(
-    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, *args: Any, **kwargs: Any
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Any,
+    *args: Any,
+    **kwargs: Any,
 ) -> Any:
-    """Eager attention of the model's own family, with keys and values shown to whoever asked."""
-    change = _changes.get(id(module))
-    if change is not None:
-        key, value = change(key, value)
-    return _eager_forward(module)(module, query, key, value, mask, *args, **kwargs)
+    """Attention as the model computes it; weights that it does not give are computed beside it.
+
+    What other measurements see of the pass so does not depend on whether one of them looks at attention.
+    """
+    watch: Watch = getattr(module.config, _WATCH)
+    mask = attention_mask
+    look = watch.looks.get(id(module))
+    own = _forward(module, watch.own)
+    if look is not None and look.change is not None:
+        query, key, value = look.change(query, key, value)
+    causal = kwargs.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    causal = watch.own != "eager" and mask is None and causal and query.shape[2] > 1
+    if watch.places is not None:
+        mask = _windowed(mask, query, key, causal, watch, kwargs.get("sliding_window"), module)
+    if look is not None and look.cut is not None:
+        mask = _closed(mask, look.cut, query, key, causal, watch.mask, look.block)
+    if watch.own == "eager":
+        mask = _additive(mask, query.dtype)
+    out = own(module, query, key, value, mask, *args, **kwargs)
+    if look is not None and look.show is not None:
+        weights = out[1]
+        if weights is None:
+            open_to = _open(mask, query, key, causal) if causal else mask
+            weights = _eager(module)(module, query, key, value, _additive(open_to, query.dtype), *args, **kwargs)[1]
+        look.show(weights, (query, key, value), out[0])
+    return out
 
 
-def _eager_forward(module: nn.Module) -> Callable[..., Any]:
+def _forward(module: nn.Module, own: str) -> Callable[..., Any]:
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    return _eager(module) if own == "eager" else ALL_ATTENTION_FUNCTIONS[own]
+
+
+def _eager(module: nn.Module) -> Callable[..., Any]:
+    """Return the eager attention of the module's own family."""
     for kind in type(module).__mro__:
         found = getattr(sys.modules.get(kind.__module__), "eager_attention_forward", None)
         if found is not None:
@@ -40,40 +128,118 @@ def _eager_forward(module: nn.Module) -> Callable[..., Any]:
     raise ValueError(f"{type(module).__name__} has no eager attention function of its own")
 
 
-def register() -> str:
-    """Make the attention function known to transformers (once) and return its name."""
+def _open(mask: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor, causal: bool) -> torch.Tensor:
+    """Return a bool mask (prompt, 1 or head, query, key), true where attention may look."""
+    if mask is None:
+        whole = torch.ones(1, 1, query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
+        return whole.tril() if causal else whole
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+
+
+def _additive(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """Return the mask as eager attention adds it."""
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+
+
+def _closed(
+    mask: torch.Tensor | None, cut: torch.Tensor, query: torch.Tensor, key: torch.Tensor, causal: bool,
+    real: torch.Tensor, block: int,
+) -> torch.Tensor:  # fmt: skip
+    """Return the mask without the edges of ``cut``."""
+    old = _open(None, query, key, causal) if mask is None else mask
+    cut = cut.to(old.device)
+    if old.dtype == torch.bool:
+        new = old & ~cut
+    else:
+        new = old.expand(torch.broadcast_shapes(old.shape, cut.shape)).masked_fill(cut, torch.finfo(old.dtype).min)
+    check_sight(_open(new, query, key, causal), real, block)
+    return new
+
+
+def check_sight(open_to: torch.Tensor, real: torch.Tensor, block: int) -> None:
+    """Refuse a mask (prompt, head, query, key) that leaves a real position nothing to attend to."""
+    blind = ~open_to.any(-1) & real.to(open_to.device)[:, None, :]
+    if bool(blind.any()):
+        prompt, _, query = (int(v) for v in blind.nonzero()[0])
+        raise ValueError(
+            f"knock_out leaves position {query} of prompt {prompt} of the batch nothing to attend to in block {block}; "
+            "leave it at least itself or BOS"
+        )
+
+
+def _windowed(
+    mask: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor, causal: bool, watch: Watch, width: int | None,
+    module: nn.Module,
+) -> torch.Tensor | None:  # fmt: skip
+    """Return the mask with its sliding window counted by ``position_ids``, so that hidden tokens do not fill it."""
+    assert watch.places is not None
+    places, real = watch.places.to(query.device), watch.mask.to(query.device)
+    n = torch.arange(query.shape[2], dtype=torch.int64, device=query.device)
+    before = (n[:, None] >= n) & real[:, None, :] & real[:, :, None]
+    back = n[:, None] - n
+    here = _open(mask, query, key, causal)
+    shut = before[:, None] & ~here
+    if bool(shut.any()):
+        seen = int(torch.where(before[:, None] & here, back, 0).max()) + 1
+        if not torch.equal(before[:, None] & here, (before & (back < seen))[:, None].expand_as(here)):
+            raise ValueError(
+                f"attention of {type(module).__name__} looks at chunks, or otherwise closes earlier positions of these "
+                "prompts: position_ids cannot be given; use shorter prompts, or delete tokens instead of hiding them"
+            )
+        width = seen
+    chunk = getattr(module.config, "attention_chunk_size", None)
+    if chunk and (int(places.max()) >= chunk or len(n) > chunk):
+        raise ValueError(
+            f"attention of {type(module).__name__} looks at chunks of {chunk} tokens: position_ids cannot be given for "
+            "prompts that reach over one; use shorter prompts, or delete tokens instead of hiding them"
+        )
+    if width is None:
+        return mask
+    far = places[:, :, None] - places[:, None, :]
+    return ((n[:, None] >= n) & (far < width))[:, None]
+
+
+@contextmanager
+def watching(lm: nn.Module, watch: Watch) -> Iterator[None]:
+    """Run with attention in sight of ``watch``.
+
+    Each module reads a copy of its config for the time of the pass, so that another model of the same config, or one
+    that runs inside this pass, sees nothing of it.
+    """
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import eager_mask
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-    AttentionInterface.register(NAME, _attend)
-    AttentionMaskInterface.register(NAME, eager_mask)
-    return NAME
+    name = f"tokinterp_{watch.own}"
+    AttentionInterface.register(name, _attend)
+    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[watch.own])
+    with configured(lm, name, watch):
+        yield
 
 
 @contextmanager
-def changing(module: nn.Module, change: Change) -> Iterator[None]:
-    """Let ``change`` see, and put others in the place of, the keys and values of one attention module."""
-    _changes[id(module)] = change
+def configured(lm: nn.Module, name: str, watch: Watch | None = None) -> Iterator[None]:
+    """Let the modules of a model read copies of their configs that name another attention implementation."""
+    copies: dict[int, Any] = {}
+    before = [(m, c) for m in lm.modules() if hasattr(c := m.__dict__.get("config"), "_attn_implementation")]
     try:
+        for m, c in before:
+            if id(c) not in copies:
+                copies[id(c)] = copy.copy(c)
+                copies[id(c)]._attn_implementation_internal = name
+                setattr(copies[id(c)], _WATCH, watch)
+            m.config = copies[id(c)]
         yield
     finally:
-        _changes.pop(id(module), None)
+        for m, c in before:
+            m.config = c  # type: ignore[assignment]
 
 
-@contextmanager
-def implementation(lm: nn.Module, kind: str) -> Iterator[None]:
-    """Run with another attention implementation (eager: weights are computed, masks additive), then put it back."""
-    configs: dict[int, Any] = {
-        id(c): c for m in lm.modules() if hasattr(c := getattr(m, "config", None), "_attn_implementation")
-    }
-    before = [(c, c._attn_implementation) for c in configs.values()]
-    try:
-        for c, _ in before:
-            c._attn_implementation = kind
-        yield
-    finally:
-        for c, own in before:
-            c._attn_implementation = own
+def implementation(config: Any) -> str:
+    """Return the attention implementation whose numbers a model gives: its own, or eager in the place of others."""
+    own = getattr(config, "_attn_implementation", None)
+    return own if own in OWN else "eager"
 
 
 def flat(heads: torch.Tensor) -> torch.Tensor:
@@ -86,73 +252,308 @@ def by_head(flat: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return flat.unflatten(2, (like.shape[1], like.shape[3])).transpose(1, 2)
 
 
-class AttentionParts:
-    """Which of the inner sites of attention a model gives, proved by value, and the matrix its heads write through.
+def first_tensor(out: Any) -> torch.Tensor:
+    """Return the first tensor of what a module returned."""
+    return out if isinstance(out, torch.Tensor) else out[0]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Heads of one block: how many ask, how many keys and values there are, and the widths of a key and a value."""
+
+    n_heads: int
+    n_values: int
+    d_key: int
+    d_value: int
+
+
+class Attention:
+    """What the attention of each block lets be seen and changed, proved by value.
 
     Attributes
     ----------
-    offers : frozenset of str
-        Those of ``key`` and ``value`` that were verified.
+    way : str or None
+        ``"function"`` where transformers' attention functions are used, which show everything; ``"eager"`` where only
+        the weights that a module returns can be seen; None where the model's own numbers do not survive looking.
+    shapes : dict of int to Shape
+        Heads of the blocks that can be seen by ``"function"``.
+    sinks : tuple of int
+        Blocks whose weights do not sum to one, because a learned sink takes a share.
     output : str or None
-        Path of the output projection from an attention module, if one was found that fits by value.
+        Path of the output projection from an attention module, if one was found that fits by value in every block.
     """
 
-    def __init__(self, model: HookedLM) -> None:
-        self.model = model
+    def __init__(self, model: HookedLM, tolerance: float) -> None:
+        self.model, self.tolerance = model, tolerance
+        self.way: str | None = None
+        self.shapes: dict[int, Shape] = {}
+        self.sinks: tuple[int, ...] = ()
         self.output: str | None = None
-        self.offers: frozenset[str] = frozenset()
+        self.of: dict[int, nn.Module] = {b: m for b, k in enumerate(model._blocks) if (m := self._find(k)) is not None}
 
-    def prove(self) -> None:
-        """Find out by value what there is."""
-        if "pattern" not in self.model.offers or self.model.modules.attn is None:
+    def _find(self, block: nn.Module) -> nn.Module | None:
+        own = submodule(block, self.model.modules.attn)
+        return own if own is not None else next((m for p in ATTENTION if (m := submodule(block, p)) is not None), None)
+
+    def listen(
+        self, stack: ExitStack, looks: Sequence[Look], ids: torch.Tensor, mask: torch.Tensor, places: Any = None
+    ) -> None:
+        """Prepare one pass: register what is wanted of each block; the stack undoes it."""
+        if self.way == "function":
+            watch = Watch(implementation(self.model.config), mask, places)
+            for look in looks:
+                watch.looks |= {id(m): look for m in self.of[look.block].modules()}
+            stack.enter_context(watching(self.model.lm, watch))
             return
-        self.offers = frozenset(INNER)  # so that the run below is allowed
-        try:
-            with torch.no_grad():
-                self.output = self._verify()
-        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):
-            self.offers = frozenset()
+        stack.enter_context(configured(self.model.lm, "eager"))
+        for look in looks:
+            attn = self.of[look.block]
+            if look.cut is not None:
+                hook = _cut_hook(look, ids.shape[1], mask, self.model.info.architecture)
+                stack.callback(attn.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            if look.show is not None:
+                stack.callback(attn.register_forward_hook(_show_hook(look.show)).remove)
 
-    def _verify(self) -> str | None:
-        """Check that pattern times value, written through a projection, is what the attention module returns."""
+    def check_places(self, places: torch.Tensor) -> None:
+        """Refuse places with an attention whose window counts tokens by itself, where that would matter.
+
+        Where transformers' attention functions are used the window is moved instead.
+        """
+        if self.way == "function":
+            return
+        config = self.model.config
+        local = "local" in getattr(config, "attention_layers", ["local"])
+        widths = [w for n in WINDOWS if local and isinstance(w := getattr(config, n, None), int) and w > 0]
+        if widths and max(int(places.max()), places.shape[1] - 1) >= min(widths):
+            raise ValueError(
+                f"{self.model.info.architecture} has a window of {min(widths)} tokens, which counts places by itself: "
+                "leave position_ids out for prompts that reach over it, and delete tokens instead of hiding them"
+            )
+
+    # -- proof by value -----------------------------------------------------------------------------------------
+    def prove(self, ids: torch.Tensor) -> None:
+        """Find out by value what there is, in every block, and tell the model what it offers and why not the rest."""
         model = self.model
-        ids = ((torch.arange(16, device=model.device, dtype=torch.int64) * 7919 + 11) % model.info.d_vocab).reshape(
-            2, 8
-        )
-        attn = submodule(model._blocks[0], model.modules.attn)
-        given: list[torch.Tensor] = []
-        handle = attn.register_forward_hook(lambda _m, _a, out: given.append(out[0]))
-        try:
-            sites = [Site("key", 0), Site("value", 0), Site("pattern", 0)]
-            got = model.run(ids, sites)
-        finally:
-            handle.remove()
-        if set(got) != set(sites):
-            raise ValueError("keys and values did not pass through the attention function")
-        value, pattern = self.heads(got[sites[1]]), got[sites[2]].float()
-        mixed = (pattern @ value.float()).transpose(1, 2).flatten(2)
-        tolerance = 1e-3 if model.info.dtype in ("float32", "float64") else 6e-2
-        for name in OUTPUTS:
-            out = submodule(attn, name)
-            if out is None or getattr(out, "weight", None) is None:
+        if not self.of:
+            return
+        plain = self._stream(ids, [])
+        why = "its attention module returns no weights"
+        for way in ("function", "eager"):
+            self.way = way
+            seen: dict[int, tuple[torch.Tensor, Heads | None, torch.Tensor]] = {}
+            looks = [Look(b, show=lambda *got, b=b, seen=seen: seen.update({b: got})) for b in self.of]
+            try:
+                stream = self._stream(ids, looks)
+            except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, NotImplementedError):
                 continue
-            wrote = out(mixed.to(out.weight)).float()
-            if float((wrote - given[0].float()).abs().max() / wrote.abs().max().clamp_min(1e-6)) <= tolerance:
+            if not seen:
+                continue
+            away = _apart(stream, plain)
+            if away > self.tolerance:
+                why = f"the stream differs by {away:.2g} of its range when attention weights are computed"
+                continue
+            self._judge(seen, ids)
+            return
+        self.way = None
+        model._withhold("pattern", *INNER, why=why)
+
+    def _judge(self, seen: dict[int, Any], ids: torch.Tensor) -> None:
+        """Say what the blocks offer whose weights were seen."""
+        model, n = self.model, ids.shape[1]
+        weights_of, inner, sinks, reasons = [], [], [], {}
+        for b in range(model.info.n_layers):
+            if b not in seen:
+                reasons[b] = "no attention weights (linear attention, a state space or none)"
+                continue
+            weights, heads, mixed = seen[b]
+            shape = tuple(weights.shape) if isinstance(weights, torch.Tensor) else ()
+            if len(shape) != 4 or (shape[0], *shape[2:]) != (len(ids), n, n):
+                reasons[b] = "no attention weights (prompt, head, query, key)"
+                continue
+            w = weights.float()
+            sums = w.sum(-1)
+            if heads is not None:
+                key, value = heads[1:]
+                each = value.float().repeat_interleave(shape[1] // value.shape[1], 1)
+                if _apart([(w @ each).transpose(1, 2)], [mixed.float().reshape(len(ids), n, shape[1], -1)]) > max(
+                    self.tolerance, 1e-3
+                ):
+                    reasons[b] = "values are mixed by other weights than those shown"
+                    continue
+                inner.append(b)
+                self.shapes[b] = Shape(shape[1], value.shape[1], key.shape[3], value.shape[3])
+            short = bool((sums < 1 - 2e-2).any())
+            if bool((w < 0).any() | (sums > 1 + 2e-2).any() | (w.triu(1) > 1e-6).any()) or (
+                short and self.way != "function"
+            ):
+                reasons[b] = "weights that are no shares of earlier positions"
+            elif shape[1] != model.info.n_heads:
+                reasons[b] = f"{shape[1]} heads, not {model.info.n_heads}"
+            else:
+                weights_of.append(b)
+                sinks += [b] * short
+        self.sinks = tuple(sinks)
+        model._assume("pattern", blocks=weights_of)
+        model._assume(*INNER, blocks=inner)
+        if reasons:
+            groups: dict[str, list[int]] = {}
+            for b, why in reasons.items():
+                groups.setdefault(why, []).append(b)
+            told = "; ".join(
+                f"block{'s' * (len(blocks) > 1)} {numbered(blocks)}: {why}" for why, blocks in groups.items()
+            )
+            model.withheld |= {"pattern": told} | dict.fromkeys(INNER, told)
+        if self.way == "eager":
+            model.withheld |= dict.fromkeys(INNER, _NO_FUNCTION)
+        elif inner:
+            self.output = self._find_output(seen, ids)
+
+    def _find_output(self, seen: dict[int, Any], ids: torch.Tensor) -> str | None:
+        """Return the path of the projection that attention writes what it mixed through, the same in every block."""
+        outs: dict[int, torch.Tensor] = {}
+        with ExitStack() as stack:
+            for b in self.shapes:
+                keep = lambda _m, _a, out, b=b: outs.update({b: first_tensor(out).detach()})  # noqa: E731
+                stack.callback(self.of[b].register_forward_hook(keep).remove)
+            self._stream(ids, [])
+        for name in OUTPUTS:
+            if all(self._writes(name, b, seen[b][2], outs[b]) for b in self.shapes):
                 return name
         return None
 
-    def heads(self, value: torch.Tensor) -> torch.Tensor:
-        """(prompt, position, kv heads * d_head) -> (prompt, head, position, d_head), shared ones repeated."""
-        n_heads = self.model.info.n_heads
-        config = self.model.config
-        d_head = getattr(config, "head_dim", None) or self.model.info.d_model // n_heads
-        by = value.unflatten(2, (value.shape[-1] // d_head, d_head)).transpose(1, 2)
-        return by.repeat_interleave(n_heads // by.shape[1], dim=1)
+    def _writes(self, name: str, b: int, mixed: torch.Tensor, out: torch.Tensor) -> bool:
+        """Whether a projection is linear, and gives what attention returned of what it mixed."""
+        module = submodule(self.of[b], name)
+        if not isinstance(module, nn.Module):
+            return False
+        flat_mixed = mixed.reshape(*out.shape[:2], -1)
+        parts, bias = self._linear(module, b, mixed)
+        mapped = flat_mixed.float() @ parts.flatten(0, 1) + bias
+        return max(_apart([mapped], [out]), _apart([module(flat_mixed)], [out])) <= max(5 * self.tolerance, 1e-3)
+
+    def _linear(self, module: nn.Module, b: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what a projection does, found by applying it: (head, d_value, d_model) and bias, float32."""
+        shape = self.shapes[b]
+        width = shape.n_heads * shape.d_value
+        where = next((p.device for p in module.parameters()), like.device)
+        rows = torch.eye(width + 1, width, dtype=like.dtype, device=where)  # the last row is zero
+        with torch.no_grad():
+            wrote = module(rows).float().to(like.device)
+        return (wrote[:-1] - wrote[-1]).unflatten(0, (shape.n_heads, shape.d_value)), wrote[-1]
+
+    def _some_ids(self) -> torch.Tensor:
+        count = torch.arange(16, dtype=torch.int64, device=self.model.device)
+        return ((count * 7919 + 11) % self.model.info.d_vocab).reshape(2, 8)
+
+    def _stream(self, ids: torch.Tensor, looks: Sequence[Look], **inputs: Any) -> list[torch.Tensor]:
+        """Run and return what every block returned."""
+        kept: dict[int, torch.Tensor] = {}
+        model = self.model
+        with ExitStack() as stack:
+            stack.enter_context(passing(model.lm))
+            if looks:
+                self.listen(stack, looks, ids, torch.ones_like(ids, dtype=torch.bool))
+            for b, block in enumerate(model._blocks):
+                keep = lambda _m, _a, out, b=b: kept.update({b: first_tensor(out).detach().clone()})  # noqa: E731
+                stack.callback(block.register_forward_hook(keep).remove)
+            model.lm(input_ids=ids, use_cache=False, **inputs)
+        return [kept[b] for b in sorted(kept)]
+
+    # -- knock-out ----------------------------------------------------------------------------------------------
+    @cached_property
+    def knocks(self) -> tuple[int, ...]:
+        """Blocks in which a key can be hidden: what stands there does not reach later positions through attention.
+
+        Every block is given the same stream twice, but for position 1, and must write the same at later positions when
+        position 1 is hidden.
+        """
+        model = self.model
+        if self.way is None:
+            return ()
+        ids = self._some_ids()
+        ids[1] = ids[0]
+        ids[1, 1] = (ids[0, 1] + 1) % model.info.d_vocab
+        plain = self._stream(ids, [])
+        cut = torch.zeros(1, 1, 8, 8, dtype=torch.bool, device=model.device)
+        cut[..., 2:, 1] = True
+        outs: dict[int, torch.Tensor] = {}
+
+        def feed(b: int) -> Callable[..., Any]:
+            def hook(_m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+                new = plain[b - 1][:1].repeat(2, 1, 1)
+                new[1, 1] = plain[b - 1][1, 1]
+                return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
+
+            return hook
+
+        with ExitStack() as stack:
+            for b, attn in self.of.items():
+                if b > 0:
+                    block = model._blocks[b]
+                    stack.callback(block.register_forward_pre_hook(feed(b), with_kwargs=True).remove)
+                keep = lambda _m, _a, out, b=b: outs.update({b: first_tensor(out).detach()})  # noqa: E731
+                stack.callback(attn.register_forward_hook(keep).remove)
+            try:
+                self._stream(ids, [Look(b, cut=cut) for b in self.of])
+            except (ValueError, TypeError, RuntimeError):
+                return ()
+        return tuple(b for b, o in outs.items() if _apart([o[0, 2:]], [o[1, 2:]]) <= self.tolerance)
+
+    @cached_property
+    def _by_heads(self) -> bool:
+        """Whether single heads can be knocked out."""
+        n = self.model.info.n_heads
+        ids = self._some_ids()[:1]
+        cut = torch.zeros(1, n, 8, 8, dtype=torch.bool, device=ids.device)
+        cut[:, 0, 2:, 1] = True
+        seen: dict[int, torch.Tensor] = {}
+        looks = [Look(b, cut=cut, show=lambda w, _v, _m, b=b: seen.update({b: w})) for b in self.knocks]
+        try:
+            self._stream(ids, looks)
+        except (ValueError, TypeError, RuntimeError):
+            return False
+        hidden = torch.stack([w[0, :, 2:, 1].abs().sum(-1) for w in seen.values()])
+        return bool((hidden[:, 0] <= 1e-6).all() & (hidden[:, 1:] > 0).any(0).all())
+
+    def check_knock_out(self, edit: KnockOut) -> None:
+        """Raise ValueError if a knock-out cannot be done in one of its blocks or heads."""
+        info = self.model.info
+        blocks = range(info.n_layers) if edit.blocks is None else edit.blocks
+        if bad := [b for b in blocks if not 0 <= b < info.n_layers]:
+            raise ValueError(f"knock_out in block {numbered(bad)}: {info.id} has blocks 0 to {info.n_layers - 1}")
+        if lacking := [b for b in blocks if b not in self.knocks]:
+            why = self.model.withheld.get("pattern", "a hidden key still reaches later positions there")
+            way = f"take blocks=[{', '.join(map(str, self.knocks))}]" if self.knocks else "no block of it can hide keys"
+            raise ValueError(
+                f"attention of {info.architecture} cannot be knocked out in blocks {numbered(lacking)} ({why}): {way}"
+            )
+        if edit.heads is not None:
+            edit.check(min((self.heads(b) for b in blocks), default=info.n_heads))
+            if self.way == "eager" and not self._by_heads:
+                raise ValueError(
+                    f"heads={list(edit.heads)}: attention of {info.architecture} has one mask for all heads; leave "
+                    "heads out of knock_out"
+                )
+
+    def width(self, site: Site) -> int | None:
+        """Return the width of a site inside attention, all heads side by side; None for other sites."""
+        if site.name not in INNER or site.at not in self.shapes:
+            return None
+        shape = self.shapes[site.at]
+        return {
+            "query": shape.n_heads * shape.d_key, "key": shape.n_values * shape.d_key,
+            "value": shape.n_values * shape.d_value,
+        }[site.name]  # fmt: skip
+
+    def heads(self, b: int) -> int:
+        """Return the number of heads of a block."""
+        return self.shapes[b].n_heads if b in self.shapes else self.model.info.n_heads
 
     def written_norm(self, block: int, value: torch.Tensor) -> torch.Tensor:
         """Return (prompt, head, position) the norm of what each head would write of each position: ||v W_O||.
 
-        Kobayashi et al. 2020 (arXiv 2004.10102): attention weighs vectors, and sinks have small ones.
+        W_O is what the output projection does (adapters and quantisation included), not its stored weight.  Kobayashi
+        et al. 2020 (arXiv 2004.10102): attention weighs vectors, and sinks have small ones.
 
         Raises
         ------
@@ -164,10 +565,65 @@ class AttentionParts:
                 f"{self.model.info.architecture} ({self.model.info.backend}): no output projection of attention was "
                 "found that fits by value, so the norms of written values are not known; leave value_weighted out"
             )
-        module = submodule(submodule(self.model._blocks[block], self.model.modules.attn), self.output)
-        by = self.heads(value).float()
-        weight = module.weight.float()
-        weight = weight.T if isinstance(module, nn.Linear) else weight  # Conv1D of GPT-2 is (in, out)
-        parts = weight.unflatten(0, (by.shape[1], by.shape[3]))  # (head, d_head, d_model)
+        shape = self.shapes[block]
+        by = value.unflatten(2, (shape.n_values, shape.d_value)).transpose(1, 2)
+        by = by.repeat_interleave(shape.n_heads // shape.n_values, dim=1)
+        parts, _ = self._linear(submodule(self.of[block], self.output), block, by)
         gram = parts @ parts.transpose(1, 2)
-        return ((by @ gram.to(by.device)) * by).sum(-1).clamp_min(0).sqrt()
+        by = by.float()
+        return ((by @ gram) * by).sum(-1).clamp_min(0).sqrt()
+
+
+_NO_FUNCTION = (
+    "its queries, keys and values do not pass through the attention function of transformers; backend 'hf' may"
+)
+
+
+def _apart(got: Sequence[torch.Tensor], true: Sequence[torch.Tensor]) -> float:
+    """Return the largest difference, as a share of the largest value; infinite if it is none."""
+    parts = [
+        float((a.float() - b.float()).abs().max() / b.float().abs().max().clamp_min(1e-6))
+        for a, b in zip(got, true, strict=True)
+    ]
+    return max((p if p == p else float("inf") for p in parts), default=0.0)
+
+
+def _show_hook(show: Show) -> Callable[..., None]:
+    def hook(_m: nn.Module, _args: Any, out: Any) -> None:
+        parts = list(out) if isinstance(out, tuple | list) else [out]
+        if len(parts) > 1 and isinstance(parts[1], torch.Tensor):
+            show(parts[1], None, parts[0])
+
+    return hook
+
+
+def _cut_hook(look: Look, width: int, real: torch.Tensor, architecture: str) -> Callable[..., Any]:
+    """Return a pre-hook of an attention module that closes edges in the mask it is given, by name or by place."""
+
+    def is_mask(x: Any) -> bool:
+        return isinstance(x, torch.Tensor) and x.ndim == 4 and tuple(x.shape[-2:]) == (width, width)
+
+    def close(mask: torch.Tensor) -> torch.Tensor:
+        assert look.cut is not None
+        cut = look.cut.to(mask.device)
+        if mask.dtype == torch.bool:
+            # The first query may not see the last key: that says whether true means hidden (MPT) or seen.
+            hides = bool(mask[0, 0, 0, -1]) == (width > 1)
+            new = mask | cut if hides else mask & ~cut
+            check_sight(~new if hides else new, real, look.block)
+            return new
+        shut = torch.finfo(mask.dtype).min
+        new = mask.expand(torch.broadcast_shapes(mask.shape, cut.shape)).masked_fill(cut, shut)
+        check_sight(new > shut / 2, real, look.block)
+        return new
+
+    def hook(_m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        for name in ("attention_mask", *kwargs):
+            if is_mask(kwargs.get(name)) and "mask" in name:
+                return args, {**kwargs, name: close(kwargs[name])}
+        for i, x in enumerate(args):
+            if is_mask(x):
+                return (*args[:i], close(x), *args[i + 1 :]), kwargs
+        raise ValueError(f"attention of {architecture} takes no 4-D mask: knock_out cannot be used")
+
+    return hook

@@ -52,7 +52,7 @@ class HookedLM:
         self._blocks: list[nn.Module] = list(submodule(lm, modules.blocks))
         self.offered: dict[str, tuple[int, ...]] = {"resid": tuple(range(info.n_layers + 1))}
         self.withheld: dict[str, str] = {}
-        self._parts: attention.AttentionParts | None = None
+        self.attention = attention.Attention(self, max(self._tolerance, 1e-3))
         with passing(self.lm):
             self._verify()
 
@@ -96,7 +96,7 @@ class HookedLM:
     def written_norm(self, block: int, value: torch.Tensor) -> torch.Tensor:
         """Return (prompt, head, position) norm ||v W_O|| of what each head of a block would write of its values."""
         with passing(self.lm):
-            return self.parts.written_norm(block, value)
+            return self.attention.written_norm(block, value)
 
     def run(
         self,
@@ -130,7 +130,8 @@ class HookedLM:
         -------
         dict
             Site -> tensor on ``self.device``: (prompt, position, d_model), or (prompt, head, query, key) for
-            ``pattern``, or (prompt, position, heads * d_head) for ``key`` and ``value``.  Not copies: change them only
+            ``pattern``, or (prompt, position, heads * d_head) for ``query``, ``key`` and ``value``, where keys and
+            values may have fewer heads than queries (grouped).  Not copies: change them only
             after ``clone()``.
 
         Raises
@@ -152,7 +153,7 @@ class HookedLM:
         mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.to(self.device).bool()
         self._check(ids, mask, wanted, edits)
         edits = [e.settle(ids, mask) for e in edits]
-        edits = [e for e in edits if isinstance(e, SiteEdit) or bool(e.edges(ids, mask, self.info.n_heads).any())]
+        cuts = self._cuts([e for e in edits if isinstance(e, KnockOut)], ids, mask)
         kept: Activations = {}
 
         def give(site: Site, value: torch.Tensor) -> None:
@@ -162,8 +163,7 @@ class HookedLM:
             else:
                 consume(site, value)
 
-        eager = any(s.name == "pattern" for s in wanted) or any(isinstance(e, KnockOut) for e in edits)
-        inner = any(s.name in INNER for s in [*wanted, *(e.site for e in edits if isinstance(e, SiteEdit))])
+        places: torch.Tensor | None = None
         inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False}
         if position_ids is not None:
             if tuple(position_ids.shape) != tuple(ids.shape):
@@ -174,12 +174,16 @@ class HookedLM:
                     "does): leave them out, and delete tokens from the ids instead of hiding them"
                 )
             # A mask of ones keeps transformers from reading gaps in the positions as packed sequences.
-            inputs |= {"position_ids": position_ids.to(self.device), "attention_mask": torch.ones_like(ids)}
+            places = position_ids.to(self.device)
+            inputs |= {"position_ids": places, "attention_mask": torch.ones_like(ids)}
+            if torch.equal(places, torch.arange(ids.shape[1], device=ids.device, dtype=torch.int64).expand_as(ids)):
+                places = None
+            else:
+                self.attention.check_places(places)
         with passing(self.lm), ExitStack() as stack:
-            if eager or inner:
-                kind = attention.register() if inner else "eager"
-                stack.enter_context(attention.implementation(self.lm, kind))
-            self._hook(stack, wanted, edits, ids, mask, give)
+            looks = self._hook(stack, wanted, edits, cuts, ids, mask, give)
+            if looks or (places is not None and self.attention.way == "function"):
+                self.attention.listen(stack, looks, ids, mask, places)
             with suppress(_Stop):
                 self.lm(**inputs)
         return kept
@@ -190,11 +194,12 @@ class HookedLM:
         stack: ExitStack,
         wanted: list[Site],
         edits: Sequence[Edit],
+        cuts: dict[int, torch.Tensor],
         ids: torch.Tensor,
         mask: torch.Tensor,
         give: Callable[[Site, torch.Tensor], None],
-    ) -> None:
-        """Register the hooks of one pass; the stack removes them, whatever happens."""
+    ) -> list[attention.Look]:
+        """Register the hooks of one pass, which the stack removes; return what is wanted inside attention."""
         want = set(wanted)
         at_site: dict[Site, list[SiteEdit]] = {}
         for e in edits:
@@ -246,28 +251,26 @@ class HookedLM:
 
             return hook
 
-        def on_pattern(b: int) -> Callable[..., Any]:
-            def hook(_m: nn.Module, _args: Any, out: Any) -> None:
-                weights = out[1] if isinstance(out, tuple) and len(out) > 1 else None
-                if not isinstance(weights, torch.Tensor):
-                    raise ValueError(
-                        f"{self.info.architecture} returns no attention weights in eager mode: site pattern is not "
-                        "available for it"
-                    )
+        def on_pattern(b: int) -> attention.Show:
+            def show(weights: torch.Tensor, _value: Any, _mixed: Any) -> None:
                 give(Site("pattern", b), weights)
                 stop_at((b, 0))
 
-            return hook
+            return show
 
-        def on_key_value(b: int) -> attention.Change:
-            def change(key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def on_heads(b: int) -> attention.Change:
+            def change(*heads: torch.Tensor) -> attention.Heads:
                 parts = []
-                for name, heads in zip(INNER, (key, value), strict=True):
-                    old = attention.flat(heads)
-                    new = reach(Site(name, b), old)
-                    parts.append(heads if new is old else attention.by_head(new, heads))
+                for name, old in zip(INNER, heads, strict=True):
+                    site = Site(name, b)
+                    if site not in used:
+                        parts.append(old)
+                        continue
+                    side = attention.flat(old)
+                    new = reach(site, side)
+                    parts.append(old if new is side else attention.by_head(new, old))
                 stop_at((b, -1))
-                return parts[0], parts[1]
+                return parts[0], parts[1], parts[2]
 
             return change
 
@@ -291,18 +294,18 @@ class HookedLM:
             return hook
 
         names = {(s.name, s.at) for s in used}
+        looks: list[attention.Look] = []
         m = self.modules
         for b, block in enumerate(self._blocks):
             if (b == 0 and ("resid", 0) in names) or ("resid_mid", b) in names:
                 add(block.register_forward_pre_hook(on_entry(b), with_kwargs=True))
-            knocked = [e for e in edits if isinstance(e, KnockOut) and (e.blocks is None or b in e.blocks)]
-            if knocked:
-                hook = _knock_hook(b, knocked, ids, mask, self.info)
-                add(submodule(block, m.attn).register_forward_pre_hook(hook, with_kwargs=True))
+            look = attention.Look(b, cut=cuts.get(b))
             if any((name, b) in names for name in INNER):
-                stack.enter_context(attention.changing(submodule(block, m.attn), on_key_value(b)))
+                look.change = on_heads(b)
             if ("pattern", b) in names:
-                add(submodule(block, m.attn).register_forward_hook(on_pattern(b)))
+                look.show = on_pattern(b)
+            if look.change or look.show or look.cut is not None:
+                looks.append(look)
             if ("attn_out", b) in names or ("resid_mid", b) in names:
                 add(submodule(block, m.attn_adds).register_forward_hook(on_attn(b)))
             if ("mlp_out", b) in names:
@@ -311,6 +314,27 @@ class HookedLM:
                 add(block.register_forward_hook(on_exit(b)))
             if b > deepest[0]:
                 break
+        return looks
+
+    def _cuts(self, edits: Sequence[KnockOut], ids: torch.Tensor, mask: torch.Tensor) -> dict[int, torch.Tensor]:
+        """Return block -> (prompt, 1 or head, query, key) bool, edges to remove; one tensor for equal blocks."""
+        made: dict[tuple[int, int], torch.Tensor] = {}
+        joint: dict[tuple[tuple[int, int], ...], torch.Tensor] = {}
+        cuts: dict[int, torch.Tensor] = {}
+        for b in range(self.info.n_layers):
+            here = [e for e in edits if e.blocks is None or b in e.blocks]
+            keys = tuple((edits.index(e), self.attention.heads(b) if e.heads is not None else 1) for e in here)
+            for e, key in zip(here, keys, strict=True):
+                if key not in made:
+                    made[key] = e.edges(ids, mask, key[1])
+            if keys and keys not in joint:
+                cut = made[keys[0]]
+                for key in keys[1:]:
+                    cut = cut | made[key]
+                joint[keys] = cut
+            if keys and bool(joint[keys].any()):
+                cuts[b] = joint[keys]
+        return cuts
 
     def _check(self, ids: torch.Tensor, mask: torch.Tensor, wanted: list[Site], edits: Sequence[Edit]) -> None:
         """Refuse what cannot be run, before anything is."""
@@ -334,24 +358,18 @@ class HookedLM:
         self.check(wanted, edits)
         for e in edits:
             if isinstance(e, SiteEdit):
-                e.check(ids.shape[1], self.info.d_model, ids.shape[0])
+                e.check(ids.shape[1], self.attention.width(e.site) or self.info.d_model, ids.shape[0])
 
     def check(self, sites: Sequence[Site], edits: Sequence[Edit] = ()) -> None:
         """Raise ValueError if the model lacks one of the sites, or an edit names a site, block or head it has not."""
         for site in [*sites, *(e.site for e in edits if isinstance(e, SiteEdit))]:
             site.check(self.info)
-            if site.name in INNER and site.name in self.parts.offers:
-                continue
             self._check_offered(site.name, [s.at for s in sites if s.name == site.name] or [site.at])
         for e in edits:
             if not isinstance(e, SiteEdit | KnockOut):
                 raise TypeError(f"{type(e).__name__} is no edit: make one with tokinterp.edits.replace, add, zero, ...")
             if isinstance(e, KnockOut):
-                if "pattern" not in self.offers:
-                    raise ValueError(f"attention of {self.info.architecture} cannot be knocked out: no eager attention")
-                for b in e.blocks or ():
-                    Site("pattern", b).check(self.info)
-                e.check(self.info.n_heads)
+                self.attention.check_knock_out(e)
 
     def _check_offered(self, name: str, at: Sequence[int]) -> None:
         """Raise ValueError if not all of these layers or blocks offer the site: says which do and why others do not."""
@@ -383,7 +401,7 @@ class HookedLM:
             )
         last = Site("resid", self.info.n_layers)
         got = self.unembed(self.run(ids, [last])[last])
-        tolerance = TOLERANCE.get(getattr(torch, self.info.dtype), 6e-2)
+        tolerance = self._tolerance
         error = float((got - own.to(got.device)).abs().max() / own.abs().max().clamp_min(1e-3))
         if not error <= tolerance:
             raise ValueError(
@@ -398,23 +416,12 @@ class HookedLM:
             self._assume("attn_out", "mlp_out")
             if self._sequential(ids):
                 self._assume("resid_mid")
-        if self.modules.attn is not None:
-            self._assume("pattern")
-            try:
-                weights = self.run(ids, [Site("pattern", 0)])[Site("pattern", 0)]
-            except (ValueError, TypeError, KeyError, NotImplementedError):
-                weights = None
-            fits = weights is not None and weights.shape == (2, self.info.n_heads, 8, 8)
-            if weights is None or not fits or not bool(((weights.float().sum(-1) - 1).abs() < 2e-2).all()):
-                self._withhold("pattern")
+        self.attention.prove(ids)
 
     @property
-    def parts(self) -> attention.AttentionParts:
-        """Keys, values and output projections of attention; verified by value when first asked for."""
-        if self._parts is None:
-            self._parts = attention.AttentionParts(self)
-            self._parts.prove()  # runs the model, and so comes back here
-        return self._parts
+    def _tolerance(self) -> float:
+        """How far equal numbers may be apart in the dtype of the weights, as a share of their range."""
+        return TOLERANCE.get(getattr(torch, self.info.dtype), 6e-2)
 
     @cached_property
     def _reads_positions(self) -> bool:
@@ -467,34 +474,7 @@ def _put_back(out: Any, new: torch.Tensor) -> Any:
     return (new, *out[1:]) if isinstance(out, tuple) else new
 
 
-def _knock_hook(b: int, knocked: list[KnockOut], ids: torch.Tensor, mask: torch.Tensor, info: ModelInfo) -> Any:
-    """Return a pre-hook of an attention module that closes edges in its mask."""
-    cut = knocked[0].edges(ids, mask, info.n_heads)
-    for e in knocked[1:]:
-        cut = cut | e.edges(ids, mask, info.n_heads)
-
-    def hook(_m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        found = kwargs.get("attention_mask")
-        if found is None or found.ndim != 4:
-            raise ValueError(f"attention of {info.architecture} takes no 4-D mask by name: knock_out cannot be used")
-        here = cut.to(found.device)
-        shut = torch.finfo(found.dtype).min
-        new = found.expand(torch.broadcast_shapes(found.shape, here.shape)).masked_fill(here, shut)
-        blind = (new <= shut / 2).all(-1) & mask.to(found.device)[:, None, :]
-        if bool(blind.any()):
-            prompt, _, query = (int(v) for v in blind.nonzero()[0])
-            raise ValueError(
-                f"knock_out leaves position {query} of prompt {prompt} of the batch nothing to attend to in block {b}; "
-                "leave it at least itself or BOS"
-            )
-        return args, {**kwargs, "attention_mask": new}
-
-    return hook
-
-
 def _why_not(name: str) -> str:
     if name == "resid_mid":
         return " (its attention and MLP work in parallel, so there is no stream between them)"
-    if name in INNER:
-        return " (its keys and values do not pass through the attention function of transformers; backend 'hf' may)"
     return " (the blocks do not add these parts to the stream one by one)" if name in ("attn_out", "mlp_out") else ""
