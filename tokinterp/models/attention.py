@@ -1,12 +1,10 @@
-"""Inside attention: what every head asks, holds and weighs, seen and changed where transformers computes it."""
+"""Inside attention: what each block lets be seen and changed, proved by value."""
 
 from __future__ import annotations
 
-import copy
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,228 +16,13 @@ from ..describe import numbered
 from ..edits import KnockOut
 from ..kernels.state import passing
 from .modules import ATTENTION, submodule
+from .watch import Heads, Look, Watch, configured, cut_hook, implementation, show_hook, watching
 
 if TYPE_CHECKING:
     from .hooks import HookedLM
 
 OUTPUTS = ("o_proj", "out_proj", "c_proj", "dense", "wo")
 WINDOWS = ("sliding_window", "window_size", "attention_chunk_size", "local_attention_window")
-OWN = ("eager", "sdpa")  # implementations that are run as they are; the others give way to eager
-_WATCH = "_tokinterp_watch"
-Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-Change = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Heads]
-Show = Callable[[torch.Tensor, Heads | None, torch.Tensor], None]
-
-
-@dataclass
-class Look:
-    """What one pass wants of the attention of one block.
-
-    Attributes
-    ----------
-    block : int
-        Its number.
-    change : callable, optional
-        Sees, and puts others in the place of, queries, keys and values (prompt, head, position, d_head).
-    show : callable, optional
-        Sees (weights, (queries, keys, values), what attention mixed of the values).
-    cut : torch.Tensor, optional
-        (prompt, 1 or head, query, key) bool, edges to remove.
-    """
-
-    block: int
-    change: Change | None = None
-    show: Show | None = None
-    cut: torch.Tensor | None = None
-
-
-@dataclass
-class Watch:
-    """One pass with attention in sight.
-
-    Attributes
-    ----------
-    own : str
-        Implementation that the model runs with.
-    mask : torch.Tensor
-        (prompt, position) bool, true on real tokens.
-    places : torch.Tensor or None
-        (prompt, position) place of each token where that is not 0, 1, 2, ...: windows count by it.
-    looks : dict
-        id of an attention module -> what is wanted of it.
-    """
-
-    own: str
-    mask: torch.Tensor
-    places: torch.Tensor | None = None
-    looks: dict[int, Look] = field(default_factory=dict)
-
-
-def _attend(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: Any,
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
-    """Attention as the model computes it; weights that it does not give are computed beside it.
-
-    What other measurements see of the pass so does not depend on whether one of them looks at attention.
-    """
-    watch: Watch = getattr(module.config, _WATCH)
-    mask = attention_mask
-    look = watch.looks.get(id(module))
-    own = _forward(module, watch.own)
-    if look is not None and look.change is not None:
-        query, key, value = look.change(query, key, value)
-    causal = kwargs.get("is_causal")
-    causal = getattr(module, "is_causal", True) if causal is None else causal
-    causal = watch.own != "eager" and mask is None and causal and query.shape[2] > 1
-    if watch.places is not None:
-        mask = _windowed(mask, query, key, causal, watch, kwargs.get("sliding_window"), module)
-    if look is not None and look.cut is not None:
-        mask = _closed(mask, look.cut, query, key, causal, watch.mask, look.block)
-    if watch.own == "eager":
-        mask = _additive(mask, query.dtype)
-    out = own(module, query, key, value, mask, *args, **kwargs)
-    if look is not None and look.show is not None:
-        weights = out[1]
-        if weights is None:
-            open_to = _open(mask, query, key, causal) if causal else mask
-            weights = _eager(module)(module, query, key, value, _additive(open_to, query.dtype), *args, **kwargs)[1]
-        look.show(weights, (query, key, value), out[0])
-    return out
-
-
-def _forward(module: nn.Module, own: str) -> Callable[..., Any]:
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    return _eager(module) if own == "eager" else ALL_ATTENTION_FUNCTIONS[own]
-
-
-def _eager(module: nn.Module) -> Callable[..., Any]:
-    """Return the eager attention of the module's own family."""
-    for kind in type(module).__mro__:
-        found = getattr(sys.modules.get(kind.__module__), "eager_attention_forward", None)
-        if found is not None:
-            return found
-    raise ValueError(f"{type(module).__name__} has no eager attention function of its own")
-
-
-def _open(mask: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor, causal: bool) -> torch.Tensor:
-    """Return a bool mask (prompt, 1 or head, query, key), true where attention may look."""
-    if mask is None:
-        whole = torch.ones(1, 1, query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
-        return whole.tril() if causal else whole
-    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-
-
-def _additive(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
-    """Return the mask as eager attention adds it."""
-    if mask is None or mask.dtype != torch.bool:
-        return mask
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
-
-
-def _closed(
-    mask: torch.Tensor | None, cut: torch.Tensor, query: torch.Tensor, key: torch.Tensor, causal: bool,
-    real: torch.Tensor, block: int,
-) -> torch.Tensor:  # fmt: skip
-    """Return the mask without the edges of ``cut``."""
-    old = _open(None, query, key, causal) if mask is None else mask
-    cut = cut.to(old.device)
-    if old.dtype == torch.bool:
-        new = old & ~cut
-    else:
-        new = old.expand(torch.broadcast_shapes(old.shape, cut.shape)).masked_fill(cut, torch.finfo(old.dtype).min)
-    check_sight(_open(new, query, key, causal), real, block)
-    return new
-
-
-def check_sight(open_to: torch.Tensor, real: torch.Tensor, block: int) -> None:
-    """Refuse a mask (prompt, head, query, key) that leaves a real position nothing to attend to."""
-    blind = ~open_to.any(-1) & real.to(open_to.device)[:, None, :]
-    if bool(blind.any()):
-        prompt, _, query = (int(v) for v in blind.nonzero()[0])
-        raise ValueError(
-            f"knock_out leaves position {query} of prompt {prompt} of the batch nothing to attend to in block {block}; "
-            "leave it at least itself or BOS"
-        )
-
-
-def _windowed(
-    mask: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor, causal: bool, watch: Watch, width: int | None,
-    module: nn.Module,
-) -> torch.Tensor | None:  # fmt: skip
-    """Return the mask with its sliding window counted by ``position_ids``, so that hidden tokens do not fill it."""
-    assert watch.places is not None
-    places, real = watch.places.to(query.device), watch.mask.to(query.device)
-    n = torch.arange(query.shape[2], dtype=torch.int64, device=query.device)
-    before = (n[:, None] >= n) & real[:, None, :] & real[:, :, None]
-    back = n[:, None] - n
-    here = _open(mask, query, key, causal)
-    shut = before[:, None] & ~here
-    if bool(shut.any()):
-        seen = int(torch.where(before[:, None] & here, back, 0).max()) + 1
-        if not torch.equal(before[:, None] & here, (before & (back < seen))[:, None].expand_as(here)):
-            raise ValueError(
-                f"attention of {type(module).__name__} looks at chunks, or otherwise closes earlier positions of these "
-                "prompts: position_ids cannot be given; use shorter prompts, or delete tokens instead of hiding them"
-            )
-        width = seen
-    chunk = getattr(module.config, "attention_chunk_size", None)
-    if chunk and (int(places.max()) >= chunk or len(n) > chunk):
-        raise ValueError(
-            f"attention of {type(module).__name__} looks at chunks of {chunk} tokens: position_ids cannot be given for "
-            "prompts that reach over one; use shorter prompts, or delete tokens instead of hiding them"
-        )
-    if width is None:
-        return mask
-    far = places[:, :, None] - places[:, None, :]
-    return ((n[:, None] >= n) & (far < width))[:, None]
-
-
-@contextmanager
-def watching(lm: nn.Module, watch: Watch) -> Iterator[None]:
-    """Run with attention in sight of ``watch``.
-
-    Each module reads a copy of its config for the time of the pass, so that another model of the same config, or one
-    that runs inside this pass, sees nothing of it.
-    """
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-
-    name = f"tokinterp_{watch.own}"
-    AttentionInterface.register(name, _attend)
-    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[watch.own])
-    with configured(lm, name, watch):
-        yield
-
-
-@contextmanager
-def configured(lm: nn.Module, name: str, watch: Watch | None = None) -> Iterator[None]:
-    """Let the modules of a model read copies of their configs that name another attention implementation."""
-    copies: dict[int, Any] = {}
-    before = [(m, c) for m in lm.modules() if hasattr(c := m.__dict__.get("config"), "_attn_implementation")]
-    try:
-        for m, c in before:
-            if id(c) not in copies:
-                copies[id(c)] = copy.copy(c)
-                copies[id(c)]._attn_implementation_internal = name
-                setattr(copies[id(c)], _WATCH, watch)
-            m.config = copies[id(c)]
-        yield
-    finally:
-        for m, c in before:
-            m.config = c  # type: ignore[assignment]
-
-
-def implementation(config: Any) -> str:
-    """Return the attention implementation whose numbers a model gives: its own, or eager in the place of others."""
-    own = getattr(config, "_attn_implementation", None)
-    return own if own in OWN else "eager"
 
 
 def flat(heads: torch.Tensor) -> torch.Tensor:
@@ -309,10 +92,10 @@ class Attention:
         for look in looks:
             attn = self.of[look.block]
             if look.cut is not None:
-                hook = _cut_hook(look, ids.shape[1], mask, self.model.info.architecture)
+                hook = cut_hook(look, ids.shape[1], mask, self.model.info.architecture)
                 stack.callback(attn.register_forward_pre_hook(hook, with_kwargs=True).remove)
             if look.show is not None:
-                stack.callback(attn.register_forward_hook(_show_hook(look.show)).remove)
+                stack.callback(attn.register_forward_hook(show_hook(look.show)).remove)
 
     def check_places(self, places: torch.Tensor) -> None:
         """Refuse places with an attention whose window counts tokens by itself, where that would matter.
@@ -586,44 +369,3 @@ def _apart(got: Sequence[torch.Tensor], true: Sequence[torch.Tensor]) -> float:
         for a, b in zip(got, true, strict=True)
     ]
     return max((p if p == p else float("inf") for p in parts), default=0.0)
-
-
-def _show_hook(show: Show) -> Callable[..., None]:
-    def hook(_m: nn.Module, _args: Any, out: Any) -> None:
-        parts = list(out) if isinstance(out, tuple | list) else [out]
-        if len(parts) > 1 and isinstance(parts[1], torch.Tensor):
-            show(parts[1], None, parts[0])
-
-    return hook
-
-
-def _cut_hook(look: Look, width: int, real: torch.Tensor, architecture: str) -> Callable[..., Any]:
-    """Return a pre-hook of an attention module that closes edges in the mask it is given, by name or by place."""
-
-    def is_mask(x: Any) -> bool:
-        return isinstance(x, torch.Tensor) and x.ndim == 4 and tuple(x.shape[-2:]) == (width, width)
-
-    def close(mask: torch.Tensor) -> torch.Tensor:
-        assert look.cut is not None
-        cut = look.cut.to(mask.device)
-        if mask.dtype == torch.bool:
-            # The first query may not see the last key: that says whether true means hidden (MPT) or seen.
-            hides = bool(mask[0, 0, 0, -1]) == (width > 1)
-            new = mask | cut if hides else mask & ~cut
-            check_sight(~new if hides else new, real, look.block)
-            return new
-        shut = torch.finfo(mask.dtype).min
-        new = mask.expand(torch.broadcast_shapes(mask.shape, cut.shape)).masked_fill(cut, shut)
-        check_sight(new > shut / 2, real, look.block)
-        return new
-
-    def hook(_m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        for name in ("attention_mask", *kwargs):
-            if is_mask(kwargs.get(name)) and "mask" in name:
-                return args, {**kwargs, name: close(kwargs[name])}
-        for i, x in enumerate(args):
-            if is_mask(x):
-                return (*args[:i], close(x), *args[i + 1 :]), kwargs
-        raise ValueError(f"attention of {architecture} takes no 4-D mask: knock_out cannot be used")
-
-    return hook

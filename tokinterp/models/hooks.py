@@ -17,6 +17,7 @@ from ..kernels.state import passing
 from . import attention
 from .base import Activations, ModelInfo
 from .modules import Head, Modules, candidates, submodule
+from .watch import Change, Heads, Look, Show
 
 TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-7, torch.bfloat16: 6e-2, torch.float16: 1e-2}
 
@@ -198,7 +199,7 @@ class HookedLM:
         ids: torch.Tensor,
         mask: torch.Tensor,
         give: Callable[[Site, torch.Tensor], None],
-    ) -> list[attention.Look]:
+    ) -> list[Look]:
         """Register the hooks of one pass, which the stack removes; return what is wanted inside attention."""
         want = set(wanted)
         at_site: dict[Site, list[SiteEdit]] = {}
@@ -251,15 +252,15 @@ class HookedLM:
 
             return hook
 
-        def on_pattern(b: int) -> attention.Show:
+        def on_pattern(b: int) -> Show:
             def show(weights: torch.Tensor, _value: Any, _mixed: Any) -> None:
                 give(Site("pattern", b), weights)
                 stop_at((b, 0))
 
             return show
 
-        def on_heads(b: int) -> attention.Change:
-            def change(*heads: torch.Tensor) -> attention.Heads:
+        def on_heads(b: int) -> Change:
+            def change(*heads: torch.Tensor) -> Heads:
                 parts = []
                 for name, old in zip(INNER, heads, strict=True):
                     site = Site(name, b)
@@ -294,12 +295,12 @@ class HookedLM:
             return hook
 
         names = {(s.name, s.at) for s in used}
-        looks: list[attention.Look] = []
+        looks: list[Look] = []
         m = self.modules
         for b, block in enumerate(self._blocks):
             if (b == 0 and ("resid", 0) in names) or ("resid_mid", b) in names:
                 add(block.register_forward_pre_hook(on_entry(b), with_kwargs=True))
-            look = attention.Look(b, cut=cuts.get(b))
+            look = Look(b, cut=cuts.get(b))
             if any((name, b) in names for name in INNER):
                 look.change = on_heads(b)
             if ("pattern", b) in names:
