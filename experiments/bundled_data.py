@@ -22,6 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tokinterp.files import write_text
+
 BOS, EOS, PAD = "<bos>", "<eos>", "<pad>"
 TEST_SETS = ("wikipedia_val_500", "wikipedia_test_500", "wikipedia_train_1000", "wikitext103_1000")
 NGRAM = 13  # words; a shared n-gram of this length counts as overlap with a test set
@@ -296,5 +298,5 @@ def prepare(
                 json.dumps({"id": article["id"], "title": article["title"], "text": text}, ensure_ascii=False) + "\n"
             )
     counts |= {"vocab_size": len(tokenizer), "train_tokens": len(tokens), "val_tokens": len(val_tokens), "seed": seed}
-    (folder / "data.json").write_text(json.dumps(counts, indent=1))
+    write_text(folder / "data.json", json.dumps(counts, indent=1))
     return counts

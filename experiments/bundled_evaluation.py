@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from experiments.bundled_data import data_folder, test_documents
+from tokinterp.files import write_text
 
 BITS = 12  # of one token id: five tokens are one uint64 key while the vocabulary is at most 4096
 
@@ -143,5 +144,5 @@ def evaluate(
     results |= {name: results.get(name, {}) | row for name, row in new.items()}
     if only in (None, "ngrams"):
         results["ngram_training_tokens"] = part_tokens
-    path.write_text(json.dumps(results, indent=1))
+    write_text(path, json.dumps(results, indent=1))
     return results

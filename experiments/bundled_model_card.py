@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from tokinterp.files import write_text
+
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "tokinterp" / "data" / "model"
 CHECKS = ROOT / "experiments" / "results" / "bundled" / "checks.json"
@@ -197,7 +199,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "bundled")
     a = parser.parse_args()
     template = Path(__file__).with_name("bundled_model_card.md").read_text(encoding="utf-8")
-    (MODEL / "README.md").write_text(card(a.runs / a.preset, a.preset, template), encoding="utf-8")
+    write_text(MODEL / "README.md", card(a.runs / a.preset, a.preset, template))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from tokinterp.files import write_text
+
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "tokinterp" / "data" / "model"
 QUESTIONS = ROOT / "tokinterp" / "data" / "questions.jsonl"
@@ -291,13 +293,13 @@ def main() -> None:
             model.load_state_dict(saved["model"])
             row = {"checkpoint": saved["row"], "val_loss_256": short_loss(model, a.runs)}
             curves.append(row | check(model, False))
-            path.write_text(json.dumps(curves, indent=1))
+            write_text(path, json.dumps(curves, indent=1))
         return
     result: dict[str, Any] = {"model": check(model, not a.quick), "untrained": check(untrained(model), False)}
     result["examples"] = [{"word": c["word"], "pieces": tokenizer.convert_ids_to_tokens(c["pieces"])} for c in cases]
     if QUESTIONS.exists():
         result["questions"] = questions(model, tokenizer, QUESTIONS)
-    (RESULTS / "checks.json").write_text(json.dumps(result, indent=1))
+    write_text(RESULTS / "checks.json", json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ import numpy as np
 import xarray as xr
 
 import tokinterp as ti
+from tokinterp.files import write_text
 from tokinterp.fillers.contents import read_dots
 from tokinterp.fillers.dot_ablation import ablate_dots
 from tokinterp.fillers.dot_probes import probe_contents
@@ -311,7 +312,7 @@ def main() -> None:
     found = summary(tree)
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_text(args.json, json.dumps(found, indent=1) + "\n")
     for row in found["training"]:
         print(
             row["task"], row["arm"], row["seed"], row["format"], row["accuracy"]["all"], f"majority {row['majority']}"

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from tokinterp.files import write_text
+
 KEPT = (
     "all", "other", "last piece", "first piece", "middle piece", "single-token word", "last of 2", "last of 3",
     "last of 4+", "seen pair", "unseen pair",
@@ -45,7 +47,7 @@ def write(record: dict[str, Any], path: str | Path) -> Path:
     text = as_json(rounded(record))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_text(path, text + "\n")
     return path
 
 

@@ -23,6 +23,7 @@ import xarray as xr
 
 import tokinterp as ti
 from tokinterp.dataset import provenance
+from tokinterp.files import write_text
 from tokinterp.fillers import (
     build_items,
     cell_clusters,
@@ -371,7 +372,7 @@ def main() -> None:
     tree = run(ti.load_model(args.model), grid=grid, small=args.small, out=args.out, **size)
     text = json.dumps(headline(tree), indent=1)
     if args.json is not None:
-        args.json.write_text(text + "\n", encoding="utf-8")
+        write_text(args.json, text + "\n")
     print(text)
 
 

@@ -32,6 +32,7 @@ import numpy as np
 import xarray as xr
 
 import tokinterp as ti
+from tokinterp.files import write_text
 from tokinterp.text import read_texts
 
 RESULTS = Path("runs/inner_lexicon.zarr")
@@ -206,7 +207,7 @@ def main() -> None:
         result = {"command": f"python -m experiments.inner_lexicon {given} --json {args.json}", **about}
         args.json.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(result | summarise(tree), indent=1)
-        args.json.write_text(re.sub(r"\[[^\[\]{}]*\]", lambda m: " ".join(m[0].split()), text) + "\n", encoding="utf-8")
+        write_text(args.json, re.sub(r"\[[^\[\]{}]*\]", lambda m: " ".join(m[0].split()), text) + "\n")
 
 
 if __name__ == "__main__":

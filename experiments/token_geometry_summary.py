@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from tokinterp.files import write_text
+
 from .erasure_summary import rounded
 
 PROVENANCE = ("model", "revision", "weights", "tokenizer", "dtype", "device", "versions", "git_commit", "created")
@@ -79,7 +81,7 @@ def write(record: dict[str, Any], path: str | Path) -> Path:
     text = re.sub(r"([\[{]) | ([\]}])", r"\1\2", text)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_text(path, text + "\n")
     return path
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import random
 import time
 from dataclasses import asdict, dataclass, replace
@@ -30,6 +29,7 @@ import torch
 from experiments.bundled_data import prepare
 from experiments.bundled_evaluation import evaluate
 from experiments.bundled_forward import loss_function
+from tokinterp.files import replacing, write_text
 
 EXPORT = Path(__file__).resolve().parents[1] / "tokinterp" / "data" / "model"
 
@@ -164,9 +164,8 @@ def validation_loss(loss: Any, folder: Path, preset: Preset, rows: int, length: 
 
 def save(path: Path, model: Any, opts: list, state: dict) -> None:
     """Write a checkpoint so that a kill at any moment leaves a whole file."""
-    part = path.with_suffix(".part")
-    torch.save({"model": model.state_dict(), "opts": [o.state_dict() for o in opts], "state": state}, part)
-    os.replace(part, path)
+    with replacing(path) as part:
+        torch.save({"model": model.state_dict(), "opts": [o.state_dict() for o in opts], "state": state}, part)
 
 
 def train(
@@ -280,7 +279,7 @@ def train(
         if time.time() - last_save > 240 or done:
             save(folder / "resume.pt", model, opts, state | {"saved_at": time.time()})
             last_save = time.time()
-    (folder / "plan.json").write_text(json.dumps(asdict(preset) | state, indent=1))
+    write_text(folder / "plan.json", json.dumps(asdict(preset) | state, indent=1))
 
 
 def export(folder: Path, preset: Preset, checkpoint: str, target: Path) -> None:
@@ -297,7 +296,7 @@ def export(folder: Path, preset: Preset, checkpoint: str, target: Path) -> None:
     PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer").save_pretrained(target)
     path = target / "tokenizer_config.json"  # the name that every version of transformers knows
     config = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
-    path.write_text(json.dumps({k: v for k, v in config.items() if "local" not in k}, indent=2) + "\n")
+    write_text(path, json.dumps({k: v for k, v in config.items() if "local" not in k}, indent=2) + "\n")
     for path in target.iterdir():
         path.chmod(0o644)
 

@@ -8,7 +8,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+import tokinterp as ti
 from tokinterp import files
+from tokinterp.checkpoint import open_lock
 
 posix = pytest.mark.skipif(os.name != "posix", reason="permissions and links of POSIX")
 WRITERS = {
@@ -105,3 +107,43 @@ def test_a_new_folder_is_beside_the_place(tmp_path):
     assert one != two
     assert one.parent == two.parent == tmp_path
     assert one.name.startswith(".run.zarr.writing-")
+
+
+@posix
+def test_every_writer_keeps_to_the_umask(tmp_path, umask, bundled):
+    """A group that shares a folder can read and go on with what each of it wrote."""
+    umask(0o002)
+    prompts = ti.Prompts.from_texts([t.text[:200] for t in ti.bundled_texts("story")[:4]], bundled, progress=False)
+    probes = ti.fit_probes(
+        bundled, prompts, layers=[1], offsets=[0], method="ridge", store=tmp_path / "probes", progress=False
+    )
+    probes.save(tmp_path / "copy")
+    asked = {"lens": ti.LogitLens(layers=[2])}
+    ti.measure(bundled, prompts, asked, store=tmp_path / "half.zarr", share=(0, 2), progress=False)
+    run = ti.measure(bundled, prompts, {"lens": ti.LogitLens(layers=[2])}, progress=False)
+    ti.write(run, tmp_path / "run.zarr")
+    ti.write(run, tmp_path / "run.nc")
+    ti.TunedLens.identity(bundled.info).save(tmp_path / "lens.safetensors")
+    ti.report(run, tmp_path / "page.html")
+    made = {p: stat.S_IMODE(p.stat().st_mode) for p in tmp_path.rglob("*")}
+    assert {p.suffix for p in made} >= {".safetensors", ".json", ".nc", ".html", ".zarr", ".partial"}
+    wrong = {p: oct(mode) for p, mode in made.items() if mode != (0o775 if p.is_dir() else 0o664)}
+    assert not wrong
+
+
+@posix
+def test_a_lock_of_another_user_can_be_taken(tmp_path, monkeypatch):
+    (tmp_path / "lock").touch()
+    real = os.open
+
+    def only_read(path, flags, *mode):
+        if flags & os.O_RDWR:
+            raise PermissionError
+        return real(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", only_read)
+    os.close(open_lock(tmp_path / "lock"))
+    monkeypatch.undo()
+    (tmp_path / "link").symlink_to("lock")
+    with pytest.raises(OSError, match="link"):
+        open_lock(tmp_path / "link")

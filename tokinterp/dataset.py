@@ -21,7 +21,7 @@ import xarray as xr
 
 from .capture import Site
 from .files import new_folder
-from .received import check_netcdf, check_zarr
+from .received import RefusedError, check_netcdf, check_zarr
 
 if TYPE_CHECKING:
     from .models.base import ModelInfo
@@ -356,6 +356,8 @@ def read(path: str | Path) -> xr.DataTree:
             tree = xr.open_datatree(path, engine="zarr", consolidated=False)
         with tree:
             nodes = {n.path: _strings(n.to_dataset(inherit=False).load(), object) for n in tree.subtree}
+    except RefusedError:
+        raise
     except Exception as error:
         raise ValueError(f"{path} cannot be read (damaged, or no result): {type(error).__name__}: {error}") from error
     known = nodes["/"].attrs.pop("digests", None)

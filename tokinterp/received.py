@@ -20,6 +20,10 @@ OLD_ZARR = {".zarray", ".zattrs", ".zgroup", ".zmetadata"}
 MOST_METADATA = 2**28
 
 
+class RefusedError(ValueError):
+    """A store that is not opened, with the reason."""
+
+
 def check_zarr(path: Path) -> None:
     """Refuse a folder that is no plain zarr store of format 3 with the types and codecs that `tokinterp.write` uses.
 
@@ -30,31 +34,31 @@ def check_zarr(path: Path) -> None:
         link to a folder, a device, or more values than fit into memory.
     """
     if not path.is_dir():
-        raise ValueError(f"{path} is no folder: a zarr store is one, and a netCDF file ends in .nc")
+        raise RefusedError(f"{path} is no folder: a zarr store is one, and a netCDF file ends in .nc")
     room = memory_bytes()
     for folder, folders, names in os.walk(path):
         here = Path(folder)
         if found := OLD_ZARR & {*names, *folders}:
-            raise ValueError(f"{here / min(found)} is of zarr format 2, which can run code: only format 3 is read")
+            raise RefusedError(f"{here / min(found)} is of zarr format 2, which can run code: only format 3 is read")
         for name in folders:
             if (here / name).is_symlink():
-                raise ValueError(f"{here / name} is a link to a folder: copy the store with what its links name")
+                raise RefusedError(f"{here / name} is a link to a folder: copy the store with what its links name")
         for name in names:
             if not stat.S_ISREG(os.stat(here / name).st_mode):
-                raise ValueError(f"{here / name} is no plain file")
+                raise RefusedError(f"{here / name} is no plain file")
         if "zarr.json" in names:
             room -= _node_bytes(here / "zarr.json")
         if room < 0:
-            raise ValueError(f"{here} says that it holds more values than this machine has memory for")
+            raise RefusedError(f"{here} says that it holds more values than this machine has memory for")
 
 
 def _node_bytes(file: Path) -> int:
     """Return what the values of a node take in memory, by its own account, and refuse what `write` does not write."""
     if file.stat().st_size > MOST_METADATA:
-        raise ValueError(f"{file} has {file.stat().st_size} bytes, far more than metadata take")
+        raise RefusedError(f"{file} has {file.stat().st_size} bytes, far more than metadata take")
     node = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(node, dict) or type(node.get("zarr_format")) is not int or node["zarr_format"] != 3:
-        raise ValueError(f"{file} is no metadata of zarr format 3, the only one that is read")
+        raise RefusedError(f"{file} is no metadata of zarr format 3, the only one that is read")
     if node.get("node_type") == "group":
         return 0
     try:
@@ -64,13 +68,13 @@ def _node_bytes(file: Path) -> int:
         usual = node["node_type"] == "array" and node["chunk_grid"]["name"] == "regular"
         lengths = [*shape, *chunks]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged ({error!r})") from None
+        raise RefusedError(f"{file} is damaged ({error!r})") from None
     if not isinstance(kind, str) or kind not in ITEM_BYTES:
-        raise ValueError(f"{file} has values of type {kind!r}: read are {', '.join(ITEM_BYTES)}")
+        raise RefusedError(f"{file} has values of type {kind!r}: read are {', '.join(ITEM_BYTES)}")
     if other := [c for c in codecs if not isinstance(c, str) or c not in CODECS]:
-        raise ValueError(f"{file} asks for the codec {other[0]!r}: read are {', '.join(sorted(CODECS))}")
+        raise RefusedError(f"{file} asks for the codec {other[0]!r}: read are {', '.join(sorted(CODECS))}")
     if not usual or node.get("storage_transformers") or any(type(n) is not int or n < 0 for n in lengths):
-        raise ValueError(f"{file} describes an array of another kind than those that tokinterp writes")
+        raise RefusedError(f"{file} describes an array of another kind than those that tokinterp writes")
     return ITEM_BYTES[kind] * max(prod(shape), prod(chunks))
 
 
@@ -86,19 +90,19 @@ def check_netcdf(path: Path) -> None:
 
     room = memory_bytes()
     if not path.is_file():
-        raise ValueError(f"{path} is no plain file")
+        raise RefusedError(f"{path} is no plain file")
     with h5py.File(path) as file:
         for name, v in _datasets(file["/"], {hash(file["/"].id)}):
             made = v.id.get_create_plist()
             if v.is_virtual or v.external:
-                raise ValueError(f"{path}: {name} keeps its values in other files")
+                raise RefusedError(f"{path}: {name} keeps its values in other files")
             if v.dtype.kind not in "biuf" and h5py.check_string_dtype(v.dtype) is None:
-                raise ValueError(f"{path}: {name} has values of type {v.dtype}: read are numbers and strings")
+                raise RefusedError(f"{path}: {name} has values of type {v.dtype}: read are numbers and strings")
             if other := {made.get_filter(i)[0] for i in range(made.get_nfilters())} - BUILT_IN_FILTERS:
-                raise ValueError(f"{path}: {name} asks for the HDF5 filter {min(other)}, which is no built-in one")
+                raise RefusedError(f"{path}: {name} asks for the HDF5 filter {min(other)}, which is no built-in one")
             room -= v.size * max(v.dtype.itemsize, 1) if v.size else 0
             if room < 0:
-                raise ValueError(f"{path}: {name} says that it holds more values than this machine has memory for")
+                raise RefusedError(f"{path}: {name} says that it holds more values than this machine has memory for")
 
 
 BUILT_IN_FILTERS = {1, 2, 3}
@@ -111,17 +115,17 @@ def _datasets(group: Any, seen: set[Any]) -> Iterator[tuple[str, Any]]:
 
     for name in group:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise ValueError(f"{group.file.filename}: {group.name}/{name} is a link")
+            raise RefusedError(f"{group.file.filename}: {group.name}/{name} is a link")
         item = group[name]
         if isinstance(item, h5py.Group):
             if hash(item.id) in seen:
-                raise ValueError(f"{group.file.filename}: {item.name} is a group under two names")
+                raise RefusedError(f"{group.file.filename}: {item.name} is a group under two names")
             seen.add(hash(item.id))
             yield from _datasets(item, seen)
         elif isinstance(item, h5py.Dataset):
             yield f"{group.name}/{name}", item
         else:
-            raise ValueError(f"{group.file.filename}: {item.name} is neither a group nor values")
+            raise RefusedError(f"{group.file.filename}: {item.name} is neither a group nor values")
 
 
 def memory_bytes() -> int:

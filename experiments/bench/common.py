@@ -20,6 +20,7 @@ import torch
 
 import tokinterp as ti
 from tokinterp.dataset import versions
+from tokinterp.files import write_text
 
 
 def paired(methods: Mapping[str, Callable[[], Any]], rounds: int = 9, warm: int = 1) -> dict[str, dict[str, float]]:
@@ -99,7 +100,7 @@ def save(name: str, rows: Mapping[str, Any], sizes: Mapping[str, Any], out: Path
         )
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        (out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_text(out / f"{name}.json", json.dumps(record, indent=1) + "\n")
     return record
 
 
