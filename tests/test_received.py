@@ -201,7 +201,7 @@ def test_layers_of_probes_are_numbers(tmp_path, bundled):
     ti.fit_probes(bundled, prompts, layers=[1], offsets=[0], method="ridge", store=tmp_path / "p", progress=False)
     facts = json.loads((tmp_path / "p" / "probes.json").read_text())
     (tmp_path / "p" / "probes.json").write_text(json.dumps({**facts, "layers": ["../../victim"]}))
-    with pytest.raises(ValueError, match="no numbers of layers"):
+    with pytest.raises(ValueError, match="p is damaged"):
         ti.TokenProbes.load(tmp_path / "p")
 
 
@@ -263,8 +263,8 @@ def test_pickled_weights_do_not_run(tmp_path, form):
     if form == "zip":
         torch.save({"x": Runs(tmp_path)}, folder / "pytorch_model.bin")
     else:
-        (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Runs(tmp_path)))
-    with pytest.raises(Exception):  # noqa: B017, PT011
+        (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Runs(tmp_path), protocol=2))
+    with pytest.raises(ValueError, match=r"model: the weights are damaged or more than tensors .UnpicklingError"):
         ti.load_model(folder, device="cpu")
     assert not (tmp_path / "ran").exists()
 
@@ -280,9 +280,9 @@ def test_published_lenses_and_probes_are_read_as_tensors_only(tmp_path):
     (tmp_path / "config.json").write_text('{"num_hidden_layers": 1}')
     torch.save({"0.weight": Runs(tmp_path)}, tmp_path / "params.pt")
     torch.save(Runs(tmp_path), tmp_path / "layer1_tgtidx0.ckpt")
-    with pytest.raises(Exception, match=r"(?i)weights.only"):
+    with pytest.raises(ValueError, match=r"params.pt holds more than tensors, or is damaged"):
         ti.TunedLens.load(tmp_path)
-    with pytest.raises(Exception, match=r"(?i)weights.only"):
+    with pytest.raises(ValueError, match=r"ckpt holds more than tensors, or is damaged"):
         ti.TokenProbes.from_authors(tmp_path / "layer1_tgtidx0.ckpt")
     assert not (tmp_path / "ran").exists()
 

@@ -149,3 +149,23 @@ def plain_name(name: object, folder: Path) -> Path:
             f"{folder} names a file {name!r}, which is not the name of a file in it: nothing is read there"
         )
     return folder / name
+
+
+def pickled_tensors(file: Path) -> Any:
+    """Return what a published ``.pt`` or ``.ckpt`` file holds: tensors in plain containers, and nothing that runs.
+
+    Raises
+    ------
+    ValueError
+        If there is more in it.
+    """
+    import torch
+
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{file} holds more than tensors, or is damaged ({type(error).__name__}): it is not read; get it anew"
+        ) from error

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..received import pickled_tensors
 from .token_probes import Tensors, TokenProbes
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def read_checkpoints(paths: Sequence[str | Path], model: Model | None = None) ->
         layer, offset = int(name[1]) + 1, int(name[2])
         if layer < 0 or (model is not None and layer > model.info.n_layers):
             raise ValueError(f"{file.name}: layer {name[1]} in their count is no point of the residual stream")
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
+        loaded = pickled_tensors(file)
         loaded = loaded.get("state_dict", loaded)
         weights = [v for k, v in loaded.items() if k.endswith("fc.weight")] if isinstance(loaded, dict) else []
         if len(weights) != 1 or weights[0].ndim != 2 or (shape is not None and tuple(weights[0].shape) != shape):

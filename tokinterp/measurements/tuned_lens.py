@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..fitted import check_finite, check_shapes, digest_of, load_tensors, save_tensors
+from ..received import pickled_tensors
 
 if TYPE_CHECKING:
     from ..models.base import ModelInfo
@@ -174,7 +175,7 @@ class TunedLens:
         if not (folder / "config.json").is_file() or not (folder / "params.pt").is_file():
             raise ValueError(f"{folder} has no config.json and params.pt of a published tuned lens")
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        params = torch.load(folder / "params.pt", map_location="cpu", weights_only=True)
+        params = pickled_tensors(folder / "params.pt")
         n = int(config.get("num_hidden_layers", 0))
         names = [f"{i}.weight" for i in range(n)]
         if not n or any(name not in params for name in names):

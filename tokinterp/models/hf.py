@@ -102,6 +102,12 @@ def load_hf(
         if "Unrecognized configuration class" in str(error):
             raise ValueError(f"{name}: {type(config).__name__} is no causal language model") from error
         raise
+    except Exception as error:
+        if type(error).__name__ not in ("UnpicklingError", "SafetensorError"):
+            raise
+        raise ValueError(
+            f"{name}: the weights are damaged or more than tensors ({type(error).__name__}): get them as safetensors"
+        ) from error
     lm, loading = loaded
     if missing := sorted(loading["missing_keys"]):
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
