@@ -139,7 +139,7 @@ def test_metrics_of_a_model():
 def test_refusals():
     prompts = some_prompts([9, 8, 7, 6])
     for options, text in (
-        ({"q": 1}, "q=1"), ({"metrics": "all"}, "metrics="), ({"pooling": "tokens"}, "mean or last"),
+        ({"q": 1}, "q=1"), ({"metrics": "all"}, "metrics="), ({"pooling": "tokens"}, "'mean' or 'last'"),
         ({"published": "x"}, "skean2025"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=text):

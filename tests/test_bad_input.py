@@ -150,10 +150,10 @@ PROMPTS = {
     "no such file": (lambda g, p: ti.Prompts.from_file(p / "none.txt", tiny()), r"none.txt: no such file"),
 }
 ASKED = {
-    "layer out of range": (lambda g, p: run(which={"n": Norms(layers=[4])}), r"layers \[4\]: .*has layers 0 .* to 3"),
+    "layer out of range": (lambda g, p: run(which={"n": Norms(layers=[4])}), r"layers=\[4\]: .*has layers 0 .* to 3"),
     "negative layer": (
         lambda g, p: run(which={"n": Norms(layers=[-1])}),
-        r"layers \[-1\].*negative numbers do not count",
+        r"layers=\[-1\].*negative numbers do not count",
     ),
     "unknown site": (lambda g, p: S.parse("hidden.3"), r"unknown site 'hidden': the sites are resid, "),
     "unknown measurement": (

@@ -227,7 +227,7 @@ def test_short_prompts_are_refused_before_the_run():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"scales": (3,)}, r"scales=\[3\]"), ({"scales": ()}, "scales="), ({"k": 1}, "k=1"), ({"twonn": "x"}, "'x'"),
+        ({"scales": (3,)}, r"scales=\(3,\)"), ({"scales": ()}, "scales="), ({"k": 1}, "k=1"), ({"twonn": "x"}, "'x'"),
         ({"average": "median"}, "median"), ({"exclude": ("bos",)}, "bos"), ({"small": "drop"}, "drop"),
     ],
 )  # fmt: skip

@@ -311,13 +311,13 @@ def test_layers_of_other_depths():
         ({"start": 2, "end": 2}, "earlier layer to a later"),
         ({"offsets": (0, -1, -3)}, r"no offsets \[-3\]"),
         ({"offsets": (0, 1)}, "before them"),
-        ({"scale": "odds"}, "'prob' or"),
+        ({"scale": "odds"}, "scale='odds': give one of 'prob'"),
         ({"segmentation": "viterbi"}, "'greedy' or 'dp'"),
         ({"denominator": 3}, "'code' or 'paper'"),
         ({"unseen": "drop"}, "'missing' or 'zero'"),
         ({"exclude": ("massive",)}, "'special'"),
-        ({"max_length": 0}, "at least one token"),
-        ({"tokens": -1}, "number of prompts"),
+        ({"max_length": 0}, "max_length=0: .*at least 1"),
+        ({"tokens": -1}, "tokens=-1: .*at least 0"),
     ],
 )
 def test_bad_settings(options, message):

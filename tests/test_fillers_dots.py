@@ -92,7 +92,7 @@ def test_attention_refuses_other_prompts(lm):
     chain = ti.Prompts.from_ids(TASK.test_set("parallel", 3).sequences.ids.tolist(), model)
     with pytest.raises(ValueError, match="prompt 0 has no fillers"):
         ti.measure(model, chain, {"a": DotAttention(4, 2, 3)}, progress=False)
-    with pytest.raises(ValueError, match="blocks \\[7\\]"):
+    with pytest.raises(ValueError, match="blocks=\\[7\\]"):
         ti.measure(model, filler_prompts(TASK, model, 2), {"a": DotAttention(4, 2, 3, blocks=[7])}, progress=False)
 
 
@@ -167,7 +167,7 @@ def test_slots_are_marked_by_their_pairs(changed):
         ({}, TASK, {}, "at least one network"),
         ({"net": 0}, Task("match2", n=4), {}, "not of match2"),
         ({"net": 0}, Task(n=4, fillers=0), {}, "has no fillers"),
-        ({"net": 0}, TASK, {"interventions": ("prayer",)}, r"interventions \['prayer'\]"),
+        ({"net": 0}, TASK, {"interventions": ("prayer",)}, r"interventions=\('prayer',\)"),
         ({"net": 0}, TASK, {"prompts": 1}, "prompts=1"),
         ({"net": None}, Task(n=5), {}, "another task"),
     ],
@@ -262,7 +262,7 @@ def test_the_bootstrap_is_that_of_a_loop():
     [
         (Task("match2", n=4), {}, "that of match3, not match2"),
         (TASK, {"slots": [12]}, "numbered 0 to 11"),
-        (TASK, {"targets": ("weather",)}, r"targets \['weather'\]"),
+        (TASK, {"targets": ("weather",)}, r"targets=\('weather',\)"),
         (TASK, {"shrinkage": 0}, "shrinkage=0"),
         (TASK, {"layers": [3]}, "layers 0 to 2"),
         (Task(n=5, d=2, m=3), {}, "another task"),

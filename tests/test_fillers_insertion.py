@@ -85,8 +85,8 @@ def test_demonstrations_keep_their_fillers_when_the_target_loses_its_own(bundled
         ({"kind": ".", "n_fillers": 4}, r"filler '\.' merges with its neighbours .* become \["),
         ({"kind": " .", "n_fillers": 5}, "must be a multiple of 2"),
         ({"n_fillers": 4000}, r"make 4\d\d\d tokens, .* has room for .* at most \d+ fillers fit"),
-        ({"n_fillers": -1}, "cannot be negative"),
-        ({"placement": "behind"}, "write post or pre"),
+        ({"n_fillers": -1}, "n_fillers=-1: give .* at least 0"),
+        ({"placement": "behind"}, "placement='behind': give 'post' or 'pre'"),
         ({"questions": []}, "no questions"),
         ({"questions": [("The sky is", "blue")], "cue": None}, None),
         ({"kind": "xq", "n_fillers": 3}, "merges|multiple"),
@@ -342,7 +342,7 @@ def test_routing_is_made_of_attention_masses(bundled):
     assert np.isnan(ds["routed"][:, 0]).all()
     assert float(ds["routed"][i, 3]) == pytest.approx(asks[3] * np.mean(reads[:3]), rel=1e-4)
     assert (ds["chance_change"] < 0).all()
-    with pytest.raises(ValueError, match="nothing is routed"):
+    with pytest.raises(ValueError, match=r"n_fillers=0: give .* at least 1"):
         routing(bundled, asked, n_fillers=0)
 
 

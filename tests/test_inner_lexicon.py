@@ -318,13 +318,13 @@ def test_piece_attention_is_a_measurement(lexicon):
 
 # -- bad input ----------------------------------------------------------------------------------------------------
 def test_bad_input(planted, cases, lexicon):
-    with pytest.raises(ValueError, match=r"variants=\['raw'\]: choose from input, raw, dot;"):
+    with pytest.raises(ValueError, match=r"variants=\['raw'\]: 'raw' is none of 'input, raw, dot',"):
         retrieve_words(planted, cases, variants=["raw"])
     natural = natural_cases(lexicon, (5, 6), min_context=1)
     for function in (retrieve_words, canonicity):
         with pytest.raises(ValueError, match=r"has [456] tokens: give words that are one token"):
             function(planted, natural)
-        with pytest.raises(ValueError, match=r"layers \[7\]: planted has layers 0"):
+        with pytest.raises(ValueError, match=r"layers=\[7\]: planted has layers 0"):
             function(planted, cases, [7])
         with pytest.raises(ValueError, match="there is no case"):
             function(planted, cases[:0])
@@ -338,14 +338,14 @@ def test_bad_input(planted, cases, lexicon):
         (fine._replace(part=np.array([0, 0, 0])), {}, "2 words and 1 non-words in 1 parts"),
         (fine._replace(part=np.array([0, 1])), {}, "3 items, 3 kinds and 2 parts"),
         (fine, {"k": 4}, "k=4: the other parts have 1 items or more"),
-        (fine, {"places": ["first"], "k": 1}, r"places=\['first'\]: the places are last, penultimate"),
+        (fine, {"places": ["first"], "k": 1}, r"places=\['first'\]: 'first' is none of 'last', 'penultimate'"),
     ]
     for items, change, message in bad:
         with pytest.raises(ValueError, match=message):
             word_probe(planted, items, **change)
     with pytest.raises(ValueError, match=r"sizes=\[1\]: name numbers of tokens"):
         PieceAttention((1,))
-    with pytest.raises(ValueError, match=r"blocks \[3\]: tiny-llama has blocks 0 to 2"):
+    with pytest.raises(ValueError, match=r"blocks=\[3\]: tiny-llama has blocks 0 to 2"):
         ti.measure(tiny(), lexicon.prompts, {"p": PieceAttention(blocks=[3])}, progress=False)
     with pytest.raises(ValueError, match=r"none of the 12 prompts has a word of \[40\] tokens"):
         ti.measure(tiny(), lexicon.prompts, {"p": PieceAttention((40,))}, progress=False)

@@ -147,7 +147,7 @@ def test_batches_do_not_matter(bundled):
 
 
 def test_unknown_interventions_and_positions_that_are_not_read():
-    with pytest.raises(ValueError, match="there are insertion, deletion"):
+    with pytest.raises(ValueError, match="'lesion' is none of 'insertion', 'deletion'"):
         intervene(tiny(), QUESTIONS, interventions=["lesion"])
     model = ti.wrap(tiny_lm("bloom"), byte_tokenizer(), id="alibi")
     with pytest.raises(ValueError, match="ignores position_ids"):

@@ -220,9 +220,9 @@ def test_nonwords_match_words_in_each_part(lexicon, canonical, parts_by):
 
 
 def test_bad_input(lexicon):
-    with pytest.raises(ValueError, match=r"sizes=\[1, 2\]: a split has 2 or more pieces"):
+    with pytest.raises(ValueError, match=r"sizes=\(1, 2\): give a list, each .* of at least 2"):
         split_cases(lexicon, (1, 2))
-    with pytest.raises(ValueError, match=r"typos=\['drop'\]: the typing errors are substitute, delete"):
+    with pytest.raises(ValueError, match=r"typos=\['drop'\]: 'drop' is none of 'substitute', 'delete'"):
         typo_cases(lexicon, ["drop"])
     with pytest.raises(ValueError, match="the corpus has 0 words of one token, 30 letters or more"):
         split_cases(lexicon, min_letters=30)

@@ -289,9 +289,9 @@ def test_settings_are_checked_before_the_run():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=text):
             ti.TokenNonlinearity(**bad)
-    with pytest.raises(TypeError, match="give LinearMaps"):
+    with pytest.raises(TypeError, match="give a LinearMaps"):
         ti.TokenNonlinearity(maps="maps.safetensors")
-    with pytest.raises(ValueError, match="blocks \\[7\\]: tiny-llama has blocks 0 to 2"):
+    with pytest.raises(ValueError, match="blocks=\\[7\\]: tiny-llama has blocks 0 to 2"):
         ti.measure(tiny(), some_prompts([20]), {"m": ti.Linearity(blocks=[7])}, progress=False)
     with pytest.raises(ValueError, match="the prompts have 20 tokens, and a map of 32 channels"):
         ti.measure(tiny(), some_prompts([20]), {"m": ti.TokenNonlinearity()}, progress=False)

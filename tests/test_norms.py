@@ -95,7 +95,7 @@ def test_contract_of_first_token_attention():
 
 
 def test_refusals_of_attention():
-    with pytest.raises(ValueError, match="blocks \\[7\\]"):
+    with pytest.raises(ValueError, match="blocks=\\[7\\]"):
         ti.measure(tiny(), some_prompts([9]), {"s": FirstTokenAttention(blocks=[7])}, progress=False)
     with pytest.raises(ValueError, match="only look at itself"):
         ti.measure(tiny(), some_prompts([1]), {"s": FirstTokenAttention()}, progress=False)

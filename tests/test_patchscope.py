@@ -178,8 +178,8 @@ def test_bad_input_is_said_before_the_model_runs(monkeypatch):
     monkeypatch.setattr(type(MODEL), "run", lambda *a, **k: pytest.fail("the model ran"))
     fine = Target((1, 40), (1,))
     bad = [
-        ({"layer": 9}, "layers \\[9\\]: tiny-llama has layers 0"),
-        ({"target_layer": 9}, "layers \\[9\\]"),
+        ({"layer": 9}, "layers=\\[9\\]: tiny-llama has layers 0"),
+        ({"target_layer": 9}, "layers=\\[9\\]"),
         ({"target_layer": "last"}, "target_layer 'last': give a layer or \"same\""),
         ({"position": 7}, "position 7 of prompt 1: it has positions 0 to 6"),
         ({"position": [0, 0, -1]}, "position -1 of prompt 2"),

@@ -116,9 +116,9 @@ def test_the_edit_works_in_a_measurement_and_is_described(bundled, prompts):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Policy("windows"), "there are separators, window"),
+        (lambda: Policy("windows"), "kind='windows': give one of 'separators', 'window'"),
         (lambda: Policy("separators"), "needs the ids of separators"),
-        (lambda: Policy("window", window=0), "at least itself"),
+        (lambda: Policy("window", window=0), "window=0: give .* at least 1"),
         (lambda: policy_loss(tiny(), some_prompts([12]), {"w": Policy("window", 3, 256)}), "separator|nothing would"),
     ],
 )

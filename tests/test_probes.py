@@ -378,15 +378,15 @@ def test_released_checkpoints(model, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "svm"}, "method='svm': choose from softmax"),
+        ({"method": "svm"}, "method='svm': give one of 'softmax'"),
         ({"settings": "fast"}, "settings='fast': give 'default', 'feucht2024'"),
         ({"settings": "feucht2024"}, "give validation="),
         ({"settings": ProbeSettings(lr=0)}, "lr=0: give a positive number"),
-        ({"layers": [4]}, r"layers \[4\]"),
+        ({"layers": [4]}, r"layers=\[4\]"),
         ({"offsets": []}, "offsets is empty"),
         ({"offsets": [60]}, "offset 60: no token of these prompts has a label"),
-        ({"states": "int8"}, "states='int8': choose from float32"),
-        ({"method": "lda", "shrinkage": 0}, "shrinkage=0: give a positive"),
+        ({"states": "int8"}, "states='int8': give one of 'float32'"),
+        ({"method": "lda", "shrinkage": 0}, "shrinkage=0: give a number above 0"),
     ],
 )
 def test_bad_settings_are_refused_before_the_model_runs(model, monkeypatch, options, message):

@@ -257,7 +257,7 @@ def test_one_massive_token_decides_unless_it_is_excluded():
 
 
 def test_refusals_say_what_to_do():
-    with pytest.raises(ValueError, match="choose from cka"):
+    with pytest.raises(ValueError, match="'ckaa' is none of 'cka'"):
         LayerSimilarity(measures=["ckaa"])
     with pytest.raises(ValueError, match="over='all'"):
         LayerSimilarity(over="all")

@@ -249,8 +249,8 @@ def test_table_lists_the_largest_entries_with_where_they_are():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"exclude": ("bos",)}, r"exclude=\['bos'\]: the exclusions are special, massive"),
-        ({"rule": "big"}, "unknown rule 'big'"),
+        ({"exclude": ("bos",)}, r"exclude=\('bos',\): 'bos' is none of 'special', 'massive'"),
+        ({"rule": "big"}, "rule='big': give 'norm' or 'sun2024'"),
         ({"factor": 1.0}, "factor=1.0"),
         ({"keep": 0}, "keep=0"),
         ({"thresholds": (0.9, 1.0)}, "thresholds="),
@@ -264,7 +264,7 @@ def test_bad_settings_are_refused(settings, message):
 
 def test_what_the_model_lacks_is_refused_before_it_runs():
     model = StandIn()
-    with pytest.raises(ValueError, match=r"layers \[4\]"):
+    with pytest.raises(ValueError, match=r"layers=\[4\]"):
         Spectrum(layers=[4]).start(model.info, model.prompts)
     with pytest.raises(ValueError, match="only 8 channels"):
         Spectrum(components=9).start(model.info, model.prompts)

@@ -13,6 +13,7 @@ import xarray as xr
 
 from .dataset import check, variable
 from .kernels.state import neutral
+from .settings import checked, several, string
 
 if TYPE_CHECKING:
     from .text.prompts import Prompts
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 LEAST = 8  # prompts
 
 
+@checked(controls=several(string))
 @neutral()
 def dimension_loss_correlation(
     dimension: xr.Dataset,
@@ -125,6 +127,7 @@ def dimension_loss_correlation(
     return out
 
 
+@checked()
 @neutral()
 def prompt_covariates(prompts: Prompts) -> xr.Dataset:
     """Return what a prompt's dimension and loss may both hang on: length, repetition, frequency of its tokens.

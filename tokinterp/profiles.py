@@ -11,6 +11,7 @@ import xarray as xr
 
 from .dataset import variable
 from .kernels.state import neutral
+from .settings import anything, checked, count, several, string
 from .text.classes import TokenClasses
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 NUMBERS = ("token_prompt", "prompt")
 
 
+@checked()
 def span_labels(spans: TokenSpans, prompts: Prompts, kind: str | None = None, other: str = "") -> np.ndarray:
     """Return (token,) str of the stream of all prompts: the type of the span that each token belongs to.
 
@@ -74,6 +76,7 @@ def labels_at(
     return stream[prompts.starts[_prompt_of(ds)] + ds["position"].values]
 
 
+@checked(leave_out=several(string) | string, least=count(1))
 @neutral()
 def class_profile(
     ds: xr.Dataset,
@@ -178,6 +181,7 @@ def class_profile(
     return xr.Dataset(data, coords, attrs)
 
 
+@checked()
 @neutral()
 def token_correlation(
     a: xr.DataArray, b: xr.DataArray, *, level: float = 0.95, n_boot: int = 1000, seed: int = 0
@@ -250,6 +254,7 @@ def token_correlation(
     return xr.Dataset(data, coords)
 
 
+@checked(first=anything, second=anything)
 @neutral()
 def mcnemar(first: Sequence[bool] | np.ndarray, second: Sequence[bool] | np.ndarray) -> dict[str, float]:
     """Test whether two conditions answer the same items equally often (exact McNemar test).

@@ -10,8 +10,10 @@ import xarray as xr
 
 from .dataset import variable
 from .kernels.state import neutral
+from .settings import anything, checked
 
 
+@checked(results=anything)
 @neutral()
 def concat_models(results: Mapping[str, xr.Dataset] | Sequence[xr.Dataset]) -> xr.Dataset:
     """Put the same measurement of several models side by side along a new ``model`` dimension.
@@ -63,6 +65,7 @@ def concat_models(results: Mapping[str, xr.Dataset] | Sequence[xr.Dataset]) -> x
     return out
 
 
+@checked()
 @neutral()
 def summary(
     ds: xr.Dataset, dim: str = "prompt", *, level: float = 0.95, n_boot: int = 2000, seed: int = 0

@@ -12,6 +12,7 @@ from ..capture import resid
 from ..dataset import layer_coords, variable
 from ..kernels.state import neutral
 from ..measurements.base import Measurement, choose_layers
+from ..settings import checked, count
 from . import match3
 from .tasks import Task
 from .words import Words
@@ -186,6 +187,7 @@ def filler_prompts(task: Task, model: Any, count: int, seed: int = 0) -> Prompts
     return Prompts.from_ids(task.test_set("filler", count, 200 + seed).sequences.ids.numpy(), model)
 
 
+@checked(prompts=count(1))
 @neutral()
 def read_dots(lm: Any, task: Task, *, prompts: int = 200, seed: int = 0, progress: bool = False) -> xr.DataTree:
     """Measure the filler positions of a trained network in one pass of ``ti.measure``.

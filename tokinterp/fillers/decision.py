@@ -12,6 +12,7 @@ from ..dataset import variable
 from ..kernels.state import neutral
 from ..measure import measure
 from ..measurements.attention import AttentionMass
+from ..settings import checked, count
 from .insertion import _bundled, _short, insert
 from .interventions import intervene
 from .items import _pair, build_items
@@ -26,6 +27,7 @@ CRITERIA = (
 )  # fmt: skip
 
 
+@checked(n_fillers=count(1))
 @neutral()
 def verdict(
     model: Model,

@@ -11,8 +11,8 @@ import xarray as xr
 
 from ..capture import Site
 from ..dataset import block_coords, variable
-from ..measurements.attention import choose_blocks
-from ..measurements.base import Measurement
+from ..measurements.base import Measurement, choose_blocks
+from ..settings import checked, count
 from . import match3
 from .contents import check_fillers
 from .tasks import Task
@@ -28,6 +28,7 @@ KEYS = ("rows", "end of input", "other fillers", "self")
 REFERENCE = "Pfau, Merrill and Bowman 2024, arXiv 2404.15758 (order of the pairs)"
 
 
+@checked(n=count(3), d=count(1), m=count(2))
 class DotAttention(Measurement):
     """Attention of the fillers and of the answer position on rows, end of the input, fillers and self (HC4, HC5).
 

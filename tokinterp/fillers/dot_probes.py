@@ -14,6 +14,7 @@ import xarray as xr
 from ..dataset import layer_coords, variable
 from ..kernels.probes import shrunk_lda
 from ..kernels.state import neutral
+from ..settings import checked, count, names, number, several
 from . import match3
 from .network import network_info, parameters_hash
 from .probe import _states, _untrained_like, finish
@@ -26,6 +27,9 @@ MOST_CLASSES = 64
 SEED = 300
 
 
+@checked(
+    slots=several(count(), 1), targets=names(*TARGETS, least=1), examples=count(1), shrinkage=number(above=0, high=1)
+)
 @neutral()
 def probe_contents(
     trunks: Mapping[str, Any],

@@ -12,8 +12,9 @@ import xarray as xr
 from ..dataset import variable
 from ..kernels.state import neutral
 from ..profiles import mcnemar
+from ..settings import checked, count, names, several, string
 from .answers import ask, chunks, compare, pad
-from .items import Items, _pair, build_items
+from .items import PLACEMENTS, Items, _pair, build_items
 from .results import BOUNDS, NAMES, finish, interval, numbers, sign_test, spearman
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ ANNOUNCE = "Dots follow.\n"
 _QUANTITIES = ("log_prob", "correct", "rank", "kl", "js", "flip", "entropy_change")
 
 
+@checked(n_fillers=several(count(), 1), kinds=several(string, 1) | string, placements=names(*PLACEMENTS, least=1))
 @neutral()
 def insert(
     model: Model,
@@ -157,6 +159,7 @@ def _against(answers: Any, reference: Any) -> dict[str, np.ndarray]:
     return {q: torch.as_tensor(v, dtype=torch.float64, device="cpu").numpy() for q, v in out.items()}
 
 
+@checked()
 @neutral()
 def insertion_tests(ds: xr.Dataset, *, level: float = 0.95, n_boot: int = 2000, seed: int = 0) -> xr.Dataset:
     """Test what `insert` found, item by item against k = 0.

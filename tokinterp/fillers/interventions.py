@@ -14,9 +14,10 @@ from ..capture import Site
 from ..dataset import variable
 from ..edits import Edit, knock_out, replace, zero
 from ..kernels.state import neutral
+from ..settings import checked, count, names, one_of
 from .answers import Answers, Padded, ask, chunks, compare, pad
 from .insertion import _bundled, _short
-from .items import Items, _pair, build_items
+from .items import PLACEMENTS, Items, _pair, build_items
 from .results import NAMES, finish, numbers
 
 if TYPE_CHECKING:
@@ -32,6 +33,12 @@ SHOWN = ("truncation", "deletion everywhere")
 _QUANTITIES = ("kl", "js", "flip", "entropy_change")
 
 
+@checked(
+    n_fillers=count(1),
+    placement=one_of(*PLACEMENTS),
+    interventions=names(*ALL, *SHOWN, least=1),
+    width=count(1),
+)
 @neutral()
 def intervene(
     model: Model,

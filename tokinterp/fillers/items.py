@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..kernels.state import neutral
+from ..settings import checked, one_of
 from ..text.bundled import bundled_questions, bundled_texts
 from ..text.prompts import Prompts
 
@@ -198,6 +199,7 @@ class Tokens:
         return [i for unit in chosen for i in unit]
 
 
+@checked(placement=one_of(*PLACEMENTS))
 @neutral()
 def build_items(
     model: Model,

@@ -18,6 +18,7 @@ from ..kernels.state import neutral
 from ..measure import measure
 from ..measurements.attention import AttentionMass
 from ..measurements.token_sets import check_sets, padded, resolve
+from ..settings import checked, count, mapping, several
 from ..text.prompts import Prompts
 from .items import Tokens
 from .policies import _losses
@@ -30,6 +31,7 @@ SETS = {"first": "first", "separators": "separators", "other": "other"}
 SUN = "Sun et al. 2024, arXiv 2402.17762"
 
 
+@checked(sets=mapping())
 @neutral()
 def massive_roles(
     model: Model, prompts: Prompts, sets: dict | None = None, *, rule: str = "norm", factor: float = 10.0
@@ -115,6 +117,7 @@ def massive_roles(
     return finish(xr.Dataset(data, coords), model, "massive_roles", settings)
 
 
+@checked()
 @neutral()
 def massive_effects(
     model: Model, prompts: Prompts, *, rule: str = "norm", factor: float = 10.0, batch_tokens: int = 4096
@@ -193,6 +196,7 @@ def massive_effects(
     return finish(xr.Dataset(data, coords, {"note": note}), model, "massive_effects", settings)
 
 
+@checked(n_registers=several(count(), 1))
 @neutral()
 def registers(
     model: Model,

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..kernels.state import neutral, seeded
 from ..models import HookedLM, ModelInfo
+from ..settings import checked, count
 from .tasks import Task
 from .words import Words
 
@@ -19,6 +20,7 @@ NEVER = -60.0
 MOST_ROWS = 20_000
 
 
+@checked(n_layers=count(1), d_model=count(1), n_heads=count(1), d_mlp=count(1))
 @dataclass(frozen=True)
 class Network:
     """Shape of the Llama; the defaults are those of Pfau et al. 2024 (9.4 M parameters in the blocks).

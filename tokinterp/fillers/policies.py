@@ -16,6 +16,7 @@ from ..describe import describe
 from ..edits import KnockOut
 from ..kernels.state import neutral
 from ..measurements.token_sets import separator_ids
+from ..settings import checked, count, one_of
 from .results import finish
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 KINDS = ("separators", "window", "interval", "random", "all")
 
 
+@checked(kind=one_of(*KINDS), window=count(1))
 @dataclass(frozen=True)
 class Policy:
     """Which keys a query may read: the first ``initial``, the last ``window`` (itself counted), and some others.
@@ -132,6 +134,7 @@ class KeepOnly(KnockOut):
         }  # fmt: skip
 
 
+@checked()
 @neutral()
 def keep_only(policy: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], blocks: Any = None) -> KeepOnly:
     """Return an edit that hides every key that the policy does not keep, in some or all blocks.
@@ -163,6 +166,7 @@ def separators_of(prompts: Prompts) -> tuple[int, ...]:
     return tuple(int(i) for i in found)
 
 
+@checked(window=count(1))
 @neutral()
 def policy_loss(
     model: Model,

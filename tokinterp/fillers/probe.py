@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from ..checkpoint import fingerprint
 from ..dataset import check, provenance, variable
 from ..kernels.state import neutral
+from ..settings import checked, count, fraction, one_of, positive, several
 from .evaluation import evaluate, loss_sum
 from .formats import IGNORED, Sequences
 from .network import Network, build, network_info, parameters_hash
@@ -63,6 +64,7 @@ def freeze(lm: Any, variant: str) -> set[str]:
     return {name for name, _ in lm.named_parameters()} - chosen
 
 
+@checked(kept=several(fraction, 1), variant=one_of(*VARIANTS), test_examples=count(1))
 @neutral()
 def probe_fillers(
     trunks: Mapping[str, Any],
@@ -231,6 +233,7 @@ def finish(ds: xr.Dataset, lm: Any, task: Task, parameters: dict[str, Any], meas
 
 
 # -- linear probes --------------------------------------------------------------------------------------------
+@checked(positions=several(count(), 1), examples=count(1), ridge=positive)
 @neutral()
 def linear_probe(
     lm: Any, task: Task, *, positions: Sequence[int] | None = None, examples: int = 2000, ridge: float = 1e-2,

@@ -12,9 +12,10 @@ import xarray as xr
 from ..dataset import layer_coords, variable
 from ..jackknife import jackknife_interval, left_out
 from ..kernels.state import neutral
+from ..settings import checked, count, one_of
 from .answers import entropy
 from .insertion import _bundled, _short
-from .items import _pair, build_items
+from .items import PLACEMENTS, _pair, build_items
 from .residual import slots_of, states
 from .results import BOUNDS, finish, numbers
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 TOP_CELL, TOP_ITEM = 30, 50
 
 
+@checked(n_fillers=count(1), placement=one_of(*PLACEMENTS))
 @neutral()
 def read_fillers(
     model: Model,
@@ -124,6 +126,7 @@ def read_fillers(
     return finish(xr.Dataset(data, coords), model, "read_fillers", _short(settings), seed)
 
 
+@checked(n_fillers=count(1), placement=one_of(*PLACEMENTS), n_clusters=count(2), groups=count(2))
 @neutral()
 def cell_clusters(
     model: Model,

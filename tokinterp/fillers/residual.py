@@ -12,9 +12,10 @@ import xarray as xr
 from ..capture import Site
 from ..dataset import layer_coords, variable
 from ..kernels.state import neutral
+from ..settings import checked, count, one_of, positive, several
 from .answers import chunks, pad
 from .insertion import _bundled, _short
-from .items import Items, _pair, build_items
+from .items import PLACEMENTS, Items, _pair, build_items
 from .results import BOUNDS, finish, numbers, share_explained
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def slots_of(items: Items) -> np.ndarray:
     return items.filler[:, :1] + np.arange(items.n_fillers)
 
 
+@checked(n_fillers=several(count(), 1), placement=one_of(*PLACEMENTS))
 @neutral()
 def shift(
     model: Model,
@@ -192,6 +194,7 @@ def attribute(model: Model, h: torch.Tensor, target: torch.Tensor) -> tuple[torc
     return parts, constant, logit
 
 
+@checked(n_fillers=count(2), placement=one_of(*PLACEMENTS))
 @neutral()
 def filler_states(
     model: Model,
@@ -259,6 +262,7 @@ def filler_states(
     return finish(xr.Dataset(data, coords), model, "filler_states", _short(settings), seed)
 
 
+@checked(n_fillers=count(1), folds=count(2), ridge=positive)
 @neutral()
 def filler_probes(
     model: Model,

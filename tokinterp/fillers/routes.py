@@ -12,6 +12,7 @@ from ..dataset import block_coords, variable
 from ..kernels.state import neutral
 from ..measure import measure
 from ..measurements.attention import AttentionMass
+from ..settings import checked, count
 from .insertion import _bundled, _short
 from .items import Items, _pair, build_items
 from .results import finish, numbers
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..models.base import Model
 
 
+@checked(n_fillers=count(1))
 @neutral()
 def routing(
     model: Model,

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ..settings import checked, count, fraction, number, pair, positive
 
+
+@checked(
+    steps=count(1),
+    batch=count(1),
+    rate=positive,
+    warmup=number(0, below=1),
+    weight_decay=number(0),
+    clip=number(0),
+    betas=pair(number(0, below=1), number(0, below=1)),
+    train_examples=count(1),
+    evaluations=count(1),
+    stop_at=fraction,
+)
 @dataclass(frozen=True)
 class Schedule:
     """Optimisation of one network: AdamW, linear warm-up, linear decay.

@@ -14,6 +14,7 @@ from ..dataset import variable
 from ..kernels.state import neutral
 from ..measure import measure
 from ..measurements.attention import AttentionMass
+from ..settings import checked, count, several, string
 from ..text.prompts import Prompts
 from .items import UNITS, Tokens
 from .policies import _losses, keep_only
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ..models.base import Model
 
 
+@checked(kinds=several(string, 1) | string, chunk=count(2))
 @neutral()
 def sentinels(
     model: Model,

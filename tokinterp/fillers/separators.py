@@ -14,6 +14,7 @@ from ..capture import Site, capture, resid
 from ..dataset import block_coords, layer_coords, variable
 from ..kernels.attention import LEAST
 from ..kernels.state import neutral
+from ..settings import checked, count, positive
 from .answers import compare
 from .policies import SEP, Policy, _noise, keep_only, separators_of
 from .residual import held_out
@@ -27,6 +28,7 @@ SOURCES = ("separator", "last content token", "separator of another segment")
 TARGETS = ("segment", "segment without its last token")
 
 
+@checked(window=count(1))
 @neutral()
 def segment_coverage(
     model: Model, prompts: Prompts, *, window: int | None = None, initial: int = 1, batch_tokens: int = 1024
@@ -141,6 +143,7 @@ def coverage(pattern: torch.Tensor, mark: torch.Tensor, far: torch.Tensor) -> tu
     return left.sum(-1) / able.sum(-1), part, among, number
 
 
+@checked(least=count(2), folds=count(2), ridge=positive)
 @neutral()
 def segment_probe(
     model: Model,
@@ -262,6 +265,7 @@ def segments(ids: np.ndarray, marks: Sequence[int], start: int = 0, least: int =
     return out
 
 
+@checked(width=count(1))
 @neutral()
 def separator_windows(
     model: Model, prompts: Prompts, *, width: int | None = None, batch_tokens: int = 1024, seed: int = 0

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 
+from ..settings import checked
 from . import match2, match3
 from .formats import FORMATS, IGNORED, Sequences, match2_sequences, match3_sequences
 from .words import TABLE, Words
@@ -69,6 +70,7 @@ class Samples:
     stratum: torch.Tensor
 
 
+@checked()
 @dataclass(frozen=True)
 class Task:
     """Match3 (3SUM) or Match2 (2SUM-Transform) of Pfau et al. 2024, arXiv 2404.15758, sections 3 and 4.

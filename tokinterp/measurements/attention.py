@@ -12,7 +12,8 @@ import xarray as xr
 from ..capture import Site
 from ..dataset import block_coords, variable
 from ..kernels.attention import attention_masses, attention_received, chance
-from .base import Measurement
+from ..settings import checked, count, level
+from .base import Measurement, choose_blocks
 from .token_sets import check_sets, padded, resolve
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 KEYS = {"sink": "first", "separators": "separators", "other": "other"}
 
 
+@checked(threshold=level)
 class AttentionMass(Measurement):
     """How much attention sets of queries give to sets of keys, by head, against chance and net of sink and self.
 
@@ -71,10 +73,7 @@ class AttentionMass(Measurement):
     ) -> None:
         super().__init__()
         self.keys, self.queries = check_sets("keys", keys), check_sets("queries", queries or {"all": "all"})
-        self.blocks = None if blocks is None else list(blocks)
-        self.value_weighted, self.threshold = bool(value_weighted), float(threshold)
-        if not 0 < self.threshold < 1:
-            raise ValueError(f"threshold={threshold}: a mass lies between 0 and 1")
+        self.blocks, self.value_weighted, self.threshold = blocks, value_weighted, threshold
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the patterns, and the values if they are weighed."""
@@ -158,6 +157,7 @@ MASS: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 
 
+@checked(tokens=count(2), threshold=level)
 class AttentionSinks(Measurement):
     """Sink score of every position: the mean attention that it receives, and how often that is large.
 
@@ -197,13 +197,8 @@ class AttentionSinks(Measurement):
         self, tokens: int = 64, threshold: float = 0.3, blocks: Iterable[int] | None = None, norms: bool = True
     ) -> None:
         super().__init__()
-        self.tokens, self.threshold, self.norms = int(tokens), float(threshold), bool(norms)
-        self.blocks = None if blocks is None else list(blocks)
-        self.least = min(LEAST, self.tokens - 1)
-        if self.tokens < 2:
-            raise ValueError(f"tokens={tokens}: two or more are needed for one to look at another")
-        if not 0 < self.threshold < 1:
-            raise ValueError(f"threshold={threshold}: attention received lies between 0 and 1")
+        self.tokens, self.threshold, self.blocks, self.norms = tokens, threshold, blocks, norms
+        self.least = min(LEAST, tokens - 1)
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the patterns, and keys and values if their norms are asked for."""
@@ -277,20 +272,3 @@ class AttentionSinks(Measurement):
 
 LEAST = 16
 SINK = "Gu et al. 2024, arXiv 2410.10781 (Sink_eps)"
-
-
-def choose_blocks(blocks: Iterable[int] | None, info: ModelInfo) -> list[int]:
-    """Return the blocks asked for, or all.
-
-    Raises
-    ------
-    ValueError
-        If a block is not one of 0..n_layers-1.
-    """
-    if blocks is None:
-        return list(range(info.n_layers))
-    chosen = sorted({int(b) for b in blocks})
-    bad = [b for b in chosen if not 0 <= b < info.n_layers]
-    if bad or not chosen:
-        raise ValueError(f"blocks {bad or 'is empty'}: {info.id} has blocks 0 to {info.n_layers - 1}")
-    return chosen

@@ -17,6 +17,7 @@ from ..jackknife import jackknife_interval, left_out, student
 from ..kernels import entropy
 from ..kernels import similarity as sim
 from ..kernels.state import neutral
+from ..settings import checked, count, level, names, one_of, positive
 from ..text.augment import augment_prompts
 from ..text.prompts import Prompts
 from .base import choose_layers
@@ -29,6 +30,18 @@ if TYPE_CHECKING:
 METRICS = ("infonce", "lidar", "dime")
 
 
+@checked(
+    metrics=names(*METRICS, least=1),
+    q=count(2),
+    rate=level,
+    kind=one_of("delete", "replace", "swap"),
+    pooling=one_of("mean", "last"),
+    temperature=positive,
+    delta=positive,
+    draws=count(1),
+    published=names("skean2025"),
+    groups=one_of(0) | count(2),
+)
 @neutral()
 def augmentation_metrics(
     model: Model,
@@ -226,6 +239,7 @@ def reading_numbers(
     return out
 
 
+@checked(measures=names(*sim.MEASURES, least=1), pooling=one_of("mean", "last"), k=count(1))
 @neutral()
 def compare_models(
     one: Model,

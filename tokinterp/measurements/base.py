@@ -10,6 +10,8 @@ import numpy as np
 import torch
 import xarray as xr
 
+from ..settings import choose
+
 if TYPE_CHECKING:
     from ..capture import Batch, Site
     from ..models.base import ModelInfo
@@ -151,23 +153,13 @@ class Measurement:
 
 
 def choose_layers(layers: Iterable[int] | None, info: ModelInfo) -> list[int]:
-    """Return the layers asked for, or all of ``0..n_layers``.
+    """Return the layers asked for, or all of ``0..n_layers``; ValueError for others."""
+    return choose("layers", layers, info.n_layers, info.id)
 
-    Raises
-    ------
-    ValueError
-        If a layer is not one of 0..n_layers; there is no counting from the end.
-    """
-    if layers is None:
-        return list(range(info.n_layers + 1))
-    chosen = sorted({int(layer) for layer in layers})
-    bad = [layer for layer in chosen if not 0 <= layer <= info.n_layers]
-    if bad or not chosen:
-        raise ValueError(
-            f"layers {bad or 'is empty'}: {info.id} has layers 0 (before the first block) to {info.n_layers} "
-            "(after the last); negative numbers do not count from the end"
-        )
-    return chosen
+
+def choose_blocks(blocks: Iterable[int] | None, info: ModelInfo) -> list[int]:
+    """Return the blocks asked for, or all of ``0..n_layers-1``; ValueError for others."""
+    return choose("blocks", blocks, info.n_layers - 1, info.id)
 
 
 def plain(value: Any) -> Any:

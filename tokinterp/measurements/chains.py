@@ -10,57 +10,23 @@ import torch
 
 from ..capture import resid
 from ..kernels import linear
-from ..kernels.massive import check_rule, massive_rows
-from .base import Measurement, Tensors
+from ..kernels.massive import massive_rows
+from .base import Measurement, Tensors, choose_blocks
 
 if TYPE_CHECKING:
     from ..capture import Batch, Site
     from ..models.base import ModelInfo
     from ..text.prompts import Prompts
 
-EXCLUSIONS = ("special", "massive")
-
-
-def choose_blocks(blocks: Iterable[int] | None, info: ModelInfo) -> list[int]:
-    """Return the blocks asked for, or all of ``0..n_layers-1``.
-
-    Raises
-    ------
-    ValueError
-        If the model has no such block.
-    """
-    if blocks is None:
-        return list(range(info.n_layers))
-    chosen = sorted({int(b) for b in blocks})
-    bad = [b for b in chosen if not 0 <= b < info.n_layers]
-    if bad or not chosen:
-        raise ValueError(
-            f"blocks {bad or 'is empty'}: {info.id} has blocks 0 to {info.n_layers - 1}; block b leads from layer b to "
-            "layer b + 1, and negative numbers do not count from the end"
-        )
-    return chosen
-
 
 class Chains(Measurement):
     """What measurements of maps from layer to layer have in common: blocks, exclusions, and the sums of a batch."""
 
-    blocks: list[int] | None
-    exclude: tuple[str, ...]
+    blocks: Iterable[int] | None
+    exclude: Sequence[str]
     rule: str
     factor: float
     parts: int = 1
-
-    def take_settings(self, blocks: Iterable[int] | None, exclude: Sequence[str], rule: str, factor: float) -> None:
-        """Keep and check the settings in common."""
-        self.blocks = None if blocks is None else list(blocks)
-        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-        self.rule, self.factor = rule, float(factor)
-        unknown = [e for e in self.exclude if e not in EXCLUSIONS]
-        if unknown:
-            raise ValueError(f"exclude={unknown}: the exclusions are {', '.join(EXCLUSIONS)}")
-        check_rule(rule)
-        if not self.factor > 1:
-            raise ValueError(f"factor={factor}: a massive row has a norm of more than 1 times the median; 10 is usual")
 
     def chosen(self) -> list[int]:
         """Return the blocks of this run."""

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from ..capture import Batch
     from ..text.prompts import Prompts
 
-EXCLUSIONS = ("special", "massive")
 ANYWHERE = "massive_anywhere"
 DECLARED = "neighbourhoods"  # where the run keeps what all measurements of a batch will ask for
 
@@ -39,21 +38,6 @@ class Neighbourhood(NamedTuple):
     layers: tuple[int, ...]
     ranks: frozenset[int]
     exclude: tuple[str, ...] = ("special",)
-
-
-def check_exclude(exclude: Sequence[str] | str) -> tuple[str, ...]:
-    """Return the exclusions as a tuple.
-
-    Raises
-    ------
-    ValueError
-        If one is unknown.
-    """
-    exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-    unknown = [e for e in exclude if e not in EXCLUSIONS]
-    if unknown:
-        raise ValueError(f"exclude={unknown}: the exclusions are {', '.join(EXCLUSIONS)}")
-    return exclude
 
 
 def cloud_sizes(prompts: Prompts, exclude: Sequence[str]) -> np.ndarray:

@@ -11,6 +11,7 @@ import xarray as xr
 from ..capture import resid
 from ..dataset import variable
 from ..models.context_decoder import ContextDecoder
+from ..settings import checked, count
 from .base import Measurement
 from .context_training import prefixes
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 ROWS = 64  # prefixes decoded at once
 
 
+@checked(tokens=count(1))
 class ContextMemory(Measurement):
     """Cross-entropy of the prefix of every token, written by a trained decoder from the token's states.
 
@@ -55,11 +57,7 @@ class ContextMemory(Measurement):
 
     def __init__(self, decoder: ContextDecoder, tokens: int | None = None, control: bool = True) -> None:
         super().__init__()
-        if not isinstance(decoder, ContextDecoder):
-            raise TypeError(f"decoder is a {type(decoder).__name__}: train one with tokinterp.fit_context_decoder")
-        if tokens is not None and tokens < 1:
-            raise ValueError(f"tokens={tokens}: give a number of prompts, or None for all")
-        self.decoder, self.tokens, self.control = decoder, tokens, bool(control)
+        self.decoder, self.tokens, self.control = decoder, tokens, control
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the stream at layers 1..n_layers."""

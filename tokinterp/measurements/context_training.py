@@ -17,12 +17,23 @@ from ..fitted import check_finite
 from ..fitting import Fit, State, fit_facts
 from ..kernels.state import neutral, seeded
 from ..models.context_decoder import ContextDecoder
+from ..settings import checked, count, number, positive
 from ..text.prompts import Prompts
 
 if TYPE_CHECKING:
     from ..models.hooks import HookedLM
 
 
+@checked(
+    steps=count(1),
+    rows=count(1),
+    max_prefix=count(1),
+    lr=positive,
+    lr_new=positive,
+    weight_decay=number(0),
+    hidden=count(1),
+    checkpoint_every=number(0),
+)
 @neutral()
 def fit_context_decoder(
     model: HookedLM,

@@ -13,8 +13,9 @@ from ..capture import resid
 from ..dataset import layer_coords, variable
 from ..kernels.cosine import close_pairs, lagged_cosine, neighbour_angles, unit_rows
 from ..kernels.spectrum import centred_cosine, mean_cosine
+from ..settings import checked, number, ranks, several
 from .base import Measurement, choose_layers
-from .clouds import Neighbourhood, check_exclude, check_sizes, cloud_masks, neighbours
+from .clouds import Neighbourhood, check_sizes, cloud_masks, neighbours
 
 if TYPE_CHECKING:
     from ..capture import Batch, Site
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 BINS = 36  # of 5 degrees
 
 
+@checked(lags=ranks, close=several(number(above=0, below=2)))
 class CosineSimilarity(Measurement):
     """Mean cosine between token vectors at each layer, with its controls, and angles between nearest neighbours.
 
@@ -81,16 +83,8 @@ class CosineSimilarity(Measurement):
         max_bytes: int | None = None,
     ) -> None:
         super().__init__()
-        self.layers = None if layers is None else list(layers)
-        self.lags, self.close = tuple(int(n) for n in lags), tuple(float(x) for x in close)
-        self.angles, self.channels, self.max_bytes = bool(angles), int(channels), max_bytes
-        self.exclude = check_exclude(exclude)
-        if not self.lags or min(self.lags) < 1 or list(self.lags) != sorted(set(self.lags)):
-            raise ValueError(f"lags={list(self.lags)}: take ascending distances from 1 on, such as (1, 2, 4)")
-        if not all(0 < x < 2 for x in self.close):
-            raise ValueError(f"close={list(self.close)}: each is 1 less a cosine, between 0 and 2; 0.1 is usual")
-        if self.channels < 0:
-            raise ValueError(f"channels={channels}: the number of channels listed cannot be negative")
+        self.layers, self.lags, self.close = layers, tuple(lags), tuple(float(x) for x in close)
+        self.angles, self.channels, self.exclude, self.max_bytes = angles, channels, tuple(exclude), max_bytes
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the stream at the layers."""

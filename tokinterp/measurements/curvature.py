@@ -11,8 +11,9 @@ import xarray as xr
 from ..capture import resid
 from ..dataset import block_coords, layer_coords, variable
 from ..kernels.trajectory import nanmean, position_curvature, turning
+from ..settings import checked
 from .base import Measurement, choose_layers
-from .clouds import check_exclude, cloud_masks
+from .clouds import cloud_masks
 
 if TYPE_CHECKING:
     from ..capture import Batch, Site
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..text.prompts import Prompts
 
 
+@checked()
 class Curvature(Measurement):
     """Turning angles along positions and along depth, and how far each block moves a token.
 
@@ -62,10 +64,7 @@ class Curvature(Measurement):
         exclude: Sequence[str] = ("special", "massive"),
     ) -> None:
         super().__init__()
-        self.layers = None if layers is None else list(layers)
-        self.depth, self.tokens, self.exclude = bool(depth), tokens, check_exclude(exclude)
-        if tokens is not None and tokens < 0:
-            raise ValueError(f"tokens={tokens}: give a number of prompts, 0 for none, or None for all")
+        self.layers, self.depth, self.tokens, self.exclude = layers, depth, tokens, exclude
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the stream at the layers, at all of them with ``depth``."""

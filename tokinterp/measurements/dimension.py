@@ -14,8 +14,9 @@ from ..dataset import layer_coords, variable
 from ..kernels import gride as estimators
 from ..kernels.airi import airi_from_neighbours
 from ..kernels.neighbours import Neighbours
+from ..settings import checked, count, one_of, refuse
 from .base import Measurement, choose_layers
-from .clouds import Neighbourhood, check_exclude, cloud_sizes, neighbours
+from .clouds import Neighbourhood, cloud_sizes, neighbours
 
 if TYPE_CHECKING:
     from ..capture import Batch, Site
@@ -26,6 +27,7 @@ PER_RANK = estimators.PER_RANK
 FITS = (*estimators.TWONN, "airi")
 
 
+@checked(k=count(2), twonn=one_of(*FITS), average=one_of(*estimators.MEANS))
 class IntrinsicDimension(Measurement):
     """Intrinsic dimension of the cloud of token vectors of each prompt at each layer.
 
@@ -94,26 +96,11 @@ class IntrinsicDimension(Measurement):
         max_bytes: int | None = None,
     ) -> None:
         super().__init__()
-        self.scales = tuple(int(n) for n in scales)
-        self.layers = None if layers is None else list(layers)
-        self.k, self.twonn, self.average, self.unbiased = int(k), twonn, average, bool(unbiased)
-        self.tokens, self.small, self.max_bytes = tokens, small, max_bytes
-        self.exclude = check_exclude(exclude)
-        bad = [n for n in self.scales if n < 2 or n & (n - 1)]
-        if bad or not self.scales or list(self.scales) != sorted(set(self.scales)):
-            raise ValueError(f"scales={list(self.scales)}: take ascending powers of two from 2 on, such as (2, 4, 8)")
-        if self.k < (3 if self.unbiased else 2):
-            raise ValueError(f"k={k}: take at least {3 if self.unbiased else 2} neighbours; 20 is usual")
-        if twonn not in FITS:
-            raise ValueError(f"twonn={twonn!r}: take one of {', '.join(FITS)}")
-        if average not in estimators.MEANS:
-            raise ValueError(f"average={average!r}: take one of {', '.join(estimators.MEANS)}")
-        if tokens is not None and tokens < 0:
-            raise ValueError(f"tokens={tokens}: give a number of prompts, 0 for none, or None for all")
-        if small not in ("error", "nan"):
-            raise ValueError(f"small={small!r}: take 'error' or 'nan'")
-        if max_bytes is not None and max_bytes < 1:
-            raise ValueError(f"max_bytes={max_bytes}: give a positive number of bytes, or None for the default")
+        self.scales, self.layers, self.k, self.twonn, self.average = tuple(scales), layers, k, twonn, average
+        self.unbiased, self.tokens, self.exclude = unbiased, tokens, tuple(exclude)
+        self.small, self.max_bytes = small, max_bytes
+        if unbiased and k < 3:
+            refuse("k", k, "the unbiased estimate needs at least 3 neighbours; 20 is usual")
 
     @property
     def ranks(self) -> int:

@@ -13,8 +13,9 @@ from ..capture import resid
 from ..dataset import layer_coords, variable
 from ..kernels import entropy
 from ..kernels.state import neutral
+from ..settings import checked, count, names, number, refuse, several
 from .base import Measurement, choose_layers
-from .clouds import check_exclude, cloud_masks
+from .clouds import cloud_masks
 
 if TYPE_CHECKING:
     from ..capture import Batch, Site
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 VARIANTS = ("skean2025", "skean2025_frobenius", "skean2025_length")
 
 
+@checked(alpha=number(0) | several(number(0), 1), published=names(*VARIANTS), prompts=count())
 class MatrixEntropy(Measurement):
     """Matrix-based entropy of each layer: of the tokens of a prompt, and of the mean-pooled prompts of a corpus.
 
@@ -84,22 +86,11 @@ class MatrixEntropy(Measurement):
         max_bytes: int = 2**33,
     ) -> None:
         super().__init__()
-        self.layers = None if layers is None else list(layers)
-        orders = [alpha] if isinstance(alpha, int | float) else list(alpha)
-        self.alpha = tuple(float(a) for a in orders)
-        self.exclude, self.centre, self.unit, self.dataset = check_exclude(exclude), bool(centre), bool(unit), dataset
-        self.published = (published,) if isinstance(published, str) else tuple(published)
-        self.prompts, self.max_bytes = prompts, int(max_bytes)
-        if not self.alpha or not all(a >= 0 and np.isfinite(a) for a in self.alpha):
-            raise ValueError(
-                f"alpha={list(self.alpha)}: orders of a Renyi entropy are numbers from 0; 1 and 2 are usual"
-            )
+        self.alpha = tuple(float(a) for a in ([alpha] if isinstance(alpha, int | float) else alpha))
+        self.layers, self.exclude, self.centre, self.unit, self.dataset = layers, exclude, centre, unit, dataset
+        self.published, self.prompts, self.max_bytes = published, prompts, max_bytes
         if len(set(self.alpha)) < len(self.alpha):
-            raise ValueError(f"alpha={list(self.alpha)}: name each order once")
-        if unknown := [p for p in self.published if p not in VARIANTS]:
-            raise ValueError(f"published={unknown}: the published variants are {', '.join(VARIANTS)}")
-        if prompts is not None and prompts < 0:
-            raise ValueError(f"prompts={prompts}: give a number of prompts, 0 for none, or None for all")
+            refuse("alpha", alpha, "name each order once")
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the stream at the layers."""
@@ -205,9 +196,9 @@ class MatrixEntropy(Measurement):
         count, d = self.sums["count"].cpu(), self.info.d_model
         cuda = self.info.device.startswith("cuda") and torch.cuda.is_available()
         table = []
-        for number, pooled in zip(count, self.sums["pooled"], strict=True):
+        for n, pooled in zip(count, self.sums["pooled"], strict=True):
             values = torch.linalg.eigvalsh(pooled.to(self.info.device) if cuda else pooled)
-            possible = torch.arange(d, device=values.device, dtype=torch.int64) >= d - number.to(values.device)
+            possible = torch.arange(d, device=values.device, dtype=torch.int64) >= d - n.to(values.device)
             values = torch.where(possible & (values > 1e-13 * values[-1]), values, 0.0)
             renyi = [entropy.renyi(values, a) for a in self.alpha]
             table.append([*renyi, entropy.renyi(values.sqrt()).exp()])
@@ -228,6 +219,7 @@ class MatrixEntropy(Measurement):
         }  # fmt: skip
 
 
+@checked()
 @neutral()
 def diff_erank(untrained: xr.Dataset, trained: xr.Dataset) -> xr.DataArray:
     """Return Diff-eRank: by how much training lowers the effective rank of the tokens of a prompt.

@@ -13,6 +13,7 @@ import xarray as xr
 from ..capture import resid
 from ..dataset import variable
 from ..kernels import segmentation as seg
+from ..settings import checked, count, integer, names, one_of, several
 from .base import Measurement
 from .depth import default_layers
 
@@ -47,6 +48,15 @@ class Probes(Protocol):
         ...
 
 
+@checked(
+    offsets=several(integer),
+    scale=one_of(*SCALES),
+    denominator=one_of(*seg.DENOMINATORS),
+    max_length=count(1),
+    segmentation=one_of(*SEGMENTATIONS),
+    unseen=one_of("missing", "zero"),
+    exclude=names("special"),
+)
 class ErasureScores(Measurement):
     """Drop of token probes between two layers, the score psi of spans, and a segmentation of every prompt.
 
@@ -140,26 +150,12 @@ class ErasureScores(Measurement):
         super().__init__()
         self.probes = probes
         self.start_layer, self.end_layer = start, end
-        self.offsets = tuple(int(i) for i in offsets)
-        self.scale, self.centred, self.denominator = scale, bool(centred), denominator
-        self.left_penalty, self.right_penalty, self.max_length = bool(left_penalty), bool(right_penalty), max_length
-        self.segmentation, self.penalty, self.unseen = segmentation, float(penalty), unseen
-        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-        self.tokens = tokens
+        self.offsets, self.scale, self.centred, self.denominator = tuple(offsets), scale, centred, denominator
+        self.left_penalty, self.right_penalty, self.max_length = left_penalty, right_penalty, max_length
+        self.segmentation, self.penalty, self.unseen = segmentation, penalty, unseen
+        self.exclude, self.tokens = exclude, tokens
         self.passes = 2 if self.centred else 1
         seg.check_offsets(self.offsets)
-        for name, value, known in (
-            ("scale", scale, SCALES), ("denominator", denominator, seg.DENOMINATORS),
-            ("segmentation", segmentation, SEGMENTATIONS), ("unseen", unseen, ("missing", "zero")),
-        ):  # fmt: skip
-            if value not in known:
-                raise ValueError(f"{name}={value!r}: write {' or '.join(map(repr, known))}")
-        if any(e != "special" for e in self.exclude):
-            raise ValueError(f"exclude={list(self.exclude)}: the only exclusion is 'special'; leave it empty for none")
-        if max_length is not None and max_length < 1:
-            raise ValueError(f"max_length={max_length}: a span has at least one token")
-        if tokens is not None and tokens < 0:
-            raise ValueError(f"tokens={tokens}: give a number of prompts, 0 for none, or None for all")
         if start is not None and end is not None and start >= end:
             raise ValueError(f"start={start}, end={end}: erasure is a drop from an earlier layer to a later one")
         missing = [i for i in self.offsets if i not in [int(o) for o in probes.offsets]]

@@ -12,8 +12,9 @@ import xarray as xr
 from ..capture import resid
 from ..dataset import layer_coords, variable
 from ..kernels.membership import graph_numbers
+from ..settings import checked, ranks
 from .base import Measurement, choose_layers
-from .clouds import Neighbourhood, check_exclude, check_sizes, neighbours
+from .clouds import Neighbourhood, check_sizes, neighbours
 
 if TYPE_CHECKING:
     from ..capture import Batch, Site
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ..text.prompts import Prompts
 
 
+@checked(k=ranks)
 class NeighbourGraph(Measurement):
     """Reciprocity, transitivity and hubness of the graph that points from each token to its k nearest neighbours.
 
@@ -68,16 +70,8 @@ class NeighbourGraph(Measurement):
         max_bytes: int | None = None,
     ) -> None:
         super().__init__()
-        self.k = (int(k),) if isinstance(k, int) else tuple(int(n) for n in k)
-        self.layers = None if layers is None else list(layers)
-        self.tokens, self.small, self.max_bytes = tokens, small, max_bytes
-        self.exclude = check_exclude(exclude)
-        if not self.k or min(self.k) < 1 or list(self.k) != sorted(set(self.k)):
-            raise ValueError(f"k={list(self.k)}: take ascending numbers of neighbours from 1 on, such as (1, 10, 30)")
-        if small not in ("error", "nan"):
-            raise ValueError(f"small={small!r}: take 'error' or 'nan'")
-        if tokens is not None and tokens < 0:
-            raise ValueError(f"tokens={tokens}: give a number of prompts, 0 for none, or None for all")
+        self.k, self.layers, self.tokens = tuple(k), layers, tokens
+        self.exclude, self.small, self.max_bytes = tuple(exclude), small, max_bytes
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the stream at the layers."""

@@ -12,8 +12,9 @@ import xarray as xr
 from ..capture import resid
 from ..dataset import block_coords, layer_coords, variable
 from ..kernels.membership import membership, neighbour_lists, rank_rows
+from ..settings import checked, ranks, refuse
 from .base import Measurement, choose_layers
-from .clouds import Neighbourhood, check_exclude, check_sizes, same_points, tables
+from .clouds import Neighbourhood, check_sizes, same_points, tables
 
 if TYPE_CHECKING:
     from ..capture import Batch, Site
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ..text.prompts import Prompts
 
 
+@checked(k=ranks)
 class InformationImbalance(Measurement):
     """Information imbalance between the token clouds of all pairs of layers, in both directions.
 
@@ -73,13 +75,8 @@ class InformationImbalance(Measurement):
         max_bytes: int | None = None,
     ) -> None:
         super().__init__()
-        self.k = (int(k),) if isinstance(k, int) else tuple(int(n) for n in k)
-        self.layers = None if layers is None else list(layers)
-        self.exclude, self.small, self.max_bytes = check_exclude(exclude), small, max_bytes
-        if not self.k or min(self.k) < 1 or list(self.k) != sorted(set(self.k)):
-            raise ValueError(f"k={list(self.k)}: take ascending numbers of neighbours from 1 on, such as (1, 30)")
-        if small not in ("error", "nan"):
-            raise ValueError(f"small={small!r}: take 'error' or 'nan'")
+        self.k, self.layers, self.exclude = tuple(k), layers, tuple(exclude)
+        self.small, self.max_bytes = small, max_bytes
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the stream at the layers."""
@@ -97,7 +94,7 @@ class InformationImbalance(Measurement):
         super().start(info, prompts)
         layers = choose_layers(self.layers, info)
         if len(layers) < 2:
-            raise ValueError(f"layers={layers}: an imbalance is between two layers at least")
+            refuse("layers", layers, "an imbalance is between two layers at least")
         k = max(self.k) if self.small == "error" else min(self.k)
         check_sizes(prompts, self.exclude, k + 2, self.small, f"k={k} needs")
 

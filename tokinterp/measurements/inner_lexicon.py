@@ -13,6 +13,7 @@ from ..capture import Batch, capture, resid
 from ..dataset import layer_coords, variable
 from ..kernels.lookup import target_ranks
 from ..kernels.state import neutral
+from ..settings import checked, instance, names, string
 from .base import choose_layers
 from .patchscope import Target, first_layer, patchscope
 from .stamped import stamped
@@ -27,6 +28,7 @@ PAPER = "Kaplan et al. 2025, arXiv 2410.05864"
 CANONICITY = "Busigin and Pinter 2026, arXiv 2606.08562: canonicity"
 
 
+@checked(variants=names(*VARIANTS, least=1))
 @neutral()
 def retrieve_words(
     model: Model,
@@ -122,6 +124,7 @@ def retrieve_words(
     return stamped(xr.Dataset(data, coords), "retrieve_words", model.info, prompts.hash, settings)
 
 
+@checked()
 @neutral()
 def canonicity(
     model: Model, cases: Cases, layers: Iterable[int] | None = None, *, batch_tokens: int = 8192
@@ -187,6 +190,7 @@ def canonicity(
     return stamped(xr.Dataset(data, coords), "canonicity", model.info, sets["pieces"].hash, settings)
 
 
+@checked(target=instance("Target") | string)
 @neutral()
 def repeat_words(
     model: Model,

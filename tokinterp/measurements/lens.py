@@ -13,6 +13,7 @@ from ..capture import resid
 from ..dataset import layer_coords, variable
 from ..kernels import lens
 from ..kernels.massive import massive_rows
+from ..settings import checked, names
 from .base import Measurement, choose_layers
 
 if TYPE_CHECKING:
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
     from .tuned_lens import TunedLens
 
 VARIANTS = ("raw", "normed", "tuned")
-EXCLUSIONS = ("special", "massive")
 BUFFERS = 4  # blocks of rows x vocab alive at once: logits, their exponentials, the last layer's probabilities, head
 
 
+@checked(variants=names(*VARIANTS, least=1))
 class LogitLens(Measurement):
     """Decode the stream of every layer with the model's own head and compare with the next token and the last layer.
 
@@ -86,27 +87,13 @@ class LogitLens(Measurement):
         tuned: TunedLens | None = None,
     ) -> None:
         super().__init__()
-        self.layers = None if layers is None else list(layers)
-        self.top, self.tokens, self.max_bytes, self.tuned = int(top), tokens, max_bytes, tuned
-        self.variants = (variants,) if isinstance(variants, str) else tuple(variants)
-        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-        unknown = [v for v in self.variants if v not in VARIANTS]
-        if unknown or not self.variants or len(set(self.variants)) < len(self.variants):
-            raise ValueError(f"variants={list(self.variants)}: name each of {', '.join(VARIANTS)} at most once")
+        self.layers, self.top, self.variants, self.tokens = layers, top, variants, tokens
+        self.exclude, self.max_bytes, self.tuned = exclude, max_bytes, tuned
         if ("tuned" in self.variants) != (tuned is not None):
             raise ValueError(
                 "the variant 'tuned' and tuned= go together: LogitLens(variants=('normed', 'tuned'), tuned=lens) with "
                 "lens from tokinterp.fit_tuned_lens or TunedLens.load"
             )
-        if self.top < 0:
-            raise ValueError(f"top={top}: the number of tokens kept per layer cannot be negative")
-        if tokens is not None and tokens < 0:
-            raise ValueError(f"tokens={tokens}: give a number of prompts, 0 for none, or None for all")
-        if max_bytes is not None and max_bytes < 1:
-            raise ValueError(f"max_bytes={max_bytes}: give a positive number of bytes, or None for the default")
-        unknown = [e for e in self.exclude if e not in EXCLUSIONS]
-        if unknown:
-            raise ValueError(f"exclude={unknown}: the exclusions are {', '.join(EXCLUSIONS)}")
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the stream at the layers and at the last one."""

@@ -11,6 +11,7 @@ import torch
 
 from ..fitted import check_finite, check_shapes, digest_of, load_tensors, save_tensors
 from ..kernels import linear
+from ..settings import blocks, checked
 
 if TYPE_CHECKING:
     from ..models.base import ModelInfo
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 FORMAT = "tokinterp linear maps 2"
 
 
+@checked(blocks=blocks)
 @dataclass
 class LinearMaps:
     """One affine map per block, layer b -> layer b + 1, with what is needed to judge a token by it.

@@ -11,6 +11,7 @@ import xarray as xr
 
 from ..dataset import block_coords, variable
 from ..kernels import linear
+from ..settings import checked, number
 from .chains import Chains
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 REFUSED = "0: given; 1: no more rows than directions, any map fits; 2: the output does not vary, or equals the input"
 
 
+@checked(cutoff=number(0, below=1))
 class Linearity(Chains):
     """Linearity score of every block: the share of the variance of layer b + 1 that a linear map of layer b explains.
 
@@ -77,11 +79,9 @@ class Linearity(Chains):
         cutoff: float = linear.CUTOFF,
     ) -> None:
         super().__init__()
-        self.take_settings(blocks, exclude, rule, factor)
-        self.held_out, self.cutoff = bool(held_out), float(cutoff)
+        self.blocks, self.exclude, self.rule, self.factor = blocks, exclude, rule, factor
+        self.held_out, self.cutoff = held_out, cutoff
         self.parts = 2 if self.held_out else 1
-        if not 0 <= self.cutoff < 1:
-            raise ValueError(f"cutoff={cutoff}: a share of the largest eigenvalue, such as 1e-10")
 
     def update(self, batch: Batch) -> None:
         """Add the rows of a batch."""

@@ -13,8 +13,9 @@ from ..capture import Site
 from ..dataset import variable
 from ..kernels import gride as estimators
 from ..kernels.neighbours import nearest
+from ..settings import checked, one_of
 from .base import Measurement
-from .clouds import check_exclude, check_sizes, cloud_masks
+from .clouds import check_sizes, cloud_masks
 
 if TYPE_CHECKING:
     from ..capture import Batch
@@ -25,6 +26,7 @@ SPACES = ("logits", "logprob")
 ROWS = 64  # decoded at a time, so that the head's own copies stay small
 
 
+@checked(space=one_of(*SPACES))
 class LogitDimension(Measurement):
     """Intrinsic dimension of the cloud of predictions of each prompt: one point of the vocabulary's width per token.
 
@@ -71,15 +73,8 @@ class LogitDimension(Measurement):
         max_bytes: int | None = None,
     ) -> None:
         super().__init__()
-        self.scales, self.space, self.small = tuple(int(n) for n in scales), space, small
-        self.exclude, self.max_bytes = check_exclude(exclude), max_bytes
-        bad = [n for n in self.scales if n < 2 or n & (n - 1)]
-        if bad or not self.scales or list(self.scales) != sorted(set(self.scales)):
-            raise ValueError(f"scales={list(self.scales)}: take ascending powers of two from 2 on, such as (2, 4, 8)")
-        if space not in SPACES:
-            raise ValueError(f"space={space!r}: take one of {', '.join(SPACES)}")
-        if small not in ("error", "nan"):
-            raise ValueError(f"small={small!r}: take 'error' or 'nan'")
+        self.scales, self.space, self.exclude = tuple(scales), space, exclude
+        self.small, self.max_bytes = small, max_bytes
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the stream at the last layer."""

@@ -17,6 +17,7 @@ import xarray as xr
 from ..capture import resid, stream
 from ..dataset import provenance, variable
 from ..kernels.state import neutral
+from ..settings import checked, count, instance, one_of, several, string
 from ..text.prompts import Prompts
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ LETTERS = "ABCDEFGHIJ"
 SCORES = ("letter", "option", "option_mean")
 
 
+@checked(question=string, options=several(string), answer=count())
 @dataclass(frozen=True)
 class Item:
     """One question: its options, the place of the right one (0 first), and the subject it belongs to."""
@@ -43,6 +45,7 @@ class Item:
             )
 
 
+@checked()
 def read_mmlu(
     path: str | Path, split: str = "test", subjects: Sequence[str] | None = None, limit: int | None = None
 ) -> list[Item]:
@@ -127,6 +130,12 @@ def item_prompt(item: Item, shots: Sequence[Item] = (), letters: bool = True) ->
     return head + before + one(item)
 
 
+@checked(
+    items=several(instance("Item"), 1),
+    score=one_of(*SCORES),
+    shots=several(instance("Item")),
+    on_long=one_of("error", "skip"),
+)
 @neutral()
 def multiple_choice(
     model: Model,

@@ -12,6 +12,7 @@ import xarray as xr
 
 from ..dataset import block_coords, variable
 from ..kernels import linear
+from ..settings import checked, count, number, one_of
 from .chains import Chains
 from .linear_maps import TENSORS, LinearMaps, map_of
 
@@ -24,6 +25,7 @@ FITS = ("corpus", "prompt")
 SCALES = ("rms", "paper", "token")
 
 
+@checked(fit=one_of(*FITS), scale=one_of(*SCALES), tokens=count(1), cutoff=number(0, below=1))
 class TokenNonlinearity(Chains):
     """Distance of every token at layer b + 1 from where the linear map of block b takes it.
 
@@ -82,22 +84,10 @@ class TokenNonlinearity(Chains):
         cutoff: float = linear.CUTOFF,
     ) -> None:
         super().__init__()
-        self.take_settings(blocks, exclude, rule, factor)
-        self.maps, self.fit, self.scale, self.tokens, self.cutoff = maps, fit, scale, tokens, float(cutoff)
-        if fit not in FITS:
-            raise ValueError(f"fit={fit!r}: take one of {', '.join(FITS)}")
-        if scale not in SCALES:
-            raise ValueError(f"scale={scale!r}: take one of {', '.join(SCALES)}")
+        self.blocks, self.exclude, self.rule, self.factor = blocks, exclude, rule, factor
+        self.maps, self.fit, self.scale, self.tokens, self.cutoff = maps, fit, scale, tokens, cutoff
         if maps is not None and fit == "prompt":
             raise ValueError("maps= are fitted already: they go with fit='corpus'")
-        if maps is not None and not isinstance(maps, LinearMaps):
-            raise TypeError(
-                f"maps is a {type(maps).__name__}: give LinearMaps, or load them with LinearMaps.load(path)"
-            )
-        if tokens is not None and tokens < 1:
-            raise ValueError(f"tokens={tokens}: give a number of prompts, or None for all")
-        if not 0 <= self.cutoff < 1:
-            raise ValueError(f"cutoff={cutoff}: a share of the largest eigenvalue, such as 1e-10")
         self.passes = 2 if maps is None and fit == "corpus" else 1
 
     def start(self, info: ModelInfo, prompts: Prompts) -> None:

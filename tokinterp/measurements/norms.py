@@ -12,6 +12,7 @@ import xarray as xr
 from ..capture import resid
 from ..dataset import layer_coords, variable
 from ..kernels import massive
+from ..settings import checked, count
 from .base import Measurement, Tensors, choose_layers
 from .spectrum import SUN
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 TOP = 3
 
 
+@checked(keep=count(1))
 class TokenNorms(Measurement):
     """Norm of every token at every layer, the largest magnitudes of each prompt, and a list of massive activations.
 
@@ -67,15 +69,7 @@ class TokenNorms(Measurement):
         keep: int = 20,
     ) -> None:
         super().__init__()
-        self.layers = None if layers is None else list(layers)
-        self.tokens, self.rule, self.factor, self.keep = tokens, rule, float(factor), int(keep)
-        massive.check_rule(rule)
-        if tokens is not None and tokens < 0:
-            raise ValueError(f"tokens={tokens}: give a number of prompts, 0 for none, or None for all")
-        if not self.factor > 1:
-            raise ValueError(f"factor={factor}: a massive row has a norm of more than 1 times the median; 10 is usual")
-        if self.keep < 1:
-            raise ValueError(f"keep={keep}: keep at least 1 massive entry per layer")
+        self.layers, self.tokens, self.rule, self.factor, self.keep = layers, tokens, rule, factor, keep
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the stream at the layers."""

@@ -14,8 +14,9 @@ from ..dataset import block_coords, layer_coords, variable
 from ..describe import describe
 from ..kernels.membership import membership, neighbour_lists
 from ..kernels.state import neutral
+from ..settings import checked, mapping, ranks, refuse, several, string
 from .base import Measurement, choose_layers
-from .clouds import Neighbourhood, Tables, check_exclude, check_sizes, same_points, tables
+from .clouds import Neighbourhood, Tables, check_sizes, same_points, tables
 
 if TYPE_CHECKING:
     from ..capture import Batch, Site
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 LABELS = ("token_id", "next_token", "token_class")
 
 
+@checked(k=ranks, labels=several(string) | string, classes=mapping())
 class NeighbourOverlap(Measurement):
     """Share of the k nearest neighbours of a token that are the same in two layers, or have the same label.
 
@@ -97,26 +99,18 @@ class NeighbourOverlap(Measurement):
         max_bytes: int | None = None,
     ) -> None:
         super().__init__()
-        self.k = (int(k),) if isinstance(k, int) else tuple(int(n) for n in k)
-        self.layers = None if layers is None else list(layers)
         self.classes = {} if classes is None else {str(n): np.asarray(v) for n, v in classes.items()}
         own = [n for n in self.classes if n not in labels]
         self.labels = ((labels,) if isinstance(labels, str) else tuple(labels)) + tuple(own)
-        self.pairs, self.tokens, self.small, self.max_bytes = bool(pairs), tokens, small, max_bytes
-        self.exclude = check_exclude(exclude)
-        if not self.k or min(self.k) < 1 or list(self.k) != sorted(set(self.k)):
-            raise ValueError(f"k={list(self.k)}: take ascending numbers of neighbours from 1 on, such as (1, 10, 30)")
+        self.k, self.layers, self.pairs, self.tokens = tuple(k), layers, pairs, tokens
+        self.exclude, self.small, self.max_bytes = tuple(exclude), small, max_bytes
         known = [*LABELS, *self.classes]
         unknown = [n for n in self.labels if n not in known]
         if unknown:
-            raise ValueError(f"labels={unknown}: the labels are {', '.join(known)}; give others with classes=")
+            refuse("labels", unknown, f"the labels are {', '.join(known)}; give others with classes=")
         bad = [n for n, v in self.classes.items() if v.ndim != 1 or v.dtype.kind not in "iu" or n in LABELS]
         if bad:
             raise ValueError(f"classes[{bad[0]!r}]: give whole numbers (token,) under a name other than {LABELS}")
-        if small not in ("error", "nan"):
-            raise ValueError(f"small={small!r}: take 'error' or 'nan'")
-        if tokens is not None and tokens < 0:
-            raise ValueError(f"tokens={tokens}: give a number of prompts, 0 for none, or None for all")
 
     def settings(self) -> dict[str, Any]:
         """Return the settings, labels of the caller as a hash."""

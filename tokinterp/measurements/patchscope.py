@@ -15,6 +15,7 @@ from ..dataset import layer_coords, variable
 from ..describe import describe
 from ..edits import SiteEdit
 from ..kernels.state import neutral
+from ..settings import anything, checked, count, instance, layers, one_of, several, string
 from ..text.prompts import Prompts
 from ..text.vocabulary import Vocabulary
 from .base import choose_layers
@@ -35,6 +36,7 @@ STAND_IN = "?"  # token under the patch; with the patch at layer 0 it is never s
 PAPER = "Ghandeharioun et al. 2024, arXiv 2401.06102"
 
 
+@checked(ids=several(count()), positions=several(count()))
 @dataclass(frozen=True)
 class Target:
     """Token ids of a target prompt, and the positions where the state is put.
@@ -90,6 +92,15 @@ class Target:
         return cls(tuple(map(int, ids)), tuple(positions))
 
 
+@checked(
+    target=instance("Target") | string,
+    layer=count() | layers,
+    position=count() | several(count()),
+    target_layer=count() | one_of("same"),
+    n_tokens=count(1),
+    expected=anything,
+    true=several(count()),
+)
 @neutral()
 def patchscope(
     model: Model,

@@ -16,8 +16,9 @@ from ..dataset import layer_coords, variable
 from ..describe import describe
 from ..kernels.duplicates import first_of_kind
 from ..kernels.state import neutral
+from ..settings import checked, count, one_of, positive, refuse, short
 from .base import Measurement, choose_layers
-from .clouds import check_exclude, check_sizes, cloud_masks
+from .clouds import check_sizes, cloud_masks
 
 if TYPE_CHECKING:
     from ..capture import Batch, Site
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 LONGEST = 160  # bytes kept of a reason
 
 
+@checked(least=count(1))
 class PerCloud(Measurement):
     """Run an estimator on the cloud of token vectors of each prompt at each layer.
 
@@ -85,20 +87,16 @@ class PerCloud(Measurement):
         least: int = 2,
     ) -> None:
         super().__init__()
-        if not hasattr(estimator, "fit") and not callable(estimator):
-            raise TypeError(f"estimator={estimator!r}: give an object with fit(points), or a function of the points")
         if isinstance(estimator, type):
-            raise TypeError(f"estimator={estimator.__name__}: that is a class; write {estimator.__name__}()")
+            raise TypeError(f"estimator={short(estimator)}: that is a class; write {estimator.__name__}()")
+        if not hasattr(estimator, "fit") and not callable(estimator):
+            raise TypeError(
+                f"estimator={short(estimator)}: give an object with fit(points) or a function of the points"
+            )
         if not name.isidentifier() or name in ("reason", "n_points", "n_unique", "prompt", "layer", "token"):
-            raise ValueError(f"name={name!r}: it becomes a variable of the result; use letters, digits and _")
-        if least < 1:
-            raise ValueError(f"least={least}: an estimator gets at least one point")
-        if tokens is not None and tokens < 0:
-            raise ValueError(f"tokens={tokens}: give a number of prompts, 0 for none, or None for all")
+            refuse("name", name, "it becomes a variable of the result: use letters, digits and _")
         self.estimator, self.read, self.name, self.units = estimator, read, name, units
-        self.layers = None if layers is None else list(layers)
-        self.tokens, self.distinct, self.least = tokens, bool(distinct), int(least)
-        self.exclude = check_exclude(exclude)
+        self.layers, self.tokens, self.distinct, self.exclude, self.least = layers, tokens, distinct, exclude, least
 
     def settings(self) -> dict[str, Any]:
         """Return the settings, the estimator as a description of its parameters or of its code."""
@@ -233,6 +231,7 @@ class PerCloud(Measurement):
         return out
 
 
+@checked(alpha=positive, sizes=count(2), repeats=count(1))
 @neutral()
 def homology_dimension(
     points: np.ndarray, alpha: float = 1.0, sizes: int = 12, repeats: int = 5, seed: int = 0
@@ -294,6 +293,7 @@ def homology_dimension(
     return alpha / (1 - slope) if slope < 1 else np.inf
 
 
+@checked(method=one_of("hdbscan", "kmeans"), least=count(2), largest=count(2))
 @neutral()
 def cluster_count(points: np.ndarray, method: str = "hdbscan", least: int = 5, largest: int = 10, seed: int = 0) -> int:
     """Count the clusters of a cloud, for `PerCloud`.

@@ -11,9 +11,9 @@ import xarray as xr
 
 from ..capture import Site
 from ..dataset import block_coords, variable
+from ..settings import checked, count, several
 from ..text.spans import Spans
-from .attention import choose_blocks
-from .base import Measurement
+from .base import Measurement, choose_blocks
 
 if TYPE_CHECKING:
     from ..capture import Batch
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PAPER = "Kaplan et al. 2025, arXiv 2410.05864"
 
 
+@checked(sizes=several(count(2), ascending=True))
 class PieceAttention(Measurement):
     """Attention from the last token of words of several tokens to their earlier tokens.
 
@@ -64,10 +65,7 @@ class PieceAttention(Measurement):
         min_position: int = 8,
     ) -> None:
         super().__init__()
-        self.sizes, self.by_head, self.min_position = tuple(sizes), bool(by_head), int(min_position)
-        self.blocks = None if blocks is None else list(blocks)
-        if not self.sizes or min(self.sizes) < 2 or len(set(self.sizes)) < len(self.sizes):
-            raise ValueError(f"sizes={list(self.sizes)}: name numbers of tokens, 2 or more, each once")
+        self.sizes, self.blocks, self.by_head, self.min_position = tuple(sizes), blocks, by_head, min_position
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the attention weights of the blocks."""

@@ -11,9 +11,10 @@ import xarray as xr
 
 from ..capture import resid
 from ..dataset import layer_coords, variable
-from ..text.classes import token_classes
+from ..settings import checked, names, one_of, refuse
+from ..text.classes import CLASSES, token_classes
 from .base import Measurement, choose_layers
-from .clouds import check_exclude, cloud_masks
+from .clouds import cloud_masks
 
 if TYPE_CHECKING:
     from ..capture import Batch, Site
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 POOLING = ("mean", "last", "tokens")
 
 
+@checked(pooling=one_of(*POOLING), classes=names(*CLASSES, least=1))
 class PooledStates(Measurement):
     """Keep the stream at some layers: the mean or the last token of each prompt, or every token.
 
@@ -65,14 +67,11 @@ class PooledStates(Measurement):
         max_bytes: int = 2**33,
     ) -> None:
         super().__init__()
-        self.layers = None if layers is None else list(layers)
-        self.pooling, self.exclude, self.max_bytes = pooling, check_exclude(exclude), int(max_bytes)
-        self.classes = (classes,) if isinstance(classes, str) else None if classes is None else tuple(classes)
-        if pooling not in POOLING:
-            raise ValueError(f"pooling={pooling!r}: choose from {', '.join(POOLING)}")
+        self.layers, self.pooling, self.classes = layers, pooling, classes
+        self.exclude, self.max_bytes = exclude, max_bytes
         if pooling == "tokens" and "massive" in self.exclude:
-            raise ValueError(
-                "exclude='massive' with pooling='tokens': rows differ from layer to layer; exclude 'special'"
+            refuse(
+                "exclude", exclude, "with pooling='tokens' rows would differ from layer to layer: leave 'massive' out"
             )
 
     def sites(self, info: ModelInfo) -> list[Site]:

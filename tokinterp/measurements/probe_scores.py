@@ -13,6 +13,7 @@ import xarray as xr
 from ..capture import resid
 from ..dataset import layer_coords, variable
 from ..kernels.state import neutral
+from ..settings import checked, integer, refuse, several
 from ..text.classes import CLASSES, TokenClasses, token_classes
 from ..text.spans import Spans
 from .base import Measurement, plain
@@ -33,6 +34,7 @@ _FROM_LABELS = SUBSETS[-4:]
 _TOP = 5
 
 
+@checked(offsets=several(integer))
 class ProbeScores(Measurement):
     """Accuracy and cross-entropy of token probes per layer, offset and subset of the tokens.
 
@@ -89,16 +91,12 @@ class ProbeScores(Measurement):
     ) -> None:
         super().__init__()
         self.probes, self.spans = probes, spans
-        self.layers = list(probes.layers) if layers is None else sorted({int(n) for n in layers})
-        self.offsets = list(probes.offsets) if offsets is None else sorted({int(o) for o in offsets})
+        self.layers = list(probes.layers) if layers is None else sorted(set(layers))
+        self.offsets = list(probes.offsets) if offsets is None else sorted(set(offsets))
         for name, mine, there in (("layer", self.layers, probes.layers), ("offset", self.offsets, probes.offsets)):
             if missing := [n for n in mine if n not in there]:
-                raise ValueError(f"no probes of {name} {missing}: they were fitted at {name}s {there}")
-        if not 0 < level < 1:
-            raise ValueError(f"level {level} is not between 0 and 1")
-        if n_boot < 1:
-            raise ValueError(f"n_boot={n_boot}: draw at least once")
-        self.level, self.n_boot, self.seed = float(level), int(n_boot), int(seed)
+                refuse(f"{name}s", missing, f"no probes of these: they were fitted at {name}s {there}")
+        self.level, self.n_boot, self.seed = level, n_boot, seed
 
     def settings(self) -> dict[str, Any]:
         """Return the settings; probes and spans by their hashes."""
@@ -247,6 +245,7 @@ class ProbeScores(Measurement):
         )  # fmt: skip
 
 
+@checked()
 @neutral()
 def score_probes(
     probes: TokenProbes, model: Model, prompts: Prompts, spans: Spans | None = None, **options: Any

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ..fitted import Tensors
 from ..fitting import Fit, State, fit_facts
 from ..kernels.state import neutral
+from ..settings import checked, instance, integer, one_of, positive, several, string
 from .base import choose_layers
 from .probe_closed import SOLVERS, fit_closed
 from .probe_files import LAYER, facts_of, layer_file, save_facts
@@ -38,6 +39,14 @@ METHODS = ("softmax", "factored", "ridge", "lda")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+@checked(
+    offsets=several(integer, 1),
+    method=one_of(*METHODS),
+    settings=string | instance("ProbeSettings"),
+    states=one_of(*DTYPES),
+    products=one_of(*DTYPES),
+    shrinkage=positive,
+)
 @neutral()
 def fit_probes(
     model: Model,

@@ -13,6 +13,7 @@ from ..capture import resid
 from ..dataset import layer_coords, variable
 from ..kernels import linear
 from ..kernels.massive import massive_rows
+from ..settings import checked, count, positive
 from .base import Measurement, choose_layers
 
 if TYPE_CHECKING:
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
     from ..models.base import ModelInfo
     from ..text.prompts import Prompts
 
-EXCLUSIONS = ("special", "massive")
 HALVES = 2
 
 
+@checked(n_words=count(1), ridge=positive, tokens=count(1))
 class PrefixRecall(Measurement):
     """Bag of the tokens before a place, read from its state by ridge regression, on prompts not fitted on.
 
@@ -76,17 +77,7 @@ class PrefixRecall(Measurement):
         tokens: int | None = None,
     ) -> None:
         super().__init__()
-        self.layers = None if layers is None else list(layers)
-        self.n_words, self.ridge, self.tokens = int(n_words), float(ridge), tokens
-        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-        if unknown := [e for e in self.exclude if e not in EXCLUSIONS]:
-            raise ValueError(f"exclude={unknown}: the exclusions are {', '.join(EXCLUSIONS)}")
-        if self.n_words < 1:
-            raise ValueError(f"n_words={n_words}: the vocabulary has at least 1 token")
-        if not self.ridge > 0:
-            raise ValueError(f"ridge={ridge}: must be positive; 3 is usual")
-        if tokens is not None and tokens < 1:
-            raise ValueError(f"tokens={tokens}: give a number of prompts, or None for all")
+        self.layers, self.n_words, self.ridge, self.exclude, self.tokens = layers, n_words, ridge, exclude, tokens
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the stream at the layers."""

@@ -12,6 +12,7 @@ from ..dataset import provenance, variable
 from ..kernels.state import neutral
 from ..measure import measure
 from ..profiles import mcnemar
+from ..settings import anything, checked, count, instance, several
 from ..text.prompts import Prompts
 from ..text.removal import Judge, Removal, remove, remove_random
 from ..text.words import trimmed
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ..models.base import Model
 
 
+@checked(removals=several(instance("Removal"), 1))
 @neutral()
 def surviving_loss(
     model: Model, removals: Sequence[Removal], *, max_tokens: int | None = None, progress: bool = False
@@ -133,6 +135,7 @@ def _unit_losses(
     return out
 
 
+@checked(items=several(instance("Item"), 1), conditions=anything, controls=count(1))
 @neutral()
 def removal_accuracy(
     model: Model,

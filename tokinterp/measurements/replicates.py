@@ -10,9 +10,11 @@ import xarray as xr
 
 from ..dataset import variable
 from ..kernels.state import neutral
+from ..settings import checked, result, several
 from .tally import SCORING, joined
 
 
+@checked(results=several(result, 2))
 @neutral()
 def seed_agreement(results: Sequence[xr.Dataset]) -> xr.Dataset:
     """Compare erasure scores of probes that differ in nothing but the seed of their training.

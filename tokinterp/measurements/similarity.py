@@ -14,8 +14,9 @@ from ..dataset import layer_coords, variable
 from ..kernels import similarity as sim
 from ..kernels.moments import BLOCK_ROWS
 from ..kernels.state import neutral
+from ..settings import checked, count, names, one_of, positive, refuse
 from .base import Measurement, choose_layers
-from .clouds import check_exclude, cloud_masks, same_points
+from .clouds import cloud_masks, same_points
 
 if TYPE_CHECKING:
     from ..capture import Batch, Site
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 OVER = ("sample", "prompt", "corpus")
 
 
+@checked(measures=names(*sim.MEASURES, least=1), over=one_of(*OVER), sample=count(8), k=count(1), bandwidth=positive)
 class LayerSimilarity(Measurement):
     """Similarity of every layer with every other: CKA, orthogonal Procrustes, RSA, shared neighbours.
 
@@ -95,22 +97,11 @@ class LayerSimilarity(Measurement):
         max_bytes: int = 2**32,
     ) -> None:
         super().__init__()
-        self.layers = None if layers is None else list(layers)
-        self.measures = (measures,) if isinstance(measures, str) else tuple(measures)
-        self.over, self.sample, self.null, self.k = over, int(sample), bool(null), int(k)
-        self.exclude, self.bandwidth = check_exclude(exclude), float(bandwidth)
-        self.seed, self.max_bytes = int(seed), int(max_bytes)
-        unknown = [m for m in self.measures if m not in sim.MEASURES]
-        if unknown or not self.measures:
-            raise ValueError(f"measures={list(self.measures)}: choose from {', '.join(sim.MEASURES)}")
-        if over not in OVER:
-            raise ValueError(f"over={over!r}: choose from {', '.join(OVER)}")
-        if self.sample < 8:
-            raise ValueError(f"sample={sample}: a sample of fewer than 8 tokens compares nothing")
-        if not 1 <= self.k < self.sample:
-            raise ValueError(f"k={k}: a number of neighbours from 1 to sample - 1 = {self.sample - 1}")
-        if not self.bandwidth > 0:
-            raise ValueError(f"bandwidth={bandwidth}: the kernel needs a positive width; 1 is one median distance")
+        self.layers, self.measures, self.over, self.sample = layers, tuple(measures), over, sample
+        self.exclude = tuple(exclude)
+        self.null, self.k, self.bandwidth, self.seed, self.max_bytes = null, k, bandwidth, seed, max_bytes
+        if k >= sample:
+            refuse("k", k, f"give a number of neighbours from 1 to sample - 1 = {sample - 1}")
 
     @property
     def _sampled(self) -> list[str]:

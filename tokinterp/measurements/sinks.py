@@ -12,8 +12,8 @@ import xarray as xr
 from ..capture import Site
 from ..dataset import block_coords, variable
 from ..kernels.attention import attention_received
-from .attention import choose_blocks
-from .base import Measurement
+from ..settings import checked, level
+from .base import Measurement, choose_blocks
 
 if TYPE_CHECKING:
     from ..capture import Batch
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..text.prompts import Prompts
 
 
+@checked(threshold=level)
 class FirstTokenAttention(Measurement):
     """Attention to position 0 of every head, averaged over the later positions of each prompt.
 
@@ -55,10 +56,7 @@ class FirstTokenAttention(Measurement):
 
     def __init__(self, blocks: Iterable[int] | None = None, threshold: float = 0.3) -> None:
         super().__init__()
-        self.blocks = None if blocks is None else list(blocks)
-        self.threshold = float(threshold)
-        if not 0 < self.threshold < 1:
-            raise ValueError(f"threshold={threshold}: a share of the attention between 0 and 1; 0.3 is usual")
+        self.blocks, self.threshold = blocks, threshold
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the attention patterns of the blocks."""

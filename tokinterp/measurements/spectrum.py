@@ -13,6 +13,7 @@ from ..capture import resid
 from ..dataset import layer_coords, variable
 from ..kernels import massive, moments, spectrum
 from ..kernels.state import neutral
+from ..settings import checked, count, level, pair, refuse, several
 from .base import Measurement, Tensors, choose_layers
 
 if TYPE_CHECKING:
@@ -20,11 +21,10 @@ if TYPE_CHECKING:
     from ..models.base import ModelInfo
     from ..text.prompts import Prompts
 
-EXCLUSIONS = ("special", "massive")
-
 FLOAT32 = float(torch.finfo(torch.float32).eps)
 
 
+@checked(thresholds=several(level), components=count(1), keep=count(1), power_law=pair(count(1), count(1)))
 class Spectrum(Measurement):
     """Covariance spectrum, anisotropy and mean cosine of the stream at each layer, and its massive activations.
 
@@ -87,7 +87,7 @@ class Spectrum(Measurement):
     def __init__(
         self,
         layers: Iterable[int] | None = None,
-        exclude: Sequence[str] = EXCLUSIONS,
+        exclude: Sequence[str] = ("special", "massive"),
         rule: str = "norm",
         factor: float = 10.0,
         thresholds: Sequence[float] = (0.9, 0.95, 0.99),
@@ -96,25 +96,10 @@ class Spectrum(Measurement):
         power_law: tuple[int, int] = (11, 500),
     ) -> None:
         super().__init__()
-        self.layers = None if layers is None else list(layers)
-        self.power_law = (int(power_law[0]), int(power_law[1]))
-        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-        self.rule, self.factor, self.keep = rule, float(factor), int(keep)
-        self.thresholds, self.components = tuple(float(t) for t in thresholds), components
-        unknown = [e for e in self.exclude if e not in EXCLUSIONS]
-        if unknown:
-            raise ValueError(f"exclude={unknown}: the exclusions are {', '.join(EXCLUSIONS)}")
-        massive.check_rule(rule)
-        if not self.factor > 1:
-            raise ValueError(f"factor={factor}: a massive row has a norm of more than 1 times the median; 10 is usual")
-        if self.keep < 1:
-            raise ValueError(f"keep={keep}: keep at least 1 massive entry per layer")
-        if not 1 <= self.power_law[0] <= self.power_law[1] - 9:
-            raise ValueError(f"power_law={self.power_law}: first and last eigenvalue of the fit, at least 10 of them")
-        if not all(0 < t < 1 for t in self.thresholds):
-            raise ValueError(f"thresholds={list(self.thresholds)}: each is a share of the variance between 0 and 1")
-        if components is not None and components < 1:
-            raise ValueError(f"components={components}: keep at least 1 eigenvalue, or None for all")
+        self.layers, self.exclude, self.rule, self.factor = layers, exclude, rule, factor
+        self.thresholds, self.components, self.keep, self.power_law = tuple(thresholds), components, keep, power_law
+        if power_law[0] > power_law[1] - 9:
+            refuse("power_law", power_law, "give the first and last eigenvalue of the fit, at least 10 of them")
 
     @property
     def subsets(self) -> list[str]:
@@ -130,7 +115,7 @@ class Spectrum(Measurement):
         super().start(info, prompts)
         choose_layers(self.layers, info)
         if self.components is not None and self.components > info.d_model:
-            raise ValueError(f"components={self.components}: the stream of {info.id} has only {info.d_model} channels")
+            refuse("components", self.components, f"the stream of {info.id} has only {info.d_model} channels")
 
     # -- one batch --------------------------------------------------------------------------------------------
     def update(self, batch: Batch) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from ..fitted import check_finite, check_shapes, digest_of, load_tensors, save_tensors
 from ..received import pickled_tensors
+from ..settings import checked, layers, mapping
 
 if TYPE_CHECKING:
     from ..models.base import ModelInfo
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 FORMAT = "tokinterp tuned lens 2"
 
 
+@checked(layers=layers, history=mapping())
 @dataclass
 class TunedLens:
     """Translators h -> h + A h + b of the layers before the last (Belrose et al. 2023, arXiv 2303.08112).

@@ -13,6 +13,7 @@ import xarray as xr
 from ..dataset import variable
 from ..kernels import segmentation as seg
 from ..kernels.state import neutral
+from ..settings import checked, count, instance, pair, ranks
 from .tally import joined
 from .vocabulary import token_ids
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 DRAWS = 4000
 
 
+@checked(controls=count(1), min_tokens=count(1))
 @neutral()
 def psi_of_spans(
     ds: xr.Dataset,
@@ -141,6 +143,7 @@ def psi_of_spans(
     return xr.Dataset(data, coords, {**ds.attrs, **attrs})
 
 
+@checked(k=ranks, min_count=count(1), whole=pair(instance("TokenSpans"), instance("Prompts")))
 @neutral()
 def evaluate(
     vocabulary: xr.Dataset,

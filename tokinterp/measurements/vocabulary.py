@@ -9,12 +9,14 @@ import numpy as np
 import xarray as xr
 
 from ..kernels.state import neutral
-from .tally import EXAMPLE, Tally
+from ..settings import anything, checked, count, number, one_of
+from .tally import BOUNDARIES, EXAMPLE, Tally
 
 if TYPE_CHECKING:
     from ..text.prompts import Prompts
 
 
+@checked(ds=anything, min_count=count(1), min_psi=number(), boundaries=one_of(*BOUNDARIES))
 @neutral()
 def read_out(
     ds: xr.Dataset | Iterable[tuple[xr.Dataset, Prompts]],
@@ -90,6 +92,7 @@ def read_out(
     )
 
 
+@checked(shuffled=anything)
 @neutral()
 def permutation_threshold(shuffled: xr.Dataset | Iterable[xr.Dataset], level: float = 0.95) -> float:
     """Return the score below which a share ``level`` of the segments of shuffled (or bigram) text lies.

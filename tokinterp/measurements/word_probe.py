@@ -14,6 +14,7 @@ from ..dataset import layer_coords, variable
 from ..describe import describe
 from ..kernels.lookup import neighbour_votes
 from ..kernels.state import neutral
+from ..settings import checked, count, names, one_of, several
 from ..text.lexicon import word_ids
 from ..text.prompts import Prompts
 from ..text.spelling import recombine
@@ -47,6 +48,7 @@ class WordSet(NamedTuple):
     part: np.ndarray
 
 
+@checked(n_words=count(1), sizes=several(count(2), 1), min_letters=count(1), parts=count(2), parts_by=one_of(*PARTS))
 @neutral()
 def words_and_nonwords(
     lexicon: Lexicon,
@@ -138,6 +140,7 @@ def words_and_nonwords(
     return WordSet(ids, np.array(is_word), np.array(where, dtype=np.int64))
 
 
+@checked(k=count(1), places=names(*PLACES, least=1))
 @neutral()
 def word_probe(
     model: Model,

@@ -6,12 +6,14 @@ import hashlib
 
 import numpy as np
 
+from ..settings import checked, count, level, one_of
 from .prompts import Prompts
 from .tokenise import Tokenised
 
 KINDS = ("delete", "replace", "swap")
 
 
+@checked(q=count(1), rate=level, kind=one_of(*KINDS))
 def augment_prompts(
     prompts: Prompts, q: int = 2, rate: float = 0.1, kind: str = "delete", seed: int = 0
 ) -> list[Prompts]:

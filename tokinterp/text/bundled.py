@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..settings import checked
 from .spans import Spans
 
 DATA = Path(__file__).parent.parent / "data"
@@ -72,6 +73,7 @@ def _of_kind(entries: list[Any], kind: str | None, known: set[str]) -> list[Any]
     return [e for e in entries if kind is None or e.kind == kind]
 
 
+@checked()
 def bundled_texts(kind: str | None = None) -> list[BundledText]:
     """Return the texts that come with the package.
 
@@ -96,6 +98,7 @@ def bundled_texts(kind: str | None = None) -> list[BundledText]:
     return _of_kind(found, kind, set(TEXT_KINDS))
 
 
+@checked()
 def bundled_spans(kind: str | None = None) -> Spans:
     """Return the gold spans of the bundled texts: entities, multiword expressions, morphological compounds.
 
@@ -115,6 +118,7 @@ def bundled_spans(kind: str | None = None) -> Spans:
     return Spans.from_records(records, [t.text for t in texts])
 
 
+@checked()
 def bundled_questions(kind: str | None = None) -> list[Question]:
     """Return the cloze questions that come with the package.
 
@@ -133,6 +137,7 @@ def bundled_questions(kind: str | None = None) -> list[Question]:
     return _of_kind(found, kind, {q.kind for q in found})
 
 
+@checked()
 def check_texts(path: str | Path | None = None) -> list[str]:
     """Check a file of texts with gold spans.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..settings import checked
 from .spans import Spans, TokenSpans
 from .words import find_words, trimmed
 
@@ -75,6 +76,7 @@ class TokenClasses:
         return dict(zip(self.names, np.bincount(self.codes, minlength=len(self.names)).tolist(), strict=True))
 
 
+@checked()
 def token_classes(prompts: Prompts, spans: Spans | TokenSpans | None = None) -> TokenClasses:
     """Sort every token into one class.
 

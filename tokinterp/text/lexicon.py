@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..settings import checked, count, names, several
 from .spans import Spans
 from .spelling import TYPOS, Pieces, misspell
 from .vocabulary import Vocabulary
@@ -181,6 +182,7 @@ class Cases:
         return Prompts.from_ids([[*c, *w] for c, w in zip(self.context, words, strict=True)], self.vocabulary.tokenizer)
 
 
+@checked(sizes=several(count(2), 1), n_words=count(1), min_letters=count(1), context=count(1))
 def split_cases(
     lexicon: Lexicon,
     sizes: Sequence[int] = (2, 3, 4, 5),
@@ -248,6 +250,7 @@ def split_cases(
     return _cases(lexicon, rows, "split", words, context, draw)
 
 
+@checked(typos=names(*TYPOS, least=1), n_words=count(1), min_letters=count(1), context=count(1))
 def typo_cases(
     lexicon: Lexicon,
     typos: Sequence[str] = TYPOS,
@@ -311,6 +314,7 @@ def typo_cases(
     return _cases(lexicon, rows, "typo", words, context, draw)
 
 
+@checked(sizes=several(count(2), 1), n_words=count(1), min_letters=count(1), context=count(1))
 def natural_cases(
     lexicon: Lexicon,
     sizes: Sequence[int] = (2, 3, 4, 5),

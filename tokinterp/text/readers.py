@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..settings import checked, integer
 from .files import open_lines
 from .spans import Spans
 
@@ -38,6 +39,7 @@ class Annotated:
     skipped: dict[str, int] = field(default_factory=dict)
 
 
+@checked(token_column=integer, tag_column=integer)
 def read_conll(file: str | Path, *, token_column: int = 0, tag_column: int = -1, encoding: str = "utf-8") -> Annotated:
     r"""Read named entities from a file with one token and its tag per line.
 
@@ -127,6 +129,7 @@ def _detokenise(sentences: Sequence[Sequence[tuple[str, str]]]) -> tuple[str, li
     return "".join(pieces), entities
 
 
+@checked()
 def read_conllu(
     file: str | Path,
     *,
@@ -193,6 +196,7 @@ def read_conllu(
     return _read_conllu(file, groups, documents, encoding)
 
 
+@checked()
 def read_conllulex(
     file: str | Path, *, weak: bool = False, pos: bool = False, documents: bool = True, encoding: str = "utf-8"
 ) -> Annotated:
@@ -322,6 +326,7 @@ def _locate(
     return out
 
 
+@checked()
 def read_spans_jsonl(file: str | Path, *, kind: str = "entity", encoding: str = "utf-8") -> Annotated:
     """Read texts with character spans, one JSON object per line.
 
@@ -380,6 +385,7 @@ def read_spans_jsonl(file: str | Path, *, kind: str = "entity", encoding: str = 
     return Annotated(texts, Spans.from_records(records, texts))
 
 
+@checked()
 def spacy_spans(texts: Iterable[str], pipeline: Any = "en_core_web_sm") -> Annotated:
     """Find named entities with spaCy.
 

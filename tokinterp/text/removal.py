@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..settings import checked, function, one_of
 from .classes import STOP_WORDS
 from .words import find_words
 
@@ -49,6 +50,7 @@ class Removal:
         return float(self.removed.mean()) if len(self.removed) else float("nan")
 
 
+@checked()
 def find_units(text: str) -> tuple[np.ndarray, np.ndarray]:
     """Return (unit, 2) characters of all words and all runs of other signs, in order, and (unit,) their class.
 
@@ -79,6 +81,7 @@ def find_units(text: str) -> tuple[np.ndarray, np.ndarray]:
     return table[:, :2], table[:, 2].astype(np.int8)
 
 
+@checked(what=one_of(*CONDITIONS) | function)
 def remove(text: str, what: str | Judge) -> Removal:
     """Delete the units that a condition names.
 
@@ -119,6 +122,7 @@ def remove(text: str, what: str | Judge) -> Removal:
     return delete(text, units, classes, gone)
 
 
+@checked(within=one_of("any", "class"))
 def remove_random(removal: Removal, seed: int, within: str = "any") -> Removal:
     """Delete as many units as another removal of the same text, drawn at random: its control.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..settings import checked, count
 from .classes import word_range
 from .prompts import Prompts
 from .tokenise import Tokenised
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.random import Generator
 
 
+@checked(level=count(0, 15))
 def shuffle_blocks(prompts: Prompts, level: int, seed: int = 0) -> Prompts:
     """Cut each prompt into 4**level blocks of consecutive tokens and put the blocks into random order.
 
@@ -60,6 +62,7 @@ def shuffle_blocks(prompts: Prompts, level: int, seed: int = 0) -> Prompts:
     return _shuffled(prompts, order, f"shuffle_blocks(level={int(level)}, seed={int(seed)})")
 
 
+@checked()
 def shuffle_words(prompts: Prompts, seed: int = 0) -> Prompts:
     """Put the words of each prompt into random order; the tokens of a word stay together.
 
@@ -89,6 +92,7 @@ def shuffle_words(prompts: Prompts, seed: int = 0) -> Prompts:
     return _shuffled(prompts, order, f"shuffle_words(seed={int(seed)})")
 
 
+@checked()
 def random_ids(prompts: Prompts, seed: int = 0) -> Prompts:
     """Replace the tokens of each prompt by others of the vocabulary, drawn without repetition.
 

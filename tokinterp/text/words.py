@@ -8,6 +8,8 @@ from functools import cache
 
 import numpy as np
 
+from ..settings import checked
+
 _SPACES = np.array([c for c in range(0x3001) if chr(c).isspace()], dtype=np.uint32)
 
 
@@ -25,6 +27,7 @@ def _marked() -> tuple[re.Pattern[str], re.Pattern[str]]:
     return re.compile(mark), re.compile(rf"{unit}(?:['’‐-]{unit})*")
 
 
+@checked()
 def find_words(text: str) -> tuple[np.ndarray, list[str]]:
     """Find the words of a text.
 
