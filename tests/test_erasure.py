@@ -215,12 +215,11 @@ def test_an_interrupted_run_resumes(tmp_path):
                 raise RuntimeError("power cut")
             super().update(batch)
 
-    Stops.__name__ = "ErasureScores"
     store = tmp_path / "run.zarr"
     options = {"progress": False, "batch_tokens": 100, "store": store, "checkpoint_every": 0}
     with pytest.raises(RuntimeError, match="power cut"):
         ti.measure(MODEL, prompts, {"e": Stops(probes, 1, 3, centred=True)}, **options)
-    tree = ti.measure(MODEL, prompts, {"e": ErasureScores(probes, 1, 3, centred=True)}, **options)
+    tree = ti.measure(MODEL, prompts, {"e": Stops(probes, 1, 3, centred=True)}, **options)
     for name, v in whole["e"].to_dataset().variables.items():
         a, b = v.values, tree["e"].to_dataset()[name].values
         assert np.array_equal(a, b, equal_nan=a.dtype.kind == "f"), name

@@ -108,7 +108,8 @@ def test_bytes_of_tokens_join_to_the_bytes_of_the_text(name):
 def test_any_text_survives_byte_level_tokens(texts):
     prompts = Prompts.from_texts(texts, byte_tokenizer(), max_tokens=500)
     again = Prompts.from_ids([prompts.ids(i) for i in range(len(prompts))], byte_tokenizer())
-    assert again.hash == prompts.hash
+    if not any("<|" in text for text in texts):  # text that looks like a special token is not told by its ids
+        assert again.hash == prompts.hash
     for i, text in enumerate(texts):
         if "<|" in text:
             continue
@@ -319,7 +320,7 @@ def test_wrong_types(call, message):
 # -- hash, choosing, batches ----------------------------------------------------------------------------------------
 
 
-def test_hash_depends_on_ids_starts_and_bos_only():
+def test_hash_of_ids_depends_on_ids_starts_and_bos_only():
     one = Prompts.from_ids([[1, 2], [3]])
     assert one.hash == Prompts.from_ids([np.array([1, 2]), np.array([3], np.int16)]).hash
     assert len({one.hash, Prompts.from_ids([[1], [2, 3]]).hash, Prompts.from_ids([[1, 2], [4]]).hash}) == 3

@@ -73,12 +73,13 @@ def test_memory_does_not_grow_with_the_number_of_prompts(children):
 
 # -- stopped inside this process ------------------------------------------------------------------------------
 class Stops(Norms):
-    """Fails, or is interrupted, after so many batches of all runs together."""
+    """Fails, or is interrupted, after so many batches of all runs together; keeps which prompts it saw."""
 
     def __init__(self, layers=None, per_token=True):
         super().__init__(layers, per_token)
         self.left = 10**9
         self.how = RuntimeError
+        self.seen = []
 
     def update(self, batch):
         if self.left == 0:
@@ -86,6 +87,7 @@ class Stops(Norms):
                 raise RuntimeError("stopped by the test")
             signal.raise_signal(signal.SIGINT)
         self.left -= 1
+        self.seen += batch.numbers
         super().update(batch)
 
 
@@ -104,15 +106,9 @@ def test_failure_in_the_middle_is_taken_up_again(left, checkpoint_every, tmp_pat
     if kept:
         with pytest.raises(FileNotFoundError, match="the run is unfinished: call measure"):
             ti.read(store)
-    seen = []
-
-    class Counts(Stops):
-        def update(self, batch):
-            seen.extend(batch.numbers)
-            super().update(batch)
-
-    Counts.__name__ = "Stops"
-    run = measured(which={"norms": Counts(), "spread": Spread()}, **options)
+    again = Stops()
+    run = measured(which={"norms": again, "spread": Spread()}, **options)
+    seen = again.seen
     assert len(seen) == len(set(seen)) == len(LENGTHS) - (2 * left if kept else 0), "finished prompts were run again"
     for name in ("norms", "spread"):
         assert_same_node(run, whole, name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ import xarray as xr
 from .dataset import check, variable
 from .kernels.state import neutral
 from .settings import checked, several, string
+from .stamp import derived
 
 if TYPE_CHECKING:
     from .text.prompts import Prompts
@@ -120,8 +120,8 @@ def dimension_loss_correlation(
     coords["bound"] = variable("bound", np.array(["lower", "upper"]), "bound of the interval", "1")
     used = [] if fixed is None else list(controls)
     parameters = {"name": name, "loss": loss, "controls": used, "level": level}
-    attrs = {**dimension.attrs, "measurement": "DimensionLossCorrelation", "parameters": json.dumps(parameters)}
-    out = xr.Dataset(data, coords, attrs)
+    of = [dimension, lens, *([] if covariates is None else [covariates])]
+    out = derived(xr.Dataset(data, coords), "DimensionLossCorrelation", of, parameters)
     out["n"].attrs["missing"] = f"NaN for fewer than {LEAST} prompts"
     check(out)
     return out

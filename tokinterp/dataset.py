@@ -24,7 +24,9 @@ from .files import new_folder
 from .received import RefusedError, check_netcdf, check_zarr
 
 if TYPE_CHECKING:
+    from .edits import Edit
     from .models.base import ModelInfo
+    from .text.prompts import Prompts
 
 CONVENTIONS = "tokinterp-1"
 DIMS = {
@@ -167,8 +169,24 @@ def git_commit() -> str:
     return commit.stdout.strip() + ("+" if dirty.stdout.strip() else "")
 
 
+def numbers_version() -> str:
+    """Return the part of tokinterp's version that changes when numbers may."""
+    return ".".join(json.loads(versions()).get("tokinterp", "0").split(".")[:2])
+
+
+def own_attributes() -> dict[str, Any]:
+    """Return the attributes that every result gets anew: when, and by which packages it was made."""
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"Conventions": CONVENTIONS, "created": created, "versions": versions(), "git_commit": git_commit()}
+
+
 def provenance(
-    info: ModelInfo, prompts: str, parameters: Mapping[str, Any], fingerprint: str, seed: int = 0
+    info: ModelInfo,
+    prompts: Prompts | str,
+    parameters: Mapping[str, Any],
+    fingerprint: str,
+    seed: int = 0,
+    edits: Sequence[Edit] = (),
 ) -> dict[str, Any]:
     """Return the attributes that say where a result comes from.
 
@@ -176,30 +194,49 @@ def provenance(
     ----------
     info : ModelInfo
         Of the model.
-    prompts : str
-        Hash of the prompts.
+    prompts : Prompts or str
+        What was run, or a hash of it.
     parameters : mapping
         Settings of the measurement, stored as one JSON string.
     fingerprint : str
         Hash of all that decides the numbers.
     seed : int
         Of whatever is drawn.
+    edits : sequence of Edit
+        What was changed during the passes.
     """
     facts = asdict(info)
     return {
-        "Conventions": CONVENTIONS,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
-        "git_commit": git_commit(),
+        **own_attributes(),
         "model": facts["id"],
         **{k: facts[k] for k in ("revision", "weights", "architecture", "backend", "dtype", "device", "tokenizer")},
+        "identity": info.identity,
         "n_layers": info.n_layers,
         "d_model": info.d_model,
-        "prompts": prompts,
+        "prompts": prompts if isinstance(prompts, str) else prompts.hash,
+        "history": "" if isinstance(prompts, str) else prompts.history,
+        "edits": "; ".join(map(str, edits)),
         "seed": seed,
         "parameters": json.dumps(parameters, sort_keys=True),
         "fingerprint": fingerprint,
     }
+
+
+def kind(attrs: Mapping[Any, Any]) -> str:
+    """Return the name of the measurement whose numbers a result holds, itself or summarised, from its attributes."""
+    return str(attrs.get("measured") or attrs.get("measurement", ""))
+
+
+def circumstances(attrs: Mapping[Any, Any]) -> list[str]:
+    """Return a line for each thing that was done to the passes or the prompts of a result, from its attributes.
+
+    Examples
+    --------
+    >>> circumstances({"edits": "zero(attn_out 0)", "history": ""})
+    ['measured under edits: zero(attn_out 0)']
+    """
+    told = (("edits", "measured under edits"), ("history", "prompts"))
+    return [f"{text}: {attrs[name]}" for name, text in told if attrs.get(name)]
 
 
 # -- check ----------------------------------------------------------------------------------------------------

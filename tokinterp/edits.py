@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .capture import Site
-from .describe import describe
+from .describe import describe, numbered
 
 Positions = int | slice | Sequence[int] | torch.Tensor | Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None
 """Which positions: a number or a list of numbers (the same in every prompt; a shorter prompt goes without), a slice (of
@@ -94,6 +94,10 @@ class SiteEdit:
                 new = activations + new
         return torch.where(where, new, activations)
 
+    def __str__(self) -> str:
+        where = "" if self.positions is None else f", positions {_words(self.positions)}"
+        return f"{self.op}({self.site.name} {self.site.at}{where})"
+
     def describe(self) -> dict[str, Any]:
         """Return what decides the numbers, as JSON types."""
         return {
@@ -152,6 +156,14 @@ class KnockOut:
         chosen[list(self.heads)] = True
         return cut & chosen[None, :, None, None]
 
+    def __str__(self) -> str:
+        seen = "all later" if self.queries is None else _words(self.queries)
+        where = "".join(
+            f", {name} {numbered(sorted(chosen))}" for name, chosen in (("blocks", self.blocks), ("heads", self.heads))
+            if chosen is not None
+        )  # fmt: skip
+        return f"knock_out(keys {_words(self.keys)}, queries {seen}{where})"
+
     def describe(self) -> dict[str, Any]:
         """Return what decides the numbers, as JSON types."""
         return {
@@ -162,6 +174,20 @@ class KnockOut:
 
 
 Edit = SiteEdit | KnockOut
+
+
+def _words(positions: Positions) -> str:
+    """Return positions in a few words."""
+    if isinstance(positions, slice):
+        return ":".join("" if v is None else str(v) for v in (positions.start, positions.stop, positions.step))
+    if positions is None or callable(positions):
+        return "all" if positions is None else f"by {getattr(positions, '__name__', 'a function')}"
+    if isinstance(positions, torch.Tensor):
+        if positions.dtype == torch.bool:
+            return f"by a mask {tuple(positions.shape)}"
+        positions = positions.reshape(-1).tolist()
+    numbers = [positions] if isinstance(positions, Integral) else list(positions)  # type: ignore[arg-type]
+    return numbered(map(int, numbers)) if len(numbers) <= 20 else f"{len(numbers)} places"
 
 
 def replace(site: Site, value: torch.Tensor, positions: Positions = None) -> SiteEdit:

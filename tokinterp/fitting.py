@@ -19,6 +19,7 @@ from . import dataset, files
 from .checkpoint import Facts, _lock, compare_facts, fingerprint, partial_folder
 from .fitted import Tensors, load_tensors, save_tensors
 from .loop import _interrupt_between_batches
+from .models.base import current
 
 if TYPE_CHECKING:
     from .models.base import Model
@@ -31,10 +32,11 @@ STATE = "state.safetensors"
 
 def fit_facts(model: Model, prompts: Prompts) -> Facts:
     """Return what decides the numbers of every fit: model as it is at the start, and prompts."""
-    info = model.info
+    prompts.check_tokenizer(model)
+    info = current(model)
     return {
-        "tokinterp": ".".join(json.loads(dataset.versions()).get("tokinterp", "0").split(".")[:2]),
-        "model": info.id, "weights": info.weights, "tokenizer": info.tokenizer, "dtype": info.dtype,
+        "tokinterp": dataset.numbers_version(),
+        "model": info.id, "weights": info.identity, "tokenizer": info.tokenizer, "dtype": info.dtype,
         "backend": info.backend, "device": info.device.split(":")[0], "prompts": prompts.hash,
     }  # fmt: skip
 

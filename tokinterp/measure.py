@@ -21,7 +21,7 @@ from .edits import Edit, KnockOut, SiteEdit
 from .kernels.state import neutral
 from .loop import Measurements, Runner, nonfinite_layer
 from .measurements.base import Measurement
-from .models.base import Model
+from .models.base import Model, current
 from .text.prompts import Prompts
 
 
@@ -110,6 +110,7 @@ def measure(
         raise ValueError(f"batch_tokens={batch_tokens}: a batch holds at least one token")
     _check_edits(model, prompts, edits)
     facts = run_facts(model, prompts, measurements, edits)
+    prompts.check_tokenizer(model)
     path = None if store is None else Path(store)
     if path is not None and path.exists():
         tree = _finished(path, facts)
@@ -127,7 +128,7 @@ def measure(
         runner = Runner(model, mine, numbers, measurements, edits, keep, checkpoint_every, progress)
         runner.run(batch_tokens)
         if keep is None:
-            return _result(model, prompts, measurements, runner.bookkeeping, facts)
+            return _result(model, prompts, measurements, runner.bookkeeping, facts, edits)
         with keep.alone():
             if path is not None and path.exists():  # another share was the last one, and has merged them
                 return _finished(path, facts)
@@ -137,7 +138,7 @@ def measure(
                 return xr.DataTree()
             _merge_shares(keep.root, n, runner.everything)
             try:
-                tree = _result(model, prompts, measurements, runner.bookkeeping, facts)
+                tree = _result(model, prompts, measurements, runner.bookkeeping, facts, edits)
             except AllNonfiniteError:
                 keep.remove()
                 raise
@@ -159,18 +160,20 @@ class AllNonfiniteError(ValueError):
 
 
 def run_facts(model: Model, prompts: Prompts, measurements: Measurements, edits: Sequence[Edit]) -> Facts:
-    """Return all that decides the numbers of a run, as JSON types."""
-    info = model.info
+    """Return all that decides the numbers of a run, as JSON types, of the model as it is now."""
+    info = current(model)
     return {
-        "tokinterp": ".".join(json.loads(dataset.versions()).get("tokinterp", "0").split(".")[:2]),
+        "tokinterp": dataset.numbers_version(),
         "weights": info.weights,
+        **info.facts,
+        **getattr(model, "passes", {}),
         "dtype": info.dtype,
         "backend": info.backend,
         "device": info.device.split(":")[0],
         "tokenizer": info.tokenizer,
         "prompts": prompts.hash,
         "edits": [e.describe() for e in edits],
-        "measurements": {k: {"class": type(m).__name__, **m.settings()} for k, m in measurements.items()},
+        "measurements": {k: m.__describe__() for k, m in measurements.items()},
     }
 
 
@@ -203,7 +206,9 @@ def _check_sites(model: Model, measurements: Measurements) -> None:
             raise ValueError(f"{name}: {error}") from None
 
 
-def _result(model: Model, prompts: Prompts, measurements: Measurements, book: Measurement, facts: Facts) -> xr.DataTree:
+def _result(
+    model: Model, prompts: Prompts, measurements: Measurements, book: Measurement, facts: Facts, edits: Sequence[Edit]
+) -> xr.DataTree:
     """Label everything and return the tree."""
     number, n_tokens, layer = book.table("prompt", "n_tokens", "nonfinite")
     _report_nonfinite(number, layer, model)
@@ -217,7 +222,7 @@ def _result(model: Model, prompts: Prompts, measurements: Measurements, book: Me
     )
     mark = fingerprint(facts)
     seeds = {k: int(getattr(m, "seed", 0) or 0) for k, m in measurements.items()}
-    per_prompt.attrs = dataset.provenance(model.info, prompts.hash, facts["measurements"], mark)
+    per_prompt.attrs = dataset.provenance(model.info, prompts, facts["measurements"], mark, edits=edits)
     # Not in the root: groups inherit its coordinates, and a measurement may lack prompts that were left out.
     root = xr.Dataset(attrs={**per_prompt.attrs, "facts": json.dumps(facts, sort_keys=True)})
     nodes = {"/": root, "/prompts": per_prompt}
@@ -230,7 +235,7 @@ def _result(model: Model, prompts: Prompts, measurements: Measurements, book: Me
             strings = v("vocab", np.array(prompts.vocabulary.strings(ids), dtype=object), "token as a string", "1")
             ds = ds.assign_coords(vocab=v("vocab", ids, "token id", "1"), vocab_text=strings)
         own = dict(ds.attrs)
-        ds.attrs = {**dataset.provenance(model.info, prompts.hash, m.settings(), mark, seeds[name]), **own}
+        ds.attrs = {**dataset.provenance(model.info, prompts, m.settings(), mark, seeds[name], edits), **own}
         ds.attrs["measurement"] = type(m).__name__
         nodes["/" + name] = ds
     tree = xr.DataTree.from_dict(nodes)

@@ -15,6 +15,7 @@ import xarray as xr
 
 from . import dataset
 from .checkpoint import Facts, compare_facts, fingerprint
+from .edits import Edit
 from .kernels.state import neutral
 from .loop import Measurements
 from .measure import measure, run_facts
@@ -124,7 +125,7 @@ def measure_nulls(
         drawn.append({name: along_nulls(results) for name, results in found.items()})
     nodes = {name: _along_replicates([d[name] for d in drawn], seed) for name in measurements}
     tree = xr.DataTree.from_dict(nodes)
-    tree.attrs = _root_attrs(model, prompts, facts, seed)
+    tree.attrs = _root_attrs(model, prompts, facts, seed, options.get("edits", ()))
     dataset.check(tree)
     if path is not None:
         dataset.write(tree, path)
@@ -186,6 +187,6 @@ def _along_replicates(sets: list[xr.Dataset], seed: int) -> xr.Dataset:
     return out
 
 
-def _root_attrs(model: Model, prompts: Prompts, facts: Facts, seed: int) -> dict[str, Any]:
-    attrs = dataset.provenance(model.info, prompts.hash, facts["measurements"], fingerprint(facts), seed)
+def _root_attrs(model: Model, prompts: Prompts, facts: Facts, seed: int, edits: Sequence[Edit]) -> dict[str, Any]:
+    attrs = dataset.provenance(model.info, prompts, facts["measurements"], fingerprint(facts), seed, edits)
     return {**attrs, "facts": json.dumps(facts, sort_keys=True)}

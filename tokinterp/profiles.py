@@ -12,6 +12,7 @@ import xarray as xr
 from .dataset import variable
 from .kernels.state import neutral
 from .settings import anything, checked, count, several, string
+from .stamp import derived
 from .text.classes import TokenClasses
 
 if TYPE_CHECKING:
@@ -177,8 +178,10 @@ def class_profile(
     }
     coords["subset"] = variable("subset", found.astype(object), "class of token", "1")
     coords["bound"] = variable("bound", np.array(["lower", "upper"]), "bound of the interval", "1")
-    attrs = {**ds.attrs, "profile_of": name, "resampled": f"{len(numbers)} prompts, {n_boot} draws"}
-    return xr.Dataset(data, coords, attrs)
+    attrs = {"profile_of": name, "resampled": f"{len(numbers)} prompts, {n_boot} draws"}
+    settings = {"name": name, "classes": labels, "leave_out": list(leave_out), "least": least, "level": level,
+                "n_boot": n_boot, "prompts": prompts}  # fmt: skip
+    return derived(xr.Dataset(data, coords, attrs), "class_profile", [ds], settings, seed, same_kind=True)
 
 
 @checked()
@@ -251,7 +254,7 @@ def token_correlation(
     data["n_prompts"] = variable((), len(numbers), "prompts drawn for the intervals", "1")
     coords: dict[Any, Any] = {c: v for c, v in a.coords.items() if "token" not in v.dims}
     coords["bound"] = variable("bound", np.array(["lower", "upper"]), "bound of the interval", "1")
-    return xr.Dataset(data, coords)
+    return derived(xr.Dataset(data, coords), "token_correlation", [a, b], {"level": level, "n_boot": n_boot}, seed)
 
 
 @checked(first=anything, second=anything)

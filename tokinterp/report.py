@@ -118,7 +118,8 @@ def lead(tree: xr.DataTree, models: Sequence[str]) -> str:
     for table in prompt_tables(tree)[:1]:
         facts.append(f"{table.sizes['prompt']:,} prompts, {int(table['n_tokens'].sum()):,} tokens")
     facts.append(html.escape(str(attrs.get("created", ""))[:10]))
-    return " · ".join(facts)
+    told = list(dict.fromkeys(line for n in (tree, *tree.subtree) for line in dataset.circumstances(n.attrs)))
+    return " · ".join(facts) + "".join(f'<br><b class="warning">{html.escape(line)}</b>' for line in told)
 
 
 def problems(tree: xr.DataTree) -> str:

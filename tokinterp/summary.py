@@ -11,6 +11,7 @@ import xarray as xr
 from .dataset import variable
 from .kernels.state import neutral
 from .settings import anything, checked
+from .stamp import derived
 
 
 @checked(results=anything)
@@ -137,7 +138,8 @@ def summary(
         out[f"{name}_count"] = variable(dims, count.reshape(shape), f"number of {dim}s with a value", "1")
     coords = {c: x for c, x in ds.coords.items() if dim not in x.dims}
     bound = variable("bound", np.array(["lower", "upper"]), "bound of the interval", "1")
-    return xr.Dataset(out, coords={**coords, "bound": bound}, attrs=dict(ds.attrs))
+    settings = {"dim": dim, "level": level, "n_boot": n_boot}
+    return derived(xr.Dataset(out, coords={**coords, "bound": bound}), "summary", [ds], settings, seed, same_kind=True)
 
 
 def _bootstrap(filled: np.ndarray, ok: np.ndarray, n_boot: int, seed: int, tails: list[float]) -> np.ndarray:

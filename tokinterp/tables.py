@@ -11,6 +11,8 @@ import numpy as np
 import xarray as xr
 
 from .checkpoint import partial_folder, read_progress
+from .dataset import circumstances
+from .dataset import kind as kind_of
 from .escape import in_one_line
 from .summary import summary
 
@@ -61,7 +63,7 @@ class Column(NamedTuple):
 
 def layer_table(ds: xr.Dataset) -> tuple[str, list[int], list[Column]]:
     """Return the dimension that is depth, its values, and the main columns of a result."""
-    kind = str(ds.attrs.get("measurement"))
+    kind = kind_of(ds.attrs)
     wanted = FIRST.get(kind, tuple(map(str, ds.data_vars)))
     places = [ds[n].dims for n in wanted if n in ds] if kind in FIRST else [ds.dims]
     depth = next((d for dims in places for d in DEPTHS if d in dims), None)
@@ -94,7 +96,7 @@ def named_results(tree: xr.DataTree) -> dict[str, xr.Dataset]:
     kinds = [*FIRST]
 
     def order(name: str) -> tuple[int, str]:
-        kind = str(found[name].attrs.get("measurement"))
+        kind = kind_of(found[name].attrs)
         return (kinds.index(kind) if kind in kinds else len(kinds), name)
 
     return {k: found[k] for k in sorted(found, key=order) if "measurement" in found[k].attrs or len(found) == 1}
@@ -128,9 +130,11 @@ def summary_text(run: xr.DataTree) -> str:
         if bad := int((table["first_nonfinite_layer"] >= 0).sum()):
             facts.append(("left out", f"{bad} prompts with NaN or infinite activations"))
     out.append(columns(facts))
+    out += map(in_one_line, circumstances(attrs))
     for name, ds in named_results(run).items():
         sizes = ", ".join(f"{d} {n}" for d, n in ds.sizes.items())
         out.append("\n" + in_one_line(f"{name} ({ds.attrs.get('measurement', '')}): {sizes}"))
+        out += [f"  {in_one_line(line)}" for line in circumstances(ds.attrs) if line not in circumstances(attrs)]
         depth, numbers, table = layer_table(ds)
         if not table:
             out.append("  " + in_one_line(", ".join(map(str, ds.data_vars))))

@@ -13,6 +13,7 @@ from ..dataset import variable
 from ..kernels.state import neutral
 from ..profiles import mcnemar
 from ..settings import checked, count, names, several, string
+from ..stamp import derived
 from .answers import ask, chunks, compare, pad
 from .items import PLACEMENTS, Items, _pair, build_items
 from .results import BOUNDS, NAMES, finish, interval, numbers, sign_test, spearman
@@ -234,4 +235,6 @@ def insertion_tests(ds: xr.Dataset, *, level: float = 0.95, n_boot: int = 2000, 
             "bound", interval(told, **draw), "interval of the change by the announcement", "nat"
         )
     coords = {c: ds[c].variable for c in dims}
-    return xr.Dataset(data, {**coords, "bound": BOUNDS}, attrs={**ds.attrs, "measurement": "insertion_tests"})
+    return derived(
+        xr.Dataset(data, {**coords, "bound": BOUNDS}), "insertion_tests", [ds], {"level": level, "n_boot": n_boot}, seed
+    )

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..kernels.state import neutral, seeded
 from ..models import HookedLM, ModelInfo
+from ..models.fingerprint import module_facts
 from ..settings import checked, count
 from .tasks import Task
 from .words import Words
@@ -116,6 +117,7 @@ def network_info(lm: Any, task: Task, weights: str, name: str | None = None) -> 
         n_layers=lm.config.num_hidden_layers, n_heads=lm.config.num_attention_heads, d_model=lm.config.hidden_size,
         d_vocab=lm.config.vocab_size, max_tokens=lm.config.max_position_embeddings,
         dtype=str(p.dtype).removeprefix("torch."), device=str(p.device), tokenizer=task.hash,
+        facts={k: v for k, v in module_facts(lm).items() if k != "weights"},
     )  # fmt: skip
 
 

@@ -239,7 +239,7 @@ def policy_loss(
         "prompt": variable("prompt", np.arange(len(prompts)), "number of the prompt in the input", "1"),
         "policy": variable("policy", np.array(list(policies)), "which keys stay visible", "1"),
     }
-    settings = {"policies": {n: describe(vars(p)) for n, p in policies.items()}, "questions": prompts.hash}
+    settings = {"policies": dict(policies), "questions": prompts.hash}
     return finish(xr.Dataset(data, coords), model, "policy_loss", settings, seed)
 
 

@@ -14,10 +14,10 @@ import torch
 import xarray as xr
 from tqdm.auto import tqdm
 
-from ..checkpoint import fingerprint
-from ..dataset import check, provenance, variable
+from ..dataset import check, variable
 from ..kernels.state import neutral
 from ..settings import checked, count, fraction, one_of, positive, several
+from ..stamp import stamped
 from .evaluation import evaluate, loss_sum
 from .formats import IGNORED, Sequences
 from .network import Network, build, network_info, parameters_hash
@@ -224,10 +224,7 @@ def _untrained_like(lm: Any, task: Task, seed: int) -> Any:
 def finish(ds: xr.Dataset, lm: Any, task: Task, parameters: dict[str, Any], measurement: str, seed: int) -> xr.Dataset:
     """Return a result with its provenance, checked."""
     info = network_info(lm, task, parameters_hash(lm))
-    ds.attrs = {
-        **provenance(info, task.hash, parameters, fingerprint({**parameters, "weights": info.weights}), seed),
-        "measurement": measurement, "task": task.name,
-    }  # fmt: skip
+    ds = stamped(ds.assign_attrs(task=task.name), measurement, info, task.hash, parameters, seed)
     check(ds)
     return ds
 

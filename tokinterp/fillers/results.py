@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from math import comb
 from typing import TYPE_CHECKING, Any
@@ -11,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from ..dataset import provenance, variable
+from ..dataset import variable
+from ..describe import digest
+from ..stamp import stamped
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -31,13 +31,7 @@ BOUNDS = variable("bound", np.array(["lower", "upper"]), "bound of the interval"
 
 def finish(ds: xr.Dataset, model: Model, kind: str, settings: Mapping[str, Any], seed: int = 0) -> xr.Dataset:
     """Give a dataset its provenance; ``kind`` is the name by which plots know it."""
-    mark = hashlib.sha256(
-        json.dumps([model.info.weights, model.info.tokenizer, kind, settings], sort_keys=True, default=str).encode()
-    ).hexdigest()[:16]
-    own = dict(ds.attrs)
-    prompts = hashlib.sha256(str(settings.get("questions", "")).encode()).hexdigest()[:16]
-    ds.attrs = {**provenance(model.info, prompts, dict(settings), mark, seed), **own, "measurement": kind}
-    return ds
+    return stamped(ds, kind, model, digest(settings.get("questions", "")), settings, seed)
 
 
 def numbers(n: int) -> xr.Variable:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -11,13 +10,13 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ..checkpoint import fingerprint
 from ..dataset import check, layer_coords, variable
 from ..jackknife import jackknife_interval, left_out, student
 from ..kernels import entropy
 from ..kernels import similarity as sim
 from ..kernels.state import neutral
 from ..settings import checked, count, level, names, one_of, positive
+from ..stamp import stamped
 from ..text.augment import augment_prompts
 from ..text.prompts import Prompts
 from .base import choose_layers
@@ -180,16 +179,10 @@ def augmentation_metrics(
         "temperature": temperature, "delta": delta, "draws": draws, "published": extra,
         "groups": groups, "level": level,
     }  # fmt: skip
-    attrs = dict(found[0].attrs)
-    attrs.update(
-        measurement="augmentation_metrics", prompts=prompts.hash, seed=seed,
-        parameters=json.dumps(parameters, sort_keys=True),
-    )  # fmt: skip
-    attrs["fingerprint"] = fingerprint({"of": [f.attrs["fingerprint"] for f in found], "seed": seed, **parameters})
     coords = layer_coords(chosen, model.info)
     if groups:
         coords["bound"] = variable("bound", np.array(["lower", "upper"]), "bound of the interval", "1")
-    ds = xr.Dataset(data, coords, attrs)
+    ds = stamped(xr.Dataset(data, coords), "augmentation_metrics", model, prompts, parameters, seed, of=found)
     check(ds)
     return ds
 
@@ -310,14 +303,13 @@ def compare_models(
     values = sim.compare_sets(sets[0], sets[1], asked, k)
     data = {n: variable(("layer", "other_layer"), v, TEXTS[n][0], "1", TEXTS[n][1]) for n, v in values.items()}
     data["n_prompts"] = variable((), a.sizes["prompt"], "texts that take part", "1")
-    attrs, other = dict(found[0].attrs), found[1].attrs
-    attrs.update({f"other_{name}": other[name] for name in ("model", "weights", "revision", "n_layers", "prompts")})
+    other = found[1].attrs
+    attrs = {f"other_{name}": other[name] for name in ("model", "weights", "revision", "n_layers", "prompts")}
     parameters = {"measures": asked, "pooling": pooling, "k": k, "max_tokens": max_tokens}
-    attrs.update(measurement="compare_models", parameters=json.dumps(parameters, sort_keys=True))
-    attrs["fingerprint"] = fingerprint({"of": [f.attrs["fingerprint"] for f in found], **parameters})
     coords = layer_coords(a["layer"].values.tolist(), one.info)
     coords["other_layer"] = variable("other_layer", b["layer"].values, f"blocks applied in {two.info.id}", "1")
-    ds = xr.Dataset(data, coords, attrs)
+    mark = str(found[0].attrs["prompts"])
+    ds = stamped(xr.Dataset(data, coords, attrs), "compare_models", one, mark, parameters, of=found)
     check(ds)
     return ds
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import xarray as xr
 
+from ..describe import describe, own_code
 from ..settings import choose
 
 if TYPE_CHECKING:
@@ -45,6 +46,13 @@ class Measurement:
     passes: int = 1
     streams: bool = False
     """Whether its sites are shown to ``look`` one by one during the pass and let go, instead of kept for ``update``."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Keep what the class body says: what is set on the class later (a counter) is no part of its code."""
+        super().__init_subclass__(**options)
+        cls._as_defined = dict(vars(cls))
+
+    _as_defined: dict[str, Any]
 
     def __init__(self) -> None:
         self.sums: Tensors = {}
@@ -87,7 +95,11 @@ class Measurement:
     def settings(self) -> dict[str, Any]:
         """Return the constructor's arguments with their present values, as plain JSON types."""
         names = [n for n in inspect.signature(type(self).__init__).parameters if n != "self"]
-        return {n: plain(getattr(self, n)) for n in names}
+        return {n: describe(getattr(self, n)) for n in names}
+
+    def __describe__(self) -> dict[str, Any]:
+        """Return class and settings: what a measurement is as a setting of another."""
+        return {"class": type(self).__qualname__, "code": own_code(type(self), self), **self.settings()}
 
     def add(self, name: str, value: torch.Tensor) -> None:
         """Add to a running sum (created at its first use)."""
@@ -160,16 +172,3 @@ def choose_layers(layers: Iterable[int] | None, info: ModelInfo) -> list[int]:
 def choose_blocks(blocks: Iterable[int] | None, info: ModelInfo) -> list[int]:
     """Return the blocks asked for, or all of ``0..n_layers-1``; ValueError for others."""
     return choose("blocks", blocks, info.n_layers - 1, info.id)
-
-
-def plain(value: Any) -> Any:
-    """Return a setting as JSON types (numbers, strings, lists, dictionaries, None)."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, Sequence | set | frozenset | range | np.ndarray):
-        return [plain(v) for v in (sorted(value) if isinstance(value, set | frozenset) else value)]
-    return repr(value)

@@ -67,10 +67,10 @@ class ContextMemory(Measurement):
         """Check that the decoder was trained for this model."""
         super().start(info, prompts)
         facts = self.decoder.facts
-        if facts["weights"] != info.weights:
+        if facts["weights"] != info.identity:
             raise ValueError(
                 f"this decoder was trained on {facts['model']} (weights {facts['weights']}), not on {info.id} "
-                f"({info.weights}): train one with tokinterp.fit_context_decoder"
+                f"({info.identity}): train one with tokinterp.fit_context_decoder"
             )
 
     def update(self, batch: Batch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,6 +11,7 @@ import xarray as xr
 
 from ..capture import resid
 from ..dataset import variable
+from ..describe import digest
 from ..kernels import segmentation as seg
 from ..settings import checked, count, integer, names, one_of, several
 from .base import Measurement
@@ -164,7 +164,6 @@ class ErasureScores(Measurement):
                 f"the probes have no offsets {missing}, only {[int(o) for o in probes.offsets]}: fit them for "
                 f"offsets={self.offsets}, or choose fewer"
             )
-        self._mark: str | None = None
 
     def settings(self) -> dict[str, Any]:
         """Return the settings; the probes are named by a hash of their weights and labels."""
@@ -172,8 +171,7 @@ class ErasureScores(Measurement):
             "offsets", "scale", "centred", "denominator", "left_penalty", "right_penalty", "max_length", "segmentation",
             "penalty", "unseen", "exclude", "tokens",
         )  # fmt: skip
-        self._mark = self._mark or probes_hash(self.probes, self.offsets)
-        out = {"probes": self._mark, "start": self.start_layer, "end": self.end_layer}
+        out = {"probes": probes_hash(self.probes, self.offsets), "start": self.start_layer, "end": self.end_layer}
         return out | {n: list(v) if isinstance(v := getattr(self, n), tuple) else v for n in names}
 
     def layers(self, info: ModelInfo) -> tuple[int, int]:
@@ -385,15 +383,10 @@ def _per_prompt(prompt: np.ndarray, covered: np.ndarray, span: dict[str, np.ndar
 
 
 def probes_hash(probes: Probes, offsets: Sequence[int]) -> str:
-    """Return the digest of probes; of others that have none, a hash of labels and of a sample of the weights."""
+    """Return the digest of probes; of others that have none, a hash of labels and weights."""
     known = getattr(probes, "digest", None)
     if isinstance(known, str) and known:
         return known[:16]
-    labels = torch.as_tensor(probes.labels, dtype=torch.int64, device="cpu").numpy()
-    digest = hashlib.sha256(labels.astype("<i8").tobytes())
-    for layer in sorted(int(n) for n in probes.layers):
-        for offset in offsets:
-            w = probes.weight(layer, offset).detach().flatten()
-            sample = w[:: max(1, len(w) // 65536)]
-            digest.update(f"{layer} {offset} {len(w)}".encode() + sample.float().cpu().numpy().astype("<f4").tobytes())
-    return digest.hexdigest()[:16]
+    labels = torch.as_tensor(probes.labels, dtype=torch.int64, device="cpu")
+    weights = [[int(n), o, probes.weight(n, o)] for n in sorted(probes.layers, key=int) for o in offsets]
+    return digest([labels, weights])

@@ -14,9 +14,9 @@ from ..dataset import layer_coords, variable
 from ..kernels.lookup import target_ranks
 from ..kernels.state import neutral
 from ..settings import checked, instance, names, string
+from ..stamp import stamped
 from .base import choose_layers
 from .patchscope import Target, first_layer, patchscope
-from .stamped import stamped
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -121,7 +121,7 @@ def retrieve_words(
         **layer_coords(chosen, model.info),
     }
     settings = {"layers": chosen, "variants": list(variants), "whole": [list(w) for w in cases.whole]}
-    return stamped(xr.Dataset(data, coords), "retrieve_words", model.info, prompts.hash, settings)
+    return stamped(xr.Dataset(data, coords), "retrieve_words", model, prompts, settings)
 
 
 @checked()
@@ -186,8 +186,8 @@ def canonicity(
         **case_coords(cases),
         **layer_coords(chosen, model.info),
     }
-    settings = {"layers": chosen, "whole": sets["whole"].hash, "other": sets["other"].hash}
-    return stamped(xr.Dataset(data, coords), "canonicity", model.info, sets["pieces"].hash, settings)
+    settings = {"layers": chosen, "whole": sets["whole"], "other": sets["other"]}
+    return stamped(xr.Dataset(data, coords), "canonicity", model, sets["pieces"], settings)
 
 
 @checked(target=instance("Target") | string)

@@ -78,9 +78,9 @@ class LinearMaps:
 
     def check(self, info: ModelInfo, blocks: Sequence[int]) -> None:
         """Raise ValueError if the maps are of another model or lack a block."""
-        if info.weights != self.weights:
+        if info.identity != self.weights:
             raise ValueError(
-                f"these maps were fitted on {self.model} (weights {self.weights}), not on {info.id} ({info.weights}): "
+                f"these maps were fitted on {self.model} (weights {self.weights}), not on {info.id} ({info.identity}): "
                 "fit them again"
             )
         if missing := sorted(set(blocks) - set(self.blocks)):

@@ -8,16 +8,17 @@ import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import xarray as xr
 
 from ..capture import resid, stream
-from ..dataset import provenance, variable
+from ..dataset import variable
 from ..kernels.state import neutral
 from ..settings import checked, count, instance, one_of, several, string
+from ..stamp import stamped
 from ..text.prompts import Prompts
 
 if TYPE_CHECKING:
@@ -222,7 +223,8 @@ def multiple_choice(
     prompts = Prompts.from_ids([list(ids) for ids in wanted], model) if wanted else None
     if prompts is not None:
         _fill(table, model, prompts, list(wanted.values()), score, batch_tokens)
-    return _labelled(table.numpy(), items, model, prompts, {"score": score, "shots": len(shots)})
+    settings = {"score": score, "shots": list(shots), "items": items, "on_long": on_long}
+    return _labelled(table.numpy(), items, model, prompts, settings)
 
 
 def _fill(
@@ -244,7 +246,7 @@ def _fill(
 
 
 def _labelled(
-    table: np.ndarray, items: Sequence[Item], model: Model, prompts: Prompts | None, settings: dict[str, object]
+    table: np.ndarray, items: Sequence[Item], model: Model, prompts: Prompts | None, settings: dict[str, Any]
 ) -> xr.Dataset:
     answer = np.array([i.answer for i in items])
     known = np.isfinite(table[np.arange(len(items)), answer])
@@ -268,6 +270,4 @@ def _labelled(
         "option": v("option", np.array(list(LETTERS[: table.shape[1]])), "letter of the answer", "1"),
         "subject": v("prompt", np.array([i.subject for i in items], dtype=object), "subject of the item", "1"),
     }
-    mark = prompts.hash if prompts is not None else ""
-    attrs = provenance(model.info, mark, {"multiple_choice": settings}, f"{model.info.weights}-{mark}")
-    return xr.Dataset(data, coords, {**attrs, "measurement": "multiple_choice"})
+    return stamped(xr.Dataset(data, coords), "multiple_choice", model, "" if prompts is None else prompts, settings)

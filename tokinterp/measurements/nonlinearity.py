@@ -150,7 +150,7 @@ class TokenNonlinearity(Chains):
             raise ValueError("no map was fitted by this measurement: measure with fit='corpus' and a new store")
         tensors = {name: self.sums[name].cpu() for name in TENSORS}
         return LinearMaps(
-            self.chosen(), **tensors, n=int(self.sums["n"]), model=self.info.id, weights=self.info.weights
+            self.chosen(), **tensors, n=int(self.sums["n"]), model=self.info.id, weights=self.info.identity
         )
 
     def _maps(self, device: torch.device) -> dict[str, torch.Tensor]:

@@ -11,7 +11,6 @@ import xarray as xr
 
 from ..capture import resid
 from ..dataset import block_coords, layer_coords, variable
-from ..describe import describe
 from ..kernels.membership import membership, neighbour_lists
 from ..kernels.state import neutral
 from ..settings import checked, mapping, ranks, refuse, several, string
@@ -111,10 +110,6 @@ class NeighbourOverlap(Measurement):
         bad = [n for n, v in self.classes.items() if v.ndim != 1 or v.dtype.kind not in "iu" or n in LABELS]
         if bad:
             raise ValueError(f"classes[{bad[0]!r}]: give whole numbers (token,) under a name other than {LABELS}")
-
-    def settings(self) -> dict[str, Any]:
-        """Return the settings, labels of the caller as a hash."""
-        return {**super().settings(), "classes": describe(self.classes)}
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the stream at the layers."""

@@ -12,14 +12,13 @@ import xarray as xr
 
 from ..capture import Site, capture, resid
 from ..dataset import layer_coords, variable
-from ..describe import describe
 from ..edits import SiteEdit
 from ..kernels.state import neutral
 from ..settings import anything, checked, count, instance, layers, one_of, several, string
+from ..stamp import stamped
 from ..text.prompts import Prompts
 from ..text.vocabulary import Vocabulary
 from .base import choose_layers
-from .stamped import stamped
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -223,10 +222,10 @@ def patchscope(
     }
     settings = {
         "target": list(template.ids), "positions": list(template.positions), "target_layer": target_layer,
-        "layers": layers, "position": place.tolist(), "n_tokens": steps, "map": describe(map),
-        "target_model": reader.info.weights, "expected": [list(e) for e in expected or []], "true": answer.tolist(),
+        "layers": layers, "position": place.tolist(), "n_tokens": steps, "map": map,
+        "target_model": reader, "expected": [list(e) for e in expected or []], "true": answer.tolist(),
     }  # fmt: skip
-    return stamped(xr.Dataset(data, coords), "patchscope", model.info, prompts.hash, settings)
+    return stamped(xr.Dataset(data, coords), "patchscope", model, prompts, settings)
 
 
 def first_layer(success: np.ndarray, layers: Sequence[int]) -> np.ndarray:

@@ -13,7 +13,7 @@ import xarray as xr
 
 from ..capture import resid
 from ..dataset import layer_coords, variable
-from ..describe import describe
+from ..describe import in_words
 from ..kernels.duplicates import first_of_kind
 from ..kernels.state import neutral
 from ..settings import checked, count, one_of, positive, refuse, short
@@ -97,10 +97,6 @@ class PerCloud(Measurement):
             refuse("name", name, "it becomes a variable of the result: use letters, digits and _")
         self.estimator, self.read, self.name, self.units = estimator, read, name, units
         self.layers, self.tokens, self.distinct, self.exclude, self.least = layers, tokens, distinct, exclude, least
-
-    def settings(self) -> dict[str, Any]:
-        """Return the settings, the estimator as a description of its parameters or of its code."""
-        return {**super().settings(), "estimator": describe(self.estimator)}
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the stream at the layers."""
@@ -227,7 +223,7 @@ class PerCloud(Measurement):
             coords["token_id"] = v("token", ids, "token id", "1")
         out = xr.Dataset(data, coords)
         out["n_points"].attrs["exclude"] = ", ".join(self.exclude) or "nothing"
-        out[self.name].attrs["estimator"] = str(describe(self.estimator))
+        out[self.name].attrs["estimator"] = in_words(self.estimator)
         return out
 
 

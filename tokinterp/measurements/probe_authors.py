@@ -45,7 +45,7 @@ def read_checkpoints(paths: Sequence[str | Path], model: Model | None = None) ->
     assert shape is not None
     info = model.info if model is not None else None
     facts: dict[str, Any] = {
-        "model": info.id if info else "", "weights": info.weights if info else "",
+        "model": info.id if info else "", "weights": info.identity if info else "",
         "tokenizer": info.tokenizer if info else "", "d_model": shape[1], "d_vocab": shape[0], "prompts": "",
         "method": "feucht2024 checkpoints", "bos": True,
     }  # fmt: skip

@@ -12,11 +12,12 @@ import xarray as xr
 
 from ..capture import resid
 from ..dataset import layer_coords, variable
+from ..describe import describe
 from ..kernels.state import neutral
 from ..settings import checked, integer, refuse, several
 from ..text.classes import CLASSES, TokenClasses, token_classes
 from ..text.spans import Spans
-from .base import Measurement, plain
+from .base import Measurement
 from .probe_text import label_ids
 from .token_probes import TokenProbes
 
@@ -100,8 +101,8 @@ class ProbeScores(Measurement):
 
     def settings(self) -> dict[str, Any]:
         """Return the settings; probes and spans by their hashes."""
-        plain_ones = {n: plain(getattr(self, n)) for n in ("layers", "offsets", "level", "n_boot", "seed")}
-        return {"probes": self.probes.digest, "spans": _hash_spans(self.spans), **plain_ones}
+        others = {n: describe(getattr(self, n)) for n in ("layers", "offsets", "level", "n_boot", "seed")}
+        return {"probes": self.probes.digest, "spans": _hash_spans(self.spans), **others}
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the stream at the layers."""

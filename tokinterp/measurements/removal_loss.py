@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from ..dataset import provenance, variable
+from ..dataset import variable
+from ..describe import digest
 from ..kernels.state import neutral
 from ..measure import measure
 from ..profiles import mcnemar
 from ..settings import anything, checked, count, instance, several
+from ..stamp import stamped
 from ..text.prompts import Prompts
 from ..text.removal import Judge, Removal, remove, remove_random
 from ..text.words import trimmed
@@ -82,9 +84,10 @@ def surviving_loss(
         name: v("prompt", row.astype(int) if name.startswith("n_") else row, text, units)
         for row, (name, (text, units)) in zip(rows, LOSSES.items(), strict=True)
     }
-    attrs = provenance(model.info, "", {"max_tokens": limit}, model.info.weights)
     coords = {"prompt": v("prompt", np.arange(n), "number of the text", "1")}
-    return xr.Dataset(data, coords, {**attrs, "measurement": "surviving_loss"})
+    settings = {"max_tokens": limit, "removals": list(removals)}
+    mark = digest([[r.original, r.text] for r in removals])
+    return stamped(xr.Dataset(data, coords), "surviving_loss", model, mark, settings)
 
 
 LOSSES = {
@@ -213,9 +216,9 @@ def removal_accuracy(
     data["correct_original"] = v("prompt", before, "whether the choice is right on the whole question", "1")
     names = np.array(list(named), dtype=object)
     coords = {"variant": v("variant", names, "what is deleted", "1"), "prompt": first["prompt"]}
-    out = xr.Dataset(data, coords, dict(first.attrs))
-    out.attrs.update(measurement="removal_accuracy", seed=seed, accuracy_original=float(np.nanmean(before)))
-    return out
+    out = xr.Dataset(data, coords, {"accuracy_original": float(np.nanmean(before))})
+    settings = {"conditions": list(named.items()), "controls": controls, "edit_options": edit_options, **options}
+    return stamped(out, "removal_accuracy", model, str(first.attrs["prompts"]), settings, seed, of=[first])
 
 
 def _seed(text: str, seed: int) -> int:

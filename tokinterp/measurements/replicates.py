@@ -11,7 +11,8 @@ import xarray as xr
 from ..dataset import variable
 from ..kernels.state import neutral
 from ..settings import checked, result, several
-from .tally import SCORING, joined
+from ..stamp import derived
+from .tally import SCORING
 
 
 @checked(results=several(result, 2))
@@ -96,8 +97,7 @@ def seed_agreement(results: Sequence[xr.Dataset]) -> xr.Dataset:
         "offset": v("offset", offsets, "place decoded minus place probed", "1"),
         "replicate": v("replicate", np.arange(len(results)), "fit of the probes", "1"),
     }
-    attrs = {**joined([ds.attrs for ds in results]), "measurement": "seed agreement"}
-    return xr.Dataset(data, coords, attrs)
+    return derived(xr.Dataset(data, coords), "seed agreement", results, {})
 
 
 def _segments(ds: xr.Dataset) -> dict[tuple[int, int, int], float]:

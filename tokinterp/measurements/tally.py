@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from ..dataset import variable
+from ..stamp import derived
 from ..text import find_words
 from ..text.classes import word_range
 from ..text.vocabulary import show
@@ -226,7 +226,9 @@ class Tally:
             "min_count": min_count, "min_psi": "none" if min_psi is None else float(min_psi), "boundaries": boundaries,
             "keep_single": int(self.keep_single), "n_segments": self.n_segments,
         }  # fmt: skip
-        return xr.Dataset(data, coords, {**joined(self.attrs), "measurement": "vocabulary", **reading, "seed": seed})
+        settings = {**reading, "n_boot": n_boot, "level": level, "counts": self.columns, "units": list(self.numbers)}
+        of = [xr.Dataset(attrs=a) for a in self.attrs]
+        return derived(xr.Dataset(data, coords, reading), "vocabulary", of, settings, seed)
 
     def _strings(self, ids: Sequence[tuple[int, ...]]) -> dict[str, xr.Variable]:
         """Return the variables that say what the ids stand for."""
@@ -278,15 +280,6 @@ def check_segments(ds: xr.Dataset, prompts: Prompts) -> None:
         raise ValueError(f"the result is of other prompts ({mine[:8]}) than those given ({prompts.hash[:8]})")
     if len(numbers) and (stop > np.asarray(prompts.lengths)[numbers]).any():
         raise ValueError("a segment of the result runs over the end of its prompt: the result is of other prompts")
-
-
-def joined(attrs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the attributes of several results as one: what differs becomes a JSON list."""
-    out: dict[str, Any] = {}
-    for key in dict.fromkeys(k for a in attrs for k in a):
-        values = list(dict.fromkeys(a.get(key, "") for a in attrs))
-        out[key] = values[0] if len(values) == 1 else json.dumps(values)
-    return out
 
 
 # -- pieces ---------------------------------------------------------------------------------------------------

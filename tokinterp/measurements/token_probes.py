@@ -223,7 +223,7 @@ class TokenProbes:
         for what, now in (("d_model", info.d_model), ("d_vocab", info.d_vocab)):
             if mine[what] != now:
                 raise ValueError(f"probes of {what} {mine[what]} do not fit {info.id}, which has {now}")
-        for what, now in (("weights", info.weights), ("tokenizer", info.tokenizer)):
+        for what, now in (("weights", info.identity), ("tokenizer", info.tokenizer)):
             if mine.get(what) and mine[what] != now:
                 raise ValueError(
                     f"these probes belong to another model: they were fitted on {mine.get('model')!r}, whose {what} "

@@ -98,7 +98,7 @@ class TunedLens:
             torch.zeros(shape, dtype=torch.float32, device="cpu"),
             torch.zeros(shape[:2], dtype=torch.float32, device="cpu"),
             info.id,
-            info.weights,
+            info.identity,
             {},
         )
 
@@ -112,10 +112,10 @@ class TunedLens:
 
     def check(self, info: ModelInfo, layers: Sequence[int]) -> None:
         """Raise ValueError if the lens is of another model or lacks a layer."""
-        if self.weights and self.weights != info.weights:
+        if self.weights and self.weights != info.identity:
             raise ValueError(
                 f"this tuned lens was fitted on {self.model} (weights {self.weights}), not on {info.id} "
-                f"({info.weights}): fit it again"
+                f"({info.identity}): fit it again"
             )
         if self.weight.shape[1] != info.d_model:
             raise ValueError(f"this tuned lens has {self.weight.shape[1]} channels, {info.id} has {info.d_model}")

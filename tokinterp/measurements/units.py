@@ -14,7 +14,7 @@ from ..dataset import variable
 from ..kernels import segmentation as seg
 from ..kernels.state import neutral
 from ..settings import checked, count, instance, pair, ranks
-from .tally import joined
+from ..stamp import derived
 from .vocabulary import token_ids
 
 if TYPE_CHECKING:
@@ -139,8 +139,10 @@ def psi_of_spans(
         "subset": v("subset", np.array(names, object), "kind of unit", "1"),
         "bound": v("bound", np.array(["lower", "upper"]), "bound of the interval", "1"),
     }
-    attrs = {"measurement": "psi_of_spans", "seed": seed, "n_left_out": len(units) - len(kept)}
-    return xr.Dataset(data, coords, {**ds.attrs, **attrs})
+    out = xr.Dataset(data, coords, {"n_left_out": len(units) - len(kept)})
+    asked = {"units": units, "prompts": prompts, "controls": controls, "min_tokens": min_tokens, "n_boot": n_boot,
+             "level": level}  # fmt: skip
+    return derived(out, "psi_of_spans", [ds], asked, seed)
 
 
 @checked(k=ranks, min_count=count(1), whole=pair(instance("TokenSpans"), instance("Prompts")))
@@ -258,8 +260,9 @@ def evaluate(
         "k": v("k", np.array(ks), "number of best entries"),
         "bound": v("bound", np.array(["lower", "upper"]), "bound of the interval"),
     }
-    attrs = {**joined([vocabulary.attrs]), "measurement": "vocabulary evaluation", "min_count": least, "seed": seed}
-    return xr.Dataset(data, coords, {**attrs, "n_unaligned": len(units.unaligned)})
+    out = xr.Dataset(data, coords, {"min_count": least, "n_unaligned": len(units.unaligned)})
+    asked = {"units": units, "prompts": prompts, "k": list(k), "min_count": least, "whole": whole, "level": level}
+    return derived(out, "vocabulary evaluation", [vocabulary], asked, seed)
 
 
 def check_units(units: TokenSpans, prompts: Prompts, min_tokens: int) -> None:

@@ -11,15 +11,14 @@ import xarray as xr
 
 from ..capture import capture, resid
 from ..dataset import layer_coords, variable
-from ..describe import describe
 from ..kernels.lookup import neighbour_votes
 from ..kernels.state import neutral
 from ..settings import checked, count, names, one_of, several
+from ..stamp import stamped
 from ..text.lexicon import word_ids
 from ..text.prompts import Prompts
 from ..text.spelling import recombine
 from .base import choose_layers
-from .stamped import stamped
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -242,8 +241,8 @@ def word_probe(
         **layer_coords(chosen, model.info),
     }
     settings = {"k": k, "places": list(places), "layers": chosen, "n_boot": n_boot, "level": level,
-                "is_word": describe(is_word), "part": describe(part)}  # fmt: skip
-    return stamped(xr.Dataset(data, coords), "word_probe", model.info, prompts.hash, settings, seed)
+                "is_word": is_word, "part": part}  # fmt: skip
+    return stamped(xr.Dataset(data, coords), "word_probe", model, prompts, settings, seed)
 
 
 def _check(both: list[list[int]], is_word: np.ndarray, part: np.ndarray, k: int, places: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from .base import Activations, Model, ModelInfo
 from .bundled import ID, bundled_folder
-from .fingerprint import weights_hash
+from .fingerprint import state_hash, weights_hash
 from .hooks import HookedLM
 from .modules import Modules
 from .tokenizer import load_tokenizer
@@ -100,9 +100,9 @@ def load_model(
     if backend == "transformer_lens":
         from .transformer_lens import bridge_from, wrap_bridge
 
-        raw = weights_hash(lm)
+        raw = {"weights": weights_hash(lm), "state": state_hash(lm)}
         bridge = bridge_from(lm, found, id)
-        return wrap_bridge(bridge, found, id=id, revision=rev, modules=modules, weights=raw)
+        return wrap_bridge(bridge, found, id=id, revision=rev, modules=modules, before=raw)
     if backend == "nnsight":
         from .nnsight import nnsight_from, wrap_nnsight
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+
+from ..describe import hash_json
 
 if TYPE_CHECKING:
     from ..capture import Edit, Site
@@ -23,7 +25,7 @@ class ModelInfo:
     revision : str
         Commit of the hub repository, or ``"local"``.
     weights : str
-        Hash of a sample of every parameter.
+        Hash of every parameter.
     architecture : str
         Class of the underlying module, for example ``LlamaForCausalLM``.
     backend : str
@@ -34,6 +36,9 @@ class ModelInfo:
         Of the weights, for example ``bfloat16`` and ``cuda:0``.
     tokenizer : str
         Hash of vocabulary, merges and special tokens; empty without a tokenizer.
+    facts : dict
+        What the model computes, as it was when last looked at (at the start of every run): ``config``, ``state`` of
+        its modules (buffers, adapters) and ``hooks`` of others.
     """
 
     id: str
@@ -49,6 +54,17 @@ class ModelInfo:
     dtype: str
     device: str
     tokenizer: str
+    facts: dict[str, Any] = field(default_factory=dict, repr=False, hash=False)
+
+    @property
+    def identity(self) -> str:
+        """Hash of weights, config, state of the modules and hooks: equal only for models that compute the same."""
+        return hash_json([self.weights, *(self.facts.get(k) for k in ("config", "state", "hooks"))])
+
+
+def current(model: Model) -> ModelInfo:
+    """Return what a model is now, its hooks, adapters and weights of this moment included; called by every run."""
+    return model.identify() if hasattr(model, "identify") else model.info
 
 
 Activations = dict["Site", torch.Tensor]
@@ -63,6 +79,10 @@ class Model(Protocol):
     @property
     def device(self) -> torch.device:
         """Device on which ids are expected."""
+        ...
+
+    def identify(self) -> ModelInfo:
+        """Look anew at what decides the numbers, keep it as ``info`` and return it."""
         ...
 
     def check(self, sites: Sequence[Site], edits: Sequence[Edit] = ()) -> None:

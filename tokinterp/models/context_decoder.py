@@ -46,7 +46,7 @@ class ContextDecoder(nn.Module):
         info, self.facts = model.info, dict(facts)
         self.lm: Any = copy.deepcopy(model.lm).float().eval()
         width = int(self.lm.get_input_embeddings().weight.shape[1])
-        self.facts.update(model=info.id, weights=info.weights, hidden=int(hidden or info.d_model))
+        self.facts.update(model=info.id, weights=info.identity, hidden=int(hidden or info.d_model))
         own: Any = {"device": "cpu", "dtype": torch.float32}
         between = self.facts["hidden"]
         self.pool = nn.Parameter(torch.zeros(info.n_layers, **own))
@@ -110,10 +110,10 @@ class ContextDecoder(nn.Module):
             If the file holds something else, is damaged (digest, shapes, NaN), or is of another model.
         """
         facts, tensors = load_tensors(Path(path).expanduser(), FORMAT, "decoder of ContextDecoder.save")
-        if facts["weights"] != model.info.weights:
+        if facts["weights"] != model.info.identity:
             raise ValueError(
                 f"{path} was fitted on {facts['model']} (weights {facts['weights']}), not on {model.info.id} "
-                f"({model.info.weights}): fit it again"
+                f"({model.info.identity}): fit it again"
             )
         with seeded(0):  # its first weights are drawn, and then those of the file are put in their place
             out = cls(model, facts, facts["hidden"])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..describe import tokenizer_hash
 from ..received import plain_name
 from .base import ModelInfo
-from .fingerprint import tokenizer_hash, weights_hash
 from .hooks import HookedLM
 from .modules import Modules, find_modules, submodule
 from .sentencepiece import read_tokenizer
@@ -161,9 +162,13 @@ def make_model(
     backend: str = "hf",
     modules: Modules | None = None,
     source: Any = None,
-    weights: str | None = None,
+    before: Mapping[str, Any] | None = None,
 ) -> HookedLM:
-    """Return the hooked model of a Hugging Face causal LM, verified by value."""
+    """Return the hooked model of a Hugging Face causal LM, verified by value.
+
+    ``before`` are the hashes of ``weights`` and ``state`` of its modules before another library changed these.
+    """
+    before = before or {}
     check_config(lm.config, id)
     if any(p.is_meta for p in lm.parameters()):
         raise ValueError(
@@ -186,7 +191,7 @@ def make_model(
     info = ModelInfo(
         id=id,
         revision=revision,
-        weights=weights or weights_hash(lm),
+        weights=before.get("weights", ""),
         architecture=type(lm).__name__,
         backend=backend,
         n_layers=len(blocks),
@@ -197,6 +202,7 @@ def make_model(
         dtype=str(head.weight.dtype).removeprefix("torch."),
         device=str(embedding.weight.device),
         tokenizer=tokenizer_hash(tokenizer),
+        facts=dict(before),
     )
     return HookedLM(lm, tokenizer, modules, info, source)
 

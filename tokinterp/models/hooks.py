@@ -16,6 +16,7 @@ from ..edits import Edit, KnockOut, SiteEdit
 from ..kernels.state import passing
 from . import attention
 from .base import Activations, ModelInfo
+from .fingerprint import Identified
 from .modules import Head, Modules, candidates, submodule
 from .watch import Change, Heads, Look, Show
 
@@ -26,7 +27,7 @@ class _Stop(Exception):  # noqa: N818
     """Raised inside the pass when the deepest site has been reached."""
 
 
-class HookedLM:
+class HookedLM(Identified):
     """A causal LM whose sites can be captured and edited; what ``load_model`` and ``wrap`` return.
 
     Attributes
@@ -56,6 +57,7 @@ class HookedLM:
         self.attention = attention.Attention(self, max(self._tolerance, 1e-3))
         with passing(self.lm):
             self._verify()
+        self._begin()
 
     def __repr__(self) -> str:
         i = self.info

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -42,11 +43,11 @@ def wrap_bridge(
     id: str | None = None,
     revision: str = "local",
     modules: Modules | None = None,
-    weights: str | None = None,
+    before: Mapping[str, Any] | None = None,
 ) -> HookedLM:
     """Return the hooked model of a TransformerBridge.
 
-    ``weights`` is the hash of the model before it was bridged: a bridge splits joint query-key-value matrices.
+    ``before`` are hashes of the model before it was bridged: a bridge splits joint query-key-value matrices.
 
     Raises
     ------
@@ -69,5 +70,5 @@ def wrap_bridge(
         backend="transformer_lens",
         modules=modules,
         source=bridge,
-        weights=weights,
+        before=before,
     )

@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..dataset import kind
 from . import style
 from .layers import by_layer
 from .tokens import layer_ticks
@@ -154,7 +155,7 @@ def sink_by_position(
 
 def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, str, Figure]]:
     """Yield name, caption and figure: what to look at first in a result of ``AttentionMass`` or ``AttentionSinks``."""
-    if ds.attrs.get("measurement") == "AttentionSinks":
+    if kind(ds.attrs) == "AttentionSinks":
         fig, axes = style.figure("column")
         with style.paper_style():
             sink_by_position(ds, ax=axes[0, 0])

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from ..dataset import kind
 from . import style
 from .layers import AXES, by_layer
 from .tokens import prompt_of
@@ -36,7 +37,7 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
     name, caption, figure : str, str, Figure
     """
     prompt = first_prompt(ds) if prompt is None else prompt
-    own = own_module(str(ds.attrs.get("measurement", "")))
+    own = own_module(kind(ds.attrs))
     if own is not None:
         yield from own.overview(ds, prompt)
         return
@@ -51,7 +52,7 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
 
 def overview_html(ds: xr.Dataset) -> str:
     """Return HTML beside the figures, where the module that draws results of this measurement has a ``page``."""
-    page = getattr(own_module(str(ds.attrs.get("measurement", ""))), "page", None)
+    page = getattr(own_module(kind(ds.attrs)), "page", None)
     return page(ds) if page is not None else ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..describe import tokenizer_hash
 from .sequences import Sequences
 from .tokenise import Limits, Tokenised, check_ids, tokenise, unpack
 from .vocabulary import Vocabulary, decode, extra_space
@@ -246,6 +248,67 @@ class Prompts(Sequences):
         if self.note:
             notes.append(self.note)
         return f"Prompts({', '.join(notes)}, hash {self.hash[:8]})"
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of all that is read: ids, texts, offsets, document numbers, tokenizer, and what was done to them."""
+        digest = self._ids_hash()
+        if self.vocabulary.hash:
+            digest.update(f"tokenizer {self.vocabulary.hash}".encode())
+        bare, known = Tokenised.bare(self.token_ids, self.starts), self._told_by_ids()
+        for name in ("documents", "window_starts", "half", "truncated", *(() if known else ("chars",))):
+            if not np.array_equal(column := getattr(self, name), getattr(bare, name)):
+                digest.update(name.encode() + np.ascontiguousarray(column, dtype="<i8").tobytes())
+        for name, column in (("offsets", None if known else self._offsets), ("origin", self.origin)):
+            if column is not None:
+                digest.update(name.encode() + np.ascontiguousarray(column, dtype="<i8").tobytes())
+        texts: Any = self._texts
+        for document in () if known else np.unique(self.documents).tolist():
+            text = texts[document].encode("utf-8", "surrogatepass")
+            digest.update(f"{document} {len(text)}".encode() + text)
+        return digest.hexdigest()
+
+    def check_tokenizer(self, model: Model) -> None:
+        """Refuse a model with another vocabulary; warn where the tokenizers differ in less than that."""
+        mine, own = self.vocabulary.tokenizer, model.tokenizer
+        if mine is None or own is None or mine is own or self.vocabulary.hash == tokenizer_hash(own):
+            return
+        if mine.get_vocab() != own.get_vocab():
+            raise ValueError(
+                f"the prompts were made with another tokenizer ({type(mine).__name__}, {len(mine)} tokens) than that "
+                f"of {model.info.id} ({type(own).__name__}, {len(own)} tokens): make them with this model, "
+                "Prompts.from_texts(texts, model)"
+            )
+        logging.getLogger("tokinterp").warning(
+            "the prompts were made with a tokenizer of %s's vocabulary, but other rules or special tokens",
+            model.info.id,
+        )
+
+    def _told_by_ids(self) -> bool:
+        """Whether texts and offsets follow from the ids: byte-level tokens that join to whole texts."""
+        given: Any = self._texts
+        if given is None or self.vocabulary.kind != "byte-level":
+            return given is None
+        texts = [given[d] for d in self.documents.tolist()]
+        whole = not self.chars[:, 0].any() and self.chars[:, 1].tolist() == [len(t) for t in texts]
+        content = self.token_ids[~self.vocabulary.special(self.token_ids)]
+        tokens = b"".join(self.vocabulary.bytes(content)) if whole else b""
+        return whole and tokens == "".join(texts).encode("utf-8", "surrogatepass")
+
+    def __describe__(self) -> str:
+        return self.hash
+
+    @property
+    def history(self) -> str:
+        """What was done to the texts, in words; empty where each prompt is a whole text."""
+        windows = np.flatnonzero(self.window_starts > 0)
+        done = [
+            self.note,
+            f"windows of {len(np.unique(self.documents[windows]))} texts" if len(windows) else "",
+            f"{n} of {len(self)} truncated" if (n := int(self.truncated.sum())) else "",
+            f"{n} dropped" if (n := len(self.dropped)) else "",
+        ]
+        return "; ".join(d for d in done if d)
 
     # -- reading one prompt -------------------------------------------------------------------------------------------
     def text(self, i: int) -> str:

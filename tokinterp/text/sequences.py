@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -34,13 +35,12 @@ class Sequences:
         """Tokens of all prompts together."""
         return len(self.token_ids)
 
-    @cached_property
-    def hash(self) -> str:
-        """SHA-256 of ids, starts, BOS policy and note."""
+    def _ids_hash(self) -> Any:
+        """Hash of ids, starts, BOS policy and note."""
         digest = hashlib.sha256(f"bos={self.bos} note={self.note}\n".encode())
         digest.update(np.ascontiguousarray(self.starts, dtype="<i8").tobytes())
         digest.update(np.ascontiguousarray(self.token_ids, dtype="<i4").tobytes())
-        return digest.hexdigest()
+        return digest
 
     def _range(self, i: int) -> slice:
         if not 0 <= i < len(self):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+
+from ..describe import tokenizer_hash
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -50,6 +53,14 @@ class Vocabulary:
         self._bytes: dict[int, bytes] = {}
         self._shown: dict[int, str] = {}
         self._prefix: bool | None = None
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of the tokenizer; empty without one."""
+        return tokenizer_hash(self.tokenizer)
+
+    def __describe__(self) -> list[Any]:
+        return [self.hash, self.size]
 
     def _find_special(self) -> np.ndarray:
         ids = {i for i, (_, special) in self._added.items() if special}

@@ -1,0 +1,411 @@
+"""A result belongs to the model, the prompts and the settings that made it: whatever decides them changes its name."""
+
+import copy
+import json
+import math
+import re
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from tiny import Norms, byte_tokenizer, some_prompts, tiny, tiny_lm
+from torch import nn
+
+import tokinterp as ti
+from tokinterp.describe import describe, digest
+from tokinterp.models.fingerprint import weights_hash
+
+PROMPTS = [9, 12]
+scale = 2.0
+
+
+def run(lm=None, measurements=None, prompts=None, **options):
+    model = ti.wrap(tiny_lm() if lm is None else lm, byte_tokenizer(), id="m")
+    asked = measurements or {"norms": Norms()}
+    return ti.measure(model, some_prompts(PROMPTS) if prompts is None else prompts, asked, progress=False, **options)
+
+
+# -- the model ------------------------------------------------------------------------------------------------
+def in_place(lm):
+    with torch.no_grad():
+        next(lm.parameters()).view(-1)[-1] += 1e-6  # one value of one parameter, the last
+
+
+def swapped(lm):
+    with torch.no_grad():
+        w = lm.model.layers[1].mlp.up_proj.weight
+        w[[0, 1]] = w[[1, 0]]
+
+
+def buffer(lm):
+    lm.model.rotary_emb.inv_freq.mul_(1.01)
+
+
+def steered(lm):
+    push = torch.ones(32)
+    lm.model.layers[1].register_forward_hook(lambda m, args, out: out + push)
+
+
+def steered_late(lm):
+    lm.model.layers[0].register_forward_pre_hook(
+        lambda m, args: (torch.cat([args[0][:, :50], 2 * args[0][:, 50:]], 1), *args[1:])
+    )
+
+
+def steered_less(lm):
+    push = 0.5 * torch.ones(32)
+    lm.model.layers[1].register_forward_hook(lambda m, args, out: out + push)
+
+
+class Adapter(nn.Module):
+    """Stands in for an adapter: adds what it learned, as strongly as ``scaling`` says."""
+
+    def __init__(self, base, scaling=1.0, on=True):
+        super().__init__()
+        self.base, self.scaling, self.on = base, {"default": scaling}, on
+        self.low = nn.Parameter(torch.full_like(base.weight, 0.01))
+
+    def forward(self, x):
+        return self.base(x) + (self.scaling["default"] * x @ self.low.T if self.on else 0)
+
+
+def adapted(lm, **how):
+    lm.model.layers[0].mlp.up_proj = Adapter(lm.model.layers[0].mlp.up_proj, **how)
+
+
+def replaced(lm):
+    old = lm.model.layers[2].mlp.forward
+    lm.model.layers[2].mlp.forward = lambda x: 2 * old(x)
+
+
+def scaled(lm):
+    lm.model.layers[0].self_attn.scaling *= 2
+
+
+CHANGES = {
+    "one value": in_place, "two rows swapped": swapped, "a buffer": buffer, "a hook": steered,
+    "a later hook": steered_late,
+    "a weaker hook": steered_less, "an adapter": adapted, "adapter off": partial(adapted, on=False),
+    "adapter stronger": partial(adapted, scaling=2.0), "a replaced method": replaced, "an attribute": scaled,
+}  # fmt: skip
+
+
+def test_every_change_of_a_model_is_another_identity():
+    found = {"none": ti.wrap(tiny_lm()).info.identity}
+    for name, change in CHANGES.items():
+        change(lm := tiny_lm())
+        found[name] = ti.wrap(lm).info.identity
+        change(lm := tiny_lm())
+        assert ti.wrap(lm).info.identity == found[name], name  # and is the same each time
+    assert len(set(found.values())) == len(found)
+
+
+def test_the_identity_is_taken_when_a_run_starts():
+    lm = tiny_lm()
+    model = ti.wrap(lm)
+    first = model.info.identity
+    prompts = some_prompts(PROMPTS)
+    for change in (in_place, steered, scaled):
+        change(lm)
+        made = ti.measure(model, prompts, {"norms": Norms()}, progress=False)
+        assert made.attrs["identity"] == ti.wrap(lm).info.identity != first
+        first = made.attrs["identity"]
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [("llama", {"rms_norm_eps": 0.3}), ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}),
+     ("mixtral", {"num_experts_per_tok": 1})],
+)  # fmt: skip
+def test_a_store_of_a_model_with_another_config_is_refused(family, changes, tmp_path):
+    store = tmp_path / "a.zarr"
+    one, two = tiny_lm(family), tiny_lm(family, **changes)
+    two.load_state_dict(one.state_dict())
+    run(one, store=store)
+    with pytest.raises(ValueError, match=rf"another run; it differs in: config \({next(iter(changes))}"):
+        run(two, store=store)
+    run(one, store=store)
+
+
+def test_what_only_the_logits_show_is_refused_and_rounding_is_not(tmp_path, monkeypatch):
+    from transformers.models.llama import modeling_llama
+
+    store = tmp_path / "a.zarr"
+    before = run(store=store)
+    file = store / "zarr.json"
+    text = file.read_text()
+    facts = json.loads(json.loads(text)["attributes"]["facts"])
+    facts["logits"] = [v * (1 + 1e-6) for v in facts["logits"]]  # another number of threads
+    new = json.loads(text)
+    new["attributes"]["facts"] = json.dumps(facts, sort_keys=True)
+    file.write_text(json.dumps(new))
+    assert run(store=store).attrs["fingerprint"] == before.attrs["fingerprint"]
+    monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", lambda q, k, *args, **more: (q, k))
+    with pytest.raises(ValueError, match=r"logits of fixed ids"):
+        run(store=store)
+
+
+def test_the_state_after_a_pass_is_that_before():
+    model = ti.wrap(tiny_lm())
+    first = model.info
+    run(model.lm, {"lens": ti.LogitLens(top=0)}, some_prompts([40, 60]))
+    model.lm(torch.tensor([[1, 5, 6]]), output_hidden_states=True)
+    assert model.identify() == first
+
+
+def test_hooks_that_keep_what_they_see_do_not_change_the_model():
+    lm = tiny_lm()
+    seen, last = [], {}
+
+    def look(module, args, out):
+        seen.append(float(out.sum()))
+        last["norm"] = float(out.norm())
+
+    lm.model.layers[0].register_forward_hook(look)
+    model = ti.wrap(lm)
+    first = model.info.identity
+    with torch.no_grad():
+        lm(torch.tensor([[1, 5, 6]]))
+    assert len(seen) > 1
+    assert model.identify().identity == first
+
+
+def test_weights_of_any_kind_have_a_hash():
+    def of(*values, dtype=torch.float32):
+        return weights_hash(nn.ParameterList([nn.Parameter(torch.tensor(values, dtype=dtype), requires_grad=False)]))
+
+    kinds = [of(1, 2, 3), of(1, 3, 2), of(1, 2, 3, dtype=torch.bfloat16), of(1, 2, 3, dtype=torch.int8), of(1, 2), of()]
+    assert len(set(kinds)) == len(kinds)
+    big = torch.arange(5_000_000.0)
+    holder = nn.ParameterList([nn.Parameter(big)])
+    first = weights_hash(holder)
+    for n in (0, 1, 4_999_999, 4_181_016):
+        big[n] += 1
+        assert weights_hash(holder) != first
+        big[n] -= 1
+    big[[3, 2_000_003]] = big[[2_000_003, 3]]
+    assert weights_hash(holder) != first
+
+
+# -- prompts --------------------------------------------------------------------------------------------------
+def test_prompts_of_equal_ids_and_another_text_or_documents_are_others():
+    tok = byte_tokenizer()
+    ids = [[1, 5, 6], [1, 7, 8]]
+    text = "the river"
+    whole = ti.Prompts.from_texts([text + text], tok, bos=False)
+    windows = ti.Prompts.from_texts([text + text], tok, bos=False, max_tokens=len(whole.ids(0)) // 2, on_long="window")
+    alone = ti.Prompts.from_ids([windows.ids(i) for i in range(len(windows))], tok)
+    assert len(windows) == 2
+    found = {
+        "windows": windows.hash, "alone": alone.hash, "ids": ti.Prompts.from_ids(ids, tok).hash,
+        "no tokenizer": ti.Prompts.from_ids(ids).hash, "bos": ti.Prompts.from_ids(ids, tok, bos=True)[[1, 0]].hash,
+    }  # fmt: skip
+    assert len(set(found.values())) == len(found)
+    assert np.array_equal(windows.token_ids, alone.token_ids)
+    assert "windows of 1 texts" in windows.history
+    assert not alone.history
+
+
+def test_prompts_of_another_tokenizer_are_refused():
+    other = copy.deepcopy(byte_tokenizer())
+    other.add_tokens(["zebra"])
+    with pytest.raises(ValueError, match="made with another tokenizer"):
+        ti.measure(tiny(), ti.Prompts.from_texts(["a river"], other), {"n": Norms()}, progress=False)
+    ti.measure(tiny(), ti.Prompts.from_ids([[1, 5, 6]]), {"n": Norms()}, progress=False)
+
+
+# -- settings -------------------------------------------------------------------------------------------------
+def test_different_values_have_different_descriptions_and_equal_ones_the_same():
+    class Slots:
+        __slots__ = ("a",)
+
+        def __init__(self, a):
+            self.a = a
+
+    class Deep:
+        def __init__(self, n, end):
+            self.inner = Deep(n - 1, end) if n else end
+
+    def closing(k):
+        return lambda x: k * x
+
+    one, two = (lambda x: x + 1), (lambda x: x + 2)
+    kinds = [
+        lambda: 1.0, lambda: 1, lambda: True, lambda: "1", lambda: None, lambda: float("nan"), lambda: "nan",
+        lambda: math.inf, lambda: slice(1, 2), lambda: "slice(1, 2, None)", lambda: {"!slice": [1, 2, None]},
+        lambda: Slots(1), lambda: Slots(2), lambda: Deep(9, 1), lambda: Deep(9, 2), lambda: closing(1),
+        lambda: closing(2), lambda: one, lambda: two, lambda: partial(one, x=1), lambda: partial(one, x=2),
+        lambda: partial(two, x=1), lambda: Slots(1).__init__, lambda: np.arange(3), lambda: np.arange(3.0),
+        lambda: np.array(["a", "b"], object), lambda: np.array(["a", "c"], object), lambda: torch.arange(3),
+        lambda: torch.arange(3.0), lambda: torch.arange(3.0, dtype=torch.bfloat16), lambda: {1: 2}, lambda: {"1": 2},
+        lambda: {"b", "a"}, lambda: ["a", "b"], lambda: re.compile("a"), lambda: re.compile("b"), lambda: b"a",
+        lambda: np.linalg.norm, lambda: np.linalg.det, lambda: np.random.default_rng(0),
+        lambda: np.random.default_rng(1), lambda: list(range(5000)), lambda: list(range(1, 5001)),
+        lambda: len, lambda: max,
+        lambda: "x".join, lambda: "y".join, lambda: Slots, lambda: Deep, lambda: torch.float32, lambda: torch.float64,
+    ]  # fmt: skip
+    found = [json.dumps(describe(make()), sort_keys=True) for make in kinds]
+    assert len(set(found)) == len(found)
+    assert found == [json.dumps(describe(make()), sort_keys=True) for make in kinds]
+    assert all(len(text) < 2100 for text in found)
+    assert describe({"b": 1, "a": {3, 2}}) == describe({"a": {2, 3}, "b": 1})
+    assert describe(np.float32(0.5)) == 0.5
+    with pytest.raises(TypeError, match=r"a setting holds a builtins\.generator"):
+        describe(n for n in range(3))
+
+
+def written(text, **names):
+    """What a file with this text defines last."""
+    space = {"Measurement": ti.Measurement, "Norms": Norms, "np": np, "torch": torch, "__name__": "user", **names}
+    exec(text, space)
+    return [v for k, v in space.items() if k not in names][-1]
+
+
+def test_globals_helpers_and_defaults_of_a_function_count():
+    text = "def helper(x, p={p}):\n    return {sign}x * p\ndef f(x):\n    return k * helper(x)"
+    texts = {(p, sign): text.format(p=p, sign=sign) for p in (1, 2) for sign in ("", "-")}
+    found = [digest(written(t, k=k)) for t in texts.values() for k in (1, 2)]
+    assert len(set(found)) == 8
+    assert digest(written(texts[1, ""], k=1, unused=5)) == found[0]
+
+
+def scaled_spread(x):
+    return float(scale * x.std())
+
+
+def test_a_global_of_an_estimator_is_part_of_a_run():
+    global scale
+    old = scale
+    marks = []
+    try:
+        for value in (2.0, 3.0, 2.0):
+            scale = value
+            asked = {"cloud": ti.PerCloud(scaled_spread)}
+            marks.append(run(measurements=asked).attrs["fingerprint"])
+    finally:
+        scale = old
+    assert marks[0] == marks[2] != marks[1]
+
+
+OWN = """
+class Base(Norms):
+    power = {power}
+    def helper(self, x):
+        return x ** self.power {more}
+class Own(Base):
+    def update(self, batch):
+        super().update(batch)
+"""
+
+
+def test_an_edited_measurement_is_another_run(tmp_path):
+    store = tmp_path / "own.zarr"
+    first = written(OWN.format(power=1, more=""))
+    run(measurements={"own": first()}, store=store)
+    run(measurements={"own": written(OWN.format(power=1, more=""))()}, store=store)
+    first.seen = 3  # what is set later is no code
+    run(measurements={"own": first()}, store=store)
+    for power, more in ((2, ""), (1, "+ 1")):
+        with pytest.raises(ValueError, match=r"another run; it differs in: measurements \(own\)"):
+            run(measurements={"own": written(OWN.format(power=power, more=more))()}, store=store)
+
+
+SETTINGS = [
+    (ti.LogitLens, {"top": 0}, [{"top": 1}, {"top": 0, "layers": [1]}, {"top": 0, "tokens": 1}]),
+    (ti.IntrinsicDimension, {"scales": (2,), "k": 3, "small": "nan"}, [{"scales": (2,), "k": 4, "small": "nan"}]),
+    (ti.Spectrum, {}, [{"layers": [1]}]),
+    (ti.TokenNorms, {}, [{"keep": 2}]),
+    (ti.Curvature, {}, [{"exclude": ()}]),
+    (ti.CosineSimilarity, {}, [{"layers": [2]}]),
+]
+
+
+@pytest.mark.parametrize(("kind", "base", "others"), SETTINGS, ids=lambda v: getattr(v, "__name__", ""))
+def test_every_setting_is_part_of_the_fingerprint(kind, base, others):
+    def mark(**settings):
+        return run(measurements={"m": kind(**settings)}).attrs["fingerprint"]
+
+    found = [mark(**s) for s in (base, *others)]
+    assert len(set(found)) == len(found)
+    assert mark(**base) == found[0]
+
+
+def test_edits_order_of_settings_and_dtype():
+    site = ti.Site("attn_out", 0)
+    found = [
+        run().attrs["fingerprint"],
+        run(edits=[ti.edits.zero(site)]).attrs["fingerprint"],
+        run(edits=[ti.edits.zero(site, positions=[1])]).attrs["fingerprint"],
+        run(edits=[ti.edits.zero(site, positions=lambda ids, mask: mask & (ids == 5))]).attrs["fingerprint"],
+        run(edits=[ti.edits.add(site, torch.ones(32))]).attrs["fingerprint"],
+        run(tiny_lm().double()).attrs["fingerprint"],
+        run(prompts=some_prompts(PROMPTS, seed=1)).attrs["fingerprint"],
+    ]
+    assert len(set(found)) == len(found)
+
+
+def test_long_settings_are_hashed_in_the_attributes():
+    labels = np.arange(sum(PROMPTS)) % 7
+    asked = ti.NeighbourOverlap(k=(1,), layers=[1], labels=("pos",), classes={"pos": labels}, small="nan")
+    made = run(measurements={"o": asked})
+    assert len(made["o"].attrs["parameters"]) < 1000
+    other = ti.NeighbourOverlap(k=(1,), layers=[1], labels=("pos",), classes={"pos": labels[::-1].copy()}, small="nan")
+    assert run(measurements={"o": other}).attrs["fingerprint"] != made.attrs["fingerprint"]
+
+
+# -- what is made of results ----------------------------------------------------------------------------------
+def test_what_is_made_of_a_result_has_a_name_of_its_own():
+    lens = run(measurements={"l": ti.LogitLens(top=0, tokens=None)})["l"].to_dataset()
+    labels = ["a", "b"] * (sum(PROMPTS) // 2) + ["a"]
+    prompts = some_prompts(PROMPTS)
+    token = lens["token_entropy"].isel(layer=0, variant=0)
+    made = {
+        "summary": ti.summary(lens), "level": ti.summary(lens, level=0.9), "seed": ti.summary(lens, seed=1),
+        "part": ti.summary(lens.isel(layer=[0])), "other values": ti.summary(lens + 1),
+        "profile": ti.class_profile(lens.isel(layer=0, variant=0), "token_entropy", labels, prompts, least=1),
+        "labels": ti.class_profile(lens.isel(layer=0, variant=0), "token_entropy", labels[::-1], prompts, least=2),
+        "correlation": ti.token_correlation(token, token),
+    }  # fmt: skip
+    marks = [ds.attrs["fingerprint"] for ds in made.values()]
+    assert len({*marks, lens.attrs["fingerprint"]}) == len(marks) + 1
+    assert made["summary"].attrs["measurement"] == "summary"
+    assert made["profile"].attrs["measurement"] == "class_profile"
+    assert ti.summary(lens).attrs["fingerprint"] == made["summary"].attrs["fingerprint"]
+    assert json.loads(made["level"].attrs["parameters"])["level"] == 0.9
+
+
+def test_functions_that_run_a_model_are_named_by_all_that_decides_them():
+    items = [ti.Item("The Nile is a", ("river", "mountain"), 0)]
+    model = ti.load_model()
+    found = [
+        ti.multiple_choice(model, items, score=score, shots=shots, edit=edit)
+        for score, shots, edit in (
+            ("option", (), None), ("option_mean", (), None), ("letter", (), None), ("option", items, None),
+            ("option", (), str.upper),
+        )
+    ]  # fmt: skip
+    marks = [ds.attrs["fingerprint"] for ds in found]
+    assert len(set(marks)) == len(marks)
+    assert ti.multiple_choice(model, items, score="option").attrs["fingerprint"] == marks[0]
+    gone = [ti.text.removal.remove(t, "articles") for t in ("The river is the Nile.", "The sea is the end of the Po.")]
+    one, two = (ti.surviving_loss(model, [r]).attrs for r in gone)
+    assert one["fingerprint"] != two["fingerprint"]
+    assert one["prompts"] != two["prompts"]
+
+
+# -- said to the reader ---------------------------------------------------------------------------------------
+def test_edits_and_history_are_told_everywhere(tmp_path):
+    prompts = ti.text.shuffle.shuffle_blocks(some_prompts(PROMPTS), 5)
+    made = run(prompts=prompts, edits=[ti.edits.zero(ti.Site("attn_out", 0), positions=slice(1, None))])
+    for node in made.subtree:
+        assert node.attrs["edits"] == "zero(attn_out 0, positions 1::)".replace("::", ":") or ":" in node.attrs["edits"]
+        assert node.attrs["history"] == prompts.note
+    line = "measured under edits: zero(attn_out 0"
+    assert line in ti.tables.summary_text(made)
+    assert "prompts: shuffle_blocks(level=5, seed=0)" in ti.tables.summary_text(made)
+    page = pytest.importorskip("matplotlib") and ti.report(made, tmp_path / "r.html").read_text()
+    assert line in page
+    derived = ti.summary(xr.Dataset({"x": ("prompt", [1.0, 2.0])}, attrs=made["norms"].attrs))
+    assert derived.attrs["edits"] == made.attrs["edits"]
