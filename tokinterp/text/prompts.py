@@ -326,13 +326,13 @@ class Prompts(Sequences):
     def offsets(self, i: int) -> np.ndarray:
         """Return (n, 2) int32 characters of ``text(i)``, start and stop of each token; (-1, -1) for special tokens.
 
-        Whether a leading space belongs to the token is up to the tokenizer. A token with part of a character covers the
-        whole character.
+        A token covers the characters whose bytes it holds, a leading space included; with part of a character, or of a
+        letter that the tokenizer composed of several, the whole of it.
 
         Raises
         ------
         ValueError
-            If the tokenizer gives no offsets and its token strings do not join to the text.
+            If the tokens do not spell the text, so that where they lie in it is not known.
         """
         if self._offsets is None:
             return self._decoded(i)[1]
@@ -340,8 +340,8 @@ class Prompts(Sequences):
         known = out[:, 0] >= 0
         if not known.any() and not self.special(i).all():
             raise ValueError(
-                f"prompt {i}: the tokenizer gives no character offsets and its tokens do not join to the text; "
-                "use the fast version of the tokenizer (use_fast=True)"
+                f"prompt {i}: no character offsets, since its tokens do not spell the text (rewritten or unknown "
+                "characters); use the fast version of the tokenizer (use_fast=True), or normalise the text before"
             )
         return np.where(known[:, None], out - np.int32(self.chars[i, 0]), out)
 

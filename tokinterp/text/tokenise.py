@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .vocabulary import Vocabulary, decode, extra_space
+from .offsets import offsets_of
+from .vocabulary import Vocabulary
 
 CHUNK_TEXTS, CHUNK_CHARS = 512, 2_000_000
 
@@ -250,23 +251,12 @@ def _encode(
         ids = np.array(batch["input_ids"][place], dtype=np.int64)
         if fast:
             pairs = batch["offset_mapping"][place]
-            offsets = np.fromiter(chain.from_iterable(pairs), np.int64, 2 * len(pairs)).reshape(-1, 2)
+            claimed = np.fromiter(chain.from_iterable(pairs), np.int64, 2 * len(pairs)).reshape(-1, 2)
         else:
-            offsets = _match(texts[number], ids, vocabulary)
-        lone = len(ids) > 1 and vocabulary.prefix_space and vocabulary.bytes(ids[:1]) == [b" "]
-        if lone and extra_space(vocabulary.strings(ids[:8]), texts[number]):
-            offsets[0] = 0  # the space that the tokenizer put before the text stands for no character of it
+            claimed = None
+        offsets = offsets_of(texts[number], ids, claimed, vocabulary)
         offsets[vocabulary.special(ids)] = -1
         yield number, ids, offsets
-
-
-def _match(text: str, ids: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
-    """Return offsets from the bytes of the tokens where these join to the text, else -1 everywhere."""
-    pieces = vocabulary.bytes(ids)
-    if pieces and vocabulary.prefix_space and b"".join(pieces) == b" " + text.encode():
-        pieces[0] = pieces[0][1:]
-    joined, offsets = decode(pieces)
-    return offsets.astype(np.int64) if joined == text else np.full((len(ids), 2), -1)
 
 
 def _windows(

@@ -107,12 +107,17 @@ class Vocabulary:
         self._learn(listed)
         return [self._shown[i] for i in listed]
 
+    def without_text(self, ids: np.ndarray) -> np.ndarray:
+        """Return a bool array, true on tokens whose bytes are not those of the text: unknown words, added tokens."""
+        unknown = getattr(self.tokenizer, "unk_token_id", None)
+        return np.isin(ids, [*self._added, *([] if unknown is None else [unknown])])
+
     @property
     def prefix_space(self) -> bool:
         """Whether the tokenizer puts a space before the first word of a text (Llama 1 and 2)."""
         if self._prefix is None:
             self._prefix = False
-            if self.kind in ("sentencepiece", "wordpiece"):
+            if self.kind in ("byte-level", "sentencepiece", "wordpiece"):
                 ids = self.tokenizer("a", add_special_tokens=False)["input_ids"]
                 self._prefix = b"".join(self.bytes(ids)).startswith(b" ")
         return self._prefix
@@ -127,7 +132,7 @@ class Vocabulary:
 
 
 def _kind(tokenizer: Any) -> str:
-    """Return byte-level, sentencepiece, wordpiece or plain: how the tokenizer writes its tokens."""
+    """Return byte-level, bytes, sentencepiece, wordpiece or plain: how the tokenizer writes its tokens."""
     if tokenizer is None:
         return "plain"
     decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
@@ -141,6 +146,8 @@ def _kind(tokenizer: Any) -> str:
     for sign, kind in (("Ġ", "byte-level"), ("▁", "sentencepiece"), ("##", "wordpiece")):
         if sum(isinstance(t, str) and t.startswith(sign) for t in tokens) > len(tokens) // 20:
             return kind
+    if decoder is None and {t for t in tokens if isinstance(t, str) and len(t) == 1} == {chr(b) for b in range(256)}:
+        return "bytes"  # ByT5: each token is one byte, shown as the character of that number
     return "plain"
 
 
@@ -150,6 +157,8 @@ def _token_bytes(token: str | bytes, kind: str) -> bytes:
         return token
     if kind == "byte-level" and all(c in _ALPHABET for c in token):
         return bytes(_ALPHABET[c] for c in token)
+    if kind == "bytes" and len(token) == 1 and ord(token) < 256:
+        return bytes([ord(token)])
     if kind == "sentencepiece":
         if m := _BYTE_TOKEN.fullmatch(token):
             return bytes([int(m[1], 16)])

@@ -17,12 +17,19 @@ _PLAIN = re.compile(r"[^\W_]+(?:['’‐-][^\W_]+)*")
 
 
 @cache
-def _marked() -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """Return patterns of a combining mark, and of words whose letters may carry some (slower than without)."""
-    codes = [c for c in range(0x300, 0x10000) if unicodedata.category(chr(c)).startswith("M")]
+def marks() -> str:
+    """Return all combining marks as ranges for a class of characters in a pattern."""
+    every = [*range(0x300, 0x1F000), *range(0xE0100, 0xE01F0)]  # none lies between
+    codes = [c for c in every if unicodedata.category(chr(c)).startswith("M")]
     edges = [n for n in range(1, len(codes)) if codes[n] != codes[n - 1] + 1]
     runs = zip([0, *edges], [*edges, len(codes)], strict=True)
-    mark = "[" + "".join(f"{chr(codes[a])}-{chr(codes[b - 1])}" for a, b in runs) + "]"
+    return "".join(f"{chr(codes[a])}-{chr(codes[b - 1])}" for a, b in runs)
+
+
+@cache
+def _marked() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Return patterns of a combining mark, and of words whose letters may carry some (slower than without)."""
+    mark = f"[{marks()}]"
     unit = rf"(?:[^\W_]{mark}*)+"
     return re.compile(mark), re.compile(rf"{unit}(?:['’‐-]{unit})*")
 
