@@ -367,6 +367,8 @@ def test_what_is_made_of_a_result_has_a_name_of_its_own():
         "profile": ti.class_profile(lens.isel(layer=0, variant=0), "token_entropy", labels, prompts, least=1),
         "labels": ti.class_profile(lens.isel(layer=0, variant=0), "token_entropy", labels[::-1], prompts, least=2),
         "correlation": ti.token_correlation(token, token),
+        "side by side": ti.concat_models({"one": lens, "two": lens}),
+        "names": ti.concat_models({"one": lens, "three": lens}),
     }  # fmt: skip
     marks = [ds.attrs["fingerprint"] for ds in made.values()]
     assert len({*marks, lens.attrs["fingerprint"]}) == len(marks) + 1

@@ -202,7 +202,7 @@ def _aligned(dimension: xr.Dataset, lens: xr.Dataset, name: str, loss: str) -> t
     for ds, wanted in ((dimension, name), (lens, loss)):
         if wanted not in ds.data_vars or "prompt" not in ds[wanted].dims:
             raise ValueError(f"no variable {wanted!r} per prompt: there are {', '.join(map(str, ds.data_vars))}")
-    for key in ("prompts", "weights"):
+    for key in ("prompts", "weights", "identity"):
         if dimension.attrs.get(key) != lens.attrs.get(key):
             raise ValueError(f"the dimension and the loss are of different {key}: measure both in one run")
     last = lens.attrs.get("n_layers")

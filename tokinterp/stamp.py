@@ -90,7 +90,7 @@ def derived(
         Whether the variables are those of the result it was made of, so that the same plots show them.
     """
     described = describe(dict(settings))
-    mark = hash_json([numbers_version(), name, [_marks(d) for d in of], described, seed])
+    mark = mark_of(name, of, settings, seed)
     inherited = joined([dict(d.attrs) for d in of if isinstance(d, xr.Dataset)])
     measured = kind(inherited) if same_kind else ""
     inherited.pop("measured", None)
@@ -99,6 +99,13 @@ def derived(
         {**inherited, **own_attributes(), **own, **({"measured": measured} if measured else {}), **ds.attrs,
          "measurement": name}
     )  # fmt: skip
+
+
+def mark_of(
+    name: str, of: Sequence[xr.Dataset | xr.DataArray], settings: Mapping[str, Any], seed: int = 0
+) -> str:  # fmt: skip
+    """Return the fingerprint of what a function made of other results."""
+    return hash_json([numbers_version(), name, [_marks(d) for d in of], describe(dict(settings)), seed])
 
 
 def joined(attrs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
-from .dataset import variable
+from .dataset import own_attributes, variable
 from .kernels.state import neutral
 from .settings import anything, checked
-from .stamp import derived
+from .stamp import derived, mark_of
 
 
 @checked(results=anything)
@@ -59,10 +59,11 @@ def concat_models(results: Mapping[str, xr.Dataset] | Sequence[xr.Dataset]) -> x
         dim="model", join="exact", combine_attrs="drop_conflicts", coords="minimal", compat="override", data_vars="all",
     )  # fmt: skip
     out["model"].attrs.update(long_name="model", units="1")
-    for key in ("model", "weights", "fingerprint", "revision", "dtype", "backend", "device", "tokenizer", "prompts",
-                "created", "versions", "parameters"):  # fmt: skip
+    for key in ("model", "weights", "identity", "revision", "dtype", "backend", "device", "tokenizer", "prompts",
+                "history", "edits", "parameters"):  # fmt: skip
         values = [str(ds.attrs.get(key, "")) for ds in sets]
         out.attrs[key] = values[0] if len(set(values)) == 1 else json.dumps(values)
+    out.attrs.update(own_attributes(), fingerprint=mark_of("concat_models", sets, {"names": list(results)}))
     return out
 
 

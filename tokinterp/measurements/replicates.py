@@ -54,7 +54,7 @@ def seed_agreement(results: Sequence[xr.Dataset]) -> xr.Dataset:
     for ds in results:
         if "delta" not in ds:
             raise ValueError("a result keeps no delta per token: measure ErasureScores(..., tokens=None)")
-        for name in ("prompts", "weights", *SCORING):
+        for name in ("prompts", "weights", "identity", *SCORING):
             if ds.attrs.get(name) != first.attrs.get(name):
                 raise ValueError(
                     f"the results differ in more than the seed: {name} is {first.attrs.get(name)} and "
