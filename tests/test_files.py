@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 import tokinterp as ti
 from tokinterp import files
-from tokinterp.checkpoint import open_lock
+from tokinterp.owner import open_lock
 
 posix = pytest.mark.skipif(os.name != "posix", reason="permissions and links of POSIX")
 WRITERS = {
@@ -45,7 +45,7 @@ def test_a_link_is_neither_followed_nor_replaced(tmp_path, writer, monkeypatch):
     (tmp_path / "link").symlink_to("precious")
     with pytest.raises(OSError, match="link is no plain file"):
         WRITERS[writer](tmp_path / "link")
-    monkeypatch.setattr(files.secrets, "token_hex", lambda n: "guessed")
+    monkeypatch.setattr(files, "private_name", lambda path, kind: path.with_name(f".{path.name}.{kind}-guessed"))
     (tmp_path / ".file.writing-guessed").symlink_to("precious")
     with pytest.raises(FileExistsError):
         WRITERS[writer](tmp_path / "file")

@@ -13,10 +13,11 @@ from tiny import some_prompts, tiny
 import tokinterp as ti
 from tokinterp import files, fitting
 from tokinterp.fitted import load_tensors, save_tensors
-from tokinterp.fitting import Fit, local_path
+from tokinterp.fitting import Fit
 from tokinterp.measurements.probe_settings import ProbeSettings
 from tokinterp.measurements.tuned_lens import TunedLens
 from tokinterp.models.context_decoder import ContextDecoder
+from tokinterp.paths import new_path
 
 torch.set_num_threads(1)
 PROMPTS = some_prompts([40] * 6)
@@ -293,17 +294,17 @@ def test_a_good_folder_is_replaced_in_one_step(exchange, tmp_path, monkeypatch):
 
 def test_places_are_checked_before_the_run(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert local_path("~/fits/p") == tmp_path / "fits" / "p"
+    assert new_path("~/fits/p") == tmp_path / "fits" / "p"
     for url in ("s3://bucket/p", "gs:/bucket/p", "https://x.org/p"):
         with pytest.raises(ValueError, match="is a URL"):
-            local_path(url)
+            new_path(url)
     (tmp_path / "file").write_text("x")
     with pytest.raises(NotADirectoryError, match="file is a file, not a folder"):
-        local_path(tmp_path / "file" / "p")
+        new_path(tmp_path / "file" / "p")
     (tmp_path / "closed").mkdir(mode=0o500)
     if os.geteuid():
         with pytest.raises(PermissionError, match="cannot be written"):
-            local_path(tmp_path / "closed" / "p")
+            new_path(tmp_path / "closed" / "p")
     monkeypatch.setattr(fitting, "fit_facts", lambda *a: pytest.fail("the fit began"))
     for fit in (probes, lens, decoder):
         with pytest.raises(ValueError, match="is a URL"):

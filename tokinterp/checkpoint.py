@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ from .files import write_tensors
 from .files import write_text as replace_text
 from .measurements.base import Measurement
 from .models.fingerprint import logits_agree
+from .owner import Owner, discard, is_owned, private_name, sweep
 from .received import plain_name
 
 Facts = dict[str, Any]
+FORMAT = 2
+"""Of the folder; one of another format is refused."""
 
 
 @dataclass
@@ -42,6 +46,10 @@ class Progress:
         File with the running sums.
     finished : bool
         Whether nothing is left to run.
+    checksums : dict of str to str
+        SHA-256 of every file named above.
+    run : str
+        Hash of all that decides the numbers, and of the share.
     """
 
     reading: int = 0
@@ -50,71 +58,124 @@ class Progress:
     rows: list[str] = field(default_factory=list)
     sums: str = ""
     finished: bool = False
+    checksums: dict[str, str] = field(default_factory=dict)
+    run: str = ""
 
 
 class Checkpoint:
     """A folder ``NAME.partial`` beside the final store, written in whole steps.
 
-    Each save adds one file with the rows finished since the last, writes the running sums anew, and then replaces
-    ``progress.json``, which names the files that count; a kill at any moment leaves the last complete step.
+    The folder has its ``run.json``, which says which run it is of, from its first moment, and is renamed away before
+    it is deleted.  Each save adds one file with the rows finished since the last, writes the running sums anew, and
+    then replaces ``progress.json``, which names the files that count and their checksums; a kill at any moment leaves
+    the last complete step.  Every writer names its files differently, so that no two can mix theirs.
     """
 
     def __init__(self, store: Path, facts: Facts, share: tuple[int, int] = (0, 1)) -> None:
+        self.store, self.share = store, share
         self.root = partial_folder(store)
         self.folder = self.root / f"share-{share[0]}-of-{share[1]}"
-        self._lock: int | None = None
+        facts = {**facts, "format": FORMAT, "shares": share[1]}
+        self.run = fingerprint({**facts, "share": share[0]})
+        self._owner: Owner | None = None
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            if not (self.root / "run.json").exists():
-                replace_text(self.root / "run.json", json.dumps(facts, sort_keys=True, indent=1))
-            compare_facts(json.loads((self.root / "run.json").read_text(encoding="utf-8")), facts, self.root)
-            self.folder.mkdir(exist_ok=True)
-            self._lock = _lock(self.folder / "lock", store)
-        except OSError as error:
-            self.discard_empty()
-            raise OSError(
-                error.errno, f"cannot write the store {store}: {error.strerror or error}; choose another place"
-            ) from error
+            sweep(store)
+            self._open(facts)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                raise OSError(
+                    error.errno, f"cannot write the store {store}: {error.strerror or error}; choose another place"
+                ) from error
+            raise
+
+    def _open(self, facts: Facts) -> None:
+        for attempt in range(100):
+            claim(self.root, facts)
+            try:
+                self.folder.mkdir(exist_ok=True)
+                self._owner = Owner(self.folder, str(self.store))
+                break
+            except FileNotFoundError:  # another process finished the run, and has cleared up
+                if attempt == 99:
+                    raise
+        known = {"lock", "progress.json", *(p.name for p in self.folder.glob("owner-*.json"))}
+        with suppress(ValueError):  # a damaged record is named when it is read
+            at = self.progress()
+            for p in self.folder.iterdir():  # what was written after the last whole step
+                if p.name not in {*known, *at.rows, at.sums} and p.is_file():
+                    p.unlink(missing_ok=True)
 
     @classmethod
     def load_share(cls, root: Path, share: tuple[int, int], measurements: Mapping[str, Measurement]) -> None:
         """Give measurements the sums and rows of a finished share."""
         self = cls.__new__(cls)
-        self.root, self.folder, self._lock = root, root / f"share-{share[0]}-of-{share[1]}", None
+        self.root, self.folder = root, root / f"share-{share[0]}-of-{share[1]}"
+        facts = _read_json(root / "run.json", root)
+        self.run, self._owner = fingerprint({**facts, "share": share[0]}), None
         self.load(self.progress(), measurements, "cpu", with_rows=True)
 
     def progress(self) -> Progress:
-        """Return how far the run has come."""
-        return read_progress(self.folder)
+        """Return how far the run has come.
+
+        Raises
+        ------
+        ValueError
+            If the record is damaged or of another run.
+        """
+        at = read_progress(self.folder)
+        if at.run not in ("", self.run):
+            raise ValueError(f"{self.folder} holds another run's checkpoints: delete {self.root}")
+        return at
+
+    def verify(self, at: Progress) -> None:
+        """Raise ValueError, naming the file, if anything that a step counts on is damaged or missing."""
+        for name in (*at.rows, *([at.sums] if at.sums else [])):
+            self._check(name, at)
 
     def save(
         self, progress: Progress, measurements: Mapping[str, Measurement], rows: Mapping[str, dict[str, torch.Tensor]]
     ) -> Progress:
-        """Write one step and return the progress that names its files."""
-        n = len(progress.rows) + 1
+        """Write one step and return the progress that names its files.
+
+        Raises
+        ------
+        RuntimeError
+            If another process has taken over, because this one was silent for too long.
+        OSError
+            If the disk is full, or the folder was deleted.
+        """
+        if self._owner is None or not self._owner.mine():
+            raise RuntimeError(
+                f"{self.root} was deleted or taken over by another process while this one stood still: call measure() "
+                "again to go on with what is finished"
+            )
+        n, who = len(progress.rows) + 1, self._owner.number
         named = {f"{m}/{k}": v.contiguous() for m, table in rows.items() for k, v in table.items()}
-        old_sums = progress.sums
-        new = Progress(**{**asdict(progress), "rows": list(progress.rows)})
+        new = replace(progress, rows=list(progress.rows), checksums=dict(progress.checksums), run=self.run)
         if named:
-            new.rows.append(f"rows-{progress.reading}-{n:06d}.safetensors")
-            self._save_tensors(named, new.rows[-1])
+            new.rows.append(f"rows-{progress.reading}-{n:06d}-{who}.safetensors")
+            new.checksums[new.rows[-1]] = self._save_tensors(named, new.rows[-1])
         sums = {f"{name}/{k}": v.cpu().contiguous() for name, m in measurements.items() for k, v in m.sums.items()}
-        new.sums = f"sums-{progress.reading}-{progress.done:09d}{'-end' if progress.finished else ''}.safetensors"
-        self._save_tensors(sums, new.sums)
-        replace_text(self.folder / "progress.json", json.dumps(asdict(new)))
-        if old_sums and old_sums != new.sums:
-            (self.folder / old_sums).unlink(missing_ok=True)
+        ending = "-end" if progress.finished else ""
+        new.sums = f"sums-{progress.reading}-{progress.done:09d}-{who}{ending}.safetensors"
+        new.checksums[new.sums] = self._save_tensors(sums, new.sums)
+        if progress.sums and progress.sums != new.sums:
+            new.checksums.pop(progress.sums, None)
+        replace_text(self.folder / "progress.json", json.dumps({**asdict(new), "checksum": _checksum(asdict(new))}))
+        if progress.sums and progress.sums != new.sums:
+            (self.folder / progress.sums).unlink(missing_ok=True)
         return new
 
     def load(self, progress: Progress, measurements: Mapping[str, Measurement], device: Any, with_rows: bool) -> None:
         """Give the measurements their sums back, and their finished rows if asked."""
         states: dict[str, dict[str, dict[str, Any]]] = {m: {"sums": {}, "rows": {}} for m in measurements}
-        for key, value in self._load_tensors(progress.sums).items() if progress.sums else ():
+        for key, value in self._load_tensors(progress.sums, progress).items() if progress.sums else ():
             name, _, k = key.partition("/")
             states[name]["sums"][k] = value
         parts: dict[str, dict[str, list[torch.Tensor]]] = {m: {} for m in measurements}
         for file in progress.rows if with_rows else ():
-            for key, value in self._load_tensors(file).items():
+            for key, value in self._load_tensors(file, progress).items():
                 name, _, k = key.partition("/")
                 parts[name].setdefault(k, []).append(value)
         for name, m in measurements.items():
@@ -122,72 +183,140 @@ class Checkpoint:
             m.rows = parts[name]
 
     def close(self) -> None:
-        """Let go of the lock."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        """Let go of the share."""
+        if self._owner is not None:
+            self._owner.close()
+            self._owner = None
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Wait until no other share of this run is merging."""
+        place = self.root / "merging"
         try:
-            handle = open_lock(self.root / "merging")
+            place.mkdir(exist_ok=True)
+            owner = Owner(place, str(self.store), wait=True)
         except FileNotFoundError:  # merged and removed
             yield
             return
         try:
-            with suppress(ImportError, OSError):
-                import fcntl
-
-                fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
-            os.close(handle)
+            owner.close()
 
     def discard_empty(self) -> None:
         """Delete what was made for this share if nothing has been finished, so that a failed start leaves no trace."""
-        if (self.folder / "progress.json").exists():
+        if self._owner is None or (self.folder / "progress.json").exists():
             return
         self.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-        if not any(self.root.glob("share-*")):
-            shutil.rmtree(self.root, ignore_errors=True)
+        discard(self.root if self.share[1] == 1 else self.folder)
 
     def remove(self) -> None:
         """Delete the folder: the final store is there."""
         self.close()
-        shutil.rmtree(self.root, ignore_errors=True)
+        discard(self.root)
 
-    def _save_tensors(self, tensors: dict[str, torch.Tensor], name: str) -> None:
+    def _save_tensors(self, tensors: dict[str, torch.Tensor], name: str) -> str:
         try:
-            write_tensors(self.folder / name, tensors)
+            with open(write_tensors(self.folder / name, tensors), "rb") as f:
+                return hashlib.file_digest(f, "sha256").hexdigest()
         except Exception as error:
             raise OSError(
                 f"cannot write {self.folder / name}: {error}; free some space and call measure() again: "
                 "what was finished before is kept"
             ) from error
 
-    def _load_tensors(self, name: str) -> dict[str, torch.Tensor]:
+    def _check(self, name: str, at: Progress) -> None:
         try:
-            return load_file(self.folder / name)
-        except Exception as error:
+            with open(self.folder / name, "rb") as f:
+                found = hashlib.file_digest(f, "sha256").hexdigest()
+            problem = "" if found == at.checksums.get(name) else "its checksum is another"
+        except OSError as error:
+            problem = str(error.strerror or error)
+        if problem:
             raise ValueError(
-                f"{self.folder / name} is damaged or missing ({error}): delete {self.root} and start the run anew"
-            ) from error
+                f"{self.folder / name} is damaged or missing ({problem}): delete {self.root} and start the run anew"
+            )
+
+    def _load_tensors(self, name: str, at: Progress) -> dict[str, torch.Tensor]:
+        self._check(name, at)
+        return load_file(self.folder / name)
+
+
+def claim(root: Path, facts: Facts) -> None:
+    """Make the folder of a run, with its ``run.json`` from the first moment, or check that the one there is the run's.
+
+    A folder of another run in which nothing was finished, and which nobody is writing, makes room.
+
+    Raises
+    ------
+    ValueError
+        If the folder belongs to another run (names what differs), or does not say which.
+    OSError
+        If it cannot be made.
+    """
+    if not os.path.lexists(root):
+        new = private_name(root, "new")
+        new.mkdir(parents=True)
+        try:
+            replace_text(new / "run.json", json.dumps(facts, sort_keys=True, indent=1))
+            os.rename(new, root)
+        except OSError:
+            shutil.rmtree(new, ignore_errors=True)
+            if not (root / "run.json").exists():  # else another process was faster
+                raise
+    then = _read_json(root / "run.json", root)
+    try:
+        compare_facts(then, facts, root)
+    except ValueError:
+        if "format" not in then or list(root.glob("*/progress.json")) or in_use(root):
+            raise
+        discard(root)
+        claim(root, facts)
+
+
+def in_use(root: Path) -> bool:
+    """Whether somebody may be writing any of the folders in a folder."""
+    return any(is_owned(p) for p in root.iterdir() if p.is_dir())
 
 
 def read_progress(folder: Path) -> Progress:
-    """Return how far the share in a folder has come; the files that it names lie in the folder itself."""
+    """Return how far a share has come; the beginning if it has finished nothing.
+
+    Raises
+    ------
+    ValueError
+        If the record is damaged, or of another version.
+    """
     file = folder / "progress.json"
     if not file.exists():
         return Progress()
+    record = _read_json(file, folder.parent)
+    checksum = record.pop("checksum", None)
+    if {f.name for f in fields(Progress)} != record.keys() or checksum != _checksum(record):
+        raise ValueError(
+            f"{file} is damaged, or of another version of tokinterp: delete {folder.parent} and start the run anew"
+        )
+    at = Progress(**record)
+    for name in (*at.rows, *([at.sums] if at.sums else [])):
+        plain_name(name, folder)
+    return at
+
+
+def _checksum(record: Facts) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _read_json(file: Path, root: Path) -> Facts:
     try:
-        found = Progress(**json.loads(file.read_text(encoding="utf-8")))
-        for name in [*found.rows, *([found.sums] if found.sums else [])]:
-            plain_name(name, folder)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{file} is damaged ({error}): delete {folder.parent} and start the run anew") from error
-    return found
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(record, dict):
+            return record
+        problem = "no record"
+    except FileNotFoundError:
+        problem = "missing, so that nothing says which run this is of"
+    except (NotADirectoryError, ValueError) as error:
+        problem = f"damaged: {error}"
+    raise ValueError(f"{file} is {problem}; delete {root} and start the run anew, or choose another store")
 
 
 def partial_folder(store: Path) -> Path:
@@ -197,10 +326,14 @@ def partial_folder(store: Path) -> Path:
 
 def remove_partial(store: Path, facts: Facts) -> None:
     """Delete what is left of an unfinished run whose finished result is there."""
+    sweep(store)
     root = partial_folder(store)
     with suppress(OSError, ValueError):
-        compare_facts(json.loads((root / "run.json").read_text(encoding="utf-8")), facts, root)
-        shutil.rmtree(root)
+        if in_use(root):
+            return
+        then = _read_json(root / "run.json", root)
+        compare_facts(then, {**facts, "format": FORMAT, "shares": then.get("shares")}, root)
+        discard(root)
 
 
 def fingerprint(facts: Facts) -> str:
@@ -251,31 +384,3 @@ def _text(value: Any) -> str:
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) < 60 else text[:57] + "..."
-
-
-def open_lock(path: Path) -> int:
-    """Open a lock file, made if need be and no link; one of another user that may only be read can be locked too."""
-    no_link = getattr(os, "O_NOFOLLOW", 0)
-    try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | no_link, 0o666)
-    except PermissionError:
-        return os.open(path, os.O_RDONLY | no_link)
-
-
-def _lock(path: Path, store: Path) -> int | None:
-    """Hold a lock that the system releases when the process ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return None
-    handle = open_lock(path)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise RuntimeError(f"another process is writing {store}: wait for it, or choose another store") from None
-    except OSError:
-        with suppress(OSError):
-            os.close(handle)
-        return None
-    return handle

@@ -160,12 +160,15 @@ def load_probes(name: str, folder: Path | None) -> TokenProbes:
 
 def remember(store: Path, command: dict[str, Any]) -> None:
     """Note in a finished store which texts it is of, so that `vocabulary` finds them again."""
+    from .dataset import ATTRIBUTES, attributes_digest
     from .files import write_text
 
     file = store / "zarr.json"
     if file.is_file():
         record = json.loads(file.read_text(encoding="utf-8"))
-        record["attributes"]["command"] = json.dumps(command, sort_keys=True)
+        attrs = record["attributes"]
+        attrs["command"] = json.dumps(command, sort_keys=True)
+        attrs["digests"] = json.dumps({**json.loads(attrs["digests"]), "/" + ATTRIBUTES: attributes_digest(attrs)})
         write_text(file, json.dumps(record, indent=2))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +19,9 @@ import numpy as np
 import xarray as xr
 
 from .capture import Site
-from .files import new_folder
+from .files import new_folder, replace_folder
+from .owner import discard, leftovers, sweep
+from .paths import local_path
 from .received import RefusedError, check_netcdf, check_zarr
 
 if TYPE_CHECKING:
@@ -299,15 +300,16 @@ def _unsafe(text: str) -> bool:
 def write(data: xr.Dataset | xr.DataTree, path: str | Path, *, overwrite: bool = False) -> Path:
     """Write a result: a zarr folder, or one netCDF file where the name ends in ``.nc``.
 
-    The file appears under its name only when it is complete, and carries a digest of every variable, so that
-    :func:`read` notices a damaged or missing piece.
+    The file appears under its name only when it is complete, and carries a digest of every variable and of all
+    attributes, so that :func:`read` notices a damaged, missing or changed piece.  With ``overwrite=True`` a kill at any
+    moment leaves the old result or the new one.
 
     Raises
     ------
     FileExistsError
-        If something is there and ``overwrite`` is false.
+        If something is there and ``overwrite`` is false, or it is a folder that is no store.
     ValueError
-        If the data do not pass :func:`check`.
+        If the data do not pass :func:`check`, or hold no result; for an address instead of a path.
     OSError
         If the place cannot be written or the disk is full; nothing is left behind.
     ImportError
@@ -322,12 +324,12 @@ def write(data: xr.Dataset | xr.DataTree, path: str | Path, *, overwrite: bool =
     ...     ti.read(ti.write(run, folder + "/lens.zarr"))["lens"].sizes["layer"]
     1
     """
-    path = Path(path)
-    if path.suffix == ".nc":
-        _need_netcdf()
+    path = target(path)
+    if isinstance(data, xr.DataTree) and not any(n.variables for n in data.subtree):
+        raise ValueError("the tree holds no result to write; a share that is not the last to finish gives an empty one")
     check(data)
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists: give another name or overwrite=True")
+    sweep(path)
+    _refuse_existing(path, overwrite)
     if path.is_dir() and not (path / "zarr.json").is_file():
         raise FileExistsError(f"{path} is a folder, but no zarr store: it is not overwritten; give another name")
     tree = data if isinstance(data, xr.DataTree) else xr.DataTree(data)
@@ -336,7 +338,6 @@ def write(data: xr.Dataset | xr.DataTree, path: str | Path, *, overwrite: bool =
     root = nodes["/"]
     root.attrs = {**root.attrs, "digests": json.dumps(digests(tree))}
     out = xr.DataTree.from_dict(nodes)
-    old = path.with_name(f".{path.name}.old-{os.getpid()}")
     partial: Path | None = None
     try:
         partial = new_folder(path)
@@ -345,17 +346,16 @@ def write(data: xr.Dataset | xr.DataTree, path: str | Path, *, overwrite: bool =
             out.to_netcdf(whole, engine="h5netcdf")
         else:
             out.to_zarr(whole, mode="w", zarr_format=3, consolidated=False)
-        if path.exists():
-            os.replace(path, old)
-        os.replace(whole, path)
-        partial.rmdir()
-        _remove(old)
+        _refuse_existing(path, overwrite)
+        if path.is_dir():
+            replace_folder(whole, path)
+        else:
+            os.replace(whole, path)
+        discard(partial)
     except BaseException as error:
         if partial is not None:
-            _remove(partial)
-        if old.exists() and not path.exists():
-            os.replace(old, path)
-        if isinstance(error, OSError):
+            discard(partial)
+        if isinstance(error, OSError) and not (isinstance(error, FileExistsError) and error.errno is None):
             raise OSError(
                 error.errno, f"cannot write {path}: {error.strerror or error}; free some space or choose another place"
             ) from error
@@ -373,8 +373,8 @@ def read(path: str | Path) -> xr.DataTree:
     ValueError
         If it is no tokinterp result, or a variable is damaged (named).
     """
-    path = Path(path)
-    if not path.exists():
+    path = local_path(path)
+    if not exists(path):
         partial = path.with_name(path.name + ".partial")
         hint = (
             "; the run is unfinished: call measure() again with the same arguments to resume it"
@@ -402,19 +402,67 @@ def read(path: str | Path) -> xr.DataTree:
     if known is None:
         raise ValueError(f"{path} has no digests: it is no result that tokinterp wrote")
     now, then = digests(loaded), json.loads(known)
+    if not any(k.endswith(ATTRIBUTES) for k in then):  # written before attributes had digests
+        now = {k: v for k, v in now.items() if not k.endswith(ATTRIBUTES)}
     bad = sorted(k for k in then.keys() | now.keys() if now.get(k) != then.get(k))
     if bad:
-        raise ValueError(
-            f"{path} is damaged: {', '.join(bad)} differ from what was written; measure again or restore it"
-        )
+        named = ", ".join(bad[:20]) + " ..." * (len(bad) > 20)
+        raise ValueError(f"{path} is damaged: {named} differ from what was written; measure again or restore it")
     check(loaded)
     return loaded
 
 
+def target(path: str | Path, name: str = "path") -> Path:
+    """Return where a result can be written, through a link to what it points to.
+
+    Raises
+    ------
+    ValueError, TypeError, ImportError
+        As `local_path`; if netCDF is asked for and not installed.
+    """
+    path = local_path(path, name)
+    if path.suffix == ".nc":
+        _need_netcdf()
+    return path.resolve() if path.is_symlink() or path.name in ("", "..") else path
+
+
+def exists(path: Path) -> bool:
+    """Whether a result is there; one that a killed `replace_folder` had moved aside is put back first."""
+    if not os.path.lexists(path):
+        for old in leftovers(path, "old")[-1:]:
+            with suppress(OSError):
+                os.rename(old, path)
+    return path.exists()
+
+
+def _refuse_existing(path: Path, overwrite: bool) -> None:
+    if exists(path) and not overwrite:
+        raise FileExistsError(f"{path} exists: give another name or overwrite=True")
+
+
+ATTRIBUTES = "(attributes)"
+
+
+def attributes_digest(attrs: Mapping[Any, Any]) -> str:
+    """Return a hash of attributes that is the same for numpy's and Python's numbers, as files give back either."""
+
+    def plain(value: Any) -> Any:
+        value = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+        if isinstance(value, list | tuple):
+            return plain(value[0]) if len(value) == 1 else [plain(v) for v in value]
+        return value if isinstance(value, str | int | float) else str(value)
+
+    text = json.dumps({str(k): plain(v) for k, v in attrs.items() if k != "digests"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def digests(tree: xr.DataTree) -> dict[str, str]:
-    """Return a hash of the values of every variable of a tree."""
+    """Return a hash of the values of every variable of a tree, and of the attributes of every variable and group."""
     found = {}
     for node in tree.subtree:
+        found[node.path.rstrip("/") + "/" + ATTRIBUTES] = attributes_digest(node.attrs)
+        for name, v in node.to_dataset(inherit=False).variables.items():
+            found[f"{node.path.rstrip('/')}/{name} {ATTRIBUTES}"] = attributes_digest(v.attrs)
         for name, v in node.to_dataset(inherit=False).variables.items():
             h = hashlib.sha256(f"{v.dims} {v.shape}".encode())
             if v.dtype.kind in "UOT":
@@ -442,11 +490,3 @@ def _strings(ds: xr.Dataset, kind: Any) -> xr.Dataset:
         if v.dtype.kind in "UOT":
             out[name] = v.copy(data=v.values.astype(kind))
     return out.drop_encoding()
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from .owner import discard, private_name, sweep
 
 if TYPE_CHECKING:
     import torch
@@ -131,7 +131,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def _unused(path: Path) -> Path:
-    return path.with_name(f".{path.name}.writing-{secrets.token_hex(8)}")
+    sweep(path)
+    return private_name(path, "writing")
 
 
 def replace_folder(new: Path, path: Path) -> None:
@@ -140,12 +141,16 @@ def replace_folder(new: Path, path: Path) -> None:
         os.replace(new, path)
         return
     if not _exchange(new, path):
-        old = _unused(path)
+        old = private_name(path, "old")
         os.replace(path, old)
-        os.replace(new, path)
+        try:
+            os.replace(new, path)
+        except BaseException:
+            os.replace(old, path)
+            raise
         new = old
     sync_folder(path.parent)
-    shutil.rmtree(new, ignore_errors=True)
+    discard(new)
 
 
 def _exchange(a: Path, b: Path) -> bool:

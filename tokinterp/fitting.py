@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import secrets
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
@@ -16,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from . import dataset, files
-from .checkpoint import Facts, _lock, compare_facts, fingerprint, partial_folder
+from .checkpoint import Facts, compare_facts, fingerprint, partial_folder
 from .fitted import Tensors, load_tensors, save_tensors
-from .loop import _interrupt_between_batches
 from .models.base import current
+from .owner import Owner, discard, sweep
+from .paths import new_path
+from .signals import stopped, stopping
 
 if TYPE_CHECKING:
     from .models.base import Model
@@ -39,36 +38,6 @@ def fit_facts(model: Model, prompts: Prompts) -> Facts:
         "model": info.id, "weights": info.identity, "tokenizer": info.tokenizer, "dtype": info.dtype,
         "backend": info.backend, "device": info.device.split(":")[0], "prompts": prompts.hash,
     }  # fmt: skip
-
-
-def local_path(path: str | Path, name: str = "store") -> Path:
-    """Return where something is to be written: ``~`` expanded, and checked before an expensive run.
-
-    Raises
-    ------
-    ValueError
-        For a URL.
-    OSError
-        If the nearest folder that exists is a file or cannot be written.
-
-    Examples
-    --------
-    >>> local_path("s3://bucket/probes")
-    Traceback (most recent call last):
-    ValueError: store='s3://bucket/probes' is a URL: ...
-    """
-    text = os.fspath(path)
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
-        raise ValueError(f"{name}={text!r} is a URL: give a folder of this machine, and copy the result from there")
-    found = Path(text).expanduser()
-    if not found.name:
-        raise ValueError(f"{name}={text!r} names no file or folder: give for example {name}='fits/probes'")
-    above = next(p for p in found.absolute().parents if p.exists())
-    if not above.is_dir():
-        raise NotADirectoryError(f"{name}={text!r}: {above} is a file, not a folder; choose another place")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise PermissionError(f"{name}={text!r}: the folder {above} cannot be written; choose another place")
-    return found
 
 
 class Fit:
@@ -111,9 +80,9 @@ class Fit:
             raise ValueError(f"checkpoint_every={every}: give seconds, 0 or more")
         self.facts, self.every, self.name = facts, every, name
         self.mark = fingerprint(facts)
-        self.path = None if store is None else local_path(store, name)
+        self.path = None if store is None else new_path(store, name)
         self.partial = Path() if self.path is None else partial_folder(self.path)
-        self._lock: int | None = None
+        self._owner: Owner | None = None
         self._saved, self._pause = time.monotonic(), 0.0
         self._kept = False
         self._open = ExitStack()
@@ -124,14 +93,14 @@ class Fit:
             try:
                 self._take(self.path)
             except BaseException as error:
-                if self._lock is not None and not (self.partial / "run.json").exists():
+                if self._owner is not None and not (self.partial / "run.json").exists():
                     self._discard_empty()
                 self._let_go()
                 if not isinstance(error, OSError):
                     raise
                 reason = error.strerror or error
                 raise OSError(error.errno, f"cannot write the {self.name} {self.path}: {reason}") from error
-        self._stop = self._open.enter_context(_interrupt_between_batches())
+        self._stop = self._open.enter_context(stopping())
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -143,16 +112,16 @@ class Fit:
     def _take(self, path: Path) -> None:
         run = self.partial / "run.json"
         self.partial.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.partial / "lock", path)
+        self._owner = Owner(self.partial, str(path))
         if path.exists():  # another process finished it while this one waited
             self.finished = True
             self._clear()
             return
-        clear_litter(path)
+        sweep(path)
         if run.is_file():
             compare_facts(_read_facts(run), self.facts, self.partial)
             self._kept = any(self.partial.glob("*.safetensors"))
-        elif found := [p.name for p in self.partial.iterdir() if p.name != "lock" and not p.name.startswith(".")]:
+        elif found := [p.name for p in self.partial.iterdir() if not is_bookkeeping(p)]:
             self._kept = True
             raise ValueError(
                 f"{self.partial} has {', '.join(sorted(found)[:3])} but no run.json, so nothing says which fit it "
@@ -183,7 +152,7 @@ class Fit:
         Raises
         ------
         KeyboardInterrupt
-            After Ctrl-C, with everything kept.
+            After Ctrl-C, SIGTERM or SIGHUP, with everything kept.
         """
         stop = self._stop()
         due = self.path is not None and time.monotonic() - self._saved >= max(self.every, self._pause)
@@ -191,7 +160,7 @@ class Fit:
             self.save(state)
         if stop:
             how = f"give {self.name}= to be able to go on" if self.path is None else "the same call goes on from there"
-            raise KeyboardInterrupt(f"stopped {said}; {how}")
+            raise stopped(stop, f"stopped {said}; {how}")
 
     def save(self, state: Callable[[], State]) -> None:
         """Keep a whole step now."""
@@ -245,42 +214,29 @@ class Fit:
         self._let_go()
         files.sync_folder(self.path.parent)
         self.finished = True
-        for name in ("run.json", "lock"):
-            (self.path / name).unlink(missing_ok=True)
+        for file in [p for p in self.path.iterdir() if p.name == "run.json" or is_bookkeeping(p)]:
+            file.unlink(missing_ok=True)
 
     def _clear(self) -> None:
-        remove_folder(self.partial)
         self._let_go()
+        discard(self.partial)
         assert self.path is not None
-        clear_litter(self.path)
+        sweep(self.path)
 
     def _discard_empty(self) -> None:
         """Delete the folder if nothing has been kept in it, so that a failed start leaves no trace."""
-        if self._lock is not None and not self._kept:
+        if self._owner is not None and not self._kept:
             self._clear()
 
     def _let_go(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        if self._owner is not None:
+            self._owner.close()
+            self._owner = None
 
 
-def remove_folder(folder: Path) -> None:
-    """Delete a folder: renamed first, so that a kill on the way leaves nothing under its name."""
-    gone = folder.with_name(f".{folder.name}.gone-{secrets.token_hex(8)}")
-    with suppress(FileNotFoundError):
-        os.replace(folder, gone)
-        shutil.rmtree(gone, ignore_errors=True)
-
-
-def clear_litter(path: Path) -> None:
-    """Delete what kills left beside a place: folders renamed away, files half written."""
-    name = re.escape(path.name)
-    litter = re.compile(rf"\.{name}(\.partial)?\.gone-[0-9a-f]{{16}}|\.{name}\.writing-[0-9a-f]{{16}}")
-    with suppress(OSError):
-        for file in path.parent.iterdir():
-            if litter.fullmatch(file.name):
-                shutil.rmtree(file, ignore_errors=True) if file.is_dir() else file.unlink(missing_ok=True)
+def is_bookkeeping(file: Path) -> bool:
+    """Whether a file only says who is writing, or is half written."""
+    return file.name == "lock" or file.name.startswith((".", "owner-"))
 
 
 def _read_facts(file: Path) -> Facts:

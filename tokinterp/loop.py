@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -19,9 +17,12 @@ from .edits import Edit
 from .measurements.base import Measurement
 from .measurements.clouds import DECLARED
 from .models.base import Model, ModelInfo
+from .signals import stopped, stopping
 from .text.prompts import Prompts
 
 Measurements = Mapping[str, Measurement]
+ROWS_ON_DEVICE = 2**28
+"""Bytes of finished rows that stay on a GPU until they are moved."""
 
 
 class Bookkeeping(Measurement):
@@ -44,14 +45,21 @@ class Bookkeeping(Measurement):
 
 
 class Runner:
-    """The loop over batches, with what it needs to start again after an interruption."""
+    """The loop over batches, with what it needs to start again after an interruption.
+
+    ``numbers`` are those of the prompts of this share; the measurements always see the numbers of the whole.
+    """
 
     def __init__(
-        self, model: Model, prompts: Prompts, numbers: list[int], measurements: Measurements,
+        self, model: Model, prompts: Prompts, numbers: Sequence[int], measurements: Measurements,
         edits: Sequence[Edit], keep: Checkpoint | None, every: float, progress: bool,
     ) -> None:  # fmt: skip
-        self.model, self.prompts, self.numbers, self.edits = model, prompts, numbers, edits
+        self.model, self.whole, self.numbers, self.edits = model, prompts, numbers, edits
+        self.prompts = prompts if len(numbers) == len(prompts) else prompts[list(numbers)]
+        self.lengths = np.asarray(self.prompts.lengths)
         self.keep, self.every, self.progress = keep, every, progress
+        self.seen: dict[tuple[str, str], int] = {}
+        self.on_device = 0
         self.bookkeeping = Bookkeeping()
         self.bookkeeping.start(model.info, prompts)
         self.everything: dict[str, Measurement] = {**measurements, "_prompts": self.bookkeeping}
@@ -65,25 +73,28 @@ class Runner:
             return at
         at.batch_tokens = at.batch_tokens or batch_tokens or self.default_batch_tokens()
         if self.keep:
+            self.keep.verify(at)
             self._reload(at)
-        total = sum(self.prompts.lengths) * self.passes
+        total = int(self.lengths.sum()) * self.passes
         before = self._tokens_before(at)
         with (
             tqdm(
                 total=total, initial=before, unit="tok", unit_scale=True, disable=not self.progress, dynamic_ncols=True
             ) as bar,
-            _interrupt_between_batches() as interrupted,
+            stopping() as asked,
         ):
             while True:
                 try:
-                    return self._run_from(at, bar, interrupted)
+                    at = self._run_from(at, bar, asked)
+                    self._stop(asked(), at)
+                    return at
                 except torch.OutOfMemoryError:
                     pass  # the batch is freed only when this clause, which holds the traceback, is left
                 at = self._smaller(at)
                 bar.reset()
                 bar.update(self._tokens_before(at))
 
-    def _run_from(self, at: Progress, bar: Any, interrupted: Callable[[], bool]) -> Progress:
+    def _run_from(self, at: Progress, bar: Any, asked: Callable[[], int]) -> Progress:
         saved, pause = time.monotonic(), 0.0
         while at.reading < self.passes:
             active = {k: m for k, m in self.measurements.items() if m.passes > at.reading}
@@ -91,23 +102,21 @@ class Runner:
                 m.reading = at.reading
             sites = sorted({s for m in active.values() if not m.streams for s in m.sites(self.model.info)})
             streaming = [m for m in active.values() if m.streams]
-            asked = [w for m in active.values() for w in m.neighbourhoods(self.model.info)]
+            wanted = [w for m in active.values() for w in m.neighbourhoods(self.model.info)]
             for places in self.prompts.batches(at.batch_tokens, start=at.done):
                 batch = self._capture(places, sites, streaming, at.reading == 0)
                 if len(batch):
-                    batch.shared[DECLARED] = asked
+                    batch.shared[DECLARED] = wanted
                     for m in active.values():
                         m.update(batch)
                 at.done += len(places)
-                bar.update(sum(self.prompts.lengths[p] for p in places))
+                bar.update(int(self.lengths[places].sum()))
                 del batch
-                if interrupted():
+                if asked():
                     if self.keep:
-                        self._save(at)
-                    raise KeyboardInterrupt(
-                        f"stopped after {at.done} of {len(self.prompts)} prompts; "
-                        + ("the same call resumes the run" if self.keep else "give store= to be able to resume a run")
-                    )
+                        at = self._save(at)
+                    self._stop(asked(), at)
+                self._make_room()
                 if self.keep and time.monotonic() - saved >= max(self.every, pause):
                     began = time.monotonic()
                     at = self._save(at)
@@ -133,11 +142,32 @@ class Runner:
             self.bookkeeping.note(batch, layer)
         return batch if bool(ok.all()) else batch.select(ok.nonzero()[:, 0].tolist())
 
+    def _stop(self, signal: int, at: Progress) -> None:
+        """Raise, once everything is saved, if a signal has asked for it."""
+        if signal:
+            done = len(self.prompts) if at.finished else at.done
+            way = "the same call resumes the run" if self.keep else "give store= to be able to resume a run"
+            raise stopped(signal, f"stopped after {done} of {len(self.prompts)} prompts; {way}")
+
+    def _make_room(self) -> None:
+        """Move finished rows off a GPU once they are many; looks only at what is new since the last batch."""
+        for name, m in self.everything.items():
+            for k, parts in m.rows.items():
+                seen = self.seen.get((name, k), 0)
+                new = parts[seen if seen <= len(parts) else 0 :]
+                self.on_device += sum(p.nbytes for p in new if p.device.type != "cpu")
+                self.seen[name, k] = len(parts)
+        if self.on_device > ROWS_ON_DEVICE:
+            for m in self.everything.values():
+                m.rows = {k: [p.cpu() for p in parts] for k, parts in m.rows.items()}
+            self.on_device = 0
+
     def _save(self, at: Progress) -> Progress:
         assert self.keep is not None
         rows = {name: m.take_rows() for name, m in self.everything.items()}
+        self.seen, self.on_device = {}, 0
         new = self.keep.save(at, self.everything, rows)
-        at.rows, at.sums = new.rows, new.sums
+        at.rows, at.sums, at.checksums = new.rows, new.sums, new.checksums
         return at
 
     def _reload(self, at: Progress) -> None:
@@ -148,7 +178,7 @@ class Runner:
 
     def _smaller(self, at: Progress) -> Progress:
         """After running out of memory: half the batch, from the last checkpoint on (or from the beginning)."""
-        longest = max(self.prompts.lengths)
+        longest = int(self.lengths.max())
         if at.batch_tokens <= longest:
             raise torch.OutOfMemoryError(
                 f"the GPU has too little memory for one prompt of {longest} tokens: use shorter prompts (max_tokens=), "
@@ -158,21 +188,20 @@ class Runner:
         again = self.keep.progress() if self.keep else Progress()
         again.batch_tokens = max(longest, at.batch_tokens // 2)
         for m in self.everything.values():
-            m.start(self.model.info, self.prompts)
+            m.start(self.model.info, self.whole)
         if self.keep:
             self._reload(again)
         tqdm.write(f"out of memory: batches of {again.batch_tokens} tokens from here on", file=sys.stderr)
         return again
 
     def _tokens_before(self, at: Progress) -> int:
-        done = at.reading * sum(self.prompts.lengths)
-        todo = sum(self.prompts.lengths[p] for b in self.prompts.batches(at.batch_tokens, start=at.done) for p in b)
-        return done + (sum(self.prompts.lengths) - todo if at.reading < self.passes else 0)
+        ordered = -np.sort(-self.lengths)  # as batches come
+        return at.reading * int(ordered.sum()) + int(ordered[: at.done].sum())
 
     def default_batch_tokens(self) -> int:
         """Return a batch size whose captured activations and logits stay within a fraction of the memory."""
         info = self.model.info
-        longest = max(self.prompts.lengths)
+        longest = int(self.lengths.max())
         sites = {s for m in self.measurements.values() if not m.streams for s in m.sites(info)}
         passing = {s for m in self.measurements.values() if m.streams for s in m.sites(info)} - sites
         if passing:  # one at a time, and what is made of it
@@ -213,26 +242,3 @@ def nonfinite_layer(batch: Batch) -> torch.Tensor:
     first = table.float().argmax(0).cpu()
     layers = torch.tensor([s.at + (s.name != "resid") for s, _ in found], dtype=torch.int64, device="cpu")
     return torch.where(table.any(0).cpu(), layers[first], -1)
-
-
-@contextmanager
-def _interrupt_between_batches() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a flag that is read between batches; a second one stops at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    asked = False
-    before = signal.getsignal(signal.SIGINT)
-
-    def on_signal(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked and callable(before):
-            before(number, frame)
-        asked = True
-        tqdm.write("finishing this batch, then stopping (press again to stop at once)", file=sys.stderr)
-
-    signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)

@@ -16,7 +16,7 @@ import xarray as xr
 
 from . import dataset
 from .capture import INNER
-from .checkpoint import Checkpoint, Facts, compare_facts, fingerprint, partial_folder, remove_partial
+from .checkpoint import Checkpoint, Facts, compare_facts, fingerprint, partial_folder, read_progress, remove_partial
 from .edits import Edit, KnockOut, SiteEdit
 from .kernels.state import neutral
 from .loop import Measurements, Runner, nonfinite_layer
@@ -51,7 +51,8 @@ def measure(
     store : path, optional
         zarr folder for the result.  While the run goes on, finished rows and running sums are kept in
         ``STORE.partial``; the same call after a crash or Ctrl-C goes on from there and ends in the same numbers.
-        If the finished result is there already, it is read and returned.
+        If the finished result is there already, it is read and returned.  On this file system (``~`` is the home
+        folder); one process at a time may write it.
     edits : sequence of Edit
         What to change during each pass.
     batch_tokens : int, optional
@@ -75,8 +76,14 @@ def measure(
     ValueError
         For settings that do not fit the model or the prompts, before anything is run; for a store of another run
         (names what differs); if every prompt gives NaN or infinite activations.
+    RuntimeError
+        If another process is writing the store.
+    OSError
+        If the store cannot be written; what is finished is kept.
     KeyboardInterrupt
-        After Ctrl-C, once the batch in progress has been finished and kept.
+        After Ctrl-C, once the batch in progress has been finished and kept.  SIGTERM and SIGHUP (a scheduler's time
+        limit, ``timeout``, a closed terminal) do the same, and end a process that does not catch it with status 143
+        or 129.  A second signal stops at once.
 
     Examples
     --------
@@ -97,13 +104,16 @@ def measure(
             raise ValueError(
                 f"measurement name {name!r} becomes a group of the result beside 'prompts': use letters, digits and _"
             )
+        if same := [other for other, o in measurements.items() if o is m and other != name]:
+            raise ValueError(f"{name!r} and {same[0]!r} are one object: make two measurements")
+    path = None if store is None else store_path(store)
+    i, n = _check_share(share)
+    if isinstance(checkpoint_every, bool) or not isinstance(checkpoint_every, int | float) or not checkpoint_every >= 0:
+        raise ValueError(f"checkpoint_every={checkpoint_every!r}: give seconds, 0 or more")
     if not isinstance(prompts, Prompts):
         prompts = Prompts.from_texts(prompts, model)
     if len(prompts) == 0:
         raise ValueError("no prompts to measure: the list is empty")
-    i, n = share
-    if not 0 <= i < n:
-        raise ValueError(f"share {share}: write (i, n) with i from 0 to n - 1")
     if n > len(prompts) or (n > 1 and store is None):
         raise ValueError(f"share {share}: {len(prompts)} prompts make at most as many shares, and shares need a store=")
     if batch_tokens is not None and batch_tokens < 1:
@@ -111,8 +121,7 @@ def measure(
     _check_edits(model, prompts, edits)
     facts = run_facts(model, prompts, measurements, edits)
     prompts.check_tokenizer(model)
-    path = None if store is None else Path(store)
-    if path is not None and path.exists():
+    if path is not None and dataset.exists(path):
         tree = _finished(path, facts)
         remove_partial(path, facts)  # a kill between writing the result and clearing up
         return tree
@@ -121,16 +130,18 @@ def measure(
         if n > 1 and m.passes > 1:
             raise ValueError(f"{type(m).__name__} reads the prompts {m.passes} times: it cannot be run in shares")
     _check_sites(model, measurements)
-    keep = Checkpoint(path, facts, share) if path is not None else None
-    mine = prompts if n == 1 else prompts[list(range(i, len(prompts), n))]
-    numbers = list(range(i, len(prompts), n))
+    keep = Checkpoint(path, facts, (i, n)) if path is not None else None
     try:
-        runner = Runner(model, mine, numbers, measurements, edits, keep, checkpoint_every, progress)
+        if path is not None and dataset.exists(path):  # another process finished it between our looking and locking
+            return _finished(path, facts)
+        numbers = range(i, len(prompts), n)
+        runner = Runner(model, prompts, numbers, measurements, edits, keep, float(checkpoint_every), progress)
         runner.run(batch_tokens)
         if keep is None:
             return _result(model, prompts, measurements, runner.bookkeeping, facts, edits)
+        assert path is not None
         with keep.alone():
-            if path is not None and path.exists():  # another share was the last one, and has merged them
+            if dataset.exists(path):  # another share was the last one, and has merged them
                 return _finished(path, facts)
             missing = [k for k in range(n) if not _share_finished(keep.root, k, n)]
             if missing:
@@ -142,7 +153,6 @@ def measure(
             except AllNonfiniteError:
                 keep.remove()
                 raise
-            assert path is not None
             dataset.write(tree, path)
             keep.remove()
         return dataset.read(path)
@@ -153,6 +163,31 @@ def measure(
     finally:
         if keep is not None:
             keep.close()
+
+
+def store_path(store: str | Path) -> Path:
+    """Return where a store is to be, whole, so that nothing changes with the working folder.
+
+    Raises
+    ------
+    ValueError, TypeError, ImportError, FileExistsError
+        If nothing can be stored under that name; before anything is run.
+    """
+    path = dataset.target(store, "store")
+    if path.is_file() and path.suffix != ".nc":
+        raise FileExistsError(f"store={str(path)!r} is a file: choose the name of a new folder, such as run.zarr")
+    return path.absolute()
+
+
+def _check_share(share: Any) -> tuple[int, int]:
+    whole = [x for x in share if isinstance(x, int | np.integer) and not isinstance(x, bool)] if _pair(share) else []
+    if len(whole) != 2 or not 0 <= whole[0] < whole[1]:
+        raise ValueError(f"share {share!r}: write (i, n) with i from 0 to n - 1")
+    return int(whole[0]), int(whole[1])
+
+
+def _pair(share: Any) -> bool:
+    return isinstance(share, tuple | list) and len(share) == 2
 
 
 class AllNonfiniteError(ValueError):
@@ -211,6 +246,7 @@ def _result(
 ) -> xr.DataTree:
     """Label everything and return the tree."""
     number, n_tokens, layer = book.table("prompt", "n_tokens", "nonfinite")
+    _check_once(number, len(prompts))
     _report_nonfinite(number, layer, model)
     v = dataset.variable
     per_prompt = xr.Dataset(
@@ -260,11 +296,22 @@ def _report_nonfinite(number: np.ndarray, layer: np.ndarray, model: Model) -> No
     )  # fmt: skip
 
 
+def _check_once(number: np.ndarray, n: int) -> None:
+    """Refuse a result in which a prompt is missing or counted twice."""
+    times = np.bincount(number, minlength=n)
+    if len(bad := np.flatnonzero(times != 1)):
+        raise RuntimeError(
+            f"the checkpoints have {len(number)} rows for {n} prompts (prompt {bad[0]} {times[bad[0]]} times), as "
+            "if two processes had written them at once: delete the .partial folder and start the run anew"
+        )
+
+
 def _token_strings(prompts: Prompts, ds: xr.Dataset) -> np.ndarray:
     number, position = ds["token_prompt" if "token_prompt" in ds.coords else "prompt"].values, ds["position"].values
     out = np.empty(len(number), dtype=object)
-    for p in np.unique(number):
-        here = np.flatnonzero(number == p)
+    order = np.argsort(number, kind="stable")
+    found, starts = np.unique(number[order], return_index=True)
+    for p, here in zip(found, np.split(order, starts[1:]), strict=False):
         strings = prompts.strings(int(p))
         out[here] = [strings[k] for k in position[here]]
     return out
@@ -279,8 +326,7 @@ def _finished(path: Path, facts: Facts) -> xr.DataTree:
 
 
 def _share_finished(root: Path, i: int, n: int) -> bool:
-    file = root / f"share-{i}-of-{n}" / "progress.json"
-    return file.exists() and bool(json.loads(file.read_text(encoding="utf-8"))["finished"])
+    return read_progress(root / f"share-{i}-of-{n}").finished
 
 
 def _merge_shares(root: Path, n: int, measurements: dict[str, Measurement]) -> None:
@@ -314,7 +360,7 @@ def measure_on_cluster(
     prompts, measurements
         As for :func:`measure`.
     store : path
-        On the shared file system.
+        On the shared file system; a relative one is in the working folder of this process.
     shares : int
         Number of parts, usually the number of workers.
     **options
@@ -326,20 +372,25 @@ def measure_on_cluster(
     >>> run = ti.measure_on_cluster(Client(cluster), ti.load_model, prompts, {"lens": ti.LogitLens()},
     ...                             store="runs/lens.zarr", shares=4)  # doctest: +SKIP
     """
-    if Path(store).exists():
-        return measure(load(), prompts, measurements, store=store, **options)
+    path = store_path(store)
+    if dataset.exists(path):
+        return measure(load(), prompts, measurements, store=path, **options)
 
     quiet = {**options, "progress": False}
 
     def work(i: int) -> int:
         own = copy.deepcopy(dict(measurements))  # workers may be threads of this process
-        measure(load(), prompts, own, store=store, share=(i, shares), **quiet)
+        measure(load(), prompts, own, store=path, share=(i, shares), **quiet)
         return i
 
     client.gather(client.map(work, range(shares), pure=False))
-    if Path(store).exists():
-        return dataset.read(store)
-    return measure(load(), prompts, measurements, store=store, share=(0, shares), **options)
+    if dataset.exists(path):
+        return dataset.read(path)
+    if missing := [i for i in range(shares) if not _share_finished(partial_folder(path), i, shares)]:
+        raise RuntimeError(
+            f"shares {missing} of {path} are not here: do the workers write to the same file system as this process?"
+        )
+    return measure(load(), prompts, measurements, store=path, share=(0, shares), **options)
 
 
 __all__ = ["measure", "measure_on_cluster", "nonfinite_layer", "partial_folder", "run_facts"]

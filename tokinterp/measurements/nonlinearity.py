@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..capture import Batch
     from ..models.base import ModelInfo
     from ..text.prompts import Prompts
+    from .base import Tensors
 
 FITS = ("corpus", "prompt")
 SCALES = ("rms", "paper", "token")
@@ -135,6 +136,13 @@ class TokenNonlinearity(Chains):
         device, count = self.sums["count"].device, self.sums["count"].sum()
         self.sums = {name: torch.stack([m[name] for m in maps]).to(device) for name in TENSORS}
         self.sums["n"] = count
+
+    def merge_sums(self, other: Tensors) -> None:
+        """Add the sums of the fit; maps that were given are the same in every part."""
+        if self.maps is None:
+            super().merge_sums(other)
+        else:
+            self.sums = self.sums or dict(other)
 
     def fitted(self) -> LinearMaps:
         """Return the maps in use.
