@@ -48,10 +48,12 @@ def offsets_of(text: str, ids: np.ndarray, claimed: np.ndarray | None, vocabular
         return decode(pieces)[1].astype(np.int64)
     if joined == b" " + raw and pieces[0]:
         return decode([pieces[0][1:], *pieces[1:]])[1].astype(np.int64)
-    edges = np.array([m.span() for m in _cluster().finditer(text)], dtype=np.int64).reshape(-1, 2)
+    parts = _cluster().findall(text)
+    stops = np.cumsum([len(p) for p in parts], dtype=np.int64)
+    edges = np.stack([np.append(0, stops[:-1])[: len(stops)], stops], 1)
     claims = None if claimed is None else _widened(claimed, edges)
     normalise = _normaliser(vocabulary.tokenizer)
-    normal = [normalise(text[a:b]) for a, b in edges]
+    normal = [normalise(p) for p in parts]
     strings = [p.decode("utf-8", "surrogateescape") for p in pieces]
     fixed = np.zeros(len(ids), bool) if claims is None else vocabulary.without_text(ids)
     for white in WHITE:
