@@ -141,6 +141,35 @@ def test_a_query_times_keys_is_the_pattern():
     torch.testing.assert_close(flat, (torch.ones(6, 6).tril() / torch.arange(1, 7)[:, None]).expand(2, 4, 6, 6))
 
 
+def test_masses_with_learned_sinks_say_what_is_left_to_them():
+    model = odd("gpt_oss")
+    prompts = some_prompts([12, 9], model=model)
+    mass = ti.AttentionMass({"first": "first", "other": "other"})
+    run = ti.measure(model, prompts, {"m": mass, "f": ti.FirstTokenAttention(), "n": ti.TokenNorms()}, progress=False)
+    ds = run["m"]
+    assert float(ds["sink_mass"].min()) > 0.01
+    torch.testing.assert_close(
+        torch.from_numpy((ds["mass"].sum("key_set") + ds["sink_mass"]).values), torch.ones(2, 3, 4, 1).double(),
+        rtol=0, atol=1e-6,
+    )  # fmt: skip
+    for name in ("m", "f"):
+        assert "blocks 0 to 2: a learned sink takes a share" in run[name].attrs["attention_sinks"]
+    assert "attention_sinks" not in run["n"].attrs
+    other = ti.measure(odd("mistral"), prompts, {"m": mass}, progress=False)["m"]
+    assert "sink_mass" not in other
+    assert "attention_sinks" not in other.attrs
+    # The weights that are shown are those that mix the values.
+    ids, sites = some_ids(9), [S("pattern", 1), S("value", 1)]
+    pattern, value = (model.run(ids, sites)[s] for s in sites)
+    mixed = []
+    attn = model.lm.model.layers[1].self_attn.o_proj
+    handle = attn.register_forward_pre_hook(lambda _m, args: mixed.append(args[0]))
+    model.run(ids, [LAST])
+    handle.remove()
+    by = value.unflatten(2, (2, 8)).transpose(1, 2).repeat_interleave(2, 1)
+    torch.testing.assert_close((pattern @ by).transpose(1, 2).flatten(2), mixed[0], rtol=1e-4, atol=1e-5)
+
+
 # -- hiding ---------------------------------------------------------------------------------------------------
 def leak(model, edit, n=12):
     """How far later states move when the hidden token 5 becomes another one."""

@@ -26,6 +26,8 @@ class Masses(NamedTuple):
         norms.
     net_queries : torch.Tensor
         (prompt, head, query set) int64, queries that have something left.
+    short : torch.Tensor
+        (prompt, head, query set) float64, sum of what the weights lack to one: the share of a learned sink.
     """
 
     mass: Tensor
@@ -33,6 +35,7 @@ class Masses(NamedTuple):
     net_chance: Tensor
     valued: Tensor
     net_queries: Tensor
+    short: Tensor
 
 
 def chance(queries: Tensor, keys: Tensor) -> Tensor:
@@ -54,7 +57,7 @@ def attention_masses(pattern: Tensor, queries: Tensor, keys: Tensor, norms: Tens
     Parameters
     ----------
     pattern : torch.Tensor
-        (prompt, head, query, key), causal, rows sum to one.
+        (prompt, head, query, key), causal; rows sum to one, or to less where a learned sink takes a share.
     queries, keys : torch.Tensor
         (prompt, query set, position) and (prompt, key set, position) bool.
     norms : torch.Tensor, optional
@@ -75,6 +78,7 @@ def attention_masses(pattern: Tensor, queries: Tensor, keys: Tensor, norms: Tens
     ask, on = queries[:, None].double(), keys[:, None].float().transpose(2, 3)  # (p, 1, Q, q), (p, 1, k, S)
     mass = ask @ (a @ on).double()
     valued = torch.zeros_like(mass)
+    short = (ask @ (1 - a.sum(-1, keepdim=True)).double())[..., 0]
     if norms is not None:
         weighted = a * norms.float()[:, :, None, :]
         valued = ask @ ((weighted @ on) / weighted.sum(-1, keepdim=True).clamp_min(1e-30)).double()
@@ -91,7 +95,7 @@ def attention_masses(pattern: Tensor, queries: Tensor, keys: Tensor, norms: Tens
     among = (inner.double().cumsum(-1) - inner.double()).transpose(1, 2) / (place - 1).clamp_min(1)[:, None]
     net_chance = ask @ torch.where(counts, among[:, None], 0)
     net_queries = (queries[:, None] & counts[..., 0][:, :, None]).sum(-1)
-    return Masses(mass, ask @ share, net_chance, valued, net_queries)
+    return Masses(mass, ask @ share, net_chance, valued, net_queries, short)
 
 
 def attention_received(pattern: Tensor, queries: Tensor | None = None) -> Tensor:

@@ -50,7 +50,9 @@ class AttentionMass(Measurement):
     over ``chance``, the mean of |S and [0..q]| / (q + 1). ``net_*`` are the same with position 0 and q itself taken
     out, of the sets and of the whole, over the queries that have something left: a sink holds most of the mass and
     writes little. ``valued_mass`` is the share of S in the sum of weights times written norms. Where a prompt has no
-    such query or no key of the set, enrichment is NaN.
+    such query or no key of the set, enrichment is NaN.  Where a model has learned sinks (gpt-oss), the masses of all
+    positions sum to 1 - ``sink_mass``, a variable that other models do not have; ``net_*`` and ``valued_mass`` are
+    shares of what falls on positions.
 
     Examples
     --------
@@ -98,7 +100,7 @@ class AttentionMass(Measurement):
         norms = batch.seen(self, Site("value", site.at)) if self.value_weighted else None
         asked, on = (padded(p, self._starts, batch) for p in (self._queries, self._keys))
         found = attention_masses(value, asked, on, norms)
-        return torch.cat([torch.stack(found[:4], -1).flatten(2), found.net_queries.double()], dim=2)
+        return torch.cat([torch.stack(found[:4], -1).flatten(2), found.net_queries.double(), found.short], dim=2)
 
     def update(self, batch: Batch) -> None:
         """Take the masses of a batch."""
@@ -106,7 +108,7 @@ class AttentionMass(Measurement):
         n_q, n_s = asked.shape[1], on.shape[1]
         blocks = choose_blocks(self.blocks, self.info)
         looks = torch.stack([batch.seen(self, Site("pattern", b)) for b in blocks], 1)  # (prompt, block, head, ...)
-        sums, net_queries = looks[..., : n_q * n_s * 4], looks[..., n_q * n_s * 4 :]
+        sums, net_queries, short = looks.split((n_q * n_s * 4, n_q, n_q), dim=-1)
         mass, net, net_chance, valued = sums.unflatten(-1, (n_q, n_s, 4)).unbind(-1)
         n = asked.sum(-1)
         per_query, per_net = n[:, None, None, :, None], net_queries[..., None]
@@ -118,13 +120,16 @@ class AttentionMass(Measurement):
             enrichment=mean / (chance(asked, on) / n[..., None])[:, None, None],
             net_enrichment=net / torch.where(net_chance > 0, net_chance, torch.nan),
             valued_mass=torch.where(here, valued / per_query, 0 * per_query),
-            heads_above=(mean > self.threshold).sum(2),
+            heads_above=(mean > self.threshold).sum(2), sink_mass=short / n[:, None, None],
         )  # fmt: skip
 
     def result(self) -> xr.Dataset:
         """Return the dataset described in the class."""
         names = [n for n in MASS if n != "valued_mass" or self.value_weighted]
         prompt, *columns = self.table("prompt", *names)
+        if np.nan_to_num(columns[-1]).max(initial=0) <= LEARNED:
+            names = names[:-1]
+            columns = columns[:-1]
         data = {n: variable(("prompt", *MASS[n][0]), c, *MASS[n][1:]) for n, c in zip(names, columns, strict=True)}
         data["heads_above"].attrs["threshold"] = self.threshold
         coords = {
@@ -137,6 +142,7 @@ class AttentionMass(Measurement):
         return xr.Dataset(data, coords)
 
 
+LEARNED = 0.01  # of the attention must go to a learned sink to be more than rounding
 _SETS = ("query_set", "key_set")
 _EACH = ("block", "head", *_SETS)
 _SINKS = "net of position 0 and of the query itself"
@@ -154,6 +160,7 @@ MASS: dict[str, tuple[Any, ...]] = {
         "Kobayashi et al. 2020, arXiv 2004.10102",
     ),
     "heads_above": (("block", *_SETS), "heads whose mass is above the threshold", "1"),
+    "sink_mass": (("block", "head", "query_set"), "mean attention left to a learned sink, on no position", "1"),
 }  # fmt: skip
 
 

@@ -191,6 +191,14 @@ class HookedLM(Identified):
                 self.lm(**inputs)
         return kept
 
+    def notes(self, sites: Sequence[Site]) -> dict[str, str]:
+        """Return what a result of these sites has to say of the model, as attributes."""
+        shown = {s.at for s in sites if s.name == "pattern"}
+        if not (blocks := sorted(shown & set(self.attention.sinks))):
+            return {}
+        where = f"block{'s' * (len(blocks) > 1)} {numbered(blocks)}"
+        return {"attention_sinks": f"{where}: a learned sink takes a share: the weights of a query sum to less than 1"}
+
     # -- hooks ------------------------------------------------------------------------------------------------
     def _hook(
         self,
