@@ -250,8 +250,8 @@ def knock_out(
     Hiding a set of keys from all later queries in all blocks and heads, with ``position_ids`` that leave them out,
     equals deleting those tokens (tested).  Sliding windows count by ``position_ids`` then, so that hidden tokens do not
     fill them; windows that cannot be moved (chunks, or local attention that transformers' attention functions do not
-    show) and ALiBi refuse ``position_ids`` where that would matter.  Without ``position_ids`` a hidden token keeps its place in a
-    window.  A query that would see nothing at all is an error, and so is a block that cannot hide a key (linear
+    show) and ALiBi refuse ``position_ids`` where that would matter.  Without ``position_ids`` a hidden token keeps its
+    place in a window.  A query that would see nothing at all is an error, and so is a block that hides nothing (linear
     attention, a state space).
 
     Examples
