@@ -12,6 +12,7 @@ from torch import nn
 
 import tokinterp as ti
 from tokinterp import edits as E
+from tokinterp.models.modules import vectors_of
 
 S = ti.Site
 LAST = S("resid", 3)
@@ -273,3 +274,22 @@ def test_a_projection_that_is_not_linear_gives_no_written_norms():
     assert model.offered["value"] == (0, 1, 2)
     with pytest.raises(ValueError, match="no output projection of attention was found that fits by value"):
         model.written_norm(0, torch.zeros(1, 2, 16))
+
+
+def test_adapted_heads_and_embeddings_are_applied_not_read():
+    """An adapter round the head, one round the embedding: d_vocab, logits and vectors are those of what they do."""
+    lm, ids = tiny_lm("odd mistral", tie_word_embeddings=False), some_ids()
+    lm.lm_head = Adapted(lm.lm_head)
+    base = lm.model.embed_tokens
+    lm.model.embed_tokens = nn.Sequential(base, nn.Linear(32, 32, bias=False))
+    with torch.no_grad():
+        lm.model.embed_tokens[1].weight.copy_(2 * torch.eye(32))
+    model = ti.wrap(lm, id="adapted")
+    assert (model.info.d_vocab, model.info.dtype) == (VOCAB, "float32")
+    with torch.no_grad():
+        own = lm(input_ids=ids, use_cache=False).logits
+    torch.testing.assert_close(model.unembed(model.run(ids, [LAST])[LAST]), own, rtol=1e-4, atol=1e-5)
+    head = lm.lm_head
+    whole = (head.base.weight + head.b @ head.a).detach()
+    torch.testing.assert_close(vectors_of(head, width=32), whole, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(vectors_of(lm.model.embed_tokens, rows=VOCAB), 2 * base.weight.detach())

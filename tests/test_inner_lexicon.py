@@ -56,7 +56,7 @@ class PlantedModel:
         )  # fmt: skip
         self.device = torch.device("cpu")
         self.matrix = torch.eye(self.size, self.size + 1)
-        module = SimpleNamespace(weight=self.matrix)
+        module = torch.nn.Embedding.from_pretrained(self.matrix)
         self.lm = SimpleNamespace(get_input_embeddings=lambda: module, get_output_embeddings=lambda: module)
 
     def normed(self, x):

@@ -13,6 +13,7 @@ from ..capture import Batch, capture, resid
 from ..dataset import layer_coords, variable
 from ..kernels.lookup import target_ranks
 from ..kernels.state import neutral
+from ..models.modules import vectors_of
 from ..settings import checked, instance, names, string
 from ..stamp import stamped
 from .base import choose_layers
@@ -277,8 +278,11 @@ def _matrices(model: Model, names: set[str]) -> dict[str, torch.Tensor]:
     lm: Any = getattr(model, "lm", None)
     if lm is None:
         raise ValueError(f"{model.info.id} does not say where its embeddings are: use load_model or wrap")
-    whole = {"input": lm.get_input_embeddings(), "output": lm.get_output_embeddings()}
-    out = {name: module.weight.detach().float() for name, module in whole.items() if name in names}
+    out: dict[str, torch.Tensor] = {}
+    if "input" in names:
+        out["input"] = vectors_of(lm.get_input_embeddings(), rows=model.info.d_vocab)
+    if "output" in names:
+        out["output"] = vectors_of(lm.get_output_embeddings(), width=model.info.d_model)
     for name, matrix in out.items():
         if matrix.shape[1] != model.info.d_model:
             raise ValueError(

@@ -14,6 +14,7 @@ from torch.nn import functional
 from ..fitted import check_shapes, digest_of, load_tensors, save_tensors
 from ..kernels.state import evaluating, seeded
 from .hooks import HookedLM
+from .modules import numbers_of
 
 FORMAT = "tokinterp context decoder 2"
 
@@ -45,7 +46,10 @@ class ContextDecoder(nn.Module):
         super().__init__()
         info, self.facts = model.info, dict(facts)
         self.lm: Any = copy.deepcopy(model.lm).float().eval()
-        width = int(self.lm.get_input_embeddings().weight.shape[1])
+        embed: nn.Module = self.lm.get_input_embeddings()
+        first = torch.zeros(1, dtype=torch.int64, device=numbers_of(embed).device)
+        with torch.no_grad():
+            width = int(embed(first).shape[-1])
         self.facts.update(model=info.id, weights=info.identity, hidden=int(hidden or info.d_model))
         own: Any = {"device": "cpu", "dtype": torch.float32}
         between = self.facts["hidden"]

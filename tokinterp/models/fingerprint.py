@@ -14,6 +14,7 @@ from torch.nn.modules import module as torch_module
 from ..describe import KNOWN, describe, hash_json, own_code, tokenizer_hash
 from ..kernels.state import passing
 from .base import ModelInfo
+from .modules import numbers_of
 
 COLUMNS = 1021  # a prime, so that equal places in rows of a matrix fall into different columns
 BLOCK = COLUMNS * 4096
@@ -231,7 +232,7 @@ class Identified:
         Weights, config, buffers, adapters and hooks of others are taken as they are now, and fixed ids are run through
         the model.
         """
-        device = self.lm.get_input_embeddings().weight.device  # type: ignore[operator,union-attr]
+        device = numbers_of(self.lm.get_input_embeddings()).device  # type: ignore[operator,union-attr]
         facts, self.passes = look(self.lm, self.info.d_vocab, self.info.max_tokens, device)
         same = (facts.pop("weights"), facts["state"])
         weights, facts["state"] = self._renamed.get(same, same)

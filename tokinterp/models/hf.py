@@ -14,7 +14,7 @@ from ..describe import tokenizer_hash
 from ..received import plain_name
 from .base import ModelInfo
 from .hooks import HookedLM
-from .modules import Modules, find_modules, submodule
+from .modules import Modules, find_modules, numbers_of, rows_of, submodule
 from .sentencepiece import read_tokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "merges.txt")
@@ -197,10 +197,10 @@ def make_model(
         n_layers=len(blocks),
         n_heads=int(config.num_attention_heads),
         d_model=int(config.hidden_size),
-        d_vocab=int(head.weight.shape[0]),
+        d_vocab=rows_of(head, int(getattr(config, "word_embed_proj_dim", None) or config.hidden_size)),
         max_tokens=limit,
-        dtype=str(head.weight.dtype).removeprefix("torch."),
-        device=str(embedding.weight.device),
+        dtype=str(numbers_of(head).dtype).removeprefix("torch."),
+        device=str(numbers_of(embedding).device),
         tokenizer=tokenizer_hash(tokenizer),
         facts=dict(before),
     )

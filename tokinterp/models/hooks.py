@@ -17,7 +17,7 @@ from ..kernels.state import passing
 from . import attention
 from .base import Activations, ModelInfo
 from .fingerprint import Identified
-from .modules import Head, Modules, candidates, submodule
+from .modules import Head, Modules, candidates, numbers_of, submodule
 from .watch import Change, Heads, Look, Show
 
 TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-7, torch.bfloat16: 6e-2, torch.float16: 1e-2}
@@ -82,7 +82,7 @@ class HookedLM(Identified):
     @property
     def device(self) -> torch.device:
         """Device on which ids are expected and activations are returned."""
-        return self.lm.get_input_embeddings().weight.device  # type: ignore[operator,union-attr]
+        return numbers_of(self.lm.get_input_embeddings()).device  # type: ignore[operator,union-attr]
 
     def normed(self, resid: torch.Tensor) -> torch.Tensor:
         """Return the final norm of points of the stream (..., d_model)."""

@@ -109,6 +109,51 @@ def candidates(block: nn.Module, modules: Modules) -> list[Modules]:
     return [replace(modules, attn_adds=a, mlp_adds=m) for a in present(ATTENTION_ADDS) for m in present(MLP_ADDS)]
 
 
+def numbers_of(module: nn.Module) -> torch.Tensor:
+    """Return a parameter that says in which dtype and on which device a module computes, whatever is wrapped in it."""
+    weight = getattr(module, "weight", None)
+    if isinstance(weight, torch.Tensor) and weight.is_floating_point():
+        return weight
+    found = list(module.parameters())
+    return next((p for p in found if p.is_floating_point()), found[0])
+
+
+def rows_of(head: nn.Module, width: int) -> int:
+    """Return how many logits a linear head of so many inputs gives."""
+    own = getattr(head, "out_features", None)
+    weight = getattr(head, "weight", None)
+    if own is None and isinstance(weight, torch.Tensor) and weight.ndim == 2:
+        own = weight.shape[0]
+    if own is None:
+        like = numbers_of(head)
+        with torch.no_grad():
+            own = head(torch.zeros(1, width, dtype=like.dtype, device=like.device)).shape[-1]
+    return int(own)
+
+
+def vectors_of(module: nn.Module, *, rows: int | None = None, width: int | None = None) -> torch.Tensor:
+    """Return float32 (row, width): what an embedding gives for each id, or what a linear head reads each logit with.
+
+    A plain module is its weight; any other (adapted, quantised) is applied, because it does more than its weight says.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        An embedding of ``rows`` ids, or a linear head of ``width`` inputs.
+    rows, width : int, optional
+        One of them.
+    """
+    like = numbers_of(module)
+    with torch.no_grad():
+        if type(module) in (nn.Embedding, nn.Linear):
+            return like.detach().float()
+        if width is None:
+            assert rows is not None
+            return module(torch.arange(rows, dtype=torch.int64, device=like.device)).float()
+        out = module(torch.eye(width + 1, width, dtype=like.dtype, device=like.device)).float()  # the last row is zero
+        return (out[:-1] - out[-1]).T
+
+
 class Head:
     """Final norm and LM head of a causal LM, with the logit scaling and soft cap of its family."""
 
@@ -122,11 +167,6 @@ class Head:
         scaling = getattr(config, "logits_scaling", None)
         self.scale = (1.0 / scaling) if scaling else getattr(config, "logit_scale", None)
 
-    @property
-    def d_vocab(self) -> int:
-        """Rows of the unembedding."""
-        return int(self.linear.weight.shape[0])
-
     @contextmanager
     def _passing(self, x: torch.Tensor) -> Iterator[None]:
         """Eval mode and nothing of the caller's autocast; gradients only where the input asks for its own."""
@@ -136,13 +176,13 @@ class Head:
 
     def normed(self, resid: torch.Tensor) -> torch.Tensor:
         """Return the final norm of points of the stream, (..., d_model), in the dtype of the weights."""
-        resid = resid.to(self.linear.weight.dtype)
+        resid = resid.to(numbers_of(self.linear).dtype)
         with self._passing(resid):
             return resid if self.norm is None else self.norm(resid.to(_device(self.norm)))
 
     def logits(self, normed: torch.Tensor) -> torch.Tensor:
         """Return float32 logits (..., d_vocab) of already normed points."""
-        x = normed.to(self.linear.weight)
+        x = normed.to(numbers_of(self.linear))
         with self._passing(x):
             logits = self.linear(x if self.project is None else self.project(x)).float()
         if self.scale is not None:
