@@ -60,7 +60,9 @@ def test_stopped_and_resumed(run, tmp_path, monkeypatch):
     monkeypatch.setattr(nulls, "measure", stops)
     with pytest.raises(KeyboardInterrupt):
         ti.measure_nulls(tiny(), some_prompts([22, 30, 17]), asked(), NULLS, store=path, progress=False)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.none.zarr", "a.shuffle_0.zarr", "a.shuffle_2.zarr"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr.nulls"]
+    kept = ["none.zarr", "run.json", "shuffle_0.zarr", "shuffle_2.zarr"]
+    assert sorted(p.name for p in (tmp_path / "a.zarr.nulls").iterdir()) == kept
     done = {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
     monkeypatch.setattr(nulls, "measure", lambda *a, **o: (calls.append(done), whole(*a, **o))[1])
     again = ti.measure_nulls(tiny(), some_prompts([22, 30, 17]), asked(), NULLS, store=path, progress=False)

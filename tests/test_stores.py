@@ -620,3 +620,31 @@ def test_signal_in_the_last_batch(tmp_path):
         measured(which={"spread": stopped}, store=store, batch_tokens=BATCH)
     run = measured(which={"spread": Last()}, store=store)
     assert_same_node(run, measured(which={"spread": Spread()}, batch_tokens=BATCH), "spread")
+
+
+# -- what is not this run's own -------------------------------------------------------------------------------
+def test_nulls_neither_take_nor_delete_results_beside_them(tmp_path):
+    asked, prompts = {"norms": ti.CosineSimilarity(layers=[1])}, some_prompts(LENGTHS)
+    for name in ("run.none.zarr", "run.shuffle_1.zarr"):
+        measured(prompts, which=asked, store=tmp_path / name)
+    for name in ("run.zarr", "run.v1", "run.v2"):
+        ti.measure_nulls(tiny(), prompts, asked, ("none", "shuffle:1"), store=tmp_path / name, progress=False)
+    there = ["run.none.zarr", "run.shuffle_1.zarr", "run.v1", "run.v2", "run.zarr"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == there
+
+
+def test_share_of_the_command_line(monkeypatch):
+    from tokinterp.cli import parse_share
+
+    assert parse_share("1/4") == (1, 4)
+    for bad in ("4/4", "1", "-1/4", "a/b", "1/0", ""):
+        with pytest.raises(ValueError, match=r"--share .*write I/N"):
+            parse_share(bad)
+    with pytest.raises(ValueError, match="no task of a SLURM job array"):
+        parse_share("slurm")
+    for name, value in (("ID", 7), ("MIN", 5), ("MAX", 8), ("COUNT", 4)):
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
+    assert parse_share("slurm") == (2, 4)
+    monkeypatch.setenv("SLURM_ARRAY_TASK_MAX", "9")
+    with pytest.raises(ValueError, match="use one without gaps"):
+        parse_share("slurm")

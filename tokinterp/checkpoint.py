@@ -268,7 +268,8 @@ def claim(root: Path, facts: Facts) -> None:
     try:
         compare_facts(then, facts, root)
     except ValueError:
-        if "format" not in then or list(root.glob("*/progress.json")) or in_use(root):
+        finished = [*root.glob("*/progress.json"), *root.glob("*.zarr*")]
+        if "format" not in then or finished or in_use(root):
             raise
         discard(root)
         claim(root, facts)

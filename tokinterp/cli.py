@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import os
 import re
 import sys
 import traceback
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ------
     SystemExit
         Always: 0 if all went well, 1 after an error (one line on stderr), 2 for a command that cannot be read, 130
-        after Ctrl-C.
+        after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if "--traceback" in given:  # wherever it stands
@@ -101,7 +102,7 @@ def command(run: Callable[..., None], on: typer.Typer | None = None) -> Callable
             raise
         except KeyboardInterrupt as stop:
             say(f"\nstopped{': ' + str(stop).removeprefix('stopped ') if str(stop) else ''}", err=True)
-            raise typer.Exit(130) from None
+            raise typer.Exit(getattr(stop, "code", None) or 130) from None
         except Exception as error:
             if _show_traceback:
                 traceback.print_exc()
@@ -150,6 +151,10 @@ def measure(
     per_line: Annotated[bool, typer.Option(help="One text per line of a txt file.")] = False,
     split: Annotated[str | None, typer.Option(help="Split of a dataset.")] = None,
     batch_tokens: Annotated[int | None, typer.Option(help="Padded tokens per batch.")] = None,
+    checkpoint_every: Annotated[float, typer.Option(help="Seconds between two checkpoints.")] = 60.0,
+    share: Annotated[
+        str, typer.Option(help="Run only part I/N of the prompts, I from 0; 'slurm': by the job array's task.")
+    ] = "0/1",
     backend: Backend = "hf",
     dtype: Dtype = None,
     device: Device = None,
@@ -161,6 +166,7 @@ def measure(
     from . import tables
     from .measure import measure as run_measure
 
+    part = parse_share(share)
     asked = make_measurements(measurement, settings, layers, probes)
     loaded = load_named(
         model, backend=backend, dtype=dtype, device=device, device_map=device_map, revision=revision,
@@ -172,7 +178,11 @@ def measure(
     }  # fmt: skip
     prompts = make_prompts(texts, loaded, **options)
     say(f"{loaded}\n{prompts}", err=True)
-    run = run_measure(loaded, prompts, asked, store=output, batch_tokens=batch_tokens)
+    run = run_measure(
+        loaded, prompts, asked, store=output, batch_tokens=batch_tokens, checkpoint_every=checkpoint_every, share=part
+    )
+    if not run.children:
+        return  # other shares are still to run, as measure() has said
     where = {"model": whole_path(model), "revision": revision}
     options["max_tokens"] = max_tokens or loaded.info.max_tokens
     cli_erasure.remember(output, {**where, "texts": whole_path(texts), "prompts": options})
@@ -335,6 +345,29 @@ def parse_layers(text: str) -> list[int]:
             raise ValueError(f"--layers {text}: write numbers and ranges, for example 0,4,8 or 0-12")
         out += range(int(first), int(last or first) + 1)
     return out
+
+
+def parse_share(text: str) -> tuple[int, int]:
+    """Return (i, n) of ``"i/n"``, or of this task of a SLURM job array for ``"slurm"``.
+
+    Raises
+    ------
+    ValueError
+        For anything else; for an array with gaps, or no array.
+    """
+    if text == "slurm":
+        names = [f"SLURM_ARRAY_TASK_{n}" for n in ("ID", "MIN", "MAX", "COUNT")]
+        found = [os.environ.get(n, "") for n in names]
+        if not all(v.isdigit() for v in found):
+            raise ValueError("--share slurm: this is no task of a SLURM job array (sbatch --array=0-7); write I/N")
+        at, low, high, n = map(int, found)
+        if high - low + 1 != n:
+            raise ValueError(f"--share slurm: the array has {n} tasks from {low} to {high}: use one without gaps")
+        return at - low, n
+    i, slash, n = text.partition("/")
+    if not (slash and i.isdigit() and n.isdigit() and int(i) < int(n)):
+        raise ValueError(f"--share {text}: write I/N with I from 0 to N - 1, for example 0/4, or slurm")
+    return int(i), int(n)
 
 
 def load_named(name: str, **settings: Any) -> HookedLM:

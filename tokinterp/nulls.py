@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,13 @@ import numpy as np
 import xarray as xr
 
 from . import dataset
-from .checkpoint import Facts, compare_facts, fingerprint
+from .checkpoint import FORMAT, Facts, claim, compare_facts, fingerprint
 from .edits import Edit
 from .kernels.state import neutral
 from .loop import Measurements
-from .measure import measure, run_facts
+from .measure import measure, run_facts, store_path
 from .models.base import Model
+from .owner import discard
 from .summary import concat_models
 from .text.prompts import Prompts
 from .text.shuffle import random_ids, shuffle_blocks, shuffle_words
@@ -56,8 +56,8 @@ def measure_nulls(
         Draws of each null, along a dimension ``replicate`` (only if more than 1; ``"none"`` and ``"shuffle:0"`` are the
         same in all).
     store : path, optional
-        zarr folder for the result.  Each null is kept beside it, ``STORE.shuffle_5.zarr``, until all are there: the
-        same call after a crash goes on.
+        zarr folder for the result.  Each null is kept in a folder of its own beside it, ``STORE.nulls``, until all are
+        there: the same call after a crash goes on.
     **options
         Further arguments of `measure` (``batch_tokens``, ``progress``, ``edits``, ...).
 
@@ -97,28 +97,28 @@ def measure_nulls(
         raise ValueError(f"{tied[0]} has classes= for the tokens of the text: they do not fit tokens in another order")
     if not isinstance(prompts, Prompts):
         prompts = Prompts.from_texts(prompts, model)
-    path = None if store is None else Path(store)
+    path = None if store is None else store_path(store)
     facts = {
         **run_facts(model, prompts, measurements, options.get("edits", ())),
         "nulls": nulls, "seed": seed, "replicates": replicates,
     }  # fmt: skip
-    if path is not None and path.exists():
+    if path is not None and dataset.exists(path):
         tree = dataset.read(path)
         if "facts" not in tree.attrs:
             raise ValueError(f"{path} is a result, but not of measure_nulls(): choose another store")
         compare_facts(json.loads(tree.attrs["facts"]), facts, path)
         return tree
+    home = None if path is None else path.with_name(path.name + ".nulls")
+    if home is not None:
+        claim(home, {**facts, "format": FORMAT})
     drawn: list[dict[str, xr.Dataset]] = []
-    parts: list[Path] = []
     for replicate in range(replicates):
         found: dict[str, dict[str, xr.Dataset]] = {}
         for null in nulls:
             network, texts = draw_null(model, prompts, null, seed + replicate)
             part = None
-            if path is not None:
-                number = f".{replicate}" if replicate else ""
-                part = path.with_suffix(f".{null.replace(':', '_')}{number}.zarr")
-                parts.append(part)
+            if home is not None:
+                part = home / f"{null.replace(':', '_')}{f'.{replicate}' if replicate else ''}.zarr"
             one = measure(network, texts, copy.deepcopy(dict(measurements)), store=part, **options)
             for name in measurements:
                 found.setdefault(name, {})[null] = one.children[name].to_dataset(inherit=False)
@@ -129,8 +129,8 @@ def measure_nulls(
     dataset.check(tree)
     if path is not None:
         dataset.write(tree, path)
-        for part in parts:
-            shutil.rmtree(part, ignore_errors=True)
+        assert home is not None
+        discard(home)
         return dataset.read(path)
     return tree
 
