@@ -2,9 +2,11 @@
 
 import csv
 import json
+import shlex
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import tokinterp as ti
@@ -77,6 +79,51 @@ def test_the_paper_settings_are_reached_by_name(call, folder, tiny_folder):
     facts = ti.TokenProbes.load(out).facts
     assert facts["settings"]["warmup"] == 1999
     assert facts["bos"] is True
+
+
+def test_fit_probes_says_how_good_they_are_and_what_to_call_next(call, folder, model, tiny_folder, tmp_path):
+    arguments = ["fit-probes", tiny_folder, folder / "train.jsonl", "-o", tmp_path / "my probes", "--layers", "0,2,3"]
+    code, out, err = call(*arguments, "--max-tokens", "80", "--device", "cpu", "--offsets=-2,-1,0", "--method", "ridge")
+    assert code == 0, err
+    probes, prompts = ti.TokenProbes.load(tmp_path / "my probes"), prompts_of(model, TEXTS[:5], 80)
+    right = total = 0
+    for batch in ti.stream(model, prompts, ti.resid([2])):
+        goal = batch.flatten(batch.labels(-1).masked_fill(batch.special, -1))
+        goal = torch.where(torch.isin(goal, torch.tensor([-1, 1])), -1, goal)  # BOS is no label
+        right += int((probes.rank(batch.rows(2), 2, -1, goal) == 0).sum())
+        total += int((goal >= 0).sum())
+    table = [line.split() for line in out.splitlines()]
+    assert ["offset", "-2", "-1", "0"] in table
+    assert f"{right / total:.3f}" == next(line for line in table if line[:2] == ["layer", "2"])[3]
+    command = shlex.split(err.strip().splitlines()[-1].partition("texts with: ")[2])
+    assert command[0] == "tokinterp"
+    names = {"TEXTS": folder / "test.jsonl", "RUN.zarr": tmp_path / "run.zarr"}
+    code, _, err = call(*(names.get(a, a) for a in command[1:]), "--max-tokens", "90", "--device", "cpu")
+    assert code == 0, err
+    assert set(ti.read(tmp_path / "run.zarr").children) == {"prompts", "probe_scores", "erasure"}
+
+
+def test_too_little_text_is_said(call, folder, tiny_folder, tmp_path, caplog):
+    arguments = ["fit-probes", tiny_folder, folder / "train.jsonl", "-o", tmp_path / "p", "--layers", "1"]
+    assert call(*arguments, "--max-tokens", "20", "--offsets", "0", "--device", "cpu")[0] == 0
+    assert "100 tokens are little for probes of" in caplog.text
+    assert "make 3 training steps at most" in caplog.text
+
+
+def test_nothing_of_others_is_replaced(call, folder, tiny_folder, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter").write_text("x")
+    code, _, err = call("fit-probes", "/no/such/model", "bundled", "-o", tmp_path / "thesis")
+    assert (code, "something else than probes is there" in err) == (1, True)
+    code, _, err = call("fit-probes", "/no/such/model", "bundled", "-o", "s3://bucket/p")
+    assert (code, "is a URL" in err or "is an address" in err) == (1, True)
+    table = tmp_path / "table.txt"
+    table.write_text("mine")
+    code, _, err = call("vocabulary", folder / "run.zarr", "-o", table, "--min-psi", "none")
+    assert (code, "is there already" in err, table.read_text()) == (1, True, "mine")
+    code, _, err = call("vocabulary", folder / "run.zarr", "-o", table, "--min-psi", "none", "--overwrite")
+    assert code == 0, err
+    assert "psi" in table.read_text()
 
 
 def test_measure_with_probes_is_the_library_call(folder, model):

@@ -97,7 +97,15 @@ def test_command_insert(call, tmp_path):
     assert code == 0
     assert "4 dots (post): accuracy" in said
     assert "verdict on 4 dots: not shown" in said
-    assert set(ti.read(out).children) == {"insertion", "tests", "interventions", "verdict"}
+    before = ti.read(out)
+    assert set(before.children) == {"insertion", "tests", "interventions", "verdict"}
+    asked = ("fillers", "insert", "bundled", "-o", out, "--items", items, "-k", "2", "--decide", 0)
+    code, _, error = call(*asked)
+    assert code == 1
+    assert "is there already: give another name, or --overwrite" in error
+    assert ti.read(out).identical(before)
+    assert call(*asked, "--overwrite")[0] == 0
+    assert set(ti.read(out).children) == {"insertion", "tests"}
 
 
 def test_command_attention(call, tmp_path):

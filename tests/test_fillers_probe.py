@@ -232,11 +232,19 @@ def test_command_line_trains_probes_and_says_what_is_wrong(tmp_path, capsys):
     assert "fillers kept" not in out
     assert set(ti.read(tmp_path / "probe.zarr").children) == {"probe", "linear_probe", "dots"}
     other = ["--folder", tmp_path / "serial", *common[2:], *small, "--n-layers", 2, "--mix", "serial=1"]
+    before = ti.read(tmp_path / "run.zarr")
     code, _, err = call("train", *other, "--serial-quantile", 0.95)
+    assert code == 1
+    assert "run.zarr is there already: give another name, or --overwrite to replace it" in err
+    assert not (tmp_path / "serial").exists(), "trained although the result cannot be written"
+    assert ti.read(tmp_path / "run.zarr").identical(before)
+    code, _, err = call("probe", tmp_path / "nets", "-o", tmp_path / "run.zarr")
+    assert (code, "is there already" in err) == (1, True)
+    code, _, err = call("train", *other, "--serial-quantile", 0.95, "--overwrite")
     assert code == 0, err
     assert "are dropped:" in err
     assert 0 <= float(ti.read(tmp_path / "run.zarr")["serial_dropped"]) < 0.1
-    code, _, err = call("train", *common, "-n", 2)
+    code, _, err = call("train", *common, "-n", 2, "--overwrite")
     assert (code, "n=2 is too small for match3" in err) == (1, True)
     code, _, err = call("probe", tmp_path / "nothing", "-o", tmp_path / "x.zarr")
     assert (code, "has no trained networks" in err) == (1, True)

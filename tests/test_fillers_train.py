@@ -16,6 +16,8 @@ from tokinterp.fillers.network import Network, as_model, build, flops_per_exampl
 from tokinterp.fillers.schedule import Schedule
 from tokinterp.fillers.tasks import Samples, Task
 from tokinterp.fillers.train import Run, load_networks, train
+from tokinterp.fitted import read_note
+from tokinterp.fitting import KIND
 
 TINY = Network(2, 32, 2, 64)
 TASK = Task(n=3, d=1, m=5, fillers="cot")
@@ -66,17 +68,19 @@ def test_resuming_gives_the_same_bits(tmp_path):
         patch.setattr(Run, "take_step", dies)
         with pytest.raises(Killed):
             run(tmp_path / "b")
-    kept = json.loads((tmp_path / "b" / "seed-1" / "progress.json").read_text())
-    assert kept["step"] == 4
+    state = tmp_path / "b" / "seed-1.safetensors.partial" / "state.safetensors"
+    assert read_note(state, KIND, "state")["facts"]["notes"]["step"] == 4
+    with pytest.raises(ValueError, match="is being trained or unfinished"):
+        load_networks(tmp_path / "b")
     again, resumed = run(tmp_path / "b")
     for seed in (0, 1):
         assert parameters_hash(straight[seed]) == parameters_hash(resumed[seed])
     xr.testing.assert_equal(whole.drop_vars("seconds"), again.drop_vars("seconds"))
     assert whole.attrs["fingerprint"] == again.attrs["fingerprint"]
-    a, b = (load_file(tmp_path / x / "seed-1" / "step-000000009.safetensors") for x in "ab")
+    a, b = (load_file(tmp_path / x / "seed-1.safetensors") for x in "ab")
     assert a.keys() == b.keys()
     assert all(torch.equal(a[k], b[k]) for k in a)
-    assert [f.name for f in (tmp_path / "b" / "seed-1").glob("step-*")] == ["step-000000009.safetensors"]
+    assert sorted(f.name for f in (tmp_path / "b").iterdir()) == ["seed-0.safetensors", "seed-1.safetensors"]
     task, networks = load_networks(tmp_path / "b")
     assert task == TASK
     assert parameters_hash(networks[1]) == parameters_hash(straight[1])
@@ -87,9 +91,15 @@ def test_a_folder_of_another_run_and_a_damaged_one_are_refused(tmp_path):
     quick(steps=2, folder=tmp_path)
     with pytest.raises(ValueError, match=r"belongs to another run; it differs in: schedule \(steps\)"):
         quick(steps=3, folder=tmp_path)
-    next((tmp_path / "seed-0").glob("step-*")).write_bytes(b"broken")
-    with pytest.raises(ValueError, match="is damaged or missing"):
-        quick(steps=2, folder=tmp_path)
+    file = tmp_path / "seed-0.safetensors"
+    raw = bytearray(file.read_bytes())
+    raw[-3] ^= 0x10
+    for damaged in (bytes(raw), b"broken"):
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match="is damaged"):
+            quick(steps=2, folder=tmp_path)
+        with pytest.raises(ValueError, match="is damaged"):
+            load_networks(tmp_path)
     with pytest.raises(ValueError, match="has no trained networks"):
         load_networks(tmp_path / "nothing")
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from .measurements.token_probes import TokenProbes
+    from .models.base import Model
     from .text.prompts import Prompts
 
 COLUMNS = (
@@ -50,6 +51,7 @@ def fit_probes(
     max_gigabytes: Annotated[float | None, Option(help="Memory for states and weights.")] = None,
     batch_tokens: Annotated[int | None, Option(help="Padded tokens per batch.")] = None,
     seed: Annotated[int, Option(help="Of the order of the batches.")] = 0,
+    checkpoint_every: Annotated[float, Option(help="Seconds between two checkpoints.")] = 60.0,
     backend: Annotated[str, Option(help="hf, transformer_lens or nnsight.")] = "hf",
     dtype: Annotated[str | None, Option(help="float32, bfloat16, float16 or auto.")] = None,
     device: Annotated[str | None, Option(help="cpu, cuda, cuda:1; by default a GPU if there is one.")] = None,
@@ -59,7 +61,11 @@ def fit_probes(
     """Fit linear probes that read the token at t + offset off the stream at t, for measure -m erasure."""
     from .cli import choose_bos, load_named, make_prompts, parse_layers
     from .measurements.probes import fit_probes as fit
+    from .paths import new_path
 
+    output = new_path(output, "--output")
+    if output.exists() and not (output / "probes.json").is_file():
+        raise FileExistsError(f"--output {output}: something else than probes is there: give another name")
     chosen = None if layers is None else parse_layers(layers)
     where = parse_offsets(offsets)
     options: dict[str, Any] = {
@@ -75,14 +81,13 @@ def fit_probes(
     probes = fit(
         loaded, prompts, layers=chosen, offsets=where, method=method, settings=settings, products=products,
         validation=held, max_bytes=None if max_gigabytes is None else int(max_gigabytes * 2**30),
-        batch_tokens=batch_tokens, store=output, seed=seed,
+        batch_tokens=batch_tokens, store=output, checkpoint_every=checkpoint_every, seed=seed,
     )  # fmt: skip
     say(str(probes))
-    say(
-        f"written to {output}; score other texts with: tokinterp measure {model} TEXTS -m probe_scores -m erasure "
-        f"--probes {output} -o RUN.zarr",
-        err=True,
-    )
+    where_read = "the training texts; give --val for others" if held is None else val
+    say(f"accuracy on {where_read} (share whose greatest logit is the true token):")
+    say(accuracy_text(probes, loaded, prompts if held is None else held))
+    say(f"written to {output}; score other texts with: {next_command(model, output, probes, loaded)}", err=True)
 
 
 def vocabulary(
@@ -98,14 +103,18 @@ def vocabulary(
     model: Annotated[str | None, Option(help="Where the tokenizer is now, if it was moved.")] = None,
     revision: Annotated[str | None, Option(help="Its branch, tag or commit on the hub, if it is another now.")] = None,
     trust_remote_code: Annotated[bool, Option(help="Run code from the repository named by --model.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace the table that is there.")] = False,
 ) -> None:
     """Rank the units of several tokens that a model forgets at their ends, with counts, intervals and contexts."""
     from .dataset import read
     from .files import write_text
+    from .fitting import new_place
     from .measurements.vocabulary import read_out
 
     if output is not None and output.suffix not in (".csv", ".txt"):
         raise ValueError(f"{output}: write .csv or .txt")
+    if output is not None:
+        output = new_place(output, overwrite)
     try:
         least = None if min_psi == "none" else float(min_psi)
     except ValueError:
@@ -156,6 +165,45 @@ def load_probes(name: str, folder: Path | None) -> TokenProbes:
     from .measurements.token_probes import TokenProbes
 
     return TokenProbes.load(folder)
+
+
+def accuracy_text(probes: TokenProbes, model: Model, prompts: Prompts, max_tokens: int = 20_000) -> str:
+    """Return a table of how often each probe is right, by layer and offset, on about so many tokens."""
+    import torch
+
+    from .capture import resid, stream
+    from .measurements.probe_text import label_ids
+
+    kept = int(np.searchsorted(prompts.starts, max_tokens))
+    some = prompts[: max(1, min(len(prompts), kept))]
+    targets = {o: torch.from_numpy(label_ids(some, o, bool(probes.facts.get("bos")))) for o in probes.offsets}
+    right = {(n, o): 0 for n in probes.layers for o in probes.offsets}
+    starts = torch.from_numpy(some.starts)
+    for batch in stream(model, some, resid(probes.layers), batch_tokens=4096):
+        place = (starts.to(batch.device)[batch.row_prompt] + batch.row_position).cpu()
+        for layer in probes.layers:
+            x = probes.standardise(batch.rows(layer), layer)
+            for o, goal in targets.items():
+                found = probes.read(x, layer, o, goal[place].to(x.device), standardised=True).rank
+                right[layer, o] += int((found == 0).sum())
+    n = {o: max(1, int((goal >= 0).sum())) for o, goal in targets.items()}
+    lines = [f"layer {k:<4}" + "".join(f"{right[k, o] / n[o]:8.3f}" for o in probes.offsets) for k in probes.layers]
+    return "\n".join(["offset    " + "".join(f"{o:8d}" for o in probes.offsets), *lines])
+
+
+def next_command(model: str, output: Path, probes: TokenProbes, loaded: Model) -> str:
+    """Return a command that scores other texts with these probes, as far as their layers and offsets allow."""
+    from .measurements.erasure import default_layers
+
+    words = ["tokinterp", "measure", shlex.quote(model), "TEXTS", "-m", "probe_scores"]
+    if len(probes.layers) > 1 and {0, -1, -2} <= set(probes.offsets):
+        first, last = default_layers(loaded.info.n_layers)
+        start = min(probes.layers[:-1], key=lambda n: abs(n - first))
+        end = min((n for n in probes.layers if n > start), key=lambda n: abs(n - last))
+        words += ["-m", "erasure"]
+        words += [] if start == first else ["--set", f"erasure.start={start}"]
+        words += [] if end == last else ["--set", f"erasure.end={end}"]
+    return " ".join([*words, "--probes", shlex.quote(str(output)), "-o", "RUN.zarr"])
 
 
 def remember(store: Path, command: dict[str, Any]) -> None:

@@ -40,6 +40,24 @@ def fit_facts(model: Model, prompts: Prompts) -> Facts:
     }  # fmt: skip
 
 
+def new_place(path: str | Path, overwrite: bool, name: str = "--output") -> Path:
+    """Return where the result of a command goes, if it may go there, before the command does anything else.
+
+    Raises
+    ------
+    FileExistsError
+        If something is there and may not be overwritten.
+    ValueError, OSError
+        As `new_path`.
+    """
+    found = new_path(path, name)
+    if found.is_dir() and not (found / "zarr.json").is_file():
+        raise FileExistsError(f"{name} {found}: there is a folder that is no result: give another name")
+    if found.exists() and not overwrite:
+        raise FileExistsError(f"{name} {found} is there already: give another name, or --overwrite to replace it")
+    return found
+
+
 class Fit:
     """Keeps a fit that may be stopped at any moment; a context manager.
 

@@ -34,6 +34,7 @@ def insert(
     decide: Annotated[int, typer.Option(help="Fillers for interventions and verdict; 0 for neither.")] = 10,
     exact: Annotated[bool, typer.Option(help="Refuse fillers that merge with their neighbours.")] = True,
     limit: Limit = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the result that is there.")] = False,
     device: Device = None,
 ) -> None:
     """Insert fillers into the items of a frozen model: answers, tests, interventions, and a verdict."""
@@ -41,11 +42,13 @@ def insert(
 
     from ..cli import load_named
     from ..dataset import write
+    from ..fitting import new_place
     from .decision import verdict
     from .insertion import insert as run_insert
     from .insertion import insertion_tests
     from .interventions import intervene
 
+    output = new_place(output, overwrite)
     questions, grid = read_items(items, limit), numbers(n_fillers)
     loaded = load_named(model, device=device)
     found = run_insert(loaded, questions, n_fillers=grid, kinds=kind, cue=cue, exact=exact)
@@ -57,7 +60,7 @@ def insert(
         nodes["verdict"] = verdict(loaded, questions, **shared)
     tree = xr.DataTree.from_dict(nodes)
     tree.attrs = dict(found.attrs)
-    write(tree, output, overwrite=True)
+    write(tree, output, overwrite=overwrite)
     for f in tests["filler"].values:
         for p in tests["placement"].values:
             for n in tests["n_fillers"].values[1:]:
@@ -87,10 +90,12 @@ def attention(
     from ..cli import load_named
     from ..measure import measure
     from ..measurements.attention import AttentionMass
+    from ..paths import new_path
     from .items import build_items
 
     if n_fillers < 1:
         raise ValueError(f"--n-fillers {n_fillers}: attention on fillers needs some")
+    output = new_path(output, "--output")
     questions = read_items(items, limit)
     loaded = load_named(model, device=device)
     made = build_items(loaded, questions, n_fillers=n_fillers, kind=kind, cue=cue, exact=exact)

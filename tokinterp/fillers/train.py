@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -14,13 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
-from ..checkpoint import compare_facts, fingerprint
-from ..dataset import check, provenance, variable
-from ..files import write_tensors, write_text
-from ..received import plain_name
+from ..checkpoint import fingerprint
+from ..dataset import check, numbers_version, provenance, variable
+from ..fitted import Tensors, load_tensors, save_tensors
+from ..fitting import Fit, State
 from .evaluation import evaluate, loss_sum
 from .formats import IGNORED, Sequences
 from .network import Network, build, network_info, parameters_hash
@@ -29,6 +27,7 @@ from .tasks import Samples, Task, majority
 
 REFERENCE = "Pfau, Merrill and Bowman 2024, arXiv 2404.15758"
 TEST_SEED = 1
+FORMAT = "tokinterp network 1"
 CHUNK = 8
 """Batches drawn at once."""
 
@@ -63,13 +62,14 @@ def train(
     seeds : sequence of int
         One run each: of the weights and of the data.
     folder : path, optional
-        Where networks and progress are kept (``seed-N/``); the same call goes on where it was stopped.
+        Where networks are kept (``seed-N.safetensors``), and the state of training beside them: the same call goes on
+        where it was stopped and ends in the same bits.
     device : torch.device or str, optional
         A GPU if there is one.
     test_examples : int
         Per format.
     save_seconds : float
-        Time between two checkpoints, which are also written at each evaluation; 0 writes one after each step.
+        Time between two checkpoints, at least ten times what writing one takes; 0 writes one after each step.
     compile : bool, optional
         Whether ``torch.compile`` is used; by default on a GPU.  Matrix products are bfloat16 there (autocast).
     progress : bool
@@ -85,7 +85,10 @@ def train(
     Raises
     ------
     ValueError
-        For an unknown format, shares that are not positive, no or repeated seeds, or a folder of another run.
+        For an unknown format, shares that are not positive, no or repeated seeds, or a folder of another run; after
+        training, if the weights are NaN.
+    KeyboardInterrupt
+        After Ctrl-C, once the step in progress has been finished and kept.
 
     Examples
     --------
@@ -113,14 +116,13 @@ def train(
         run = Run(
             task, shares, network, schedule, seed, place, bool(place.type == "cuda" if compile is None else compile)
         )
-        home = None if folder is None else Path(folder) / f"seed-{seed}"
-        if home is not None:
-            run.open(home, {**facts, "seed": seed})
-        with tqdm(total=schedule.steps, initial=run.step, disable=not progress, desc=f"{task.name} seed {seed}") as bar:
-            for _ in run.go(tests, save_seconds):
-                bar.update(run.step - bar.n)
-                if run.history:
-                    bar.set_postfix(_shown(run.history[-1]))
+        file = None if folder is None else network_file(folder, seed)
+        own = {**facts, "seed": seed, "device": place.type, "tokinterp": numbers_version()}
+        with Fit(file, own, save_seconds, name="folder") as keep:
+            if keep.finished:
+                run.take_result(keep)
+            else:
+                run.go(tests, keep, progress)
         runs[seed] = run
     return _dataset(task, facts, tests, runs), {seed: run.lm.to("cpu").eval() for seed, run in runs.items()}
 
@@ -142,7 +144,6 @@ class Run:
         )  # fmt: skip
         self.step, self.seconds, self.stopped = 0, 0.0, False
         self.history: list[dict[str, Any]] = []
-        self.home: Path | None = None
 
     @property
     def finished(self) -> bool:
@@ -158,22 +159,25 @@ class Run:
             for form, count in self.shares.items()
         ]
 
-    def go(self, tests: Mapping[str, Samples], save_seconds: float = 120.0) -> Iterator[int]:
-        """Train to the end, yielding the number of the step after each."""
-        if self.finished:
-            return
+    def go(self, tests: Mapping[str, Samples], keep: Fit, progress: bool = False) -> None:
+        """Train to the end, from the state that was kept."""
+        if (begin := keep.state()) is not None:
+            self.take_up(begin)
         streams, due = self.streams(), set(self.schedule.evaluate_at)
-        saved = start = time.monotonic()
-        spent = self.seconds
-        while not self.finished:
-            self.take_step([next(s) for s in streams])
-            self.seconds = spent + time.monotonic() - start
-            if self.step in due:
-                self.evaluate(tests)
-            if self.home is not None and (self.step in due or time.monotonic() - saved >= save_seconds):
-                self.save()
-                saved = time.monotonic()
-            yield self.step
+        start, spent, total = time.monotonic(), self.seconds, self.schedule.steps
+        title = f"{self.task.name} seed {self.seed}"
+        with tqdm(total=total, initial=self.step, disable=not progress, desc=title) as bar:
+            while not self.finished:
+                self.take_step([next(s) for s in streams])
+                self.seconds = spent + time.monotonic() - start
+                if self.step in due:
+                    self.evaluate(tests)
+                    bar.set_postfix(_shown(self.history[-1]))
+                bar.update(1)
+                keep.step(f"after {self.step} of {total} steps of seed {self.seed}", self.state)
+        if keep.path is not None:
+            save_tensors(keep.path, self.weights(), FORMAT, {"fit": keep.facts, **self.notes()})
+            keep.done()
 
     def take_step(self, batches: list[Sequences]) -> None:
         """Take one optimiser step: the mean loss over all supervised words of all formats."""
@@ -200,24 +204,26 @@ class Run:
         goal = self.schedule.stop_at
         self.stopped = goal is not None and found[next(iter(self.shares))]["accuracy"][0] >= goal
 
-    # -- files ------------------------------------------------------------------------------------------------
-    def open(self, home: Path, facts: dict[str, Any]) -> None:
-        """Take up what was kept in a folder, or begin there."""
-        self.home = home
-        home.mkdir(parents=True, exist_ok=True)
-        file = home / "progress.json"
-        if not file.exists():
-            write_text(home / "run.json", json.dumps(facts, sort_keys=True, indent=1))
-            return
-        compare_facts(json.loads((home / "run.json").read_text(encoding="utf-8")), facts, home)
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        try:
-            tensors = load_file(plain_name(kept["tensors"], home))
-        except Exception as error:
-            raise ValueError(f"{home / kept['tensors']} is damaged or missing ({error}): delete {home}") from error
-        self.step, self.seconds, self.stopped = kept["step"], kept["seconds"], kept["stopped"]
-        self.history = kept["history"]
-        self.lm.load_state_dict({k[3:]: v for k, v in tensors.items() if k.startswith("lm/")})
+    # -- what is kept -----------------------------------------------------------------------------------------
+    def weights(self) -> Tensors:
+        """Return the parameters of the network."""
+        return {f"lm/{k}": v for k, v in self.lm.state_dict().items()}
+
+    def notes(self) -> dict[str, Any]:
+        """Return how far training has come and what was found on the way."""
+        return {k: getattr(self, k) for k in ("step", "seconds", "stopped", "history")}
+
+    def state(self) -> State:
+        """Return all that training needs to go on."""
+        adam = self.optimiser.state_dict()["state"]
+        return self.notes(), self.weights() | {f"opt/{n}/{k}": v for n, s in adam.items() for k, v in s.items()}
+
+    def take_up(self, begin: State) -> None:
+        """Take what `state` returned."""
+        notes, tensors = begin
+        for k in self.notes():
+            setattr(self, k, notes[k])
+        self.lm.load_state_dict(_weights(tensors))
         state = self.optimiser.state_dict()
         for key, value in tensors.items():
             kind, _, rest = key.partition("/")
@@ -226,27 +232,21 @@ class Run:
                 state["state"].setdefault(int(number), {})[name] = value
         self.optimiser.load_state_dict(state)
 
-    def save(self) -> None:
-        """Write a checkpoint in one step; the one before is deleted afterwards."""
-        assert self.home is not None
-        tensors = {f"lm/{k}": v for k, v in self.lm.state_dict().items()}
-        for number, values in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"opt/{number}/{k}": v for k, v in values.items()}
-        name = f"step-{self.step:09d}.safetensors"
-        try:
-            write_tensors(self.home / name, tensors)
-        except Exception as error:
-            raise OSError(
-                f"cannot write {self.home / name}: {error}; free some space and call train() again"
-            ) from error
-        progress = {
-            "tensors": name, "step": self.step, "seconds": self.seconds, "stopped": self.stopped,
-            "history": self.history,
-        }  # fmt: skip
-        write_text(self.home / "progress.json", json.dumps(progress))
-        for old in self.home.glob("step-*.safetensors"):
-            if old.name != name:
-                old.unlink(missing_ok=True)
+    def take_result(self, keep: Fit) -> None:
+        """Take the network that the same call has finished."""
+        assert keep.path is not None
+        facts, tensors = load_tensors(keep.path, FORMAT, "trained network")
+        keep.belongs(facts["fit"])
+        self.take_up((facts, tensors))
+
+
+def network_file(folder: str | Path, seed: int) -> Path:
+    """Return the file of the network of a seed."""
+    return Path(folder) / f"seed-{seed}.safetensors"
+
+
+def _weights(tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    return {k[3:]: v for k, v in tensors.items() if k.startswith("lm/")}
 
 
 def load_networks(folder: str | Path) -> tuple[Task, dict[int, Any]]:
@@ -255,28 +255,25 @@ def load_networks(folder: str | Path) -> tuple[Task, dict[int, Any]]:
     Raises
     ------
     ValueError
-        If there are none.
+        If there are none, training is unfinished, or a file is damaged.
     """
-    homes = sorted(Path(folder).glob("seed-*/progress.json"))
-    if not homes:
-        raise ValueError(f"{folder} has no trained networks: looked for seed-*/progress.json; train some there first")
+    folder = Path(folder).expanduser()
+    if unfinished := sorted(p.name for p in folder.glob("seed-*.safetensors.partial")):
+        raise ValueError(f"{folder} is being trained or unfinished ({unfinished[0]}): run the same training again")
+    found = sorted(folder.glob("seed-*.safetensors"))
+    if not found:
+        raise ValueError(f"{folder} has no trained networks: looked for seed-*.safetensors; train some there first")
     out: dict[int, Any] = {}
     task = None
-    for file in homes:
-        facts = json.loads((file.parent / "run.json").read_text(encoding="utf-8"))
+    for file in found:
+        facts, tensors = load_tensors(file, FORMAT, "trained network")
+        facts = facts["fit"]
         task = Task(**facts["task"])
         lm = build(task, Network(**facts["network"]), facts["seed"])
-        kept = load_file(plain_name(json.loads(file.read_text(encoding="utf-8"))["tensors"], file.parent))
-        lm.load_state_dict({k[3:]: v for k, v in kept.items() if k.startswith("lm/")})
+        lm.load_state_dict(_weights(tensors))
         out[facts["seed"]] = lm
     assert task is not None
     return task, out
-
-
-def discard(folder: str | Path) -> None:
-    """Delete the networks kept in a folder."""
-    for home in Path(folder).glob("seed-*"):
-        shutil.rmtree(home)
 
 
 def _shares(task: Task, mixture: Mapping[str, float], batch: int) -> dict[str, int]:

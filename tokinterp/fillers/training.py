@@ -36,17 +36,22 @@ def train(
     n_heads: Annotated[int, typer.Option(help="Attention heads.")] = 6,
     seed: Annotated[list[int], typer.Option("--seed", help="One run each.")] = [0],  # noqa: B006
     test_examples: Annotated[int, typer.Option(help="Per format.")] = 2000,
+    checkpoint_every: Annotated[float, typer.Option(help="Seconds between two checkpoints.")] = 120.0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the result that is there.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")] = None,
 ) -> None:
     """Train small networks on Match3 or Match2 with fillers, without, or with a chain of thought."""
     from ..dataset import variable, write
+    from ..fitting import new_place
     from ..models.hf import choose_device
+    from ..paths import new_path
     from .last import last_evaluation
     from .network import Network
     from .schedule import Schedule
     from .tasks import Task
     from .train import train as run_training
 
+    output, folder = new_place(output, overwrite), new_path(folder, "--folder")
     number = int(fillers) if fillers.lstrip("-").isdigit() else fillers
     task = Task(family, n, d, m, mode, number, serial_quantile=serial_quantile)
     forms = parse_mixture(mixture)
@@ -64,11 +69,11 @@ def train(
         )  # fmt: skip
     ds, _ = run_training(
         task, forms, network=shape, schedule=schedule, seeds=seed, folder=folder, device=choose_device(device),
-        test_examples=test_examples,
+        test_examples=test_examples, save_seconds=checkpoint_every,
     )  # fmt: skip
     if f is not None:
         ds["serial_dropped"] = variable((), f.dropped, "share of serial examples dropped as too long", "1")
-    write(ds, output, overwrite=True)
+    write(ds, output, overwrite=overwrite)
     for s in ds["seed"].values:
         last = last_evaluation(ds)["accuracy"].sel(seed=s, stratum="all")
         scores = ", ".join(f"{f} {float(a):.3f}" for f, a in zip(ds["format"].values, last.values, strict=True))
@@ -90,18 +95,21 @@ def probe(
     seed: Annotated[int | None, typer.Option(help="Which network; the first by default.")] = None,
     prompts: Annotated[int, typer.Option(help="Prompts whose dots are read, layer by layer.")] = 200,
     test_examples: Annotated[int, typer.Option(help="Examples of the test.")] = 2000,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the result that is there.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")] = None,
 ) -> None:
     """Answer after a share of the fillers, and read what the dots hold."""
     import xarray as xr
 
     from ..dataset import write
+    from ..fitting import new_place
     from ..models.hf import choose_device
     from .contents import read_dots
     from .probe import linear_probe, probe_fillers
     from .schedule import Schedule
     from .train import load_networks
 
+    output = new_place(output, overwrite)
     try:
         shares = [float(x) for x in kept.split(",")]
     except ValueError:
@@ -124,7 +132,7 @@ def probe(
     groups |= {f"dots/{k}": v.to_dataset() for k, v in dots.items()}
     tree = xr.DataTree.from_dict(groups)
     tree.attrs = dict(ds.attrs)
-    write(tree, output, overwrite=True)
+    write(tree, output, overwrite=overwrite)
     for t in ds["trunk"].values:
         scores = ", ".join(f"{float(a):.3f}" for a in ds["accuracy"].sel(trunk=t).values)
         say(f"{t}: {scores} with {kept} of {task.n_fillers} fillers (majority {float(ds['majority']):.3f})")

@@ -162,6 +162,8 @@ def fit_probes(
         **({"shrinkage": shrinkage} if closed else {"settings": s.facts(), "seed": seed, "states": kept,
                                                     "products": multiplied}),
     }  # fmt: skip
+    if not closed:
+        _warn_of_little(prompts, s, len(text.labels))
     with Fit(store, {**facts, "layers": chosen, "offsets": where}, checkpoint_every) as keep:
         if keep.finished:
             assert keep.path is not None
@@ -205,6 +207,18 @@ def fit_probes(
         keep.rename()
         there: dict[int, Tensors | Path] = {n: keep.path / layer_file(n) for n in chosen}
         return TokenProbes(chosen, where, text.labels, there, out.facts, text)
+
+
+def _warn_of_little(prompts: Prompts, settings: ProbeSettings, n_types: int) -> None:
+    """Say so where there is far too little text for what probes of so many types have to learn."""
+    n, per_type = prompts.n_tokens, prompts.n_tokens / n_types
+    steps = settings.epochs * math.ceil(len(prompts) / settings.documents if settings.documents else n / settings.rows)
+    if steps < 100 or per_type < 10:
+        logging.getLogger("tokinterp").warning(
+            "%d tokens are little for probes of %d types (%.1f a type), and make %d training steps at most: a low "
+            "accuracy is then that of the text, not of the model; give at least 10 tokens a type and 100 steps",
+            n, n_types, per_type, steps,
+        )  # fmt: skip
 
 
 class _Fit:

@@ -123,7 +123,7 @@ def fit_tuned_lens(
             lens = TunedLens.load(keep.path)
             keep.belongs(lens.facts)
             return lens
-        lens.facts = facts
+        lens.facts, lens.weights = facts, facts["weights"]  # as the model is now
         begin = keep.state()
         with tqdm(total=len(prompts) + steps, disable=not progress, desc="tuned lens") as bar:
             rng = np.random.default_rng(seed)
