@@ -185,8 +185,10 @@ def test_weights_of_any_kind_have_a_hash():
         big[n] += 1
         assert weights_hash(holder) != first
         big[n] -= 1
-    big[[3, 2_000_003]] = big[[2_000_003, 3]]
-    assert weights_hash(holder) != first
+    for one, other in ((3, 2_000_003), (3, 7), (0, 2 * 1021)):  # far apart, in one row, in one column of the table
+        changed = big.clone()
+        changed[[one, other]] = big[[other, one]]
+        assert weights_hash(nn.ParameterList([nn.Parameter(changed)])) != first
 
 
 # -- prompts --------------------------------------------------------------------------------------------------
