@@ -317,5 +317,5 @@ def stream(
 
     The first ``start`` prompts in this order are passed over: those of the batches that were read before.
     """
-    for numbers in prompts.batches(batch_tokens, start=start):
+    for numbers in prompts.batches(batch_tokens, start=start, model=model):
         yield capture(model, prompts, numbers, sites, edits)

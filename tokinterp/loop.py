@@ -103,7 +103,7 @@ class Runner:
             sites = sorted({s for m in active.values() if not m.streams for s in m.sites(self.model.info)})
             streaming = [m for m in active.values() if m.streams]
             wanted = [w for m in active.values() for w in m.neighbourhoods(self.model.info)]
-            for places in self.prompts.batches(at.batch_tokens, start=at.done):
+            for places in self.prompts.batches(at.batch_tokens, start=at.done, model=self.model):
                 batch = self._capture(places, sites, streaming, at.reading == 0)
                 if len(batch):
                     batch.shared[DECLARED] = wanted

@@ -146,7 +146,7 @@ def massive_effects(
     total, number = 0.0, 0
     for layer in layers:
         found = []
-        for rows in prompts.batches(batch_tokens):
+        for rows in prompts.batches(batch_tokens, model=model):
             batch = capture(model, prompts, rows, resid([layer]))
             x, sizes = batch.resid(layer), measure_sizes(batch.resid(layer), batch.mask)
             massive = massive_rows(x, batch.mask, rule, factor)
@@ -160,12 +160,12 @@ def massive_effects(
     change = np.full((len(names), len(prompts)), np.nan)
     loss, count = np.full(len(prompts), np.nan), np.zeros(len(prompts), dtype=int)
     if onset is not None:
-        for rows in prompts.batches(batch_tokens):
+        for rows in prompts.batches(batch_tokens, model=model):
             batch = capture(model, prompts, rows, resid([onset]))
             massive = massive_rows(batch.resid(onset), batch.mask, rule, factor)
             total = total + batch.resid(onset)[massive][:, channels].double().sum(0)
             number += int(massive.sum())
-    for rows in prompts.batches(batch_tokens):
+    for rows in prompts.batches(batch_tokens, model=model):
         plain = _losses(model, prompts, rows, ())
         real = torch.from_numpy(prompts.padded(rows)[1]).to(plain.device)[:, 1:]
         loss[rows] = _mean(plain, real)
@@ -274,7 +274,7 @@ def registers(
             if name in held:
                 mass[g, :, :, j] = found.sel(key_set=name)
         packed = np.stack(list(sets.values()))
-        for rows in made.batches(batch_tokens):
+        for rows in made.batches(batch_tokens, model=model):
             batch = capture(model, made, rows, resid(range(n + 1)))
             member = padded(packed, made.starts, batch)
             count = member.sum(2).double()  # (prompt, set); 0 / 0 is NaN

@@ -219,7 +219,7 @@ def policy_loss(
     shape = (len(prompts), len(policies))
     change, kept, loss = np.full(shape, np.nan), np.full(shape, np.nan), np.full(len(prompts), np.nan)
     count = np.maximum(np.asarray(prompts.lengths) - 1 - behind, 0)
-    for rows in prompts.batches(batch_tokens):
+    for rows in prompts.batches(batch_tokens, model=model):
         plain = _losses(model, prompts, rows, ())
         ids, mask, _ = (torch.from_numpy(a).to(model.device) for a in prompts.padded(rows))
         far = (torch.arange(ids.shape[1] - 1, device=ids.device, dtype=torch.int64) >= behind) & mask[:, 1:]

@@ -170,7 +170,7 @@ def _text_loss(model: Model, prompts: Prompts, size: int, extra: int, edits: Any
     """Return (prompt,) loss of the tokens from the second chunk on that a token of the same chunk predicts."""
     out = np.zeros(len(prompts))
     period = size + extra
-    for rows in prompts.batches(batch_tokens):
+    for rows in prompts.batches(batch_tokens, model=model):
         losses = _losses(model, prompts, rows, edits)
         for r, loss in zip(rows, losses, strict=True):
             n = prompts.lengths[r] - 1

@@ -75,7 +75,7 @@ def segment_coverage(
     n, heads = model.info.n_layers, model.info.n_heads
     found = {k: np.full((len(prompts), n, heads), np.nan) for k in ("far_mass", "separator_share", "chance")}
     count = np.zeros((len(prompts), n, heads))
-    for rows in prompts.batches(batch_tokens):
+    for rows in prompts.batches(batch_tokens, model=model):
         ids, mask, _ = (torch.from_numpy(a).to(model.device) for a in prompts.padded(rows))
         mark = torch.isin(ids, marks.to(ids.device)) & mask
         far = out_of_reach(mark, mask, window, initial)
@@ -208,7 +208,7 @@ def segment_probe(
     part = dict(zip(rows, rng.permutation(len(rows)) % folds, strict=True))
     states: list[torch.Tensor] = []
     other: list[int] = []
-    for group in prompts.batches(batch_tokens):
+    for group in prompts.batches(batch_tokens, model=model):
         batch = capture(model, prompts, group, resid(chosen))
         h = torch.stack([batch.resid(n) for n in chosen], 2)
         for r, x in zip(group, h, strict=True):
@@ -300,7 +300,7 @@ def separator_windows(
     policies = {"separators": Hidden(marks), "random": Hidden(marks, random=True, seed=seed)}
     found = {k: np.full((len(spans), 2, len(prompts)), np.nan) for k in ("kl", "loss_change")}
     hidden = np.zeros((2, len(prompts)), dtype=int)
-    for rows in prompts.batches(batch_tokens):
+    for rows in prompts.batches(batch_tokens, model=model):
         ids, mask, _ = (torch.from_numpy(a).to(model.device) for a in prompts.padded(rows))
         behind = (policies["separators"].keys(ids, mask).cumsum(1) > 0)[:, :-1] & mask[:, 1:]
         plain = _stream(model, prompts, rows, ())

@@ -188,7 +188,7 @@ def _draw(
     chosen = rng.choice(usable, size=max(1, rows // 4))
     padded, mask, _ = prompts.padded(chosen.tolist())
     starts = np.array([prefix_start(prompts.special(int(i))) for i in chosen])
-    width = min(padded.shape[1], int(starts.max()) + max_prefix + 1)
+    width = min(padded.shape[1], int(starts.max()) + max_prefix + 1, *getattr(model, "length_steps", ()))
     ids, mask = (torch.from_numpy(a[:, :width]).to(model.device) for a in (padded, mask))
     lengths = np.minimum([prompts.lengths[int(i)] for i in chosen], width)
     row = rng.integers(0, len(chosen), rows)

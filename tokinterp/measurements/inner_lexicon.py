@@ -89,7 +89,7 @@ def retrieve_words(
     prompts = cases.prompts("pieces")
     target = torch.tensor([w[0] for w in cases.whole], dtype=torch.int64, device="cpu")
     rank = np.zeros((len(cases), len(chosen), len(variants)), np.int64)
-    for numbers in prompts.batches(batch_tokens):
+    for numbers in prompts.batches(batch_tokens, model=model):
         batch = capture(model, prompts, numbers, resid(chosen))
         wanted = target[numbers].to(batch.device)
         found = torch.empty(len(numbers), len(chosen), len(variants), dtype=torch.int64, device=batch.device)
@@ -159,13 +159,13 @@ def canonicity(
     chosen = choose_layers(layers, model.info)
     sets = {name: cases.prompts(name) for name in ("pieces", "whole", "other")}
     total = torch.zeros(len(chosen), model.info.d_model, dtype=torch.float64, device=model.device)
-    for numbers in sets["whole"].batches(batch_tokens):
+    for numbers in sets["whole"].batches(batch_tokens, model=model):
         batch = capture(model, sets["whole"], numbers, resid(chosen))
         total += _last(batch, chosen).double().sum(0)
     centre = total / len(cases)
     shape = (len(cases), len(chosen), 2)
     own, control = np.zeros(shape), np.zeros(shape)
-    for numbers in sets["pieces"].batches(batch_tokens):
+    for numbers in sets["pieces"].batches(batch_tokens, model=model):
         states = {
             name: _last(capture(model, prompts, numbers, resid(chosen)), chosen).double()
             for name, prompts in sets.items()

@@ -189,7 +189,7 @@ def patchscope(
     answer = torch.tensor(
         [-1] * len(prompts) if true is None else [int(t) for t in true], dtype=torch.int64, device="cpu"
     )
-    for numbers in prompts.batches(batch_tokens):
+    for numbers in prompts.batches(batch_tokens, model=model):
         batch = capture(model, prompts, numbers, resid(layers))
         rows, at = torch.arange(len(numbers), dtype=torch.int64, device="cpu"), torch.from_numpy(place[numbers])
         taken = [batch.resid(n)[rows, at] for n in layers]

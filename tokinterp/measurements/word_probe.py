@@ -269,7 +269,7 @@ def _states(
     """Return (place, layer, word, d_model) states, in the dtype of the model."""
     shape = (len(places), len(layers), len(prompts), model.info.d_model)
     out = torch.empty(shape, dtype=getattr(torch, model.info.dtype), device=model.device)
-    for numbers in prompts.batches(batch_tokens):
+    for numbers in prompts.batches(batch_tokens, model=model):
         batch = capture(model, prompts, numbers, resid(layers))
         rows, length = (
             torch.arange(len(numbers), dtype=torch.int64, device="cpu"),

@@ -139,11 +139,11 @@ def wrap(obj: Any, tokenizer: Any = None, *, id: str | None = None, modules: Mod
     >>> ti.wrap(loaded.lm, loaded.tokenizer).info.n_layers == loaded.info.n_layers
     True
     """
-    from .hf import make_model, short_name
+    from .hf import make_model, short_name, unwrap
 
-    names = {c.__name__ for c in type(obj).__mro__}
     if isinstance(obj, HookedLM):
         return obj
+    names = {c.__name__ for c in type(obj).__mro__}
     if "HookedTransformer" in names:
         raise TypeError(
             "HookedTransformer is gone from transformer_lens 4: use TransformerBridge.boot_transformers(name) and "
@@ -158,7 +158,7 @@ def wrap(obj: Any, tokenizer: Any = None, *, id: str | None = None, modules: Mod
 
         return wrap_nnsight(obj, tokenizer, id=id, modules=modules)
     if hasattr(obj, "get_output_embeddings") and hasattr(obj, "config"):
-        return make_model(obj, tokenizer, id=id or short_name(obj), modules=modules)
+        return make_model(obj, tokenizer, id=id or short_name(unwrap(obj)), modules=modules)
     raise TypeError(
         f"cannot wrap {type(obj).__name__}: give a Hugging Face causal LM, a TransformerBridge or an nnsight "
         "LanguageModel, or a name or folder to load_model"

@@ -229,7 +229,7 @@ class Attention:
         return ((count * 7919 + 11) % self.model.info.d_vocab).reshape(2, 8)
 
     def _stream(self, ids: torch.Tensor, looks: Sequence[Look], **inputs: Any) -> list[torch.Tensor]:
-        """Run and return what every block returned."""
+        """Run and return what every block returned; one that is skipped, what the one before it did."""
         kept: dict[int, torch.Tensor] = {}
         model = self.model
         with ExitStack() as stack:
@@ -239,8 +239,8 @@ class Attention:
             for b, block in enumerate(model._blocks):
                 keep = lambda _m, _a, out, b=b: kept.update({b: first_tensor(out).detach().clone()})  # noqa: E731
                 stack.callback(block.register_forward_hook(keep).remove)
-            model.lm(input_ids=ids, use_cache=False, **inputs)
-        return [kept[b] for b in sorted(kept)]
+            model.forward(input_ids=ids, use_cache=False, **inputs)
+        return [kept[max((r for r in kept if r <= b), default=min(kept))] for b in range(model.info.n_layers)]
 
     # -- knock-out ----------------------------------------------------------------------------------------------
     @cached_property

@@ -11,10 +11,12 @@ import torch
 from torch import nn
 
 from ..describe import tokenizer_hash
+from ..kernels.state import passing
 from ..received import plain_name
 from .base import ModelInfo
 from .hooks import HookedLM
-from .modules import Modules, find_modules, numbers_of, rows_of, submodule
+from .modules import Modules, find_modules, rows_of, size_of, submodule
+from .proof import some_ids
 from .sentencepiece import read_tokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "merges.txt")
@@ -91,6 +93,8 @@ def load_hf(
     except OSError as error:
         raise ValueError(_hub_message(name, error)) from error
     check_config(config, str(name))
+    if getattr(config, "rescale_every", 0):
+        config.rescale_every = 0  # RWKV then halves its stream every few blocks, which it was not trained with
     if tokenizer is None:
         tokenizer = read_tokenizer(source, **common)
     try:
@@ -169,6 +173,7 @@ def make_model(
     ``before`` are the hashes of ``weights`` and ``state`` of its modules before another library changed these.
     """
     before = before or {}
+    outer, lm = lm, unwrap(lm)
     check_config(lm.config, id)
     if any(p.is_meta for p in lm.parameters()):
         raise ValueError(
@@ -184,10 +189,13 @@ def make_model(
     embedding = lm.get_input_embeddings()  # type: ignore[operator]
     if head is None:
         raise ValueError(f"{type(lm).__name__} has no output embeddings: load it as a causal language model")
-    limit = next((int(v) for n in _CONTEXT if (v := getattr(config, n, None))), None)
+    limit = next((int(v) for n in _CONTEXT if isinstance(v := getattr(config, n, None), int) and v > 0), None)
     if limit is None:
         known = getattr(tokenizer, "model_max_length", 0) or 0
         limit = int(known) if 0 < known < 10**8 else 2**20
+    width = int(getattr(config, "hidden_size", None) or size_of(embedding)[2])
+    dtype = size_of(head)[0] or next((p.dtype for p in lm.parameters() if p.is_floating_point()), torch.float32)
+    heads = getattr(config, "num_attention_heads", None) or 0  # none in a state-space model
     info = ModelInfo(
         id=id,
         revision=revision,
@@ -195,16 +203,45 @@ def make_model(
         architecture=type(lm).__name__,
         backend=backend,
         n_layers=len(blocks),
-        n_heads=int(config.num_attention_heads),
-        d_model=int(config.hidden_size),
-        d_vocab=rows_of(head, int(getattr(config, "word_embed_proj_dim", None) or config.hidden_size)),
+        n_heads=int(max(heads) if isinstance(heads, list | tuple) else heads),
+        d_model=width,
+        d_vocab=rows_of(head, int(getattr(config, "word_embed_proj_dim", None) or width)),
         max_tokens=limit,
-        dtype=str(numbers_of(head).dtype).removeprefix("torch."),
-        device=str(numbers_of(embedding).device),
+        dtype=str(dtype).removeprefix("torch."),
+        device=str(size_of(embedding)[1]),
         tokenizer=tokenizer_hash(tokenizer),
         facts=dict(before),
     )
-    return HookedLM(lm, tokenizer, modules, info, source)
+    model = HookedLM(lm, tokenizer, modules, info, outer if source is None else source)
+    if outer is not lm:
+        check_same(model, outer)
+    return model
+
+
+def unwrap(obj: Any) -> Any:
+    """Return the Hugging Face model inside what torch.compile, DataParallel or PEFT made of it, adapters included."""
+    while True:
+        if isinstance(inner := getattr(obj, "_orig_mod", None), nn.Module):
+            obj = inner
+        elif type(obj).__name__ in ("DataParallel", "DistributedDataParallel"):
+            obj = obj.module
+        elif hasattr(type(obj), "get_base_model"):
+            obj = obj.get_base_model()
+        else:
+            return obj
+
+
+def check_same(model: HookedLM, outer: nn.Module) -> None:
+    """Raise ValueError if what was around a model (prompt tuning, a prefix) changes what it computes."""
+    ids = some_ids(model, 2, 8)
+    with passing(outer), torch.compiler.set_stance("force_eager"):
+        own, theirs = (m(input_ids=ids).logits for m in (model.lm, outer))
+    if own.shape != theirs.shape or not torch.allclose(own, theirs.to(own.device), rtol=1e-2, atol=1e-2):
+        raise ValueError(
+            f"{model.info.id}: {type(outer).__name__} computes other logits than {type(model.lm).__name__} inside it "
+            "(prompt tuning and prefixes add tokens that have no place in a prompt): wrap the model without it, or "
+            "merge it (merge_and_unload)"
+        )
 
 
 def short_name(lm: nn.Module, name: str | None = None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from functools import cached_property
 from typing import Any
 
@@ -14,10 +14,11 @@ from ..capture import INNER, SITES, Site
 from ..describe import numbered
 from ..edits import Edit, KnockOut, SiteEdit
 from ..kernels.state import passing
-from . import attention
+from . import attention, proof
 from .base import Activations, ModelInfo
 from .fingerprint import Identified
-from .modules import Head, Modules, candidates, numbers_of, submodule
+from .modules import Head, Modules, Parts, size_of, submodule
+from .rope import check_lengths, dynamic_ropes, length_steps, reset
 from .watch import Change, Heads, Look, Show
 
 TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-7, torch.bfloat16: 6e-2, torch.float16: 1e-2}
@@ -44,6 +45,10 @@ class HookedLM(Identified):
         Site -> layers or blocks in which it was verified by value, ascending; a site without any is not in it.
     withheld : dict of str to str
         Site -> why some or all blocks do not offer it, in a few words, where that is known.
+    length_steps : tuple of int
+        Lengths beyond which the model computes a whole batch otherwise (LongRoPE); batches never lie across one.
+    adds : list of (str or None, str or None)
+        Of each block, the modules whose outputs are added to the stream: attention and MLP, found by value.
     """
 
     def __init__(self, lm: nn.Module, tokenizer: Any, modules: Modules, info: ModelInfo, source: Any = None) -> None:
@@ -51,10 +56,14 @@ class HookedLM(Identified):
         self.source = lm if source is None else source
         self.config: Any = lm.config.get_text_config()  # type: ignore[operator,union-attr]
         self._head = Head(lm, modules, self.config)
+        self.length_steps = length_steps(self.config)
+        self._ropes = dynamic_ropes(lm)
         self._blocks: list[nn.Module] = list(submodule(lm, modules.blocks))
+        self._runs: list[int] = list(range(info.n_layers))
+        self.adds: list[Parts] = [(None, None)] * info.n_layers
         self.offered: dict[str, tuple[int, ...]] = {"resid": tuple(range(info.n_layers + 1))}
         self.withheld: dict[str, str] = {}
-        self.attention = attention.Attention(self, max(self._tolerance, 1e-3))
+        self.attention = attention.Attention(self, max(self.tolerance, 1e-3))
         with passing(self.lm):
             self._verify()
         self._begin()
@@ -82,7 +91,7 @@ class HookedLM(Identified):
     @property
     def device(self) -> torch.device:
         """Device on which ids are expected and activations are returned."""
-        return numbers_of(self.lm.get_input_embeddings()).device  # type: ignore[operator,union-attr]
+        return size_of(self.lm.get_input_embeddings())[1]  # type: ignore[operator]
 
     def normed(self, resid: torch.Tensor) -> torch.Tensor:
         """Return the final norm of points of the stream (..., d_model)."""
@@ -155,11 +164,14 @@ class HookedLM(Identified):
         ids = ids.to(self.device)
         mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.to(self.device).bool()
         self._check(ids, mask, wanted, edits)
+        self._check_places(ids, mask, position_ids)
         edits = [e.settle(ids, mask) for e in edits]
         cuts = self._cuts([e for e in edits if isinstance(e, KnockOut)], ids, mask)
         kept: Activations = {}
+        given: set[Site] = set()
 
         def give(site: Site, value: torch.Tensor) -> None:
+            given.add(site)
             value = value.to(self.device)
             if consume is None:
                 kept[site] = value
@@ -169,8 +181,6 @@ class HookedLM(Identified):
         places: torch.Tensor | None = None
         inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False}
         if position_ids is not None:
-            if tuple(position_ids.shape) != tuple(ids.shape):
-                raise ValueError(f"position_ids have shape {tuple(position_ids.shape)}, the ids {tuple(ids.shape)}")
             if not self._reads_positions:
                 raise ValueError(
                     f"{self.info.architecture} ignores position_ids (its attention counts places by itself, as ALiBi "
@@ -188,8 +198,20 @@ class HookedLM(Identified):
             if looks or (places is not None and self.attention.way == "function"):
                 self.attention.listen(stack, looks, ids, mask, places)
             with suppress(_Stop):
-                self.lm(**inputs)
+                self.forward(**inputs)
+        if missing := [s for s in wanted if s not in given]:
+            raise ValueError(
+                f"site {missing[0].name} at {missing[0].at} of {self.info.architecture} was not reached in the pass: "
+                "its module did not run, or was called past its hooks"
+            )
         return kept
+
+    def forward(self, **inputs: Any) -> Any:
+        """Run the Hugging Face model itself; compiled modules run eagerly, because a compiled graph has no hooks."""
+        compiled = any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in self.lm.modules())
+        reset(self._ropes)
+        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+            return self.lm(**inputs)
 
     def notes(self, sites: Sequence[Site]) -> dict[str, str]:
         """Return what a result of these sites has to say of the model, as attributes."""
@@ -237,8 +259,10 @@ class HookedLM(Identified):
         def on_entry(b: int) -> Callable[..., Any]:
             def hook(_m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
                 h = args[0] if args else kwargs["hidden_states"]
-                new = reach(Site("resid", 0), h) if b == 0 else h
-                stop_at((b - 1, 9)) if b == 0 else None
+                new = h
+                for layer in range(b + 1) if b == self._runs[0] else ():  # blocks that are skipped change nothing
+                    new = reach(Site("resid", layer), new)
+                    stop_at((layer - 1, 9))
                 entering[b] = new
                 if new is h:
                     return None
@@ -248,7 +272,7 @@ class HookedLM(Identified):
 
         def on_attn(b: int) -> Callable[..., Any]:
             def hook(_m: nn.Module, _args: Any, out: Any) -> Any:
-                old = out[0] if isinstance(out, tuple) else out
+                old = proof.tensor_of(out)
                 new = reach(Site("attn_out", b), old)
                 mid = Site("resid_mid", b)
                 if mid in used:
@@ -258,7 +282,7 @@ class HookedLM(Identified):
                     if after is not before:
                         new = torch.where(after == before, new, after - h)
                 stop_at((b, 1))
-                return None if new is old else _put_back(out, new)
+                return None if new is old else proof.with_tensor(out, new)
 
             return hook
 
@@ -287,28 +311,31 @@ class HookedLM(Identified):
 
         def on_mlp(b: int) -> Callable[..., Any]:
             def hook(_m: nn.Module, _args: Any, out: Any) -> Any:
-                old = out[0] if isinstance(out, tuple) else out
+                old = proof.tensor_of(out)
                 shaped = old.reshape(*ids.shape, old.shape[-1])  # OPT flattens prompts and positions
                 new = reach(Site("mlp_out", b), shaped)
                 stop_at((b, 2))
-                return None if new is shaped else _put_back(out, new.reshape(old.shape))
+                return None if new is shaped else proof.with_tensor(out, new.reshape(old.shape))
 
             return hook
 
         def on_exit(b: int) -> Callable[..., Any]:
             def hook(_m: nn.Module, _args: Any, out: Any) -> Any:
-                old = out[0] if isinstance(out, tuple) else out
-                new = reach(Site("resid", b + 1), old)
-                stop_at((b, 9))
-                return None if new is old else _put_back(out, new)
+                old = new = proof.tensor_of(out)
+                for layer in range(b + 1, until[b] + 1):
+                    new = reach(Site("resid", layer), new)
+                    stop_at((layer - 1, 9))
+                return None if new is old else proof.with_tensor(out, new)
 
             return hook
 
         names = {(s.name, s.at) for s in used}
         looks: list[Look] = []
-        m = self.modules
-        for b, block in enumerate(self._blocks):
-            if (b == 0 and ("resid", 0) in names) or ("resid_mid", b) in names:
+        until = dict(zip(self._runs, [*self._runs[1:], self.info.n_layers], strict=True))  # last layer with its output
+        for b in self._runs:
+            block, (attn_adds, mlp_adds) = self._blocks[b], self.adds[b]
+            begins = b == self._runs[0] and any(("resid", n) in names for n in range(b + 1))
+            if begins or ("resid_mid", b) in names:
                 add(block.register_forward_pre_hook(on_entry(b), with_kwargs=True))
             look = Look(b, cut=cuts.get(b))
             if any((name, b) in names for name in INNER):
@@ -318,10 +345,10 @@ class HookedLM(Identified):
             if look.change or look.show or look.cut is not None:
                 looks.append(look)
             if ("attn_out", b) in names or ("resid_mid", b) in names:
-                add(submodule(block, m.attn_adds).register_forward_hook(on_attn(b)))
+                add(submodule(block, attn_adds).register_forward_hook(on_attn(b)))
             if ("mlp_out", b) in names:
-                add(submodule(block, m.mlp_adds).register_forward_hook(on_mlp(b)))
-            if ("resid", b + 1) in names:
+                add(submodule(block, mlp_adds).register_forward_hook(on_mlp(b)))
+            if any(("resid", n) in names for n in range(b + 1, until[b] + 1)):
                 add(block.register_forward_hook(on_exit(b)))
             if b > deepest[0]:
                 break
@@ -371,6 +398,22 @@ class HookedLM(Identified):
             if isinstance(e, SiteEdit):
                 e.check(ids.shape[1], self.attention.width(e.site) or self.info.d_model, ids.shape[0])
 
+    def _check_places(self, ids: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor | None) -> None:
+        """Refuse places beyond the context, and a batch that rotary embeddings would compute as another one."""
+        places = torch.arange(ids.shape[1], device=ids.device, dtype=torch.int64).expand(ids.shape)
+        if position_ids is not None:
+            if tuple(position_ids.shape) != tuple(ids.shape):
+                raise ValueError(f"position_ids have shape {tuple(position_ids.shape)}, the ids {tuple(ids.shape)}")
+            places = position_ids.to(ids.device)
+            if not 0 <= int(places.min()) <= int(places.max()) < self.info.max_tokens:
+                raise ValueError(
+                    f"position_ids lie between {int(places.min())} and {int(places.max())}: {self.info.id} has places "
+                    f"0 to {self.info.max_tokens - 1}"
+                )
+        if self.length_steps:
+            longest = torch.where(mask, places, -1).amax(1) + 1
+            check_lengths(self.length_steps, longest, int(places.max()) + 1)
+
     def check(self, sites: Sequence[Site], edits: Sequence[Edit] = ()) -> None:
         """Raise ValueError if the model lacks one of the sites, or an edit names a site, block or head it has not."""
         for site in [*sites, *(e.site for e in edits if isinstance(e, SiteEdit))]:
@@ -403,86 +446,22 @@ class HookedLM(Identified):
     # -- proof by value ---------------------------------------------------------------------------------------
     def _verify(self) -> None:
         """Check by value that hooks and head are where they should be, and find which sites there are."""
-        ids = ((torch.arange(16, device=self.device, dtype=torch.int64) * 7919 + 11) % self.info.d_vocab).reshape(2, 8)
-        own = self.lm(input_ids=ids, use_cache=False).logits.float()
-        if not bool(torch.isfinite(own).all()):
-            raise ValueError(
-                f"{self.info.id} gives NaN or infinite logits in {self.info.dtype}: load it with dtype='float32' or "
-                "'bfloat16', and check the weights"
-            )
-        last = Site("resid", self.info.n_layers)
-        got = self.unembed(self.run(ids, [last])[last])
-        tolerance = self._tolerance
-        error = float((got - own.to(got.device)).abs().max() / own.abs().max().clamp_min(1e-3))
-        if not error <= tolerance:
-            raise ValueError(
-                f"{self.info.id}: unembed(last layer) differs from the model's own logits by {error:.2g} of their "
-                f"range (at most {tolerance:g} allowed). The blocks ({self.modules.blocks}), the final norm "
-                f"({self.modules.norm}) or the head are not where they were looked for; name them with "
-                "modules=tokinterp.Modules(...)"
-            )
-        fitting = self._find_contributions(ids, max(tolerance, 1e-3))
-        if fitting is not None:
-            self.modules = fitting
-            self._assume("attn_out", "mlp_out")
-            if self._sequential(ids):
-                self._assume("resid_mid")
+        ids = proof.some_ids(self, 2, 8)
+        own, seen = proof.watched(self, ids)
+        self._runs = proof.check_stream(self, own, seen)
+        proof.check_head(self, ids, own)
+        proof.offer_parts(self, seen)
+        proof.check_causal(self)
         self.attention.prove(ids)
 
     @property
-    def _tolerance(self) -> float:
+    def tolerance(self) -> float:
         """How far equal numbers may be apart in the dtype of the weights, as a share of their range."""
         return TOLERANCE.get(getattr(torch, self.info.dtype), 6e-2)
 
     @cached_property
     def _reads_positions(self) -> bool:
-        """Whether other position_ids give other logits (false with ALiBi)."""
-        ids = torch.arange(8, device=self.device, dtype=torch.int64)[None] % self.info.d_vocab
-        places = torch.arange(8, device=self.device, dtype=torch.int64)[None]
-        gaps = torch.where(places < 4, places, places + 3)
-        plain = {"attention_mask": torch.ones_like(ids), "use_cache": False}
-        try:
-            with passing(self.lm):
-                one, other = (self.lm(input_ids=ids, position_ids=p, **plain).logits for p in (places, gaps))
-        except TypeError:
-            return False
-        return not torch.equal(one, other)
-
-    def _find_contributions(self, ids: torch.Tensor, tolerance: float) -> Modules | None:
-        """Return the modules for which layer b + attention + MLP = layer b+1 in every block, or None."""
-        n, found = self.info.n_layers, self.modules
-        for option in candidates(self._blocks[0], self.modules):
-            if any(submodule(k, p) is None for k in self._blocks for p in (option.attn_adds, option.mlp_adds)):
-                continue
-            self.modules = option
-            self._assume("attn_out", "mlp_out")
-            sites = [Site("resid", b) for b in range(n + 1)]
-            sites += [Site(name, b) for b in range(n) for name in ("attn_out", "mlp_out")]
-            a = {s: v.float() for s, v in self.run(ids, sites).items()}
-            worst = 0.0
-            for b in range(n):
-                total = a[Site("resid", b)] + a[Site("attn_out", b)] + a[Site("mlp_out", b)]
-                after = a[Site("resid", b + 1)]
-                worst = max(worst, float((total - after).abs().max() / after.abs().max().clamp_min(1e-6)))
-            self.modules = found
-            self._withhold("attn_out", "mlp_out")
-            if worst <= tolerance:
-                return option
-        return None
-
-    def _sequential(self, ids: torch.Tensor) -> bool:
-        """Whether the MLP reads what attention wrote (false in parallel blocks)."""
-        site = Site("mlp_out", 0)
-        plain = self.run(ids, [site])[site]
-        size, draw = plain.float().std().cpu(), torch.Generator().manual_seed(0)
-        kick = torch.randn(self.info.d_model, generator=draw, dtype=torch.float32, device="cpu") * size
-        other = self.run(ids, [site], edits=[SiteEdit(Site("attn_out", 0), "add", None, kick * 10 + 1)])[site]
-        return not torch.equal(plain, other)
-
-
-def _put_back(out: Any, new: torch.Tensor) -> Any:
-    """Return a module's output with its tensor changed."""
-    return (new, *out[1:]) if isinstance(out, tuple) else new
+        return proof.reads_positions(self)
 
 
 def _why_not(name: str) -> str:

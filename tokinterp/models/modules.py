@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,19 +14,25 @@ from ..kernels.state import passing
 
 BLOCKS = (
     "model.layers", "transformer.h", "gpt_neox.layers", "model.decoder.layers", "model.language_model.layers",
-    "language_model.model.layers", "transformer.blocks", "transformer.layers", "decoder.layers",
+    "language_model.model.layers", "transformer.blocks", "transformer.layers", "decoder.layers", "backbone.layers",
+    "backbone.blocks", "rwkv.blocks", "biogpt.layers", "gpt_neox_japanese.layers",
 )  # fmt: skip
 NORMS = (
-    "model.norm", "model.final_layernorm", "transformer.ln_f", "gpt_neox.final_layer_norm",
-    "model.decoder.final_layer_norm", "model.language_model.norm", "language_model.model.norm",
-    "transformer.norm_f", "transformer.final_layernorm", "model.final_layer_norm",
+    "norm", "final_layernorm", "ln_f", "final_layer_norm", "norm_f", "final_norm", "embedding_norm", "layer_norm",
+    "layernorm", "ln_out", "out_norm",
 )  # fmt: skip
+"""Names of the final norm, which lies beside the list of blocks."""
 ATTENTION = ("self_attn", "attn", "attention", "self_attention", "norm_attn_norm.attn")
-MLP = ("mlp", "block_sparse_moe", "feed_forward", "ffn", "fc2")
+MIXERS = ("linear_attn", "mamba", "mixer", "conv", "temporal_block", "ssm", "short_conv")
+"""What stands in the place of attention in the other blocks of a hybrid."""
+MLP = ("mlp", "block_sparse_moe", "feed_forward", "ffn", "fc2", "mlp_block", "moe")
 # What is added to the stream is the last of these that exists and fits by value: a norm after the module (Gemma 2),
 # the module itself, or the projection inside a module that adds the residual by itself (BLOOM).
-ATTENTION_ADDS = ("{attn}", "post_attention_layernorm", "post_self_attn_layernorm", "{attn}.dense")
-MLP_ADDS = ("{mlp}", "post_feedforward_layernorm", "post_mlp_layernorm", "{mlp}.dense_4h_to_h")
+ATTENTION_ADDS = ("{}", "post_attention_layernorm", "post_self_attn_layernorm", "{}.dense")
+MLP_ADDS = ("{}", "post_feedforward_layernorm", "post_mlp_layernorm", "{}.dense_4h_to_h")
+
+
+Parts = tuple[str | None, str | None]
 
 
 @dataclass(frozen=True)
@@ -76,37 +82,37 @@ def find_modules(lm: nn.Module) -> Modules:
     Raises
     ------
     ValueError
-        If no list of blocks or no final norm is found: names what was looked for.
+        If no list of blocks is found: names what was looked for.
     """
 
-    def first(root: nn.Module, paths: tuple[str, ...]) -> str | None:
-        return next((p for p in paths if isinstance(submodule(root, p), nn.Module)), None)
+    def first(roots: Iterable[nn.Module], paths: tuple[str, ...]) -> str | None:
+        roots = list(roots)
+        return next((p for p in paths if any(isinstance(submodule(r, p), nn.Module) for r in roots)), None)
 
-    blocks = first(lm, BLOCKS)
-    if blocks is None or len(submodule(lm, blocks)) == 0:
+    blocks = next((p for p in BLOCKS if isinstance(submodule(lm, p), nn.ModuleList) and len(submodule(lm, p))), None)
+    if blocks is None:
         tops = ", ".join(n for n, _ in lm.named_children())
         raise ValueError(
             f"unknown architecture {type(lm).__name__}: no list of blocks at {', '.join(BLOCKS)} "
             f"(the model has: {tops}). Name the modules: load_model(..., modules=tokinterp.Modules(blocks=..., "
             "norm=..., attn=..., mlp=...))"
         )
-    norm = first(lm, NORMS)
-    block = submodule(lm, blocks)[0]
-    return Modules(blocks, norm, first(block, ATTENTION), first(block, MLP))
+    around = blocks.rpartition(".")[0]
+    norm = first([submodule(lm, around)], NORMS)
+    inside = submodule(lm, blocks)
+    return Modules(blocks, f"{around}.{norm}" if norm else None, first(inside, ATTENTION), first(inside, MLP))
 
 
-def candidates(block: nn.Module, modules: Modules) -> list[Modules]:
-    """Return the ways in which attention and MLP may reach the stream, to be decided by value."""
-    if modules.attn is None or modules.mlp is None:
-        return []
-    if modules.attn_adds and modules.mlp_adds:
-        return [modules]
+def candidates(block: nn.Module, modules: Modules) -> list[Parts]:
+    """Return the ways in which attention and MLP of a block may reach the stream, to be decided by value."""
 
-    def present(paths: tuple[str, ...]) -> list[str]:
-        named = [p.format(attn=modules.attn, mlp=modules.mlp) for p in paths]
-        return [p for p in named if isinstance(submodule(block, p), nn.Module)]
+    def paths(named: str | None, given: str | None, others: tuple[str, ...], adds: tuple[str, ...]) -> list[str]:
+        found = [given] if given else [p.format(n) for n in (named, *others) if n for p in adds]
+        return [p for p in dict.fromkeys(found) if isinstance(submodule(block, p), nn.Module)]
 
-    return [replace(modules, attn_adds=a, mlp_adds=m) for a in present(ATTENTION_ADDS) for m in present(MLP_ADDS)]
+    attn = paths(modules.attn, modules.attn_adds, MIXERS, ATTENTION_ADDS)
+    mlp = paths(modules.mlp, modules.mlp_adds, (), MLP_ADDS)
+    return [*((a, m) for a in attn for m in mlp), *((a, None) for a in attn), *((None, m) for m in mlp)]
 
 
 def numbers_of(module: nn.Module) -> torch.Tensor:
@@ -163,7 +169,11 @@ class Head:
         self.linear = lm.get_output_embeddings()  # type: ignore[operator]
         if self.linear is None:
             raise ValueError(f"{type(lm).__name__} has no output embeddings: load it as a causal language model")
-        self.cap = getattr(config, "final_logit_softcapping", None)
+        self.dtype, self.device, _ = size_of(self.linear)
+        if self.dtype is None:  # a quantised head takes what the norms give
+            self.dtype = next((p.dtype for p in lm.parameters() if p.is_floating_point()), torch.float32)
+        caps = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+        self.cap = next((cap for n in caps if (cap := getattr(config, n, None))), None)
         scaling = getattr(config, "logits_scaling", None)
         self.scale = (1.0 / scaling) if scaling else getattr(config, "logit_scale", None)
 
@@ -176,13 +186,16 @@ class Head:
 
     def normed(self, resid: torch.Tensor) -> torch.Tensor:
         """Return the final norm of points of the stream, (..., d_model), in the dtype of the weights."""
-        resid = resid.to(numbers_of(self.linear).dtype)
+        resid = resid.to(self.dtype)
+        if self.norm is None:
+            return resid
+        weight = next(self.norm.parameters(), None)  # norms without weights (OLMo) work anywhere
         with self._passing(resid):
-            return resid if self.norm is None else self.norm(resid.to(_device(self.norm)))
+            return self.norm(resid.to(self.device if weight is None else weight.device))
 
     def logits(self, normed: torch.Tensor) -> torch.Tensor:
         """Return float32 logits (..., d_vocab) of already normed points."""
-        x = normed.to(numbers_of(self.linear))
+        x = normed.to(self.device, self.dtype)
         with self._passing(x):
             logits = self.linear(x if self.project is None else self.project(x)).float()
         if self.scale is not None:
@@ -190,5 +203,12 @@ class Head:
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
 
-def _device(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device
+def size_of(module: nn.Module) -> tuple[torch.dtype | None, torch.device, int]:
+    """Return dtype (None where packed), device and columns of the weight of a linear or embedding module."""
+    weight: Any = getattr(module, "weight", None)
+    weight = weight() if callable(weight) and not isinstance(weight, torch.Tensor) else weight  # torch.ao
+    if not isinstance(weight, torch.Tensor):
+        weight = next(iter([*module.parameters(), *module.buffers()]), torch.empty(0, 0))
+    plain = weight.is_floating_point() and not weight.is_quantized and weight.element_size() > 1
+    columns = getattr(module, "in_features", None) or getattr(module, "embedding_dim", None) or weight.shape[-1]
+    return weight.dtype if plain else None, weight.device, int(columns)

@@ -87,7 +87,7 @@ class Sequences:
             raise IndexError(f"prompt {bad[0]}: there are {len(self)} prompts, numbered from 0")
         return chosen
 
-    def batches(self, batch_tokens: int, start: int = 0) -> Iterator[list[int]]:
+    def batches(self, batch_tokens: int, start: int = 0, *, model: Any = None) -> Iterator[list[int]]:
         """Yield the numbers of the prompts of each batch: longest prompts first, ties by number.
 
         Parameters
@@ -96,6 +96,8 @@ class Sequences:
             Most tokens in a batch, padding included; a longer prompt makes a batch of its own.
         start : int
             Prompts, in this order, that are already done.
+        model : Model, optional
+            Prompts on different sides of one of its ``length_steps`` are never in one batch.
 
         Examples
         --------
@@ -105,11 +107,15 @@ class Sequences:
         """
         if batch_tokens < 1:
             raise ValueError(f"batch_tokens = {batch_tokens}: a batch holds at least one token")
+        steps = getattr(model, "length_steps", ())
         order = np.argsort(-np.diff(self.starts), kind="stable")
         while start < len(order):
-            size = max(1, int(batch_tokens) // self.lengths[order[start]])
-            yield order[start : start + size].tolist()
-            start += size
+            longest = self.lengths[order[start]]
+            size = max(1, int(batch_tokens) // longest)
+            shortest = max((s for s in steps if s < longest), default=0) + 1
+            batch = [n for n in order[start : start + size].tolist() if self.lengths[n] >= shortest]
+            yield batch
+            start += len(batch)
 
     def token_table(self) -> dict[str, np.ndarray]:
         """Return (token,) arrays that label every token of all prompts: prompt, position, token_id, document."""
