@@ -124,6 +124,4 @@ def neighbour_angles(points: Tensor, indices: Tensor) -> Tensor:
         step = there.double() - points.double()
         directions.append(step / torch.linalg.vector_norm(step, dim=-1, keepdim=True))
     a, b = directions
-    # twice the arc tangent of |a - b| / |a + b|: exact near 0 and 180 degrees, where the arc cosine is not
-    angle = 2 * torch.atan2(torch.linalg.vector_norm(a - b, dim=-1), torch.linalg.vector_norm(a + b, dim=-1))
-    return torch.where(use, angle.rad2deg(), torch.nan)
+    return torch.where(use, between(a, b).rad2deg(), torch.nan)

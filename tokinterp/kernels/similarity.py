@@ -64,7 +64,7 @@ def hsic(grams: Tensor, debiased: bool = False, other: Tensor | None = None, kee
     one = change(grams, keep).flatten(1)
     two = one if other is None else change(other, keep).flatten(1)
     n = _kept(grams, keep)[1].double()
-    value = (one @ two.T).double() / (n * (n - 3) if debiased else (n - 1) ** 2)
+    value = one.double() @ two.double().T / (n * (n - 3) if debiased else (n - 1) ** 2)
     return torch.where(n >= 4, value, torch.nan)
 
 

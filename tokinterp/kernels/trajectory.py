@@ -15,10 +15,22 @@ def turning(first: Tensor, second: Tensor) -> Tensor:
     >>> round(float(turning(a, b)), 4)
     1.5708
     """
-    first, second = first.float(), second.float()
-    size = torch.linalg.vector_norm(first, dim=-1) * torch.linalg.vector_norm(second, dim=-1)
-    cosine = (first * second).sum(-1) / size  # 0 / 0 is NaN
-    return torch.arccos(cosine.clamp(-1, 1))
+    one, two = (x.float() / torch.linalg.vector_norm(x.float(), dim=-1, keepdim=True) for x in (first, second))
+    return between(one, two)  # 0 / 0 is NaN
+
+
+def between(one: Tensor, two: Tensor) -> Tensor:
+    """Return the angle in radians between unit vectors (..., d), twice the arc tangent of |a - b| / |a + b|.
+
+    Exact near 0 and pi, where the arc cosine loses half of the digits.
+
+    Examples
+    --------
+    >>> a = torch.nn.functional.normalize(torch.tensor([1.0, 1e-4]), dim=0)
+    >>> f"{float(between(a, torch.tensor([1.0, 0.0]))):.2g}"
+    '0.0001'
+    """
+    return 2 * torch.atan2(torch.linalg.vector_norm(one - two, dim=-1), torch.linalg.vector_norm(one + two, dim=-1))
 
 
 def position_curvature(stream: Tensor, keep: Tensor) -> Tensor:

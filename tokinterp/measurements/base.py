@@ -102,11 +102,14 @@ class Measurement:
         return {"class": type(self).__qualname__, "code": own_code(type(self), self), **self.settings()}
 
     def add(self, name: str, value: torch.Tensor) -> None:
-        """Add to a running sum (created at its first use)."""
-        if name in self.sums:
-            self.sums[name] += value.to(self.sums[name])
-        else:
+        """Add to a running sum, float64 or int64 whatever the dtype of the values (created at its first use)."""
+        value = value.detach().to(torch.float64 if value.is_floating_point() else torch.int64)
+        if name not in self.sums:
             self.sums[name] = value.clone()
+        elif self.sums[name].dtype == value.dtype:
+            self.sums[name] += value.to(self.sums[name].device)
+        else:  # counts to which shares are added, or the other way round
+            self.sums[name] = self.sums[name].double() + value.double().to(self.sums[name].device)
 
     def append(self, **columns: torch.Tensor) -> None:
         """Append rows to tables; axis 0 of each tensor counts the new rows."""

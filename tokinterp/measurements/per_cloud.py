@@ -93,8 +93,10 @@ class PerCloud(Measurement):
             raise TypeError(
                 f"estimator={short(estimator)}: give an object with fit(points) or a function of the points"
             )
-        if not name.isidentifier() or name in ("reason", "n_points", "n_unique", "prompt", "layer", "token"):
+        if not name.isidentifier():
             refuse("name", name, "it becomes a variable of the result: use letters, digits and _")
+        if name in OWN or f"{name}_token" in OWN:
+            refuse("name", name, f"the result has {', '.join(sorted(OWN))} of its own: choose another name")
         self.estimator, self.read, self.name, self.units = estimator, read, name, units
         self.layers, self.tokens, self.distinct, self.exclude, self.least = layers, tokens, distinct, exclude, least
 
@@ -159,6 +161,8 @@ class PerCloud(Measurement):
             warnings.simplefilter("always")
             try:
                 whole, each = self._answer(points)
+            except ImportError:  # the same for every cloud
+                raise
             except Exception as error:  # an estimator may raise anything, and one cloud must not end the run
                 return np.nan, None, " ".join(f"{type(error).__name__}: {error}".split())
         text = " ".join(f"warning: {said[0].message}".split()) if said else ""

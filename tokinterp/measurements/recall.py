@@ -45,7 +45,8 @@ class PrefixRecall(Measurement):
         their prefixes, so there are far fewer independent rows than tokens, and a weak ridge overfits: on 138 prompts
         of the bundled texts ``explained`` of the last layer is -0.05, -0.01, 0.01 and 0.004 for 0.01, 0.3, 3 and 30.
     exclude : sequence of str
-        Rows left out of the fit: ``"special"`` and ``"massive"``; special ones are not scored either.
+        Rows left out of the fit: ``"massive"`` ones.  Special tokens are no part of a prefix, and their places are
+        neither fitted nor scored: ``"special"`` need not be named.
     tokens : int, optional
         Values of single tokens are kept for the prompts numbered below this; None keeps all.
 
@@ -73,7 +74,7 @@ class PrefixRecall(Measurement):
         layers: Iterable[int] | None = None,
         n_words: int = 256,
         ridge: float = 3.0,
-        exclude: Sequence[str] = ("special", "massive"),
+        exclude: Sequence[str] = ("massive",),
         tokens: int | None = None,
     ) -> None:
         super().__init__()
@@ -89,7 +90,7 @@ class PrefixRecall(Measurement):
         choose_layers(self.layers, info)
         if len(prompts.lengths) < HALVES:
             raise ValueError("one prompt cannot be halved into prompts to fit and to score: give at least 2")
-        special = np.concatenate([prompts.special(i) for i in range(len(prompts))])
+        special = prompts.vocabulary.special(prompts.token_ids)
         count = np.bincount(prompts.token_ids[~special], minlength=info.d_vocab)
         words = np.argsort(-count, kind="stable")[: self.n_words]
         self.words = words[count[words] > 0]
