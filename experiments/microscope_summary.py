@@ -88,7 +88,7 @@ def _linearity(ds: xr.Dataset) -> dict[str, Any]:
     names = [s + k for s in STEMS for k in KINDS if s + k in ds]
     out: dict[str, Any] = {n: ds[n].values.tolist() for n in names}
     out["linearity_floor"], out["n"] = ds["linearity_floor"].values.tolist(), int(ds["n"].values[0])
-    for n in ("norm_ratio", "norm_ratio_after"):
+    for n in ("relative_step", "relative_step_after"):
         out[n] = ds[n].mean("prompt").values.tolist()
     return out
 

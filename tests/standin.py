@@ -25,7 +25,10 @@ class StandIn:
             id="stand-in", revision="local", weights="", architecture="StandIn", backend="hf", n_layers=n_layers,
             n_heads=1, d_model=d, d_vocab=vocab, max_tokens=64, dtype="float32", device=str(device), tokenizer="",
         )  # fmt: skip
-        self.prompts = SimpleNamespace(lengths=self.lengths, special=lambda i: self.ids[i] == 0)
+        self.prompts = SimpleNamespace(
+            lengths=self.lengths, special=lambda i: self.ids[i] == 0, special_mask=np.concatenate(self.ids) == 0,
+            starts=np.concatenate([[0], np.cumsum(self.lengths)]),
+        )  # fmt: skip
 
     def normed(self, x):
         return x / x.float().pow(2).mean(-1, keepdim=True).sqrt()

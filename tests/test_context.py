@@ -180,3 +180,26 @@ def test_recall_contract():
         ti.measure(tiny(), some_prompts([20]), {"m": ti.PrefixRecall()}, progress=False)
     with pytest.raises(ValueError, match="ridge=0"):
         ti.PrefixRecall(ridge=0)
+
+
+def test_special_tokens_take_no_part_whether_named_or_not():
+    model, prompts = tiny(), some_prompts([30, 25, 28, 31])
+    asked = {
+        "a": ti.PrefixRecall(layers=[2], n_words=12, exclude=()),
+        "b": ti.PrefixRecall(layers=[2], n_words=12, exclude=("special",)),
+    }
+    run = ti.measure(model, prompts, asked, progress=False)
+    np.testing.assert_array_equal(run["a"]["explained"], run["b"]["explained"])
+    assert prompts.special_mask.any()
+    bos = set(prompts.token_ids[prompts.special_mask].tolist())
+    assert not bos & set(asked["a"].words.tolist())
+
+
+def test_no_prompt_kept_gives_an_empty_table(decoder):
+    model, prompts = tiny(), some_prompts([60, 58, 55, 57, 61])
+    asked = {
+        "context": ti.ContextMemory(decoder, tokens=0),
+        "nonlinearity": ti.TokenNonlinearity(blocks=[1], tokens=0, exclude=()),
+    }
+    run = ti.measure(model, prompts, asked, progress=False)
+    assert run["context"].sizes["token"] == run["nonlinearity"].sizes["token"] == 0

@@ -155,7 +155,7 @@ def test_streamed_equals_whole(batches):
         assert float(ds["linearity"][b]) == pytest.approx(literal(x, y)[0], abs=1e-8)
         assert float(ds["linearity_without_residual"][b]) == pytest.approx(literal(x, y - x)[0], abs=1e-6)
         ratio = np.linalg.norm(y - x, axis=1) / np.linalg.norm(x, axis=1)
-        mean = float((ds["norm_ratio"][:, b] * ds["prompt_n"]).sum() / ds["prompt_n"].sum())
+        mean = float((ds["relative_step"][:, b] * ds["prompt_n"]).sum() / ds["prompt_n"].sum())
         assert mean == pytest.approx(ratio.mean(), rel=1e-3)
 
 

@@ -14,6 +14,7 @@ from tiny import Norms, Spread, byte_tokenizer, some_prompts, tiny, tiny_lm
 import tokinterp as ti
 from tokinterp.checkpoint import Checkpoint
 from tokinterp.measure import AllNonfiniteError
+from tokinterp.measurements.base import Measurement
 
 measure_module = importlib.import_module("tokinterp.measure")  # the name is that of the function, too
 S = ti.Site
@@ -379,3 +380,18 @@ def test_failure_in_a_measurement_leaves_nothing_half_written(tmp_path):
     with pytest.raises(RuntimeError, match="broken measurement"):
         measured(which={"norms": Broken()}, store=tmp_path / "a" / "run.zarr")
     assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_sums_are_float64_or_int64_whatever_comes_first():
+    def added(*values):
+        m = Measurement()
+        for value in values:
+            m.add("x", torch.as_tensor(value))
+        return m.sums["x"]
+
+    many = [torch.tensor(1000.0, dtype=torch.bfloat16), *[torch.tensor(1.0, dtype=torch.bfloat16)] * 1000]
+    assert (float(added(*many)), added(*many).dtype) == (2000.0, torch.float64)
+    assert float(added(torch.tensor(0), 0.9, 0.9)) == pytest.approx(1.8)
+    assert float(added(0.9, torch.tensor(1), True)) == pytest.approx(2.9)
+    assert added(torch.tensor(2**31 - 1, dtype=torch.int32), torch.tensor(1, dtype=torch.int32)) == 2**31
+    assert added(True, True).dtype == torch.int64

@@ -300,9 +300,25 @@ def test_prompt_covariates_by_hand():
     found = ti.prompt_covariates(prompts)
     assert found["n_tokens"].values.tolist() == [3, 2]
     assert found["n_types"].values.tolist() == [2, 2]
-    wanted = -np.mean(np.log([(0 + 1) / (2 + 8), (1 + 1) / (2 + 8), (1 + 1) / (2 + 8)]))
+    wanted = -np.mean(np.log([(0 + 1) / (2 + 3), (1 + 1) / (2 + 3), (1 + 1) / (2 + 3)]))  # three types in all
     assert float(found["unigram_surprisal"][0]) == pytest.approx(wanted)
+    other = ti.prompt_covariates(ti.Prompts.from_ids([[1, 300, 7, 7], [1, 7, 40]], tiny()))  # other names of the types
+    np.testing.assert_allclose(other["unigram_surprisal"], found["unigram_surprisal"])
 
 
 def test_benjamini_hochberg_leaves_out_nan():
     np.testing.assert_allclose(benjamini_hochberg(np.array([0.01, np.nan, 0.02])), [0.02, np.nan, 0.02])
+
+
+@pytest.mark.parametrize("name", ["n_used", "n_points", "reason", "position", "text", "site"])
+def test_a_name_that_the_result_has_already_is_refused(name):
+    with pytest.raises(ValueError, match=rf"name='{name}': the result has .* of its own"):
+        ti.PerCloud(len, name=name)
+
+
+def test_a_missing_library_ends_the_run():
+    def estimator(points):
+        raise ModuleNotFoundError("no module named skdim")
+
+    with pytest.raises(ModuleNotFoundError, match="skdim"):
+        ti.measure(tiny(), some_prompts([9, 8]), {"x": ti.PerCloud(estimator)}, progress=False)

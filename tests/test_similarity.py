@@ -270,3 +270,14 @@ def test_refusals_say_what_to_do():
         ti.measure(model, prompts, {"s": LayerSimilarity(layers=[1])}, progress=False)
     with pytest.raises(ValueError, match="4 tokens to compare"):
         ti.measure(model, some_prompts([5]), {"s": LayerSimilarity()}, progress=False)
+
+
+def test_one_heavy_row_costs_no_digits():
+    """Sums over pairs of rows are in float64, also within a prompt."""
+    model = StandIn((80,))
+    for stream in model.streams[0]:
+        stream[7] *= 1e3
+        stream[:] = stream.astype(np.float32)
+    ds = model.measured(LayerSimilarity(layers=[1, 3], over="prompt", measures=["cka"], exclude=())).result()
+    x, y = (model.streams[0][n] for n in (1, 3))
+    assert float(ds["cka"].sel(layer=1, other_layer=3)) == pytest.approx(literal_cka(x, y), rel=1e-9)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from .kernels.rounding import settle
+
 if TYPE_CHECKING:
     from .edits import Edit
     from .measurements.base import Measurement
@@ -184,6 +186,17 @@ class Batch:
         """Return the stream at a layer, (prompt, position, d_model), padding included."""
         return self.activations[Site("resid", layer)]
 
+    def points(self, layer: int) -> torch.Tensor:
+        """Return the stream at a layer as the points of one cloud a prompt, (prompt, position, d_model).
+
+        Points of a prompt that are equal up to rounding are equal (`tokinterp.kernels.rounding.settle`): for whatever
+        looks at distances, directions, steps or maps.  Worked out once for all measurements.
+        """
+        key = ("points", layer)
+        if key not in self.shared:
+            self.shared[key] = settle(self.resid(layer), self.mask, getattr(torch, self.model.info.dtype))
+        return self.shared[key]
+
     @cached_property
     def _flat(self) -> torch.Tensor:
         """Flat indices of the real tokens, prompt by prompt (made from lengths: no wait for the device)."""
@@ -223,6 +236,13 @@ class Batch:
     def prompt_numbers(self) -> torch.Tensor:
         """(prompt,) number of each prompt in the input."""
         return torch.tensor(self.numbers, dtype=torch.int64, device=self.device)
+
+    def rows_below(self, tokens: int | None) -> torch.Tensor:
+        """Return the places among the rows of the prompts numbered below ``tokens``; None for all."""
+        few = self.numbers if tokens is None else [n for n in self.numbers if n < tokens]
+        if len(few) == len(self):
+            return torch.arange(self.n_tokens, dtype=torch.int64, device=self.device)
+        return (self.row_prompt < (tokens or 0)).nonzero()[:, 0]
 
     def labels(self, offset: int) -> torch.Tensor:
         """Return (prompt, position) the token id at position + offset, -1 where there is none."""

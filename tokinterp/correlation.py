@@ -141,7 +141,8 @@ def prompt_covariates(prompts: Prompts) -> xr.Dataset:
     -------
     xarray.Dataset
         Per prompt ``n_tokens``, ``n_types`` (different ids), ``type_token_ratio`` and ``unigram_surprisal`` (nat per
-        token: minus the log frequency of its tokens in the *other* prompts, one added to each count).
+        token: minus the log frequency of its tokens in the *other* prompts, one added to the count of every type that
+        occurs in the prompts).
 
     Examples
     --------
@@ -153,11 +154,12 @@ def prompt_covariates(prompts: Prompts) -> xr.Dataset:
     ids = [prompts.ids(i)[~prompts.special(i)] for i in range(len(prompts))]
     size = 1 + max((int(part.max()) for part in ids if len(part)), default=0)
     total = np.bincount(np.concatenate(ids), minlength=size)
+    known = int((total > 0).sum())
     rows = []
     for part in ids:
         types, count = np.unique(part, return_counts=True)
         others = total[types] - count
-        chance = (others + 1) / (total.sum() - len(part) + size)
+        chance = (others + 1) / (total.sum() - len(part) + known)
         n = len(part)
         surprisal = -(count * np.log(chance)).sum() / n if n else np.nan
         rows.append((n, len(types), len(types) / n if n else np.nan, surprisal))

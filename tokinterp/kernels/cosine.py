@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .state import neutral
+from .trajectory import between
 
 ROWS = 512  # of the matrix of cosines at a time
 
@@ -77,7 +78,7 @@ def close_pairs(unit: Tensor, directed: Tensor, thresholds: Sequence[float]) -> 
     """
     clouds, n, _ = unit.shape
     found = torch.zeros(clouds, len(thresholds), dtype=torch.int64, device=unit.device)
-    for start in range(0, n, ROWS):
+    for start in range(0, n if thresholds else 0, ROWS):
         with neutral():
             cosine = unit[:, start : start + ROWS] @ unit[:, start:].mT
         pair = directed[:, start : start + ROWS, None] & directed[:, None, start:]

@@ -222,8 +222,9 @@ def centred_cosine(rows: Tensor, norm: Tensor, keep: Tensor) -> Tensor:
         (cloud, row) bool, which rows take part.
     """
     with neutral():
-        mean = (keep.float()[:, None] @ rows) / keep.sum(1).clamp_min(1)[:, None, None]
-        centred = rows - mean
+        here = keep.long().argmax(1)[:, None, None].expand(-1, 1, rows.shape[-1])
+        rows = rows - rows.gather(1, here)  # about the first, so that nothing is left of rows that are all equal
+        centred = rows - (keep.float()[:, None] @ rows) / keep.sum(1).clamp_min(1)[:, None, None]
         length = torch.linalg.vector_norm(centred, dim=-1)
         directed = keep & (length > NO_DIRECTION * norm)
         unit = ((directed / length.masked_fill(~directed, 1))[:, None] @ centred)[:, 0]

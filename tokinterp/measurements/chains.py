@@ -66,7 +66,7 @@ class Chains(Measurement):
         flat = batch.flatten(keep)
         if "shift" not in self.sums:
             some = torch.where(flat.any(), flat, torch.ones_like(flat)).double()
-            shift = torch.stack([(some @ batch.rows(n).double()) / some.sum() for n in layers])
+            shift = torch.stack([(some @ batch.flatten(batch.points(n)).double()) / some.sum() for n in layers])
             self.sums.update(linear.empty(shift, self.parts, len(ends))._asdict())
         chain = self.chain()
         part = np.repeat(np.asarray(batch.numbers) % self.parts, batch.lengths)
@@ -78,7 +78,7 @@ class Chains(Measurement):
             chain.count[p] += chosen.sum()
             before: dict[int, torch.Tensor] = {}
             for i, layer in enumerate(layers):
-                rows = (batch.rows(layer)[index].double() - chain.shift[i]) * chosen[:, None]
+                rows = (batch.flatten(batch.points(layer))[index].double() - chain.shift[i]) * chosen[:, None]
                 before[i] = rows
                 linear.accumulate(chain.first[i, p], chain.second[i, p], rows)
                 for pair, (a, b) in enumerate(ends):
@@ -96,6 +96,7 @@ class Chains(Measurement):
             return
         theirs = linear.Chain(*(other[f].to(self.sums[f].device) for f in linear.Chain._fields))
         self.sums.update(linear.merge(self.chain(), theirs, self.ends())._asdict())
+        super().merge_sums({k: v for k, v in other.items() if k not in linear.Chain._fields})
 
     def pair(self, place: int, parts: list[int] | None = None) -> linear.Pair:
         """Return the pair of layers of the block at a place, over some parts of the corpus (all by default)."""

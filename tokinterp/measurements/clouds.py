@@ -44,7 +44,8 @@ def cloud_sizes(prompts: Prompts, exclude: Sequence[str]) -> np.ndarray:
     """Return (prompt,) the number of tokens in each cloud, as far as it is known before the run."""
     lengths = np.asarray(prompts.lengths)
     if "special" in exclude:
-        lengths = lengths - [int(prompts.special(i).sum()) for i in range(len(lengths))]
+        before = np.concatenate([[0], np.cumsum(prompts.special_mask)])
+        lengths = lengths - np.diff(before[prompts.starts])
     return lengths
 
 
@@ -145,7 +146,7 @@ def _groups(batch: Batch, layers: list[int], room: int) -> list[tuple[int, ...]]
 def _search(batch: Batch, group: Sequence[int], ranks: frozenset[int], mine: Neighbourhood, room: int) -> Neighbours:
     places = mine.layers if ANYWHERE in mine.exclude else group
     masks = cloud_masks(batch, places, mine.exclude)[: len(group)]
-    streams = [batch.resid(layer) for layer in group]
+    streams = [batch.points(layer) for layer in group]
     points = streams[0] if len(streams) == 1 else torch.cat(streams)
     mask = torch.cat(masks)
     lacking = max(0, max(ranks) + 1 - batch.ids.shape[1])  # no search asks for more neighbours than points

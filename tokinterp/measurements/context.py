@@ -93,8 +93,9 @@ class ContextMemory(Measurement):
                 if self.control:
                     blank = self.decoder.mean_state.expand_as(states)
                     found["context_loss_blank"].append(self.decoder(blank, prefix).sum(1) / size)
-        if not len(row):
-            return
+        if not len(row):  # a table even if none of the prompts is kept
+            none = torch.zeros(0, dtype=torch.float32, device=batch.device)
+            found = {name: [none] for name in found if self.control or name == "context_loss"}
         self.append(
             token_prompt=batch.prompt_numbers[row],
             token_position=position,

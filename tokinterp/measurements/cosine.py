@@ -113,7 +113,7 @@ class CosineSimilarity(Measurement):
         columns: dict[str, list[torch.Tensor]] = {}
         sums: dict[str, list[torch.Tensor]] = {}
         for layer, mask in zip(layers, masks, strict=True):
-            x = batch.resid(layer)
+            x = batch.points(layer)
             unit, directed = unit_rows(x, mask)
             total, number = unit.sum(1, dtype=torch.float64), directed.sum(1)
             norm = torch.linalg.vector_norm(x.float(), dim=-1)
@@ -161,7 +161,7 @@ class CosineSimilarity(Measurement):
         for group, near in neighbours(batch, self._neighbourhood(self.info), self.max_bytes):
             indices = near.indices.unflatten(0, (len(group), len(batch)))
             for i, layer in enumerate(group):
-                angle = neighbour_angles(batch.resid(layer), indices[i])
+                angle = neighbour_angles(batch.points(layer), indices[i])
                 means.append(angle.nanmean(1))
                 place = (angle * (BINS / 180)).nan_to_num(BINS).clamp(max=BINS - 1).long()
                 place = torch.where(angle.isnan(), BINS, place).flatten()

@@ -84,7 +84,7 @@ class Curvature(Measurement):
         layers = choose_layers(self.layers, self.info)
         every = [s.at for s in self.sites(self.info)]
         masks = dict(zip(every, cloud_masks(batch, every, self.exclude), strict=True))
-        angles = torch.stack([position_curvature(batch.resid(n), masks[n]) for n in layers], dim=2)
+        angles = torch.stack([position_curvature(batch.points(n), masks[n]) for n in layers], dim=2)
         mean, number = nanmean(angles)
         unsigned, _ = nanmean(torch.minimum(angles, torch.pi - angles))
         columns = {"curvature": mean, "curvature_absolute": unsigned, "n_angles": number}
@@ -92,9 +92,7 @@ class Curvature(Measurement):
         if self.depth:
             bend = self._follow(batch, masks, columns)
         self.append(prompt=batch.prompt_numbers, **columns)
-        kept = [b for b, n in enumerate(batch.numbers) if self.tokens is None or n < self.tokens]
-        if kept:
-            self._keep_tokens(batch, kept, angles, None if bend is None else bend[:, :, layers])
+        self._keep_tokens(batch, angles, None if bend is None else bend[:, :, layers])
 
     def _follow(self, batch: Batch, masks: dict[int, torch.Tensor], columns: dict[str, torch.Tensor]) -> torch.Tensor:
         """Add the columns (prompt, block or layer) of the way through the layers; return (prompt, position, layer)."""
@@ -122,14 +120,16 @@ class Curvature(Measurement):
         columns["depth_curvature"] = nanmean(bend)[0][:, choose_layers(self.layers, self.info)]
         return bend
 
-    def _keep_tokens(self, batch: Batch, kept: list[int], angles: torch.Tensor, bend: torch.Tensor | None) -> None:
-        here = batch if len(kept) == len(batch) else batch.select(kept)
-        index = kept if len(kept) < len(batch) else slice(None)
-        columns = {"token_curvature": here.flatten(angles[index])}
+    def _keep_tokens(self, batch: Batch, angles: torch.Tensor, bend: torch.Tensor | None) -> None:
+        kept = batch.rows_below(self.tokens)
+        if not len(kept):
+            return
+        columns = {"token_curvature": batch.flatten(angles)[kept]}
         if bend is not None:
-            columns["token_depth_curvature"] = here.flatten(bend[index])
+            columns["token_depth_curvature"] = batch.flatten(bend)[kept]
         self.append(
-            token_prompt=here.row_prompt, token_position=here.row_position, token_id=here.row_ids, **columns
+            token_prompt=batch.row_prompt[kept], token_position=batch.row_position[kept], token_id=batch.row_ids[kept],
+            **columns,
         )  # fmt: skip
 
     # -- the outcome ------------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ class MatrixEntropy(Measurement):
 
     def _of_prompts(self, batch: Batch, layer: int, keep: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return (prompt, order) entropies of one layer."""
-        x = batch.resid(layer).float().masked_fill(~keep[..., None], 0)
+        x = batch.points(layer).float().masked_fill(~keep[..., None], 0)
         number = keep.sum(1)
         if self.centre:
             x = (x - x.sum(1, keepdim=True) / number[:, None, None].clamp_min(1)).masked_fill(~keep[..., None], 0)
@@ -153,7 +153,7 @@ class MatrixEntropy(Measurement):
 
     def _add_means(self, batch: Batch, layers: list[int], masks: list[torch.Tensor]) -> None:
         for i, (layer, keep) in enumerate(zip(layers, masks, strict=True)):
-            x = batch.resid(layer).masked_fill(~keep[..., None], 0)
+            x = batch.points(layer).masked_fill(~keep[..., None], 0)
             number = keep.sum(1)
             mean = x.sum(1, dtype=torch.float64) / number.clamp_min(1)[:, None]
             if "pooled" not in self.sums:

@@ -109,7 +109,7 @@ class InformationImbalance(Measurement):
             mask, number = found.mask[p, :n], found.mask[p, :n].sum()
             first = found.first[p, :, :n]
             lists = neighbour_lists(found.indices[p, :, :n], first, mask)
-            points = [self._centred(batch.resid(layer)[p, :n], mask) for layer in layers]
+            points = [self._centred(batch.points(layer)[p, :n], mask) for layer in layers]
             delta = torch.zeros(len(ks), len(layers), len(layers), dtype=torch.float64, device=batch.device)
             step = max(1, (self.max_bytes or 2**28) // (64 * len(layers) * n))
             for start in range(0, n, step):

@@ -11,13 +11,14 @@ import xarray as xr
 
 from ..dataset import block_coords, variable
 from ..kernels import linear
+from ..kernels.duplicates import first_of_kind
 from ..settings import checked, number
 from .chains import Chains
 
 if TYPE_CHECKING:
     from ..capture import Batch
 
-REFUSED = "0: given; 1: no more rows than directions, any map fits; 2: the output does not vary, or equals the input"
+REFUSED = "0: given; 1: no more distinct rows than directions: any map fits; 2: no output but the input"
 
 
 @checked(cutoff=number(0, below=1))
@@ -49,8 +50,8 @@ class Linearity(Chains):
     Independent clouds of n rows have an expected score of rank / (n - 1) (``linearity_floor``), so the raw score needs
     n of many times d_model; ``linearity_adjusted`` = 1 - (1 - score)(n - 1)/(n - rank - 1) is 0 there, and
     ``linearity_held_out`` pays no price for the number of parameters. All are NaN, and ``refused`` says so, where
-    n - 1 <= rank: there any two clouds have a score of 1. Tokens of one text are not independent rows, so the true
-    floor is somewhat higher; the held-out score, whose halves share no prompt, is the safest to quote.
+    n_distinct - 1 <= rank: there any two clouds have a score of 1. Tokens of one text are not independent rows, so the
+    true floor is somewhat higher; the held-out score, whose halves share no prompt, is the safest to quote.
 
     Without the residual the output is layer b + 1 minus layer b, what the block adds; the held-out score then is
     relative to the smaller variance and can be far below 0.
@@ -87,6 +88,10 @@ class Linearity(Chains):
         """Add the rows of a batch."""
         keep = self.kept(batch)
         self.add_batch(batch, keep)
+        first = {n: first_of_kind(batch.points(n), keep) for n in self.layers(self.info)}
+        place = torch.arange(keep.shape[1], dtype=torch.int64, device=batch.device)
+        copies = [(first[b] == first[b + 1]) & (first[b] != place) for b in self.chosen()]
+        self.add("distinct", torch.stack([(keep & ~c).sum() for c in copies]))
         columns: dict[str, list[torch.Tensor]] = {name: [] for name in PROMPT}
         for b in self.chosen():
             x, y = batch.resid(b).float(), batch.resid(b + 1).float()
@@ -126,12 +131,12 @@ class Linearity(Chains):
         parts = linear.decompose(whole.scatter)
         halves = [self.pair(place, [p]) for p in range(self.parts)] if self.held_out else []
         of_halves = [linear.decompose(h.scatter) for h in halves]
-        out: dict[str, Any] = {"n": int(whole.count)}
+        out: dict[str, Any] = {"n": int(whole.count), "n_distinct": int(self.sums["distinct"][place])}
         for prefix, change in (("linearity", lambda p: p), ("linearity_without_residual", linear.without_residual)):
             pair = change(whole)
             fit = linear.solve(pair, cutoff=self.cutoff, parts=parts)
             score, rank = float(linear.linearity(pair, fit)), int(fit.rank)
-            enough = int(whole.count) - 1 > rank > 0
+            enough = out["n_distinct"] - 1 > rank > 0
             out[prefix] = score if enough else np.nan
             out[f"{prefix}_adjusted"] = float(
                 linear.adjusted(torch.tensor(out[prefix], dtype=torch.float64, device="cpu"), pair.count, fit.rank)
@@ -140,7 +145,7 @@ class Linearity(Chains):
                 fits = [
                     linear.solve(change(h), cutoff=self.cutoff, parts=p) for h, p in zip(halves, of_halves, strict=True)
                 ]
-                out[f"{prefix}_held_out"] = _held_out([change(h) for h in halves], fits)
+                out[f"{prefix}_held_out"] = _held_out([change(h) for h in halves], fits) if enough else np.nan
             if prefix == "linearity":
                 out["rank"] = rank
                 out["linearity_floor"] = float(linear.floor(pair.count, fit.rank)) if enough else np.nan
@@ -172,10 +177,14 @@ BLOCK: dict[str, tuple[str, ...]] = {
     "rotation_similarity": ("nuclear norm of the normalised cross-covariance (orthogonal Procrustes)", "1"),
     "rank": ("directions of the input that the map uses", "1"),
     "n": ("rows that take part", "token"),
+    "n_distinct": (
+        "the same without rows that repeat an earlier one of their prompt at both layers",
+        "token",
+    ),
     "refused": ("why a score is missing", "1"),
 }
 PROMPT: dict[str, tuple[str, ...]] = {
-    "norm_ratio": ("mean norm of what the block adds over the norm of its input", "1"),
-    "norm_ratio_after": ("mean norm of what the block adds over the norm of its output", "1", SECRETLY),
+    "relative_step": ("mean norm of what the block adds over the norm of its input", "1"),
+    "relative_step_after": ("mean norm of what the block adds over the norm of its output", "1", SECRETLY),
     "cosine": ("mean cosine of a token's stream before and after the block", "1"),
 }

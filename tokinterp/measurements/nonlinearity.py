@@ -111,12 +111,10 @@ class TokenNonlinearity(Chains):
         if self.passes == 2 and self.reading == 0:
             self.add_batch(batch, keep)
             return
-        limit = np.inf if self.tokens is None else self.tokens
-        chosen = np.flatnonzero(np.repeat(np.asarray(batch.numbers) < limit, batch.lengths))
-        if not len(chosen):
-            return
-        index = torch.from_numpy(chosen).to(batch.device)
-        if self.fit == "prompt":
+        index = batch.rows_below(self.tokens)
+        if not len(index):  # a table even if none of the prompts is kept
+            error = torch.zeros(0, len(self.chosen()), dtype=torch.float64, device=batch.device)
+        elif self.fit == "prompt":
             error = self._by_prompt(batch, batch.flatten(keep))[index]
         else:
             error = self._by_maps(batch, index)
@@ -174,7 +172,7 @@ class TokenNonlinearity(Chains):
         """Return (row, block) scaled distances of chosen rows."""
         maps, out = self._maps(batch.device), []
         for i, b in enumerate(self.chosen()):
-            x, y = (batch.rows(n)[index].double() for n in (b, b + 1))
+            x, y = (batch.flatten(batch.points(n))[index].double() for n in (b, b + 1))
             mean, size = maps["mean_out"][i], maps["spread"][i]
             error = linear.residual_norms(x, y, maps["mean_in"][i], mean, maps["weight"][i])
             out.append(self._scaled(error, y - mean, size, maps["n"]))
@@ -191,7 +189,7 @@ class TokenNonlinearity(Chains):
         out = torch.full((batch.n_tokens, len(self.chosen())), torch.nan, dtype=torch.float64, device=batch.device)
         edges = np.concatenate([[0], np.cumsum(batch.lengths)]).tolist()
         for i, b in enumerate(self.chosen()):
-            before, after = batch.rows(b), batch.rows(b + 1)
+            before, after = (batch.flatten(batch.points(n)) for n in (b, b + 1))
             for start, stop in pairwise(edges):
                 x, y = before[start:stop].double(), after[start:stop].double()
                 here = keep[start:stop].double()[:, None]

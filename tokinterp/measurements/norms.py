@@ -100,13 +100,11 @@ class TokenNorms(Measurement):
             for name, value in _of_prompt(x, batch.mask, sizes, rules).items():
                 columns.setdefault(name, []).append(value)
         self.append(prompt=batch.prompt_numbers, **{k: torch.stack(v, dim=1) for k, v in columns.items()})
-        kept = [b for b, n in enumerate(batch.numbers) if self.tokens is None or n < self.tokens]
-        if kept:
-            here = batch if len(kept) == len(batch) else batch.select(kept)
-            values = torch.stack(norms, dim=2)
+        kept = batch.rows_below(self.tokens)
+        if len(kept):
             self.append(
-                token_prompt=here.row_prompt, token_position=here.row_position, token_id=here.row_ids,
-                token_norm=here.flatten(values if here is batch else values[kept]),
+                token_prompt=batch.row_prompt[kept], token_position=batch.row_position[kept],
+                token_id=batch.row_ids[kept], token_norm=batch.flatten(torch.stack(norms, dim=2))[kept],
             )  # fmt: skip
 
     def _keep_entries(self, i: int | slice, other: massive.Entries) -> None:

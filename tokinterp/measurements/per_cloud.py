@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from ..text.prompts import Prompts
 
 LONGEST = 160  # bytes kept of a reason
+OWN = {
+    "reason", "n_points", "n_used", "prompt", "layer", "token", "position", "token_id", "token_prompt", "text", "site",
+    "relative_depth",
+}  # fmt: skip
+"""What the result has beside the values."""
 
 
 @checked(least=count(1))
@@ -121,7 +126,7 @@ class PerCloud(Measurement):
         reason = np.zeros((*shape, LONGEST), np.uint8)
         local = np.full((*batch.ids.shape, len(layers)), np.nan)
         for j, (layer, mask) in enumerate(zip(layers, masks, strict=True)):
-            stream = batch.resid(layer)
+            stream = batch.points(layer)
             first = first_of_kind(stream, mask) if self.distinct else None
             for i, n in enumerate(batch.lengths):
                 keep = mask[i, :n].cpu().numpy()

@@ -10,6 +10,7 @@ import torch
 from ..fitted import Tensors
 from ..fitting import Fit, State
 from ..kernels import probes as kernel
+from ..kernels.moments import BLOCK_ROWS
 from .probe_states import Batches, provisional, usual_scale
 
 if TYPE_CHECKING:
@@ -75,11 +76,12 @@ def fit_closed(
         for layer in layers:
             x = batch.rows(layer).float()
             if f"first.{layer}" not in sums:
-                sums[f"first.{layer}"] = torch.stack(provisional(x[kept]))
+                sums[f"first.{layer}"] = torch.stack(provisional(x[kept] if bool(kept.any()) else x))
             mean, scale = sums[f"first.{layer}"]
             x = (x - mean) / scale
             y, x = x[kept], x.double()
-            sums[f"gram.{layer}"] += (y.T @ y).double()
+            for block in y.split(BLOCK_ROWS):
+                sums[f"gram.{layer}"] += (block.T @ block).double()
             sums[f"total.{layer}"] += y.double().sum(0)
             for o, goal in enumerate(goals):
                 rows = goal >= 0

@@ -132,7 +132,7 @@ def capture_states(
             x = batch.rows(layer).float()
             if standardise:
                 if layer not in first:
-                    first[layer] = provisional(x[kept])
+                    first[layer] = provisional(x[kept] if bool(kept.any()) else x)
                 mean, scale = first[layer]
                 x = (x - mean) / scale
                 y = x[kept].double()

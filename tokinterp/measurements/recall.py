@@ -90,8 +90,7 @@ class PrefixRecall(Measurement):
         choose_layers(self.layers, info)
         if len(prompts.lengths) < HALVES:
             raise ValueError("one prompt cannot be halved into prompts to fit and to score: give at least 2")
-        special = prompts.vocabulary.special(prompts.token_ids)
-        count = np.bincount(prompts.token_ids[~special], minlength=info.d_vocab)
+        count = np.bincount(prompts.token_ids[~prompts.special_mask], minlength=info.d_vocab)
         words = np.argsort(-count, kind="stable")[: self.n_words]
         self.words = words[count[words] > 0]
         self.n_bins = int(np.log2(max(prompts.lengths))) + 1
@@ -124,7 +123,7 @@ class PrefixRecall(Measurement):
         layers = choose_layers(self.layers, self.info)
         device, d, n = batch.device, self.info.d_model, len(self.words)
         if "shift" not in self.sums:
-            shift = torch.stack([batch.rows(layer).double().mean(0) for layer in layers])
+            shift = torch.stack([batch.flatten(batch.points(layer)).double().mean(0) for layer in layers])
             self.sums["shift"] = shift
             for name, shape in (
                 ("second", (len(layers), HALVES, d, d)), ("cross", (len(layers), HALVES, d, n)),
@@ -144,7 +143,7 @@ class PrefixRecall(Measurement):
             self.sums["count"][h] += at.sum(0)
             self.sums["bag"][h] += at.T @ bag
             for i, layer in enumerate(layers):
-                x = batch.rows(layer)[index].double() - self.sums["shift"][i]
+                x = batch.flatten(batch.points(layer))[index].double() - self.sums["shift"][i]
                 self.sums["first"][i, h] += at.T @ x
                 x = x * mine
                 self.sums["second"][i, h] += x.T @ x
@@ -185,7 +184,11 @@ class PrefixRecall(Measurement):
         self.sums["total"] += torch.where(known, total, 0.0).sum()
         recall, explained = [], []
         for i, layer in enumerate(layers):
-            x = batch.rows(layer)[index].double() - self.sums["shift"][i] - self.sums["mean"][i, other, level]
+            x = (
+                batch.flatten(batch.points(layer))[index].double()
+                - self.sums["shift"][i]
+                - self.sums["mean"][i, other, level]
+            )
             maps = self.sums["map"][i]
             score = base + torch.where((other == 0)[:, None], x @ maps[0], x @ maps[1])
             left = ((bags - score) ** 2).sum(1)

@@ -133,7 +133,7 @@ class LayerSimilarity(Measurement):
         lengths = np.asarray(prompts.lengths)
         allowed = np.ones(lengths.sum(), bool)
         if "special" in self.exclude:
-            allowed = ~np.concatenate([prompts.special(i) for i in range(len(lengths))])
+            allowed = ~prompts.special_mask
         places = np.flatnonzero(allowed)
         if len(places) < 8:
             raise ValueError(f"the prompts have {len(places)} tokens to compare layers with: at least 8 are needed")
@@ -164,14 +164,14 @@ class LayerSimilarity(Measurement):
             sample_prompt=torch.from_numpy(numbers),
             sample_position=torch.from_numpy(np.concatenate(picked)),
             sample_keep=keep.flatten()[flat],
-            sample_rows=torch.stack([batch.resid(n).flatten(0, 1)[flat].float() for n in layers], dim=1),
+            sample_rows=torch.stack([batch.points(n).flatten(0, 1)[flat].float() for n in layers], dim=1),
         )
 
     def _add_prompts(self, batch: Batch, layers: list[int], keep: torch.Tensor) -> None:
         found = []
         for b, n in enumerate(batch.lengths):
             part = keep[b, :n]
-            x = torch.stack([batch.resid(layer)[b, :n].float() for layer in layers])
+            x = torch.stack([batch.points(layer)[b, :n].double() for layer in layers])
             x = (x - (x * part[:, None]).sum(1, keepdim=True) / part.sum().clamp_min(1)) * part[:, None]
             with neutral():
                 grams = x @ x.mT
@@ -188,7 +188,7 @@ class LayerSimilarity(Measurement):
             for name, shape in zeros.items():
                 self.sums[name] = torch.zeros(shape, dtype=torch.float64, device=batch.device)
         for rows in index.split(BLOCK_ROWS):
-            x = [batch.resid(n).flatten(0, 1)[rows].double() for n in layers]
+            x = [batch.points(n).flatten(0, 1)[rows].double() for n in layers]
             size = torch.stack([(y * y).sum(1) for y in x])
             self.sums["count"] += len(rows)
             self.sums["size"] += size.sum(1)

@@ -128,7 +128,7 @@ class Spectrum(Measurement):
         extra = torch.stack([p[:, 1:].sum() for p in parts]).tolist()
         columns: dict[str, list[torch.Tensor]] = {}
         for i, layer in enumerate(layers):
-            for name, value in self._add_layer(i, batch.resid(layer), sizes[i].norm, parts[i], extra[i]).items():
+            for name, value in self._add_layer(i, batch.points(layer), sizes[i].norm, parts[i], extra[i]).items():
                 columns.setdefault(name, []).append(value)
             self.sums["nonfinite"][i] += (batch.mask & ~parts[i].any(1)).sum()
             self.sums["massive_rows"][i] += rules[i].sum((1, 2))
@@ -153,7 +153,7 @@ class Spectrum(Measurement):
         """Choose the shift, the mean of the regular rows of the first batch, and make room for the sums."""
         shifts = []
         for layer, keep in zip(layers, regular, strict=True):
-            x = batch.resid(layer)
+            x = batch.points(layer)
             finite = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32).isfinite() & batch.mask
             keep = torch.where(keep.any(), keep, finite)[..., None]
             total = x.float().masked_fill(~keep, 0).sum((0, 1), dtype=torch.float64)

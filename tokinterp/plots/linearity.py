@@ -96,7 +96,7 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
     with style.paper_style():
         linearity_by_block(ds, ax=axes[0, 0])
         linearity_by_block(ds, residual=False, ax=axes[0, 1])
-        by_layer(ds, "norm_ratio", ax=axes[1, 0], ylabel="norm added / norm of the input")
+        by_layer(ds, "relative_step", ax=axes[1, 0], ylabel="norm added / norm of the input")
         axes[1, 0].set_yscale("log")
         by_layer(ds, "cosine", ax=axes[1, 1], ylabel="cosine before and after the block")
         style.panel_letters(axes)

@@ -55,6 +55,11 @@ class Sequences:
         """Return (n,) bool, true on BOS and other special tokens of prompt ``i``."""
         return self.vocabulary.special(self.ids(i))
 
+    @cached_property
+    def special_mask(self) -> np.ndarray:
+        """(token,) bool over all prompts one after the other, true on BOS and other special tokens."""
+        return self.vocabulary.special(self.token_ids)
+
     def padded(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return prompts as right-padded arrays.
 
