@@ -111,7 +111,7 @@ class ContextMemory(Measurement):
             "token_prompt", "token_position", "token_id", "prefix_length", *names
         )
         v = variable
-        edges = 2 ** np.arange(int(np.log2(length.max())) + 1)
+        edges = 2 ** np.arange(int(np.log2(length.max(initial=1))) + 1)
         place, prompts = np.log2(length).astype(int), np.unique(number)
         at = np.searchsorted(prompts, number) * len(edges) + place
         n = np.bincount(at, minlength=len(prompts) * len(edges))
@@ -119,7 +119,7 @@ class ContextMemory(Measurement):
         for name, column in zip(names, columns, strict=True):
             data[name] = v("token", column, LOSS[name], "nat", PAPER)
             with np.errstate(invalid="ignore"):
-                mean = np.bincount(at, column.astype(np.float64), len(n)) / n
+                mean = np.bincount(at, column.astype(np.float64), minlength=len(n)) / n
             data[f"{name}_by_length"] = v(
                 ("prompt", "bin"), mean.reshape(len(prompts), -1), f"{LOSS[name]}, mean over tokens", "nat", PAPER
             )
