@@ -121,8 +121,9 @@ class ContextMemory(Measurement):
             with np.errstate(invalid="ignore"):
                 mean = np.bincount(at, column.astype(np.float64), minlength=len(n)) / n
             data[f"{name}_by_length"] = v(
-                ("prompt", "bin"), mean.reshape(len(prompts), len(edges)), f"{LOSS[name]}, mean over tokens", "nat", PAPER
-            )
+                ("prompt", "bin"), mean.reshape(len(prompts), len(edges)), f"{LOSS[name]}, mean over tokens", "nat",
+                PAPER,
+            )  # fmt: skip
         data["n_by_length"] = v(("prompt", "bin"), n.reshape(len(prompts), len(edges)), "tokens in the bin", "token")
         coords = {
             "prompt": v("prompt", prompts, "number of the prompt in the input", "1"),
