@@ -237,7 +237,7 @@ MODELS = {
         lambda g, p: ti.load_model(g, dtype="int8"),
         r"dtype 'int8' is no floating-point dtype: write 'float32'",
     ),
-    "unknown backend": (lambda g, p: ti.load_model(g, backend="jax"), r"unknown backend 'jax': the backends are hf, "),
+    "unknown backend": (lambda g, p: ti.load_model(g, backend="jax"), r"backend='jax': give one of 'hf', "),
     "text without a tokenizer": (
         lambda g, p: ti.measure(ti.wrap(tiny_lm()), ["x"], {"n": Norms()}),
         r"has no tokenizer: give ids with Prompts.from_ids",

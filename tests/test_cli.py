@@ -135,7 +135,7 @@ def test_load_says_what_a_model_is_and_offers(call, tiny_folder):
         ({"--layers": "last"}, "write numbers and ranges"),
         ({"--device": "cuda:99"}, "'cuda:99' does not exist"),
         ({"--dtype": "int8"}, "no floating-point dtype"),
-        ({"--backend": "jax"}, "unknown backend 'jax'"),
+        ({"--backend": "jax"}, "backend='jax'"),
         ({"--bos": "maybe"}, "auto, yes or no"),
         ({"--field": "titel"}, "titel"),
         ({"--max-tokens": "100000"}, "100000"),

@@ -403,7 +403,7 @@ def test_summary_of_a_result_keeps_what_is_not_over_prompts():
     assert out["x"].attrs["references"] == "Someone 2024, eq. 3"
     with pytest.raises(ValueError, match="no dimension 'head' to summarise over: there are prompt"):
         ti.summary(example(), "head")
-    with pytest.raises(ValueError, match="level 95 is not between 0 and 1"):
+    with pytest.raises(ValueError, match="level=95: give a number between 0 and 1"):
         ti.summary(example(), level=95)
     with pytest.raises(ValueError, match="n_boot=0"):
         ti.summary(example(), n_boot=0)

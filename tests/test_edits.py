@@ -339,7 +339,7 @@ RESID = S("resid", 1)
         (lambda: E.SiteEdit(RESID, "replace"), r"replace at resid 1 needs a value"),
         (lambda: E.SiteEdit(RESID, "halve"), r"unknown edit 'halve': the edits are replace, add, zero, mean"),
         (lambda: E.knock_out([1], heads=[4]), r"heads \[4\]: the model has heads 0 to 3"),
-        (lambda: E.knock_out([1], heads=[-1]), r"heads \[-1\]"),
+        (lambda: E.knock_out([1], heads=[-1]), r"heads=\[-1\]"),
         (lambda: E.knock_out([1], blocks=[3]), r"block 3: tiny-llama has blocks 0 to 2"),
         (lambda: E.knock_out([9]), r"positions \[9\]"),
         (lambda: "zero", r"str is no edit: make one with"),

@@ -276,15 +276,15 @@ def test_model_limits():
         (lambda t: Prompts.from_texts(["a", ""], t), r"text 1 is empty.*on_empty"),
         (lambda t: Prompts.from_texts(["a", "b\ud800c"], t), r"text 1 has a lone surrogate.*character 1"),
         (lambda t: Prompts.from_texts(["x", TEXTS[0] * 4], model(t, 50)), r"text 1 has \d+ tokens.*50.*on_long"),
-        (lambda t: Prompts.from_texts(["a"], model(t, 50), max_tokens=51), "max_tokens = 51.*tiny, 50"),
+        (lambda t: Prompts.from_texts(["a"], model(t, 50), max_tokens=51), "max_tokens=51.*tiny, 50"),
         (lambda t: Prompts.from_texts(["a"], t, max_tokens=1), "no room for text after BOS"),
         (lambda t: Prompts.from_texts(["a"], t, on_long="window"), "needs max_tokens"),
         (lambda t: Prompts.from_texts(["a"], t, max_tokens=9, on_long="cut"), "'cut'.*window"),
-        (lambda t: Prompts.from_texts(["a"], t, max_tokens=9, stride=3), "stride = 3.*on_long"),
-        (lambda t: Prompts.from_texts(["a"], t, max_tokens=9, on_long="window", stride=9), "stride = 9.*1 and 8"),
-        (lambda t: Prompts.from_texts(["a"], t, max_tokens=9, min_tokens=10), "min_tokens = 10"),
+        (lambda t: Prompts.from_texts(["a"], t, max_tokens=9, stride=3), "stride=3.*on_long"),
+        (lambda t: Prompts.from_texts(["a"], t, max_tokens=9, on_long="window", stride=9), "stride=9.*1 and 8"),
+        (lambda t: Prompts.from_texts(["a"], t, max_tokens=9, min_tokens=10), "min_tokens=10"),
         (lambda t: Prompts.from_texts(["a"], t, min_tokens=50), "none of the 1 texts.*50"),
-        (lambda t: Prompts.from_texts(["a"], t, bos="yes"), "bos = 'yes'"),
+        (lambda t: Prompts.from_texts(["a"], t, bos="yes"), "bos='yes'"),
         (lambda t: Prompts.from_texts(["a"], PieceTokenizer("a"), bos=True), "no BOS token"),
         (lambda t: Prompts.from_texts(["a"], SimpleNamespace(info=model(t).info, tokenizer=None)), "tiny has no token"),
         (lambda t: Prompts.from_texts(["zzz"], model(t, d_vocab=20)), r"text 0 has token id \d+.*tiny has ids 0 to 19"),
@@ -517,7 +517,7 @@ def test_missing_and_broken_files(tmp_path):
     for name in (tmp_path / "no.txt", "no/such/folder/x", str(tmp_path / "no.csv"), "lost.docx"):
         with pytest.raises(FileNotFoundError, match="no such file"):
             read_texts(name)
-    with pytest.raises(ValueError, match="limit = 0"):
+    with pytest.raises(ValueError, match="limit=0"):
         read_texts(tmp_path / "a.jsonl", limit=0)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from .kernels.rounding import settle
+from .settings import anything, checked, count, instance, integer, several
 
 if TYPE_CHECKING:
     from .edits import Edit
@@ -42,6 +43,7 @@ _LENS_NAMES = {
 }
 
 
+@checked(at=integer)
 @dataclass(frozen=True, order=True)
 class Site:
     """A place whose activations can be captured or edited.
@@ -117,6 +119,7 @@ class Site:
             raise ValueError(f"site {self.name} at {what} {self.at}: {info.id} has {what}s 0 to {last}")
 
 
+@checked()
 def resid(layers: Sequence[int]) -> list[Site]:
     """Return the residual-stream sites of some layers."""
     return [Site("resid", layer) for layer in layers]
@@ -275,6 +278,9 @@ class Batch:
         )
 
 
+@checked(
+    numbers=several(count(), 1), sites=several(instance("Site")), edits=several(anything), streaming=several(anything)
+)
 def capture(
     model: Model, prompts: Prompts, numbers: Sequence[int], sites: Sequence[Site], edits: Sequence[Edit] = (), *,
     streaming: Sequence[Measurement] = (), names: Sequence[int] | None = None,
@@ -329,6 +335,7 @@ def capture(
         return batch
 
 
+@checked(sites=several(instance("Site")))
 def stream(
     model: Model, prompts: Prompts, sites: Sequence[Site], *, batch_tokens: int = 8192, edits: Sequence[Edit] = (),
     start: int = 0,

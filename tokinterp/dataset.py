@@ -23,6 +23,7 @@ from .files import new_folder, replace_folder
 from .owner import discard, leftovers, sweep
 from .paths import local_path
 from .received import RefusedError, check_netcdf, check_zarr
+from .settings import checked
 
 if TYPE_CHECKING:
     from .edits import Edit
@@ -241,6 +242,7 @@ def circumstances(attrs: Mapping[Any, Any]) -> list[str]:
 
 
 # -- check ----------------------------------------------------------------------------------------------------
+@checked()
 def check(data: xr.Dataset | xr.DataTree) -> None:
     """Raise ValueError, naming every problem, if a result does not follow the conventions.
 
@@ -297,6 +299,7 @@ def _unsafe(text: str) -> bool:
 
 
 # -- files ----------------------------------------------------------------------------------------------------
+@checked()
 def write(data: xr.Dataset | xr.DataTree, path: str | Path, *, overwrite: bool = False) -> Path:
     """Write a result: a zarr folder, or one netCDF file where the name ends in ``.nc``.
 
@@ -363,6 +366,7 @@ def write(data: xr.Dataset | xr.DataTree, path: str | Path, *, overwrite: bool =
     return path
 
 
+@checked()
 def read(path: str | Path) -> xr.DataTree:
     """Read a result that :func:`write` wrote, check its conventions and that no value was damaged.
 

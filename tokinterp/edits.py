@@ -12,6 +12,7 @@ import torch
 
 from .capture import Site
 from .describe import describe, numbered
+from .settings import checked, count, instance, several
 
 Positions = int | slice | Sequence[int] | torch.Tensor | Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None
 """Which positions: a number or a list of numbers (the same in every prompt; a shorter prompt goes without), a slice (of
@@ -190,6 +191,7 @@ def _words(positions: Positions) -> str:
     return numbered(map(int, numbers)) if len(numbers) <= 20 else f"{len(numbers)} places"
 
 
+@checked(value=instance("Tensor"))
 def replace(site: Site, value: torch.Tensor, positions: Positions = None) -> SiteEdit:
     """Put ``value`` in the place of the activations of a site.
 
@@ -203,16 +205,19 @@ def replace(site: Site, value: torch.Tensor, positions: Positions = None) -> Sit
     return SiteEdit(site, "replace", positions, value)
 
 
+@checked(value=instance("Tensor"))
 def add(site: Site, value: torch.Tensor, positions: Positions = None) -> SiteEdit:
     """Add ``value`` to the activations of a site."""
     return SiteEdit(site, "add", positions, value)
 
 
+@checked()
 def zero(site: Site, positions: Positions = None) -> SiteEdit:
     """Set the activations of a site to zero."""
     return SiteEdit(site, "zero", positions)
 
 
+@checked()
 def mean_ablate(site: Site, positions: Positions = None, mean: torch.Tensor | None = None) -> SiteEdit:
     """Put a mean in the place of the activations of a site.
 
@@ -229,6 +234,7 @@ def mean_ablate(site: Site, positions: Positions = None, mean: torch.Tensor | No
     return SiteEdit(site, "mean", positions, mean)
 
 
+@checked(heads=several(count(), 1))
 def knock_out(
     keys: Positions,
     queries: Positions = None,

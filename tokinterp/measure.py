@@ -22,10 +22,12 @@ from .kernels.state import neutral
 from .loop import Measurements, Runner, nonfinite_layer
 from .measurements.base import Measurement
 from .models.base import Model, current
+from .settings import anything, checked, count, number, several, share
 from .text.prompts import Prompts
 
 
 @neutral()
+@checked(edits=several(anything), checkpoint_every=number(0), share=share)
 def measure(
     model: Model,
     prompts: Prompts | Sequence[str],
@@ -340,6 +342,7 @@ def _merge_shares(root: Path, n: int, measurements: dict[str, Measurement]) -> N
                 m.merge(part[name])
 
 
+@checked(shares=count(1))
 def measure_on_cluster(
     client: Any,
     load: Callable[[], Model],

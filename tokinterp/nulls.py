@@ -20,6 +20,7 @@ from .loop import Measurements
 from .measure import measure, run_facts, store_path
 from .models.base import Model
 from .owner import discard
+from .settings import checked, count, several, string
 from .summary import concat_models
 from .text.prompts import Prompts
 from .text.shuffle import random_ids, shuffle_blocks, shuffle_words
@@ -29,6 +30,7 @@ DEFAULT = ("none", "shuffle:5", "random_ids", "untrained")
 
 
 @neutral()
+@checked(nulls=several(string) | string, replicates=count(1))
 def measure_nulls(
     model: Model,
     prompts: Prompts | Sequence[str],

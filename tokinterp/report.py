@@ -19,6 +19,7 @@ import xarray as xr
 from . import dataset
 from .escape import page_policy
 from .files import write_text
+from .settings import checked, count, positive, prompts
 from .tables import DEPTHS, Column, layer_table, named_results, number, prompt_tables
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ TEMPLATE = Path(__file__).with_name("report.html")
 Named = dict[str, xr.Dataset]
 
 
+@checked(prompts=prompts, max_prompts=count(1), max_megabytes=positive)
 def report(
     run: xr.DataTree | xr.Dataset | str | Path,
     path: str | Path,

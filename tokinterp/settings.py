@@ -164,9 +164,8 @@ def one_of(*known: Any) -> Kind:
         for one in known:
             if type(value) is type(one) and value == one:
                 return one
-        if isinstance(value, str):
-            raise Refused(f"give {said}{like(value, [k for k in known if isinstance(k, str)])}")
-        raise Refused
+        close = like(value, [k for k in known if isinstance(k, str)]) if isinstance(value, str) else ""
+        raise Refused(f"give {said}{close}" if close else "")
 
     return Kind(said, take)
 
@@ -250,7 +249,8 @@ def mapping(value_kind: Kind | None = None) -> Kind:
     """A dictionary with strings as keys."""
 
     def take(value: Any) -> Any:
-        if not isinstance(value, Mapping) or not all(isinstance(k, str) for k in value):
+        named = isinstance(value, Mapping) and not hasattr(value, "data_vars") and not hasattr(value, "columns")
+        if not named or not all(isinstance(k, str) for k in value):
             raise Refused
         if value_kind is None:
             return value
@@ -356,9 +356,13 @@ probes = of("probes from ti.fit_probes or TokenProbes.load", _has("layers", "off
 texts = Kind("a list of texts", _take_texts, TypeError)
 prompts = instance("Prompts")
 device = Kind("a device such as 'cpu', 'cuda' or 'cuda:1'", _take_device)
+share = Kind(
+    "(i, n): whole numbers, i from 0 to n - 1",
+    of("", lambda v: (i := pair(count(), count(1)).take(v))[0] < i[1], pair(count(), count(1)).take).take,
+)
 dtype = of(
     "'float32', 'bfloat16', 'float16' or 'auto'",
-    lambda v: isinstance(getattr(torch, v, None) if isinstance(v, str) else v, torch.dtype) or v == "auto",
+    lambda v: isinstance(getattr(torch, v, None) if isinstance(v, str) else v, torch.dtype) or str(v) == "auto",
 )
 layers = numbered("layer")
 blocks = numbered("block")
@@ -377,6 +381,7 @@ ALIASES: dict[str, Kind] = {
     "Path": path, "Callable": function, "Mapping": mapping(), "dict": mapping(), "Model": model, "HookedLM": model,
     "Dataset": result, "Tensor": instance("Tensor"), "ndarray": instance("ndarray"), "Probes": probes,
     "Axes": instance("Axes", "_AxesBase"), "Positions": anything, "Measurements": mapping(),
+    "Other": result | mapping(result),
     "Prompts": prompts, "Prompts | Sequence[str]": prompts | texts, "Sequence[str] | Prompts": prompts | texts,
     "Edit": instance("SiteEdit", "KnockOut", "KeepOnly"),
 }  # fmt: skip
@@ -384,13 +389,7 @@ ALIASES: dict[str, Kind] = {
 
 
 def kind_of(annotation: str) -> Kind:
-    """Return the kind that an annotation stands for.
-
-    Examples
-    --------
-    >>> kind_of("Sequence[int] | None").says
-    'a list, each a whole number of at least 0, or None'
-    """
+    """Return the kind that an annotation stands for."""
     return ALIASES.get(annotation) or _kind(ast.parse(annotation, mode="eval").body)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..settings import short
 from ..text.classes import CLASSES, token_classes
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def separator_ids(vocabulary: Vocabulary, ids: np.ndarray) -> np.ndarray:
 def check_sets(what: str, sets: Mapping[str, Any]) -> dict[str, Any]:
     """Return sets by name, arrays as `Marked`; raise ValueError for a rule that there is not."""
     if not isinstance(sets, Mapping) or not sets:
-        raise ValueError(f"{what}={sets!r}: give a dictionary of names and rules, for example {{'sink': 'first'}}")
+        raise ValueError(f"{what}={short(sets)}: give a dictionary of names and rules, for example {{'sink': 'first'}}")
     out = {}
     for name, rule in sets.items():
         if isinstance(rule, str):

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ..settings import anything, checked, instance, one_of
 from .base import Activations, Model, ModelInfo
 from .bundled import ID, bundled_folder
 from .fingerprint import state_hash, weights_hash
@@ -29,6 +30,7 @@ __all__ = [
 BACKENDS = ("hf", "transformer_lens", "nnsight")
 
 
+@checked(backend=one_of(*BACKENDS), device_map=anything, tokenizer=anything, modules=instance("Modules"))
 def load_model(
     name_or_folder: str | Path | None = None,
     *,
@@ -110,6 +112,7 @@ def load_model(
     return make_model(lm, found, id=id, revision=rev, modules=modules)
 
 
+@checked()
 def wrap(obj: Any, tokenizer: Any = None, *, id: str | None = None, modules: Modules | None = None) -> HookedLM:
     """Return the tokinterp model of an object that another library loaded.
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..kernels.state import passing
+from ..settings import checked, string
 
 BLOCKS = (
     "model.layers", "transformer.h", "gpt_neox.layers", "model.decoder.layers", "model.language_model.layers",
@@ -35,6 +36,7 @@ MLP_ADDS = ("{}", "post_feedforward_layernorm", "post_mlp_layernorm", "{}.dense_
 Parts = tuple[str | None, str | None]
 
 
+@checked(blocks=string)
 @dataclass(frozen=True)
 class Modules:
     """Dotted paths of the modules that tokinterp hooks; pass one to ``load_model`` for an unknown architecture.

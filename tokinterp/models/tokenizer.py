@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..settings import checked
 from .bundled import bundled_folder
 from .hf import _hub_message, check_tokenizer
 from .sentencepiece import read_tokenizer
 
 
+@checked()
 def load_tokenizer(
     name_or_folder: str | Path | None = None, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> Any:

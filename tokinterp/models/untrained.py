@@ -7,10 +7,12 @@ import copy
 import torch
 
 from ..kernels.state import neutral, seeded
+from ..settings import checked
 from .hf import make_model
 from .hooks import HookedLM
 
 
+@checked()
 def untrained(model: HookedLM, seed: int = 0) -> HookedLM:
     """Return a copy of a model with the weights it had before training: drawn anew, as its architecture draws them.
 

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..dataset import kind
+from ..settings import checked
 from . import style
 from .layers import by_layer
 from .tokens import layer_ticks
@@ -23,6 +24,7 @@ NAMES = {
 }
 
 
+@checked()
 def attention_by_block(
     ds: xr.Dataset, name: str = "mass", *, ax: Axes | None = None, queries: str | None = None, legend: bool = True,
     other: xr.Dataset | None = None, label: str | None = None, width: str | float = "column",
@@ -65,6 +67,7 @@ def attention_by_block(
     return ax
 
 
+@checked()
 def head_map(
     ds: xr.Dataset, name: str = "mass", keys: str | None = None, *, ax: Axes | None = None, queries: str | None = None,
     width: str | float = "column",
@@ -110,6 +113,7 @@ def head_map(
     return axes
 
 
+@checked()
 def sink_by_position(
     ds: xr.Dataset, *, ax: Axes | None = None, other: xr.Dataset | None = None, labels: tuple[str, str] = ("", "other"),
     width: str | float = "column",

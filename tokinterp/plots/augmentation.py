@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..settings import checked
 from . import style
 from .layers import by_layer
 
@@ -31,6 +32,7 @@ DRAWN = {
 }
 
 
+@checked()
 def augmentation_by_layer(
     ds: xr.Dataset, name: str = "infonce_share", *, ax: Axes | None = None, **options: Any
 ) -> Axes:

@@ -9,12 +9,14 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..settings import checked
 from . import style
 from .layers import palette, put_legend
 
 MEASUREMENT = "DimensionLossCorrelation"
 
 
+@checked()
 def correlation_by_layer(
     ds: xr.Dataset,
     kind: str = "pearson",

@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..settings import checked
 from . import style
 from .layers import by_layer, spread
 
@@ -22,6 +23,7 @@ KINDS = {
 MANY = ("null", "shuffle", "model", "replicate")
 
 
+@checked()
 def cosine_by_layer(ds: xr.Dataset, *, ax: Axes | None = None, name: str | None = None, **options: Any) -> Axes:
     """Draw the mean cosine of tokens over layers: in a prompt, across prompts, and in a prompt about its mean.
 
@@ -51,6 +53,7 @@ def cosine_by_layer(ds: xr.Dataset, *, ax: Axes | None = None, name: str | None 
     return ax
 
 
+@checked()
 def smoothness_by_layer(ds: xr.Dataset, offset: int | Sequence[int] | None = None, *, ax: Axes | None = None,
                         **options: Any) -> Axes:  # fmt: skip
     """Draw how much more alike tokens near each other in the text are than any two tokens of the prompt.
@@ -77,6 +80,7 @@ def smoothness_by_layer(ds: xr.Dataset, offset: int | Sequence[int] | None = Non
     return ax
 
 
+@checked()
 def angle_histogram(ds: xr.Dataset, layers: Sequence[int] | None = None, *, ax: Axes | None = None,
                     width: str | float = "column") -> Axes:  # fmt: skip
     """Draw the distribution of the angle at a token between its two nearest neighbours, for some layers.

@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..settings import checked
 from . import style
 from .layers import by_layer
 
@@ -26,6 +27,7 @@ REFERENCES = {
 }
 
 
+@checked()
 def curvature_by_layer(ds: xr.Dataset, name: str = "curvature", *, ax: Axes | None = None, **options: Any) -> Axes:
     """Draw the mean turning angle over layers, in degrees, beside those of known paths.
 

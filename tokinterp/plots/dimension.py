@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..settings import checked
 from . import style
 from .layers import by_layer, curves, draw_curves, named_sets, spread
 from .tokens import map_height, token_layer_map
@@ -18,6 +19,7 @@ MEASUREMENT = "IntrinsicDimension"
 VARIABLES = {"gride": "dimension", "mle": "dimension_mle", "twonn": "dimension_twonn"}
 
 
+@checked()
 def dimension_by_layer(
     ds: xr.Dataset,
     scale: int | Sequence[int] = 4,
@@ -63,6 +65,7 @@ def dimension_by_layer(
     return ax
 
 
+@checked()
 def dimension_by_scale(
     ds: xr.Dataset,
     layers: Sequence[int] | None = None,
@@ -118,6 +121,7 @@ def dimension_by_scale(
     return axes
 
 
+@checked()
 def local_dimension_map(ds: xr.Dataset, prompt: int = 0, **options: Any) -> Axes:
     """Draw the dimension around every token of a prompt at every layer, as a heat map.
 

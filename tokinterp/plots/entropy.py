@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..settings import checked
 from . import style
 from .layers import by_layer
 
@@ -24,6 +25,7 @@ NAMES = {
 }
 
 
+@checked()
 def entropy_by_layer(
     ds: xr.Dataset, name: str = "prompt_entropy_share", *, ax: Axes | None = None, **options: Any
 ) -> Axes:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from ..settings import checked
 from . import style
 from .erasure_html import erasure_html
 from .layers import pick
@@ -19,6 +20,7 @@ from .tokens import prompt_of, strings_of, tokens_of
 MEASUREMENT = "ErasureScores"
 
 
+@checked()
 def erasure_map(
     ds: xr.Dataset,
     prompt: int = 0,
@@ -85,6 +87,7 @@ def erasure_map(
     return axes
 
 
+@checked()
 def psi_distribution(
     ds: xr.Dataset,
     controls: Mapping[str, xr.Dataset] | None = None,
@@ -147,6 +150,7 @@ def psi_distribution(
     return axes
 
 
+@checked()
 def precision_recall(
     scores: xr.Dataset,
     *,

@@ -10,6 +10,7 @@ import xarray as xr
 
 from ..escape import page_policy
 from ..files import write_text
+from ..settings import checked
 from .tokens import strings_of, tokens_of
 
 LOW, MIDDLE, HIGH = (33, 102, 172), (247, 247, 247), (178, 24, 43)
@@ -70,6 +71,7 @@ class Html(str):
         return write_text(path, f"{head}<body>{self}</body></html>\n", errors="backslashreplace")
 
 
+@checked()
 def erasure_html(
     ds: xr.Dataset, prompt: int = 0, *, limit: float | None = None, min_tokens: int = 2, title: str | None = None
 ) -> Html:

@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..settings import checked
 from ..summary import summary
 from . import style
 from .layers import by_layer
@@ -20,6 +21,7 @@ MEASUREMENT = (
 )  # fmt: skip
 
 
+@checked()
 def insertion_curves(
     ds: xr.Dataset, name: str = "log_prob", *, ax: Axes | None = None, placement: str = "post",
     kinds: Sequence[str] | None = None, legend: bool = True, width: str | float = "column",
@@ -72,6 +74,7 @@ def insertion_curves(
     return axes
 
 
+@checked()
 def intervals(
     ds: xr.Dataset, name: str, dim: str, *, ax: Axes | None = None, other: xr.Dataset | None = None,
     labels: tuple[str, str] = ("fillers", "random words"), names: Mapping[str, str] | None = None,
@@ -132,6 +135,7 @@ def wrapped(text: str, width: int = 26) -> str:
     return "\n".join(textwrap.wrap(text, width))
 
 
+@checked()
 def evidence(ds: xr.Dataset, *, ax: Axes | None = None, width: str | float = "column") -> Axes:
     """Draw the conditions of a verdict: value and interval, filled where the lower bound exceeds what is wanted.
 

@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..settings import checked
 from ..summary import summary
 from . import style
 from .fillers_training import ARMS
@@ -17,6 +18,7 @@ from .fillers_training import ARMS
 MEASUREMENT = ("DotProbes", "DotAttention", "DotAblation", "FillerContents")
 
 
+@checked()
 def dots_by_layer(ds: xr.Dataset, *, ax: Axes | None = None, legend: bool = True) -> Axes:
     """Draw how often the logit lens at a filler shows a valid word of the chain of thought, by layer, beside chance.
 
@@ -51,6 +53,7 @@ def dots_by_layer(ds: xr.Dataset, *, ax: Axes | None = None, legend: bool = True
     return axes
 
 
+@checked()
 def dot_probe_map(
     ds: xr.Dataset, target: str = "pair sum", trunk: str | None = None, *, ax: Axes | None = None, colorbar: bool = True
 ) -> Axes:
@@ -97,6 +100,7 @@ def dot_probe_map(
     return axes
 
 
+@checked()
 def dot_probes_by_layer(
     ds: xr.Dataset, target: str = "pair sum", *, ax: Axes | None = None, legend: bool = True
 ) -> Axes:
@@ -127,6 +131,7 @@ def dot_probes_by_layer(
     return axes
 
 
+@checked()
 def dot_attention_by_block(
     ds: xr.Dataset, query: str = "answer", *, ax: Axes | None = None, legend: bool = True
 ) -> Axes:
@@ -166,6 +171,7 @@ def dot_attention_by_block(
     return axes
 
 
+@checked()
 def dot_ablation(ds: xr.Dataset, *, ax: Axes | None = None, legend: bool = True) -> Axes:
     """Draw the accuracy under each intervention on the fillers, one marker with its interval for each network."""
     names = [str(i) for i in ds["intervention"].values]
@@ -190,6 +196,7 @@ def dot_ablation(ds: xr.Dataset, *, ax: Axes | None = None, legend: bool = True)
     return axes
 
 
+@checked()
 def slot_effects(ds: xr.Dataset, trunk: str | None = None, *, ax: Axes | None = None, legend: bool = True) -> Axes:
     """Draw what the mean ablation of single fillers does, where a third row completes the filler's pair and where not.
 

@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..settings import checked
 from ..summary import summary
 from . import style
 
@@ -81,6 +82,7 @@ def draw_line(axes: Axes, x: np.ndarray, y: np.ndarray, bounds: np.ndarray, numb
     axes.fill_between(x, *bounds, color=line.get_color(), alpha=0.2, lw=0)
 
 
+@checked()
 def coverage_by_block(ds: xr.Dataset, *, ax: Axes | None = None, width: str | float = "column") -> Axes:
     """Draw how much of the attention beyond the own segment is on separators (result of ``segment_coverage``).
 
@@ -101,6 +103,7 @@ def coverage_by_block(ds: xr.Dataset, *, ax: Axes | None = None, width: str | fl
     return axes
 
 
+@checked()
 def explained_by_source(
     ds: xr.Dataset, target: str | None = None, *, ax: Axes | None = None, width: str | float = "column"
 ) -> Axes:
@@ -135,6 +138,7 @@ def explained_by_source(
     return axes
 
 
+@checked()
 def hidden_in_windows(
     ds: xr.Dataset, name: str = "kl", *, ax: Axes | None = None, width: str | float = "column"
 ) -> Axes:
@@ -173,6 +177,7 @@ def hidden_in_windows(
     return axes
 
 
+@checked()
 def cell_likeness(ds: xr.Dataset, *, ax: Axes | None = None, width: str | float = "column") -> Axes:
     """Draw how alike cells (layer, filler) sort the items, ordered by cluster (result of ``cell_clusters``).
 

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..fillers.last import last_evaluation
+from ..settings import checked
 from . import style
 
 MEASUREMENT = "FillersTraining"
@@ -32,6 +33,7 @@ ARMS = {
 }
 
 
+@checked()
 def learning_curve(ds: xr.Dataset, *, ax: Axes | None = None, legend: bool = True) -> Axes:
     """Draw the accuracy of each format over the examples seen, one thin line per seed.
 
@@ -61,6 +63,7 @@ def learning_curve(ds: xr.Dataset, *, ax: Axes | None = None, legend: bool = Tru
     return axes
 
 
+@checked()
 def stratum_accuracy(ds: xr.Dataset, *, ax: Axes | None = None, legend: bool = True) -> Axes:
     """Draw the last accuracy of each format on each kind of example: the mean over seeds, and each seed as a point."""
     with style.drawing(ax) as axes:
@@ -83,6 +86,7 @@ def stratum_accuracy(ds: xr.Dataset, *, ax: Axes | None = None, legend: bool = T
     return axes
 
 
+@checked()
 def probe_curve(ds: xr.Dataset, *, ax: Axes | None = None, legend: bool = True) -> Axes:
     """Draw the accuracy of answers after a share of the fillers, one line per network probed."""
     with style.drawing(ax) as axes:
@@ -100,6 +104,7 @@ def probe_curve(ds: xr.Dataset, *, ax: Axes | None = None, legend: bool = True) 
     return axes
 
 
+@checked()
 def accuracy_by_size(
     results: Mapping[str, Mapping[str, xr.Dataset]], along: str = "n", *, ax: Axes | None = None, legend: bool = True
 ) -> Axes:

@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..settings import checked
 from . import style
 from .layers import by_layer
 
@@ -21,6 +22,7 @@ NAMES = {
 }
 
 
+@checked()
 def graph_by_layer(
     ds: xr.Dataset,
     name: str = "reciprocity",

@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..settings import checked
 from ..summary import summary
 from . import style
 from .pairs import layer_pairs
@@ -17,6 +18,7 @@ from .pairs import layer_pairs
 MEASUREMENT = "InformationImbalance"
 
 
+@checked()
 def imbalance_plane(
     ds: xr.Dataset, layer: int | None = None, k: int | None = None, *, ax: Axes | None = None,
     width: str | float = "column",
@@ -73,6 +75,7 @@ def imbalance_plane(
     return axes
 
 
+@checked()
 def imbalance_by_layer(
     ds: xr.Dataset, k: int | Sequence[int] | None = None, *, ax: Axes | None = None, level: float = 0.95,
     width: str | float = "column",

@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..settings import checked
 from . import style
 from .layers import Curve, curves, draw_curves, named_sets, pick
 
@@ -16,6 +17,7 @@ MEASUREMENT = "PieceAttention"
 Other = xr.Dataset | Mapping[str, xr.Dataset] | None
 
 
+@checked()
 def word_accuracy(
     ds: xr.Dataset,
     *,
@@ -71,6 +73,7 @@ def word_accuracy(
     return axes
 
 
+@checked()
 def retrieval_by_layer(
     ds: xr.Dataset,
     name: str = "retrieved",
@@ -119,6 +122,7 @@ def retrieval_by_layer(
     return axes
 
 
+@checked()
 def canonicity_by_layer(
     ds: xr.Dataset,
     *,
@@ -155,6 +159,7 @@ def canonicity_by_layer(
     return axes
 
 
+@checked()
 def piece_attention(
     ds: xr.Dataset,
     pieces: int | None = None,

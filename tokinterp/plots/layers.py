@@ -11,6 +11,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from ..settings import checked
 from ..summary import summary
 from . import style
 
@@ -40,6 +41,7 @@ class Curve(NamedTuple):
     partial: np.ndarray
 
 
+@checked()
 def by_layer(
     ds: xr.Dataset,
     name: str,

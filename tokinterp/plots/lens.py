@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..settings import checked
 from . import style
 from .layers import by_layer, pick
 from .tokens import layer_ticks, map_height, prompt_of, strings_of, token_layer_map, tokens_of
@@ -26,6 +27,7 @@ MOST_LAYERS = 24  # rows of the table without layers=
 CELL = 6  # pt, type in a cell of the table
 
 
+@checked()
 def lens_by_layer(
     ds: xr.Dataset,
     name: str = "cross_entropy",
@@ -65,6 +67,7 @@ def lens_by_layer(
     return ax
 
 
+@checked()
 def lens_table(
     ds: xr.Dataset,
     prompt: int = 0,

@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..settings import checked
 from . import style
 from .layers import by_layer, named_sets
 
@@ -16,6 +17,7 @@ MEASUREMENT = "Linearity"
 KINDS = {"": "as published", "_adjusted": "adjusted", "_held_out": "held out"}
 
 
+@checked()
 def linearity_by_block(
     ds: xr.Dataset,
     *,

@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..settings import checked
 from . import style
 from .dimension import dimension_by_scale
 
@@ -16,6 +17,7 @@ MEASUREMENT = "LogitDimension"
 MOST = 60  # prompts with a dot of their own error
 
 
+@checked()
 def dimension_of_prompts(
     ds: xr.Dataset, scale: int | None = None, *, ax: Axes | None = None, width: str | float = "column"
 ) -> Axes:

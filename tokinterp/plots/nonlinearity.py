@@ -10,12 +10,14 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..settings import checked
 from . import style
 from .tokens import map_height, token_layer_map, tokens_of
 
 MEASUREMENT = "TokenNonlinearity"
 
 
+@checked()
 def nonlinearity_map(
     ds: xr.Dataset,
     prompt: int = 0,

@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..settings import checked
 from . import style
 from .layers import by_layer
 from .tokens import token_layer_map
@@ -17,6 +18,7 @@ from .tokens import token_layer_map
 MEASUREMENT = "TokenNorms"
 
 
+@checked()
 def magnitudes_by_layer(ds: xr.Dataset, *, ax: Axes | None = None, **options: Any) -> Axes:
     """Draw the three largest magnitudes of a prompt and its median magnitude over layers, on a log axis.
 
@@ -46,6 +48,7 @@ def magnitudes_by_layer(ds: xr.Dataset, *, ax: Axes | None = None, **options: An
     return ax
 
 
+@checked()
 def norms_by_layer(ds: xr.Dataset, *, ax: Axes | None = None, **options: Any) -> Axes:
     """Draw the largest and the median norm of the rows of a prompt over layers, on a log axis.
 

@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..settings import checked
 from . import style
 from .layers import by_layer, palette
 from .pairs import layer_pairs
@@ -16,6 +17,7 @@ from .pairs import layer_pairs
 MEASUREMENT = "NeighbourOverlap"
 
 
+@checked()
 def overlap_by_layer(
     ds: xr.Dataset,
     k: int | Sequence[int] | None = None,
@@ -58,6 +60,7 @@ def overlap_by_layer(
     return ax
 
 
+@checked()
 def label_overlap_by_layer(
     ds: xr.Dataset,
     label: str = "token_id",

@@ -13,11 +13,13 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from ..dataset import kind
+from ..settings import checked
 from . import style
 from .layers import AXES, by_layer
 from .tokens import prompt_of
 
 
+@checked()
 def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, str, Figure]]:
     """Yield the figures that show a result.
 

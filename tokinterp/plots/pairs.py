@@ -9,10 +9,12 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
+from ..settings import checked, number, pair
 from . import style
 from .layers import pick
 
 
+@checked(limits=pair(number(), number()))
 def layer_pairs(
     ds: xr.Dataset,
     name: str,

@@ -9,12 +9,14 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..settings import checked
 from . import style
 from .layers import pick
 
 MEASUREMENT = "ProbeScores"
 
 
+@checked()
 def probe_accuracy(
     ds: xr.Dataset,
     name: str = "accuracy",

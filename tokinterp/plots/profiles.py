@@ -6,9 +6,11 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
+from ..settings import checked
 from . import style
 
 
+@checked()
 def profile(
     ds: xr.Dataset,
     name: str = "mean",

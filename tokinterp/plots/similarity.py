@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..settings import checked
 from . import style
 from .pairs import layer_pairs
 
@@ -25,6 +26,7 @@ NAMES = {
 }
 
 
+@checked()
 def similarity_map(ds: xr.Dataset, name: str = "cka_debiased", *, ax: Axes | None = None, **options: Any) -> Axes:
     """Draw the similarity of every layer with every other, colours from 0 (or the least value) to 1.
 

@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..settings import checked
 from . import style
 from .layers import by_layer
 from .tokens import layer_ticks
@@ -16,6 +17,7 @@ from .tokens import layer_ticks
 MEASUREMENT = "FirstTokenAttention"
 
 
+@checked()
 def first_token_map(ds: xr.Dataset, *, ax: Axes | None = None, width: str | float = "column") -> Axes:
     """Draw the mean attention of each head to the first token, heads to the right and blocks upwards.
 

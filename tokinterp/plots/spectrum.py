@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..settings import checked
 from . import style
 from .layers import Curve, by_layer, draw_curves, named_sets, pick, spread
 
@@ -33,6 +34,7 @@ NAMES = {
 }
 
 
+@checked()
 def spectrum_by_layer(
     ds: xr.Dataset,
     name: str = "participation_ratio",
@@ -87,6 +89,7 @@ def spectrum_by_layer(
     return ax
 
 
+@checked()
 def eigenvalues(
     ds: xr.Dataset,
     layers: Sequence[int] | None = None,

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..files import replacing
+from ..settings import checked
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -55,6 +56,7 @@ RC = {
 
 
 @contextmanager
+@checked()
 def paper_style() -> Iterator[None]:
     """Draw and save what is inside with fonts, lines and colours for print; nothing changes outside.
 
@@ -69,6 +71,7 @@ def paper_style() -> Iterator[None]:
         yield
 
 
+@checked()
 def figure(
     width: str | float = "column", height: float | None = None, rows: int = 1, columns: int = 1, **options: Any
 ) -> tuple[Figure, np.ndarray]:
@@ -152,6 +155,7 @@ def inches_of(width: str | float) -> float:
     return float(width)
 
 
+@checked()
 def save(fig: Figure | Axes, path: str | Path) -> Path:
     """Save a figure (or the figure of some axes); the name's ending gives the format. PDF keeps its text as text.
 
@@ -235,6 +239,7 @@ def write_tokens(ax: Axes, tokens: Sequence[str], longest: int = 14) -> None:
     ax.set_xticklabels([shown(tokens[i], longest) for i in places], rotation=90, parse_math=False)
 
 
+@checked()
 def panel_letters(axes: Sequence[Axes] | np.ndarray) -> None:
     """Put a bold a, b, c, ... above the left corner of each panel."""
     for n, ax in enumerate(np.ravel(np.asarray(axes, dtype=object))):

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
+from ..settings import checked, number, pair
 from . import style
 from .layers import AXES, pick
 
@@ -16,6 +17,7 @@ PROMPT_NUMBERS = ("prompt", "prompt_number", "token_prompt")
 LONGEST = 50
 
 
+@checked(limits=pair(number(), number()))
 def token_layer_map(
     ds: xr.Dataset,
     name: str,
@@ -99,6 +101,7 @@ def map_height(n_layers: int) -> float:
     return 1.4 + 0.085 * min(n_layers, 40)
 
 
+@checked()
 def tokens_of(ds: xr.Dataset, prompt: int, positions: Sequence[int] | range | None = None) -> xr.Dataset:
     """Return the rows of one prompt in a per-token result, in the order of their positions.
 

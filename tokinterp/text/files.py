@@ -7,6 +7,7 @@ import csv
 import gzip
 import json
 import lzma
+import os
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..settings import anything, checked
+from ..settings import anything, checked, refuse
 
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 SUFFIXES = (".txt", ".md", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
@@ -65,8 +66,6 @@ def read_texts(
     ...     read_texts(file)
     ['One.']
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit = {limit}: read at least one text")
     return list(islice(_read(path, field, per_line, split, encoding, limit is not None), limit))
 
 
@@ -80,6 +79,8 @@ def _read(
         for one in path:
             yield from _read(one, field, per_line, split, encoding)
         return
+    if not isinstance(path, str | os.PathLike) or not str(path):
+        refuse("path", path, "give a file, a list of files, or a dataset; for texts in memory Prompts.from_texts")
     file = Path(path)
     if file.is_dir():
         yield from _folder(file, field, per_line, split, encoding)
@@ -160,7 +161,7 @@ def _jsonl(file: Path, field: str, encoding: str) -> Iterator[str]:
         if line.strip():
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError as e:
+            except (json.JSONDecodeError, RecursionError) as e:
                 raise ValueError(f"{file} line {number}: not JSON ({e})") from None
             yield _pick(record, field, f"{file} line {number}")
 
@@ -168,8 +169,9 @@ def _jsonl(file: Path, field: str, encoding: str) -> Iterator[str]:
 def _json(file: Path, field: str, encoding: str) -> Iterator[str]:
     try:
         records = json.loads("".join(_lines(file, encoding)))
-    except json.JSONDecodeError as e:
-        raise ValueError(f"{file}: not JSON ({e}); one object per line is .jsonl") from None
+    except (json.JSONDecodeError, RecursionError) as e:
+        line = f" line {e.lineno}" if isinstance(e, json.JSONDecodeError) else ""
+        raise ValueError(f"{file}{line}: not JSON ({e}); one object per line is .jsonl") from None
     if not isinstance(records, list):
         raise ValueError(
             f"{file}: holds {type(records).__name__}, not a list of texts or of objects with field {field!r}"
@@ -181,9 +183,27 @@ def _json(file: Path, field: str, encoding: str) -> Iterator[str]:
 def _table(file: Path, field: str, encoding: str, delimiter: str) -> Iterator[str]:
     before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     try:
-        rows = csv.DictReader(_lines(file, encoding), delimiter=delimiter)
+        rows = csv.reader(_lines(file, encoding), delimiter=delimiter, strict=True)
+        header = next(rows, None)
+        if not header:
+            raise ValueError(f"{file}: the first line names no columns: write them, {field!r} among them")
+        if header.count(field) != 1:
+            many = f"{header.count(field)} columns {field!r}" if field in header else f"no column {field!r}"
+            raise ValueError(
+                f"{file} line 1: {many}; there are {', '.join(header)}: name one with field=, each name once"
+            )
+        place = header.index(field)
         for row in rows:
-            yield _pick({k: v for k, v in row.items() if k is not None}, field, f"{file} line {rows.line_num}")
+            if row and len(row) != len(header):
+                raise ValueError(
+                    f"{file} line {rows.line_num}: {len(row)} columns instead of {len(header)}: write texts in quotes"
+                )
+            if row:
+                yield row[place]
+    except csv.Error as e:
+        raise ValueError(
+            f"{file} line {rows.line_num}: {e}: a quote is not closed, or a quoted text is followed by something else"
+        ) from None
     finally:
         csv.field_size_limit(before)
 

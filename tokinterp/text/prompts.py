@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..describe import tokenizer_hash
+from ..settings import anything, checked, count, flag, one_of, texts
 from .sequences import Sequences
 from .tokenise import Limits, Tokenised, check_ids, tokenise, unpack
 from .vocabulary import Vocabulary, decode, extra_space
@@ -62,6 +63,7 @@ class Prompts(Sequences):
     (2, 'The Nile flows north.')
     """
 
+    @checked(texts=anything)
     def __init__(
         self,
         parts: Tokenised,
@@ -81,6 +83,15 @@ class Prompts(Sequences):
 
     # -- making -----------------------------------------------------------------------------------------------
     @classmethod
+    @checked(
+        texts=texts,
+        model_or_tokenizer=anything,
+        min_tokens=count(1),
+        stride=count(1),
+        bos=one_of("auto") | flag,
+        on_long=one_of("error", "truncate", "window"),
+        on_empty=one_of("error", "drop"),
+    )
     def from_texts(
         cls,
         texts: Iterable[str],
@@ -141,13 +152,12 @@ class Prompts(Sequences):
                 f"{source.name} has no tokenizer: give ids with Prompts.from_ids, or load one with the model"
             )
         vocabulary = Vocabulary(source.tokenizer, source.d_vocab)
-        if isinstance(texts, str | bytes):
-            raise TypeError("texts is one string, not a list of texts: write [text] for a single one")
         kept = list(texts)
         limits = Limits.make(source, vocabulary, max_tokens, bos, on_long, stride, min_tokens, on_empty)
         return cls(tokenise(kept, source, vocabulary, limits, progress), vocabulary, kept, bos=limits.bos)
 
     @classmethod
+    @checked(ids=anything, model_or_tokenizer=anything)
     def from_ids(
         cls, ids: Iterable[Sequence[int] | np.ndarray], model_or_tokenizer: Model | Any = None, *, bos: bool = False
     ) -> Prompts:
@@ -181,6 +191,7 @@ class Prompts(Sequences):
         return cls(parts, vocabulary, bos=begin)
 
     @classmethod
+    @checked(path=anything, model_or_tokenizer=anything)
     def from_file(
         cls,
         path: str | Path | Sequence[str | Path] | Any,

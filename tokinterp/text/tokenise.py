@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from ..settings import refuse, short
 from .offsets import offsets_of
 from .vocabulary import Vocabulary
 
@@ -91,30 +92,22 @@ class Limits:
         on_empty: str,
     ) -> Limits:
         """Check the arguments of `Prompts.from_texts` against each other and the model."""
-        if bos not in (True, False, "auto"):
-            raise ValueError(f'bos = {bos!r}: choose "auto", True or False')
         if bos is True and vocabulary.bos is None:
             raise ValueError(f'bos=True, but the tokenizer of {source.name} has no BOS token: use bos=False or "auto"')
         on_long = on_long or ("error" if max_tokens is None else "truncate")
-        if on_long not in ("error", "truncate", "window"):
-            raise ValueError(f'on_long = {on_long!r}: choose "error", "truncate" or "window"')
-        if on_empty not in ("error", "drop"):
-            raise ValueError(f'on_empty = {on_empty!r}: choose "error" or "drop"')
         if max_tokens is not None and source.max_tokens and max_tokens > source.max_tokens:
-            raise ValueError(
-                f"max_tokens = {max_tokens} is more than the context of {source.name}, {source.max_tokens}"
-            )
+            raise ValueError(f"max_tokens={max_tokens} is more than the context of {source.name}, {source.max_tokens}")
         longest = max_tokens if max_tokens is not None else source.max_tokens
         if longest is None and on_long != "error":
             raise ValueError(f'on_long="{on_long}" needs max_tokens: {source.name} states no context length')
         add = vocabulary.adds_bos if bos == "auto" else bool(bos)
         if longest is not None and longest < 1 + add:
-            raise ValueError(f"max_tokens = {longest} leaves no room for text{' after BOS' if add else ''}")
+            raise ValueError(f"max_tokens={longest} leaves no room for text{' after BOS' if add else ''}")
         if stride is not None and (on_long != "window" or longest is None or not 1 <= stride <= longest - add):
             top = "max_tokens" if longest is None else longest - add
-            raise ValueError(f'stride = {stride}: it needs on_long="window" and lies between 1 and {top}')
+            raise ValueError(f'stride={stride}: it needs on_long="window" and lies between 1 and {top}')
         if min_tokens < 1 or (longest is not None and min_tokens > longest):
-            raise ValueError(f"min_tokens = {min_tokens}: it lies between 1 and max_tokens = {longest}")
+            raise ValueError(f"min_tokens={min_tokens}: it lies between 1 and max_tokens={longest}")
         return cls(longest, min_tokens, on_long, stride, on_empty, add)
 
 
@@ -124,7 +117,9 @@ def check_texts(texts: Sequence[Any], limits: Limits) -> None:
         raise ValueError("the list of texts is empty: give at least one text")
     for number, text in enumerate(texts):
         if not isinstance(text, str):
-            raise TypeError(f"text {number} is {type(text).__name__}, not a string")
+            raise TypeError(
+                f"texts[{number}]={short(text)}: text {number} is {type(text).__name__}, not a string: leave it out"
+            )
         if not text and limits.on_empty == "error":
             raise ValueError(f'text {number} is empty: leave it out, or give on_empty="drop"')
         try:
@@ -141,8 +136,13 @@ def check_ids(ids: Iterable[Any], source: Source, vocabulary: Vocabulary, bos: b
     if bos and vocabulary.bos is None:
         raise ValueError(f"bos=True, but the tokenizer of {source.name} has no BOS token: use bos=False")
     out = []
+    if isinstance(ids, str | bytes | Mapping) or hasattr(ids, "columns") or not isinstance(ids, Iterable):
+        refuse("ids", ids, "give a list with one list of token ids per prompt")
     for number, one in enumerate(ids):
-        array = np.asarray(one)
+        try:
+            array = np.asarray(one)
+        except ValueError:  # lists of different lengths
+            array = np.empty((0, 0))
         if array.ndim != 1 or len(array) == 0 or not np.issubdtype(array.dtype, np.integer):
             raise ValueError(
                 f"prompt {number} has shape {array.shape} and type {array.dtype}: give a list of at "
@@ -206,7 +206,7 @@ def tokenise(
             bar.update(len(chunk))
     if not rows:
         raise ValueError(
-            f"none of the {len(texts)} texts has min_tokens = {limits.shortest} tokens: lower "
+            f"none of the {len(texts)} texts has min_tokens={limits.shortest} tokens: lower "
             "min_tokens or give longer texts"
         )
     ids = np.concatenate([r[0] for r in rows])
