@@ -341,7 +341,7 @@ def test_one_prompt_that_does_not_fit_is_an_error(tmp_path):
         ({"which": {"prompts": Norms()}}, r"measurement name 'prompts'"),
         ({"which": {"_prompts": Norms()}}, r"measurement name '_prompts'"),
         ({"which": {"norms": Norms(layers=[4])}}, r"layers=\[4\]: tiny-llama has layers 0 .* to 3"),
-        ({"share": (3, 3), "store": "x.zarr"}, r"share \(3, 3\): write \(i, n\) with i from 0 to n - 1"),
+        ({"share": (3, 3), "store": "x.zarr"}, r"share=\(3, 3\): give \(i, n\): whole numbers, i from 0 to n - 1"),
         ({"share": (0, 8), "store": "x.zarr"}, r"7 prompts make at most as many shares"),
         ({"share": (0, 2)}, r"shares need a store="),
         ({"share": (0, 2), "store": "x.zarr", "which": {"s": Spread()}}, r"Spread reads the prompts 2 times"),

@@ -380,7 +380,7 @@ ALIASES: dict[str, Kind] = {
     "Any": anything, "object": anything, "int": count(0), "float": number(), "str": string, "bool": flag, "None": none,
     "Path": path, "Callable": function, "Mapping": mapping(), "dict": mapping(), "Model": model, "HookedLM": model,
     "Dataset": result, "Tensor": instance("Tensor"), "ndarray": instance("ndarray"), "Probes": probes,
-    "Axes": instance("Axes", "_AxesBase"), "Positions": anything, "Measurements": mapping(),
+    "Axes": instance("Axes", "_AxesBase"), "Positions": anything, "Measurements": anything,
     "Other": result | mapping(result),
     "Prompts": prompts, "Prompts | Sequence[str]": prompts | texts, "Sequence[str] | Prompts": prompts | texts,
     "Edit": instance("SiteEdit", "KnockOut", "KeepOnly"),
