@@ -121,7 +121,7 @@ def text(place, words="the river"):
 PROMPTS = {
     "empty text": (lambda g, p: run(["the river", ""]), r"text 1 is empty: leave it out"),
     "empty list": (lambda g, p: run([]), r"list of texts is empty: give at least one"),
-    "one string": (lambda g, p: run("the river"), r"texts is one string.*\[text\]"),
+    "one string": (lambda g, p: run("the river"), r"one string is not a list of texts.*\[text\]"),
     "no string": (lambda g, p: run(["the river", 3]), r"text 1 is int, not a string"),
     "empty ids": (lambda g, p: ti.Prompts.from_ids([], tiny()), r"list of prompts is empty: give at least one"),
     "no ids in a prompt": (
@@ -231,7 +231,7 @@ MODELS = {
         lambda g, p: ti.load_model(g, device="cuda:99"),
         r"device 'cuda:99' does not exist.*device='cpu'",
     ),
-    "no device": (lambda g, p: ti.load_model(g, device="gpu"), r"device 'gpu' is no torch device: write 'cpu', 'cuda'"),
+    "no device": (lambda g, p: ti.load_model(g, device="gpu"), r"device='gpu': give a device such as 'cpu', 'cuda'"),
     "meta device": (lambda g, p: ti.load_model(g, device="meta"), r"device 'meta' holds no numbers: use"),
     "no dtype": (
         lambda g, p: ti.load_model(g, dtype="int8"),

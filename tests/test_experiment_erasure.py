@@ -180,7 +180,7 @@ def test_agreement_of_fits_is_that_of_counting():
 
 def test_agreement_refuses_what_is_no_repetition():
     one = result([0.4, 0.9, 0.2], np.zeros((4, 2)), end_layer=3)
-    with pytest.raises(ValueError, match="1 result: fit the probes with at least two seeds"):
+    with pytest.raises(ValueError, match=r"results=.*: give a list"):
         seed_agreement([one])
     with pytest.raises(ValueError, match="end_layer is 3 and 4"):
         seed_agreement([one, one.assign_attrs(end_layer=4)])

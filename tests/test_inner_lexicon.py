@@ -343,7 +343,7 @@ def test_bad_input(planted, cases, lexicon):
     for items, change, message in bad:
         with pytest.raises(ValueError, match=message):
             word_probe(planted, items, **change)
-    with pytest.raises(ValueError, match=r"sizes=\[1\]: name numbers of tokens"):
+    with pytest.raises(ValueError, match=r"sizes=\(1,\): give .* at least 2"):
         PieceAttention((1,))
     with pytest.raises(ValueError, match=r"blocks=\[3\]: tiny-llama has blocks 0 to 2"):
         ti.measure(tiny(), lexicon.prompts, {"p": PieceAttention(blocks=[3])}, progress=False)

@@ -200,7 +200,7 @@ def test_verdict_of_a_model_that_does(monkeypatch, bundled):
 
 
 def test_verdict_needs_fillers_and_items(bundled):
-    with pytest.raises(ValueError, match="needs fillers"):
+    with pytest.raises(ValueError, match=r"n_fillers=0: give .* at least 1"):
         verdict(bundled, QUESTIONS, n_fillers=0)
     with pytest.raises(ValueError, match="several"):
         verdict(bundled, QUESTIONS[:1])

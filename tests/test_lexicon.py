@@ -228,7 +228,7 @@ def test_bad_input(lexicon):
         split_cases(lexicon, min_letters=30)
     with pytest.raises(ValueError, match=r"no word of \[9\] tokens with 8 tokens before it"):
         natural_cases(lexicon, (9,))
-    with pytest.raises(ValueError, match="parts=1 by 'token': two or more"):
+    with pytest.raises(ValueError, match="parts=1: give a whole number of at least 2"):
         words_and_nonwords(lexicon, parts=1)
     with pytest.raises(ValueError, match="too few for 5 parts"):
         words_and_nonwords(lexicon, 3)

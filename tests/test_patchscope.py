@@ -180,7 +180,7 @@ def test_bad_input_is_said_before_the_model_runs(monkeypatch):
     bad = [
         ({"layer": 9}, "layers=\\[9\\]: tiny-llama has layers 0"),
         ({"target_layer": 9}, "layers=\\[9\\]"),
-        ({"target_layer": "last"}, "target_layer 'last': give a layer or \"same\""),
+        ({"target_layer": "last"}, "target_layer='last': give a whole number"),
         ({"position": 7}, "position 7 of prompt 1: it has positions 0 to 6"),
         ({"position": [0, 0, -1]}, "position -1 of prompt 2"),
         ({"n_tokens": 0}, "n_tokens=0: at least one"),

@@ -192,7 +192,7 @@ def test_refusals(real, texts):
         score_probes(probes, other, ti.Prompts.from_ids([[3, 4, 5]]), progress=False)
     with pytest.raises(ValueError, match="has a word of several tokens"):
         score_probes(probes, model, ti.Prompts.from_texts(["! ? ."], model), progress=False)
-    with pytest.raises(ValueError, match="level 1 is not between"):
+    with pytest.raises(ValueError, match="level=1: give a number between"):
         ProbeScores(probes, level=1)
     with pytest.raises(ValueError, match="n_boot=0"):
         ProbeScores(probes, n_boot=0)

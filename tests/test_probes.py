@@ -383,7 +383,7 @@ def test_released_checkpoints(model, tmp_path):
         ({"settings": "feucht2024"}, "give validation="),
         ({"settings": ProbeSettings(lr=0)}, "lr=0: give a positive number"),
         ({"layers": [4]}, r"layers=\[4\]"),
-        ({"offsets": []}, "offsets is empty"),
+        ({"offsets": []}, "offsets=\\[\\]: give a list"),
         ({"offsets": [60]}, "offset 60: no token of these prompts has a label"),
         ({"states": "int8"}, "states='int8': give one of 'float32'"),
         ({"method": "lda", "shrinkage": 0}, "shrinkage=0: give a number above 0"),

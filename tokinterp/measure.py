@@ -109,17 +109,13 @@ def measure(
         if same := [other for other, o in measurements.items() if o is m and other != name]:
             raise ValueError(f"{name!r} and {same[0]!r} are one object: make two measurements")
     path = None if store is None else store_path(store)
-    i, n = _check_share(share)
-    if isinstance(checkpoint_every, bool) or not isinstance(checkpoint_every, int | float) or not checkpoint_every >= 0:
-        raise ValueError(f"checkpoint_every={checkpoint_every!r}: give seconds, 0 or more")
+    i, n = share
     if not isinstance(prompts, Prompts):
         prompts = Prompts.from_texts(prompts, model)
     if len(prompts) == 0:
         raise ValueError("no prompts to measure: the list is empty")
     if n > len(prompts) or (n > 1 and store is None):
         raise ValueError(f"share {share}: {len(prompts)} prompts make at most as many shares, and shares need a store=")
-    if batch_tokens is not None and batch_tokens < 1:
-        raise ValueError(f"batch_tokens={batch_tokens}: a batch holds at least one token")
     _check_edits(model, prompts, edits)
     facts = run_facts(model, prompts, measurements, edits)
     prompts.check_tokenizer(model)
@@ -179,17 +175,6 @@ def store_path(store: str | Path) -> Path:
     if path.is_file() and path.suffix != ".nc":
         raise FileExistsError(f"store={str(path)!r} is a file: choose the name of a new folder, such as run.zarr")
     return path.absolute()
-
-
-def _check_share(share: Any) -> tuple[int, int]:
-    whole = [x for x in share if isinstance(x, int | np.integer) and not isinstance(x, bool)] if _pair(share) else []
-    if len(whole) != 2 or not 0 <= whole[0] < whole[1]:
-        raise ValueError(f"share {share!r}: write (i, n) with i from 0 to n - 1")
-    return int(whole[0]), int(whole[1])
-
-
-def _pair(share: Any) -> bool:
-    return isinstance(share, tuple | list) and len(share) == 2
 
 
 class AllNonfiniteError(ValueError):

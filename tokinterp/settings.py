@@ -370,7 +370,8 @@ exclude = names("special", "massive")
 
 LIKE: dict[str, Kind] = {
     "layers": layers, "other_layers": layers, "blocks": blocks, "seed": seed, "level": level, "exclude": exclude,
-    "batch_tokens": count(1), "max_tokens": count(1), "max_bytes": count(1), "n_boot": count(1), "limit": count(1),
+    "batch_tokens": count(1), "max_tokens": count(1), "max_bytes": count(1), "n_boot": count(1),
+    "offsets": several(integer),
     "rule": one_of("norm", "sun2024"), "factor": number(above=1), "small": one_of("error", "nan"),
     "scales": scales, "device": device, "dtype": dtype, "texts": texts,
     "store": path, "path": path, "file": path, "folder": path,

@@ -46,7 +46,7 @@ class Item:
             )
 
 
-@checked()
+@checked(limit=count(1))
 def read_mmlu(
     path: str | Path, split: str = "test", subjects: Sequence[str] | None = None, limit: int | None = None
 ) -> list[Item]:

@@ -15,13 +15,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..settings import anything, checked, refuse
+from ..settings import anything, checked, count, refuse
 
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 SUFFIXES = (".txt", ".md", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
 
-@checked(path=anything)
+@checked(path=anything, limit=count(1))
 def read_texts(
     path: str | Path | Sequence[str | Path] | Any,
     *,

@@ -191,7 +191,7 @@ class Prompts(Sequences):
         return cls(parts, vocabulary, bos=begin)
 
     @classmethod
-    @checked(path=anything, model_or_tokenizer=anything)
+    @checked(path=anything, model_or_tokenizer=anything, limit=count(1))
     def from_file(
         cls,
         path: str | Path | Sequence[str | Path] | Any,
