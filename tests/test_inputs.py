@@ -26,6 +26,7 @@ FREE = {
 LOOKED_AT = {("Prompts", "texts"), ("read_out", "ds")}
 SIGNED = {
     "at",
+    "position",
     "limit",
     "limits",
     "min_psi",

@@ -34,7 +34,7 @@ _QUANTITIES = ("kl", "js", "flip", "entropy_change")
 
 
 @checked(
-    n_fillers=count(1),
+    n_fillers=count(),
     placement=one_of(*PLACEMENTS),
     interventions=names(*ALL, *SHOWN, least=1),
     width=count(1),

@@ -14,7 +14,7 @@ from ..capture import Site, capture, resid
 from ..dataset import layer_coords, variable
 from ..edits import SiteEdit
 from ..kernels.state import neutral
-from ..settings import anything, checked, count, instance, layers, one_of, several, string
+from ..settings import anything, checked, count, instance, integer, layers, one_of, several, string
 from ..stamp import stamped
 from ..text.prompts import Prompts
 from ..text.vocabulary import Vocabulary
@@ -94,7 +94,7 @@ class Target:
 @checked(
     target=instance("Target") | string,
     layer=count() | layers,
-    position=count() | several(count()),
+    position=integer | several(integer),
     target_layer=count() | one_of("same"),
     n_tokens=count(1),
     expected=anything,
