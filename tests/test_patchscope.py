@@ -183,7 +183,7 @@ def test_bad_input_is_said_before_the_model_runs(monkeypatch):
         ({"target_layer": "last"}, "target_layer='last': give a whole number"),
         ({"position": 7}, "position 7 of prompt 1: it has positions 0 to 6"),
         ({"position": [0, 0, -1]}, "position -1 of prompt 2"),
-        ({"n_tokens": 0}, "n_tokens=0: at least one"),
+        ({"n_tokens": 0}, "n_tokens=0: give a whole number"),
         ({"n_tokens": 70}, "a context of 64"),
         ({"expected": [[1]]}, "expected has 1 entries for 3 source prompts"),
         ({"expected": [[1], [], [2]]}, "expected has an empty entry"),
