@@ -282,8 +282,8 @@ def _dots(dots: xr.DataTree) -> dict[str, Any]:
         }
         for t in s["trunk"].values
     }  # fmt: skip
-    for name, there in (("completed", ablation["slot_match"]), ("not_completed", ~ablation["slot_match"])):
-        change = ablation["slot_change"].isel(trunk=0).where(there)
+    for name, match in (("completed", 1), ("not_completed", 0)):  # fillers that stand for no pair are neither
+        change = ablation["slot_change"].isel(trunk=0).where(ablation["slot_match"] == match)
         out[f"slot_change_{name}"] = round(float(change.mean()), 4)
     return out
 

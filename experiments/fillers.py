@@ -203,10 +203,11 @@ def headline(tree: xr.DataTree) -> dict[str, Any]:
     for name, dim in (("policies", "policy"), ("sentinels", "filler"), ("massive", "intervention")):
         s = ti.summary(sets[name])
         for n in ("loss_change", "retention", "gap_left", "sentinel_change", "enrichment"):
-            if n in s:
+            found = s if n in s else sets[name]  # a ratio of sums over prompts has its interval with it
+            if f"{n}_interval" in found:
                 out.setdefault(name, {})[n] = {
-                    str(x): [_number(s[n].sel({dim: x})), *_pair(s[f"{n}_interval"].sel({dim: x}))]
-                    for x in s[dim].values
+                    str(x): [_number(found[n].sel({dim: x})), *_pair(found[f"{n}_interval"].sel({dim: x}))]
+                    for x in found[dim].values
                 }
     out |= beyond_the_answer(sets)
     out["massive"]["note"] = sets["massive"].attrs["note"]

@@ -119,7 +119,9 @@ def test_the_edit_works_in_a_measurement_and_is_described(bundled, prompts):
         (lambda: Policy("windows"), "kind='windows': give one of 'separators', 'window'"),
         (lambda: Policy("separators"), "needs the ids of separators"),
         (lambda: Policy("window", window=0), "window=0: give .* at least 1"),
-        (lambda: policy_loss(tiny(), some_prompts([12]), {"w": Policy("window", 3, 256)}), "separator|nothing would"),
+        (lambda: policy_loss(tiny(), some_prompts([12]), {"w": Policy("window", 3, 256)}), "nothing would be hidden"),
+        (lambda: policy_loss(tiny(), some_prompts([12]), {}), "policies={}: name at least one"),
+        (lambda: policy_loss(tiny(), ti.Prompts.from_ids([[1] + [100] * 20], tiny()), window=2), "no separator"),
     ],
 )
 def test_bad_policies(make, message):
@@ -157,7 +159,9 @@ def test_sentinels_on_a_text(bundled, prompts):
     ds = sentinels(bundled, prompts, kinds=("newlines", "words"), chunk=16)
     ti.check(ds)
     assert (ds["hidden_change"] > 0).all()
-    np.testing.assert_allclose(ds["gap_left"], ds["kept_change"] / ds["hidden_change"], rtol=1e-6)
+    np.testing.assert_allclose(ds["gap_left"], ds["kept_change"].sum("prompt") / ds["hidden_change"].sum(), rtol=1e-6)
+    low, high = ds["gap_left_interval"]
+    assert (low < high).all()
     assert (ds["enrichment"] > 0).all()
     other = sentinels(bundled, prompts, kinds=("newlines", "words"), chunk=16, batch_tokens=1)
     np.testing.assert_allclose(ds["gap_left"], other["gap_left"], rtol=1e-2, atol=1e-3)

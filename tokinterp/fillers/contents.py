@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import xarray as xr
 
@@ -148,9 +149,14 @@ def check_fillers(words: Words, info: ModelInfo, prompts: Prompts) -> int:
             f"prompts of {min(prompts.lengths)} to {max(prompts.lengths)} words: filler prompts of Match3 with "
             f"n={n} are equally long and have fillers after word {n}"
         )
-    last = int(prompts.starts[1]) - 2
-    if (prompts.ids(0)[n + 1 : last] != words.filler).any() or int(prompts.ids(0)[n]) != words.prompt:
-        raise ValueError(f"prompt 0 has no fillers from word {n + 1} on: give prompts in the filler format")
+    whole = np.asarray(prompts.token_ids).reshape(len(prompts), -1)
+    digits = (whole[:, :n] >= len(words)) & (whole[:, :n] < len(words) + words.n_rows)
+    middle = (whole[:, n] == words.prompt) & (whole[:, n + 1 : -2] == words.filler).all(1)
+    if not (fits := digits.all(1) & middle & (whole[:, -2] == words.answer)).all():
+        raise ValueError(
+            f"prompt {int(fits.argmin())} has no fillers from word {n + 1} on between rows and answer: give prompts in "
+            "the filler format"
+        )
     return count
 
 

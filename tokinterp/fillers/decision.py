@@ -16,7 +16,7 @@ from ..settings import checked, count
 from .insertion import _bundled, _short, insert
 from .interventions import intervene
 from .items import _pair, build_items
-from .results import BOUNDS, finish, interval
+from .results import BOUNDS, finish, interval, simultaneous_interval
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -51,7 +51,7 @@ def verdict(
     2. hiding them from the answer position (C3a), or putting their mean over items in their place at all layers
        (C4), lowers it, and by more than the same done to as many random words in the same places;
     3. some head gives them, from the answer position, more than their share of what is left beside sink and self (T3;
-       the interval is widened to hold for all heads at once).
+       the interval holds for all heads at once: by the bootstrap distribution of the maximum over heads).
 
     Parameters
     ----------
@@ -116,22 +116,46 @@ def verdict(
         "n_fillers": n_fillers, "kind": kind, "control": control, "level": level, "n_boot": n_boot, **shared,
         "questions": [list(_pair(q)) for q in questions],
     }  # fmt: skip
-    attrs = {"verdict": "used" if used else "not shown", "best_head": f"block {head[0]}, head {head[1]}"}
+    best = "none: no interval over items" if head is None else f"block {head[0]}, head {head[1]}"
+    attrs = {"verdict": "used" if used else "not shown", "best_head": best}
     return finish(xr.Dataset(data, coords, attrs), model, "verdict", _short(settings), seed)
 
 
 def _best_head(
     model: Model, questions: Sequence[Any], n_fillers: int, kind: str, shared: dict[str, Any], level: float,
     n_boot: int, seed: int,
-) -> tuple[tuple[int, int], float, np.ndarray]:  # fmt: skip
-    """Return the head with the largest lower bound, its enrichment net of sink and self, and the widened interval."""
+) -> tuple[tuple[int, int] | None, float, np.ndarray]:  # fmt: skip
+    """Return the head with the largest lower bound, its enrichment net of sink and self, and its interval.
+
+    The interval holds for all heads at once, so that choosing the best of them does not make it too narrow.
+    """
     items = build_items(model, questions, n_fillers=n_fillers, kind=kind, **shared)
     asked = AttentionMass({"fillers": items.mark("filler")}, {"answer": "last"}, value_weighted=False)
     ds = measure(model, items.prompts, {"a": asked}, progress=False)["a"].to_dataset()
     each = ds["net_enrichment"].isel(query_set=0, key_set=0).transpose("prompt", "block", "head").values
-    wide = 1 - (1 - level) / each[0].size
-    draws = max(n_boot, int(np.ceil(20 / (1 - wide))))
-    bounds = interval(each, wide, min(draws, 20_000), seed)
-    at = np.unravel_index(int(np.nanargmax(bounds[0])), bounds[0].shape)
-    head = (int(at[0]), int(at[1]))
-    return head, float(np.nanmean(each[:, *head])), bounds[:, *head]
+    return best_head(each, level, n_boot, seed)
+
+
+def best_head(
+    each: np.ndarray, level: float = 0.95, n_boot: int = 2000, seed: int = 0
+) -> tuple[tuple[int, int] | None, float, np.ndarray]:
+    """Return the (block, head) of the largest lower bound, its mean over items, and its simultaneous interval.
+
+    Parameters
+    ----------
+    each : numpy.ndarray
+        (item, block, head).
+    level, n_boot, seed
+        See `tokinterp.fillers.results.simultaneous_interval`.
+
+    Examples
+    --------
+    >>> each = np.random.default_rng(0).normal(1.0, 0.1, (20, 2, 3)) + np.eye(2, 3)
+    >>> best_head(each)[0] in [(0, 0), (1, 1)]
+    True
+    """
+    bounds = simultaneous_interval(each, level, n_boot, seed)
+    if np.isnan(bounds[0]).all():
+        return None, np.nan, np.full(2, np.nan)
+    block, head = np.unravel_index(int(np.nanargmax(bounds[0])), bounds[0].shape)
+    return (int(block), int(head)), float(np.nanmean(each[:, block, head])), bounds[:, block, head]

@@ -83,7 +83,7 @@ def ablate_dots(
         ``answered``, whether one of them is the most probable word (`evaluate` asks for both); ``logit_change``, the
         change of logit(True) - logit(False) towards the right answer (negative: away from it).  ``slot_change``
         (trunk, slot, prompt), the same for single fillers; ``slot_match`` (prompt, slot), whether a third row completes
-        the pair for which the filler stands, false for those that stand for none; ``true`` (prompt); ``majority``.
+        the pair for which the filler stands, NaN for those that stand for none; ``true`` (prompt); ``majority``.
         `ti.summary` gives means with intervals.
 
     Raises
@@ -124,7 +124,7 @@ def ablate_dots(
             change[t, i] = (said[1] - whole[1]).cpu().numpy()
         for s in range(task.n_fillers) if slots else ():
             by_slot[t, s] = (bench.answers("mean ablation", s)[1] - whole[1]).cpu().numpy()
-    match = np.zeros((prompts, task.n_fillers), bool)
+    match = np.full((prompts, task.n_fillers), np.nan)  # NaN: the filler stands for no pair
     found = (match3.partner(test.rows, task.m) >= 0).repeat_interleave(2, 1).cpu().numpy()[:, : task.n_fillers]
     match[:, : found.shape[1]] = found
     v, full = variable, ("trunk", "intervention", "prompt")
@@ -143,7 +143,9 @@ def ablate_dots(
     }
     if slots:
         data["slot_change"] = v(("trunk", "slot", "prompt"), by_slot, f"{toward}, one filler mean-ablated", "1")
-        data["slot_match"] = v(("prompt", "slot"), match, "whether a third row completes the filler's pair", "1")
+        data["slot_match"] = v(
+            ("prompt", "slot"), match, "whether a third row completes the filler's pair; NaN: it has none", "1"
+        )
         coords["slot"] = v("slot", range(task.n_fillers), "filler, counted from the first", "1")
     parameters = {
         "task": asdict(task), "interventions": names, "slots": slots, "prompts": prompts, "seed": seed,

@@ -61,33 +61,35 @@ def sequences(
 
 
 def match3_sequences(
-    x: match3.Instances, form: str, words: Words, n_fillers: int, generator: torch.Generator, mask: str = "input"
-) -> Sequences:
-    """Write Match3 examples: rows P [middle] A True|False."""
+    x: match3.Instances, form: str, words: Words, n_fillers: int, generator: torch.Generator, mask: str = "input",
+    mode: str = "strict",
+) -> Sequences:  # fmt: skip
+    """Write Match3 examples: rows P [middle] A True|False; ``mode`` is that of `serial` and `parallel`."""
     count, device = len(x.rows), x.rows.device
     fixed = torch.full((count, 1), words.prompt, device=device, dtype=torch.int64)
     head = torch.cat([words.row(x.rows), fixed], 1)
     answer = torch.where(x.label, words.true, words.false)[:, None]
     tail = torch.cat([torch.full_like(fixed, words.answer), answer], 1)
     if form == "serial":
-        middle, length = serial(x.rows, words, generator)
+        middle, length = serial(x.rows, words, generator, mode)
     else:
         if form == "none":
             middle = fixed[:, :0]
         elif form == "filler":
             middle = torch.full((count, n_fillers), words.filler, device=device, dtype=torch.int64)
         else:
-            middle = parallel(x.rows, words, generator)
+            middle = parallel(x.rows, words, generator, mode)
         length = torch.full((count,), middle.shape[1], device=device, dtype=torch.int64)
     return sequences(head, middle, length, tail, mask)
 
 
-def parallel(rows: torch.Tensor, words: Words, generator: torch.Generator) -> torch.Tensor:
+def parallel(rows: torch.Tensor, words: Words, generator: torch.Generator, mode: str = "strict") -> torch.Tensor:
     """Return (example, n(n-1) + 2) words of the parallel chain of thought.
 
     For each pair i < j: one of its rows, drawn with equal chance; then the first k > j that completes it, else one
     digit of its sum at a random coordinate (always written in the block of coordinate 0).  As released, one stray item
-    follows: the last row, and the digit of the last pair again.
+    follows: the last row, and once more a digit of the sum of the last pair, in ``"released"`` mode, as published, at a
+    coordinate of its own.
     """
     n, m = words.n, words.m
     i, j = match3.pairs(n, rows.device)
@@ -98,16 +100,28 @@ def parallel(rows: torch.Tensor, words: Words, generator: torch.Generator) -> to
     k = match3.partner(rows, m)
     first = words.slot + torch.where(coin, i, j)
     second = torch.where(k >= 0, words.slot + k, words.digit + digit)
-    stray = torch.stack([torch.full_like(second[:, -1], words.slot + n - 1), second[:, -1]], 1)
+    again = second[:, -1:]
+    if mode == "released":
+        own = torch.randint(words.d, (len(rows), 1), generator=generator, device=rows.device, dtype=torch.int64)
+        again = words.digit + ((rows[:, -2] + rows[:, -1]) % m).gather(1, own)
+    stray = torch.cat([torch.full_like(again, words.slot + n - 1), again], 1)
     return torch.cat([torch.stack([first, second], 2).flatten(1), stray], 1)
 
 
-def serial(rows: torch.Tensor, words: Words, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def serial(
+    rows: torch.Tensor, words: Words, generator: torch.Generator, mode: str = "strict"
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (example, word) words of the serial, instance-adaptive chain of thought, and (example,) their number.
 
     Triples are read in lexicographic order; each whose coordinate 0 sums to zero is written: its rows, their digits at
-    one random coordinate, then the sums of coordinates 1, 2, ... up to the first that is not zero.  The first triple
-    that sums to zero everywhere is the last.
+    one random coordinate, then the sums of coordinates 1, 2, ... up to the first that is not zero.
+
+    Parameters
+    ----------
+    mode : {"strict", "released"}
+        ``"strict"``: the first triple that sums to zero everywhere is the last.  ``"released"``, as in the published
+        code, where only the two inner loops end at a solved triple: the chain goes on with the later first rows, of
+        each of which the one triple of it and the two rows behind it is still read.
     """
     n, d, m = words.n, words.d, words.m
     abc = match3.triples(n, rows.device)
@@ -115,7 +129,12 @@ def serial(rows: torch.Tensor, words: Words, generator: torch.Generator) -> tupl
     sums = three.sum(2) % m
     zero = sums == 0
     solved = zero.all(-1)
-    active = zero[..., 0] & (solved.cumsum(1) - solved.long() == 0)
+    read = solved.cumsum(1) - solved.long() == 0
+    if mode == "released":
+        at = solved.int().argmax(1)  # the first solved triple; where there is none, all are read anyway
+        adjoining = (abc[1] == abc[0] + 1) & (abc[2] == abc[0] + 2)
+        read |= adjoining & (abc[0] > abc[0][at][:, None])
+    active = zero[..., 0] & read
     # Sums written: those of coordinates 1.. through the first that is not zero.
     written = (zero[..., 1:].long().cumprod(-1).sum(-1) + 1).clamp_max(d - 1)
     length = torch.where(active, 6 + written, 0)

@@ -21,10 +21,11 @@ from ..measurements.token_sets import check_sets, padded, resolve
 from ..settings import checked, count, mapping, several
 from ..text.prompts import Prompts
 from .items import Tokens
-from .policies import _losses
+from .policies import _losses, _mean, _noise
 from .results import finish, spearman
 
 if TYPE_CHECKING:
+    from ..capture import Batch
     from ..models.base import Model
 
 SETS = {"first": "first", "separators": "separators", "other": "other"}
@@ -117,10 +118,14 @@ def massive_roles(
     return finish(xr.Dataset(data, coords), model, "massive_roles", settings)
 
 
+CONTROL = ", ordinary rows"
+"""Behind the name of an intervention: done to as many rows that are neither massive nor special tokens."""
+
+
 @checked()
 @neutral()
 def massive_effects(
-    model: Model, prompts: Prompts, *, rule: str = "norm", factor: float = 10.0, batch_tokens: int = 4096
+    model: Model, prompts: Prompts, *, rule: str = "norm", factor: float = 10.0, batch_tokens: int = 4096, seed: int = 0
 ) -> xr.Dataset:
     """Set massive entries to zero, or to their mean, at the layer where they first appear (MA2).
 
@@ -132,39 +137,24 @@ def massive_effects(
         See `tokinterp.kernels.massive.massive_rows`.
     batch_tokens : int
         Padded tokens per batch.
+    seed : int
+        Of the ordinary rows of the control.
 
     Returns
     -------
     xarray.Dataset
-        By ``prompt``: ``loss``; by ``intervention`` (zero, mean, and the control: ordinary entries of as many other
-        rows to zero) ``loss_change``; ``onset``, the first layer with massive rows; ``n_massive`` by prompt.
-        Without any massive row ``onset`` and ``loss_change`` are NaN, as the attribute ``note`` says.
+        By ``prompt``: ``loss``; by ``intervention`` ``loss_change``; ``onset``, the first layer with massive rows;
+        ``n_massive`` by prompt.  The interventions: the massive channels of the massive rows to zero, or to their mean
+        over all of these rows; and the controls of both, the same channels of as many ordinary rows of the prompt,
+        drawn from those that are neither massive nor special tokens, to zero or to the mean over *these* rows.
+        A prompt without massive rows changes by 0; one without as many ordinary rows is NaN in the controls.  Without
+        any massive row ``onset`` and ``loss_change`` are NaN, as the attribute ``note`` says.
     """
     check_rule(rule)
-    layers = range(1, model.info.n_layers + 1)
-    onset, channels = None, torch.zeros(0, dtype=torch.int64, device="cpu")
-    total, number = 0.0, 0
-    for layer in layers:
-        found = []
-        for rows in prompts.batches(batch_tokens, model=model):
-            batch = capture(model, prompts, rows, resid([layer]))
-            x, sizes = batch.resid(layer), measure_sizes(batch.resid(layer), batch.mask)
-            massive = massive_rows(x, batch.mask, rule, factor)
-            if bool(massive.any()):
-                table = massive_entries(x, batch.ids, batch.prompt_numbers, sizes, massive, rule, 20)
-                found.append(table.channel[table.channel >= 0].cpu())
-        if found:
-            onset, channels = layer, torch.cat(found).unique()
-            break
-    names = ("zero", "mean", "zero, ordinary rows")
+    onset, means, channels = _onset(model, prompts, rule, factor, batch_tokens, seed)
+    names = ("zero", "mean", f"zero{CONTROL}", f"mean{CONTROL}")
     change = np.full((len(names), len(prompts)), np.nan)
     loss, count = np.full(len(prompts), np.nan), np.zeros(len(prompts), dtype=int)
-    if onset is not None:
-        for rows in prompts.batches(batch_tokens, model=model):
-            batch = capture(model, prompts, rows, resid([onset]))
-            massive = massive_rows(batch.resid(onset), batch.mask, rule, factor)
-            total = total + batch.resid(onset)[massive][:, channels].double().sum(0)
-            number += int(massive.sum())
     for rows in prompts.batches(batch_tokens, model=model):
         plain = _losses(model, prompts, rows, ())
         real = torch.from_numpy(prompts.padded(rows)[1]).to(plain.device)[:, 1:]
@@ -175,12 +165,18 @@ def massive_effects(
         x, site = batch.resid(onset), Site("resid", onset)
         massive = massive_rows(x, batch.mask, rule, factor)
         count[rows] = massive.sum(1).cpu().numpy()
-        other = massive.roll(1, 1) & ~massive & batch.mask
-        for i, where in enumerate((massive, massive, other)):
+        ordinary = _ordinary(prompts, batch, massive, seed)
+        lacking = (ordinary.sum(1) < massive.sum(1)).cpu().numpy()
+        for i, name in enumerate(names):
+            control = name.endswith(CONTROL)
+            where = ordinary if control else massive
+            if not bool(massive.any()):
+                change[i, rows] = 0.0
+                continue
             value = x.clone()
-            value[..., channels] = (total / max(number, 1)).to(x) if names[i] == "mean" else 0.0  # type: ignore[union-attr]
-            changed = _losses(model, prompts, rows, [replace(site, value, where)])
-            change[i, rows] = _mean(changed - plain, real)
+            value[..., channels] = means[int(control)].to(x) if name.startswith("mean") else 0.0
+            changed = _mean(_losses(model, prompts, rows, [replace(site, value, where)]) - plain, real)
+            change[i, rows] = np.where(lacking, np.nan, changed) if control else changed
     data = {
         "loss": variable("prompt", loss, "cross-entropy of the next token", "nat"),
         "loss_change": variable(("intervention", "prompt"), change, "change of the loss", "nat", SUN),
@@ -193,7 +189,54 @@ def massive_effects(
     }
     note = f"no row is massive by the rule {rule}" if onset is None else f"channels {channels.tolist()}"
     settings = {"rule": rule, "factor": factor, "questions": prompts.hash}
-    return finish(xr.Dataset(data, coords, {"note": note}), model, "massive_effects", settings)
+    return finish(xr.Dataset(data, coords, {"note": note}), model, "massive_effects", settings, seed)
+
+
+def _onset(
+    model: Model, prompts: Prompts, rule: str, factor: float, batch_tokens: int, seed: int
+) -> tuple[int | None, torch.Tensor, torch.Tensor]:
+    """Return the first layer with massive rows, (2, channel) means of massive and ordinary rows, and the channels."""
+    seen = np.zeros(model.info.n_layers + 1, dtype=bool)
+    for rows in prompts.batches(batch_tokens, model=model):  # all layers in one pass, one of them held at a time
+        ids, mask, _ = (torch.from_numpy(a).to(model.device) for a in prompts.padded(rows))
+
+        def look(site: Site, value: torch.Tensor, mask: torch.Tensor = mask) -> None:
+            seen[site.at] |= bool(massive_rows(value, mask, rule, factor).any())
+
+        with torch.no_grad():
+            model.run(ids, resid(range(1, len(seen))), mask=mask, consume=look)
+    if not seen.any():
+        return (
+            None,
+            torch.zeros(2, 0, dtype=torch.float64, device="cpu"),
+            torch.zeros(0, dtype=torch.int64, device="cpu"),
+        )
+    onset = int(seen.argmax())
+    found: list[torch.Tensor] = []
+    held: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+    for rows in prompts.batches(batch_tokens, model=model):
+        batch = capture(model, prompts, rows, resid([onset]))
+        x = batch.resid(onset)
+        massive = massive_rows(x, batch.mask, rule, factor)
+        sizes = measure_sizes(x, batch.mask)
+        table = massive_entries(x, batch.ids, batch.prompt_numbers, sizes, massive, rule, 20)
+        found.append(table.channel[table.channel >= 0].cpu())
+        for out, where in zip(held, (massive, _ordinary(prompts, batch, massive, seed)), strict=True):
+            out.append(x[where].double().cpu())
+    channels = torch.cat(found).unique()
+    means = torch.stack([torch.cat(rows)[:, channels].mean(0) for rows in held])
+    return onset, means, channels
+
+
+def _ordinary(prompts: Prompts, batch: Batch, massive: torch.Tensor, seed: int) -> torch.Tensor:
+    """Return (prompt, position) bool: as many rows as are massive, at random, none of them massive or special.
+
+    Fewer where a prompt has not as many; the draw depends on the ids of a prompt alone.
+    """
+    special = torch.from_numpy(prompts.vocabulary.special(batch.ids.cpu().numpy())).to(massive.device)
+    closed = massive | special.view_as(massive) | ~batch.mask
+    rank = _noise(batch.ids, batch.mask, seed).masked_fill(closed, 3.0).argsort(1).argsort(1)
+    return (rank < massive.sum(1, keepdim=True)) & ~closed
 
 
 @checked(n_registers=several(count(), 1))
@@ -311,7 +354,3 @@ def registers(
 
 REGISTERS = "Darcet et al. 2023, arXiv 2309.16588"
 SINKS = "Xiao et al. 2023, arXiv 2309.17453"
-
-
-def _mean(values: torch.Tensor, where: torch.Tensor) -> np.ndarray:
-    return (values.double().masked_fill(~where, 0).sum(1) / where.sum(1)).cpu().numpy()

@@ -78,8 +78,8 @@ class Policy:
         number, length = marks.sum(1, keepdim=True), mask.sum(1, keepdim=True)
         place = torch.arange(ids.shape[1], device=ids.device, dtype=torch.int64)
         if self.kind == "interval":  # the same number, spread evenly
-            step = place * number // length.clamp_min(1)
-            return (step != (place - 1) * number.clamp_min(0) // length.clamp_min(1)) & mask & (number > 0)
+            length = length.clamp_min(1)
+            return (place * number // length != (place - 1) * number // length) & mask
         score = _noise(ids, mask, self.seed)
         rank = score.argsort(1).argsort(1)
         return (rank < number) & mask
@@ -186,7 +186,7 @@ def policy_loss(
         Prompts longer than ``initial + window``, or nothing is hidden.
     policies : mapping of name -> Policy, optional
         By default separators, window alone, evenly spaced keys and random keys, the last two as many as separators, and
-        a window enlarged to the same number of visible keys.
+        a window enlarged to the same number of visible keys; the text needs separators for these.
     initial, window : int
         Of the default policies.
     batch_tokens : int
@@ -205,12 +205,13 @@ def policy_loss(
     Raises
     ------
     ValueError
-        If no prompt is long enough.
+        If no prompt is long enough, there is no policy, or no separator for the default ones.
     """
-    marks = separators_of(prompts)
     if policies is None:
-        policies = default_policies(prompts, marks, initial, window, seed)
-    behind = max(p.initial + p.window for p in policies.values() if p.kind != "all")
+        policies = default_policies(prompts, separators_of(prompts), initial, window, seed)
+    if not policies:
+        raise ValueError("policies={}: name at least one, for example {'window': Policy('window')}")
+    behind = max((p.initial + p.window for p in policies.values() if p.kind != "all"), default=0)
     if max(prompts.lengths) <= behind + 1:
         raise ValueError(
             f"the longest prompt has {max(prompts.lengths)} tokens and every query keeps the first and last {behind}: "

@@ -18,7 +18,7 @@ from ..settings import checked, count, several, string
 from ..text.prompts import Prompts
 from .items import UNITS, Tokens
 from .policies import _losses, keep_only
-from .results import finish
+from .results import BOUNDS, finish, share_explained
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -57,9 +57,11 @@ def sentinels(
         By prompt: ``loss``, cross-entropy of the tokens from the second chunk on, and ``hidden_change``, its change
         when each token sees only its own chunk and the first token. By ``filler`` too: ``sentinel_change``, its change
         by the insertion of sentinels (SR1); ``kept_change``, when the chunks before are hidden and their sentinels not;
-        ``gap_left`` = kept_change / hidden_change: 0 if sentinels hold all that earlier chunks gave, 1 if nothing
-        (SR3); ``enrichment`` of attention on sentinels over chance, net of sink and self, mean over heads (SR2). Only
-        tokens predicted from a token of the text count, the same in all conditions.
+        ``enrichment`` of attention on sentinels over chance, net of sink and self, mean over heads (SR2). By ``filler``
+        alone: ``gap_left`` = sum of kept_change over the prompts / sum of hidden_change, with ``gap_left_interval``, 95
+        %, prompts drawn: 0 if sentinels hold all that earlier chunks gave, 1 if nothing (SR3); NaN where hiding the
+        chunks costs nothing. (A mean of ratios of single prompts would be ruled by those that lose next to nothing.)
+        Only tokens predicted from a token of the text count, the same in all conditions.
 
     Raises
     ------
@@ -101,19 +103,23 @@ def sentinels(
         ds = measure(model, made, {"a": asked}, edits=[see["sentinel_change"]], progress=False)["a"].to_dataset()
         found["enrichment"][:, j] = ds["net_enrichment"].mean(("block", "head")).values[:, 0, 0]
     lost = hidden - full
+    kept, size = found["kept_change"], np.broadcast_to(lost[:, None], shape)
+    held, *bounds = share_explained(kept, size, np.arange(len(rows)), seed=seed)  # 1 - sum of kept / sum of size
+    gap = np.where(lost.sum() > 0, 1 - np.stack([held, bounds[1], bounds[0]]), np.nan)
     each = ("prompt", "filler")
     data = {
         "loss": variable("prompt", full, "cross-entropy of the next token", "nat"),
         "hidden_change": variable("prompt", lost, "change of the loss with earlier chunks hidden", "nat"),
         "sentinel_change": variable(each, found["sentinel_change"], "change of the loss by sentinels", "nat", SR),
         "kept_change": variable(each, found["kept_change"], "change with only sentinels of earlier chunks", "nat", SR),
-        "gap_left": variable(each, found["kept_change"] / np.where(lost > 0, lost, np.nan)[:, None],
-                             "share of the hidden information that sentinels do not hold", "1", SR),
+        "gap_left": variable("filler", gap[0], "share of the hidden information that sentinels do not hold", "1", SR),
+        "gap_left_interval": variable(("bound", "filler"), gap[1:], "95 % bootstrap interval over prompts", "1"),
         "enrichment": variable(each, found["enrichment"], "attention on sentinels over chance, net of sink", "1"),
     }  # fmt: skip
     coords = {
         "prompt": variable("prompt", np.array(rows), "number of the prompt in the input", "1"),
         "filler": variable("filler", np.array(list(kinds)), "what is inserted", "1"),
+        "bound": BOUNDS,
     }
     settings = {"kinds": list(kinds), "chunk": chunk, "questions": prompts.hash}
     return finish(xr.Dataset(data, coords), model, "sentinels", settings, seed)

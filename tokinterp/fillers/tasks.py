@@ -82,8 +82,9 @@ class Task:
     n, d, m : int
         Rows, coordinates of each, and the modulus.
     mode : {"strict", "released"}
-        ``"strict"``: labels of Match3 are half True, half False, and corruptions are single cells.  ``"released"``: as
-        the published code draws them, where the labels are not balanced (`majority`).
+        ``"strict"``: labels of Match3 are half True, half False, corruptions are single cells, and serial chains of
+        thought end at the solved triple.  ``"released"``: as the published code draws and writes them, where the labels
+        are not balanced (`majority`) and serial chains go on (`tokinterp.fillers.formats.serial`).
     fillers : {"square", "cot"} or int
         Filler tokens: n**2 as in the code, n(n-1) + 2 as in the paper's figure 4 (the length of the parallel chain of
         thought), or a number.  Match2 has a fixed number.
@@ -194,6 +195,8 @@ class Task:
             del settings[
                 "serial_quantile"
             ]  # so that tasks without it keep the examples that they had before it existed
+        if self.family == "match3" and self.mode == "released":
+            settings["chains"] = 2  # their words changed: what was trained on the first ones is no part of this task
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     @cached_property
@@ -269,7 +272,7 @@ class Task:
         if strata:
             near = match3.near_misses(x.rows, m).clamp_max(3)
             kind = torch.where(x.planted, 1, torch.where(x.label, 2, 3 + near))
-        found = match3_sequences(x, form, self.words, self.n_fillers, generator, self.mask)
+        found = match3_sequences(x, form, self.words, self.n_fillers, generator, self.mask, self.mode)
         return Samples(found, torch.where(x.label, self.words.true, self.words.false), x.rows, kind)
 
     def stream(

@@ -115,13 +115,12 @@ def intervals(
         for n, (d, label) in enumerate(zip((ds, other), labels, strict=True)):
             if d is None:
                 continue
-            s = summary(d[[name]]).sel({dim: rows})
+            s = (d if f"{name}_interval" in d else summary(d[[name]])).sel({dim: rows})
             x, (low, high) = s[name].values, s[f"{name}_interval"].transpose("bound", dim).values
             place = np.arange(len(rows)) + (0 if other is None else 0.18 * (2 * n - 1))
-            axes.errorbar(
-                x, place, xerr=np.abs([x - low, high - x]), fmt=style.MARKERS[n], color=style.COLOURS[n], ms=3, lw=0.9,
-                mfc="white" if n else None, label=label,
-            )  # fmt: skip
+            colour = style.COLOURS[n]
+            axes.hlines(place, low, high, lw=0.9, color=colour)  # the point may lie outside of its interval
+            axes.plot(x, place, style.MARKERS[n], ms=3, color=colour, mfc="white" if n else None, label=label)
         axes.set_yticks(range(len(rows)), [wrapped((names or {}).get(str(r), str(r))) for r in rows])
         axes.invert_yaxis()
         axes.set_xlabel(style.label(ds[name], ylabel, 44))

@@ -165,10 +165,8 @@ def hidden_in_windows(
             y = np.arange(len(rows)) + 0.12 * (2 * number - 1)
             middle = one[name].values
             low, high = one[f"{name}_interval"].transpose("bound", "intervention").values
-            axes.errorbar(
-                middle, y, xerr=[middle - low, high - middle], fmt=style.MARKERS[number], ms=4, color=colour(number),
-                label=f"{policy} hidden",
-            )  # fmt: skip
+            axes.hlines(y, low, high, color=colour(number))  # the point may lie outside of its interval
+            axes.plot(middle, y, style.MARKERS[number], ms=4, color=colour(number), label=f"{policy} hidden")
         axes.axvline(0, color="0.6", lw=0.8, zorder=0)
         axes.set_yticks(range(len(rows)), rows)
         axes.invert_yaxis()
