@@ -201,8 +201,50 @@ def test_demo_ends_in_a_report_figures_and_a_store(call, tiny_folder, tmp_path, 
     assert sorted(ti.read(tmp_path / "demo" / "run.zarr").children) == ["dimension", "lens", "prompts", "spectrum"]
     monkeypatch.setattr(cli, "draw_all", lambda *_: [])
     monkeypatch.setattr(sys.modules["tokinterp.report"], "report", lambda _, path: path)
+    monkeypatch.setattr(LogitLens, "update", lambda *_: pytest.fail("measured again"))
     code, _, err = call("demo", "--out", tmp_path / "demo")  # once more, over what is there
     assert code == 0, err
+
+
+def test_no_command_replaces_what_is_not_its_own(call, stored, tmp_path, monkeypatch):
+    for work in ("load_named", "demo_input", "draw_all"):
+        monkeypatch.setattr(cli, work, lambda *_, **__: pytest.fail("the work began"))
+    monkeypatch.setattr(sys.modules["tokinterp.report"], "report", lambda *_, **__: pytest.fail("the work began"))
+    file, folder = tmp_path / "thesis.html", tmp_path / "thesis"
+    file.write_text("mine")
+    (folder / "run.zarr").mkdir(parents=True)
+    (folder / "a.png").write_text("mine")
+    for arguments, message in (
+        (["report", stored, "-o", file], "is there already: give another name, or --overwrite"),
+        (["report", stored, "-o", folder, "--overwrite"], "is no plain file but a folder"),
+        (["report", stored, "-o", file / "page.html"], "is a file, not a folder"),
+        (["report", stored, "-o", "s3://bucket/page.html"], "is a URL"),
+        (["plot", stored, "-o", folder], "has png files already (a.png): give another folder, or --overwrite"),
+        (["plot", stored, "-o", file, "--overwrite"], "is a file: give the name of a folder"),
+        (["plot", stored, "-o", tmp_path / "new", "--format", "exe"], "--format exe: write png, pdf or svg"),
+        (["demo", "-o", folder], "something is there that no demo wrote"),
+        (["demo", "-o", file], "something is there that no demo wrote"),
+    ):
+        code, _, err = call(*arguments)
+        assert (code, message in err, err.count("\n")) == (1, True, 1), (arguments, err)
+    assert (file.read_text(), (folder / "a.png").read_text()) == ("mine", "mine")
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.png", "run.zarr", "thesis", "thesis.html"]
+
+
+def test_what_a_command_may_replace(call, stored, tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(cli, "draw_all", lambda run, folder, *_: done.append(folder) or [])
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    (folder / "a.png").write_text("mine")
+    assert call("plot", stored, "-o", folder, "--overwrite")[0] == 0
+    assert call("plot", stored, "-o", folder, "--format", "pdf")[0] == 0
+    assert done == [folder, folder]
+    page = tmp_path / "page.html"
+    page.write_text("old")
+    monkeypatch.setattr("tokinterp.plots.overview", lambda *_: [])
+    assert call("report", stored, "-o", page, "--overwrite")[0] == 0
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
 def test_parse_layers():

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 
 import tokinterp as ti
-from tokinterp import cli, cli_erasure
+from tokinterp import cli
 from tokinterp.measurements.vocabulary import contexts
 
 TEXTS = [t.text for t in ti.bundled_texts("article")[:8]]
@@ -29,6 +29,12 @@ def call(capsys):
     return run
 
 
+def measuring(model, out):
+    return ["measure", model, out / "test.jsonl", "-m", "erasure", "-m", "probe_scores", "--probes", out / "probes",
+            "-o", out / "run.zarr", "--set", "erasure.start=1", "--set", "erasure.end=3", "--max-tokens", "90",
+            "--device", "cpu"]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def folder(tiny_folder, tmp_path_factory):
     """Texts, and everything that the commands make of them."""
@@ -37,10 +43,7 @@ def folder(tiny_folder, tmp_path_factory):
         (out / f"{name}.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), encoding="utf-8")
     fit = ["fit-probes", tiny_folder, out / "train.jsonl", "-o", out / "probes", "--layers", "1,3", "--offsets",
            "-2,-1,0", "--val", out / "test.jsonl", "--max-tokens", "80", "--device", "cpu"]  # fmt: skip
-    measure = ["measure", tiny_folder, out / "test.jsonl", "-m", "erasure", "-m", "probe_scores", "--probes",
-               out / "probes", "-o", out / "run.zarr", "--set", "erasure.start=1", "--set", "erasure.end=3",
-               "--max-tokens", "90", "--device", "cpu"]  # fmt: skip
-    for arguments in (fit, measure):
+    for arguments in (fit, measuring(tiny_folder, out)):
         with pytest.raises(SystemExit) as end:
             cli.main([str(a) for a in arguments])
         assert end.value.code == 0
@@ -170,14 +173,15 @@ def test_texts_that_were_moved_are_named_and_other_texts_refused(call, folder, t
     assert "other tokens now than those measured" in err
 
 
-def test_a_store_that_is_noted_in_is_not_changed_otherwise(folder):
-    before = ti.read(folder / "run.zarr")
-    cli_erasure.remember(folder / "run.zarr", json.loads(before.attrs["command"]))
-    after = ti.read(folder / "run.zarr")
-    assert before.attrs == after.attrs
-    assert not {"/", "\\"} & set(after.attrs["model"])
-    cli_erasure.remember(folder / "nothing.zarr", {})
-    assert not (folder / "nothing.zarr").exists()
+def test_the_command_stands_in_the_result_which_the_same_command_only_reads(call, folder, tiny_folder):
+    run = folder / "run.zarr"
+    said = json.loads(ti.read(run).attrs["command"])
+    assert said["texts"] == str((folder / "test.jsonl").resolve())
+    assert not {"/", "\\"} & set(ti.read(run).attrs["model"])
+    before = {f: f.stat().st_mtime_ns for f in run.rglob("*")}
+    code, _, err = call(*measuring(tiny_folder, folder))
+    assert code == 0, err
+    assert {f: f.stat().st_mtime_ns for f in run.rglob("*")} == before
 
 
 @pytest.mark.slow

@@ -147,3 +147,44 @@ def test_a_lock_of_another_user_can_be_taken(tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to("lock")
     with pytest.raises(OSError, match="link"):
         open_lock(tmp_path / "link")
+
+
+def test_home_is_expanded_and_addresses_are_refused_wherever_a_path_is_taken(tmp_path, monkeypatch, bundled, tiny_run):
+    from tokinterp import plots
+    from tokinterp.fillers.frozen import read_items
+    from tokinterp.fillers.train import load_networks
+    from tokinterp.fitted import load_tensors
+    from tokinterp.measurements.multiple_choice import read_mmlu
+    from tokinterp.text import read_texts, readers
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    fig, _ = plots.figure()
+    lens = ti.TunedLens.identity(bundled.info)
+    (tmp_path / "a.txt").write_text("The Nile flows north.")
+    (tmp_path / "a.jsonl").write_text('{"text": "Nile", "spans": [], "prompt": "The", "answer": "Nile"}\n')
+    (tmp_path / "choices").mkdir()
+    (tmp_path / "choices" / "rivers_test.csv").write_text("Which river?,Nile,Rhine,A\n")
+    calls = {
+        "a.png": lambda path: plots.save(fig, path),
+        "b.html": lambda path: ti.report(tiny_run, path),
+        "lens.safetensors": lens.save,
+        "c.bin": lambda path: files.write_bytes(path, b""),
+    }
+    for name, write in calls.items():
+        assert write("~/" + name) == tmp_path / name
+        assert (tmp_path / name).is_file()
+    reads = {
+        "a.txt": lambda path: list(read_texts(path)),
+        "a.jsonl": readers.read_spans_jsonl,
+        "a.jsonl#": lambda path: read_items(path.rstrip("#")),
+        "choices": read_mmlu,
+        "lens.safetensors": ti.TunedLens.load,
+    }
+    for name, read in reads.items():
+        assert read("~/" + name)
+    for load in (
+        *calls.values(), *reads.values(), ti.read, ti.TokenProbes.load, ti.LinearMaps.load, load_networks,
+        lambda path: load_tensors(path, "", ""), readers.read_conll, ti.TokenProbes.from_authors, ti.load_model,
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="is a URL"):
+            load("s3://bucket/a.jsonl")

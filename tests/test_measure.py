@@ -395,3 +395,29 @@ def test_sums_are_float64_or_int64_whatever_comes_first():
     assert float(added(0.9, torch.tensor(1), True)) == pytest.approx(2.9)
     assert added(torch.tensor(2**31 - 1, dtype=torch.int32), torch.tensor(1, dtype=torch.int32)) == 2**31
     assert added(True, True).dtype == torch.int64
+
+
+# -- notes ----------------------------------------------------------------------------------------------------
+def test_notes_stand_in_the_result_and_decide_nothing(tmp_path):
+    asked, store = {"norms": Norms()}, tmp_path / "run.zarr"
+    run = measured(which=asked, store=store, notes={"texts": "articles of May"})
+    assert run.attrs["texts"] == "articles of May"
+    assert run.attrs["fingerprint"] == measured(which={"norms": Norms()}).attrs["fingerprint"]
+    again = measured(which={"norms": Norms()}, store=store, notes={"texts": "of June"})
+    assert again.attrs["texts"] == "articles of May"
+
+
+@pytest.mark.parametrize(
+    ("notes", "message"),
+    [
+        ({"weights": "others"}, "notes: 'weights' is provenance"),
+        ({"facts": "{}"}, "notes: 'facts' is provenance"),
+        ({"n": 3}, "notes={'n': 3}: give names and texts"),
+        ("texts", "notes='texts': give names and texts"),
+        ({"n": "\0"}, "NUL or lone surrogate in attribute 'n'"),
+    ],
+)
+def test_notes_that_would_mislead_are_refused_before_the_run(notes, message, monkeypatch):
+    monkeypatch.setattr("tokinterp.loop.Runner.run", lambda *_: pytest.fail("the run began"))
+    with pytest.raises((ValueError, TypeError), match=message):
+        measured(which={"norms": Norms()}, notes=notes)

@@ -414,10 +414,10 @@ class Signalled(Norms):
 
 
 @posix
-@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 129)])
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGUSR1", 138)])
 def test_signals_of_schedulers_finish_the_batch_and_save(name, status, tmp_path, capsys, whole):
     number, store = getattr(signal, name), tmp_path / "run.zarr"
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)}
     with pytest.raises(KeyboardInterrupt, match="stopped after 4 of 7 prompts; the same call resumes") as caught:
         measured(which={"norms": Signalled(number, number)}, store=store, batch_tokens=BATCH, checkpoint_every=1000)
     assert isinstance(caught.value, SystemExit)
@@ -447,10 +447,13 @@ def test_second_signal_acts_at_once_and_ignored_ones_stay_ignored(monkeypatch):
         patched.setattr("tokinterp.signals.TWICE", 0.0)
         before = signal.signal(signal.SIGTERM, lambda number, frame: calls.append(number))
         ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        own = signal.signal(signal.SIGUSR1, lambda number, frame: calls.append(number))
         try:
             with stopping() as asked:
                 signal.raise_signal(signal.SIGHUP)
                 assert asked() == 0
+                signal.raise_signal(signal.SIGUSR1)  # the program's own meaning of it
+                assert (asked(), calls.pop()) == (0, signal.SIGUSR1)
                 signal.raise_signal(signal.SIGTERM)
                 assert (asked(), calls) == (signal.SIGTERM, [])
                 signal.raise_signal(signal.SIGTERM)
@@ -458,6 +461,7 @@ def test_second_signal_acts_at_once_and_ignored_ones_stay_ignored(monkeypatch):
         finally:
             signal.signal(signal.SIGTERM, before)
             signal.signal(signal.SIGHUP, ignored)
+            signal.signal(signal.SIGUSR1, own)
 
 
 def test_threads_leave_signals_alone():
@@ -558,7 +562,7 @@ SAME = Norms()
         ({"checkpoint_every": -1}, "checkpoint_every=-1"),
         ({"checkpoint_every": True}, "checkpoint_every=True"),
         ({"checkpoint_every": "60"}, "checkpoint_every='60'"),
-        ({"store": "s3://bucket/run.zarr"}, r"store='s3://bucket/run.zarr' is a URL: give a folder"),
+        ({"store": "s3://bucket/run.zarr"}, r"store='s3://bucket/run.zarr' is a URL: give a file or folder"),
         ({"store": "https://host/run.zarr"}, "is a URL"),
         ({"store": ""}, "store='': give a path"),
         ({"store": 5}, "store=5: give a path"),

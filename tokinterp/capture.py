@@ -313,7 +313,7 @@ def capture(
     """
     with torch.no_grad():
         ids, mask, special = (torch.from_numpy(a).to(model.device) for a in prompts.padded(numbers))
-        longest = max(prompts.lengths)
+        longest = max(prompts.lengths) if edits else 0
         fitting = [e.fit(ids.shape[1], longest) for e in edits]
         lengths = [prompts.lengths[n] for n in numbers]
         batch = Batch(ids, mask, [int(n) for n in names or numbers], lengths, special, {}, model)

@@ -51,6 +51,9 @@ MEASUREMENTS = {
     "pooled": "PooledStates",
 }
 """Name on the command line, which is that of the module in ``measurements/`` -> class."""
+FORMATS = ("png", "pdf", "svg")
+DEMO = "demo.txt"
+"""Marks a folder as that of a demo."""
 app = typer.Typer(
     name="tokinterp",
     help="What happens to a token inside a language model: measure, look, report.",
@@ -74,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ------
     SystemExit
         Always: 0 if all went well, 1 after an error (one line on stderr), 2 for a command that cannot be read, 130
-        after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+        after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 138 after SIGUSR1: what was finished is kept.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if "--traceback" in given:  # wherever it stands
@@ -178,14 +181,14 @@ def measure(
     }  # fmt: skip
     prompts = make_prompts(texts, loaded, **options)
     say(f"{loaded}\n{prompts}", err=True)
+    options["max_tokens"] = max_tokens or loaded.info.max_tokens
+    command = {"model": whole_path(model), "revision": revision, "texts": whole_path(texts), "prompts": options}
     run = run_measure(
-        loaded, prompts, asked, store=output, batch_tokens=batch_tokens, checkpoint_every=checkpoint_every, share=part
-    )
+        loaded, prompts, asked, store=output, batch_tokens=batch_tokens, checkpoint_every=checkpoint_every, share=part,
+        notes={"command": json.dumps(command, sort_keys=True)},
+    )  # fmt: skip
     if not run.children:
         return  # other shares are still to run, as measure() has said
-    where = {"model": whole_path(model), "revision": revision}
-    options["max_tokens"] = max_tokens or loaded.info.max_tokens
-    cli_erasure.remember(output, {**where, "texts": whole_path(texts), "prompts": options})
     say(tables.summary_text(run))
     say(f"written to {output}; look at it with: tokinterp report {output} -o report.html", err=True)
 
@@ -197,10 +200,13 @@ def report(
     title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
     max_prompts: Annotated[int, typer.Option(help="Texts shown.")] = 24,
     max_megabytes: Annotated[float, typer.Option(help="Size of the texts and their values.")] = 12.0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the page that is there.")] = False,
 ) -> None:
     """Write one self-contained HTML page of a run: figures, tables, provenance, coloured texts."""
+    from .paths import new_file
     from .report import report as write_report
 
+    output = new_file(output, overwrite)
     path = write_report(run, output, title=title, max_prompts=max_prompts, max_megabytes=max_megabytes)
     say(f"written to {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
@@ -211,10 +217,12 @@ def plot(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the figures.")] = Path("figures"),
     format: Annotated[str, typer.Option(help="png, pdf or svg.")] = "png",
     prompt: Annotated[int | None, typer.Option(help="Prompt whose tokens are drawn.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace figures that are there.")] = False,
 ) -> None:
     """Draw what to look at first in every result of a run."""
     from .dataset import read
 
+    output = figure_folder(output, format, overwrite)
     for path in draw_all(read(run), output, format, prompt):
         say(str(path))
 
@@ -225,7 +233,9 @@ def show(run: Store) -> None:
     from . import tables
     from .checkpoint import partial_folder
     from .dataset import read
+    from .paths import local_path
 
+    run = local_path(run, "RUN")
     if not run.exists() and partial_folder(run).exists():
         say(tables.unfinished_text(run))
         return
@@ -258,16 +268,19 @@ def demo(
         "tokinterp-demo"
     ),
 ) -> None:
-    """Measure the bundled model on the bundled texts: a report and figures, in about a minute."""
-    from . import dataset, tables
+    """Measure the bundled model on the bundled texts: a report and figures, in about a minute.
+
+    The folder must be new, empty, or that of an earlier demo, whose numbers are then used again.
+    """
+    from . import tables
     from .measure import measure as run_measure
     from .report import report as write_report
 
+    output = demo_folder(output)
     model, prompts = demo_input()
     say(f"{model}\n{prompts}", err=True)
     asked = make_measurements(["dimension", "spectrum", "lens"], [], None)
-    run = run_measure(model, prompts, asked)
-    dataset.write(run, output / "run.zarr", overwrite=True)
+    run = run_measure(model, prompts, asked, store=output / "run.zarr")
     say(tables.summary_text(run))
     page = write_report(run, output / "report.html")
     figures = draw_all(run, output / "figures")
@@ -327,7 +340,8 @@ def choose_bos(text: str) -> bool | str:
 
 def whole_path(name: str) -> str:
     """Return the absolute path of what exists on disk, and any other name as it is."""
-    return str(Path(name).resolve()) if Path(name).exists() else name
+    path = Path(os.path.expanduser(name))
+    return str(path.resolve()) if path.exists() else name
 
 
 def parse_layers(text: str) -> list[int]:
@@ -398,6 +412,51 @@ def demo_input() -> tuple[HookedLM, Prompts]:
     model = load_model(device="cpu")
     texts = [t.text for t in bundled_texts("article")][:24]
     return model, Prompts.from_texts(texts, model, max_tokens=400, progress=False)
+
+
+def demo_folder(folder: Path) -> Path:
+    """Return the folder of a demo, marked as one, so that a later demo may write into it again.
+
+    Raises
+    ------
+    FileExistsError
+        If something else is in it.
+    """
+    from .files import write_text
+    from .paths import new_path
+
+    found = new_path(folder, "--output")
+    mark = found / DEMO
+    if not mark.is_file():
+        if found.exists() and not (found.is_dir() and not any(found.iterdir())):
+            raise FileExistsError(f"--output {found}: something is there that no demo wrote; give another name")
+        write_text(mark, "Written by tokinterp demo, which replaces what it wrote here when it is called again.\n")
+    return found
+
+
+def figure_folder(folder: Path, format: str, overwrite: bool) -> Path:
+    """Return the folder for figures, before any is drawn.
+
+    Raises
+    ------
+    ValueError
+        For a format that is not offered.
+    FileExistsError
+        If it has files of this format, which may not be replaced.
+    """
+    from .paths import new_path
+
+    if format not in FORMATS:
+        raise ValueError(f"--format {format}: write {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    found = new_path(folder, "--output")
+    if found.exists() and not found.is_dir():
+        raise FileExistsError(f"--output {found} is a file: give the name of a folder")
+    if not overwrite and (there := sorted(p.name for p in found.glob(f"*.{format}"))):
+        raise FileExistsError(
+            f"--output {found} has {format} files already ({there[0]}): give another folder, or --overwrite to "
+            "replace those of the same names"
+        )
+    return found
 
 
 def draw_all(run: xr.DataTree, folder: Path, format: str = "png", prompt: int | None = None) -> list[Path]:

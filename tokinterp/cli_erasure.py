@@ -108,13 +108,13 @@ def vocabulary(
     """Rank the units of several tokens that a model forgets at their ends, with counts, intervals and contexts."""
     from .dataset import read
     from .files import write_text
-    from .fitting import new_place
     from .measurements.vocabulary import read_out
+    from .paths import new_file
 
     if output is not None and output.suffix not in (".csv", ".txt"):
         raise ValueError(f"{output}: write .csv or .txt")
     if output is not None:
-        output = new_place(output, overwrite)
+        output = new_file(output, overwrite)
     try:
         least = None if min_psi == "none" else float(min_psi)
     except ValueError:
@@ -204,20 +204,6 @@ def next_command(model: str, output: Path, probes: TokenProbes, loaded: Model) -
         words += [] if start == first else ["--set", f"erasure.start={start}"]
         words += [] if end == last else ["--set", f"erasure.end={end}"]
     return " ".join([*words, "--probes", shlex.quote(str(output)), "-o", "RUN.zarr"])
-
-
-def remember(store: Path, command: dict[str, Any]) -> None:
-    """Note in a finished store which texts it is of, so that `vocabulary` finds them again."""
-    from .dataset import ATTRIBUTES, attributes_digest
-    from .files import write_text
-
-    file = store / "zarr.json"
-    if file.is_file():
-        record = json.loads(file.read_text(encoding="utf-8"))
-        attrs = record["attributes"]
-        attrs["command"] = json.dumps(command, sort_keys=True)
-        attrs["digests"] = json.dumps({**json.loads(attrs["digests"]), "/" + ATTRIBUTES: attributes_digest(attrs)})
-        write_text(file, json.dumps(record, indent=2))
 
 
 def erasure_of(tree: xr.DataTree, name: str | None) -> xr.Dataset:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .owner import discard, private_name, sweep
+from .paths import local_path
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,8 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
     ------
     OSError
         If the place cannot be written, or holds a folder, a link or a device; nothing is left behind.
+    ValueError
+        For a URL.
 
     Examples
     --------
@@ -46,7 +49,7 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
     """
     with replacing(path) as temporary:
         temporary.write_bytes(data)
-    return Path(path)
+    return local_path(path)
 
 
 def write_text(path: str | Path, text: str, errors: str = "strict") -> Path:
@@ -77,7 +80,7 @@ def write_tensors(
             save_file(ready, temporary, None if notes is None else dict(notes))
         except SafetensorError as error:
             raise OSError(str(error)) from error
-    return Path(path)
+    return local_path(path)
 
 
 @contextmanager
@@ -87,7 +90,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     The new file has a random name that nothing had, so no link under it is followed, and the permissions that the
     umask (or the folder's default list) gives, whatever the library sets.
     """
-    path = Path(path)
+    path = local_path(path)
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise OSError(f"{path} is no plain file but a folder, link or device: name another file")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +116,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 def new_folder(path: str | Path) -> Path:
     """Make and return an empty folder of a name that nothing had, beside a place, to be renamed to it when whole."""
-    path = Path(path)
+    path = local_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _unused(path)
     temporary.mkdir()

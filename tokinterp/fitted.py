@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 
 from . import files
+from .paths import local_path
 
 Tensors = dict[str, torch.Tensor]
 KEY = "tokinterp"
@@ -108,7 +109,7 @@ def read_note(path: str | Path, kind: str, what: str) -> dict[str, Any]:
     ValueError
         If it is damaged, or of another kind than ``what``, whose format is ``kind``.
     """
-    path = Path(path)
+    path = local_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no {what} at {path}")
     try:

@@ -38,6 +38,7 @@ def measure(
     batch_tokens: int | None = None,
     checkpoint_every: float = 60.0,
     share: tuple[int, int] = (0, 1),
+    notes: Mapping[str, str] | None = None,
     progress: bool = True,
 ) -> xr.DataTree:
     """Run a model over prompts once and give every batch to every measurement.
@@ -64,6 +65,9 @@ def measure(
     share : (int, int)
         (i, n): run only the i-th of n shares of the prompts, for n machines that write to one store; whichever call
         comes after the last share has finished merges them.  Until then an empty tree is returned.
+    notes : mapping of str to str, optional
+        Kept among the attributes of the result beside its provenance: what the texts are, who measured.  They decide
+        no number, so that they may differ when a run goes on; a finished result keeps those it has.
     progress : bool
         Show a bar with tokens per second and the time left.
 
@@ -83,9 +87,9 @@ def measure(
     OSError
         If the store cannot be written; what is finished is kept.
     KeyboardInterrupt
-        After Ctrl-C, once the batch in progress has been finished and kept.  SIGTERM and SIGHUP (a scheduler's time
-        limit, ``timeout``, a closed terminal) do the same, and end a process that does not catch it with status 143
-        or 129.  A second signal stops at once.
+        After Ctrl-C, once the batch in progress has been finished and kept.  SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 (a
+        scheduler's time limit or its warning, ``timeout``, a closed terminal) do the same, and end a process that does
+        not catch it with status 128 + the number of the signal: 143 after SIGTERM.  A second signal stops at once.
 
     Examples
     --------
@@ -114,6 +118,7 @@ def measure(
         prompts = Prompts.from_texts(prompts, model)
     if len(prompts) == 0:
         raise ValueError("no prompts to measure: the list is empty")
+    said = _check_notes(notes, dataset.provenance(model.info, prompts, {}, ""))
     if n > len(prompts) or (n > 1 and store is None):
         raise ValueError(f"share {share}: {len(prompts)} prompts make at most as many shares, and shares need a store=")
     _check_edits(model, prompts, edits)
@@ -136,7 +141,7 @@ def measure(
         runner = Runner(model, prompts, numbers, measurements, edits, keep, float(checkpoint_every), progress)
         runner.run(batch_tokens)
         if keep is None:
-            return _result(model, prompts, measurements, runner.bookkeeping, facts, edits)
+            return _result(model, prompts, measurements, runner.bookkeeping, facts, edits, said)
         assert path is not None
         with keep.alone():
             if dataset.exists(path):  # another share was the last one, and has merged them
@@ -147,7 +152,7 @@ def measure(
                 return xr.DataTree()
             _merge_shares(keep.root, n, runner.everything)
             try:
-                tree = _result(model, prompts, measurements, runner.bookkeeping, facts, edits)
+                tree = _result(model, prompts, measurements, runner.bookkeeping, facts, edits, said)
             except AllNonfiniteError:
                 keep.remove()
                 raise
@@ -175,6 +180,18 @@ def store_path(store: str | Path) -> Path:
     if path.is_file() and path.suffix != ".nc":
         raise FileExistsError(f"store={str(path)!r} is a file: choose the name of a new folder, such as run.zarr")
     return path.absolute()
+
+
+def _check_notes(notes: Any, provenance: Mapping[str, Any]) -> dict[str, str]:
+    """Return notes as a dictionary; refuse what would pass for provenance, or what no file can hold."""
+    if notes is None:
+        return {}
+    if not isinstance(notes, Mapping) or not all(isinstance(x, str) for pair in notes.items() for x in pair):
+        raise TypeError(f"notes={notes!r}: give names and texts, such as {{'texts': 'articles of May'}}")
+    if taken := sorted({*notes} & {*provenance, "facts", "digests", "measurement"}):
+        raise ValueError(f"notes: {', '.join(map(repr, taken))} is provenance, which the run itself writes: rename it")
+    dataset.check(xr.Dataset(attrs={**notes, **provenance}))
+    return dict(notes)
 
 
 class AllNonfiniteError(ValueError):
@@ -229,8 +246,9 @@ def _check_sites(model: Model, measurements: Measurements) -> None:
 
 
 def _result(
-    model: Model, prompts: Prompts, measurements: Measurements, book: Measurement, facts: Facts, edits: Sequence[Edit]
-) -> xr.DataTree:
+    model: Model, prompts: Prompts, measurements: Measurements, book: Measurement, facts: Facts, edits: Sequence[Edit],
+    notes: Mapping[str, str],
+) -> xr.DataTree:  # fmt: skip
     """Label everything and return the tree."""
     number, n_tokens, layer = book.table("prompt", "n_tokens", "nonfinite")
     _check_once(number, len(prompts))
@@ -247,7 +265,7 @@ def _result(
     seeds = {k: int(getattr(m, "seed", 0) or 0) for k, m in measurements.items()}
     per_prompt.attrs = dataset.provenance(model.info, prompts, facts["measurements"], mark, edits=edits)
     # Not in the root: groups inherit its coordinates, and a measurement may lack prompts that were left out.
-    root = xr.Dataset(attrs={**per_prompt.attrs, "facts": json.dumps(facts, sort_keys=True)})
+    root = xr.Dataset(attrs={**notes, **per_prompt.attrs, "facts": json.dumps(facts, sort_keys=True)})
     nodes = {"/": root, "/prompts": per_prompt}
     for name, m in measurements.items():
         ds = m.result()

@@ -32,18 +32,36 @@ def local_path(path: str | os.PathLike[str], name: str = "path") -> Path:
     'runs/lens.zarr'
     >>> local_path("s3://bucket/lens.zarr", "store")
     Traceback (most recent call last):
-    ValueError: store='s3://bucket/lens.zarr' is a URL: give a folder of this machine, ...
+    ValueError: store='s3://bucket/lens.zarr' is a URL: give a file or folder of this machine, ...
     """
     if not isinstance(path, str | os.PathLike) or not isinstance(text := os.fspath(path), str):
         raise TypeError(f"{name}={path!r}: give a path as text or pathlib.Path")
     if not text.strip() or "\0" in text:
         raise ValueError(f"{name}={text!r}: give the name of a file or folder")
     if _URL.match(text):
-        raise ValueError(f"{name}={text!r} is a URL: give a folder of this machine, and copy the result from there")
+        raise ValueError(f"{name}={text!r} is a URL: give a file or folder of this machine, and copy from there")
     try:
         return Path(text).expanduser()
     except RuntimeError:
         raise ValueError(f"{name}={text!r}: there is no such home folder; give the whole path") from None
+
+
+def new_file(path: str | os.PathLike[str], overwrite: bool, name: str = "--output") -> Path:
+    """Return where a command writes one file, if it may, before the command does anything else.
+
+    Raises
+    ------
+    FileExistsError
+        If a folder is there, or a file that may not be overwritten.
+    ValueError, OSError
+        As `new_path`.
+    """
+    found = new_path(path, name)
+    if found.is_symlink() or (found.exists() and not found.is_file()):
+        raise FileExistsError(f"{name} {found} is no plain file but a folder, link or device: give another name")
+    if found.exists() and not overwrite:
+        raise FileExistsError(f"{name} {found} is there already: give another name, or --overwrite to replace it")
+    return found
 
 
 def new_path(path: str | os.PathLike[str], name: str = "path") -> Path:

@@ -263,7 +263,8 @@ def token_table(ds: xr.Dataset) -> dict[int, np.ndarray] | None:
     name = "token_prompt" if "token_prompt" in ds.coords else "prompt"
     number_, position = ds[name].values, ds["position"].values
     order = np.lexsort((position, number_))
-    found = {int(p): order[number_[order] == p] for p in np.unique(number_)}
+    prompts, starts = np.unique(number_[order], return_index=True)
+    found = dict(zip(prompts.tolist(), np.split(order, starts[1:]), strict=True))
     for rows in found.values():
         place = position[rows]
         if len(np.unique(place)) < len(place) or place[-1] - place[0] + 1 > 2 * len(place):

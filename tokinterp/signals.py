@@ -1,4 +1,4 @@
-"""Stopping a run between batches: Ctrl-C, a scheduler's SIGTERM, a terminal that is closed."""
+"""Stopping a run between batches: Ctrl-C, a scheduler's SIGTERM or SIGUSR1, a terminal that is closed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from types import FrameType
 from tqdm import tqdm
 
 SIGNALS = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n))
+WARNINGS = tuple(getattr(signal, n) for n in ("SIGUSR1", "SIGUSR2") if hasattr(signal, n))
+"""What schedulers send some time before they kill (``sbatch --signal=USR1@300``)."""
 TWICE = 2.0
-"""Seconds in which a SIGTERM or SIGHUP that comes again is the same one: ``timeout`` sends two."""
+"""Seconds in which another signal than Ctrl-C that comes again is the same one: ``timeout`` sends two."""
 
 
 class Terminated(KeyboardInterrupt, SystemExit):
-    """A run stopped by SIGTERM or SIGHUP: caught like Ctrl-C; uncaught, the process ends with 128 + the signal."""
+    """A run stopped by a signal other than Ctrl-C: caught like it; uncaught, the process ends with 128 + its number."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -27,17 +29,21 @@ class Terminated(KeyboardInterrupt, SystemExit):
 
 @contextmanager
 def stopping() -> Iterator[Callable[[], int]]:
-    """Turn the first SIGINT, SIGTERM or SIGHUP into a number that is read between batches; a second one acts at once.
+    """Turn the first of ``SIGNALS`` and ``WARNINGS`` into a number that is read between batches; a second acts at once.
 
-    Only in the main thread, and only signals that end a process: one that is ignored (``nohup``) stays ignored.  The
-    handlers from before are put back.
+    Only in the main thread, and only signals that end a process: one that is ignored (``nohup``) stays ignored, and a
+    warning that the program itself handles stays its own.  The handlers from before are put back.
     """
     asked, since = 0, 0.0
     if threading.current_thread() is not threading.main_thread():
         yield lambda: 0
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    before = {number: h for number, h in before.items() if h not in (None, signal.SIG_IGN)}
+    before = {number: signal.getsignal(number) for number in SIGNALS + WARNINGS}
+    before = {
+        number: h
+        for number, h in before.items()
+        if h == signal.SIG_DFL or (number in SIGNALS and h not in (None, signal.SIG_IGN))
+    }
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         nonlocal asked, since

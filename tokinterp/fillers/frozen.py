@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..escape import say
+from ..paths import local_path
 
 ModelName = Annotated[str, typer.Argument(help="Name on the Hugging Face hub, local folder, or 'bundled'.")]
 Items = Annotated[
@@ -127,9 +128,10 @@ def read_items(path: Path | None, limit: int | None = None) -> list[tuple[str, s
         from ..text.bundled import bundled_questions
 
         return [(q.prompt, q.answer) for q in bundled_questions("cloze")][:limit]
+    path = local_path(path, "--items")
     with path.open(encoding="utf-8", newline="") as stream:
         if path.suffix == ".jsonl":
-            records = [json.loads(line) for line in stream if line.strip()]
+            records = [_record(line, f"{path.name}, line {n}") for n, line in enumerate(stream, 1) if line.strip()]
         elif path.suffix == ".csv":
             records = list(csv.DictReader(stream))
         else:
@@ -138,6 +140,16 @@ def read_items(path: Path | None, limit: int | None = None) -> list[tuple[str, s
         if not {"prompt", "answer"} <= set(record):
             raise ValueError(f"{path.name}, item {n}: the fields are {', '.join(record)}, not prompt and answer")
     return [(str(r["prompt"]), str(r["answer"])) for r in records][:limit]
+
+
+def _record(line: str, where: str) -> dict[str, object]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{where}: not JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{where}: {type(record).__name__} instead of an object with prompt and answer")
+    return record
 
 
 def numbers(text: str) -> list[int]:

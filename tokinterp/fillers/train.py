@@ -19,6 +19,7 @@ from ..checkpoint import fingerprint
 from ..dataset import check, numbers_version, provenance, variable
 from ..fitted import Tensors, load_tensors, save_tensors
 from ..fitting import Fit, State
+from ..paths import local_path
 from .evaluation import evaluate, loss_sum
 from .formats import IGNORED, Sequences
 from .network import Network, build, network_info, parameters_hash
@@ -242,7 +243,7 @@ class Run:
 
 def network_file(folder: str | Path, seed: int) -> Path:
     """Return the file of the network of a seed."""
-    return Path(folder) / f"seed-{seed}.safetensors"
+    return local_path(folder, "folder") / f"seed-{seed}.safetensors"
 
 
 def _weights(tensors: Mapping[str, torch.Tensor]) -> Tensors:
@@ -257,7 +258,7 @@ def load_networks(folder: str | Path) -> tuple[Task, dict[int, Any]]:
     ValueError
         If there are none, training is unfinished, or a file is damaged.
     """
-    folder = Path(folder).expanduser()
+    folder = local_path(folder, "folder")
     if unfinished := sorted(p.name for p in folder.glob("seed-*.safetensors.partial")):
         raise ValueError(f"{folder} is being trained or unfinished ({unfinished[0]}): run the same training again")
     found = sorted(folder.glob("seed-*.safetensors"))

@@ -11,6 +11,7 @@ import torch
 
 from ..fitted import check_finite, check_shapes, digest_of, load_tensors, save_tensors
 from ..kernels import linear
+from ..paths import local_path
 from ..settings import blocks, checked
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class LinearMaps:
         """
         facts = {"model": self.model, "weights": self.weights, "n": self.n, "blocks": self.blocks}
         save_tensors(path, self._tensors(), FORMAT, facts, finite=False)
-        return Path(path)
+        return local_path(path)
 
     @classmethod
     def load(cls, path: str | Path) -> LinearMaps:
@@ -116,7 +117,7 @@ class LinearMaps:
         ValueError
             If the file holds something else, or is damaged (digest, shapes, NaN).
         """
-        facts, tensors = load_tensors(Path(path).expanduser(), FORMAT, "maps of LinearMaps.save", finite=False)
+        facts, tensors = load_tensors(local_path(path), FORMAT, "maps of LinearMaps.save", finite=False)
         own = {name: tensors[name] for name in TENSORS}
         return cls(facts["blocks"], **own, n=facts["n"], model=facts["model"], weights=facts["weights"])
 

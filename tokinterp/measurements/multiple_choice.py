@@ -17,6 +17,7 @@ import xarray as xr
 from ..capture import resid, stream
 from ..dataset import variable
 from ..kernels.state import neutral
+from ..paths import local_path
 from ..settings import checked, count, instance, one_of, several, string
 from ..stamp import stamped
 from ..text.prompts import Prompts
@@ -74,7 +75,7 @@ def read_mmlu(
     -----
     The answer is a letter, or a number from 0; a first line of column names is recognised.
     """
-    path, ending, out = Path(path), f"_{split}.csv", []
+    path, ending, out = local_path(path), f"_{split}.csv", []
     for name, text in _files(path, ending):
         subject = name.removesuffix(ending)
         if subjects is not None and subject not in subjects:

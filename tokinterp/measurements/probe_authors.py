@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..paths import local_path
 from ..received import pickled_tensors
 from .token_probes import Tensors, TokenProbes
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def read_checkpoints(paths: Sequence[str | Path], model: Model | None = None) -> TokenProbes:
     """Read ``layer<l>_tgtidx<i>.ckpt`` files; see `TokenProbes.from_authors`."""
-    files = [f for p in map(Path, paths) for f in (sorted(p.glob("*.ckpt")) if p.is_dir() else [p])]
+    files = [f for p in map(local_path, paths) for f in (sorted(p.glob("*.ckpt")) if p.is_dir() else [p])]
     if not files:
         raise ValueError(f"no checkpoint among {[str(p) for p in paths]}")
     parts: dict[int, Tensors] = {}

@@ -11,6 +11,7 @@ from typing import Any
 from .. import files
 from ..checkpoint import fingerprint
 from ..fitted import Tensors, digest_of, load_tensors, read_note, save_tensors
+from ..paths import local_path
 from .probe_text import TextStatistics
 from .token_probes import TokenProbes, check_layer
 
@@ -58,7 +59,7 @@ def save_facts(probes: TokenProbes, folder: Path) -> None:
 
 def save(probes: TokenProbes, path: str | Path, overwrite: bool) -> Path:
     """Write probes as a folder; see `TokenProbes.save`."""
-    path = Path(path)
+    path = local_path(path)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists: give another name or overwrite=True")
     if path.exists() and not (path / "probes.json").is_file():
@@ -82,7 +83,7 @@ def save(probes: TokenProbes, path: str | Path, overwrite: bool) -> Path:
 
 def load(path: str | Path) -> TokenProbes:
     """Read and check probes; see `TokenProbes.load`."""
-    path = Path(path).expanduser()
+    path = local_path(path)
     file = path / "probes.json"
     if not file.is_file():
         there = path.with_name(path.name + ".partial").exists()

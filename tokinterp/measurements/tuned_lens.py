@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..fitted import check_finite, check_shapes, digest_of, load_tensors, save_tensors
+from ..paths import local_path
 from ..received import pickled_tensors
 from ..settings import checked, layers, mapping
 
@@ -144,7 +145,7 @@ class TunedLens:
         """
         facts = {"model": self.model, "weights": self.weights, "layers": self.layers, "history": self.history}
         save_tensors(path, self._tensors(), FORMAT, {**facts, "fit": self.facts})
-        return Path(path)
+        return local_path(path)
 
     @classmethod
     def load(cls, path: str | Path) -> TunedLens:
@@ -162,7 +163,7 @@ class TunedLens:
         ValueError
             If it is neither, or damaged (digest, shapes, NaN).
         """
-        path = Path(path).expanduser()
+        path = local_path(path)
         if path.is_dir():
             return cls._published(path)
         facts, tensors = load_tensors(path, FORMAT, "lens of TunedLens.save")

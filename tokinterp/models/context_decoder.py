@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ..fitted import check_shapes, digest_of, load_tensors, save_tensors
 from ..kernels.state import evaluating, seeded
+from ..paths import local_path
 from .hooks import HookedLM
 from .modules import numbers_of
 
@@ -100,7 +101,7 @@ class ContextDecoder(nn.Module):
             If there are NaN or infinite numbers.
         """
         save_tensors(path, self.tensors(), FORMAT, self.facts)
-        return Path(path)
+        return local_path(path)
 
     @classmethod
     def load(cls, path: str | Path, model: HookedLM) -> ContextDecoder:
@@ -113,7 +114,7 @@ class ContextDecoder(nn.Module):
         ValueError
             If the file holds something else, is damaged (digest, shapes, NaN), or is of another model.
         """
-        facts, tensors = load_tensors(Path(path).expanduser(), FORMAT, "decoder of ContextDecoder.save")
+        facts, tensors = load_tensors(local_path(path), FORMAT, "decoder of ContextDecoder.save")
         if facts["weights"] != model.info.identity:
             raise ValueError(
                 f"{path} was fitted on {facts['model']} (weights {facts['weights']}), not on {model.info.id} "

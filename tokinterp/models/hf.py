@@ -12,6 +12,7 @@ from torch import nn
 
 from ..describe import tokenizer_hash
 from ..kernels.state import passing
+from ..paths import local_path
 from ..received import plain_name
 from .base import ModelInfo
 from .hooks import HookedLM
@@ -80,7 +81,7 @@ def load_hf(
         raise ValueError(f"device={device!r} and device_map={device_map!r} exclude each other: give one of them")
     place = choose_device(device) if device_map is None else None
     kind = choose_dtype(dtype, place)
-    folder = Path(name).expanduser()
+    folder = local_path(name, "model")
     local = folder.is_dir()
     if not local and (str(name).startswith((".", "/", "~")) or folder.is_file() or str(name).count("/") > 1):
         raise ValueError(f"no model folder {str(name)!r}: give a folder with config.json, or a name on the hub")

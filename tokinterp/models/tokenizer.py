@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..paths import local_path
 from ..settings import checked
 from .bundled import bundled_folder
 from .hf import _hub_message, check_tokenizer
@@ -35,7 +36,7 @@ def load_tokenizer(
     0
     """
     name = bundled_folder() if name_or_folder is None else name_or_folder
-    folder = Path(name).expanduser()
+    folder = local_path(name, "model")
     if folder.is_dir():
         check_tokenizer(folder)
     try:

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..files import replacing
+from ..paths import local_path
 from ..settings import checked
 
 if TYPE_CHECKING:
@@ -167,10 +168,11 @@ def save(fig: Figure | Axes, path: str | Path) -> Path:
     ...     save(fig, Path(folder, "deep", "a.pdf")).name
     'a.pdf'
     """
-    kind = Path(path).suffix.removeprefix(".") or mpl.rcParams["savefig.format"]
+    path = local_path(path)
+    kind = path.suffix.removeprefix(".") or mpl.rcParams["savefig.format"]
     with paper_style(), replacing(path) as temporary:
         figure_of(fig).savefig(temporary, format=kind)
-    return Path(path)
+    return path
 
 
 def figure_of(fig: Figure | Axes) -> Figure:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..paths import local_path
 from ..settings import checked
 from .spans import Spans
 
@@ -155,7 +156,7 @@ def check_texts(path: str | Path | None = None) -> list[str]:
     """
     wrong: list[str] = []
     seen: set[str] = set()
-    with Path(path or DATA / "texts.jsonl").open(encoding="utf-8") as stream:
+    with local_path(path or DATA / "texts.jsonl").open(encoding="utf-8") as stream:
         for number, line in enumerate(stream, 1):
             try:
                 entry = json.loads(line)

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ..paths import local_path
 from ..settings import anything, checked, count, refuse
 
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -81,7 +82,7 @@ def _read(
         return
     if not isinstance(path, str | os.PathLike) or not str(path):
         refuse("path", path, "give a file, a list of files, or a dataset; for texts in memory Prompts.from_texts")
-    file = Path(path)
+    file = local_path(path)
     if file.is_dir():
         yield from _folder(file, field, per_line, split, encoding)
         return
@@ -285,9 +286,10 @@ def open_lines(file: str | Path, encoding: str = "utf-8") -> Iterator[str]:
     ...     list(open_lines(file))
     ['one']
     """
-    if not Path(file).is_file():
+    file = local_path(file, "file")
+    if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file")
-    for line in _lines(Path(file), encoding):
+    for line in _lines(file, encoding):
         yield line.rstrip("\r\n")
 
 
