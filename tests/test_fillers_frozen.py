@@ -167,3 +167,21 @@ def test_overviews_of_text_and_routing(bundled, kind):
     known = np.isfinite(ds[plain].values)
     assert (low[known] <= ds[plain].values[known] + 1e-12).all()
     assert (ds[plain].values[known] <= high[known] + 1e-12).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.jsonl", b'{"prompt": "a", "answer": "b"}\n{"prompt": ', "a.jsonl, line 2: not JSON"),
+        ("b.jsonl", b"[1, 2]\n", "b.jsonl, line 1: list instead of an object with prompt and answer"),
+        ("c.jsonl", b'{"prompt": "\xe9"}\n', "c.jsonl"),
+        ("d.csv", b"prompt,answer\n\xe9,b\n", "d.csv: no UTF-8 text"),
+        ("e.jsonl", b"[" * 100_000, "e.jsonl, line 1: not JSON"),
+    ],
+)
+def test_damaged_items_are_named_with_their_file(tmp_path, name, data, message):
+    from tokinterp.fillers.frozen import read_items
+
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        read_items(tmp_path / name)

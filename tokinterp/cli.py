@@ -168,8 +168,9 @@ def measure(
     """Run a model over texts once and measure; the same command after a crash or Ctrl-C goes on."""
     from . import tables
     from .measure import measure as run_measure
+    from .measure import store_path
 
-    part = parse_share(share)
+    output, part = store_path(output, "--output"), parse_share(share)
     asked = make_measurements(measurement, settings, layers, probes)
     loaded = load_named(
         model, backend=backend, dtype=dtype, device=device, device_map=device_map, revision=revision,
@@ -316,10 +317,17 @@ def make_measurements(
             given[name][setting] = json.loads(value)
         except json.JSONDecodeError:
             given[name][setting] = value
+    known_to = {name: list(inspect.signature(measurement_class(name)).parameters) for name in given}
+    if layers is not None and (lacking := [name for name, known in known_to.items() if "layers" not in known]):
+        raise ValueError(
+            f"--layers {layers}: {', '.join(lacking)} has no such setting; measure it in a run of its own, or give the "
+            "others --set NAME.layers=[0,4]"
+        )
+    if probes is not None and not any("probes" in known for known in known_to.values()):
+        raise ValueError(f"--probes {probes}: {', '.join(given)} reads no probes; leave it out")
     out = {}
     for name, chosen in given.items():
-        kind = measurement_class(name)
-        known = list(inspect.signature(kind).parameters)
+        kind, known = measurement_class(name), known_to[name]
         if unknown := [s for s in chosen if s not in known]:
             raise ValueError(f"{name} has no setting {', '.join(unknown)}: it has {', '.join(known)}")
         defaults: dict[str, Any] = {"layers": parse_layers(layers)} if layers is not None and "layers" in known else {}
@@ -357,6 +365,8 @@ def parse_layers(text: str) -> list[int]:
         first, dash, last = part.strip().partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
             raise ValueError(f"--layers {text}: write numbers and ranges, for example 0,4,8 or 0-12")
+        if not 0 <= int(last or first) - int(first) < 10_000:
+            raise ValueError(f"--layers {text}: {part.strip()} is no range of layers; write the lower number first")
         out += range(int(first), int(last or first) + 1)
     return out
 

@@ -66,6 +66,8 @@ def fit_probes(
     output = new_path(output, "--output")
     if output.exists() and not (output / "probes.json").is_file():
         raise FileExistsError(f"--output {output}: something else than probes is there: give another name")
+    if max_gigabytes is not None and not 0 < max_gigabytes < float("inf"):
+        raise ValueError(f"--max-gigabytes {max_gigabytes}: give a number above 0")
     chosen = None if layers is None else parse_layers(layers)
     where = parse_offsets(offsets)
     options: dict[str, Any] = {
@@ -96,8 +98,8 @@ def vocabulary(
     min_count: Annotated[int, Option(help="Fewest occurrences of a unit.")] = 2,
     min_psi: Annotated[str, Option(help="Lowest mean score, or 'none' (as published).")] = "0",
     boundaries: Annotated[str, Option(help="any, or word: only where no word is cut.")] = "any",
-    top: Annotated[int, Option(help="Rows shown, 0 for all; a file has all rows.")] = 50,
-    width: Annotated[int, Option(help="Characters of context on either side.")] = 30,
+    top: Annotated[int, Option(min=0, help="Rows shown, 0 for all; a file has all rows.")] = 50,
+    width: Annotated[int, Option(min=0, help="Characters of context on either side.")] = 30,
     result: Annotated[str | None, Option(help="Name of the result in the run, where there are several.")] = None,
     texts: Annotated[str | None, Option(help="Where the texts are now, if they were moved.")] = None,
     model: Annotated[str | None, Option(help="Where the tokenizer is now, if it was moved.")] = None,

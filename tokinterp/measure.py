@@ -168,7 +168,7 @@ def measure(
             keep.close()
 
 
-def store_path(store: str | Path) -> Path:
+def store_path(store: str | Path, name: str = "store") -> Path:
     """Return where a store is to be, whole, so that nothing changes with the working folder.
 
     Raises
@@ -176,9 +176,11 @@ def store_path(store: str | Path) -> Path:
     ValueError, TypeError, ImportError, FileExistsError
         If nothing can be stored under that name; before anything is run.
     """
-    path = dataset.target(store, "store")
+    path = dataset.target(store, name)
     if path.is_file() and path.suffix != ".nc":
-        raise FileExistsError(f"store={str(path)!r} is a file: choose the name of a new folder, such as run.zarr")
+        raise FileExistsError(f"{name}={str(path)!r} is a file: choose the name of a new folder, such as run.zarr")
+    if path.is_dir() and not (path / "zarr.json").is_file():
+        raise FileExistsError(f"{name}={str(path)!r} is a folder that is no result: choose the name of a new one")
     return path.absolute()
 
 

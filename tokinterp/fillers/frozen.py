@@ -128,14 +128,20 @@ def read_items(path: Path | None, limit: int | None = None) -> list[tuple[str, s
         from ..text.bundled import bundled_questions
 
         return [(q.prompt, q.answer) for q in bundled_questions("cloze")][:limit]
+    from ..text.files import open_lines
+
     path = local_path(path, "--items")
-    with path.open(encoding="utf-8", newline="") as stream:
-        if path.suffix == ".jsonl":
-            records = [_record(line, f"{path.name}, line {n}") for n, line in enumerate(stream, 1) if line.strip()]
-        elif path.suffix == ".csv":
-            records = list(csv.DictReader(stream))
-        else:
-            raise ValueError(f"{path.name}: items are read from .jsonl or .csv")
+    if path.suffix not in (".jsonl", ".csv"):
+        raise ValueError(f"{path.name}: items are read from .jsonl or .csv")
+    if path.suffix == ".jsonl":
+        lines = enumerate(open_lines(path), 1)
+        records = [_record(line, f"{path.name}, line {n}") for n, line in lines if line.strip()]
+    else:
+        try:
+            with path.open(encoding="utf-8", newline="") as stream:
+                records = list(csv.DictReader(stream))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path.name}: no UTF-8 text ({error}): save it as UTF-8") from None
     for n, record in enumerate(records, 1):
         if not {"prompt", "answer"} <= set(record):
             raise ValueError(f"{path.name}, item {n}: the fields are {', '.join(record)}, not prompt and answer")
@@ -145,7 +151,7 @@ def read_items(path: Path | None, limit: int | None = None) -> list[tuple[str, s
 def _record(line: str, where: str) -> dict[str, object]:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: not JSON ({error})") from None
     if not isinstance(record, dict):
         raise ValueError(f"{where}: {type(record).__name__} instead of an object with prompt and answer")
