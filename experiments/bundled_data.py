@@ -1,5 +1,7 @@
 """Text and tokenizer for the bundled model: clean, deduplicate, hold out, train a BPE, tokenise once.
 
+    python -m experiments.bundled_data --vocab 512 --out DATA/narrow    # parts to take to another machine
+
 ``prepare(folder, vocab_size)`` reads ``text/enwiki2015_A?.jsonl.xz`` below ``$TOKINTERP_DATA`` and writes into
 ``folder``: ``tokenizer/``, ``train_*.npy`` (uint16, at most 60 MB a part), ``val.npy``, ``val.jsonl`` and
 ``data.json`` (every count that the model card quotes).
@@ -7,6 +9,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import hashlib
 import json
@@ -272,12 +275,30 @@ def tokenise(tokenizer, texts: list[str]) -> np.ndarray:
 
 
 def prepare(
-    folder: Path, vocab_size: int, tokenizer_bytes: int = 60_000_000, seed: int = 0, processes: int = 2
+    folder: Path,
+    vocab_size: int,
+    tokenizer_bytes: int = 60_000_000,
+    seed: int = 0,
+    processes: int = 2,
+    part_tokens: int = PART_TOKENS,
 ) -> dict:
     """Write tokenizer, tokens and counts into ``folder``; articles are in one fixed random order."""
-    folder.mkdir(parents=True, exist_ok=True)
     train, val, counts = select(processes)
     random.Random(seed).shuffle(train)
+    return parts(folder, train, val, vocab_size, counts | {"seed": seed}, tokenizer_bytes, part_tokens)
+
+
+def parts(
+    folder: Path,
+    train: list[dict],
+    val: list[dict],
+    vocab_size: int,
+    counts: dict,
+    tokenizer_bytes: int = 60_000_000,
+    part_tokens: int = PART_TOKENS,
+) -> dict:
+    """Write what `prepare` does, of articles that were selected and are in their order."""
+    folder.mkdir(parents=True, exist_ok=True)
     texts, val_texts = [document_text(a) for a in train], [document_text(a) for a in val]
     sample, size = [], 0
     for text in texts:
@@ -288,8 +309,10 @@ def prepare(
     tokenizer = train_tokenizer(sample, vocab_size)
     tokenizer.save_pretrained(folder / "tokenizer")
     tokens = tokenise(tokenizer, texts)
-    for i in range(0, len(tokens), PART_TOKENS):
-        np.save(folder / f"train_{i // PART_TOKENS:02d}.npy", tokens[i : i + PART_TOKENS])
+    for old in folder.glob("train_*.npy"):
+        old.unlink()
+    for i in range(0, len(tokens), part_tokens):
+        np.save(folder / f"train_{i // part_tokens:02d}.npy", tokens[i : i + part_tokens])
     val_tokens = tokenise(tokenizer, val_texts)
     np.save(folder / "val.npy", val_tokens)
     with (folder / "val.jsonl").open("w", encoding="utf-8") as file:
@@ -297,6 +320,24 @@ def prepare(
             file.write(
                 json.dumps({"id": article["id"], "title": article["title"], "text": text}, ensure_ascii=False) + "\n"
             )
-    counts |= {"vocab_size": len(tokenizer), "train_tokens": len(tokens), "val_tokens": len(val_tokens), "seed": seed}
+    counts |= {"vocab_size": len(tokenizer), "train_tokens": len(tokens), "val_tokens": len(val_tokens)}
     write_text(folder / "data.json", json.dumps(counts, indent=1))
     return counts
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.bundled_data", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--vocab", type=int, required=True, help="pieces of the tokenizer")
+    parser.add_argument("--out", type=Path, required=True, help="folder of tokenizer and tokens")
+    parser.add_argument("--part-mb", type=float, default=56, help="largest file of tokens")
+    parser.add_argument("--processes", type=int, default=2)
+    a = parser.parse_args()
+    counts = prepare(a.out, a.vocab, processes=a.processes, part_tokens=int(a.part_mb * 500_000))
+    print(json.dumps(counts, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -113,6 +113,7 @@ def run(
     out: str | Path | None = None,
     folder: str | Path | None = None,
     device: str | None = None,
+    save_seconds: float = 120.0,
     progress: bool = True,
 ) -> xr.DataTree:
     """Train all arms on the tasks of a tier and probe the first.
@@ -133,6 +134,8 @@ def run(
         Where networks and their progress are kept: a run that was stopped goes on.
     device : str, optional
         A GPU if there is one.
+    save_seconds : float
+        Time between two checkpoints in ``folder``.
     progress : bool
         Show bars.
 
@@ -162,7 +165,7 @@ def run(
             ds, networks = train(
                 task, ARMS[arm], network=plan.network, seeds=plan.seeds, device=device, test_examples=plan.examples,
                 schedule=equal_flops(task, plan) if arm == "none_equal_flops" else plan.schedule, progress=progress,
-                folder=None if folder is None else Path(folder) / task.name / arm,
+                save_seconds=save_seconds, folder=None if folder is None else Path(folder) / task.name / arm,
             )  # fmt: skip
             groups[f"training/{task.name}/{arm}"] = ds
             if task is plan.tasks[0]:

@@ -100,12 +100,14 @@ def one_cloud(n: int, d: int, out: Path | None, rounds: int) -> dict[str, Any]:
     return save(f"neighbours_{n}x{d}", rows, {"points": n, "coordinates": d, "ranks": 64}, out)
 
 
-def many_clouds(n_clouds: int, n: int, d: int, out: Path | None, rounds: int) -> dict[str, Any]:
+def many_clouds(
+    n_clouds: int, n: int, d: int, out: Path | None, rounds: int, device: torch.device | str = "cuda"
+) -> dict[str, Any]:
     """Time clouds as a model has them, one per layer, on the GPU."""
-    generator = torch.Generator("cuda").manual_seed(0)
-    spread = torch.randn(12, d, device="cuda", generator=generator)
-    points = torch.randn(n_clouds, n, 12, device="cuda", generator=generator) @ spread
-    points = (points + 0.05 * torch.randn(points.shape, device="cuda", generator=generator)).bfloat16()
+    generator = torch.Generator(device).manual_seed(0)
+    spread = torch.randn(12, d, device=device, generator=generator)
+    points = torch.randn(n_clouds, n, 12, device=device, generator=generator) @ spread
+    points = (points + 0.05 * torch.randn(points.shape, device=device, generator=generator)).bfloat16()
 
     def estimate(products: torch.dtype) -> Callable[[], Any]:
         def call() -> Any:
