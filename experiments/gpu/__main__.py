@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None, steps: Mapping[str, Step] = STEPS) -
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true", help="smallest sizes, to see that everything runs")
     parser.add_argument("--again", action="store_true", help="also what is done")
+    parser.add_argument("--pack", type=Path, help="after each step, also write all that is small to few files there")
     parser.add_argument("--commit", default="", help="to record, where there is no git")
     parser.add_argument("--list", action="store_true", help="print CUDA paths and missing wheels; start nothing")
     a = parser.parse_args(argv)
@@ -85,8 +86,20 @@ def main(argv: Sequence[str] | None = None, steps: Mapping[str, Step] = STEPS) -
             else:
                 outcome[name] = start(name, step, seconds, facts, env) or record(a.out, name)["status"]
         print(f"{name}: {outcome[name]} ({time.monotonic() - began:.0f} s)", flush=True)
+        packed(a)
     summarise(a.out, outcome, facts, card)
+    for name in packed(a):
+        print(f"too large to be packed, only here: {name}")
     return int(any(not x.startswith(("done", "unfinished", "not started")) for x in outcome.values()))
+
+
+def packed(a: argparse.Namespace) -> list[str]:
+    """Pack what there is, if that was asked for; return what was left behind."""
+    if a.pack is None:
+        return []
+    from .pack import pack
+
+    return pack(a.out, a.work, a.pack)
 
 
 def start(name: str, step: Step, seconds: float, facts: Mapping[str, Any], env: Mapping[str, str]) -> str:

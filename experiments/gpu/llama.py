@@ -23,6 +23,12 @@ MAKERS: dict[str, Any] = {
     "spectrum": ti.Spectrum,
 }
 
+SOLVERS = {
+    "eigenvalues": torch.linalg.eigvalsh,
+    "eigenvectors": torch.linalg.eigh,
+    "singular values": torch.linalg.svdvals,
+}
+
 
 def operations(shape: Mapping[str, int], prompts: int, tokens: int) -> dict[str, dict[str, float]]:
     """Return the operations of the pass and, beyond it, of each measurement, by kind of product; a product counts 2.
@@ -51,6 +57,7 @@ def operations(shape: Mapping[str, int], prompts: int, tokens: int) -> dict[str,
 
 
 def run(job: Job) -> str:
+    """Time all of it; a measurement that would take longer than the step may is timed on one layer instead."""
     shape, n, length = (TINY, 2, 260) if job.tiny else (SHAPE, 8, 1024)
     job.sizes = {**shape, "prompts": n, "tokens": length, "dtype": "float32" if job.tiny else "bfloat16"}
     lm = random_llama(**shape, dtype=torch.float32 if job.tiny else torch.bfloat16)
@@ -59,14 +66,14 @@ def run(job: Job) -> str:
     ids = torch.from_numpy(prompts.padded(list(range(n)))[0]).to(model.device)
     sites = ti.resid(range(shape["n_layers"] + 1))
     cost = {k: Counter(v) for k, v in operations(shape, n, length).items()}
-    rate = {"tokens": n * length}
+    rate: dict[str, Any] = {"tokens": n * length}
 
     def forward(head: bool) -> Any:
         with torch.no_grad():
             return (lm if head else lm.model)(ids, use_cache=False)
 
-    def measured(*names: str) -> Any:
-        which = {k: MAKERS[k]() for k in names}
+    def measured(makers: Mapping[str, Any]) -> Any:
+        which = {k: make() for k, make in makers.items()}
         return ti.measure(model, prompts, which, batch_tokens=n * length, progress=False)
 
     for name, call, flops in (
@@ -76,14 +83,29 @@ def run(job: Job) -> str:
     ):
         if job.wants(name):
             job.time(name, call, flops=flops, **rate)
-    base = job.rows["forward"]["seconds"]
-    for k in MAKERS:
-        if job.wants(f"measure {k}"):
-            found = job.time(f"measure {k}", lambda k=k: measured(k), flops=cost["forward"] + cost[k], **rate)
-            job.row(f"measure {k}", **found, forwards=found["seconds"] / base)
-    each = [job.rows.get(f"measure {k}", {}).get("seconds", 0.0) for k in MAKERS]
-    if job.wants("measure all", needs=sum(each)):
-        flops = sum((cost[k] for k in MAKERS), cost["forward"])
-        found = job.time("measure all", lambda: measured(*MAKERS), flops=flops, rounds=1, **rate)
-        job.row("measure all", **found, forwards=found["seconds"] / base, one_by_one=sum(each))
-    return "done" if "measure all" in job.rows else "unfinished"
+    base, d, middle = job.rows["forward"]["seconds"], shape["d_model"], shape["n_layers"] // 2
+    if missing := [k for k in SOLVERS if f"{k} of a layer" not in job.rows]:  # they decide what two of them take
+        square = torch.randn(d, d, device=model.device, dtype=torch.float64)
+        square = square @ square.T
+        for k in missing:
+            job.time(f"{k} of a layer", lambda k=k: SOLVERS[k](square), flops={"float64": 4 / 3 * d**3}, rounds=1)
+    values, vectors, singular = (job.rows[f"{k} of a layer"]["seconds"] for k in SOLVERS)
+    needs = {"spectrum": 2 * len(sites) * values, "linearity": shape["n_layers"] * (3 * vectors + singular)}
+    one = {"spectrum": lambda: ti.Spectrum(layers=[middle]), "linearity": lambda: ti.Linearity(blocks=[middle])}
+    for k, make in MAKERS.items():
+        name = f"measure {k}"
+        if job.wants(name, needs.get(k, 0.0)):
+            found = job.time(name, lambda k=k, make=make: measured({k: make}), flops=cost["forward"] + cost[k], **rate)
+            job.row(name, **found, forwards=found["seconds"] / base)
+        elif k in one and name not in job.rows and job.wants(f"{name} of one layer"):
+            job.time(f"{name} of one layer", lambda k=k: measured({k: one[k]}), rounds=1, **rate)
+    whole = [k for k in MAKERS if f"measure {k}" in job.rows]
+    every = len(whole) == len(MAKERS)
+    name = "measure all" if every else f"measure {' + '.join(whole)}"
+    each = sum(job.rows[f"measure {k}"]["seconds"] for k in whole)
+    if job.wants(name, needs=each):
+        total: Any = sum((cost[k] for k in whole), cost["forward"])
+        found = job.time(name, lambda: measured({k: MAKERS[k] for k in whole}), flops=total, rounds=2, **rate)
+        job.row(name, **found, forwards=found["seconds"] / base, one_by_one=each)
+    later = [k for k in MAKERS if k not in whole and needs.get(k, 0.0) < job.seconds]
+    return "unfinished" if later or name not in job.rows else "done"

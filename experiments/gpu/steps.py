@@ -31,10 +31,10 @@ class Step:
 STEPS: Mapping[str, Step] = {
     "tests": Step("experiments.gpu.checks", "a", limit=90),
     "ceilings": Step("experiments.gpu.ceilings", "b", limit=30),
-    "llama": Step("experiments.gpu.llama", "b", limit=130),
+    "llama": Step("experiments.gpu.llama", "b", limit=150),
     "clouds": Step("experiments.gpu.clouds", "b", limit=30),
     "probes": Step("experiments.gpu.token_probes", "b", limit=40),
-    "match3": Step("experiments.gpu.match3", "b", limit=60),
+    "match3": Step("experiments.gpu.match3", "b", limit=75),
     "narrow": Step("experiments.gpu.bundled", "c", weight=3),
     "full": Step("experiments.gpu.bundled", "c", weight=2),
     "dots": Step("experiments.gpu.dots", "d", weight=4),
