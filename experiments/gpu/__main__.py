@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -30,7 +31,7 @@ from .lists import ROOT, cuda_paths, pip_line, wheels
 from .steps import LEAST, STEPS, Step, chosen, share
 
 RESULTS = Path("experiments/results/gpu")
-MACHINE = Step("experiments.gpu.machine", "", limit=60)
+MACHINE = Step("experiments.gpu.machine", "", limit=120)
 
 
 def main(argv: Sequence[str] | None = None, steps: Mapping[str, Step] = STEPS) -> int:
@@ -67,11 +68,13 @@ def main(argv: Sequence[str] | None = None, steps: Mapping[str, Step] = STEPS) -
         "device": a.device, "tiny": a.tiny, "out": str(a.out), "work": str(a.work), "data": str(a.data),
         "command": command_line(argv), "commit": a.commit or commit(), "code": code(), "again": a.again,
     }  # fmt: skip
-    said = start("machine", MACHINE, 60.0, facts, env)
+    said = start("machine", MACHINE, MACHINE.limit, facts, env)
     if said:
         print(f"machine: {said}\nnothing was started; without a GPU, --device cpu --tiny tries the command")
         return 2
     card = record(a.out, "machine")["card"]
+    if absent := record(a.out, "machine")["rows"]["packages"]["absent"]:
+        print(f"missing here: {', '.join(absent)}; {pip_line(absent)}")
     print(f"{card}; {a.minutes:g} minutes for {', '.join(names)}", flush=True)
     outcome: dict[str, str] = {}
     for i, name in enumerate(names):
@@ -99,12 +102,16 @@ def packed(a: argparse.Namespace) -> list[str]:
         return []
     from .pack import pack
 
-    return pack(a.out, a.work, a.pack)
+    try:
+        return pack(a.out, a.work, a.pack)
+    except OSError as error:
+        print(f"--pack {a.pack}: {error}")
+        return []
 
 
 def start(name: str, step: Step, seconds: float, facts: Mapping[str, Any], env: Mapping[str, str]) -> str:
     """Run a step in a process of its own; return "" or how it failed, which its JSON then says too."""
-    job = {"name": name, "module": step.module, "seconds": seconds, **facts}
+    job = {"name": name, "module": step.module, "seconds": seconds, "until": time.time() + seconds, **facts}
     log = Path(facts["work"]) / f"{name}.log"
     said = run_child([sys.executable, "-m", "experiments.gpu.job", json.dumps(job)], log, seconds, env)
     if said:
@@ -205,4 +212,5 @@ def _write(path: Path, found: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the step with it
     sys.exit(main())

@@ -15,7 +15,7 @@ from experiments.train_bundled_model import EXPORT, PRESETS, Preset, export, tra
 
 from .job import Job
 
-AFTER = 20.0
+AFTER = 30.0
 """Seconds kept for export and evaluation."""
 BYTES = 200_000
 """Of each set of texts that is scored."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from importlib.util import find_spec
 from xml.etree import ElementTree
+
+import pytest
 
 from .job import Job
 from .lists import ROOT, device_tests, missing
@@ -27,11 +27,11 @@ def run(job: Job) -> None:
     which = list(TINY) if job.tiny else [*device_tests(), "-m", "gpu"]
     spread = ["-n", "4"] if find_spec("xdist") and not job.tiny else []
     command = [
-        sys.executable, "-m", "pytest", "-q", "-W", "default", "-p", "no:cacheprovider", "--junitxml", str(report),
+        "-q", "--rootdir", str(ROOT), "-W", "default", "-p", "no:cacheprovider", "--junitxml", str(report),
         "--continue-on-collection-errors", "-o", "junit_logging=no", *spread, *which,
     ]  # fmt: skip
     job.sizes = {"tests": " ".join(which), "missing": missing()}
-    code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    code = pytest.main(command)
     if not report.exists():
         raise RuntimeError(f"pytest ended with code {code} and no report")
     suite = ElementTree.parse(report).getroot().find("testsuite")

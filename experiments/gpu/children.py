@@ -22,7 +22,7 @@ def run_child(command: Sequence[str], log: Path, seconds: float, env: Mapping[st
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
         child = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+            command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, process_group=0,
             env=None if env is None else {**os.environ, **env},
         )  # fmt: skip
         try:

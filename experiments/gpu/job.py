@@ -44,6 +44,8 @@ class Job:
         What was run, from which commit, and the hash of the source.
     again : bool
         Forget the rows that an unfinished run has left.
+    until : float
+        The time (of the clock) at which it is stopped, if the process has been starting for a while.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Job:
     commit: str
     code: str
     again: bool = False
+    until: float = 0.0
     sizes: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -65,6 +68,7 @@ class Job:
     def __post_init__(self) -> None:
         self.out, self.work, self.data = Path(self.out), Path(self.work), Path(self.data)
         self.began = time.monotonic()
+        self.until = self.until or time.time() + self.seconds
         self.place = torch.device(self.device)
         self.ceilings: dict[str, float] = {}
         found = read(self.out / "ceilings.json")
@@ -80,7 +84,7 @@ class Job:
 
     def left(self) -> float:
         """Return the seconds until the step is stopped."""
-        return self.seconds - (time.monotonic() - self.began)
+        return self.until - time.time()
 
     def wants(self, name: str, needs: float = 0.0) -> bool:
         """Return whether a row is still to be measured and the seconds that it needs are there."""

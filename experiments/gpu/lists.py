@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from importlib.metadata import PackageNotFoundError, requires
+from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -81,12 +81,31 @@ def wheels(root: Path = ROOT) -> list[str]:
 
     Read where the package is installed: what a missing package needs itself is only known there.
     """
+    return _pinned(_needed(root) - _closure(BARE), root)
+
+
+def absent(root: Path = ROOT) -> list[str]:
+    """Return what the command needs and this machine lacks."""
+    return _pinned({n for n in _needed(root) if not _here(n)}, root)
+
+
+def _needed(root: Path) -> set[str]:
     text = (root / "pyproject.toml").read_text(encoding="utf-8")
     core = re.findall(r'"([A-Za-z0-9_.-]+)', text.split("\ndependencies = [")[1].split("]")[0])
-    needed = _closure([*core, "pytest", "hypothesis"]) - _closure(BARE)
+    return _closure([*core, "pytest", "hypothesis"])
+
+
+def _here(name: str) -> bool:
+    try:
+        return bool(version(name))
+    except PackageNotFoundError:
+        return False
+
+
+def _pinned(names: set[str], root: Path) -> list[str]:
     pins = dict(x.split("==") for x in (root / "constraints.txt").read_text().split() if "==" in x)
     pins = {_plain(k): f"{k}=={v}" for k, v in pins.items()}
-    return sorted(pins.get(n, n) for n in needed)
+    return sorted(pins.get(n, n) for n in names)
 
 
 def pip_line(names: list[str], python: str = "3.12") -> str:
