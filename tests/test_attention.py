@@ -79,6 +79,14 @@ def test_masses_are_those_of_the_definition():
         np.testing.assert_allclose(got_here, [mass, net, expect, valued], rtol=1e-5)
 
 
+def test_what_the_weights_lack_to_one_goes_to_the_learned_sink():
+    pattern = random_pattern(6)
+    asked = torch.ones(2, 1, 6, dtype=torch.bool)
+    found = attention_masses(0.75 * pattern, asked, asked)
+    torch.testing.assert_close(found.short, torch.full_like(found.short, 6 * 0.25), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(attention_masses(pattern, asked, asked).short, 0, atol=1e-5)
+
+
 def test_a_query_that_gives_all_to_sink_and_self_is_left_out():
     a = torch.eye(5)[None, None].clone()
     a[..., 4, :] = torch.tensor([0.5, 0.25, 0.0, 0.0, 0.25])

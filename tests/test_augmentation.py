@@ -7,6 +7,7 @@ from tiny import some_prompts, tiny, tiny_lm
 
 import tokinterp as ti
 from tokinterp.kernels import entropy
+from tokinterp.measurements.augmentation import reading_numbers
 from tokinterp.text import augment_prompts
 
 
@@ -116,6 +117,20 @@ def test_dime_bounds():
     assert float(entropy.dime(small, small, orders)) == pytest.approx(np.mean(mixed) - h, rel=1e-9)
 
 
+def test_numbers_are_means_over_pairs_of_different_readings():
+    x = cloud(1, 9, 5) + 0.5 * cloud(3, 9, 5, seed=1)
+    orders = np.stack([np.random.default_rng(s).permutation(9) for s in range(2)])
+    found = reading_numbers(x, orders, ("infonce", "dime", "lidar"), (), 0.1, 1e-2)
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    loss = np.mean([float(entropy.infonce(x[a], x[b], 0.1)) for a, b in pairs])
+    assert found["infonce_loss"] == pytest.approx(loss)
+    grams = [entropy.cosine_gram(v) for v in x]
+    dime = np.mean([float(entropy.dime(grams[a], grams[b], torch.from_numpy(orders))) for a, b in pairs])
+    assert found["dime"] == pytest.approx(dime)
+    assert found["lidar"] == pytest.approx(float(entropy.lidar(x.transpose(0, 1), 1e-2)))
+    assert found["lidar_share"] == pytest.approx(found["lidar"] / 5)  # fewer channels than prompts
+
+
 # -- the functions --------------------------------------------------------------------------------------------
 def test_metrics_of_a_model():
     model, prompts = tiny(), some_prompts([30, 24, 28, 20, 26, 22])
@@ -127,6 +142,8 @@ def test_metrics_of_a_model():
     assert ((ds["lidar"] >= 1) & (ds["lidar"] <= 5)).all()
     assert (ds["dime"] > 0).all()
     np.testing.assert_allclose(ds["infonce_bound"], np.log(6) - ds["infonce_loss"])
+    np.testing.assert_allclose(ds["infonce_share"], ds["infonce_bound"] / np.log(6))
+    np.testing.assert_allclose(ds["lidar_share"], ds["lidar"] / 5)
     again = ti.augmentation_metrics(model, prompts, q=3, rate=0.15, batch_tokens=1, progress=False)
     assert "lidar_skean2025" not in again
     for name in again.data_vars:

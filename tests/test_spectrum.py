@@ -1,5 +1,7 @@
 """Spectrum equals the covariance of the whole data, with and without the rows that dominate it."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,8 @@ from hypothesis import given, settings
 from standin import StandIn, partitions
 
 import tokinterp as ti
-from tokinterp.kernels import massive
+from tokinterp.kernels import massive, spectrum
+from tokinterp.kernels.moments import Central
 from tokinterp.measurements.spectrum import Spectrum
 
 torch.set_num_threads(1)
@@ -52,6 +55,35 @@ def test_both_subsets_equal_the_whole_data(offset, device):
             here = ds.sel(layer=layer, subset=subset)
             for name, value in reference(rows).items():
                 np.testing.assert_allclose(here[name], value, rtol=2e-5, atol=2e-6, err_msg=f"{layer} {subset} {name}")
+
+
+def test_directions_beyond_the_possible_rank_are_no_variance():
+    values = spectrum.eigenvalues(torch.eye(6, dtype=torch.float64), torch.tensor(3))
+    assert values.tolist() == [0.5, 0.5, 0, 0, 0, 0]  # three rows span two directions
+    assert spectrum.eigenvalues(torch.eye(6, dtype=torch.float64), torch.tensor(3), noise=0.5).tolist() == [0] * 6
+
+
+def test_unbiased_traces_are_averages_over_four_different_rows():
+    x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * torch.tensor([3.0, 1, 0.5])
+    y = x - x.mean(0)
+    cloud = Central(torch.tensor(6), x.mean(0), y.T @ y, y.square().sum(1).square().sum())
+    above, below = zip(
+        *(
+            ((a - b).square().sum() * (c - d).square().sum() / 4, ((a - b) @ (c - d)) ** 2 / 4)
+            for a, b, c, d in permutations(x, 4)
+        ),
+        strict=True,
+    )
+    for found, wanted in zip(spectrum.unbiased_traces(cloud), (above, below), strict=True):
+        assert float(found) == pytest.approx(float(torch.stack(wanted).mean()))
+
+
+def test_kaiser_compares_with_the_mean_over_the_possible_rank():
+    values = torch.tensor([4.0, 2.0, 1.5, 0.0, 0.0, 0.0], dtype=torch.float64)
+    assert float(spectrum.kaiser(values, 3)) == 1  # above 2.5
+    assert float(spectrum.kaiser(values, 6)) == 3  # above 1.25
+    assert float(spectrum.broken_stick(values, 3)) == 0  # shares .53, .27, .2; pieces .61, .28, .11
+    assert float(spectrum.broken_stick(values, 6)) == 3  # pieces .41, .24, .16
 
 
 def test_massive_row_ruins_the_spectrum_and_leaving_it_out_restores_it():

@@ -1,0 +1,69 @@
+"""Deletions beside their controls: what is compared with what."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy.stats import binomtest
+from tiny import tiny
+
+import tokinterp as ti
+from tokinterp.measurements import removal_loss
+from tokinterp.text.removal import find_units
+
+QUESTIONS = [f"the owl and a fox number {n} in the wood of an elm saw the moon" for n in range(60)]
+
+
+@pytest.fixture
+def answers(monkeypatch):
+    """Answers that depend on the edited question alone; every call is written down."""
+    calls = []
+
+    def answered(model, items, *, edit=None, edit_options=False, **_):
+        texts = [i.question if edit is None else edit(i.question) for i in items]
+        correct = np.array([sum(t.encode()) % 7 < (5 if edit is None else 3) for t in texts], float)
+        calls.append((texts, correct))
+        return xr.Dataset(
+            {"correct": ("prompt", correct)}, {"prompt": np.arange(len(items))},
+            attrs={"prompts": "x", "fingerprint": "x"},
+        )  # fmt: skip
+
+    monkeypatch.setattr(removal_loss, "multiple_choice", answered)
+    monkeypatch.setattr(removal_loss, "stamped", lambda ds, *_, **__: ds)
+    return calls
+
+
+def exact(a, b):
+    """McNemar's exact test by the library's binomial test."""
+    won, lost = int(((a == 0) & (b == 1)).sum()), int(((a == 1) & (b == 0)).sum())
+    return binomtest(won, won + lost).pvalue
+
+
+def test_each_test_compares_what_its_name_says(answers):
+    items = [ti.Item(q, ("x", "y"), 0) for q in QUESTIONS]
+    ds = ti.removal_accuracy(tiny(), items, ["articles"], controls=3)
+    (whole, before), (_, after), *controls = answers
+    assert whole == QUESTIONS
+    assert len(controls) == 3
+    assert float(ds["accuracy"][0]) == pytest.approx(after.mean())
+    assert float(ds["accuracy_control"][0]) == pytest.approx(np.mean([c.mean() for _, c in controls]))
+    p, p_control = exact(before, after), exact(controls[0][1], after)
+    assert p != pytest.approx(p_control, rel=0.1)
+    assert float(ds["p"][0]) == pytest.approx(p)
+    assert float(ds["p_control"][0]) == pytest.approx(p_control)
+    assert float(ds.attrs["accuracy_original"]) == pytest.approx(before.mean())
+
+
+def test_controls_delete_as_many_units_elsewhere_and_each_others(answers):
+    items = [ti.Item(q, ("x", "y"), 0) for q in QUESTIONS]
+    ti.removal_accuracy(tiny(), items, ["articles"], controls=2)
+    first = answers[2:]
+    ti.removal_accuracy(tiny(), items, ["articles"], controls=2, seed=1)
+    again = answers[-1]
+    (_, _), (left, _), (one, _), (two, _) = answers[:4]
+    count = [[len(find_units(t)[0]) for t in texts] for texts in (left, one, two)]
+    assert count[0] == count[1] == count[2]
+    for a, b in ((left, one), (one, two), (first[0][0], again[0])):
+        assert np.mean([x != y for x, y in zip(a, b, strict=True)]) > 0.9
+    kept = [sum(w in t.split() for t in one for w in ("the", "a", "an")) for one in (left, one)]
+    assert kept[0] == 0
+    assert kept[1] > 0
