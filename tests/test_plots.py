@@ -284,3 +284,23 @@ def test_plots_never_import_torch():
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not [n for n in names if n.split(".")[0] == "torch"], file.name
+
+
+def test_names_with_dollar_signs_are_no_formulas(tmp_path):
+    layer = variable("layer", np.arange(3), "blocks applied", "1")
+    ds = xr.Dataset({"x": variable("layer", [1.0, 2.0, 3.0], "value", "1")}, {"layer": layer})
+    for name in ("$$", "$x_1$", "a $ b $ c"):
+        ax = plots.by_layer(ds, "x", label="a", other={name: ds})
+        assert name in [t.get_text() for t in ax.get_legend().get_texts()]
+        assert not any(t.get_parse_math() for t in ax.findobj(Text) if "$" in t.get_text())
+        plots.save(ax, tmp_path / "a.png")
+    own = Figure().subplots()
+    own.set_title(r"$\alpha$")
+    own.set_yscale("log")
+    plots.by_layer(ds, "x", ax=own)
+    assert own.title.get_parse_math()  # the caller's own
+    assert all(t.get_parse_math() for t in own.yaxis.get_ticklabels())
+    with plots.style.drawing(own) as axes:
+        axes.set_xlabel("$x_1$")
+    assert not own.xaxis.label.get_parse_math()
+    plots.save(own, tmp_path / "b.png")

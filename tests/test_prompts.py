@@ -538,3 +538,14 @@ def test_vocabulary_of_a_whole_tokenizer_is_safe():
         strings = Vocabulary(tok).strings(np.arange(len(tok)))
         assert "\0" not in "".join(strings)
         "".join(strings).encode()
+
+
+def test_what_a_tokenizer_returns_is_refused_with_the_way_out(bundled):
+    tokens = bundled.tokenizer(["The Nile", "Paris"])
+    with pytest.raises(ValueError, match=r"ids=a BatchEncoding: give its ids alone, without padding: .*input_ids"):
+        Prompts.from_ids(tokens, bundled)
+    with pytest.raises(ValueError, match=r"prompt 0 is no list of ids: give .*input_ids"):
+        Prompts.from_ids([bundled.tokenizer("The Nile")], bundled)
+    with pytest.raises(ValueError, match="input_ids"):
+        Prompts.from_ids({"input_ids": [[1, 2]]})
+    assert len(Prompts.from_ids(tokens["input_ids"], bundled)) == 2

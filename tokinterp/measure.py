@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -387,12 +388,15 @@ def measure_on_cluster(
 
     quiet = {**options, "progress": False}
 
-    def work(i: int) -> int:
+    def work(i: int, prompts: Prompts) -> int:
         own = copy.deepcopy(dict(measurements))  # workers may be threads of this process
         measure(load(), prompts, own, store=path, share=(i, shares), **quiet)
         return i
 
-    client.gather(client.map(work, range(shares), pure=False))
+    with warnings.catch_warnings():  # of a large graph: the prompts travel once, and again if their worker dies
+        warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+        sent = client.submit(_same, prompts, pure=False)
+    client.gather(client.map(work, range(shares), prompts=sent, pure=False))
     if dataset.exists(path):
         return dataset.read(path)
     if missing := [i for i in range(shares) if not _share_finished(partial_folder(path), i, shares)]:
@@ -400,6 +404,10 @@ def measure_on_cluster(
             f"shares {missing} of {path} are not here: do the workers write to the same file system as this process?"
         )
     return measure(load(), prompts, measurements, store=path, share=(0, shares), **options)
+
+
+def _same(prompts: Prompts) -> Prompts:
+    return prompts
 
 
 __all__ = ["measure", "measure_on_cluster", "nonfinite_layer", "partial_folder", "run_facts"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from ..files import replacing
@@ -128,11 +129,30 @@ def new_axes(ax: Axes | None, width: str | float = "column", height: float | Non
 def drawing(ax: Axes | None, width: str | float = "column", height: float | None = None) -> Iterator[Axes]:
     """Give axes to draw on: new ones in the style of the package, or the caller's under the caller's settings."""
     if ax is not None:
+        before = {id(t): t.get_text() for t in _texts(ax)}
         yield ax
+        literal(ax, before)
         return
     ax = new_axes(None, width, height)
     with paper_style():
         yield ax
+    literal(ax)
+
+
+def literal(drawn: Figure | Axes, before: Mapping[int, str] | None = None) -> None:
+    """Let texts with dollar signs, which are names of tokens, sets and models, be drawn as they are, not as formulas.
+
+    The powers of ten of a logarithmic axis are the only formulas here.  Texts that stood there ``before`` are the
+    caller's, and stay as they are.
+    """
+    for text in _texts(drawn):
+        said = text.get_text()
+        if "$" in said and not said.startswith("$\\mathdefault") and (before or {}).get(id(text)) != said:
+            text.set_parse_math(False)
+
+
+def _texts(drawn: Figure | Axes) -> list[Text]:
+    return [t for t in drawn.findobj(Text) if isinstance(t, Text)]
 
 
 def fix_ticks(ax: Axes) -> None:

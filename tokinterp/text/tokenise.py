@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -136,9 +137,13 @@ def check_ids(ids: Iterable[Any], source: Source, vocabulary: Vocabulary, bos: b
     if bos and vocabulary.bos is None:
         raise ValueError(f"bos=True, but the tokenizer of {source.name} has no BOS token: use bos=False")
     out = []
+    if isinstance(ids, Mapping | UserDict) and "input_ids" in ids:
+        refuse("ids", ids, "give its ids alone, without padding: tokens['input_ids']")
     if isinstance(ids, str | bytes | Mapping) or hasattr(ids, "columns") or not isinstance(ids, Iterable):
         refuse("ids", ids, "give a list with one list of token ids per prompt")
     for number, one in enumerate(ids):
+        if isinstance(one, Mapping | UserDict):
+            refuse("ids", one, f"prompt {number} is no list of ids: give [t['input_ids'] for t in ...]")
         try:
             array = np.asarray(one)
         except ValueError:  # lists of different lengths
