@@ -32,7 +32,6 @@ import numpy as np
 import xarray as xr
 
 import tokinterp as ti
-from tokinterp.files import write_text
 from tokinterp.fillers.contents import read_dots
 from tokinterp.fillers.dot_ablation import ablate_dots
 from tokinterp.fillers.dot_probes import probe_contents
@@ -42,6 +41,8 @@ from tokinterp.fillers.probe import linear_probe, probe_fillers
 from tokinterp.fillers.schedule import Schedule
 from tokinterp.fillers.tasks import Task
 from tokinterp.fillers.train import train
+
+from .record import about, write
 
 RESULTS = Path("runs/dot_by_dot.zarr")
 ARMS = {
@@ -209,7 +210,8 @@ def _probes(
 
 def summary(tree: xr.DataTree) -> dict[str, Any]:
     """Return what is worth keeping as a small JSON file: last accuracies of each seed and stratum, and the probes."""
-    out: dict[str, Any] = {"parameters": json.loads(tree.attrs["parameters"]), "device": tree.attrs["device"]}
+    out: dict[str, Any] = about("dot_by_dot", tree.attrs)
+    out |= {"parameters": json.loads(tree.attrs["parameters"]), "device": tree.attrs["device"]}
     rows = []
     for task, arms in tree["training"].children.items():
         of = json.loads(next(iter(arms.children.values())).attrs["parameters"])["task"]
@@ -314,8 +316,7 @@ def main() -> None:
     )  # fmt: skip
     found = summary(tree)
     if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        write_text(args.json, json.dumps(found, indent=1) + "\n")
+        write(found, args.json)
     for row in found["training"]:
         print(
             row["task"], row["arm"], row["seed"], row["format"], row["accuracy"]["all"], f"majority {row['majority']}"

@@ -48,6 +48,7 @@ from tokinterp.text.bigrams import sample_bigrams
 
 from . import erasure_units
 from .erasure_summary import summarise
+from .record import beside, write
 
 RESULTS = Path("runs/erasure.zarr")
 PAPER_MODEL = "meta-llama/Llama-2-7b-hf"
@@ -154,7 +155,7 @@ def run(
     words = ti.Spans.words(list(test))
     units = words if spans is None else words + spans
     probe_layers = list(range(n_layers + 1)) if layers is None else sorted(layers)
-    folder = None if out is None else Path(out).with_suffix(".probes")
+    folder = beside(out, "probes")
     common: Any = {"settings": settings, "products": products, "max_bytes": max_bytes, "progress": progress}
 
     def fitted(lm: ti.Model, name: str, where: Sequence[int], which: Sequence[int], seed: int = 0) -> ti.TokenProbes:
@@ -225,8 +226,9 @@ def run(
         tick("score and segment, untrained")
     found = xr.DataTree.from_dict(tree)
     found.attrs = {
-        **tree["trained/scores"].attrs, "n_train": len(fit), "n_train_tokens": fit.n_tokens, "n_test": len(scored),
-        "n_test_tokens": scored.n_tokens, "n_segmented_tokens": cut.n_tokens,
+        **tree["trained/scores"].attrs, "train_prompts": fit.hash, "n_train": len(fit),
+        "n_train_tokens": fit.n_tokens, "n_test": len(scored), "n_test_tokens": scored.n_tokens,
+        "n_segmented_tokens": cut.n_tokens,
         **{f"seconds: {k}": round(v, 2) for k, v in clock.items()},
         "threshold": "none" if threshold is None else threshold,
     }  # fmt: skip
@@ -359,8 +361,6 @@ def main() -> None:
     for line in record["seen"]:
         print("-", line)
     if args.json is not None:
-        from .erasure_summary import write
-
         write(record, args.json)
 
 

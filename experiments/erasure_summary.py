@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from tokinterp.files import write_text
+from .record import about
 
 KEPT = (
     "all", "other", "last piece", "first piece", "middle piece", "single-token word", "last of 2", "last of 3",
@@ -22,11 +20,9 @@ FEWEST = 30
 
 def summarise(tree: xr.DataTree) -> dict[str, Any]:
     """Return the record: where it comes from, accuracies, gaps, psi, vocabularies, controls, and what is seen."""
-    names = ("model", "revision", "weights", "tokenizer", "dtype", "device", "versions", "commit", "created")
     a = tree.attrs
     record: dict[str, Any] = {
-        "experiment": "erasure",
-        "provenance": {n: a[n] for n in names if n in a},
+        **about("erasure", a),
         "data": {n: int(a[n]) for n in ("n_train", "n_train_tokens", "n_test", "n_test_tokens", "n_segmented_tokens")},
         "seconds": {str(k).split(": ")[1]: v for k, v in a.items() if str(k).startswith("seconds: ")},
         "seconds_note": "what an earlier call had kept counts only the reading of it",
@@ -40,40 +36,6 @@ def summarise(tree: xr.DataTree) -> dict[str, Any]:
         record[network] = found
     record["seen"] = seen(record)
     return record
-
-
-def write(record: dict[str, Any], path: str | Path) -> Path:
-    """Write a record with one line for each innermost list."""
-    text = as_json(rounded(record))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text + "\n")
-    return path
-
-
-def as_json(value: Any, indent: int = 0) -> str:
-    """Return JSON with mappings and nested lists spread over lines, and everything that fits on one line as one."""
-    flat = json.dumps(value, ensure_ascii=False)
-    if not isinstance(value, dict | list) or len(flat) + indent <= 118:
-        return flat
-    pad = " " * (indent + 1)
-    if isinstance(value, list):
-        return "[\n" + ",\n".join(pad + as_json(v, indent + 1) for v in value) + "\n" + " " * indent + "]"
-    rows = (f"{pad}{json.dumps(k, ensure_ascii=False)}: {as_json(v, indent + 1)}" for k, v in value.items())
-    return "{\n" + ",\n".join(rows) + "\n" + " " * indent + "}"
-
-
-def rounded(value: Any) -> Any:
-    """Return JSON types with four significant digits, None for NaN."""
-    if isinstance(value, dict):
-        return {str(k): rounded(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(v) for v in value]
-    if isinstance(value, np.ndarray):
-        return rounded(value.tolist())
-    if isinstance(value, float | np.floating):
-        return None if not np.isfinite(value) else float(f"{value:.4g}")
-    return int(value) if isinstance(value, np.integer) else value
 
 
 # -- tables ---------------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ no gain from fillers.  A null result is reported as one.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ import xarray as xr
 
 import tokinterp as ti
 from tokinterp.dataset import provenance
-from tokinterp.files import write_text
 from tokinterp.fillers import (
     build_items,
     cell_clusters,
@@ -47,6 +45,8 @@ from tokinterp.fillers import (
 )  # fmt: skip
 from tokinterp.fillers.interventions import ALL
 from tokinterp.models import HookedLM
+
+from .record import about, as_json, rounded, write
 
 RESULTS = Path("runs/fillers.zarr")
 CONTROL = tuple(i for i in ALL if i not in ("windows", "patches"))
@@ -156,7 +156,8 @@ def headline(tree: xr.DataTree) -> dict[str, Any]:
     """Return the few numbers that answer the question, as JSON types; intervals are 95 % over items or texts."""
     sets = {n: node.to_dataset(inherit=False) for n, node in tree.children.items()}
     k = int(sets["insertion"]["n_fillers"].values[-1])
-    out: dict[str, Any] = {"model": tree.attrs["model"], "n_items": int(sets["insertion"].sizes["prompt"])}
+    out: dict[str, Any] = about("fillers", tree.attrs)
+    out |= {"model": tree.attrs["model"], "n_items": int(sets["insertion"].sizes["prompt"])}
     shown = {0, 4, 10, k} & {*sets["insertion"]["n_fillers"].values.tolist()}
     for name in ("", "untrained_"):
         t = sets[f"{name}tests"]
@@ -371,10 +372,10 @@ def main() -> None:
     size = {"every": args.every, "n_texts": args.texts, "max_tokens": args.max_tokens}
     grid = [int(k) for k in args.grid.split(",")]
     tree = run(ti.load_model(args.model), grid=grid, small=args.small, out=args.out, **size)
-    text = json.dumps(headline(tree), indent=1)
+    found = headline(tree)
     if args.json is not None:
-        write_text(args.json, text + "\n")
-    print(text)
+        write(found, args.json)
+    print(as_json(rounded(found)))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ import tokinterp as ti
 from tokinterp.dataset import variable
 from tokinterp.text import shuffle_blocks
 
+from .record import beside
+
 RESULTS = Path("runs/first_look.zarr")
 
 
@@ -79,7 +81,7 @@ def run(
             "spectrum": ti.Spectrum(keep=1),
             "lens": ti.LogitLens(top=0, tokens=0),
         }
-        store = None if out is None else Path(out).with_suffix(f".shuffle_{level}.zarr")
+        store = beside(out, f"shuffle_{level}.zarr")
         one = ti.measure(model, shuffle_blocks(prompts, level), asked, store=store, progress=progress)
         for name in asked:
             found.setdefault(name, {})[level] = one.children[name].to_dataset(inherit=False)

@@ -1,7 +1,8 @@
 """The inner lexicon: words told from non-words, split and misspelt words found again, attention to the pieces.
 
     python -m experiments.inner_lexicon                   # Llama-2-7b, WikiText-103, 10,000 words of each kind
-    python -m experiments.inner_lexicon --small           # minutes: bundled model and texts
+    python -m experiments.inner_lexicon --small           # seconds: bundled model and texts, few words
+    python -m experiments.inner_lexicon --model bundled --words 120 --probe-words 2000 --context 32 --n-tokens 256
 
 Defaults are those of Kaplan et al. 2025 (arXiv 2410.05864).  Everything is done for the model and for an untrained copy
 of it, with the same words:
@@ -23,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,9 @@ import numpy as np
 import xarray as xr
 
 import tokinterp as ti
-from tokinterp.files import write_text
 from tokinterp.text import read_texts
+
+from .record import about, write
 
 RESULTS = Path("runs/inner_lexicon.zarr")
 PAPER_MODEL = "meta-llama/Llama-2-7b-hf"
@@ -46,6 +47,7 @@ def run(
     texts: Sequence[str] | None = None,
     *,
     n_words: int = 10_000,
+    n_probe: int | None = None,
     sizes: Sequence[int] = (2, 3, 4, 5),
     min_letters: int = 4,
     context: int = 64,
@@ -66,6 +68,8 @@ def run(
         Where the words are found; the bundled ones by default.
     n_words : int
         Words of each kind, or as many as there are.
+    n_probe : int, optional
+        Words and non-words of the probe; ``n_words`` by default.
     sizes : sequence of int
         Pieces of a split word, and tokens of a word of several.
     min_letters : int
@@ -77,7 +81,7 @@ def run(
     untrained : bool
         Whether to measure the untrained copy too.
     small : bool
-        120 words of each kind and a context of 32 tokens; 2,000 words for the probe.
+        A few words of each kind and short texts, to see that everything runs.
     seed : int
         Of everything that is drawn.
     out : path, optional
@@ -92,8 +96,9 @@ def run(
     """
     loaded: Any = ti.load_model() if model is None else model
     texts = [t.text for t in ti.bundled_texts()] if texts is None else list(texts)
-    n_probe = min(n_words, 2000) if small else n_words
-    n_words, context, n_tokens = (min(n_words, 120), 32, 256) if small else (n_words, context, n_tokens)
+    if small:
+        texts, n_words, n_probe, context, n_tokens = texts[:24], min(n_words, 10), 100, 16, 128
+    n_probe = n_probe or n_words
     n_tokens = min(n_tokens, loaded.info.max_tokens)
     prompts = ti.Prompts.from_texts(
         texts, loaded, max_tokens=n_tokens, on_long="window", on_empty="drop", min_tokens=2, progress=progress
@@ -127,7 +132,7 @@ def run(
 
 def summarise(tree: xr.DataTree) -> dict[str, Any]:
     """Return the curves and shares of a result as short lists, rounded to four digits."""
-    out: dict[str, Any] = {}
+    out: dict[str, Any] = {**about("inner_lexicon", tree.attrs), "parameters": json.loads(tree.attrs["parameters"])}
     for name, node in tree.children.items():
         probe, split, near, natural, pieces = (
             node[k].to_dataset() for k in ("probe", "split", "canonicity", "natural", "pieces")
@@ -187,27 +192,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.inner_lexicon", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--model", help=f"hub name or folder; {PAPER_MODEL}, with --small the bundled one")
-    parser.add_argument("--texts", help=f"file or hub name; {PAPER_TEXTS}, with --small the bundled ones")
+    parser.add_argument("--model", help=f"hub name, folder or bundled; {PAPER_MODEL}, with --small the bundled one")
+    parser.add_argument("--texts", help=f"file or hub name; {PAPER_TEXTS}, for the bundled model the bundled ones")
     parser.add_argument("--limit", type=int, default=100_000, help="texts read")
     parser.add_argument("--words", type=int, default=10_000, help="words of each kind")
+    parser.add_argument("--probe-words", type=int, help="words and non-words of the probe; --words by default")
+    parser.add_argument("--context", type=int, default=64, help="most tokens before a word")
+    parser.add_argument("--n-tokens", type=int, default=512, help="tokens of each prompt")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--json", type=Path, help="write a short summary there")
     parser.add_argument("--small", action="store_true", help="few words; bundled model and texts")
     args = parser.parse_args()
-    model = ti.load_model(args.model or (None if args.small else PAPER_MODEL))
-    source = args.texts or (None if args.small else PAPER_TEXTS)
+    bundled = args.model == "bundled" or (args.small and args.model is None)
+    model = ti.load_model(None if bundled else args.model or PAPER_MODEL)
+    source = args.texts or (None if bundled or args.small else PAPER_TEXTS)
     texts = None if source is None else read_texts(source, limit=args.limit)
-    tree = run(model, texts, n_words=args.words, small=args.small, out=args.out)
+    tree = run(
+        model, texts, n_words=args.words, n_probe=args.probe_words, context=args.context, n_tokens=args.n_tokens,
+        small=args.small, out=args.out,
+    )  # fmt: skip
     print(tree)
     if args.json is not None:
-        given = "--small" if args.small else f"--model {model.info.id}"
-        about = {k: tree.attrs[k] for k in ("model", "weights", "tokenizer", "prompts", "dtype")}
-        about |= {k: json.loads(tree.attrs[k]) for k in ("versions", "parameters")}
-        result = {"command": f"python -m experiments.inner_lexicon {given} --json {args.json}", **about}
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(result | summarise(tree), indent=1)
-        write_text(args.json, re.sub(r"\[[^\[\]{}]*\]", lambda m: " ".join(m[0].split()), text) + "\n")
+        write(summarise(tree), args.json)
 
 
 if __name__ == "__main__":

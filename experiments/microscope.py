@@ -35,8 +35,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,6 +51,7 @@ from tokinterp.text.removal import CONDITIONS
 
 from . import microscope_parts as found
 from . import pile
+from .record import write
 
 RESULTS = Path("runs/microscope.zarr")
 PAPER_MODEL = "meta-llama/Meta-Llama-3-8B"
@@ -160,6 +159,7 @@ def run(
             network, drawn = draw_null(model, prompts, null, chosen.seed)
             case = found.Case(network, drawn, null, labels, out, progress)
             case.train = lambda null=null: draw_null(model, train, null, chosen.seed)[1]
+            case.text = prompts
             for name, ds in getattr(found, part)(case, chosen).items():
                 results.setdefault(name, {})[null] = ds
         nodes.update({name: along_nulls(sets) for name, sets in results.items()})
@@ -168,6 +168,7 @@ def run(
     first = next(iter(nodes.values())).attrs
     tree.attrs = {k: v for k, v in first.items() if k != "measurement"}
     tree.attrs["parameters"] = json.dumps({n: ds.attrs.get("parameters", "") for n, ds in nodes.items()})
+    tree.attrs |= {"prompts": prompts.hash, "train_prompts": train.hash}
     tree.attrs |= {"n_prompts": len(prompts), "n_tokens": prompts.n_tokens, "n_train_tokens": train.n_tokens}
     kept = {k: v for k, v in vars(chosen).items() if k != "mmlu"}
     tree.attrs |= {"settings": json.dumps(kept), "seconds": json.dumps(spent)}
@@ -246,10 +247,8 @@ def main() -> None:
         out=args.out,
     )  # fmt: skip
     from .microscope_summary import sentences, summarise
-    from .token_geometry_summary import write
 
     record = summarise(tree)
-    record["command"] = "python -m experiments.microscope " + shlex.join(sys.argv[1:])
     for line in sentences(record):
         print("-", line)
     if args.json is not None:

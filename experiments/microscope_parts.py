@@ -12,9 +12,12 @@ import xarray as xr
 
 import tokinterp as ti
 from tokinterp.dataset import variable
+from tokinterp.fitting import fit_facts
 from tokinterp.text import removal as words
 from tokinterp.text import token_classes
 from tokinterp.text.shuffle import shuffle_words
+
+from . import record
 
 CLASSES = (
     "article", "stop word", "punctuation", "digit", "word", "first piece", "middle piece", "last piece", "whitespace",
@@ -25,7 +28,7 @@ DELETED = ("condition", "random", "random in class")
 
 @dataclass
 class Case:
-    """One condition: network, prompts, class of every token of the text, and where things are kept."""
+    """One condition: network, prompts, class of every token of the text, the text itself, where things are kept."""
 
     model: Any
     prompts: ti.Prompts
@@ -34,12 +37,11 @@ class Case:
     out: str | Path | None = None
     progress: bool = True
     train: Callable[[], ti.Prompts] | None = None
+    text: ti.Prompts | None = None
 
     def beside(self, what: str, ending: str = ".zarr") -> Path | None:
         """Return the path of something kept beside the result."""
-        return (
-            None if self.out is None else Path(self.out).with_suffix(f".{what}.{self.null.replace(':', '_')}{ending}")
-        )
+        return record.beside(self.out, f"{what}.{self.null}{ending}")
 
     def measure(self, what: str, prompts: ti.Prompts, asked: Mapping[str, ti.Measurement]) -> dict[str, xr.Dataset]:
         """Measure, or read what was measured before."""
@@ -128,28 +130,36 @@ def lens(case: Case, settings: Any) -> dict[str, xr.Dataset]:
 
 
 def removal(case: Case, settings: Any) -> dict[str, xr.Dataset]:
-    """Loss of the words that are left after a deletion, beside random deletion of as many; words, not tokens, shuffled.
+    """Loss of the words that are left after a deletion, beside random deletion of as many.
 
-    Where a condition deletes a whole class there is no control within the class (NaN).
+    Of shuffled text the words of the text are shuffled, not its tokens, so that the same words can be deleted.  Where a
+    condition deletes a whole class there is no control within the class (NaN).
     """
-    path = case.beside("removal")
-    if path is not None and path.exists():
-        return {"removal": ti.read(path).children["removal"].to_dataset(inherit=False)}
-    prompts = case.prompts[: settings.removal_prompts or len(case.prompts)]
-    texts = [prompts.text(i) for i in range(len(prompts))]
+    prompts = case.prompts if case.text is None else case.text
+    prompts = prompts[: settings.removal_prompts or len(prompts)]
     if case.null.startswith("shuffle"):
-        shuffled = shuffle_words(prompts, settings.seed)
-        texts = [shuffled.text(i) for i in range(len(shuffled))]
+        prompts = shuffle_words(prompts, settings.seed)
+    facts = {
+        **fit_facts(case.model, prompts), "conditions": list(settings.conditions), "seed": settings.seed,
+        "null": case.null,
+    }  # fmt: skip
+    return {"removal": record.kept(case.beside("removal"), facts, lambda: _removal(case, prompts, settings))}
+
+
+def _removal(case: Case, prompts: ti.Prompts, settings: Any) -> xr.Dataset:
+    texts = [prompts.text(i) for i in range(len(prompts))]
     rows = []
     for what in settings.conditions:
         first = [words.remove(t, what) for t in texts]
         anywhere = [words.remove_random(r, settings.seed + i) for i, r in enumerate(first)]
         kinds = [ti.surviving_loss(case.model, r, progress=False) for r in (first, anywhere)]
         kinds.append(xr.full_like(kinds[0].astype(float), np.nan, dtype=float))
-        if what == "articles":
-            same = [words.remove_random(r, settings.seed + i, "class") if _some_left(r) else r
+        matched = [words.can_match(r) for r in first]
+        if any(matched):
+            same = [words.remove_random(r, settings.seed + i, "class") if matched[i] else r
                     for i, r in enumerate(first)]  # fmt: skip
-            kinds[2] = ti.surviving_loss(case.model, same, progress=False)
+            loss = ti.surviving_loss(case.model, same, progress=False).astype(float)
+            kinds[2] = loss.where(xr.DataArray(matched, dims="prompt"))
         rows.append(xr.concat([k.astype(float) for k in kinds], "subset", combine_attrs="override"))
     out = xr.concat(rows, "variant", combine_attrs="override")
     out = out.assign_coords(
@@ -157,12 +167,8 @@ def removal(case: Case, settings: Any) -> dict[str, xr.Dataset]:
         subset=variable("subset", np.array(DELETED, dtype=object), "how the units to delete are chosen", "1"),
     )
     for name, v in out.data_vars.items():
-        v.attrs = {**rows[0][name].attrs, "missing": "NaN: the whole class is deleted, so it has no control"}
-    if path is not None:
-        kept = xr.DataTree.from_dict({"removal": out})
-        kept.attrs = dict(out.attrs)
-        ti.write(kept, path)
-    return {"removal": out}
+        v.attrs = {**rows[0][name].attrs, "missing": "NaN: a whole class is deleted, so it has no control"}
+    return out
 
 
 def mmlu(case: Case, settings: Any) -> dict[str, xr.Dataset]:
@@ -186,11 +192,6 @@ def _gain(recall: xr.Dataset) -> xr.DataArray:
     out = recall["recall"].sel(layer=recall["layer"] > 0).mean("layer") - recall["recall_base"]
     out.attrs = {"long_name": "recall of the prefix beyond its length, mean over layers", "units": "1"}
     return out.rename("gain")
-
-
-def _some_left(r: words.Removal) -> bool:
-    gone = [int(r.removed[r.classes == c].sum()) for c in range(3)]
-    return all(not n or n < int((r.classes == c).sum()) or (r.classes == c).sum() == 1 for c, n in enumerate(gone))
 
 
 def fragments(prompts: ti.Prompts, n: int, model: Any) -> ti.Prompts:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from .token_geometry_summary import PROVENANCE
+from tokinterp.summary import summary
+
+from .record import about
 
 STEMS = ("linearity", "linearity_without_residual")
 KINDS = ("", "_adjusted", "_held_out")
@@ -19,8 +21,7 @@ def summarise(tree: xr.DataTree) -> dict[str, Any]:
     """Return the record: provenance, sizes, and for every condition the numbers by block, layer or class."""
     parts = {n: node.to_dataset(inherit=False) for n, node in tree.children.items()}
     record: dict[str, Any] = {
-        "experiment": "microscope",
-        "provenance": {n: tree.attrs[n] for n in PROVENANCE if n in tree.attrs},
+        **about("microscope", tree.attrs),
         "sizes": {n: int(tree.attrs[n]) for n in ("n_prompts", "n_tokens", "n_train_tokens")},
         "settings": json.loads(tree.attrs["settings"]),
     }
@@ -136,24 +137,28 @@ def _lens(ds: xr.Dataset) -> dict[str, Any]:
 
 def _removal(ds: xr.Dataset) -> dict[str, Any]:
     out = {}
+    means = beyond_random(ds)
     for what in ds["variant"].values:
-        x = ds.sel(variant=what)
+        x, mean = ds.sel(variant=what), means.sel(variant=what)
         rise = {str(s): x["difference"].sel(subset=s).values for s in x["subset"].values}
-        more = rise["condition"] - rise["random"]
-        more = more[np.isfinite(more)]
-        draws = (
-            np.random.default_rng(0).integers(0, len(more), (2000, len(more))) if len(more) else np.zeros((1, 0), int)
-        )
-        low, high = np.quantile(more[draws].mean(1), [0.025, 0.975]) if len(more) > 1 else (np.nan, np.nan)
+        low, high = mean["more_interval"].values.tolist()
         out[str(what)] = {
-            **{k: _mean(v) for k, v in rise.items()}, "beyond_random": _mean(more), "low": float(low),
-            "high": float(high), "rate": _mean(x["removal_rate"].sel(subset="condition")),
+            **{k: _mean(v) for k, v in rise.items()}, "beyond_random": float(mean["more"]), "low": low,
+            "high": high, "rate": _mean(x["removal_rate"].sel(subset="condition")),
             "loss_original": _mean(x["loss_original"].sel(subset="condition")),
         }  # fmt: skip
     return out
 
 
+def beyond_random(ds: xr.Dataset) -> xr.Dataset:
+    """Return ``more``, the rise of the loss beyond that of random deletion, mean over prompts with its interval."""
+    more = ds["difference"].sel(subset="condition") - ds["difference"].sel(subset="random")
+    more.attrs = {"long_name": "rise of the loss beyond random deletion", "units": "nat"}
+    return summary(more.rename("more").to_dataset())
+
+
 def _mmlu(ds: xr.Dataset) -> dict[str, Any]:
-    names = ("accuracy", "accuracy_control", "removal_rate", "p", "p_control")
+    names = ("accuracy", "accuracy_control", "accuracy_class_control", "n_class_control", "removal_rate", "p",
+             "p_control", "p_class_control")  # fmt: skip
     rows = {str(v): {n: float(ds[n].sel(variant=v)) for n in names} for v in ds["variant"].values}
     return {"original": float(ds["accuracy_original"]), "n": int(ds.sizes["prompt"]), "conditions": rows}

@@ -29,6 +29,7 @@ from tokinterp.dataset import variable
 
 from . import pile
 from .last_normed import LastNormed
+from .record import beside
 
 TARGETS = Path(__file__).with_name("reproduction_targets.json")
 RESULTS = Path("runs/reproduction.zarr")
@@ -121,7 +122,7 @@ def run(
         "dimension": ti.IntrinsicDimension(scales, tokens=0, small="nan", exclude=()),  # no token is left out
         "lens": ti.LogitLens([model.info.n_layers], top=0, tokens=0),
     }
-    store = None if out is None else Path(out).with_suffix(".pass.zarr")
+    store = beside(out, "pass.zarr")
     network: Any = LastNormed(model)
     tree = ti.measure(network, prompts, asked, store=store, progress=progress)
     nodes = {name: tree.children[name].to_dataset(inherit=False) for name in asked}

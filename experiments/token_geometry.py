@@ -33,9 +33,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +47,7 @@ from tokinterp.text.files import read_texts
 
 from . import pile
 from .last_normed import LastNormed
+from .record import beside, write
 
 RESULTS = Path("runs/token_geometry.zarr")
 PAPER_MODEL = "meta-llama/Meta-Llama-3-8B"
@@ -154,12 +152,13 @@ def run(
     if tuned is not None:
         lens = {"lens": ti.LogitLens(top=0, tokens=0, variants=("normed", "tuned"), tuned=tuned)}
         both = ti.measure(model, common, {"dimension": ti.IntrinsicDimension(scales, tokens=0), **lens},
-                          store=beside(out, "tuned"), progress=progress)  # fmt: skip
+                          store=beside(out, "tuned.zarr"), progress=progress)  # fmt: skip
         nodes["tuned_correlation"] = entropy_correlation(both, "tuned")
     tree = xr.DataTree.from_dict(nodes)
     first = next(iter(nodes.values())).attrs
     parameters = {n: json.loads(ds.attrs.get("parameters", "{}")) for n, ds in nodes.items()}
-    tree.attrs = {**first, "parameters": json.dumps(parameters), "n_prompts": len(prompts), "n_common": len(common)}
+    tree.attrs = {**first, "parameters": json.dumps(parameters), "prompts": prompts.hash}
+    tree.attrs |= {"n_prompts": len(prompts), "n_common": len(common)}
     tree.attrs["n_tokens"] = int(max(prompts.lengths))
     ti.check(tree)
     if out is not None:
@@ -205,13 +204,8 @@ def one_pass(
     network, drawn = draw_null(model, prompts, null, seed)
     if last_normed:
         network: Any = LastNormed(network)
-    tree = ti.measure(network, drawn, copy.deepcopy(asked), store=beside(out, label or null), progress=progress)
-    return tree, drawn
-
-
-def beside(out: str | Path | None, label: str) -> Path | None:
-    """Return the store of a condition."""
-    return None if out is None else Path(out).with_suffix(f".{label.replace(':', '_')}.zarr")
+    store = beside(out, f"{label or null}.zarr")
+    return ti.measure(network, drawn, copy.deepcopy(asked), store=store, progress=progress), drawn
 
 
 def side_by_side(passes: dict[str, xr.DataTree]) -> dict[str, xr.Dataset]:
@@ -308,13 +302,9 @@ def main() -> None:
         tuned=args.tuned_lens and ti.TunedLens.load(args.tuned_lens), last_normed=args.last_normed, seed=args.seed,
         small=args.small, out=args.out,
     )  # fmt: skip
-    from .token_geometry_summary import sentences, summarise, write
+    from .token_geometry_summary import sentences, summarise
 
     record = summarise(tree)
-    command = "python -m experiments.token_geometry " + shlex.join(sys.argv[1:])
-    if folder := os.environ.get("TOKINTERP_DATA"):
-        command = command.replace(folder.rstrip("/"), "$TOKINTERP_DATA")
-    record["command"] = command
     for line in sentences(record):
         print("-", line)
     if args.json is not None:

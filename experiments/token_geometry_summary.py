@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from tokinterp.files import write_text
-
-from .erasure_summary import rounded
-
-PROVENANCE = ("model", "revision", "weights", "tokenizer", "dtype", "device", "versions", "git_commit", "created")
+from .record import about
 
 
 def summarise(tree: xr.DataTree) -> dict[str, Any]:
@@ -26,8 +19,7 @@ def summarise(tree: xr.DataTree) -> dict[str, Any]:
     parts = {n: node.to_dataset(inherit=False) for n, node in tree.children.items()}
     attrs = tree.attrs
     record: dict[str, Any] = {
-        "experiment": "token_geometry",
-        "provenance": {n: attrs[n] for n in PROVENANCE if n in attrs},
+        **about("token_geometry", attrs),
         "sizes": {n: int(attrs[n]) for n in ("n_prompts", "n_common", "n_tokens")},
     }
     tables = {
@@ -72,17 +64,6 @@ def sentences(record: dict[str, Any]) -> Iterator[str]:
     for null, x in record.get("logit_dimension_with_entropy", {}).items():
         said = ", ".join(f"n2 = {n}: {r:.2f}" for n, r in x["pearson"].items())
         yield f"log dimension of logits and entropy, {null}: {said}"
-
-
-def write(record: dict[str, Any], path: str | Path) -> Path:
-    """Write a record with four significant digits, innermost lists and mappings of numbers on one line."""
-    text = json.dumps(rounded(record), indent=1, ensure_ascii=False)
-    text = re.sub(r"[\[{][^\[\]{}]*[\]}]", lambda m: re.sub(r"\s*\n\s*", " ", m[0]), text)
-    text = re.sub(r"([\[{]) | ([\]}])", r"\1\2", text)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text + "\n")
-    return path
 
 
 # -- tables ---------------------------------------------------------------------------------------------------

@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from experiments.microscope_summary import beyond_random
 from tokinterp import plots
 from tokinterp.plots import style
 from tokinterp.plots.layers import curves
-from tokinterp.summary import summary
 
 NAMES = {"none": "text", "untrained": "untrained network"}
 Parts = Mapping[str, xr.Dataset]
@@ -34,10 +34,7 @@ def draw(results: xr.DataTree) -> Figure:
     panels = [(needed, draw_one) for needed, draw_one in PANELS if needed in parts]
     rows = int(np.ceil(len(panels) / 3))
     fig, axes = plots.figure("double", 2.25 * rows + 0.35, rows=rows, columns=3)
-    nulls = [str(n) for n in next(iter(parts.values()))["null"].values]
-    looks: dict[str, dict[str, Any]] = {
-        n: {"color": style.COLOURS[(6, 1, 0)[min(i, 2)]], "ls": style.DASHES[i % 4],
-                 "marker": style.MARKERS[i % 7]} for i, n in enumerate(nulls)}  # fmt: skip
+    looks = looks_of([str(n) for n in next(iter(parts.values()))["null"].values])
     with plots.paper_style():
         for (needed, draw_one), ax in zip(panels, axes.flat, strict=False):
             draw_one(ax, parts[needed], looks)
@@ -49,6 +46,15 @@ def draw(results: xr.DataTree) -> Figure:
             handles.append(Line2D([], [], color="0.6", lw=0.7, label="thin: all rows, fitted and scored on the same"))
         fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.2)
     return fig
+
+
+def looks_of(nulls: list[str]) -> dict[str, dict[str, Any]]:
+    """Return colour, dashes and marker of each condition; no two of the first seven share a colour."""
+    colours = [6, 1, 0, 2, 3, 4, 5]
+    return {
+        n: {"color": style.COLOURS[colours[i % 7]], "ls": style.DASHES[i % 4], "marker": style.MARKERS[i % 7]}
+        for i, n in enumerate(nulls)
+    }
 
 
 def name_of(null: str) -> str:
@@ -161,8 +167,7 @@ def _tuned(ax: Axes, ds: xr.Dataset, looks: Looks) -> None:
 
 def _removal(ax: Axes, ds: xr.Dataset, looks: Looks) -> None:
     mean = ds["difference"].mean("prompt")
-    more = (ds["difference"].sel(subset="condition") - ds["difference"].sel(subset="random")).rename("more")
-    means = beyond(more)
+    means = beyond_random(ds)
     places = np.arange(ds.sizes["variant"])[::-1]
     for i, (null, look) in enumerate(looks.items()):
         at = places + 0.2 * (1 - i)
@@ -178,12 +183,6 @@ def _removal(ax: Axes, ds: xr.Dataset, looks: Looks) -> None:
     ax.set_yticks(places, names)
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel("rise of the loss beyond\nrandom deletion (nat)")
-
-
-def beyond(v: xr.DataArray) -> xr.Dataset:
-    """Return the mean over prompts with its interval."""
-    v.attrs = {"long_name": "rise beyond random deletion", "units": "nat"}
-    return summary(v.to_dataset())
 
 
 PANELS: tuple[tuple[str, Callable[[Axes, xr.Dataset, Looks], None]], ...] = (

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 import tokinterp as ti
 from experiments import erasure, erasure_summary, erasure_units
+from experiments import record as records
 from figures.erasure import draw
 from tokinterp.measurements.replicates import seed_agreement
 from tokinterp.text import shuffle_blocks
@@ -73,7 +74,7 @@ def test_a_stopped_run_goes_on_with_the_probes_that_are_there(done, model, monke
 def test_the_record_is_plain_json_and_its_sentences_follow_the_numbers(done, tmp_path):
     tree, *_ = done
     record = erasure_summary.summarise(tree)
-    file = erasure_summary.write(record, tmp_path / "r.json")
+    file = records.write(record, tmp_path / "r.json")
     kept = json.loads(file.read_text(encoding="utf-8"))
     last = kept["trained"]["scores"]["last piece"]["offset 0"]
     assert last["accuracy"] == pytest.approx(

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 import tokinterp as ti
 from experiments import pile, reproduction, token_geometry
 from experiments.last_normed import LastNormed
-from experiments.token_geometry_summary import sentences, summarise, write
+from experiments.record import write
+from experiments.token_geometry_summary import sentences, summarise
 from figures import token_geometry as figure
 
 pytestmark = pytest.mark.slow

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import json
 import platform
 import resource
 import statistics
@@ -12,15 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import tokinterp as ti
-from tokinterp.dataset import versions
-from tokinterp.files import write_text
+
+from ..record import about, write
 
 
 def paired(methods: Mapping[str, Callable[[], Any]], rounds: int = 9, warm: int = 1) -> dict[str, dict[str, float]]:
@@ -80,13 +78,10 @@ def peak_mb(method: Callable[[], Any]) -> float:
 
 
 def save(name: str, rows: Mapping[str, Any], sizes: Mapping[str, Any], out: Path | None) -> dict[str, Any]:
-    """Print a table of the rows and write them with command, sizes and versions to ``out/NAME.json``."""
+    """Print a table of the rows and write them with command, commit, sizes and versions to ``out/NAME.json``."""
     record = {
-        "benchmark": name,
-        "command": f"python -m experiments.bench {name}",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **about(f"bench {name}"),
         "sizes": dict(sizes),
-        "versions": json.loads(versions()),
         "device": torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else f"CPU, {torch.get_num_threads()} threads",
@@ -99,8 +94,7 @@ def save(name: str, rows: Mapping[str, Any], sizes: Mapping[str, Any], out: Path
             f"  {row:44}" + "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
         )
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / f"{name}.json", json.dumps(record, indent=1) + "\n")
+        write(record, out / f"{name}.json")
     return record
 
 

@@ -16,7 +16,7 @@ from ..profiles import mcnemar
 from ..settings import anything, checked, count, instance, several
 from ..stamp import stamped
 from ..text.prompts import Prompts
-from ..text.removal import Judge, Removal, remove, remove_random
+from ..text.removal import Judge, Removal, can_match, remove, remove_random
 from ..text.words import trimmed
 from .lens import LogitLens
 from .multiple_choice import Item, multiple_choice
@@ -150,7 +150,7 @@ def removal_accuracy(
     edit_options: bool = False,
     **options: Any,
 ) -> xr.Dataset:
-    """Answer multiple-choice items before and after deletions, each beside random deletion at the same rate.
+    """Answer multiple-choice items before and after deletions, each beside random deletions at the same rate.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def removal_accuracy(
     conditions : sequence of str, or mapping of name -> condition or judge
         See `tokinterp.text.remove`.
     controls : int
-        Random deletions of as many units, for each condition.
+        Random deletions of as many units, for each condition; and as many that delete within the same classes.
     seed : int
         Of these.
     edit_options : bool
@@ -171,8 +171,11 @@ def removal_accuracy(
     -------
     xarray.Dataset
         Along ``variant`` (the conditions): ``accuracy``, ``accuracy_control`` (mean over the controls),
-        ``removal_rate`` (of all units of the questions), ``p`` and ``p_control``: exact McNemar tests against the
-        original and against the first control; attribute ``accuracy_original``. ``correct`` (variant, prompt).
+        ``accuracy_class_control`` (the same where as many units of each class were deleted, see `remove_random`; over
+        the ``n_class_control`` items of which no class is deleted as a whole, NaN if there are none), ``removal_rate``
+        (of all units of the questions), ``p``, ``p_control`` and ``p_class_control``: exact McNemar tests against the
+        original and against the first control of each kind; attribute ``accuracy_original``. ``correct`` (variant,
+        prompt).
 
     Examples
     --------
@@ -198,14 +201,28 @@ def removal_accuracy(
             one = remove(item.question, what)
             gone, total = gone + int(one.removed.sum()), total + len(one.removed)
         after, _ = correct(lambda text, what=what: remove(text, what).text)
-        random = [
-            correct(lambda text, what=what, k=k: remove_random(remove(text, what), _seed(text, seed + k)).text)[0]
-            for k in range(controls)
-        ]
-        ok = np.isfinite(before) & np.isfinite(after) & np.isfinite(random[0])
+
+        def control(within: str, k: int, what: str | Judge = what) -> np.ndarray:
+            def edit(text: str) -> str:
+                first = remove(text, what)
+                if within == "class" and not can_match(first):
+                    return text
+                return remove_random(first, _seed(text, seed + k), within).text
+
+            return correct(edit)[0]
+
+        matched = np.array(
+            [all(can_match(remove(t, what)) for t in (i.question, *(i.options if edit_options else ()))) for i in items]
+        )
+        random = [control("any", k) for k in range(controls)]
+        same = [control("class", k) for k in range(controls)] if matched.any() else [np.full(len(before), np.nan)]
+        same = [np.where(matched, s, np.nan) for s in same]
+        ok = np.isfinite(before) & np.isfinite(after)
+        pairs = [(before, ok), (random[0], ok & np.isfinite(random[0])), (same[0], ok & np.isfinite(same[0]))]
         row = (
-            np.nanmean(after), np.mean([np.nanmean(r) for r in random]), gone / total if total else np.nan,
-            mcnemar(before[ok] > 0, after[ok] > 0)["p"], mcnemar(random[0][ok] > 0, after[ok] > 0)["p"],
+            _mean(after), np.mean([_mean(r) for r in random]), np.mean([_mean(s) for s in same]),
+            int(np.isfinite(same[0]).sum()), gone / total if total else np.nan,
+            *(mcnemar(other[o] > 0, after[o] > 0)["p"] if o.any() else np.nan for other, o in pairs),
         )  # fmt: skip
         for column, value in zip(columns.values(), row, strict=True):
             column.append(value)
@@ -221,6 +238,11 @@ def removal_accuracy(
     return stamped(out, "removal_accuracy", model, str(first.attrs["prompts"]), settings, seed, of=[first])
 
 
+def _mean(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
 def _seed(text: str, seed: int) -> int:
     return (sum(text.encode()) * 1009 + len(text)) * 101 + seed
 
@@ -229,7 +251,10 @@ PAPER = "Razzhigaev et al. 2025, arXiv 2502.15007, table 1"
 TABLE: dict[str, tuple[str, ...]] = {
     "accuracy": ("share of items answered correctly after the deletion", "1", PAPER),
     "accuracy_control": ("the same after random deletion of as many units", "1"),
+    "accuracy_class_control": ("the same after random deletion of as many units of each class", "1"),
+    "n_class_control": ("items that have such a control: no class is deleted as a whole", "1"),
     "removal_rate": ("share of the units of all questions that was deleted", "1"),
     "p": ("exact McNemar test against the whole questions", "1"),
     "p_control": ("exact McNemar test against random deletion", "1"),
+    "p_class_control": ("exact McNemar test against random deletion within the classes", "1"),
 }

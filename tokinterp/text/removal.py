@@ -162,6 +162,18 @@ def remove_random(removal: Removal, seed: int, within: str = "any") -> Removal:
     return delete(removal.original, removal.units, removal.classes, gone)
 
 
+def can_match(removal: Removal) -> bool:
+    """Return whether a random deletion within the same classes can be another one: something is left of each class.
+
+    Examples
+    --------
+    >>> [can_match(remove("The end of a day, it seems.", what)) for what in ("articles", "stop words")]
+    [True, False]
+    """
+    gone = [removal.removed[removal.classes == c] for c in range(len(CLASSES))]
+    return not any(len(g) and g.all() for g in gone)
+
+
 def delete(text: str, units: np.ndarray, classes: np.ndarray, gone: np.ndarray) -> Removal:
     """Return the removal of chosen units of `find_units`."""
     out, length = [], 0
