@@ -2,8 +2,7 @@
 
     python -m experiments.fillers --out runs/fillers.zarr [--small] [--json results.json]
 
-The numbers in results/bundled/fillers.json are those of ``--grid 0,2,10,50 --texts 12 --max-tokens 300`` (five
-minutes of one core).
+``--grid 0,2,10,50 --texts 12 --max-tokens 300`` takes five minutes of one core.
 
 The bundled model and its cloze questions by default, with random words of equal token count, the placement before the
 question and an untrained copy of the model as controls.  Expected, and found in published work on models of this size:

@@ -22,7 +22,9 @@ def redraw(
     name: str, out: Path, runs: Path = Path("runs"), small: bool = False, store: Path | None = None
 ) -> list[Path]:  # fmt: skip
     """Draw one figure as PDF and PNG and return the files."""
-    if store is not None or (store := runs / f"{name}{'_small' if small else ''}.zarr").exists():
+    named = store is not None
+    store = store or runs / f"{name}{'_small' if small else ''}.zarr"
+    if named or store.exists():
         results = ti.read(store)
     else:
         print(f"{store} is missing: running experiments/{name}.py", flush=True)

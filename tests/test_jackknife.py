@@ -56,7 +56,7 @@ def readings(rng, n, d=12):
 
 
 def numbers(x, orders):
-    return reading_numbers(x, orders, METRICS, (), 0.1, 1e-2)
+    return reading_numbers(x, orders, METRICS, 0.1, 1e-2)
 
 
 def test_prompts_left_out_are_left_out_literally():

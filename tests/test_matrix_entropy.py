@@ -1,9 +1,13 @@
 """Matrix entropy: bounds, the literal formula, and what the published code makes of it."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from contract import assert_contract
+from golden.skean2025 import readings, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from standin import StandIn
@@ -12,6 +16,8 @@ from tiny import some_prompts, tiny
 import tokinterp as ti
 from tokinterp.kernels import entropy
 from tokinterp.measurements.entropy import MatrixEntropy, diff_erank
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "skean2025.json").read_text(encoding="utf-8"))
 
 
 def literal(z, alpha=1.0):
@@ -22,6 +28,12 @@ def literal(z, alpha=1.0):
 
 def cloud(n=12, d=5, seed=0):
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def released(z):
+    """Rows about their mean, of length 1, as the released code has them."""
+    y = z - z.mean(0)
+    return y / np.linalg.norm(y, axis=1, keepdims=True)
 
 
 # -- kernels --------------------------------------------------------------------------------------------------
@@ -56,7 +68,7 @@ def test_bounds_order_and_invariance(n, d, seed, scale):
 def test_published_clamping_is_another_matrix():
     """The released code: Gram entries clamped at 0, trace 1, positive eigenvalues scaled to sum 1."""
     for n, d in ((8, 30), (30, 8)):
-        z = cloud(n, d).numpy()
+        z = released(cloud(n, d).numpy())
         gram = np.clip(z @ z.T if n <= d else z.T @ z, 0, None)
         values = np.linalg.eigvalsh(gram / np.trace(gram))
         p = values[values > 0] / values[values > 0].sum()
@@ -69,13 +81,60 @@ def test_published_clamping_is_another_matrix():
 def test_published_order_2_is_off_by_two_logs(shape):
     """Without negative entries the shortcut is the true collision entropy plus 2 log m, as released step by step."""
     z = cloud(*shape)
-    gram = (z @ z.T if shape[0] <= shape[1] else z.T @ z).clamp_min(0)
+    y = torch.from_numpy(released(z.numpy()))
+    gram = (y @ y.T if shape[0] <= shape[1] else y.T @ y).clamp_min(0)
     gram /= gram.trace()
-    released = -np.log(float((gram**2).sum() / gram.shape[0] ** 2))
-    assert float(entropy.frobenius_entropy(z)) == pytest.approx(released, rel=1e-10)
-    positive = z.abs()
-    true = literal(positive.numpy(), 2.0)
-    assert float(entropy.frobenius_entropy(positive)) == pytest.approx(true + 2 * np.log(min(shape)), rel=1e-9)
+    step = -np.log(float((gram**2).sum() / gram.shape[0] ** 2))
+    assert float(entropy.frobenius_entropy(z)) == pytest.approx(step, rel=1e-10)
+    p = np.linalg.eigvalsh(gram.numpy())
+    true = -np.log((p**2).sum() / p.sum() ** 2)
+    assert float(entropy.frobenius_entropy(z)) == pytest.approx(true + 2 * np.log(min(shape)), rel=1e-9)
+
+
+@pytest.mark.parametrize("case", GOLDEN["entropy"], ids=lambda c: f"{c['n']}x{c['d']}, order {c['alpha']}")
+def test_published_entropy_is_that_of_the_authors_function(case):
+    z = torch.from_numpy(rows(case["seed"], case["n"], case["d"]))
+    if case["alpha"] == 2:
+        found = float(entropy.frobenius_entropy(z))
+    else:
+        found = float(entropy.renyi(entropy.clamped_spectrum(z), case["alpha"]))
+    assert found == pytest.approx(case["raw"], rel=1e-5)
+    assert found / np.log(min(z.shape)) == pytest.approx(case["maxEntropy"], rel=1e-5)
+
+
+@pytest.mark.parametrize("case", GOLDEN["lidar"], ids=lambda c: f"{c['prompts']} prompts")
+def test_published_lidar_is_that_of_the_authors_function(case):
+    names = ("seed", "prompts", "q", "n", "d")
+    each = readings(*(case[n] for n in names))
+    pooled = [[entropy.centred_unit(torch.from_numpy(r)).mean(0) for r in prompt] for prompt in each]
+    found = entropy.lidar(torch.stack([torch.stack(p) for p in pooled]), 1e-4, "skean2025")
+    assert float(found) == pytest.approx(case["maxEntropy"], rel=1e-4)  # they sum in float32
+
+
+def test_the_measurement_gives_the_authors_number_whatever_else_is_asked():
+    model = StandIn(lengths=(12, 40))
+    names = ("skean2025", "skean2025_frobenius")
+    plain, changed = (
+        model.measured(MatrixEntropy(published=names, exclude=(), centre=c, unit=u)).result()
+        for c, u in ((False, False), (True, True))
+    )
+    for n in range(2):
+        z = torch.from_numpy(model.streams[n][2]).float()
+        wanted = float(entropy.renyi(entropy.clamped_spectrum(z)))
+        assert float(plain["prompt_entropy_skean2025"].sel(prompt=n, layer=2)) == pytest.approx(wanted, rel=1e-5)
+    for name in names:
+        np.testing.assert_allclose(plain[f"prompt_entropy_{name}"], changed[f"prompt_entropy_{name}"])
+    assert not np.allclose(plain["prompt_entropy"], changed["prompt_entropy"])
+
+
+def test_pooled_centred_unit_rows_are_those_of_the_released_code():
+    model = StandIn(lengths=(12, 9))
+    found = model.measured(ti.PooledStates([2], exclude=(), centred_unit=True)).result()["state"]
+    for n in range(2):
+        z = released(model.streams[n][2].astype(np.float32))
+        np.testing.assert_allclose(found.sel(prompt=n, layer=2), z.mean(0), atol=1e-6)
+    with pytest.raises(ValueError, match="pooling='mean'"):
+        ti.PooledStates(pooling="last", centred_unit=True)
 
 
 # -- the measurement ------------------------------------------------------------------------------------------

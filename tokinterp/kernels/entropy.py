@@ -52,15 +52,22 @@ def gram_spectrum(rows: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(square).clamp_min(0)
 
 
+def centred_unit(rows: Tensor) -> Tensor:
+    """Return rows (n, d) about their mean, each scaled to length 1, in float64; a row at the mean stays 0.
+
+    The code of Skean et al. 2025 does this to the tokens of a prompt before anything else; the paper does not say so.
+    """
+    y = rows.double()
+    return functional.normalize(y - y.mean(0), dim=1)
+
+
 def clamped_spectrum(rows: Tensor) -> Tensor:
     """Return what the code of Skean et al. 2025 takes for the spectrum of rows (n, d): a published defect.
 
-    Negative *entries* of the Gram matrix (of X'X where n > d) are set to 0 before the decomposition, and only positive
-    eigenvalues are kept.
+    The rows are centred and scaled (`centred_unit`), negative *entries* of the Gram matrix (of X'X where n > d) are set
+    to 0 before the decomposition, and only positive eigenvalues are kept.
     """
-    y = rows.double()
-    square = (y @ y.T if y.shape[0] <= y.shape[1] else y.T @ y).clamp_min(0)
-    return torch.linalg.eigvalsh(square).clamp_min(0)
+    return torch.linalg.eigvalsh(_clamped(rows)).clamp_min(0)
 
 
 def frobenius_entropy(rows: Tensor) -> Tensor:
@@ -71,12 +78,16 @@ def frobenius_entropy(rows: Tensor) -> Tensor:
 
     Examples
     --------
-    >>> round(float(frobenius_entropy(torch.eye(4)).exp()), 6)
+    >>> round(float(frobenius_entropy(torch.eye(4)).exp()), 6)  # K is the identity over 4: 4 m^2
     64.0
     """
-    y = rows.double()
-    square = (y @ y.T if y.shape[0] <= y.shape[1] else y.T @ y).clamp_min(0)
+    square = _clamped(rows)
     return 2 * math.log(len(square)) - (square / square.trace()).square().sum().log()
+
+
+def _clamped(rows: Tensor) -> Tensor:
+    y = centred_unit(rows)
+    return (y @ y.T if y.shape[0] <= y.shape[1] else y.T @ y).clamp_min(0)
 
 
 # -- augmented readings ---------------------------------------------------------------------------------------

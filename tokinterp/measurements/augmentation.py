@@ -87,7 +87,8 @@ def augmentation_metrics(
     draws : int
         Random pairings of DiME.
     published : sequence of str
-        ``"skean2025"`` adds ``lidar_skean2025``, see `tokinterp.kernels.entropy.lidar`.
+        ``"skean2025"`` adds ``lidar_skean2025``: of the means of the centred unit rows of each prompt, see
+        `PooledStates` and `tokinterp.kernels.entropy.lidar`.
     groups : int
         Least number of groups of prompts that are left out in turn for the intervals (see Notes), each of which costs
         as much as the value itself; with fewer prompts each is left out alone.  0 for no intervals.
@@ -148,13 +149,20 @@ def augmentation_metrics(
         prompts = Prompts.from_texts(prompts, model)
     if len(prompts) < 4:
         raise ValueError(f"{len(prompts)} prompts: at least 4 are told apart here")
-    found = []
+    found, released = [], []
     for reading in augment_prompts(prompts, q, rate, kind, seed):
         ask = {"pooled": PooledStates(chosen, pooling)}
-        found.append(measure(model, reading, ask, batch_tokens=batch_tokens, progress=progress)["pooled"].to_dataset())
+        if extra:
+            ask["released"] = PooledStates(chosen, "mean", exclude=(), centred_unit=True)
+        run = measure(model, reading, ask, batch_tokens=batch_tokens, progress=progress)
+        found.append(run["pooled"].to_dataset())
+        if extra:
+            released.append(run["released"].to_dataset())
     numbers = sorted(set.intersection(*(set(f["prompt"].values.tolist()) for f in found)))
-    states = torch.from_numpy(np.stack([f["state"].sel(prompt=numbers).values for f in found])).to(model.device)
-    states = states[:, states.isfinite().all((0, 2, 3))]
+    stacked = [np.stack([f["state"].sel(prompt=numbers).values for f in s]) for s in (found, released) if s]
+    states, *theirs = (torch.from_numpy(s).to(model.device) for s in stacked)
+    finite = torch.stack([s.isfinite().all((0, 2, 3)) for s in (states, *theirs)]).all(0)
+    states, theirs = states[:, finite], [s[:, finite] for s in theirs]
     n = states.shape[1]
     if n < 4:
         raise ValueError(f"{n} prompts have finite states in every reading: at least 4 are told apart here")
@@ -162,8 +170,12 @@ def augmentation_metrics(
     whole, parts, removed = [], [], left_out(n, groups, seed) if groups else np.empty((0, 0), np.int64)
     for i in range(len(chosen)):
         x = states[:, :, i].double()
-        whole.append(reading_numbers(x, orders, asked, extra, temperature, delta))
-        parts.append([reading_numbers(*without(x, orders, out), asked, extra, temperature, delta) for out in removed])
+        whole.append(reading_numbers(x, orders, asked, temperature, delta))
+        parts.append([reading_numbers(*without(x, orders, out), asked, temperature, delta) for out in removed])
+        if theirs and "lidar" in asked:
+            y = theirs[0][:, :, i].double()
+            for row, z in ((whole[-1], y), *zip(parts[-1], (without(y, orders, o)[0] for o in removed), strict=True)):
+                row["lidar_skean2025"] = float(entropy.lidar(z.transpose(0, 1), delta, "skean2025"))
     data: dict[str, xr.Variable] = {}
     for name in whole[0]:
         values = np.array([row[name] for row in whole])
@@ -209,8 +221,7 @@ def without(x: torch.Tensor, orders: np.ndarray, out: np.ndarray) -> tuple[torch
 
 
 def reading_numbers(
-    x: torch.Tensor, orders: np.ndarray, metrics: Sequence[str], published: Sequence[str], temperature: float,
-    delta: float,
+    x: torch.Tensor, orders: np.ndarray, metrics: Sequence[str], temperature: float, delta: float
 ) -> dict[str, float]:  # fmt: skip
     """Return the numbers of one layer from readings (reading, prompt, channel) and pairings (draw, prompt)."""
     n, d = x.shape[1:]
@@ -223,8 +234,6 @@ def reading_numbers(
         each = x.transpose(0, 1)
         out["lidar"] = float(entropy.lidar(each, delta))
         out["lidar_share"] = out["lidar"] / min(n - 1, d)
-        for p in published:
-            out[f"lidar_{p}"] = float(entropy.lidar(each, delta, p))
     if "dime" in metrics:
         grams = [entropy.cosine_gram(v) for v in x]
         drawn = torch.from_numpy(orders).to(x.device)

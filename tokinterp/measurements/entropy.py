@@ -40,13 +40,14 @@ class MatrixEntropy(Measurement):
         whole trace of an uncentred Gram matrix, and the entropy then near 0 whatever the others do.
     centre, unit : bool
         Whether the mean of the prompt is subtracted, and then each row scaled to length 1, before ``prompt_entropy``.
-        The paper does neither.  Both, and ``exclude=()``, make ``prompt_effective_rank`` the eRank of Wei et al. 2024
-        (see `diff_erank`).
+        The paper says neither; the released code does both.  Both, and ``exclude=()``, make ``prompt_effective_rank``
+        the eRank of Wei et al. 2024 (see `diff_erank`).
     dataset : bool
         Whether to give the entropy of the prompts too, from a streamed d x d sum for each layer.
     published : sequence of str
-        ``"skean2025"`` adds ``prompt_entropy_skean2025``: the released code sets negative entries of the Gram matrix to
-        0 before the decomposition, which makes another matrix of it.  ``"skean2025_frobenius"``: its number for
+        ``"skean2025"`` adds ``prompt_entropy_skean2025``: the released code centres the rows, scales each to length 1
+        (whatever ``centre`` and ``unit`` say) and sets negative entries of the Gram matrix to 0 before the
+        decomposition, which makes another matrix of it.  ``"skean2025_frobenius"``: its number for
         order 2, from the Frobenius norm of the same matrix, too large by 2 log min(n, d).  ``"skean2025_length"``:
         its normalisation "length", which returns the number of tokens and no entropy.
     prompts : int, optional
@@ -125,7 +126,7 @@ class MatrixEntropy(Measurement):
 
     def _of_prompts(self, batch: Batch, layer: int, keep: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return (prompt, order) entropies of one layer."""
-        x = batch.points(layer).float().masked_fill(~keep[..., None], 0)
+        x = released = batch.points(layer).float().masked_fill(~keep[..., None], 0)
         number = keep.sum(1)
         if self.centre:
             x = (x - x.sum(1, keepdim=True) / number[:, None, None].clamp_min(1)).masked_fill(~keep[..., None], 0)
@@ -138,14 +139,14 @@ class MatrixEntropy(Measurement):
         out["share"] = out["entropy"] / torch.where(most > 1, most.log(), torch.nan)[:, None]
         out["rank"] = entropy.renyi(spectrum, 1.0).exp()
         if "skean2025" in self.published:
-            clamped = [entropy.clamped_spectrum(row[part]) for row, part in zip(x, keep, strict=True)]
+            clamped = [entropy.clamped_spectrum(row[part]) for row, part in zip(released, keep, strict=True)]
             out["skean2025"] = torch.stack(
                 [torch.stack([entropy.renyi(s, a) for a in self.alpha]) if len(s) else
                  torch.full((len(self.alpha),), torch.nan, dtype=torch.float64, device=x.device) for s in clamped]
             )  # fmt: skip
         if "skean2025_frobenius" in self.published:
             nan = torch.full((), torch.nan, dtype=torch.float64, device=x.device)
-            parts = [row[part] for row, part in zip(x, keep, strict=True)]
+            parts = [row[part] for row, part in zip(released, keep, strict=True)]
             out["skean2025_frobenius"] = torch.stack([entropy.frobenius_entropy(p) if len(p) else nan for p in parts])
         if "skean2025_length" in self.published:
             out["skean2025_length"] = number.double()
@@ -276,7 +277,8 @@ PROMPT = {
     "entropy": ("prompt_entropy", "matrix entropy of the tokens of a prompt", "nat", SKEAN),
     "share": ("prompt_entropy_share", "prompt entropy divided by log min(tokens, channels)", "1", SKEAN),
     "skean2025": (
-        "prompt_entropy_skean2025", "prompt entropy with negative Gram entries set to 0, as published", "nat", SKEAN,
+        "prompt_entropy_skean2025", "prompt entropy as published: centred unit rows, negative Gram entries set to 0",
+        "nat", SKEAN,
     ),
     "skean2025_frobenius": (
         "prompt_entropy_skean2025_frobenius", "order 2 as published, too large by 2 log min(tokens, channels)", "nat",

@@ -42,6 +42,9 @@ class PooledStates(Measurement):
     exclude : sequence of str
         Tokens left out: ``"special"`` ones, ``"massive"`` rows (found at the layer; not with ``"tokens"``, where the
         layers share their rows).
+    centred_unit : bool
+        Whether the rows of a prompt are taken about their mean and scaled to length 1 before their ``"mean"`` is, as in
+        the code of Skean et al. 2025.
     max_bytes : int
         Refuse to start if the result is larger.
 
@@ -64,11 +67,14 @@ class PooledStates(Measurement):
         pooling: str = "mean",
         classes: Sequence[str] | None = None,
         exclude: Sequence[str] = ("special",),
+        centred_unit: bool = False,
         max_bytes: int = 2**33,
     ) -> None:
         super().__init__()
         self.layers, self.pooling, self.classes = layers, pooling, classes
-        self.exclude, self.max_bytes = exclude, max_bytes
+        self.exclude, self.centred_unit, self.max_bytes = exclude, centred_unit, max_bytes
+        if centred_unit and pooling != "mean":
+            refuse("centred_unit", centred_unit, f"it goes with pooling='mean', not with {pooling!r}")
         if pooling == "tokens" and "massive" in self.exclude:
             refuse(
                 "exclude", exclude, "with pooling='tokens' rows would differ from layer to layer: leave 'massive' out"
@@ -122,6 +128,9 @@ class PooledStates(Measurement):
 
     def _pool(self, x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
         number = keep.sum(1)
+        if self.centred_unit:
+            x = x.double().masked_fill(~keep[..., None], 0)
+            x = torch.nn.functional.normalize(x - x.sum(1, keepdim=True) / number[:, None, None], dim=-1)
         if self.pooling == "mean":
             total = x.masked_fill(~keep[..., None], 0).sum(1, dtype=torch.float64)
             return (total / number[:, None]).float()
