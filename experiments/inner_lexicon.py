@@ -117,7 +117,7 @@ def run(
             f"{name}/split": ti.retrieve_words(one, single),
             f"{name}/canonicity": ti.canonicity(one, single),
             f"{name}/natural": ti.repeat_words(one, natural),
-            f"{name}/pieces": ti.measure(one, prompts, asked, progress=progress)
+            f"{name}/pieces": ti.measure(one, prompts[:16] if small else prompts, asked, progress=progress)
             .children["pieces"]
             .to_dataset(inherit=False),
         }

@@ -1,6 +1,7 @@
 """Records of experiments say what was run; kept stages belong to what they were made of; controls of removal."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def test_results_do_not_share_what_is_kept_beside_them():
     names = ["run.v1", "run.v2", "run.zarr", "other.zarr"]
     assert len({record.beside(n, "text.zarr") for n in names}) == len(names)
     assert record.beside(None, "text.zarr") is None
-    assert record.beside("runs/a.zarr", "shuffle:5.zarr").name == "a.shuffle_5.zarr"
+    assert record.beside("runs/a.zarr", "shuffle:5.zarr") == Path("runs/a.shuffle_5.zarr")
 
 
 def test_what_is_kept_belongs_to_its_texts_and_seed(prompts, tmp_path, monkeypatch):
