@@ -7,11 +7,12 @@ from functools import cache
 import pytest
 import torch
 import transformers as T
-from tiny import CONFIGS, VOCAB, byte_tokenizer, some_ids, some_prompts, tiny_lm
+from tiny import CONFIGS, VOCAB, byte_tokenizer, some_ids, some_prompts, tiny, tiny_lm
 from torch import nn
 
 import tokinterp as ti
 from tokinterp import edits as E
+from tokinterp import fillers
 from tokinterp.models.modules import vectors_of
 
 S = ti.Site
@@ -113,6 +114,21 @@ def test_hybrids_offer_attention_in_the_blocks_that_have_it(family, blocks, atte
         model.run(ids, [LAST], edits=[E.knock_out([5])])
     plain = model.run(ids, [LAST])[LAST]
     assert not torch.equal(model.run(ids, [LAST], edits=[E.knock_out([5], blocks=blocks)])[LAST][:, 6:], plain[:, 6:])
+
+
+@pytest.mark.parametrize(("family", "blocks"), [("minimax", [0, 2]), ("qwen3_next", [1])])
+def test_fillers_look_at_the_blocks_of_a_hybrid_that_have_weights(family, blocks, monkeypatch):
+    model, prompts = odd(family), some_prompts([12, 9], model=odd(family))
+    monkeypatch.setattr("tokinterp.fillers.separators.separators_of", lambda _: prompts.token_ids[[3, 6]].tolist())
+    cover = fillers.segment_coverage(model, prompts)
+    roles = fillers.massive_roles(model, prompts, {"first": "first"})
+    for ds, name in ((cover, "far_mass"), (roles, "norm_rank_correlation"), (roles, "update_variation")):
+        seen = ds[name].isnull()
+        others = [d for d in seen.dims if d != "block"]
+        assert ds["block"].values[~seen.all(others).values].tolist() == blocks
+        assert "no attention weights to look at" in ds.attrs["blocks_without_pattern"]
+    whole = fillers.massive_roles(tiny("llama"), some_prompts([12]), {"first": "first"})
+    assert "blocks_without_pattern" not in whole.attrs
 
 
 def test_a_block_with_more_heads_than_the_others_keeps_its_pattern_to_itself():

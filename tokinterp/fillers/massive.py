@@ -22,7 +22,7 @@ from ..settings import checked, count, mapping, several
 from ..text.prompts import Prompts
 from .items import Tokens
 from .policies import _losses, _mean, _noise
-from .results import finish, spearman
+from .results import finish, shown_blocks, spearman
 
 if TYPE_CHECKING:
     from ..capture import Batch
@@ -55,7 +55,8 @@ def massive_roles(
         ``norm_rank_correlation`` by prompt and block: Spearman's, of the norm of a token entering the block and the
         attention it receives, mean over heads (MA4). ``update_variation`` by prompt, block and head: how much what
         queries take from position 0 varies over queries, ||u_q - mean u|| / ||mean u|| as root mean square, from the
-        third query on (MA5); a constant update is a bias.
+        third query on (MA5); a constant update is a bias. Both are NaN in blocks of a hybrid that have no attention
+        weights (named in ``blocks_without_pattern``).
 
     Raises
     ------
@@ -68,6 +69,7 @@ def massive_roles(
         raise ValueError(f"the longest prompt has {max(prompts.lengths)} tokens: 4 or more are needed")
     packed = resolve(prompts, sets)
     n = model.info.n_layers
+    shown, note = shown_blocks(model)
     hits, counts = np.zeros((n + 1, len(sets))), np.zeros(len(sets))
     rank = np.full((len(prompts), n), np.nan)
     varies = np.full((len(prompts), n, model.info.n_heads), np.nan)
@@ -89,7 +91,7 @@ def massive_roles(
                 taken = value[0, :, 2:, 0].double()  # the value of position 0 is one vector, so its weights say all
                 varies[i, site.at] = (taken.std(-1, unbiased=False) / taken.mean(-1)).cpu().numpy()
 
-        sites = [*resid(range(n + 1)), *(Site("pattern", b) for b in range(n))]
+        sites = [*resid(range(n + 1)), *(Site("pattern", b) for b in shown)]
         with torch.no_grad():
             model.run(batch.ids, sites, mask=batch.mask, consume=look)
     with np.errstate(invalid="ignore"):
@@ -115,7 +117,7 @@ def massive_roles(
         "factor": factor,
         "questions": prompts.hash,
     }
-    return finish(xr.Dataset(data, coords), model, "massive_roles", settings)
+    return finish(xr.Dataset(data, coords), model, "massive_roles", settings).assign_attrs(note)
 
 
 CONTROL = ", ordinary rows"

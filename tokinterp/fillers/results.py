@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from ..capture import Site
 from ..dataset import variable
-from ..describe import digest
+from ..describe import digest, numbered
 from ..stamp import stamped
 
 if TYPE_CHECKING:
@@ -33,6 +34,21 @@ BOUNDS = variable("bound", np.array(["lower", "upper"]), "bound of the interval"
 def finish(ds: xr.Dataset, model: Model, kind: str, settings: Mapping[str, Any], seed: int = 0) -> xr.Dataset:
     """Give a dataset its provenance; ``kind`` is the name by which plots know it."""
     return stamped(ds, kind, model, digest(settings.get("questions", "")), settings, seed)
+
+
+def shown_blocks(model: Model) -> tuple[tuple[int, ...], dict[str, str]]:
+    """Return the blocks whose attention weights can be looked at, and what a result says of the others.
+
+    Raises
+    ------
+    ValueError
+        If there are none.
+    """
+    shown: tuple[int, ...] = getattr(model, "offered", {}).get("pattern") or tuple(range(model.info.n_layers))
+    model.check([Site("pattern", b) for b in shown])
+    if not (others := sorted({*range(model.info.n_layers)} - {*shown})):
+        return shown, {}
+    return shown, {"blocks_without_pattern": f"{numbered(others)}: no attention weights to look at there (NaN)"}
 
 
 def numbers(n: int) -> xr.Variable:

@@ -18,7 +18,7 @@ from ..settings import checked, count, positive
 from .answers import compare
 from .policies import SEP, Policy, _noise, keep_only, separators_of
 from .residual import held_out
-from .results import BOUNDS, finish, share_explained
+from .results import BOUNDS, finish, share_explained, shown_blocks
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -54,12 +54,13 @@ def segment_coverage(
     xarray.Dataset
         By prompt, block and head: ``far_mass``, mean attention out of reach; ``separator_share``, mean share of it
         that is on separators; ``chance``, mean share of separators among the keys out of reach, and ``enrichment``,
-        their ratio. The last three over ``n_queries``, those with keys and attention out of reach; NaN without any.
+        their ratio. The last three over ``n_queries``, those with keys and attention out of reach; NaN without any,
+        and in blocks of a hybrid that have no attention weights (named in ``blocks_without_pattern``).
 
     Raises
     ------
     ValueError
-        Without separators, or if no query has a key out of reach.
+        Without separators, if no query has a key out of reach, or no block has attention weights to look at.
 
     Examples
     --------
@@ -73,6 +74,7 @@ def segment_coverage(
         raise ValueError(f"initial={initial}, window={window}: initial is 0 or more, a window 1 or more")
     marks = torch.tensor(separators_of(prompts), dtype=torch.int64, device="cpu")
     n, heads = model.info.n_layers, model.info.n_heads
+    shown, note = shown_blocks(model)
     found = {k: np.full((len(prompts), n, heads), np.nan) for k in ("far_mass", "separator_share", "chance")}
     count = np.zeros((len(prompts), n, heads))
     for rows in prompts.batches(batch_tokens, model=model):
@@ -87,7 +89,7 @@ def segment_coverage(
             count[rows, site.at] = number.cpu().numpy()
 
         with torch.no_grad():
-            model.run(ids, [Site("pattern", b) for b in range(n)], mask=mask, consume=look)
+            model.run(ids, [Site("pattern", b) for b in shown], mask=mask, consume=look)
     if not count.any():
         raise ValueError("no query has a key out of reach: give longer texts of several segments, or a smaller window=")
     each = ("prompt", "block", "head")
@@ -107,7 +109,7 @@ def segment_coverage(
         **block_coords(range(n), model.info, "pattern"),
     }
     settings = {"window": window, "initial": initial, "questions": prompts.hash}
-    return finish(xr.Dataset(data, coords), model, "segment_coverage", settings)
+    return finish(xr.Dataset(data, coords), model, "segment_coverage", settings).assign_attrs(note)
 
 
 def out_of_reach(mark: torch.Tensor, mask: torch.Tensor, window: int | None, initial: int) -> torch.Tensor:
