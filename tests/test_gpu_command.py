@@ -143,6 +143,7 @@ def test_end_to_end_with_a_step_that_fails_and_one_that_hangs(tmp_path, capsys):
     assert all(records[k]["rows"] for k in steps)
     assert records["fails"]["status"] == records["hangs"]["status"] == "failed"
     assert records["fails"]["rows"] == {"before": {"seconds": 1.0}}
+    assert records["dots"]["rows"]["filler/seed-0"] == {"finished": True}
     assert "fails: FAILED: RuntimeError: CUDA error: made up" in said
     assert "hangs: FAILED: hung: stopped after 9 s" in said
     assert "tokinterp/loop.py" in said
