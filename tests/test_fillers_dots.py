@@ -92,6 +92,12 @@ def test_attention_refuses_other_prompts(lm):
     chain = ti.Prompts.from_ids(TASK.test_set("parallel", 3).sequences.ids.tolist(), model)
     with pytest.raises(ValueError, match="prompt 0 has no fillers"):
         ti.measure(model, chain, {"a": DotAttention(4, 2, 3)}, progress=False)
+    ids = TASK.test_set("filler", 3).sequences.ids.clone()
+    for prompt, place, word in ((2, 6, TASK.words.answer), (1, 4, TASK.words.filler), (1, 0, TASK.words.filler)):
+        mixed = ids.clone()
+        mixed[prompt, place] = word
+        with pytest.raises(ValueError, match=f"prompt {prompt} has no fillers"):
+            ti.measure(model, ti.Prompts.from_ids(mixed.tolist(), model), {"a": DotAttention(4, 2, 3)}, progress=False)
     with pytest.raises(ValueError, match="blocks=\\[7\\]"):
         ti.measure(model, filler_prompts(TASK, model, 2), {"a": DotAttention(4, 2, 3, blocks=[7])}, progress=False)
 

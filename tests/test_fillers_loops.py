@@ -101,6 +101,8 @@ def test_insertion_tests_are_those_of_loops(monkeypatch):
                 if above + below:
                     p_sign = stats.binomtest(int(above), int(above + below)).pvalue
                     assert float(one["sign_p"]) == pytest.approx(p_sign)
+                else:
+                    assert np.isnan(one["sign_p"])
                 helped = ((right[:, f, p, k] > 0) & (right[:, f, p, 0] == 0)).sum()
                 assert int(one["helped"]) == helped
     gain = (right - right[..., :1]).mean(0)
@@ -283,7 +285,7 @@ def massive():
 def test_ordinary_rows_are_as_many_and_none_massive_or_special(massive):
     model, prompts = massive
     chosen = []
-    for seed in range(6):
+    for seed in range(30):
         rows = [0, 1, 2]
         batch = ti.capture(model, prompts, rows, ti.resid([1]))
         hot = massive_rows(batch.resid(1), batch.mask)
@@ -529,3 +531,23 @@ def test_scores_of_a_network_are_those_of_a_loop():
     pairs = [(a > b) + 0.5 * (a == b) for a, x in zip(score, is_true, strict=True) if x
              for b, y in zip(score, is_true, strict=True) if not y]  # fmt: skip
     assert found.auc == pytest.approx(np.mean(pairs))
+
+
+# -- figures --------------------------------------------------------------------------------------------------
+def test_a_point_outside_of_its_interval_is_drawn_beside_it():
+    from tokinterp.plots.fillers import intervals
+    from tokinterp.plots.fillers_text import hidden_in_windows
+
+    said = {"long_name": "share", "units": "1"}
+    made = {
+        "gap_left": ("filler", [2.0, 0.5], said),
+        "gap_left_interval": (("bound", "filler"), [[0.1, 0.2], [1.0, 0.9]]),
+    }
+    ds = xr.Dataset(made, {"filler": ["dots", "words"], "bound": ["lower", "upper"]})
+    ax = intervals(ds, "gap_left", "filler")
+    bars = np.concatenate([c.get_segments() for c in ax.collections])
+    np.testing.assert_allclose(bars[:, :, 0], [[0.1, 1.0], [0.2, 0.9]])
+    assert any(2.0 in line.get_xdata() for line in ax.lines)
+    kl = xr.DataArray(np.array([[[0.0] * 99 + [500.0]]]), dims=("intervention", "policy", "prompt"), attrs=said)
+    coords = {"intervention": ["all blocks"], "policy": ["separators"]}
+    assert hidden_in_windows(xr.Dataset({"kl": kl}, coords)).collections
