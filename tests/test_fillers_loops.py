@@ -64,7 +64,7 @@ def made_insertion():
     """Twelve items, three kinds, two placements, four numbers of fillers, of which the results are made up."""
     rng = np.random.default_rng(0)
     shape = (12, 3, 2, 4)
-    logp = rng.normal(size=shape) + np.array([0, 0.4, 1.1, 2.0])
+    logp = 0.3 * rng.normal(size=shape) + np.array([0, 0.4, 1.5, 2.0])
     logp[:, 1] = logp[:, 1, :, :1] - np.array([0, 1, 2, 3])  # loses with every filler
     dims = ("prompt", "filler", "placement", "n_fillers")
     ds = xr.Dataset(

@@ -15,7 +15,7 @@ from ..capture import Site
 from ..dataset import variable
 from ..edits import Edit, knock_out, replace, zero
 from ..kernels.state import neutral
-from ..settings import checked, count, names
+from ..settings import checked, count, flag, names
 from . import match3
 from .network import as_model, parameters_hash
 from .probe import _untrained_like, finish
@@ -32,7 +32,7 @@ INTERVENTIONS = (
 SEED = 400
 
 
-@checked(interventions=names(*INTERVENTIONS), prompts=count(2), batch=count(1))
+@checked(interventions=names(*INTERVENTIONS), prompts=count(2), batch=count(1), blocks=flag, slots=flag)
 @neutral()
 def ablate_dots(
     trunks: Mapping[str, Any],
