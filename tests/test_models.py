@@ -428,3 +428,9 @@ def test_real_model_gives_its_own_loss(bundled):
 
 def test_every_family_of_the_tests_is_another_architecture():
     assert len({kind for kind, _ in CONFIGS.values()}) == len(CONFIGS) - 2  # NeoX and OPT come in two forms
+
+
+def test_the_bundled_model_by_name():
+    named = ti.load_model("bundled", device="cpu")
+    assert named.info == ti.load_model(device="cpu").info
+    assert ti.load_tokenizer("bundled")("The Nile")["input_ids"] == named.tokenizer("The Nile")["input_ids"]

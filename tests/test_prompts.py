@@ -1,6 +1,7 @@
 """Prompts: ids, offsets, token strings, limits, batches, files, and errors."""
 
 import bz2
+import copy
 import csv
 import gzip
 import hashlib
@@ -549,3 +550,14 @@ def test_what_a_tokenizer_returns_is_refused_with_the_way_out(bundled):
     with pytest.raises(ValueError, match="input_ids"):
         Prompts.from_ids({"input_ids": [[1, 2]]})
     assert len(Prompts.from_ids(tokens["input_ids"], bundled)) == 2
+
+
+def test_padding_is_no_text():
+    for side in ("right", "left"):
+        tok = copy.deepcopy(byte_tokenizer())
+        tok.padding_side = side
+        padded = tok(["the cat sat", "x"], padding=True)["input_ids"]
+        with pytest.raises(ValueError, match=r"prompt 1 begins or ends with the padding token 1 .* without padding"):
+            Prompts.from_ids(padded, tok)
+    tok.pad_token = tok.bos_token  # a token that is also something else may stand anywhere
+    assert Prompts.from_ids([[5, tok.bos_token_id]], tok).lengths == [2]

@@ -398,7 +398,7 @@ def load_named(name: str, **settings: Any) -> HookedLM:
     """Load a model by name, folder, or ``"bundled"``."""
     from .models import load_model
 
-    return load_model(None if name == BUNDLED else name, **settings)
+    return load_model(name, **settings)
 
 
 def make_prompts(texts: str, model: HookedLM | Any, **settings: Any) -> Prompts:

@@ -48,7 +48,8 @@ def load_model(
     Parameters
     ----------
     name_or_folder : str or Path, optional
-        Name on the Hugging Face hub or local folder; the bundled model when left out.
+        Name on the Hugging Face hub or local folder; the bundled model when left out or ``"bundled"`` (a folder of that
+        name is ``"./bundled"``).
     backend : {"hf", "transformer_lens", "nnsight"}
         Library whose object is kept as ``model.source``; the numbers are the same.
     revision : str, optional
@@ -92,9 +93,9 @@ def load_model(
         raise ValueError(f"unknown backend {backend!r}: the backends are {', '.join(BACKENDS)}")
     if backend != "hf":
         import_module(f".{backend}", __package__).library()  # a missing library is said before anything is loaded
-    bundled = name_or_folder is None
+    bundled = name_or_folder in (None, "bundled")
     lm, found, id, rev = load_hf(
-        bundled_folder() if name_or_folder is None else name_or_folder,
+        bundled_folder() if bundled or name_or_folder is None else name_or_folder,
         revision=revision, dtype=dtype, device=device, device_map=device_map,
         trust_remote_code=trust_remote_code, tokenizer=tokenizer,
     )  # fmt: skip

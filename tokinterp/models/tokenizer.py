@@ -21,7 +21,7 @@ def load_tokenizer(
     Parameters
     ----------
     name_or_folder : str or path, optional
-        Name on the hub or local folder; the bundled one by default.
+        Name on the hub or local folder; the bundled one by default, or ``"bundled"``.
     revision, trust_remote_code
         As for `load_model`.
 
@@ -35,7 +35,7 @@ def load_tokenizer(
     >>> load_tokenizer()("The Nile")["input_ids"][0]
     0
     """
-    name = bundled_folder() if name_or_folder is None else name_or_folder
+    name = bundled_folder() if name_or_folder is None or name_or_folder == "bundled" else name_or_folder
     folder = local_path(name, "model")
     if folder.is_dir():
         check_tokenizer(folder)

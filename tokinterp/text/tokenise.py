@@ -141,6 +141,7 @@ def check_ids(ids: Iterable[Any], source: Source, vocabulary: Vocabulary, bos: b
         refuse("ids", ids, "give its ids alone, without padding: tokens['input_ids']")
     if isinstance(ids, str | bytes | Mapping) or hasattr(ids, "columns") or not isinstance(ids, Iterable):
         refuse("ids", ids, "give a list with one list of token ids per prompt")
+    padding = _padding(source.tokenizer)
     for number, one in enumerate(ids):
         if isinstance(one, Mapping | UserDict):
             refuse("ids", one, f"prompt {number} is no list of ids: give [t['input_ids'] for t in ...]")
@@ -154,6 +155,11 @@ def check_ids(ids: Iterable[Any], source: Source, vocabulary: Vocabulary, bos: b
                 "least one token id per prompt"
             )
         check_vocabulary(array, f"prompt {number}", source, vocabulary)
+        if padding is not None and padding in (array[0], array[-1]):
+            raise ValueError(
+                f"prompt {number} begins or ends with the padding token {padding} of {source.name}: give ids without "
+                "padding (those where attention_mask is 1)"
+            )
         if bos and array[0] != vocabulary.bos:
             array = np.append(np.int64(vocabulary.bos or 0), array)
         if source.max_tokens and len(array) > source.max_tokens:
@@ -165,6 +171,13 @@ def check_ids(ids: Iterable[Any], source: Source, vocabulary: Vocabulary, bos: b
     if not out:
         raise ValueError("the list of prompts is empty: give at least one list of token ids")
     return out
+
+
+def _padding(tokenizer: Any) -> int | None:
+    """Return the id of a token that does nothing but pad, if there is one."""
+    pad = getattr(tokenizer, "pad_token_id", None)
+    others = (getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "unk", "sep", "cls", "mask"))
+    return None if pad in (None, *others) else int(pad)
 
 
 def check_vocabulary(ids: np.ndarray, where: str, source: Source, vocabulary: Vocabulary) -> None:
