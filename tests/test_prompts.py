@@ -290,7 +290,7 @@ def test_model_limits():
         (lambda t: Prompts.from_texts(["a"], SimpleNamespace(info=model(t).info, tokenizer=None)), "tiny has no token"),
         (lambda t: Prompts.from_texts(["zzz"], model(t, d_vocab=20)), r"text 0 has token id \d+.*tiny has ids 0 to 19"),
         (lambda t: Prompts.from_ids([], t), "list of prompts is empty"),
-        (lambda t: Prompts.from_ids([[1], []], t), r"prompt 1 has shape \(0,\)"),
+        (lambda t: Prompts.from_ids([[3], []], t), r"prompt 1 has shape \(0,\)"),
         (lambda t: Prompts.from_ids([[1.5]], t), "float64"),
         (lambda t: Prompts.from_ids([[1], [2, 9999]], t), r"prompt 1 has token id 9999 at position 1.*0 to \d+"),
         (lambda t: Prompts.from_ids([[-1]], t), "prompt 0 has token id -1"),
