@@ -292,7 +292,7 @@ def test_model_limits():
         (lambda t: Prompts.from_ids([], t), "list of prompts is empty"),
         (lambda t: Prompts.from_ids([[3], []], t), r"prompt 1 has shape \(0,\)"),
         (lambda t: Prompts.from_ids([[1.5]], t), "float64"),
-        (lambda t: Prompts.from_ids([[1], [2, 9999]], t), r"prompt 1 has token id 9999 at position 1.*0 to \d+"),
+        (lambda t: Prompts.from_ids([[3], [2, 9999]], t), r"prompt 1 has token id 9999 at position 1.*0 to \d+"),
         (lambda t: Prompts.from_ids([[-1]], t), "prompt 0 has token id -1"),
         (lambda t: Prompts.from_ids([[3] * 51], model(t, 50)), "prompt 0 has 51 tokens.*tiny, 50"),
         (lambda t: Prompts.from_ids([[3]], bos=True), "no BOS token"),

@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import subprocess
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 
 import tokinterp as ti
 from tokinterp import cli, cli_erasure, received
-from tokinterp.checkpoint import read_progress
+from tokinterp.checkpoint import FORMAT, Progress, _checksum, read_progress
 from tokinterp.models.bundled import bundled_folder
 from tokinterp.text import Prompts
 
@@ -168,6 +169,12 @@ def test_netcdf_that_leads_elsewhere_is_refused(tmp_path, change, message):
         ti.read(netcdf(change)(tmp_path))
 
 
+def write_record(share, **changes):
+    """Write a record with a right checksum that somebody made."""
+    record = asdict(replace(Progress(), **changes))
+    (share / "progress.json").write_text(json.dumps({**record, "checksum": _checksum(record)}))
+
+
 @pytest.mark.parametrize("name", ["../victim", "/tmp/victim", "a/b", "..", "", "a\\b", "C:x", 3])
 def test_an_unfinished_run_names_files_of_its_own_folder_only(tmp_path, name):
     share = tmp_path / "run.zarr.partial" / "share-0-of-1"
@@ -175,8 +182,8 @@ def test_an_unfinished_run_names_files_of_its_own_folder_only(tmp_path, name):
     for key, value in (("sums", name), ("rows", [name])):
         if key == "sums" and name == "":
             continue  # none yet
-        (share / "progress.json").write_text(json.dumps({key: value}))
-        with pytest.raises(ValueError, match=r"progress.json is damaged .*not the name of a file in it"):
+        write_record(share, **{key: value})
+        with pytest.raises(ValueError, match=r"not the name of a file in it"):
             read_progress(share)
 
 
@@ -189,9 +196,10 @@ def test_a_file_named_by_an_unfinished_run_is_not_deleted(tmp_path, bundled):
     asked = {"norms": ti.TokenNorms(tokens=0)}
     share = tmp_path / "run.zarr.partial" / "share-0-of-1"
     share.mkdir(parents=True)
-    (share.parent / "run.json").write_text(json.dumps(run_facts(bundled, prompts, asked, ())))
-    (share / "progress.json").write_text(json.dumps({"batch_tokens": 100, "sums": str(victim)}))
-    with pytest.raises(ValueError, match=r"progress.json is damaged"):
+    facts = {**run_facts(bundled, prompts, asked, ()), "format": FORMAT, "shares": 1}
+    (share.parent / "run.json").write_text(json.dumps(facts))
+    write_record(share, batch_tokens=100, sums=str(victim))
+    with pytest.raises(ValueError, match=r"not the name of a file in it"):
         ti.measure(bundled, prompts, asked, store=tmp_path / "run.zarr", progress=False)
     assert victim.exists()
 

@@ -135,7 +135,7 @@ def test_characters_in_several_tokens_stay_whole():
 
 @pytest.mark.parametrize("level", [-1, 1.5, "2", True])
 def test_levels_that_are_none(level):
-    with pytest.raises(ValueError, match=f"level = {level!r}"):
+    with pytest.raises(ValueError, match=f"level={level!r}: give a whole number"):
         shuffle_blocks(numbered([4]), level)
 
 

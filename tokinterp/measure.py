@@ -278,7 +278,7 @@ def _result(
             ids = np.unique(ds["top_id"].values)
             strings = v("vocab", np.array(prompts.vocabulary.strings(ids), dtype=object), "token as a string", "1")
             ds = ds.assign_coords(vocab=v("vocab", ids, "token id", "1"), vocab_text=strings)
-        notes = model.notes(m.sites(model.info)) if hasattr(model, "notes") else {}
+        notes = getattr(model, "notes", lambda _: {})(m.sites(model.info))
         own = {**notes, **ds.attrs}
         ds.attrs = {**dataset.provenance(model.info, prompts, m.settings(), mark, seeds[name], edits), **own}
         ds.attrs["measurement"] = type(m).__name__

@@ -200,7 +200,7 @@ def _hook(hook: Any) -> Any:
 
 def fixed_ids(size: int, longest: int, device: Any = None) -> torch.Tensor:
     """Return (3, position) ids, always the same, on which models are compared: mixed, periodic, all the same."""
-    n = torch.arange(min(48, longest), device=device)
+    n = torch.arange(min(48, longest), dtype=torch.int64, device=device)
     return torch.stack([n * 7919 + 11, n % 5 + 3, torch.full_like(n, 7)]) % size
 
 
@@ -208,7 +208,7 @@ def fixed_logits(logits: torch.Tensor) -> list[float | str]:
     """Return some of the logits (3, position, d_vocab) of fixed ids, and their spread, rounded to 6 digits."""
     n, size = logits.shape[1:]
     places = sorted({n // 3, n - 1})
-    some = torch.arange(8, device=logits.device) * (size // 8 or 1) % size
+    some = torch.arange(8, dtype=torch.int64, device=logits.device) * (size // 8 or 1) % size
     values = logits[:, places][..., some].double().reshape(-1)
     spread = logits[:, places].double().std(-1).reshape(-1)
     return [float(f"{v:.6g}") if abs(v) < float("inf") else str(v) for v in torch.cat([values, spread]).tolist()]

@@ -210,7 +210,9 @@ def size_of(module: nn.Module) -> tuple[torch.dtype | None, torch.device, int]:
     weight: Any = getattr(module, "weight", None)
     weight = weight() if callable(weight) and not isinstance(weight, torch.Tensor) else weight  # torch.ao
     if not isinstance(weight, torch.Tensor):
-        weight = next(iter([*module.parameters(), *module.buffers()]), torch.empty(0, 0))
+        weight = next(
+            iter([*module.parameters(), *module.buffers()]), torch.empty(0, 0, dtype=torch.float32, device="cpu")
+        )
     plain = weight.is_floating_point() and not weight.is_quantized and weight.element_size() > 1
     columns = getattr(module, "in_features", None) or getattr(module, "embedding_dim", None) or weight.shape[-1]
     return weight.dtype if plain else None, weight.device, int(columns)

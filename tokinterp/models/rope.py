@@ -29,8 +29,8 @@ def check_lengths(steps: tuple[int, ...], longest: torch.Tensor, width: int) -> 
     """Raise ValueError if prompts of these lengths, run in a batch so wide, lie on both sides of a step."""
     if not steps:
         return
-    edges = torch.tensor(steps, device=longest.device)
-    sides, own = torch.bucketize(longest, edges), int(torch.bucketize(torch.tensor(width), edges.cpu()))
+    edges = torch.tensor(steps, dtype=torch.int64, device=longest.device)
+    sides, own = torch.bucketize(longest, edges), sum(step < width for step in steps)
     if bool((sides != own).any()):
         other = int(longest[(sides != own).nonzero()[0, 0]])
         raise ValueError(
