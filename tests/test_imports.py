@@ -100,6 +100,9 @@ def test_import_rules(path):
             assert folder == "plots", f"{name} is for plots/ and figures/"
         if folder == "plots":
             assert library != "torch", "plots never import torch"
+        if folder == "stats":
+            assert library != "tokinterp" or name.startswith("tokinterp.stats"), f"statistics import {name}"
+            assert library != "torch", "statistics are of arrays"
         if folder == "kernels":
             assert library != "tokinterp" or name.startswith("tokinterp.kernels"), f"a kernel imports {name}"
         if library == "tokinterp" and folder not in ("cli.py", "report.py", "plots"):

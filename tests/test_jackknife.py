@@ -6,15 +6,9 @@ import torch
 from scipy import stats
 
 import tokinterp as ti
-from tokinterp.jackknife import jackknife_error, jackknife_interval, left_out, student
 from tokinterp.kernels import entropy
 from tokinterp.measurements.augmentation import reading_numbers, without
-
-
-@pytest.mark.parametrize("freedom", [1, 2, 3, 10, 19, 400])
-@pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
-def test_student(freedom, level):
-    assert student((1 + level) / 2, freedom) == pytest.approx(stats.t.ppf((1 + level) / 2, freedom), rel=1e-5)
+from tokinterp.stats.jackknife import jackknife_error, jackknife_interval, left_out
 
 
 @pytest.mark.parametrize("n", [2, 19, 20, 21, 39, 45, 400])
@@ -33,6 +27,24 @@ def test_each_prompt_alone_gives_the_textbook_error_of_a_mean():
     low, high = jackknife_interval(x.mean(0), parts, 1, 30)
     found = stats.t.interval(0.95, 29, x.mean(0), x.std(0, ddof=1) / 30**0.5)
     np.testing.assert_allclose((low, high), found, rtol=1e-5)
+
+
+def test_no_interval_of_two_groups():
+    parts = np.array([[1.0, 2.0], [3.0, 4.0], [2.0, 2.0]])
+    assert np.isnan(jackknife_interval(parts.mean(0), parts[:2], 1, 2)).all()
+    assert np.isfinite(jackknife_interval(parts.mean(0), parts, 1, 3)).all()
+
+
+def test_the_interval_covers():
+    rng, n = np.random.default_rng(0), 23
+    for make, middle, least in (
+        (rng.standard_normal, 0.0, 0.94),
+        (lambda s: rng.lognormal(0, 0.5, s), np.exp(1 / 8), 0.9),
+    ):
+        x, out = make((n, 4000)), left_out(n, 10)
+        parts = np.array([np.delete(x, o, 0).mean(0) for o in out])
+        low, high = jackknife_interval(x.mean(0), parts, out.shape[1], n)
+        assert least < ((low <= middle) & (middle <= high)).mean() < 0.975
 
 
 def test_groups_that_leave_a_remainder_give_its_variance_on_average():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from .dataset import digests, kind, numbers_version, own_attributes, provenance
+from .dataset import digests, kind, numbers_version, own_attributes, provenance, with_documents
 from .describe import describe, hash_json
 from .models.base import ModelInfo, current
 
@@ -53,6 +53,7 @@ def stamped(
     The values are part of the fingerprint too: two results with one fingerprint are equal.
     """
     info = model if isinstance(model, ModelInfo) else current(model)
+    ds = ds if isinstance(prompts, str) else with_documents(ds, prompts)
     described = describe(dict(settings))
     mark = prompts if isinstance(prompts, str) else prompts.hash
     attention = getattr(model, "passes", {}).get("attention", "")

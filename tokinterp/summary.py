@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
-from .dataset import own_attributes, variable
+from .dataset import groups_of, own_attributes, variable
 from .kernels.state import neutral
 from .settings import anything, checked
 from .stamp import derived, mark_of
+from .stats.resample import LEAST, mean_sums, ratio, ratio_interval
 
 
 @checked(results=anything)
@@ -74,24 +75,27 @@ def summary(
 ) -> xr.Dataset:
     """Return mean, bootstrap interval and count of every numeric variable over a dimension.
 
-    Whole prompts are drawn with replacement, so that the interval covers the spread between prompts; NaN is left out.
+    Whole documents are drawn with replacement, where the prompts are windows of documents; else whole prompts.  So the
+    interval covers the spread between independent texts.  NaN is left out.
 
     Parameters
     ----------
     ds : xarray.Dataset
         Variables without ``dim`` are dropped.
     dim : str
-        What is drawn.
+        What the mean is over.  Drawn are its values, or the documents (for tokens: the prompts) they belong to.
     level : float
-        Share of the bootstrap means inside the interval.
+        Chance that the interval holds the mean of further such texts.
     n_boot, seed : int
-        Number of draws and their seed.
+        Least number of draws and their seed.
 
     Returns
     -------
     xarray.Dataset
-        For each variable ``x``: ``x`` (mean), ``x_interval`` with a ``bound`` dimension (lower, upper; percentile
-        bootstrap) and ``x_count`` (values that are not NaN).
+        For each variable ``x``: ``x`` (mean), ``x_interval`` with a ``bound`` dimension (lower, upper; expanded
+        percentiles, see `tokinterp.stats.resample`; NaN where fewer than 3 documents have a value), ``x_count`` (values
+        that are not NaN); where documents are drawn, ``x_groups`` (documents with a value).  The attributes ``n_groups``
+        and ``groups`` say how many were drawn of what.
 
     Raises
     ------
@@ -107,55 +111,28 @@ def summary(
     """
     if dim not in ds.dims:
         raise ValueError(f"no dimension {dim!r} to summarise over: there are {', '.join(map(str, ds.dims))}")
-    if n_boot < 1:
-        raise ValueError(f"n_boot={n_boot}: at least one draw is needed")
-    if not 0 < level < 1:
-        raise ValueError(f"level {level} is not between 0 and 1")
     n = ds.sizes[dim]
     if n == 0:
         raise ValueError(f"dimension {dim!r} is empty: there is nothing to summarise")
-    tail = (1 - level) / 2
+    groups, kind = groups_of(ds, dim)
     out: dict[str, xr.Variable] = {}
     for name, v in ds.data_vars.items():
         if dim not in v.dims or v.dtype.kind not in "fiub":
             continue
         v = v.transpose(dim, ...)
-        flat = v.values.reshape(n, -1).astype(np.float64)
-        ok = np.isfinite(flat)
-        filled = np.where(ok, flat, 0.0)
-        count = ok.sum(0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            mean = filled.sum(0) / count
-            boot = _bootstrap(filled, ok, n_boot, seed, [tail, 1 - tail])
-        dims, shape = tuple(map(str, v.dims[1:])), v.shape[1:]
+        above, below = mean_sums(v.values, groups)
+        mean = ratio(above.sum(0), below.sum(0))
+        boot = ratio_interval(above, below, level=level, n_boot=n_boot, seed=seed)
+        dims = tuple(map(str, v.dims[1:]))
         label, units = v.attrs.get("long_name", name), v.attrs.get("units", "1")
-        out[str(name)] = variable(dims, mean.reshape(shape), f"mean {label}", units, v.attrs.get("references"))
-        out[f"{name}_interval"] = variable(
-            ("bound", *dims),
-            boot.reshape(2, *shape),
-            f"{level:.0%} bootstrap interval of the mean {label} over {dim}s",
-            units,
-        )
-        out[f"{name}_count"] = variable(dims, count.reshape(shape), f"number of {dim}s with a value", "1")
+        out[str(name)] = variable(dims, mean, f"mean {label}", units, v.attrs.get("references"))
+        what = f"{level:.0%} bootstrap interval of the mean {label} over {kind}, NaN for fewer than {LEAST}"
+        out[f"{name}_interval"] = variable(("bound", *dims), boot, what, units)
+        out[f"{name}_count"] = variable(dims, below.sum(0).astype(int), f"number of {dim}s with a value", "1")
+        if kind != f"{dim}s":
+            out[f"{name}_groups"] = variable(dims, (below > 0).sum(0), f"number of {kind} with a value", "1")
     coords = {c: x for c, x in ds.coords.items() if dim not in x.dims}
     bound = variable("bound", np.array(["lower", "upper"]), "bound of the interval", "1")
     settings = {"dim": dim, "level": level, "n_boot": n_boot}
-    return derived(xr.Dataset(out, coords={**coords, "bound": bound}), "summary", [ds], settings, seed, same_kind=True)
-
-
-def _bootstrap(filled: np.ndarray, ok: np.ndarray, n_boot: int, seed: int, tails: list[float]) -> np.ndarray:
-    """Return (bound, column) quantiles of the means of rows drawn with replacement, in bounded memory."""
-    n, columns = filled.shape
-    out = np.full((len(tails), columns), np.nan)
-    rows, step = max(1, 4_000_000 // n), max(1, 4_000_000 // n_boot)
-    for a in range(0, columns, step):
-        part, present = filled[:, a : a + step], ok[:, a : a + step].astype(np.float64)
-        rng = np.random.default_rng(seed)
-        means = np.empty((n_boot, part.shape[1]))
-        for b in range(0, n_boot, rows):
-            draws = rng.multinomial(n, np.full(n, 1 / n), size=min(rows, n_boot - b)).astype(np.float64)
-            means[b : b + rows] = (draws @ part) / (draws @ present)
-        some = ~np.isnan(means).all(0)
-        if some.any():
-            out[:, a : a + step][:, some] = np.nanquantile(means[:, some], tails, axis=0)
-    return out
+    attrs = {"n_groups": len(np.unique(groups)), "groups": kind}
+    return derived(xr.Dataset(out, {**coords, "bound": bound}, attrs), "summary", [ds], settings, seed, same_kind=True)

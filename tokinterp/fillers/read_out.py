@@ -10,9 +10,9 @@ import torch
 import xarray as xr
 
 from ..dataset import layer_coords, variable
-from ..jackknife import jackknife_interval, left_out
 from ..kernels.state import neutral
 from ..settings import checked, count, one_of
+from ..stats.jackknife import jackknife_interval, left_out
 from .answers import entropy
 from .insertion import _bundled, _short
 from .items import PLACEMENTS, _pair, build_items

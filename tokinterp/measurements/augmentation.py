@@ -11,12 +11,13 @@ import torch
 import xarray as xr
 
 from ..dataset import check, layer_coords, variable
-from ..jackknife import jackknife_interval, left_out, student
 from ..kernels import entropy
 from ..kernels import similarity as sim
 from ..kernels.state import neutral
 from ..settings import checked, count, level, names, one_of, positive
 from ..stamp import stamped
+from ..stats.jackknife import jackknife_interval, left_out
+from ..stats.resample import check_level
 from ..text.augment import augment_prompts
 from ..text.prompts import Prompts
 from .base import choose_layers
@@ -115,8 +116,8 @@ def augmentation_metrics(
     -----
     All three grow with the number of prompts: compare layers and models on the same ones.
 
-    The intervals are jackknife ones (`tokinterp.jackknife`), for the expected value at as many prompts.  A bootstrap
-    would be wrong: a prompt drawn twice is its own negative for InfoNCE, a row that adds no direction for LiDAR and no
+    The intervals are jackknife ones (`tokinterp.stats.jackknife`), for the expected value at as many prompts.  A
+    bootstrap would be wrong: a prompt drawn twice is its own negative for InfoNCE, a row that adds no direction for LiDAR and no
     entropy for DiME, and draws with replacement hold only 63 % of the prompts, so that all three leave the measured
     value behind.  Left out are prompts with all their readings; DiME keeps its pairings, each prompt left out being
     replaced by its own partner.
@@ -143,7 +144,7 @@ def augmentation_metrics(
         raise ValueError(f"pooling={pooling!r}: choose mean or last")
     if groups == 1 or groups < 0:
         raise ValueError(f"groups={groups}: at least two are left out in turn; 0 for no intervals")
-    student((1 + level) / 2, 1)  # says what is wrong with the level
+    check_level(level)
     chosen = choose_layers(layers, model.info)
     if not isinstance(prompts, Prompts):
         prompts = Prompts.from_texts(prompts, model)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .resample import LEAST, check_level
+
 
 def left_out(n: int, groups: int = 20, seed: int = 0) -> np.ndarray:
     """Return (group, removed) disjoint random groups of equal size, to be left out in turn.
@@ -74,34 +76,18 @@ def jackknife_interval(
 ) -> np.ndarray:
     """Return (bound, ...) the value of all units, less and more by Student's t (groups - 1) times the standard error.
 
-    It covers the expected value of the statistic at as many units, not its limit for infinitely many.
+    It covers the expected value of the statistic at as many units, not its limit for infinitely many.  NaN for fewer
+    than 3 groups.
 
     Raises
     ------
     ValueError
         If the level is not between 0 and 1.
     """
-    half = student((1 + level) / 2, len(parts) - 1) * jackknife_error(parts, removed, n)
+    from scipy import special
+
+    check_level(level)
+    if len(parts) < LEAST:
+        return np.full((2, *np.shape(whole)), np.nan)
+    half = special.stdtrit(len(parts) - 1, (1 + level) / 2) * jackknife_error(parts, removed, n)
     return np.stack([whole - half, whole + half])
-
-
-def student(share: float, freedom: int) -> float:
-    """Return the quantile of Student's t distribution, to six digits.
-
-    Raises
-    ------
-    ValueError
-        If the share is not between 1/2 and 1, or there is no degree of freedom.
-
-    Examples
-    --------
-    >>> round(student(0.975, 19), 4)
-    2.093
-    """
-    if not 0.5 < share < 1 or freedom < 1:
-        raise ValueError(f"quantile {share} of {freedom} degrees of freedom: give a level between 0 and 1")
-    # With t = sqrt(freedom) tan(angle) the density is cos(angle)^(freedom - 1).
-    angle = np.linspace(0, np.pi / 2, 200_001)
-    density = np.cos(angle) ** (freedom - 1)
-    below = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
-    return float(freedom**0.5 * np.tan(np.interp((2 * share - 1) * below[-1], below, angle)))
