@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import tokinterp as ti
+from tokinterp.dataset import groups_of, with_documents
 from tokinterp.stats import resample as r
 from tokinterp.stats.jackknife import jackknife_interval, left_out
 
@@ -178,3 +180,37 @@ def test_the_jackknife_covers_ratios():
         low, high = jackknife_interval(total.sum() / size.sum(), parts, out.shape[1], n)
         hits.append(low <= np.exp(1 / 8) <= high)
     assert 0.9 < np.mean(hits) < 0.98
+
+
+def test_a_summary_of_windows_draws_documents():
+    model = ti.load_model()
+    texts = [t.text for t in ti.bundled_texts("story")[:4]]
+    prompts = ti.Prompts.from_texts(texts, model, max_tokens=40, on_long="window")
+    assert len(prompts) > 8
+    run = ti.measure(model, prompts, {"lens": ti.LogitLens(layers=[8], top=0)}, progress=False)
+    ds = run["lens"].to_dataset()
+    assert ds["document"].values.tolist() == prompts.documents.tolist()
+    assert ds["token_document"].values.tolist() == prompts.documents[ds["token_prompt"].values].tolist()
+    found = ti.summary(ds[["cross_entropy"]])
+    assert (found.attrs["n_groups"], found.attrs["groups"]) == (4, "documents")
+    assert (found["cross_entropy_groups"] == 4).all()
+    assert (found["cross_entropy_count"] == len(prompts)).all()
+    values = ds["cross_entropy"].values[:, 0, 0] if ds["cross_entropy"].dims[0] == "prompt" else None
+    expected = r.mean_interval(values, prompts.documents)
+    np.testing.assert_allclose(found["cross_entropy_interval"].isel(layer=0, variant=0), expected)
+    two = ti.summary(ds[["cross_entropy"]].isel(prompt=np.flatnonzero(prompts.documents < 2)))
+    assert np.isnan(two["cross_entropy_interval"]).all()
+    assert "NaN for fewer than 3" in two["cross_entropy_interval"].attrs["long_name"]
+    assert groups_of(ds, "token")[1] == "documents"
+    apart = ti.Prompts.from_texts(texts, model, max_tokens=40)
+    assert with_documents(ds.drop_vars(["document", "token_document"]), apart).coords.keys().isdisjoint({"document"})
+
+
+def test_a_summary_of_one_value_is_not_certain():
+    import xarray as xr
+
+    ds = xr.Dataset({"x": (("prompt", "layer"), [[3.0, 1.0], [np.nan, 2.0], [np.nan, 5.0], [np.nan, 5.0]])})
+    low, high = ti.summary(ds)["x_interval"].values
+    assert np.isnan([low[0], high[0]]).all()
+    assert low[1] < 3.25 < high[1]
+    assert ti.summary(ds).attrs["groups"] == "prompts"

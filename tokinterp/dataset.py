@@ -142,11 +142,13 @@ def with_documents(ds: xr.Dataset, prompts: Prompts) -> xr.Dataset:
     """
     if len(np.unique(prompts.documents)) == len(prompts):
         return ds
-    for name, numbers in (("document", "prompt"), ("token_document", "token_prompt"), ("token_document", "prompt")):
-        dims = ds[numbers].dims if numbers in ds.coords else ()
-        if len(dims) == 1 and dims == (("prompt",) if name == "document" else ("token",)) and name not in ds.coords:
+    for name, dim, numbers in (
+        ("document", "prompt", "prompt"),
+        ("token_document", "token", "token_prompt"), ("token_document", "token", "prompt"),
+    ):  # fmt: skip
+        if name not in ds.coords and numbers in ds.coords and ds[numbers].dims == (dim,):
             here = prompts.documents[ds[numbers].values]
-            ds = ds.assign_coords({name: variable(dims, here, "number of the document in the input", "1")})
+            ds = ds.assign_coords({name: variable(dim, here, "number of the document in the input", "1")})
     return ds
 
 

@@ -94,8 +94,8 @@ def summary(
     xarray.Dataset
         For each variable ``x``: ``x`` (mean), ``x_interval`` with a ``bound`` dimension (lower, upper; expanded
         percentiles, see `tokinterp.stats.resample`; NaN where fewer than 3 documents have a value), ``x_count`` (values
-        that are not NaN); where documents are drawn, ``x_groups`` (documents with a value).  The attributes ``n_groups``
-        and ``groups`` say how many were drawn of what.
+        that are not NaN); where documents are drawn, ``x_groups`` (documents with a value).  The attributes
+        ``n_groups`` and ``groups`` say how many were drawn of what.
 
     Raises
     ------
