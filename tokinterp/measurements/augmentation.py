@@ -119,8 +119,8 @@ def augmentation_metrics(
     The intervals are jackknife ones (`tokinterp.stats.jackknife`), for the expected value at as many prompts.  A
     bootstrap would be wrong: a prompt drawn twice is its own negative for InfoNCE, a row that adds no direction for
     LiDAR and no entropy for DiME, and draws with replacement hold only 63 % of the prompts, so that all three leave the
-    measured value behind.  Left out are prompts with all their readings; DiME keeps its pairings, each prompt left out being
-    replaced by its own partner.
+    measured value behind.  Left out are prompts with all their readings; DiME keeps its pairings, each prompt left out
+    being replaced by its own partner.
 
     Examples
     --------
