@@ -151,7 +151,9 @@ def test_profile_of_real_spans(bundled):
         assert int(out["n_tokens"].sel(subset=t)) == len(values)
         assert float(out["mean"].sel(subset=t)) == pytest.approx(np.mean(values), rel=1e-6)
         low, high = out["mean_interval"].sel(subset=t).values
-        assert low <= np.mean(values) <= high
+        n = int(out["n_documents"].sel(subset=t))
+        assert n == len(np.unique(here.prompt[here.type == t]))
+        assert (low <= np.mean(values) <= high) if n >= 3 else np.isnan([low, high]).all()
 
 
 def test_labels_of_spans_reach_all_tokens_of_a_word():
@@ -173,3 +175,32 @@ def test_labels_of_spans_reach_all_tokens_of_a_word():
         assert (here == "W").sum() > (np.isin(strings, ["river"])).sum()
     with pytest.raises(ValueError, match="of kind 'tag'"):
         span_labels(words.align(prompts), prompts, kind="tag")
+
+
+def test_windows_of_one_document_are_one_group(bundled):
+    prompts = ti.Prompts.from_texts([t.text for t in ti.bundled_texts("story")[:4]], bundled, max_tokens=40,
+                                    on_long="window", progress=False)  # fmt: skip
+    run = ti.measure(bundled, prompts, {"n": ti.TokenNorms(layers=[2, 5])}, progress=False)["n"].to_dataset()
+    labels = np.where(np.arange(prompts.n_tokens) % 2, "odd", "even")
+    out = class_profile(run, "norm", labels, prompts, n_boot=100)
+    assert out.attrs["n_groups"] == 4
+    assert (out["n_documents"] == 4).all()
+    assert (out["n_prompts"] == 64).all(), "whose tokens are kept"
+    two = run.isel(token=np.flatnonzero(run["token_document"].values < 2))
+    assert np.isnan(class_profile(two, "norm", labels, prompts, n_boot=100)["mean_interval"]).all()
+    found = token_correlation(run["norm"], run["norm"].sel(layer=5) ** 2, n_boot=100)
+    assert (int(found["n_groups"]), int(found["n_prompts"])) == (4, 64)
+    assert found["n_groups"].attrs["long_name"].startswith("documents")
+    few = token_correlation(two["norm"], two["norm"].sel(layer=5) ** 2, n_boot=100)
+    assert np.isnan(few["pearson_interval"]).all()
+    assert np.isfinite(few["pearson"]).all()
+
+
+def test_least_counts_values():
+    place = {"token_prompt": ("token", np.repeat(np.arange(4), 10)), "position": ("token", np.tile(np.arange(10), 4))}
+    values = np.arange(40.0)
+    labels = np.where(np.arange(40) % 2, "odd", "even")
+    values[:30][labels[:30] == "odd"] = np.nan
+    ds = xr.Dataset({"x": ("token", values)}, place)
+    prompts = ti.Prompts.from_ids([list(range(5, 15))] * 4)
+    assert class_profile(ds, "x", labels, prompts, least=6)["subset"].values.tolist() == ["even"]

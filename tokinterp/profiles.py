@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import comb
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +12,8 @@ from .dataset import variable
 from .kernels.state import neutral
 from .settings import anything, checked, count, several, string
 from .stamp import derived
+from .stats.resample import resample
+from .stats.tests import binomial, ranks
 from .text.classes import TokenClasses
 
 if TYPE_CHECKING:
@@ -108,9 +109,9 @@ def class_profile(
         Classes whose tokens take no part, not even among "all other tokens". BOS, an attention sink, is so far from
         every other token that with it no other difference can be seen.
     least : int
-        Classes with fewer values are left out.
+        Classes with fewer tokens that have a value are left out.
     level, n_boot, seed
-        Of the intervals: whole prompts are drawn with replacement, because tokens of one prompt are not independent.
+        Of the intervals: whole documents are drawn with replacement, because tokens of one text are not independent.
 
     Returns
     -------
@@ -118,7 +119,8 @@ def class_profile(
         Along ``subset`` (the classes, most tokens first): ``mean``, ``effect`` (mean minus that of all other tokens,
         over the pooled standard deviation of the two: Cohen's d), both with an ``_interval``; ``dominance`` (Cliff's
         delta: chance that a token of the class has a greater value than another token, minus that of a smaller one; -1
-        to 1, no scale); ``n_tokens``, ``n_prompts``. Intervals are NaN with fewer than 2 prompts.
+        to 1, no scale); ``n_tokens``, ``n_prompts``, ``n_documents``. Intervals are NaN where fewer than 3 documents
+        have such a token.
 
     Examples
     --------
@@ -135,28 +137,30 @@ def class_profile(
     v = _one_value(ds, name)
     labels = labels_at(ds, classes, prompts)
     values, extra = _matrix(v)
-    numbers, prompt = np.unique(_prompt_of(ds), return_inverse=True)
+    prompt = _prompt_of(ds)
+    numbers, document = np.unique(prompts.documents[prompt], return_inverse=True)
     used = ~np.isin(labels, list(leave_out))
     found, counts = np.unique(labels[used & np.isfinite(values).any(1)], return_counts=True)
     found = found[np.lexsort((found, -counts))]
-    found = found[[int((labels == c).sum()) >= least for c in found]] if len(found) else found
+    found = found[np.sort(counts)[::-1] >= least]
     if len(found) < 1:
         raise ValueError(f"no class has {least} tokens with a value of {name}: measure more tokens, or lower least=")
-    sums = np.zeros((len(found) + 1, len(numbers), 3, values.shape[1]))  # class (last: all), prompt, (n, sum, squares)
+    sums = np.zeros((len(found) + 1, len(numbers), 3, values.shape[1]))  # class (last: all), document, (n, sum, square)
     centre = np.nanmean(np.where(used[:, None], values, np.nan), axis=0)
     ok = np.isfinite(values) & used[:, None]
     shifted = np.where(ok, values - centre, 0.0)
     for c in range(len(found) + 1):
         here = ok if c == len(found) else ok & (labels == found[c])[:, None]
         for k, column in enumerate((here.astype(float), shifted * here, shifted**2 * here)):
-            np.add.at(sums[c, :, k], prompt, column)
+            np.add.at(sums[c, :, k], document, column)
     mean, effect = _mean_and_effect(sums.sum(1))
-    weights = _draws(len(numbers), n_boot, seed)
-    boot = [np.full((2, *mean.shape), np.nan)] * 2
-    if len(numbers) > 1:
-        means, effects = _mean_and_effect(np.einsum("bp,cpkx->bckx", weights, sums))
-        tails = [(1 - level) / 2, (1 + level) / 2]
-        boot = [_quantiles(b, tails) for b in (means + centre, effects)]
+    have = (sums[:-1, :, 0] > 0).sum(1)  # documents with a token of the class
+
+    def both(weights: np.ndarray) -> np.ndarray:
+        return np.stack(_mean_and_effect(np.einsum("bp,cpkx->bckx", weights, sums, optimize=True)), 1)
+
+    boot = resample(both, len(numbers), np.stack([have, have]), level=level, n_boot=n_boot, seed=seed).swapaxes(0, 1)
+    boot[0] += centre
     dims, coords = ("subset", *extra), {c: x for c, x in v.coords.items() if "token" not in x.dims}
     text, units = str(v.attrs.get("long_name", name)), str(v.attrs.get("units", "1"))
     shape = (len(found), *(v.sizes[d] for d in extra))
@@ -175,10 +179,11 @@ def class_profile(
         ),
         "n_tokens": variable(dims, sums[:-1, :, 0].sum(1).astype(int).reshape(shape), "tokens", "token"),
         "n_prompts": variable("subset", prompts_of, "prompts with such a token", "1"),
+        "n_documents": variable(dims, have.reshape(shape), "documents with such a token", "1"),
     }
     coords["subset"] = variable("subset", found.astype(object), "class of token", "1")
     coords["bound"] = variable("bound", np.array(["lower", "upper"]), "bound of the interval", "1")
-    attrs = {"profile_of": name, "resampled": f"{len(numbers)} prompts, {n_boot} draws"}
+    attrs = {"profile_of": name, "resampled": f"{len(numbers)} documents, {n_boot} draws", "n_groups": len(numbers)}
     settings = {"name": name, "classes": labels, "leave_out": list(leave_out), "least": least, "level": level,
                 "n_boot": n_boot, "prompts": prompts}  # fmt: skip
     return derived(xr.Dataset(data, coords, attrs), "class_profile", [ds], settings, seed, same_kind=True)
@@ -197,13 +202,14 @@ def token_correlation(
         With the dimension ``token`` and the coordinates token_prompt and position, by which they are matched, in any
         order; ``a`` may have one further dimension (layer, block), ``b`` none.
     level, n_boot, seed
-        Of the intervals; whole prompts are drawn with replacement.
+        Of the intervals; whole documents (coordinate ``token_document``, else prompts) are drawn with replacement.
 
     Returns
     -------
     xarray.Dataset
         ``pearson``, ``spearman`` (of the ranks over all tokens, which the draws keep), each with ``_interval``; and
-        ``n_tokens``, ``n_prompts``. NaN where a variable does not vary.
+        ``n_tokens``, ``n_prompts``, ``n_groups``. NaN where a variable does not vary, intervals also
+        for fewer than 3 groups.
 
     Raises
     ------
@@ -229,19 +235,19 @@ def token_correlation(
     if not len(common):
         raise ValueError(f"no token has both {a.name} and {b.name}: were they measured on the same prompts?")
     x, y = x[i], y[j, 0]
-    numbers, prompt = np.unique(common >> 32, return_inverse=True)
-    weights = _draws(len(numbers), n_boot, seed)
-    tails = [(1 - level) / 2, (1 + level) / 2]
+    documents = [v["token_document"].values[at] for v, at in ((a, i), (b, j)) if "token_document" in v.coords]
+    kind = "documents" if documents else "prompts"
+    numbers, group = np.unique(documents[0] if documents else common >> 32, return_inverse=True)
     out: dict[str, list[Any]] = {"pearson": [], "spearman": [], "n_tokens": []}
     bands: dict[str, list[Any]] = {"pearson": [], "spearman": []}
     for column in x.T:
         ok = np.isfinite(column) & np.isfinite(y)
         out["n_tokens"].append(int(ok.sum()))
-        for name, change in (("pearson", lambda z: z), ("spearman", _ranks)):
-            sums = _products(change(column[ok]), change(y[ok]), prompt[ok], len(numbers))
+        for name, change in (("pearson", lambda z: z), ("spearman", ranks)):
+            sums = _products(change(column[ok]), change(y[ok]), group[ok], len(numbers))
             out[name].append(float(_pearson(sums.sum(0))))
-            band = _quantiles(_pearson(weights @ sums)[:, None], tails)[:, 0] if len(numbers) > 1 else [np.nan] * 2
-            bands[name].append(band)
+            have, draw = int((sums[:, 0] > 0).sum()), lambda w, s=sums: _pearson(w @ s)
+            bands[name].append(resample(draw, len(numbers), have, level=level, n_boot=n_boot, seed=seed))
     dims, shape = tuple(extra), tuple(a.sizes[d] for d in extra)
     what = f"{a.attrs.get('long_name', a.name)} and {b.attrs.get('long_name', b.name)}"
     data: dict[str, Any] = {}
@@ -251,7 +257,8 @@ def token_correlation(
             ("bound", *dims), np.reshape(np.transpose(bands[name]), (2, *shape)), f"{level:.0%} interval", "1"
         )
     data["n_tokens"] = variable(dims, np.reshape(out["n_tokens"], shape), "tokens with both values", "token")
-    data["n_prompts"] = variable((), len(numbers), "prompts drawn for the intervals", "1")
+    data["n_prompts"] = variable((), len(np.unique(common >> 32)), "prompts with both values", "1")
+    data["n_groups"] = variable((), len(numbers), f"{kind} drawn for the intervals", "1")
     coords: dict[Any, Any] = {c: v for c, v in a.coords.items() if "token" not in v.dims}
     coords["bound"] = variable("bound", np.array(["lower", "upper"]), "bound of the interval", "1")
     return derived(xr.Dataset(data, coords), "token_correlation", [a, b], {"level": level, "n_boot": n_boot}, seed)
@@ -282,8 +289,7 @@ def mcnemar(first: Sequence[bool] | np.ndarray, second: Sequence[bool] | np.ndar
     if a.shape != b.shape or a.ndim != 1 or not len(a):
         raise ValueError(f"{a.shape} and {b.shape} answers: give one for each item, under both conditions")
     lost, won = int((a & ~b).sum()), int((~a & b).sum())
-    n, few = lost + won, min(lost, won)
-    p = min(1.0, 2 * sum(comb(n, k) for k in range(few + 1)) / 2**n) if n else 1.0
+    p = binomial(lost, won) if lost + won else 1.0
     return {"n": len(a), "only_first": lost, "only_second": won, "difference": (won - lost) / len(a), "p": p}
 
 
@@ -323,35 +329,12 @@ def _mean_and_effect(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.where(np.isfinite(effect), effect, np.nan)
 
 
-def _draws(n: int, n_boot: int, seed: int) -> np.ndarray:
-    """Return (draw, prompt) how often each prompt was drawn."""
-    if n_boot < 1:
-        raise ValueError(f"n_boot={n_boot}: at least one draw is needed")
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_boot).astype(float)
-
-
-def _quantiles(values: np.ndarray, tails: Sequence[float]) -> np.ndarray:
-    """Return (2, ...) quantiles over the first axis; NaN where no draw has a value."""
-    flat = values.reshape(len(values), -1)
-    out = np.full((2, flat.shape[1]), np.nan)
-    some = np.isfinite(flat).any(0)
-    out[:, some] = np.nanquantile(flat[:, some], tails, axis=0)
-    return out.reshape(2, *values.shape[1:])
-
-
-def _ranks(x: np.ndarray) -> np.ndarray:
-    """Return ranks from 1, ties at their mean."""
-    _, place, count = np.unique(x, return_inverse=True, return_counts=True)
-    last = np.cumsum(count)
-    return (last - (count - 1) / 2)[place]
-
-
 def _dominance(values: np.ndarray, labels: np.ndarray, found: np.ndarray, ok: np.ndarray) -> np.ndarray:
     """Return (class, x) Cliff's delta of each class against all other tokens."""
     out = np.full((len(found), values.shape[1]), np.nan)
     for x in range(values.shape[1]):
         use = ok[:, x]
-        rank, own = _ranks(values[use, x]), labels[use]
+        rank, own = ranks(values[use, x]), labels[use]
         for c, label in enumerate(found):
             here = own == label
             n, m = int(here.sum()), int((~here).sum())

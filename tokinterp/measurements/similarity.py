@@ -15,6 +15,8 @@ from ..kernels import similarity as sim
 from ..kernels.moments import BLOCK_ROWS
 from ..kernels.state import neutral
 from ..settings import checked, count, names, one_of, positive, refuse
+from ..stats.jackknife import jackknife_error
+from ..stats.resample import LEAST
 from .base import Measurement, choose_layers
 from .clouds import cloud_masks, same_points
 
@@ -116,7 +118,7 @@ class LayerSimilarity(Measurement):
     def start(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers and memory, and draw the sample of tokens."""
         super().start(info, prompts)
-        count, d, n = len(choose_layers(self.layers, info)), info.d_model, self.sample
+        count, d, n = len(choose_layers(self.layers, info)), info.d_model, min(self.sample, sum(prompts.lengths))
         if count < 2:
             raise ValueError("one layer cannot be compared with another: give at least two")
         need = count * (4 * d * n + 24 * n**2) if self._sampled else 0
@@ -126,7 +128,7 @@ class LayerSimilarity(Measurement):
             need += 12 * count * max(prompts.lengths) ** 2
         if need > self.max_bytes:
             raise ValueError(
-                f"comparing {count} layers of {d} channels over={self.over!r} with sample={n} needs "
+                f"comparing {count} layers of {d} channels over={self.over!r} with a sample of {n} tokens needs "
                 f"{need / 2**30:.1f} GiB: choose fewer layers=, a smaller sample=, over='sample', or raise "
                 f"max_bytes={self.max_bytes}"
             )
@@ -256,10 +258,9 @@ class LayerSimilarity(Measurement):
         found: dict[str, np.ndarray] = {}
         for which, name in enumerate(("cka", "cka_debiased")):
             found[name] = sim.cka(whole[..., which]).numpy()
-            n = len(each)
             without = sim.cka((whole - torch.from_numpy(each))[..., which]).numpy()
-            spread = np.sqrt((n - 1) * without.var(0)) if n > 1 else np.full_like(found[name], np.nan)
-            found[f"{name}_error"] = spread
+            few = len(each) < LEAST
+            found[f"{name}_error"] = found[name] * np.nan if few else jackknife_error(without, 1, len(each))
         return found
 
     def _of_corpus(self, count: int) -> dict[str, np.ndarray]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ COLUMNS: dict[str, Any] = {
     "squares": np.float64, "seen": np.float64,
 }  # fmt: skip
 SCORING = ("scale", "denominator", "left_penalty", "right_penalty", "segmentation", "start_layer", "end_layer")
+MADE_BY = ("identity", "weights", "tokenizer", "dtype", "edits")
 EXAMPLE = {
     "example_shard": "shard of an occurrence", "example_prompt": "prompt of that occurrence",
     "example_start": "its first token, BOS counted",
@@ -126,7 +128,9 @@ class Tally:
     def _same_scores(self, attrs: Sequence[dict[str, Any]]) -> None:
         """Refuse scores that were made otherwise than those added before."""
         for a, b in ((a, b) for a in self.attrs[:1] for b in attrs):
-            differ = [f"{n} ({a.get(n)} before, {b.get(n)} now)" for n in SCORING if a.get(n) != b.get(n)]
+            one, two = _scoring(a), _scoring(b)
+            names = dict.fromkeys((*one, *two))
+            differ = [f"{n} ({one.get(n)} before, {two.get(n)} now)" for n in names if one.get(n) != two.get(n)]
             if differ:
                 raise ValueError(f"scores of different kinds cannot be added up: {', '.join(differ)}")
 
@@ -283,6 +287,13 @@ def check_segments(ds: xr.Dataset, prompts: Prompts) -> None:
 
 
 # -- pieces ---------------------------------------------------------------------------------------------------
+def _scoring(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all that decides a score: the model, the probes and every setting but how many deltas are kept."""
+    settings = json.loads(str(attrs.get("parameters", "{}")))
+    chosen = {n: v for n, v in settings.items() if n not in ("tokens", "start", "end", *SCORING)}
+    return {n: attrs.get(n) for n in (*SCORING, *MADE_BY)} | chosen
+
+
 def _cut(words: np.ndarray, place: np.ndarray) -> np.ndarray:
     """Return whether each character place lies strictly inside a word."""
     if not len(words):
