@@ -129,22 +129,35 @@ def test_load_says_what_a_model_is_and_offers(call, tiny_folder):
     ("change", "message"),
     [
         ({"-m": "lenz"}, "unknown measurement 'lenz': there are dimension, "),
+        ({"-m": "lenz"}, "did you mean 'lens'?"),
+        ({"-m": "linearity", "--layers": "2,3"}, "--layers 2,3: linearity has no such setting; it has blocks, "),
+        ({"-m": "erasure", "--probes": "/no/such/folder"}, "/no/such/folder"),
+        ({"--limit": "0"}, "--limit 0: give a whole number of at least 1"),
+        ({"--stride": "0"}, "--stride 0: give a whole number"),
+        ({"--on-long": "cut"}, "--on-long 'cut': give"),
+        ({"--batch-tokens": "0"}, "--batch-tokens 0: give"),
+        ({"--checkpoint-every": "nan"}, "--checkpoint-every nan: give"),
+        ({"--share": "²/³"}, "--share ²/³: write I/N"),
         ({"MODEL": "/no/such/folder"}, "no model folder '/no/such/folder'"),
         ({"TEXTS": "/no/such/file.txt"}, "no such file"),
         ({"--layers": "0,9"}, "layers"),
         ({"--layers": "last"}, "write numbers and ranges"),
-        ({"--layers": "0,3-2"}, "3-2 is no range of layers"),
-        ({"--layers": "0-999999999"}, "0-999999999 is no range of layers"),
-        ({"--layers": "0", "-m": "linearity"}, "--layers 0: linearity has no such setting"),
+        ({"--layers": "0,3-2"}, "write numbers and ranges"),
+        ({"--layers": "0-999999999"}, "write numbers and ranges"),
         ({"--probes": "somewhere"}, "--probes somewhere: lens reads no probes"),
         ({"--device": "cuda:99"}, "'cuda:99' does not exist"),
         ({"--dtype": "int8"}, "no floating-point dtype"),
-        ({"--backend": "jax"}, "backend='jax'"),
+        ({"--backend": "jax"}, "--backend 'jax': give"),
         ({"--bos": "maybe"}, "auto, yes or no"),
         ({"--field": "titel"}, "titel"),
         ({"--max-tokens": "100000"}, "100000"),
         ({"--min-tokens": "5000"}, "5000"),
-        ({"--set": "lens.tops=1"}, "lens has no setting tops"),
+        ({"--set": "lens.tops=1"}, "--set lens.tops=1: lens has no setting tops; it has "),
+        ({"--set": "lens.tops=1"}, "did you mean 'top'?"),
+        ({"--set": "lens.top=abc"}, "--set lens.top='abc': give a whole number"),
+        ({"--set": "lens.top=NaN"}, "--set lens.top=nan: give a whole number"),
+        ({"--set": "lens.layers=12"}, "--set lens.layers=12: give a list of whole numbers"),
+        ({"--set": "lens.layers=" + "[" * 100_000}, "--set lens.layers='[["),
         ({"--set": "spectrum.layers=[1]"}, "NAME.SETTING=VALUE"),
         ({"--on-long": "error", "--max-tokens": "8"}, "8"),
     ],
@@ -160,6 +173,41 @@ def test_bad_input_is_one_line_and_leaves_nothing(call, tiny_folder, texts, tmp_
     assert message in lines[0]
     assert "Traceback" not in err
     assert not list(tmp_path.glob("run*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"TEXTS": "/no/such/file.txt"}, "/no/such/file.txt: no such file"),
+        ({"--field": "titel"}, "line 1: no field 'titel'; there are body"),
+        ({"--bos": "maybe"}, "--bos maybe: write auto, yes or no"),
+        ({"--min-tokens": "0"}, "--min-tokens 0: give"),
+        ({"-o": "OTHER"}, "is a result, but not of measure()"),
+        ({"-o": "FILE/run.zarr"}, "is a file, not a folder"),
+        ({"-o": "s3://bucket/run.zarr"}, "--output 's3:/bucket/run.zarr' is a URL"),
+        ({"--layers": "²"}, "--layers ²: write numbers and ranges"),
+        ({"COMMAND": "fit-probes", "--offsets": "0,0"}, "--offsets [0, 0]: give each once"),
+        ({"COMMAND": "fit-probes", "--method": "lasso"}, "--method 'lasso': give one of"),
+        ({"COMMAND": "fit-probes", "--max-gigabytes": "nan"}, "--max-gigabytes nan: give"),
+        ({"COMMAND": "fit-probes", "--val": "/no/such/file.txt"}, "/no/such/file.txt: no such file"),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_model_is_loaded(call, texts, stored, tmp_path, monkeypatch, change, message):
+    monkeypatch.setattr(cli, "load_named", lambda *_, **__: pytest.fail("the model was loaded"))
+    ti.write(ti.read(stored)["lens"].to_dataset(), tmp_path / "other.zarr")
+    named = {"OTHER": tmp_path / "other.zarr", "FILE/run.zarr": texts / "run.zarr"}
+    options = {"-o": tmp_path / "run.zarr", "--field": "body", **change}
+    options["-o"] = named.get(options["-o"], options["-o"])
+    command, file = options.pop("COMMAND", "measure"), options.pop("TEXTS", texts)
+    options |= {"-m": "lens"} if command == "measure" else {}
+    code, _, err = call(command, "bundled", file, *[x for pair in options.items() for x in pair])
+    assert (code, err.count("\n")) == (1, 1), err
+    assert message in err
+
+
+def test_the_type_of_a_figure_is_no_path(call, tmp_path):
+    code, _, err = call("plot", tmp_path, "--format", "/../../evil.png")
+    assert (code, "--format '/../../evil.png': give one of 'png'" in err) == (1, True), err
 
 
 def test_traceback_on_request_and_usage(call, tmp_path):
@@ -253,7 +301,7 @@ def test_what_a_command_may_replace(call, stored, tmp_path, monkeypatch):
 
 def test_parse_layers():
     assert cli.parse_layers("0,4,8-10") == [0, 4, 8, 9, 10]
-    for bad in ("", "a", "-1", "3-", "1.5"):
+    for bad in ("", "a", "-1", "3-", "1.5", "²", "٣", "5-2", "0,5-2", "0-9999999", "1_0"):
         with pytest.raises(ValueError, match="--layers"):
             cli.parse_layers(bad)
 

@@ -207,7 +207,7 @@ def test_report_and_plot_show_erasure(call, folder, tmp_path):
           "erasure.start=1", "--set", "erasure.end=3"], "do not fit tokinterp/bundled"),
         (["fit-probes", "MODEL", "TEST", "-o", "p", "--offsets", "next"], "--offsets next: write whole numbers"),
         (["fit-probes", "MODEL", "TEST", "-o", "p", "--layers", "1,9"], "layer"),
-        (["fit-probes", "MODEL", "TEST", "-o", "p", "--settings", "mine"], "settings='mine': give 'default'"),
+        (["fit-probes", "MODEL", "TEST", "-o", "p", "--settings", "mine"], "--settings 'mine': give 'default'"),
         (["fit-probes", "MODEL", "TEST", "-o", "p", "--settings", "feucht2024"], "give validation="),
         (["fit-probes", "MODEL", "TEST", "-o", "p", "--max-gigabytes", "0.00001"], "needs"),
         (["vocabulary", "RUN", "-o", "v.xlsx"], "write .csv or .txt"),

@@ -12,13 +12,15 @@ import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+from typer.models import OptionInfo
 
 from . import cli_erasure
 from .escape import say
 from .fillers import cli as fillers_cli
+from .settings import check, like, one_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -110,12 +112,27 @@ def command(run: Callable[..., None], on: typer.Typer | None = None) -> Callable
             if _show_traceback:
                 traceback.print_exc()
             message = " ".join(str(error).split()) or type(error).__name__
+            message = about_option(message, run)
             if not isinstance(error, ValueError | OSError | ImportError | RuntimeError | TypeError):
                 message = f"{type(error).__name__}: {message} (--traceback shows where)"
             say(f"error: {message}", err=True)
             raise typer.Exit(1) from None
 
     return (app if on is None else on).command()(quiet)
+
+
+def about_option(message: str, run: Callable[..., None]) -> str:
+    """Return what the library says of a parameter, ``max_tokens=0: ...``, as said of the command's option."""
+    found = re.match(r"(\w+) ?= ?", message)
+    if not found:
+        return message
+    hints = get_type_hints(run, include_extras=True)
+    for name in (found[1], found[1].removesuffix("s"), "output" if found[1] == "store" else ""):
+        for info in getattr(hints.get(name), "__metadata__", ()):
+            if isinstance(info, OptionInfo):
+                flag = (info.param_decls or [f"--{name.replace('_', '-')}"])[-1]
+                return f"{flag} {message[found.end() :]}"
+    return message
 
 
 # -- commands -------------------------------------------------------------------------------------------------
@@ -133,7 +150,10 @@ def measure(
     texts: Annotated[
         str, typer.Argument(help="File of texts (txt, jsonl, json, csv, parquet), dataset, or 'bundled'.")
     ],
-    measurement: Annotated[list[str], typer.Option("-m", "--measurement", help="What to measure; give several.")],
+    measurement: Annotated[
+        list[str],
+        typer.Option("-m", "--measurement", help=f"What to measure, several times: {', '.join(MEASUREMENTS)}."),
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Store to write, RUN.zarr.")],
     settings: Annotated[
         list[str], typer.Option("--set", help="Setting of a measurement, NAME.SETTING=VALUE: dimension.scales=[2,4]")
@@ -167,22 +187,24 @@ def measure(
 ) -> None:
     """Run a model over texts once and measure; the same command after a crash or Ctrl-C goes on."""
     from . import tables
+    from .measure import check_store
     from .measure import measure as run_measure
-    from .measure import store_path
 
-    output, part = store_path(output, "--output"), parse_share(share)
+    part = parse_share(share)
+    check(run_measure, batch_tokens=batch_tokens, checkpoint_every=checkpoint_every)
+    output = check_store(output, "--output")
     asked = make_measurements(measurement, settings, layers, probes)
-    loaded = load_named(
-        model, backend=backend, dtype=dtype, device=device, device_map=device_map, revision=revision,
-        trust_remote_code=trust_remote_code,
-    )  # fmt: skip
-    options: dict[str, Any] = {
-        "field": field, "limit": limit, "per_line": per_line, "split": split, "min_tokens": min_tokens,
-        "max_tokens": max_tokens, "stride": stride, "on_long": "window" if stride else on_long, "bos": choose_bos(bos),
+    place = {"backend": backend, "dtype": dtype, "device": device, "device_map": device_map, "revision": revision}
+    reading = {"field": field, "limit": limit, "per_line": per_line, "split": split}
+    cutting: dict[str, Any] = {
+        "min_tokens": min_tokens, "max_tokens": max_tokens, "stride": stride,
+        "on_long": on_long if stride is None else "window", "bos": choose_bos(bos),
     }  # fmt: skip
-    prompts = make_prompts(texts, loaded, **options)
+    found = read_named(texts, reading, cutting)
+    loaded = load_named(model, **place, trust_remote_code=trust_remote_code)
+    prompts = make_prompts(found, loaded, cutting)
     say(f"{loaded}\n{prompts}", err=True)
-    options["max_tokens"] = max_tokens or loaded.info.max_tokens
+    options = {**reading, **cutting, "max_tokens": max_tokens or loaded.info.max_tokens}
     command = {"model": whole_path(model), "revision": revision, "texts": whole_path(texts), "prompts": options}
     run = run_measure(
         loaded, prompts, asked, store=output, batch_tokens=batch_tokens, checkpoint_every=checkpoint_every, share=part,
@@ -223,6 +245,7 @@ def plot(
     """Draw what to look at first in every result of a run."""
     from .dataset import read
 
+    one_of("png", "pdf", "svg")("format", format)
     output = figure_folder(output, format, overwrite)
     for path in draw_all(read(run), output, format, prompt):
         say(str(path))
@@ -299,43 +322,55 @@ def measurement_class(name: str) -> type[Measurement]:
         If there is none; lists those that there are.
     """
     if name not in MEASUREMENTS:
-        raise ValueError(f"unknown measurement {name!r}: there are {', '.join(MEASUREMENTS)}")
+        raise ValueError(f"unknown measurement {name!r}: there are {', '.join(MEASUREMENTS)}{like(name, MEASUREMENTS)}")
     return getattr(import_module(f".measurements.{name}", __package__), MEASUREMENTS[name])
 
 
 def make_measurements(
     names: Sequence[str], settings: Sequence[str], layers: str | None, probes: Path | None = None
 ) -> dict[str, Measurement]:
-    """Return measurements by name, with settings given as ``NAME.SETTING=VALUE``, and the probes they need."""
+    """Return measurements by name, with settings given as ``NAME.SETTING=VALUE``, and the probes they need.
+
+    Raises
+    ------
+    ValueError
+        For a measurement that there is not, an option or a setting that it does not have or does not take.
+    """
+    kinds = {name: measurement_class(name) for name in names}
+    known = {name: list(inspect.signature(kind).parameters) for name, kind in kinds.items()}
     given: dict[str, dict[str, Any]] = {n: {} for n in names}
     for text in settings:
         key, equals, value = text.partition("=")
         name, dot, setting = key.partition(".")
         if not (equals and dot) or name not in given:
             raise ValueError(f"--set {text}: write NAME.SETTING=VALUE, with a name among {', '.join(given)}")
+        if setting not in known[name] or setting in given[name]:
+            wrong = "is given twice" if setting in given[name] else f"{name} has no setting {setting}"
+            raise ValueError(f"--set {text}: {wrong}; it has {', '.join(known[name])}{like(setting, known[name])}")
         try:
             given[name][setting] = json.loads(value)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             given[name][setting] = value
-    known_to = {name: list(inspect.signature(measurement_class(name)).parameters) for name in given}
-    if layers is not None and (lacking := [name for name, known in known_to.items() if "layers" not in known]):
+    chosen_layers = None if layers is None else parse_layers(layers)
+    if lacking := [n for n in names if "layers" not in known[n] and layers is not None]:
         raise ValueError(
-            f"--layers {layers}: {', '.join(lacking)} has no such setting; measure it in a run of its own, or give the "
-            "others --set NAME.layers=[0,4]"
+            f"--layers {layers}: {lacking[0]} has no such setting; it has {', '.join(known[lacking[0]])}: measure it in "
+            "a run of its own, or give the others --set NAME.layers=[0,4]"
         )
-    if probes is not None and not any("probes" in known for known in known_to.values()):
-        raise ValueError(f"--probes {probes}: {', '.join(given)} reads no probes; leave it out")
+    if probes is not None and not any("probes" in known[n] for n in names):
+        raise ValueError(f"--probes {probes}: {', '.join(names)} reads no probes; leave it out")
     out = {}
     for name, chosen in given.items():
-        kind, known = measurement_class(name), known_to[name]
-        if unknown := [s for s in chosen if s not in known]:
-            raise ValueError(f"{name} has no setting {', '.join(unknown)}: it has {', '.join(known)}")
-        defaults: dict[str, Any] = {"layers": parse_layers(layers)} if layers is not None and "layers" in known else {}
-        if "probes" in known:
+        defaults: dict[str, Any] = {} if layers is None else {"layers": chosen_layers}
+        if "probes" in known[name]:
             defaults["probes"] = cli_erasure.load_probes(name, probes)
-        if "small" in known:  # a file of texts has short ones: NaN and counted, where the library would refuse
+        if "small" in known[name]:  # a file of texts has short ones: NaN and counted, where the library would refuse
             defaults["small"] = "nan"
-        out[name] = kind(**{**defaults, **chosen})
+        try:
+            out[name] = kinds[name](**{**defaults, **chosen})
+        except (TypeError, ValueError) as error:
+            of_set = str(error).partition("=")[0] in chosen
+            raise ValueError(f"--set {name}.{error}" if of_set else str(error)) from None
     return out
 
 
@@ -362,12 +397,10 @@ def parse_layers(text: str) -> list[int]:
     """
     out: list[int] = []
     for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        found = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", part.strip())
+        if not found or int(found[2] or found[1]) < int(found[1]):
             raise ValueError(f"--layers {text}: write numbers and ranges, for example 0,4,8 or 0-12")
-        if not 0 <= int(last or first) - int(first) < 10_000:
-            raise ValueError(f"--layers {text}: {part.strip()} is no range of layers; write the lower number first")
-        out += range(int(first), int(last or first) + 1)
+        out += range(int(found[1]), int(found[2] or found[1]) + 1)
     return out
 
 
@@ -382,14 +415,14 @@ def parse_share(text: str) -> tuple[int, int]:
     if text == "slurm":
         names = [f"SLURM_ARRAY_TASK_{n}" for n in ("ID", "MIN", "MAX", "COUNT")]
         found = [os.environ.get(n, "") for n in names]
-        if not all(v.isdigit() for v in found):
+        if not all(v.isdecimal() for v in found):
             raise ValueError("--share slurm: this is no task of a SLURM job array (sbatch --array=0-7); write I/N")
         at, low, high, n = map(int, found)
         if high - low + 1 != n:
             raise ValueError(f"--share slurm: the array has {n} tasks from {low} to {high}: use one without gaps")
         return at - low, n
-    i, slash, n = text.partition("/")
-    if not (slash and i.isdigit() and n.isdigit() and int(i) < int(n)):
+    i, _, n = text.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and int(i) < int(n)):
         raise ValueError(f"--share {text}: write I/N with I from 0 to N - 1, for example 0/4, or slurm")
     return int(i), int(n)
 
@@ -401,17 +434,23 @@ def load_named(name: str, **settings: Any) -> HookedLM:
     return load_model(name, **settings)
 
 
-def make_prompts(texts: str, model: HookedLM | Any, **settings: Any) -> Prompts:
-    """Make prompts of a file, a dataset, or ``"bundled"``."""
+def read_named(texts: str, reading: dict[str, Any], cutting: dict[str, Any]) -> list[str]:
+    """Read the texts of a file, a dataset, or ``"bundled"``, with options that prompts can be made with later."""
     from .text import Prompts, bundled_texts
+    from .text.files import read_texts
 
+    check(Prompts.from_texts, **cutting)
     if texts != BUNDLED:
-        return Prompts.from_file(texts, model, **settings)
-    limit = settings["limit"]
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit = {limit}: read at least one text")
-    options = {k: v for k, v in settings.items() if k not in ("field", "limit", "per_line", "split")}
-    return Prompts.from_texts([t.text for t in bundled_texts()][:limit], model, **options)
+        return read_texts(texts, **reading)
+    check(read_texts, **reading)
+    return [t.text for t in bundled_texts()][: reading["limit"]]
+
+
+def make_prompts(texts: list[str], model: HookedLM | Any, cutting: dict[str, Any]) -> Prompts:
+    """Make prompts of the texts of a file; empty ones are dropped and counted."""
+    from .text import Prompts
+
+    return Prompts.from_texts(texts, model, on_empty="drop", **cutting)
 
 
 def demo_input() -> tuple[HookedLM, Prompts]:

@@ -13,6 +13,7 @@ import numpy as np
 import typer
 
 from .escape import for_cell, in_one_line, say
+from .settings import check, positive
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,7 +26,8 @@ COLUMNS = (
     "rank", "psi", "psi_low", "psi_high", "psi_sd", "count", "n_documents", "n_tokens", "text", "ids",
     "left_boundary", "right_boundary", "valid_utf8", "seen", "context",
 )  # fmt: skip
-PROMPT_OPTIONS = ("field", "limit", "per_line", "split", "min_tokens", "max_tokens", "stride", "on_long", "bos")
+READING = ("field", "limit", "per_line", "split")
+CUTTING = ("min_tokens", "max_tokens", "stride", "on_long", "bos")
 """Settings of the prompts of ``tokinterp measure``, which `vocabulary` takes up."""
 Option = typer.Option
 
@@ -59,31 +61,37 @@ def fit_probes(
     trust_remote_code: Annotated[bool, Option(help="Run code from the model's repository.")] = False,
 ) -> None:
     """Fit linear probes that read the token at t + offset off the stream at t, for measure -m erasure."""
-    from .cli import choose_bos, load_named, make_prompts, parse_layers
+    from .cli import choose_bos, load_named, make_prompts, parse_layers, read_named
     from .measurements.probes import fit_probes as fit
     from .paths import new_path
 
     output = new_path(output, "--output")
     if output.exists() and not (output / "probes.json").is_file():
         raise FileExistsError(f"--output {output}: something else than probes is there: give another name")
-    if max_gigabytes is not None and not 0 < max_gigabytes < float("inf"):
-        raise ValueError(f"--max-gigabytes {max_gigabytes}: give a number above 0")
     chosen = None if layers is None else parse_layers(layers)
     where = parse_offsets(offsets)
-    options: dict[str, Any] = {
-        "field": field, "limit": limit, "per_line": per_line, "split": split, "max_tokens": max_tokens,
-        "min_tokens": min_tokens, "on_long": on_long, "bos": choose_bos(bos), "stride": None,
+    given: dict[str, Any] = {
+        "offsets": where, "method": method, "settings": settings, "products": products, "seed": seed,
+        "batch_tokens": batch_tokens, "checkpoint_every": checkpoint_every,
     }  # fmt: skip
+    check(fit, **given)
+    if max_gigabytes is not None:
+        positive("max_gigabytes", max_gigabytes)
+    reading = {"field": field, "limit": limit, "per_line": per_line, "split": split}
+    cutting: dict[str, Any] = {
+        "max_tokens": max_tokens, "min_tokens": min_tokens, "on_long": on_long, "bos": choose_bos(bos), "stride": None
+    }  # fmt: skip
+    found = read_named(texts, reading, cutting)
+    other = None if val is None else read_named(val, reading, cutting)
     loaded = load_named(
         model, backend=backend, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code
     )
-    prompts = make_prompts(texts, loaded, **options)
-    held = None if val is None else make_prompts(val, loaded, **options)
+    prompts = make_prompts(found, loaded, cutting)
+    held = None if other is None else make_prompts(other, loaded, cutting)
     say(f"{loaded}\n{prompts}", err=True)
     probes = fit(
-        loaded, prompts, layers=chosen, offsets=where, method=method, settings=settings, products=products,
-        validation=held, max_bytes=None if max_gigabytes is None else int(max_gigabytes * 2**30),
-        batch_tokens=batch_tokens, store=output, checkpoint_every=checkpoint_every, seed=seed,
+        loaded, prompts, layers=chosen, validation=held, store=output, **given,
+        max_bytes=None if max_gigabytes is None else int(max_gigabytes * 2**30),
     )  # fmt: skip
     say(str(probes))
     where_read = "the training texts; give --val for others" if held is None else val
@@ -242,7 +250,7 @@ def prompts_of(
     ValueError
         If the run does not say which texts it is of, or these are other texts by now.
     """
-    from .cli import BUNDLED, make_prompts
+    from .cli import BUNDLED, make_prompts, read_named
     from .models.tokenizer import load_tokenizer
 
     if "command" not in tree.attrs:
@@ -254,7 +262,7 @@ def prompts_of(
         said = json.loads(tree.attrs["command"])
         name, source = model or str(said["model"]), texts or str(said["texts"])
         known = None if model is not None or said["revision"] is None else str(said["revision"])
-        options = {key: said["prompts"][key] for key in PROMPT_OPTIONS}
+        reading, cutting = ({key: said["prompts"][key] for key in keys} for keys in (READING, CUTTING))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"this run's attribute command is damaged ({error!r}): measure again") from None
     try:
@@ -268,8 +276,8 @@ def prompts_of(
             f"the tokenizer of {name} is code of its own, which no result can allow: if you trust it, give --model "
             f"{shlex.quote(name)} --trust-remote-code"
         ) from error
-    tokenizer.model_max_length = max(tokenizer.model_max_length, options["max_tokens"])  # the model took them
-    prompts = make_prompts(source, tokenizer, **options)
+    tokenizer.model_max_length = max(tokenizer.model_max_length, cutting["max_tokens"])  # the model took them
+    prompts = make_prompts(read_named(source, reading, cutting), tokenizer, cutting)
     if prompts.hash != tree.attrs["prompts"]:
         raise ValueError(
             f"{source} with the tokenizer of {name} gives other tokens now than those measured: give "

@@ -23,6 +23,7 @@ from .kernels.state import neutral
 from .loop import Measurements, Runner, nonfinite_layer
 from .measurements.base import Measurement
 from .models.base import Model, current
+from .paths import new_path
 from .settings import anything, checked, count, number, several, share
 from .text.prompts import Prompts
 
@@ -197,6 +198,28 @@ def _check_notes(notes: Any, provenance: Mapping[str, Any]) -> dict[str, str]:
     return dict(notes)
 
 
+def check_store(store: str | Path, name: str = "store") -> Path:
+    """Return `store_path`; refuse a place where no result of `measure` can be, before the model is loaded.
+
+    Raises
+    ------
+    ValueError, TypeError, ImportError, OSError
+        If nothing can be stored there, or something else is.
+    """
+    path = store_path(store, name)
+    new_path(path, name)
+    if dataset.exists(path):
+        _facts(dataset.read(path), path)
+    return path
+
+
+def _facts(tree: xr.DataTree, path: Path) -> Facts:
+    """Return what a finished result was made of."""
+    if "facts" not in tree.attrs:
+        raise ValueError(f"{path} is a result, but not of measure(): choose another store")
+    return json.loads(tree.attrs["facts"])
+
+
 class AllNonfiniteError(ValueError):
     """Every prompt gives NaN or infinite activations."""
 
@@ -328,9 +351,7 @@ def _token_strings(prompts: Prompts, ds: xr.Dataset) -> np.ndarray:
 
 def _finished(path: Path, facts: Facts) -> xr.DataTree:
     tree = dataset.read(path)
-    if "facts" not in tree.attrs:
-        raise ValueError(f"{path} is a result, but not of measure(): choose another store")
-    compare_facts(json.loads(tree.attrs["facts"]), facts, path)
+    compare_facts(_facts(tree, path), facts, path)
     return tree
 
 

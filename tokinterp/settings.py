@@ -185,7 +185,7 @@ def names(*known: str, least: int = 0) -> Kind:
     return Kind(f"one or more of {', '.join(map(repr, known))}, each once", take)
 
 
-def several(kind: Kind, least: int = 0, *, ascending: bool = False) -> Kind:
+def several(kind: Kind, least: int = 0, *, ascending: bool = False, once: bool = False) -> Kind:
     """Several values of a kind, as a list (a tuple stays one); no string, mapping, table or single value."""
 
     def take(value: Any) -> Any:
@@ -197,6 +197,8 @@ def several(kind: Kind, least: int = 0, *, ascending: bool = False) -> Kind:
         out = [kind.take(v) for v in given]
         if ascending and (out != sorted(set(out)) or not out):
             raise Refused
+        if once and len({*out}) < len(out):
+            raise Refused("give each once")
         if len(out) < least:
             raise Refused
         return tuple(out) if isinstance(value, tuple) else out
@@ -371,7 +373,7 @@ exclude = names("special", "massive")
 LIKE: dict[str, Kind] = {
     "layers": layers, "other_layers": layers, "blocks": blocks, "seed": seed, "level": level, "exclude": exclude,
     "batch_tokens": count(1), "max_tokens": count(1), "max_bytes": count(1), "n_boot": count(1),
-    "offsets": several(integer),
+    "offsets": several(integer, once=True),
     "rule": one_of("norm", "sun2024"), "factor": number(above=1), "small": one_of("error", "nan"),
     "scales": scales, "device": device, "dtype": dtype, "texts": texts,
     "store": path, "path": path, "file": path, "folder": path,
@@ -466,6 +468,20 @@ def checked(**kinds: Kind) -> Callable[[T], T]:
         return run  # pyright: ignore[reportReturnType]
 
     return decorate
+
+
+def check(function: Callable[..., Any], **given: Any) -> None:
+    """Check some arguments of a `checked` function, long before it is called.
+
+    Examples
+    --------
+    >>> from tokinterp import fit_probes
+    >>> check(fit_probes, method="lasso")
+    Traceback (most recent call last):
+    ValueError: method='lasso': give one of 'softmax', ...
+    """
+    for name, value in given.items():
+        function.__kinds__[name](name, value)  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _of_parameter(name: str, parameter: inspect.Parameter, kind: Kind | None) -> Kind:

@@ -14,7 +14,7 @@ from ..capture import resid
 from ..dataset import layer_coords, variable
 from ..describe import describe
 from ..kernels.state import neutral
-from ..settings import checked, integer, refuse, several
+from ..settings import checked, refuse
 from ..text.classes import CLASSES, TokenClasses, token_classes
 from ..text.spans import Spans
 from .base import Measurement
@@ -35,7 +35,7 @@ _FROM_LABELS = SUBSETS[-4:]
 _TOP = 5
 
 
-@checked(offsets=several(integer))
+@checked()
 class ProbeScores(Measurement):
     """Accuracy and cross-entropy of token probes per layer, offset and subset of the tokens.
 

@@ -40,7 +40,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 @checked(
-    offsets=several(integer, 1),
+    offsets=several(integer, 1, once=True),
     method=one_of(*METHODS),
     settings=string | instance("ProbeSettings"),
     states=one_of(*DTYPES),
