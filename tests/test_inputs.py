@@ -6,6 +6,7 @@ import inspect
 import pandas as pd
 import pytest
 import xarray as xr
+from tiny import some_prompts, tiny
 
 import tokinterp as ti
 from tokinterp import settings
@@ -190,6 +191,10 @@ FILES = {
     "deep.jsonl": ('{"text":' + "[" * 100_000 + "}\n", r"deep.jsonl line 1: not JSON"),
     "number.jsonl": ('{"text": 3}\n', r"number.jsonl line 1: 'text' is int"),
     "missing.jsonl": ('{"body": "a"}\n', r"missing.jsonl line 1: no field 'text'; there are body"),
+    "nul.csv": ("text\na\0b\n", r"nul.csv line 2: a NUL character"),
+    "twice.jsonl": ('{"text": "a", "text": "b"}\n', r"twice.jsonl line 1: two values of 'text'"),
+    "twice.json": ('[{"text": "a", "text": "b"}]\n', r"twice.json: two values of 'text'"),
+    "null.jsonl": ('{"text": "a"}\n{"text": null}\n', r"null.jsonl line 2: 'text' is null: leave the record out"),
     "empty.csv": ("", r"empty.csv: the first line names no columns"),
 }
 
@@ -201,3 +206,48 @@ def test_a_damaged_file_is_named_with_its_line(name, tmp_path):
     with pytest.raises(ValueError, match=message) as caught:
         ti.Prompts.from_file(tmp_path / name, ti.load_tokenizer())
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-99", "", "hex", "a\0b", 3])
+def test_an_unknown_encoding_is_refused(encoding, tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    with pytest.raises(ValueError, match=r"^encoding=.*: give the name of an encoding, such as 'utf-8'"):
+        ti.Prompts.from_file(tmp_path / "a.txt", ti.load_tokenizer(), encoding=encoding)
+
+
+def test_a_null_in_a_table_is_named_with_its_record(tmp_path):
+    parquet, arrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    parquet.write_table(arrow.table({"text": ["abc"] * 1500 + [None]}), tmp_path / "nulls.parquet")
+    with pytest.raises(ValueError, match=r"nulls.parquet record 1500: 'text' is null"):
+        ti.Prompts.from_file(tmp_path / "nulls.parquet", ti.load_tokenizer())
+
+
+def test_the_name_of_a_measurement_is_a_string():
+    with pytest.raises(ValueError, match="measurement name 3 becomes a group"):
+        ti.measure(tiny(), some_prompts([9]), {3: ti.TokenNorms()})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", "[1]\n", r"a.jsonl line 1: \[1\]: give an object with texts as prompt and answer"),
+        ("a.jsonl", '{"prompt": "a", "answer": "b"}\n3\n', r"a.jsonl line 2: 3: give an object"),
+        ("a.jsonl", '{"prompt": "a", "answer": null}\n', r"a.jsonl line 1: .*: give an object"),
+        ("a.jsonl", "nope\n", r"a.jsonl line 1: not JSON"),
+        ("a.jsonl", "\n", r"a.jsonl: no item in it"),
+        ("a.csv", "prompt,answer\n1\n", r"a.csv line 2: 1 columns instead of 2"),
+        ("a.csv", "prompt,reply\n1,2\n", r"a.csv line 1: no column 'answer'"),
+    ],
+)
+def test_items_are_refused_with_their_line(name, content, message, tmp_path):
+    from tokinterp.fillers.frozen import read_items
+
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_items(tmp_path / name)
+
+
+def test_a_text_far_longer_than_what_is_kept_is_told(monkeypatch, caplog):
+    monkeypatch.setattr("tokinterp.text.tokenise.LONG_TEXT", 100)
+    ti.Prompts.from_texts(["once " * 30], ti.load_tokenizer(), max_tokens=8)
+    assert "150 characters is tokenised as a whole, though max_tokens=8" in caplog.text

@@ -354,8 +354,8 @@ def make_measurements(
     chosen_layers = None if layers is None else parse_layers(layers)
     if lacking := [n for n in names if "layers" not in known[n] and layers is not None]:
         raise ValueError(
-            f"--layers {layers}: {lacking[0]} has no such setting; it has {', '.join(known[lacking[0]])}: measure it in "
-            "a run of its own, or give the others --set NAME.layers=[0,4]"
+            f"--layers {layers}: {lacking[0]} has no such setting; it has {', '.join(known[lacking[0]])}: measure it "
+            "in a run of its own, or give the others --set NAME.layers=[0,4]"
         )
     if probes is not None and not any("probes" in known[n] for n in names):
         raise ValueError(f"--probes {probes}: {', '.join(names)} reads no probes; leave it out")

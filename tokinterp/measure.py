@@ -108,7 +108,7 @@ def measure(
             raise ValueError(
                 f"{name!r} is a {type(m).__name__}, not a measurement: write for example tokinterp.LogitLens()"
             )
-        if not name.isidentifier() or name.startswith("_") or name == "prompts":
+        if not isinstance(name, str) or not name.isidentifier() or name.startswith("_") or name == "prompts":
             raise ValueError(
                 f"measurement name {name!r} becomes a group of the result beside 'prompts': use letters, digits and _"
             )

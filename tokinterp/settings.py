@@ -332,6 +332,13 @@ def _take_device(value: Any) -> Any:
     return value
 
 
+def _encodes(name: str) -> bool:
+    try:
+        return "a".encode(name) is not None
+    except (LookupError, ValueError):
+        return False
+
+
 anything = Kind("anything", lambda value: value)
 none = of("None", lambda v: v is None)
 flag = of("True or False", lambda v: isinstance(v, bool | np.bool_), bool)
@@ -366,6 +373,7 @@ dtype = of(
     "'float32', 'bfloat16', 'float16' or 'auto'",
     lambda v: isinstance(getattr(torch, v, None) if isinstance(v, str) else v, torch.dtype) or str(v) == "auto",
 )
+encoding = of("the name of an encoding, such as 'utf-8' or 'latin-1'", lambda v: isinstance(v, str) and _encodes(v))
 layers = numbered("layer")
 blocks = numbered("block")
 exclude = names("special", "massive")
@@ -375,7 +383,7 @@ LIKE: dict[str, Kind] = {
     "batch_tokens": count(1), "max_tokens": count(1), "max_bytes": count(1), "n_boot": count(1),
     "offsets": several(integer, once=True),
     "rule": one_of("norm", "sun2024"), "factor": number(above=1), "small": one_of("error", "nan"),
-    "scales": scales, "device": device, "dtype": dtype, "texts": texts,
+    "encoding": encoding, "scales": scales, "device": device, "dtype": dtype, "texts": texts,
     "store": path, "path": path, "file": path, "folder": path,
 }  # fmt: skip
 """Kinds that go with a name wherever it is used."""

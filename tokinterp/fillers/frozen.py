@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import json
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 
 from ..escape import say
 from ..paths import local_path
+from ..settings import short
 
 ModelName = Annotated[str, typer.Argument(help="Name on the Hugging Face hub, local folder, or 'bundled'.")]
 Items = Annotated[
@@ -128,34 +128,23 @@ def read_items(path: Path | None, limit: int | None = None) -> list[tuple[str, s
         from ..text.bundled import bundled_questions
 
         return [(q.prompt, q.answer) for q in bundled_questions("cloze")][:limit]
-    from ..text.files import open_lines
+    from ..text.files import from_json, open_lines, table
 
     path = local_path(path, "--items")
-    if path.suffix not in (".jsonl", ".csv"):
-        raise ValueError(f"{path.name}: items are read from .jsonl or .csv")
-    if path.suffix == ".jsonl":
-        lines = enumerate(open_lines(path), 1)
-        records = [_record(line, f"{path.name}, line {n}") for n, line in lines if line.strip()]
-    else:
-        try:
-            with path.open(encoding="utf-8", newline="") as stream:
-                records = list(csv.DictReader(stream))
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path.name}: no UTF-8 text ({error}): save it as UTF-8") from None
-    for n, record in enumerate(records, 1):
-        if not {"prompt", "answer"} <= set(record):
-            raise ValueError(f"{path.name}, item {n}: the fields are {', '.join(record)}, not prompt and answer")
-    return [(str(r["prompt"]), str(r["answer"])) for r in records][:limit]
-
-
-def _record(line: str, where: str) -> dict[str, object]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not JSON ({error})") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"{where}: {type(record).__name__} instead of an object with prompt and answer")
-    return record
+    if path.suffix == ".csv":
+        return [(prompt, answer) for prompt, answer in islice(table(path, ["prompt", "answer"]), limit)]
+    if path.suffix != ".jsonl":
+        raise ValueError(f"{path}: items are read from .jsonl or .csv")
+    items = []
+    for n, line in enumerate(open_lines(path), 1):
+        if line.strip():
+            record = from_json(line, f"{path} line {n}")
+            if not isinstance(record, dict) or not all(isinstance(record.get(k), str) for k in ("prompt", "answer")):
+                raise ValueError(f"{path} line {n}: {short(record)}: give an object with texts as prompt and answer")
+            items.append((record["prompt"], record["answer"]))
+    if not items:
+        raise ValueError(f"{path}: no item in it")
+    return items[:limit]
 
 
 def numbers(text: str) -> list[int]:

@@ -52,7 +52,7 @@ def train(
     from .train import train as run_training
 
     output, folder = new_place(output, overwrite), new_path(folder, "--folder")
-    number = int(fillers) if fillers.lstrip("-").isdigit() else fillers
+    number = int(fillers) if fillers.removeprefix("-").isdecimal() else fillers
     task = Task(family, n, d, m, mode, number, serial_quantile=serial_quantile)
     forms = parse_mixture(mixture)
     if paper:

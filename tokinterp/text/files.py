@@ -101,7 +101,8 @@ def _read(
                 lines = _lines(file, encoding)
                 yield from (line.rstrip("\r\n") for line in lines) if per_line else ["".join(lines)]
             elif suffix in (".csv", ".tsv"):
-                yield from _table(file, field, encoding, "\t" if suffix == ".tsv" else ",")
+                delimiter = "\t" if suffix == ".tsv" else ","
+                yield from (row[0] for row in table(file, [field], encoding, delimiter))
             elif suffix == ".json":
                 yield from _json(file, field, encoding)
             else:
@@ -151,28 +152,52 @@ def _pick(record: Any, field: str, where: str) -> str:
             )
         value = record[field]
     if value is None:
-        return ""
+        raise ValueError(f"{where}: {field!r} is null: leave the record out, or write an empty text (which is counted)")
     if not isinstance(value, str):
         raise ValueError(f"{where}: {field!r} is {type(value).__name__}, not text")
     return value
 
 
+def from_json(text: str, where: str) -> Any:
+    """Return what JSON says; a damaged text, or an object with one key twice, is an error that says where.
+
+    Examples
+    --------
+    >>> from_json('{"a": 1, "a": 2}', "a.jsonl line 1")
+    Traceback (most recent call last):
+    ValueError: a.jsonl line 1: two values of 'a' in one object
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        out = dict(pairs)
+        if len(out) < len(pairs):
+            keys = [k for k, _ in pairs]
+            raise ValueError(f"two values of {max(keys, key=keys.count)!r} in one object")
+        return out
+
+    try:
+        return json.loads(text, object_pairs_hook=once)
+    except json.JSONDecodeError as e:
+        line = f" line {e.lineno}" if "\n" in text.rstrip() else ""
+        raise ValueError(f"{where}{line}: not JSON ({e})") from None
+    except RecursionError:
+        raise ValueError(f"{where}: not JSON (brackets within brackets without end)") from None
+    except ValueError as e:
+        raise ValueError(f"{where}: {e}") from None
+
+
 def _jsonl(file: Path, field: str, encoding: str) -> Iterator[str]:
     for number, line in enumerate(_lines(file, encoding), 1):
         if line.strip():
-            try:
-                record = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as e:
-                raise ValueError(f"{file} line {number}: not JSON ({e})") from None
-            yield _pick(record, field, f"{file} line {number}")
+            where = f"{file} line {number}"
+            yield _pick(from_json(line, where), field, where)
 
 
 def _json(file: Path, field: str, encoding: str) -> Iterator[str]:
     try:
-        records = json.loads("".join(_lines(file, encoding)))
-    except (json.JSONDecodeError, RecursionError) as e:
-        line = f" line {e.lineno}" if isinstance(e, json.JSONDecodeError) else ""
-        raise ValueError(f"{file}{line}: not JSON ({e}); one object per line is .jsonl") from None
+        records = from_json("".join(_lines(file, encoding)), str(file))
+    except ValueError as e:
+        raise ValueError(f"{e}; one object per line is .jsonl" if "not JSON" in str(e) else str(e)) from None
     if not isinstance(records, list):
         raise ValueError(
             f"{file}: holds {type(records).__name__}, not a list of texts or of objects with field {field!r}"
@@ -181,26 +206,30 @@ def _json(file: Path, field: str, encoding: str) -> Iterator[str]:
         yield _pick(record, field, f"{file} entry {number}")
 
 
-def _table(file: Path, field: str, encoding: str, delimiter: str) -> Iterator[str]:
+def table(file: Path, fields: Sequence[str], encoding: str = "utf-8", delimiter: str = ",") -> Iterator[list[str]]:
+    """Yield the values of some columns, row by row, or an error that names the line."""
     before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     try:
         rows = csv.reader(_lines(file, encoding), delimiter=delimiter, strict=True)
         header = next(rows, None)
         if not header:
-            raise ValueError(f"{file}: the first line names no columns: write them, {field!r} among them")
-        if header.count(field) != 1:
-            many = f"{header.count(field)} columns {field!r}" if field in header else f"no column {field!r}"
-            raise ValueError(
-                f"{file} line 1: {many}; there are {', '.join(header)}: name one with field=, each name once"
-            )
-        place = header.index(field)
+            raise ValueError(f"{file}: the first line names no columns: write them, {fields[0]!r} among them")
+        for field in fields:
+            if header.count(field) != 1:
+                many = f"{header.count(field)} columns {field!r}" if field in header else f"no column {field!r}"
+                raise ValueError(
+                    f"{file} line 1: {many}; there are {', '.join(header)}: name one with field=, each name once"
+                )
+        places = [header.index(field) for field in fields]
         for row in rows:
             if row and len(row) != len(header):
                 raise ValueError(
                     f"{file} line {rows.line_num}: {len(row)} columns instead of {len(header)}: write texts in quotes"
                 )
+            if any("\0" in cell for cell in row):
+                raise ValueError(f"{file} line {rows.line_num}: a NUL character: is this its encoding?")
             if row:
-                yield row[place]
+                yield [row[k] for k in places]
     except csv.Error as e:
         raise ValueError(
             f"{file} line {rows.line_num}: {e}: a quote is not closed, or a quoted text is followed by something else"
@@ -215,15 +244,17 @@ def _parquet(file: Path, field: str) -> Iterator[str]:
     except ImportError:
         raise ImportError(f"{file}: reading parquet needs pyarrow: pip install pyarrow") from None
     try:
-        table = parquet.ParquetFile(file)
+        found = parquet.ParquetFile(file)
     except Exception as e:
         raise ValueError(f"{file}: not a whole parquet file ({e})") from None
-    names = table.schema_arrow.names
+    names = found.schema_arrow.names
     if field not in names:
         raise ValueError(f"{file}: no column {field!r}; there are {', '.join(names)}: name one with field=")
-    for batch in table.iter_batches(batch_size=1024, columns=[field]):
+    number = 0
+    for batch in found.iter_batches(batch_size=1024, columns=[field]):
         for value in batch.column(0).to_pylist():
-            yield _pick(value, field, str(file))
+            yield _pick(value, field, f"{file} record {number}")
+            number += 1
 
 
 def _datasets() -> Any:
@@ -274,6 +305,7 @@ def _dataset(data: Any, field: str, split: str | None, where: str) -> Iterator[s
         yield _pick(record, field, f"{where} record {number}")
 
 
+@checked()
 def open_lines(file: str | Path, encoding: str = "utf-8") -> Iterator[str]:
     """Yield the lines of a text file (also .gz, .bz2, .xz) without line ends, or a clear error for wrong bytes.
 

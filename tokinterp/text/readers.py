@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..settings import checked, integer
-from .files import open_lines
+from .files import from_json, open_lines
 from .spans import Spans
 
 _NO_SPACE_BEFORE = {
@@ -363,14 +362,17 @@ def read_spans_jsonl(file: str | Path, *, kind: str = "entity", encoding: str = 
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry = from_json(line, f"{file} line {number}")
             text = entry["text"]
             for given in entry.get("spans", entry.get("entities", entry.get("label", []))):
                 named = isinstance(given, dict)
                 span: dict[str, Any] = given if named else dict(zip(("start", "stop", "type"), given, strict=False))
                 start, stop = int(span["start"]), int(span["stop"] if "stop" in span else span["end"])
                 if not 0 <= start < stop <= len(text):
-                    raise ValueError(f"span {start}..{stop} does not lie in the text of {len(text)} characters")
+                    where = f"{file} line {number}"
+                    raise ValueError(
+                        f"{where}: span {start}..{stop} does not lie in the text of {len(text)} characters"
+                    )
                 extra = {"type": span.get("type", span.get("label", "")), "parts": span.get("parts")}
                 records.append(
                     {"document": len(texts), "start": start, "stop": stop, "kind": span.get("kind", kind), **extra}
@@ -378,8 +380,6 @@ def read_spans_jsonl(file: str | Path, *, kind: str = "entity", encoding: str = 
             texts.append(text)
         except (KeyError, TypeError, AttributeError) as e:
             raise ValueError(f"{file} line {number}: no text with spans ({type(e).__name__}: {e})") from None
-        except ValueError as e:
-            raise ValueError(f"{file} line {number}: {e}") from None
     if not texts:
         raise ValueError(f"{file}: no text in it")
     return Annotated(texts, Spans.from_records(records, texts))

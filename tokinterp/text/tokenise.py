@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import UserDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from .offsets import offsets_of
 from .vocabulary import Vocabulary
 
 CHUNK_TEXTS, CHUNK_CHARS = 512, 2_000_000
+LONG_TEXT = 5_000_000
+"""Characters from which tokenising takes seconds; where it may be cut without changing a token, the caller knows."""
 
 
 @dataclass
@@ -198,6 +201,12 @@ def tokenise(
     from tqdm.auto import tqdm
 
     check_texts(texts, limits)
+    longest = max(map(len, texts))
+    if limits.on_long == "truncate" and longest > LONG_TEXT:
+        logging.getLogger("tokinterp").warning(
+            "a text of %d characters is tokenised as a whole, though max_tokens=%d are kept: cut it before",
+            longest, limits.longest,
+        )  # fmt: skip
     rows: list[tuple[np.ndarray, np.ndarray]] = []
     facts: list[tuple[int, ...]] = []
     dropped: list[int] = []
