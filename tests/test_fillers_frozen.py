@@ -140,7 +140,7 @@ def test_items_of_a_file(tmp_path):
     table.write_text("prompt,answer\nThe sky is, blue\n", encoding="utf-8")
     assert read_items(table) == [("The sky is", " blue")]
     table.write_text("question,answer\nThe sky is, blue\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"items\.csv, item 1: the fields are question, answer"):
+    with pytest.raises(ValueError, match=r"items\.csv line 1: no column 'prompt'; .*: write prompt and answer"):
         read_items(table)
     with pytest.raises(ValueError, match=r"read from \.jsonl or \.csv"):
         read_items(tmp_path / "items.txt") if (tmp_path / "items.txt").write_text("x") else None

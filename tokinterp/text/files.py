@@ -217,9 +217,8 @@ def table(file: Path, fields: Sequence[str], encoding: str = "utf-8", delimiter:
         for field in fields:
             if header.count(field) != 1:
                 many = f"{header.count(field)} columns {field!r}" if field in header else f"no column {field!r}"
-                raise ValueError(
-                    f"{file} line 1: {many}; there are {', '.join(header)}: name one with field=, each name once"
-                )
+                way = "name one with field=, each name once" if len(fields) == 1 else f"write {' and '.join(fields)}"
+                raise ValueError(f"{file} line 1: {many}; there are {', '.join(header)}: {way}")
         places = [header.index(field) for field in fields]
         for row in rows:
             if row and len(row) != len(header):
