@@ -135,9 +135,10 @@ def removal(case: Case, settings: Any) -> dict[str, xr.Dataset]:
     Of shuffled text the words of the text are shuffled, not its tokens, so that the same words can be deleted.  Where a
     condition deletes a whole class there is no control within the class (NaN).
     """
-    prompts = case.prompts if case.text is None else case.text
+    shuffled = case.null.startswith("shuffle")
+    prompts = case.text if shuffled and case.text is not None else case.prompts
     prompts = prompts[: settings.removal_prompts or len(prompts)]
-    if case.null.startswith("shuffle"):
+    if shuffled:
         prompts = shuffle_words(prompts, settings.seed)
     facts = {
         **fit_facts(case.model, prompts), "conditions": list(settings.conditions), "seed": settings.seed,

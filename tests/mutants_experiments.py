@@ -17,7 +17,7 @@ MUTANTS = [
     ("every text has the same random deletion", PARTS, "anywhere = [words.remove_random(r, settings.seed + i)",
      "anywhere = [words.remove_random(r, settings.seed)", BESIDE),
     ("no control is a control", PARTS, "[words.can_match(r) for r in first]", "[True for r in first]", BESIDE),
-    ("text of a removal is that of the null", PARTS, "case.prompts if case.text is None else case.text", "case.prompts",
+    ("text of a removal is that of the null", PARTS, "case.text if shuffled and case.text is not None else case.prompts", "case.prompts",
      BESIDE),
     ("a kept removal of another seed", PARTS, '"seed": settings.seed,\n', "\n", BESIDE),
     ("a kept removal of other conditions", PARTS, '"conditions": list(settings.conditions), ', "", BESIDE),

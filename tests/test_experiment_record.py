@@ -125,6 +125,10 @@ def test_shuffled_text_of_the_removal_is_the_words_of_the_text_in_another_order(
     assert not np.allclose(one["loss_original"], text["loss_original"])
 
 
+def test_the_random_tokens_of_a_null_are_those_whose_loss_is_measured(prompts):
+    assert not np.allclose(removal(prompts, "random_ids")["loss_original"], removal(prompts)["loss_original"])
+
+
 def test_the_untrained_network_is_the_one_whose_loss_is_measured(prompts):
     assert not np.allclose(removal(prompts, "untrained")["loss_original"], removal(prompts)["loss_original"])
 
