@@ -119,3 +119,16 @@ def test_small_angles_are_exact():
     step = torch.randn(50, 30, generator=torch.Generator().manual_seed(0))
     assert float(turning(step, 3 * step).max()) < 1e-6
     assert bool(turning(step, 0 * step).isnan().all())
+
+
+def test_a_row_that_is_massive_at_one_of_three_layers_has_no_bend():
+    model = StandIn((12,))
+    model.streams[0][0][3] *= 1000  # before layer 1
+    model.streams[0][3][4] *= 1000  # after layer 2
+    ds = model.measured(Curvature(tokens=None)).result()
+    bend = ds["token_depth_curvature"].values
+    assert np.isnan(bend[3]).tolist() == [True, True, False, True]
+    assert np.isnan(bend[4]).tolist() == [True, False, True, True]
+    assert np.isnan(bend[6]).tolist() == [True, False, False, True]
+    angles = ds["token_curvature"].values[:, 0]
+    assert np.flatnonzero(np.isnan(angles)).tolist() == [0, 1, 2, 3, 4, 11]

@@ -1,10 +1,17 @@
-"""The neighbour graph: chance is the density of the graph."""
+"""The neighbour graph: chance is the density of the graph; reciprocity, transitivity and hubs by hand."""
 
 import numpy as np
 import pytest
+import torch
 from standin import StandIn
 
 import tokinterp as ti
+from tokinterp.kernels.membership import graph_numbers
+from tokinterp.kernels.neighbours import nearest
+
+
+def gauss(n, d, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, d))
 
 
 def test_chance_is_the_share_of_all_arrows_that_are_there():
@@ -34,3 +41,33 @@ def test_reciprocity_of_random_arrows_is_at_chance():
     model = StandIn((n + 1,))
     chance = float(model.measured(ti.NeighbourGraph((k,))).result()["chance"][0, 0, 0])
     assert chance == pytest.approx(np.mean(found), rel=0.03)
+
+
+def test_reciprocity_and_transitivity_by_hand():
+    x = gauss(60, 3, seed=4)
+    near = nearest(torch.from_numpy(x), 5)
+    found = graph_numbers(near, 5, max_bytes=20_000)  # several blocks of rows
+    to = near.indices[0].numpy()
+    arrow = np.zeros((60, 60), bool)
+    np.put_along_axis(arrow, to, True, 1)
+    assert float(found.reciprocity) == pytest.approx((arrow & arrow.T).sum() / arrow.sum())
+    paths = [(i, m) for i in range(60) for j in to[i] for m in to[j] if m != i]
+    assert float(found.transitivity) == pytest.approx(np.mean([arrow[i, m] for i, m in paths]))
+    degree = arrow.sum(0)
+    np.testing.assert_array_equal(found.in_degree[0], degree)
+    from scipy.stats import skew
+
+    assert float(found.skewness) == pytest.approx(skew(degree))
+    assert float(found.orphans) == pytest.approx((degree == 0).mean())
+    assert int(found.largest) == degree.max()
+    alone = graph_numbers(nearest(torch.from_numpy(x[:5]), 4), 4)  # everybody points at everybody
+    assert float(alone.reciprocity) == float(alone.transitivity) == 1
+    assert bool(alone.skewness.isnan())
+
+
+def test_hubs_appear_with_dimension():
+    skew = [
+        float(graph_numbers(nearest(torch.from_numpy(gauss(800, d, seed=3)), 10), 10).skewness) for d in (3, 30, 200)
+    ]
+    assert skew[0] < skew[1] < skew[2]
+    assert skew[2] > 2

@@ -247,3 +247,24 @@ def test_refusals():
         MatrixEntropy(published="other")
     with pytest.raises(ValueError, match="dataset=False"):
         ti.measure(tiny(), some_prompts([9]), {"e": MatrixEntropy(max_bytes=10)}, progress=False)
+
+
+def test_the_largest_entropy_of_centred_rows_is_that_of_one_row_less():
+    model = StandIn((9, 6))  # 8 and 5 rows without the special one, padded to one width
+    for stream in model.streams:
+        stream[:, 1:] = np.eye(8)[: stream.shape[1] - 1]
+    for centre, most in ((False, (8, 5)), (True, (7, 4))):
+        ds = model.measured(ti.MatrixEntropy(centre=centre, dataset=False)).result()
+        np.testing.assert_allclose(ds["prompt_entropy_share"], 1, rtol=1e-6)
+        rank = ds["prompt_effective_rank"]
+        np.testing.assert_allclose(rank, np.broadcast_to(np.array(most)[:, None], rank.shape), rtol=1e-6)
+
+
+def test_the_largest_entropy_of_few_prompts_is_that_of_their_number():
+    model = StandIn((5, 7, 4))
+    for n, stream in enumerate(model.streams):
+        stream[:, 1:] = np.eye(8)[n]
+    ds = model.measured(ti.MatrixEntropy()).result()
+    np.testing.assert_allclose(ds["dataset_entropy"], np.log(3), rtol=1e-6)
+    np.testing.assert_allclose(ds["dataset_entropy_share"], 1, rtol=1e-6)
+    np.testing.assert_allclose(ds["dataset_rankme"], 3, rtol=1e-6)

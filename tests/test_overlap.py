@@ -1,4 +1,4 @@
-"""Overlap, information imbalance and the neighbour graph: theorems, peers, ties and copies, one search for all."""
+"""Overlap and information imbalance: theorems, peers, ties and copies, one search for all."""
 
 import importlib.util
 import json
@@ -14,7 +14,7 @@ from standin import StandIn
 from tiny import some_prompts, tiny
 
 import tokinterp as ti
-from tokinterp.kernels.membership import graph_numbers, membership, neighbour_lists, rank_rows
+from tokinterp.kernels.membership import membership, neighbour_lists, rank_rows
 from tokinterp.kernels.neighbours import nearest
 from tokinterp.measurements import clouds
 
@@ -167,36 +167,6 @@ def test_dadapy_and_scikit_learn_on_token_clouds(bundled):
                 assert found == pytest.approx(wanted[key][str(k)], rel=3e-3)
 
 
-def test_reciprocity_and_transitivity_by_hand():
-    x = gauss(60, 3, seed=4)
-    near = nearest(torch.from_numpy(x), 5)
-    found = graph_numbers(near, 5, max_bytes=20_000)  # several blocks of rows
-    to = near.indices[0].numpy()
-    arrow = np.zeros((60, 60), bool)
-    np.put_along_axis(arrow, to, True, 1)
-    assert float(found.reciprocity) == pytest.approx((arrow & arrow.T).sum() / arrow.sum())
-    paths = [(i, m) for i in range(60) for j in to[i] for m in to[j] if m != i]
-    assert float(found.transitivity) == pytest.approx(np.mean([arrow[i, m] for i, m in paths]))
-    degree = arrow.sum(0)
-    np.testing.assert_array_equal(found.in_degree[0], degree)
-    from scipy.stats import skew
-
-    assert float(found.skewness) == pytest.approx(skew(degree))
-    assert float(found.orphans) == pytest.approx((degree == 0).mean())
-    assert int(found.largest) == degree.max()
-    alone = graph_numbers(nearest(torch.from_numpy(x[:5]), 4), 4)  # everybody points at everybody
-    assert float(alone.reciprocity) == float(alone.transitivity) == 1
-    assert bool(alone.skewness.isnan())
-
-
-def test_hubs_appear_with_dimension():
-    skew = [
-        float(graph_numbers(nearest(torch.from_numpy(gauss(800, d, seed=3)), 10), 10).skewness) for d in (3, 30, 200)
-    ]
-    assert skew[0] < skew[1] < skew[2]
-    assert skew[2] > 2
-
-
 # -- labels -------------------------------------------------------------------------------------------------------
 def test_labels_against_dadapy():
     a, _, labels = RECIPE.views()
@@ -266,6 +236,14 @@ def test_overlap_of_copies_is_what_chance_gives():
     graph = model.measured(ti.NeighbourGraph((1, 5))).result().sel(prompt=1, layer=2)
     assert bool(graph["reciprocity"].isnull().all())
     assert int(graph["n_unique"]) == 1
+
+
+def test_a_layer_shares_all_neighbours_with_itself():
+    model = StandIn((14, 9))
+    ds = model.measured(ti.NeighbourOverlap((1, 3), labels=(), tokens=1)).result()
+    for layer in range(4):
+        np.testing.assert_allclose(ds["overlap_pair"].sel(layer=layer, other_layer=layer), 1)
+    assert ds["token_prompt"].values.tolist() == [0] * 14  # of the prompts below 1
 
 
 def test_repeated_tokens_at_layer_0_count_once_for_each_order():

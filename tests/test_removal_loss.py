@@ -2,13 +2,20 @@
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from scipy.stats import binomtest
 from tiny import tiny
 
 import tokinterp as ti
 from tokinterp.measurements import removal_loss
-from tokinterp.text.removal import find_units
+from tokinterp.text.removal import find_units, remove
+
+ITEMS = [
+    ti.Item("the river to the", ("north", "in"), 0), ti.Item("and the moon", ("is", "rises", "to"), 2),
+    ti.Item("a", ("b", "c"), 1),
+]  # fmt: skip
+
 
 QUESTIONS = [f"the owl and a fox number {n} in the wood of an elm saw the moon" for n in range(60)]
 
@@ -67,3 +74,55 @@ def test_controls_delete_as_many_units_elsewhere_and_each_others(answers):
     kept = [sum(w in t.split() for t in one for w in ("the", "a", "an")) for one in (left, one)]
     assert kept[0] == 0
     assert kept[1] > 0
+
+
+def test_surviving_loss_equals_brute_force():
+    model, text = tiny(), "the river runs to the north, and a river ends"
+    r = remove(text, "articles")
+    ds = ti.surviving_loss(model, [r])
+    want = []
+    for t, places in ((text, r.units), (r.text, r.places)):
+        enc = model.tokenizer(t, return_offsets_mapping=True)
+        ids = torch.tensor([enc["input_ids"]])
+        logp = model.lm(ids).logits[0].detach().log_softmax(-1)
+        loss = {}
+        for k, (a, b) in enumerate(enc["offset_mapping"]):
+            if k and b > a:
+                while t[a].isspace() and a < b:
+                    a += 1
+                unit = next(i for i, (x, y) in enumerate(places) if x <= a < y)
+                loss[unit] = loss.get(unit, 0) - float(logp[k - 1, ids[0, k]])
+        want.append([loss[i] for i in np.flatnonzero(~r.removed)])
+    assert float(ds["loss_original"][0]) == pytest.approx(np.mean(want[0]), rel=1e-4)
+    assert float(ds["loss_removed"][0]) == pytest.approx(np.mean(want[1]), rel=1e-4)
+    assert float(ds["difference_per_removed"][0]) == pytest.approx((np.sum(want[1]) - np.sum(want[0])) / 3, rel=1e-3)
+    assert int(ds["n_surviving"][0]) == 8
+    ti.check(ds)
+
+
+def test_nothing_deleted_costs_nothing_and_everything_is_nan():
+    ds = ti.surviving_loss(tiny(), [remove("owl river", "articles"), remove("the of", "stop words")])
+    assert float(ds["difference"][0]) == 0
+    assert np.isnan(ds["loss_removed"][1])
+    assert int(ds["n_surviving"][1]) == 0
+    with pytest.raises(ValueError, match="removals"):
+        ti.surviving_loss(tiny(), [])
+
+
+def test_a_text_that_is_cut_off_compares_what_both_versions_hold():
+    text = "the river and the moon " * 12
+    ds = ti.surviving_loss(tiny(), [remove(text, "articles")], max_tokens=20)
+    assert 0 < int(ds["n_surviving"][0]) < 15
+    assert 0 < int(ds["n_removed"][0]) < 12
+
+
+def test_accuracy_beside_its_controls():
+    ds = ti.removal_accuracy(
+        tiny(), ITEMS, {"articles": "articles", "mine": lambda t: t.replace("the ", "")}, score="option", controls=2
+    )
+    ti.check(ds)
+    assert ds["variant"].values.tolist() == ["articles", "mine"]
+    assert float(ds["removal_rate"][0]) == pytest.approx(4 / 8)
+    edited = ti.multiple_choice(tiny(), ITEMS, score="option", edit=lambda t: remove(t, "articles").text)
+    np.testing.assert_array_equal(ds["correct"][0], edited["correct"])
+    assert (ds["p"] <= 1).all()
