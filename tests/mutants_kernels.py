@@ -254,14 +254,14 @@ MUTANTS = [
         K + "lookup.py",
         "(product >= product.gather(1, t)).sum(-1) - 1",
         "(product > product.gather(1, t)).sum(-1)",
-        T + "inner_lexicon.py::test_what_is_not_finite_or_tied_is_never_retrieved",
+        T + "lookup.py::test_what_is_not_finite_or_tied_is_never_retrieved",
     ),
     (
         "lookup: same fold",
         K + "lookup.py",
         "(fold[a : a + size, None] == fold) | ~fine",
         "(fold[a : a + size, None] != fold) | ~fine",
-        T + "inner_lexicon.py::test_votes_equal_brute_force",
+        T + "lookup.py::test_votes_equal_brute_force",
     ),
     (
         "massive: >= 10",
@@ -331,14 +331,14 @@ MUTANTS = [
         K + "membership.py",
         "path = (onward < n) & ~back",
         "path = onward < n",
-        T + "overlap.py::test_reciprocity_and_transitivity_by_hand",
+        T + "graph.py::test_reciprocity_and_transitivity_by_hand",
     ),
     (
         "graph: skew of second moment",
         K + "membership.py",
         "third / second.pow(1.5)",
         "third / second",
-        T + "overlap.py::test_reciprocity_and_transitivity_by_hand",
+        T + "graph.py::test_reciprocity_and_transitivity_by_hand",
     ),
     (
         "graph: orphans of all points",

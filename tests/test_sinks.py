@@ -46,3 +46,28 @@ def test_refusals_of_attention():
         ti.measure(tiny(), some_prompts([9]), {"s": FirstTokenAttention(blocks=[7])}, progress=False)
     with pytest.raises(ValueError, match="only look at itself"):
         ti.measure(tiny(), some_prompts([1]), {"s": FirstTokenAttention()}, progress=False)
+
+
+def test_at_the_threshold_is_not_above_it():
+    model, prompts = tiny(), some_prompts([9, 12])
+    run = ti.measure(model, prompts, {"s": FirstTokenAttention()}, progress=False)["s"]
+    mass = run["first_token_mass"].values
+    threshold = float(np.sort(mass[0, 1])[1])  # that of a head
+    again = ti.measure(model, prompts, {"s": FirstTokenAttention(threshold=threshold)}, progress=False)["s"]
+    assert float(again["sink_rate"][0, 1]) == (mass[0, 1] > threshold).mean()
+    assert (mass[0, 1] == threshold).any()
+
+
+def test_largest_later_position_is_seen_by_enough_queries_and_not_the_first():
+    model, prompts = tiny(), some_prompts([24, 12])  # the second is too short
+    ds = ti.measure(model, prompts, {"s": ti.AttentionSinks(tokens=24)}, progress=False)["s"].to_dataset()
+    assert ds["prompt"].values.tolist() == [0]
+    assert ds["n_queries"].values.tolist() == list(range(24, 0, -1))
+    later = ds["received"].isel(position=slice(1, 9))  # position 8 is the last that 16 queries see
+    np.testing.assert_allclose(ds["largest_later"].sel(prompt=0), later.max("position"), rtol=1e-6)
+    np.testing.assert_array_equal(ds["largest_position"].sel(prompt=0), later.argmax("position") + 1)
+    np.testing.assert_allclose(ds["first_received"].sel(prompt=0), ds["received"].isel(position=0), rtol=1e-6)
+    batch = ti.capture(model, prompts, [0], [Site("pattern", 1)])
+    pattern = batch.get("pattern", 1)[0].double().numpy()
+    wanted = np.stack([pattern[:, k:, k].mean(1) for k in range(24)], 1)
+    np.testing.assert_allclose(ds["received"].sel(block=1), wanted, rtol=1e-5)
