@@ -50,22 +50,25 @@ def test_each_test_compares_what_its_name_says(answers):
     ds = ti.removal_accuracy(tiny(), items, ["articles"], controls=3)
     (whole, before), (_, after), *controls = answers
     assert whole == QUESTIONS
-    assert len(controls) == 3
+    assert len(controls) == 2 * 3
+    controls, same = controls[:3], controls[3:]
     assert float(ds["accuracy"][0]) == pytest.approx(after.mean())
     assert float(ds["accuracy_control"][0]) == pytest.approx(np.mean([c.mean() for _, c in controls]))
     p, p_control = exact(before, after), exact(controls[0][1], after)
     assert p != pytest.approx(p_control, rel=0.1)
     assert float(ds["p"][0]) == pytest.approx(p)
     assert float(ds["p_control"][0]) == pytest.approx(p_control)
+    assert float(ds["p_class_control"][0]) == pytest.approx(exact(same[0][1], after))
+    assert int(ds["n_class_control"][0]) == 60
     assert float(ds.attrs["accuracy_original"]) == pytest.approx(before.mean())
 
 
 def test_controls_delete_as_many_units_elsewhere_and_each_others(answers):
     items = [ti.Item(q, ("x", "y"), 0) for q in QUESTIONS]
     ti.removal_accuracy(tiny(), items, ["articles"], controls=2)
-    first = answers[2:]
+    first, n = answers[2:], len(answers)
     ti.removal_accuracy(tiny(), items, ["articles"], controls=2, seed=1)
-    again = answers[-1]
+    again = answers[n + 2]
     (_, _), (left, _), (one, _), (two, _) = answers[:4]
     count = [[len(find_units(t)[0]) for t in texts] for texts in (left, one, two)]
     assert count[0] == count[1] == count[2]
