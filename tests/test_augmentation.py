@@ -120,7 +120,7 @@ def test_dime_bounds():
 def test_numbers_are_means_over_pairs_of_different_readings():
     x = cloud(1, 9, 5) + 0.5 * cloud(3, 9, 5, seed=1)
     orders = np.stack([np.random.default_rng(s).permutation(9) for s in range(2)])
-    found = reading_numbers(x, orders, ("infonce", "dime", "lidar"), (), 0.1, 1e-2)
+    found = reading_numbers(x, orders, ("infonce", "dime", "lidar"), 0.1, 1e-2)
     pairs = [(0, 1), (0, 2), (1, 2)]
     loss = np.mean([float(entropy.infonce(x[a], x[b], 0.1)) for a, b in pairs])
     assert found["infonce_loss"] == pytest.approx(loss)
