@@ -18,6 +18,7 @@ import xarray as xr
 from . import dataset
 from .capture import INNER
 from .checkpoint import Checkpoint, Facts, compare_facts, fingerprint, partial_folder, read_progress, remove_partial
+from .documents import with_documents
 from .edits import Edit, KnockOut, SiteEdit
 from .kernels.state import neutral
 from .loop import Measurements, Runner, nonfinite_layer
@@ -292,7 +293,7 @@ def _result(
     per_prompt.attrs = dataset.provenance(model.info, prompts, facts["measurements"], mark, edits=edits)
     # Not in the root: groups inherit its coordinates, and a measurement may lack prompts that were left out.
     root = xr.Dataset(attrs={**notes, **per_prompt.attrs, "facts": json.dumps(facts, sort_keys=True)})
-    nodes = {"/": root, "/prompts": dataset.with_documents(per_prompt, prompts)}
+    nodes = {"/": root, "/prompts": with_documents(per_prompt, prompts)}
     for name, m in measurements.items():
         ds = m.result()
         if "token" in ds.dims and "text" not in ds.coords:
@@ -305,7 +306,7 @@ def _result(
         own = {**notes, **ds.attrs}
         ds.attrs = {**dataset.provenance(model.info, prompts, m.settings(), mark, seeds[name], edits), **own}
         ds.attrs["measurement"] = type(m).__name__
-        nodes["/" + name] = dataset.with_documents(ds, prompts)
+        nodes["/" + name] = with_documents(ds, prompts)
     tree = xr.DataTree.from_dict(nodes)
     dataset.check(tree)
     return tree

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from .dataset import digests, kind, numbers_version, own_attributes, provenance, with_documents
+from .dataset import digests, kind, numbers_version, own_attributes, provenance
 from .describe import describe, hash_json
+from .documents import with_documents
 from .models.base import ModelInfo, current
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
-from .dataset import groups_of, own_attributes, variable
+from .dataset import own_attributes, variable
+from .documents import groups_of
 from .kernels.state import neutral
 from .settings import anything, checked
 from .stamp import derived, mark_of

@@ -1,0 +1,65 @@
+"""Wrong changes to intervals and exact tests: tails, units, expansion, seeds, rules for few groups."""
+
+RESAMPLE = "tokinterp/stats/resample.py"
+JACKKNIFE = "tokinterp/stats/jackknife.py"
+SUMMARY = "tokinterp/summary.py"
+PROFILES = "tokinterp/profiles.py"
+TALLY = "tokinterp/measurements/tally.py"
+SIMILARITY = "tokinterp/measurements/similarity.py"
+TEST = "tests/test_resample.py -k "
+
+MUTANTS = [
+    ("expansion dropped", RESAMPLE, "-np.sqrt(some / (some - 1)) * ", "-1.0 * ", TEST + "hesterberg"),
+    ("normal instead of t", RESAMPLE, "special.stdtrit(some - 1, (1 + level) / 2))", "special.ndtri((1 + level) / 2))",
+     TEST + "hesterberg"),
+    ("one-sided level in the tail", RESAMPLE, "special.stdtrit(some - 1, (1 + level) / 2))",
+     "special.stdtrit(some - 1, level))", TEST + "hesterberg"),
+    ("intervals of two groups", RESAMPLE, "LEAST = 3", "LEAST = 2", TEST + "fewer_than_three"),
+    ("upper tail is the lower", RESAMPLE, "(tail, 1 - tail), strict", "(tail, tail), strict", TEST + "percentiles"),
+    ("NaN draws counted as values", RESAMPLE, "known = np.isfinite(flat).sum(1)",
+     "known = np.full(len(flat), flat.shape[1])", TEST + "percentiles"),
+    ("few groups not widened", RESAMPLE, "if len(few):", "if len(few) > 10**9:", TEST + "means_are_covered"),
+    ("bootstrap error not corrected", RESAMPLE, "np.nanstd(flat[few], 1) * np.sqrt(number / (number - 1))",
+     "np.nanstd(flat[few], 1) * 0.5", TEST + "means_are_covered"),
+    ("seed ignored", RESAMPLE, "rng, rows = np.random.default_rng(seed)", "rng, rows = np.random.default_rng(0)",
+     TEST + "seed"),
+    ("each block the same draws", RESAMPLE, "        yield rng.multinomial(",
+     "        yield np.random.default_rng(seed).multinomial(", TEST + "seed"),
+    ("unequal chances", RESAMPLE, "np.full(n, 1 / n), size", "np.arange(1, n + 1) / (n * (n + 1) / 2), size",
+     TEST + "seed"),
+    ("draws without replacement", RESAMPLE, "rng.multinomial(n, np.full(n, 1 / n), size=min(rows, n_boot - a))",
+     "np.ones((min(rows, n_boot - a), n))", TEST + "seed"),
+    ("groups ignored", RESAMPLE, "    if groups is None:\n        return values", "    if True:\n        return values",
+     TEST + "windows_of_one_document"),
+    ("missing values as zeros", RESAMPLE, "group_sums(known, groups)", "group_sums(np.ones_like(values), groups)",
+     TEST + "missing"),
+    ("all groups have a part", RESAMPLE, "have = (b != 0).sum(0)", "have = np.full(b.shape[1], n)", TEST + "missing"),
+    ("maximum dropped", RESAMPLE, "np.abs(g @ unit).max(1)", "np.abs(g @ unit)[:, 0]", TEST + "simultaneous"),
+    ("maximum without absolute value", RESAMPLE, "np.abs(g @ unit).max(1)", "(g @ unit).max(1)", TEST + "simultaneous"),
+    ("no Bonferroni for few", RESAMPLE, "tail = (1 - level) / 2 / use.sum()", "tail = (1 - level) / 2",
+     TEST + "simultaneous"),
+    ("constants count in the maximum", RESAMPLE, "(error > 1e-12 * np.abs(mean))", "(error >= 0)",
+     TEST + "simultaneous"),
+    ("error of the maximum without n - 1", RESAMPLE, "length * np.sqrt(have / (have - 1.0)) / total",
+     "length * np.sqrt(have) / total", TEST + "simultaneous"),
+    ("jackknife of two groups", JACKKNIFE, "if len(parts) < LEAST", "if len(parts) < 2",
+     "tests/test_jackknife.py -k two_groups"),
+    ("jackknife with one degree more", JACKKNIFE, "special.stdtrit(len(parts) - 1,", "special.stdtrit(len(parts),",
+     "tests/test_jackknife.py -k textbook"),
+    ("jackknife one-sided", JACKKNIFE, "(1 + level) / 2) * jack", "level) * jack",
+     "tests/test_jackknife.py -k textbook"),
+    ("summary draws windows", SUMMARY, "mean_sums(v.values, groups)", "mean_sums(v.values)",
+     TEST + "summary_of_windows"),
+    ("documents not in the result", "tokinterp/measure.py", "nodes[\"/\" + name] = with_documents(ds, prompts)",
+     "nodes[\"/\" + name] = ds", TEST + "summary_of_windows"),
+    ("profiles draw prompts", PROFILES, "np.unique(prompts.documents[prompt], return", "np.unique(prompt, return",
+     "tests/test_profiles.py -k windows"),
+    ("correlations draw prompts", PROFILES, "np.unique(documents[0] if documents else common >> 32",
+     "np.unique(common >> 32", "tests/test_profiles.py -k windows"),
+    ("other probes are added up", TALLY, 'not in ("tokens", "start"', 'not in ("probes", "tokens", "start"',
+     "tests/test_mixed_scores.py -k settings"),
+    ("another model is added up", TALLY, 'MADE_BY = ("identity", ', "MADE_BY = (",
+     "tests/test_mixed_scores.py -k model"),
+    ("a sample of more than all tokens", SIMILARITY, "min(self.sample, sum(prompts.lengths))", "self.sample",
+     "tests/test_mixed_scores.py -k sample"),
+]  # fmt: skip
