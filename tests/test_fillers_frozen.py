@@ -172,11 +172,15 @@ def test_overviews_of_text_and_routing(bundled, kind):
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("a.jsonl", b'{"prompt": "a", "answer": "b"}\n{"prompt": ', "a.jsonl, line 2: not JSON"),
-        ("b.jsonl", b"[1, 2]\n", "b.jsonl, line 1: list instead of an object with prompt and answer"),
+        ("a.jsonl", b'{"prompt": "a", "answer": "b"}\n{"prompt": ', "a.jsonl line 2: not JSON"),
+        ("b.jsonl", b"[1, 2]\n", r"b.jsonl line 1: \[1, 2\]: give an object with texts as prompt and answer"),
         ("c.jsonl", b'{"prompt": "\xe9"}\n', "c.jsonl"),
-        ("d.csv", b"prompt,answer\n\xe9,b\n", "d.csv: no UTF-8 text"),
-        ("e.jsonl", b"[" * 100_000, "e.jsonl, line 1: not JSON"),
+        ("d.csv", b"prompt,answer\n\xe9,b\n", "d.csv: byte 14 .* is not UTF-8"),
+        ("f.jsonl", b'{"prompt": "a", "answer": "b"}\n3\n', "f.jsonl line 2: 3: give an object"),
+        ("g.jsonl", b'{"prompt": "a", "answer": null}\n', "g.jsonl line 1: .*: give an object"),
+        ("h.jsonl", b"\n", "h.jsonl: no item in it"),
+        ("i.csv", b"prompt,answer\n1\n", "i.csv line 2: 1 columns instead of 2"),
+        ("e.jsonl", b"[" * 100_000, "e.jsonl line 1: not JSON"),
     ],
 )
 def test_damaged_items_are_named_with_their_file(tmp_path, name, data, message):

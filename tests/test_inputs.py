@@ -227,26 +227,6 @@ def test_the_name_of_a_measurement_is_a_string():
         ti.measure(tiny(), some_prompts([9]), {3: ti.TokenNorms()})
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.jsonl", "[1]\n", r"a.jsonl line 1: \[1\]: give an object with texts as prompt and answer"),
-        ("a.jsonl", '{"prompt": "a", "answer": "b"}\n3\n', r"a.jsonl line 2: 3: give an object"),
-        ("a.jsonl", '{"prompt": "a", "answer": null}\n', r"a.jsonl line 1: .*: give an object"),
-        ("a.jsonl", "nope\n", r"a.jsonl line 1: not JSON"),
-        ("a.jsonl", "\n", r"a.jsonl: no item in it"),
-        ("a.csv", "prompt,answer\n1\n", r"a.csv line 2: 1 columns instead of 2"),
-        ("a.csv", "prompt,reply\n1,2\n", r"a.csv line 1: no column 'answer'"),
-    ],
-)
-def test_items_are_refused_with_their_line(name, content, message, tmp_path):
-    from tokinterp.fillers.frozen import read_items
-
-    (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match=message):
-        read_items(tmp_path / name)
-
-
 def test_a_text_far_longer_than_what_is_kept_is_told(monkeypatch, caplog):
     monkeypatch.setattr("tokinterp.text.tokenise.LONG_TEXT", 100)
     ti.Prompts.from_texts(["once " * 30], ti.load_tokenizer(), max_tokens=8)
