@@ -273,7 +273,10 @@ def test_no_command_replaces_what_is_not_its_own(call, stored, tmp_path, monkeyp
         (["report", stored, "-o", "s3://bucket/page.html"], "is a URL"),
         (["plot", stored, "-o", folder], "has png files already (a.png): give another folder, or --overwrite"),
         (["plot", stored, "-o", file, "--overwrite"], "is a file: give the name of a folder"),
-        (["plot", stored, "-o", tmp_path / "new", "--format", "exe"], "--format exe: write png, pdf or svg"),
+        (
+            ["plot", stored, "-o", tmp_path / "new", "--format", "exe"],
+            "--format 'exe': give one of 'png', 'pdf', 'svg'",
+        ),
         (["demo", "-o", folder], "something is there that no demo wrote"),
         (["demo", "-o", file], "something is there that no demo wrote"),
     ):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from conftest import needs_extras
+from scipy import stats
 from test_measure import assert_same, measured
 from tiny import Norms, tiny
 
@@ -351,17 +352,16 @@ def normal(n, columns=400, seed=0):
 
 
 def test_interval_has_the_width_and_coverage_of_theory():
-    """Normal data: the interval is 2 * 1.96 * s / sqrt(n) wide, and holds the true mean in about 95 of 100 columns.
+    """Normal data: the interval is that of Student, 2 t s / sqrt(n) wide, and holds the true mean in 95 of 100 columns.
 
-    The percentile bootstrap is a little narrow, by sqrt((n - 1) / n); with 400 columns two standard errors of the
-    coverage are 2.2 points.
+    With 400 columns two standard errors of the coverage are 2.2 points.
     """
     n = 100
     ds, values = normal(n)
     out = ti.summary(ds)
     low, high = out["x_interval"].sel(bound="lower").values, out["x_interval"].sel(bound="upper").values
     np.testing.assert_allclose(out["x"], values.mean(0))
-    expected = 2 * 1.96 * values.std(0, ddof=0) / np.sqrt(n)
+    expected = 2 * stats.t.ppf(0.975, n - 1) * values.std(0, ddof=1) / np.sqrt(n)
     assert abs(np.mean((high - low) / expected) - 1) < 0.01
     assert np.abs((high - low) / expected - 1).max() < 0.15
     assert 0.91 < np.mean((low < 3) & (high > 3)) < 0.97

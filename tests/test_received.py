@@ -233,7 +233,7 @@ def test_code_of_a_tokenizer_runs_only_if_the_command_line_says_so(tmp_path, cap
     tree = xr.DataTree()
     tree.attrs = {"prompts": "x", "command": json.dumps({
         "model": str(folder), "revision": None, "trust_remote_code": True, "texts": "bundled",
-        "prompts": dict.fromkeys(cli_erasure.PROMPT_OPTIONS),
+        "prompts": {**dict.fromkeys((*cli_erasure.READING, *cli_erasure.CUTTING)), "max_tokens": 64},
     })}  # fmt: skip
     with pytest.raises(ValueError, match=r"no result can allow: if you trust it, give --model .*--trust-remote-code"):
         cli_erasure.prompts_of(tree)

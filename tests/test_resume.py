@@ -208,7 +208,7 @@ def test_store_that_is_no_run_is_refused(tmp_path):
         measured(which={"norms": Norms()}, store=path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="mine cannot be read"):
+    with pytest.raises(FileExistsError, match="is a folder that is no result"):
         measured(which={"norms": Norms()}, store=tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
