@@ -271,6 +271,8 @@ def seen(out: dict[str, Any]) -> list[str]:
     for r in out["insertion"]:
         if r["n_fillers"] == 10 or (r["n_fillers"] and len({x["n_fillers"] for x in out["insertion"]}) == 2):
             low, high = r["interval"]
+            if low is None:  # of fewer than three items
+                continue
             said.append(
                 f"{r['n_fillers']} {r['filler']} {'after' if r['placement'] == 'post' else 'before'} the question "
                 f"{change(low, high)} log p(answer): {r['log_prob_change']:+.2f} [{low:+.2f}, {high:+.2f}] nat"
@@ -287,14 +289,14 @@ def seen(out: dict[str, Any]) -> list[str]:
     ):
         mean, low, high = out["interventions"][name]["log_prob_change"]
         if mean is not None:
-            said.append(f"{text}: log p(answer) {mean:+.2f} [{low:+.2f}, {high:+.2f}] nat")
+            interval = "no interval of so few items" if low is None else f"{low:+.2f}, {high:+.2f}"
+            said.append(f"{text}: log p(answer) {mean:+.2f} [{interval}] nat")
     said.append(f"verdict on the fillers: {out['verdict']}")
     for name in ("text_attention", "untrained_text_attention"):
         mean, low, high = out[name]["separators"]["net_enrichment"]
         what = "untrained" if name.startswith("un") else "trained"
-        said.append(
-            f"{what}: separators get {mean:.2f} [{low:.2f}, {high:.2f}] times their share, net of sink and self"
-        )
+        interval = "no interval of so few texts" if low is None else f"{low:.2f}, {high:.2f}"
+        said.append(f"{what}: separators get {mean:.2f} [{interval}] times their share, net of sink and self")
     said.append(
         f"position 0 is a sink in {out['sinks']['first']:.0%} of heads and texts, "
         f"untrained {out['untrained_sinks']['first']:.0%}"

@@ -126,7 +126,10 @@ class Job:
             "dirty": self.commit.endswith("+"), **self.facts(), "took": round(time.monotonic() - self.began, 1),
             "versions": versions(), "sizes": self.sizes, "rows": self.rows, "notes": self.notes,
         }  # fmt: skip
-        write_text(self.out / f"{self.name}.json", json.dumps(record, indent=1) + "\n")
+        text = json.dumps(record, indent=1)
+        for name, folder in (("WORK", self.work), ("DATA", self.data), ("OUT", self.out)):
+            text = text.replace(json.dumps(str(folder.absolute()))[1:-1], name)  # no paths of a machine in a record
+        write_text(self.out / f"{self.name}.json", text + "\n")
 
 
 def timed(call: Callable[[], Any], place: torch.device, rounds: int = 5, most: float = 20.0) -> dict[str, Any]:
