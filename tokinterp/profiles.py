@@ -236,7 +236,6 @@ def token_correlation(
         raise ValueError(f"no token has both {a.name} and {b.name}: were they measured on the same prompts?")
     x, y = x[i], y[j, 0]
     documents = [v["token_document"].values[at] for v, at in ((a, i), (b, j)) if "token_document" in v.coords]
-    kind = "documents" if documents else "prompts"
     numbers, group = np.unique(documents[0] if documents else common >> 32, return_inverse=True)
     out: dict[str, list[Any]] = {"pearson": [], "spearman": [], "n_tokens": []}
     bands: dict[str, list[Any]] = {"pearson": [], "spearman": []}
@@ -258,7 +257,7 @@ def token_correlation(
         )
     data["n_tokens"] = variable(dims, np.reshape(out["n_tokens"], shape), "tokens with both values", "token")
     data["n_prompts"] = variable((), len(np.unique(common >> 32)), "prompts with both values", "1")
-    data["n_groups"] = variable((), len(numbers), f"{kind} drawn for the intervals", "1")
+    data["n_groups"] = variable((), len(numbers), "documents (prompts where none are known) drawn for the intervals", "1")
     coords: dict[Any, Any] = {c: v for c, v in a.coords.items() if "token" not in v.dims}
     coords["bound"] = variable("bound", np.array(["lower", "upper"]), "bound of the interval", "1")
     return derived(xr.Dataset(data, coords), "token_correlation", [a, b], {"level": level, "n_boot": n_boot}, seed)
