@@ -257,7 +257,7 @@ def token_correlation(
         )
     data["n_tokens"] = variable(dims, np.reshape(out["n_tokens"], shape), "tokens with both values", "token")
     data["n_prompts"] = variable((), len(np.unique(common >> 32)), "prompts with both values", "1")
-    data["n_groups"] = variable((), len(numbers), "documents (prompts where none are known) drawn for the intervals", "1")
+    data["n_groups"] = variable((), len(numbers), "documents, or else prompts, drawn for the intervals", "1")
     coords: dict[Any, Any] = {c: v for c, v in a.coords.items() if "token" not in v.dims}
     coords["bound"] = variable("bound", np.array(["lower", "upper"]), "bound of the interval", "1")
     return derived(xr.Dataset(data, coords), "token_correlation", [a, b], {"level": level, "n_boot": n_boot}, seed)
