@@ -47,11 +47,11 @@ def verdict(
 
     The rule (all three are needed for "used", each with the lower bound of its interval on the right side):
 
-    1. fillers after the question raise the log-probability of the answer by more than the same fillers before it (F3);
-    2. hiding them from the answer position (C3a), or putting their mean over items in their place at all layers
-       (C4), lowers it, and by more than the same done to as many random words in the same places;
-    3. some head gives them, from the answer position, more than their share of what is left beside sink and self (T3;
-       the interval holds for all heads at once: by the bootstrap distribution of the maximum over heads).
+    1. fillers after the question raise the log-probability of the answer by more than the same fillers before it;
+    2. hiding them from the answer position, or putting their mean over items in their place at all layers,
+       lowers it, and by more than the same done to as many random words in the same places;
+    3. some head gives them, from the answer position, more than their share of what is left beside sink and self
+       (the interval holds for all heads at once: by the bootstrap distribution of the maximum over heads).
 
     Parameters
     ----------

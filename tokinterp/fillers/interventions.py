@@ -65,10 +65,10 @@ def intervene(
         All by default. ``"insertion"``: x_k against x_0 (C1). ``"deletion"``: x_0, also with the places of x_k kept
         (C2).
         ``"knock-out"``: fillers hidden from all tokens behind them (C3b), ``"knock-out of the answer"``: from the
-        answer position only (C3a), ``"windows"``: from it in windows of blocks (C3c), ``"blind fillers"``: the question
+        answer position only, ``"windows"``: from it in windows of blocks, ``"blind fillers"``: the question
         hidden from the fillers (C3d), ``"knock-out, places closed"``: hidden and the places behind them moved up, which
         equals deletion. ``"mean ablation"`` (over items, slot by slot), ``"zero ablation"``, ``"resample ablation"``
-        (of another item): of the fillers' stream at all layers (C4). ``"transplant"``: keys and values of the fillers
+        (of another item): of the fillers' stream at all layers. ``"transplant"``: keys and values of the fillers
         of another item of the same layout, and the same of its question as positive control (C5). ``"places closed"``:
         what follows the fillers gets its places of k = 0 (C7). ``"patches"``: the stream at the answer position of x_k
         put into x_0, layer by layer (C8, sufficiency). With demonstrations, all these change the target's fillers alone
