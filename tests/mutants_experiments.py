@@ -5,9 +5,9 @@ RECORD = "experiments/record.py"
 SUMMARY = "experiments/microscope_summary.py"
 ERASURE, FIGURES = "experiments/erasure_summary.py", "figures/__main__.py"
 LOSS = "tokinterp/measurements/removal_loss.py"
-BESIDE = "tests/test_experiment_record.py"
-SAID = "tests/test_experiment_erasure.py -k record_is_plain"
-ENTROPY = "tests/test_matrix_entropy.py"
+BESIDE = "tests/test_experiments_record.py"
+SAID = "tests/test_experiments_erasure.py -k record_is_plain"
+ENTROPY = "tests/test_entropy.py"
 
 MUTANTS = [
     ("random deletion is the deletion itself", PARTS, "in (first, anywhere)]", "in (first, first)]", BESIDE),

@@ -57,9 +57,9 @@ MUTANTS = [
     ("correlations draw prompts", PROFILES, "np.unique(documents[0] if documents else common >> 32",
      "np.unique(common >> 32", "tests/test_profiles.py -k windows"),
     ("other probes are added up", TALLY, 'not in ("tokens", "start"', 'not in ("probes", "tokens", "start"',
-     "tests/test_mixed_scores.py -k settings"),
+     "tests/test_tally.py -k settings"),
     ("another model is added up", TALLY, 'MADE_BY = ("identity", ', "MADE_BY = (",
-     "tests/test_mixed_scores.py -k model"),
+     "tests/test_tally.py -k model"),
     ("a sample of more than all tokens", SIMILARITY, "min(self.sample, sum(prompts.lengths))", "self.sample",
-     "tests/test_mixed_scores.py -k sample"),
+     "tests/test_tally.py -k sample"),
 ]  # fmt: skip

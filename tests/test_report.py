@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import xarray as xr
-from test_erasure_seen import small
+from test_plots_erasure import small
 
 import tokinterp as ti
 from tokinterp.plots.erasure_html import erasure_html
