@@ -6,6 +6,7 @@ import torch
 from contract import assert_contract
 
 import tokinterp as ti
+from tokinterp import edits as E
 from tokinterp.fillers import dot_probes, match3
 from tokinterp.fillers.contents import filler_prompts, read_dots
 from tokinterp.fillers.dot_ablation import INTERVENTIONS, SEED, ablate_dots
@@ -76,12 +77,14 @@ def test_attention_is_that_of_a_loop(lm):
     assert 0 < seen < 60
 
 
-def test_uniform_attention_has_the_chance_that_is_stated():
-    flat = build(TASK, Network(1, 32, 2, 64), 0)
+@pytest.mark.parametrize("n", [4, 6])
+def test_uniform_attention_has_the_chance_that_is_stated(n):
+    task = Task(n=n, d=2, m=3)
+    flat = build(task, Network(1, 32, 2, 64), 0)
     with torch.no_grad():
         flat.model.layers[0].self_attn.q_proj.weight.zero_()
-    model = as_model(flat, TASK)
-    run = ti.measure(model, filler_prompts(TASK, model, 4), {"a": DotAttention(4, 2, 3)}, progress=False)
+    model = as_model(flat, task)
+    run = ti.measure(model, filler_prompts(task, model, 4), {"a": DotAttention(n, 2, 3)}, progress=False)
     ds = run["a"].to_dataset()
     np.testing.assert_allclose(ds["mass"].mean(("prompt", "block", "head")), ds["chance"], atol=1e-6)
     np.testing.assert_allclose(ds["own_rows"], ds["two_other_rows"], atol=1e-6)
@@ -126,6 +129,44 @@ def test_the_whole_network_answers_as_it_does_without_us(lm, changed):
     best = logits.argmax(-1)
     said = (best == TASK.words.true) | (best == TASK.words.false)
     assert one["answered"].values.astype(bool).tolist() == said.tolist()
+
+
+def test_interventions_are_those_made_by_hand(lm, changed):
+    """Prompt by prompt: what is hidden from whom, in which blocks, and what is put where at which layers."""
+    model, test = as_model(lm, TASK), TASK.test_set("filler", 40, SEED)
+    ids, streams, last = test.sequences.ids[:, :-1], ti.resid([0, 1]), ti.Site("resid", 2)
+    dots, cue, true = list(range(5, 5 + TASK.n_fillers)), 5 + TASK.n_fillers, TASK.words.true
+    with torch.no_grad():
+        seen = model.run(ids, streams)
+
+    def margin(e, edits):
+        with torch.no_grad():
+            out = model.unembed(model.run(ids[e : e + 1], [last], edits=edits)[last][0, -1]).double()
+        return float(out[true] - out[TASK.words.false]) * (1 if test.answer[e] == true else -1)
+
+    for e in (0, 16, 39):
+        other = {s: seen[s][(e + 1) % 40] for s in streams}
+        by_hand = {
+            "knock-out": [E.knock_out(dots, [cue])],
+            "knock-out, block 0": [E.knock_out(dots, [cue], blocks=[0])],
+            "knock-out, block 1": [E.knock_out(dots, [cue], blocks=[1])],
+            "rows hidden from the answer": [E.knock_out(range(4), [cue])],
+            "rows hidden from the fillers": [E.knock_out(range(4), dots)],
+            "mean ablation": [E.replace(s, seen[s].mean(0), dots) for s in streams],
+            "zero ablation": [E.zero(s, dots) for s in streams],
+            "resample ablation": [E.replace(s, other[s], dots) for s in streams],
+        }  # fmt: skip
+        one, whole = changed.sel(trunk="net").isel(prompt=e), margin(e, [])
+        for name, edits in by_hand.items():
+            got = float(one["logit_change"].sel(intervention=name))
+            assert got == pytest.approx(margin(e, edits) - whole, abs=1e-4), (name, e)
+            assert abs(got) > 1e-3, name
+        for slot in (0, 3, len(dots) - 1):
+            edits = [E.replace(s, seen[s].mean(0), [dots[slot]]) for s in streams]
+            assert float(one["slot_change"][slot]) == pytest.approx(margin(e, edits) - whole, abs=1e-4), slot
+    share = float((test.answer == true).double().mean())
+    assert float(changed["majority"]) == max(share, 1 - share)
+    assert changed["true"].values.astype(bool).tolist() == (test.answer == true).tolist()
 
 
 def test_ablations_that_put_back_what_was_there_change_nothing(lm, monkeypatch):

@@ -11,7 +11,7 @@ from tokinterp.fillers.decision import verdict
 from tokinterp.fillers.insertion import insert, insertion_tests
 from tokinterp.fillers.items import KINDS, Tokens, build_items
 from tokinterp.fillers.read_out import cell_clusters, cluster_cells, deranged, read_fillers
-from tokinterp.fillers.residual import VARIANTS, filler_probes, filler_states, shift
+from tokinterp.fillers.residual import VARIANTS, filler_probes, filler_states, shift, slots_of
 from tokinterp.fillers.results import binomial, interval, share_explained, sign_test, spearman
 from tokinterp.fillers.routes import routing
 
@@ -41,6 +41,29 @@ def test_items_are_exact_to_the_token(bundled, kind, placement):
     assert plain.prompts.text(0) == QUESTIONS[0].prompt
     assert items.mark("filler").sum() == 10 * len(items)
     assert items.mark("filler").shape == (items.prompts.n_tokens,)
+
+
+def test_random_words_are_of_their_seed_and_never_of_the_answer(bundled):
+    tokens = Tokens(bundled)
+    known = tokens.words[:20].tolist()
+    tokens.__dict__["words"] = np.array(known)
+    drawn = tokens.fillers("words", 400, np.random.default_rng(0), without=known[:2])
+    assert {*drawn} == {*known[2:]}
+    by_seed = [
+        build_items(bundled, QUESTIONS[:2], n_fillers=9, kind="words", seed=s).ids[0].tolist() for s in (0, 1, 0)
+    ]
+    assert by_seed[0] == by_seed[2] != by_seed[1]
+
+
+def test_as_many_fillers_fit_as_the_refusal_says(bundled):
+    asked = [("Luanda is the capital and largest city of", " Angola")]
+    with pytest.raises(ValueError, match=r"at most \d+ fillers fit") as refused:
+        build_items(bundled, asked, n_fillers=4000, kind="words", exact=False)
+    most = int(str(refused.value).split("at most ")[1].split()[0])
+    items = build_items(bundled, asked, n_fillers=most, kind="words", exact=False)
+    assert pad(items, [0]).ids.shape[1] == bundled.info.max_tokens
+    with pytest.raises(ValueError, match=f"at most {most} fillers fit"):
+        build_items(bundled, asked, n_fillers=most + 1, kind="words", exact=False)
 
 
 def test_kinds_have_equal_token_counts_and_words_differ_by_item(bundled):
@@ -139,6 +162,8 @@ def test_divergences_are_those_of_the_definition():
     m = (a + b) / 2
     torch.testing.assert_close(got["kl"], (a * (a / b).log()).sum(-1), rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(got["js"], ((a * (a / m).log() + b * (b / m).log()) / 2).sum(-1), rtol=1e-5, atol=1e-7)
+    entropies = [-(x * x.log()).sum(-1) for x in (a, b)]
+    torch.testing.assert_close(got["entropy_change"], entropies[0] - entropies[1], rtol=1e-5, atol=1e-7)
     assert all(float(v.abs().max()) == 0 for v in compare(p, p).values())
     spike = torch.tensor([[0.0, -torch.inf]])
     assert float(compare(spike, torch.tensor([[0.5, 0.5]]).log())["kl"]) == pytest.approx(np.log(2))
@@ -157,6 +182,16 @@ def test_insertion_does_not_depend_on_the_batches(bundled, found):
     again = insert(bundled, QUESTIONS, n_fillers=[2, 10], kinds=["dots", "words"], batch_tokens=1)
     for name in found.data_vars:
         np.testing.assert_allclose(again[name], found[name], rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_every_item_is_compared_with_itself_without_fillers(bundled):
+    """Few base items to a batch, which the longer ones have to be parted again."""
+    asked = QUESTIONS[:5]
+    ds = insert(bundled, asked, n_fillers=[40], kinds=["dots"], placements=["post"], announce="", batch_tokens=120)
+    plain, items = (build_items(bundled, asked, n_fillers=k) for k in (0, 40))
+    for i in range(5):
+        p, q = (ask(bundled, pad(x, [i])).log_probs for x in (items, plain))
+        assert ds["kl"].sel(n_fillers=40)[i].item() == pytest.approx(float(compare(p, q)["kl"]), rel=1e-3)
 
 
 def test_tests_of_an_insertion(found):
@@ -293,6 +328,18 @@ def test_cells_of_one_hidden_variable_cluster_together():
         cluster_cells(labels, 6)
 
 
+def test_likeness_is_that_of_a_loop():
+    from tokinterp.fillers.read_out import likeness
+
+    ami = np.random.default_rng(0).random((6, 6))
+    ami[2] = ami[:, 2] = np.nan
+    cluster = [0, 1, -1, 0, 1, 1]
+    cells = [(i, j) for i in range(6) for j in range(6) if i != j and -1 not in (cluster[i], cluster[j])]
+    same = [ami[c] for c in cells if cluster[c[0]] == cluster[c[1]]]
+    apart = [ami[c] for c in cells if cluster[c[0]] != cluster[c[1]]]
+    assert likeness(ami, np.array(cluster)) == pytest.approx((np.mean(same), np.mean(apart)))
+
+
 def test_cell_clusters_of_a_model(bundled):
     ds = cell_clusters(bundled, ti.bundled_questions("cloze")[:30], n_fillers=4, layers=[2, 6])
     ti.check(ds)
@@ -303,6 +350,14 @@ def test_cell_clusters_of_a_model(bundled):
     low, high = ds["contrast_interval"].values
     assert low < float(ds["contrast"]) < high
     assert float(ds["contrast_shuffled"]) < float(ds["contrast"])
+    items = build_items(bundled, ti.bundled_questions("cloze")[:30], n_fillers=4)
+    where = torch.from_numpy(slots_of(items))
+    states = [bundled.run(torch.from_numpy(ids)[None], ti.resid([2, 6])) for ids in items.ids]
+    for cell, (layer, slot) in enumerate((n, s) for n in (2, 6) for s in range(4)):
+        with torch.no_grad():
+            h = torch.stack([x[ti.Site("resid", layer)][0, where[i, slot]] for i, x in enumerate(states)])
+            p = bundled.unembed(h).softmax(-1)
+        assert int(ds["n_labels"][cell]) == len((p - p.mean(0)).argmax(-1).unique())
 
 
 def test_demonstrations_come_before_every_item(bundled):

@@ -16,7 +16,7 @@ from tokinterp.fillers.decision import best_head
 from tokinterp.fillers.evaluation import evaluate
 from tokinterp.fillers.insertion import insertion_tests
 from tokinterp.fillers.items import build_items
-from tokinterp.fillers.massive import _ordinary, massive_effects, massive_roles
+from tokinterp.fillers.massive import _ordinary, massive_effects, massive_roles, registers
 from tokinterp.fillers.policies import Policy, default_policies, policy_loss
 from tokinterp.fillers.read_out import deranged, read_fillers
 from tokinterp.fillers.residual import filler_states, held_out, shift, slots_of
@@ -147,12 +147,25 @@ def test_shift_is_that_of_a_loop(model):
     ds = shift(model, PAIRS, n_fillers=[2, 6], kind=" x")
     made = [build_items(model, PAIRS, n_fillers=k, kind=" x") for k in (0, 2, 6)]
     h = [[streams(model, ids)[:, -1].numpy() for ids in one.ids] for one in made]
+    closed = []
+    for ids, (_, stop) in zip(made[2].ids, made[2].filler, strict=True):
+        place = torch.arange(len(ids))
+        with torch.no_grad():
+            got = model.run(
+                torch.from_numpy(ids)[None], ti.resid(range(4)), position_ids=place[None] - 6 * (place >= stop)
+            )
+        closed.append([x[0, -1].double().numpy() for x in got.values()])
     for i in range(len(PAIRS)):
         for layer in range(1, 4):
             a, b, c = (h[k][i][layer] for k in range(3))
             one = ds.isel(prompt=i).sel(layer=layer)
             size = one["shift"].sel(variant="places as they are")
             assert float(size.sel(n_fillers=6)) == pytest.approx(np.linalg.norm(c - a) / np.linalg.norm(a), rel=1e-4)
+            for variant, x in (("places as they are", c), ("places closed", closed[i][layer])):
+                at = one.sel(n_fillers=6, variant=variant)
+                assert float(at["shift"]) == pytest.approx(np.linalg.norm(x - a) / np.linalg.norm(a), rel=1e-4)
+                cosine = x @ a / np.linalg.norm(x) / np.linalg.norm(a)
+                assert float(at["cosine"]) == pytest.approx(cosine, abs=1e-5)
             assert float(one["increment"].sel(n_fillers=6)) == pytest.approx(
                 np.linalg.norm(c - b) / np.linalg.norm(b), rel=1e-4
             )
@@ -179,6 +192,49 @@ def test_held_out_ridge_is_that_of_a_loop():
         said = y[train].mean(0) + (x[i] - x[train].mean(0)) @ weight
         assert error[i] == pytest.approx(((y[i] - said) ** 2).sum())
         assert total[i] == pytest.approx(((y[i] - y[train].mean(0)) ** 2).sum())
+
+
+def test_filler_probes_read_what_they_say(model, monkeypatch):
+    """States of each source, embeddings of each target, a shuffle that moves answers, folds and draws over items."""
+    from tokinterp.fillers import residual
+
+    asked, drawn = [], []
+
+    def held(x, y, fold, folds, ridge):
+        asked.append((x, y, fold))
+        return np.ones((2, len(x)))
+
+    def share(error, total, unit, **options):
+        drawn.append(unit.tolist())
+        return np.zeros((3, *error.shape[1:]))
+
+    monkeypatch.setattr(residual, "held_out", held)
+    monkeypatch.setattr(residual, "share_explained", share)
+    ends = (" in", " to", " the", " and", " of", " on")
+    pairs = [(f"{word} {n} go", ends[n]) for n, word in enumerate(("The", "One", "Two", "A", "No", "It"))]
+    ds = residual.filler_probes(model, pairs, n_fillers=4, kind=" x", cue=" then go?", folds=3)
+    items = build_items(model, pairs, n_fillers=4, kind=" x", cue=" then go?")
+    table = model.lm.get_input_embeddings().weight.detach().double()
+    answers = table[[int(a[0]) for a in items.answers]]
+    inputs = table[[int(ids[b - 1]) for ids, (_, b) in zip(items.ids, items.question, strict=True)]]
+    h = [streams(model, ids) for ids in items.ids]
+    shape = (ds.sizes["source"], 4, ds.sizes["target"])
+    for n, (x, y, fold) in enumerate(asked):
+        source, layer, target = np.unravel_index(n, shape)
+        a, b = items.filler.T, (items.question[:, 1:] - 1, items.cue[:, :1], items.last[:, None])
+        where = [[*range(s, e)] for s, e in zip(*a, strict=True)] if source == 0 else b[source - 1].tolist()
+        wanted = torch.stack([one[layer, at].mean(0) for one, at in zip(h, where, strict=True)])
+        torch.testing.assert_close(x, wanted, rtol=1e-4, atol=1e-5)
+        if target < 2:
+            torch.testing.assert_close(y, (answers, inputs)[target])
+        else:
+            assert sorted(y[:, 0].tolist()) == sorted(answers[:, 0].tolist())
+            assert not torch.equal(y, answers)
+        assert fold.bincount().tolist() == [2, 2, 2]
+    assert len(asked) == np.prod(shape)
+    assert ds["target"].values.tolist() == ["answer", "input", "shuffled answer"]
+    assert ds["source"].values.tolist() == ["mean filler", "last of question", "first of cue", "answer position"]
+    assert drawn == [[*range(6)]]
 
 
 def test_shares_are_drawn_by_unit():
@@ -239,6 +295,11 @@ def test_read_out_is_that_of_a_loop(items, monkeypatch):
                 assert float(ds["fingerprint"][v, t, i]) == float((total > at).sum() < 60 and at > 0), (v, t, i)
     assert len(set(kinds)) > 1
     assert (ds["fingerprint"][0] != ds["fingerprint"][1]).any()
+
+
+def test_the_chance_of_a_choice_is_the_commonest_answer(model):
+    ds = read_fillers(model, [*PAIRS, ("It is", " to"), ("We", " to")], n_fillers=2, kind=" x", layers=[1])
+    assert float(ds["choice_chance"]) == 3 / 6
 
 
 # -- verdict --------------------------------------------------------------------------------------------------
@@ -382,6 +443,29 @@ def test_roles_of_massive_rows_are_those_of_loops(massive):
     assert float(abs(ds["norm_rank_correlation"]).mean()) > 0.1
 
 
+@pytest.mark.parametrize("behind_bos", [False, True])
+def test_registers_are_those_of_a_loop(model, behind_bos):
+    prompts = some_prompts([9, 12], model=model)
+    ds = registers(model, prompts, n_registers=[2], kind=" x", behind_bos=behind_bos)
+    blank = model.tokenizer("a x", add_special_tokens=False)["input_ids"][1:]
+    sites = [*ti.resid(range(4)), *(ti.Site("pattern", b) for b in range(3))]
+    for i in range(2):
+        ids = np.insert(prompts.ids(i), 1 if behind_bos else 0, blank)
+        first, at = (0, [1, 2]) if behind_bos else (2, [0, 1])
+        parts = [at, [first], [*range(3, len(ids))]]
+        with torch.no_grad():
+            got = model.run(torch.from_numpy(ids)[None], sites)
+        for k, part in enumerate(parts):
+            one = ds.sel(n_fillers=2).isel(prompt=i, key_set=k)
+            for layer in range(4):
+                norm = got[ti.Site("resid", layer)][0].double().norm(dim=-1)
+                wanted = float(norm[part].mean() / norm[parts[2]].mean())
+                assert float(one["relative_norm"].sel(layer=layer)) == pytest.approx(wanted, rel=1e-4)
+            for b in range(3):
+                wanted = float(got[ti.Site("pattern", b)][0][:, parts[2]][..., part].sum(-1).mean())
+                assert float(one["mass"].sel(block=b)) == pytest.approx(wanted, rel=1e-4, abs=1e-6)
+
+
 # -- policies, sentinels, separators --------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def texts(model):
@@ -406,6 +490,20 @@ def test_policy_loss_is_that_of_a_loop(model, texts):
         assert float(ds["retention"][i, 0]) == pytest.approx(np.mean([keep[q, : q + 1].mean() for q in far]))
         assert int(ds["n_positions"][i]) == len(far)
     assert float(abs(ds["loss_change"]).min()) > 1e-4
+
+
+def test_policies_are_compared_where_each_hides_something(model, texts):
+    narrow, wide = Policy("window", 1, 2), Policy("window", 2, 9)
+    ds = policy_loss(model, texts, {"narrow": narrow, "wide": wide, "all": Policy("all")})
+    for i in range(2):
+        ids = np.asarray(texts.ids(i))
+        t = len(ids)
+        assert int(ds["n_positions"][i]) == t - 1 - 11
+        for name, p in (("narrow", narrow), ("wide", wide)):
+            closed = [E.knock_out([k], list(range(k + p.window, t))) for k in range(p.initial, t - p.window)]
+            change = (losses(model, ids, closed) - losses(model, ids))[11:]
+            assert float(ds["loss_change"].sel(policy=name)[i]) == pytest.approx(change.mean(), abs=1e-4)
+        assert float(ds["loss"][i]) == pytest.approx(losses(model, ids)[11:].mean(), rel=1e-5)
 
 
 def test_policies_without_separators_need_none():
@@ -443,6 +541,38 @@ def test_the_loss_of_a_chunked_text_is_that_of_a_loop(model, texts):
                 if chunk >= 1 and 1 <= place < size:
                     counted.append(own[t - 1])
             assert found[i] == pytest.approx(np.mean(counted), rel=1e-5)
+
+
+def test_changes_by_sentinels_are_those_of_a_loop(model, texts):
+    """What each token may read is closed edge by edge: all but its own chunk, or all but that and the sentinels."""
+    size = 5
+    ds = sentinels(model, texts, kinds=(" x",), chunk=size)
+    sign = model.tokenizer("a x", add_special_tokens=False)["input_ids"][-1]
+
+    def run(ids, period, sees):
+        """Loss of the tokens from the second chunk on that a token of the same chunk predicts."""
+        chunk = [-1 if t == 0 else (t - 1) // period for t in range(len(ids))]
+        mark = [t > 0 and (t - 1) % period == size for t in range(len(ids))]
+        closed = [(k, q) for q in range(len(ids)) for k in range(q) if not sees(k, q, chunk, mark)]
+        edits = [E.knock_out([k], [q for kk, q in closed if kk == k]) for k in sorted({k for k, _ in closed})]
+        own = losses(model, ids, edits)
+        counted = [own[t - 1] for t in range(2, len(ids)) if chunk[t] == chunk[t - 1] >= 1 and not mark[t]]
+        return np.mean(counted)
+
+    for i in range(2):
+        whole = (texts.lengths[i] - 1) // size
+        ids = np.asarray(texts.ids(i))[: 1 + size * whole]
+        full = run(ids, size, lambda *_: True)
+        hidden = run(ids, size, lambda k, q, chunk, mark: chunk[k] in (-1, chunk[q]))
+        assert float(ds["loss"][i]) == pytest.approx(full, rel=1e-5)
+        assert float(ds["hidden_change"][i]) == pytest.approx(hidden - full, abs=1e-4)
+        marked = np.append(ids[:1], np.insert(ids[1:].reshape(-1, size), size, sign, axis=1))
+        read = run(marked, size + 1, lambda k, q, chunk, mark: not mark[q] or chunk[k] == chunk[q])
+        only = run(marked, size + 1, lambda k, q, chunk, mark: chunk[k] in (-1, chunk[q]) or (mark[k] and not mark[q]))
+        one = ds.sel(filler=" x").isel(prompt=i)
+        assert float(one["sentinel_change"]) == pytest.approx(read - full, abs=1e-4)
+        assert float(one["kept_change"]) == pytest.approx(only - full, abs=1e-4)
+        assert abs(read - only) > 1e-3
 
 
 def test_what_sentinels_leave_is_a_ratio_of_sums(model, texts, monkeypatch):
@@ -531,6 +661,10 @@ def test_scores_of_a_network_are_those_of_a_loop():
         assert found.count[number] == here.sum()
         if here.any():
             assert found.accuracy[number] == pytest.approx(right[here].mean())
+    targets = test.sequences.targets
+    asked = [(e, p) for e in range(60) for p in range(targets.shape[1]) if targets[e, p] >= 0]
+    each = [-float(logits[e, p].log_softmax(-1)[targets[e, p]]) for e, p in asked]
+    assert found.loss == pytest.approx(np.mean(each), rel=1e-5)
     is_true = test.answer == true
     bias = float((said == true).double().mean() - is_true.double().mean())
     assert found.true_bias == pytest.approx(bias)

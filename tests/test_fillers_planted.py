@@ -105,6 +105,10 @@ def test_the_verdict_is_used_and_names_the_head(model):
     ds = verdict(model, QUESTIONS, **ASKED, control="y", n_boot=100)
     assert ds.attrs["verdict"] == "used"
     assert ds.attrs["best_head"] == "block 1, head 0"
+    # all that is left beside sink and self falls on the fillers, of which the question's tokens are the rest of chance
+    items = build_items(model, QUESTIONS, **ASKED)
+    share = [4 / (len(ids) - 2) for ids in items.ids]
+    assert float(ds["value"][5]) == pytest.approx(np.mean([1 / s for s in share]), rel=1e-2)
     np.testing.assert_allclose(ds["value"][:5], [-NOTHING, -NOTHING, -NOTHING, np.log(2), np.log(2)], atol=2e-3)
     other = verdict(model, QUESTIONS, n_fillers=4, kind="y", control=FILLER, cue=CUE, n_boot=100)
     assert other.attrs["verdict"] == "not shown"

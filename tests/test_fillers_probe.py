@@ -1,5 +1,6 @@
 """Probes of the fillers: what is frozen stays frozen, and what the dots hold is found where it was put."""
 
+import copy
 import json
 
 import numpy as np
@@ -13,7 +14,7 @@ from experiments import dot_by_dot
 from figures.dot_by_dot import draw
 from tokinterp import cli
 from tokinterp.fillers import match3, probe
-from tokinterp.fillers.contents import FillerContents, filler_prompts, read_dots, valid_words
+from tokinterp.fillers.contents import FillerContents, _random_rows, filler_prompts, read_dots, valid_words
 from tokinterp.fillers.network import Network, as_model, build, parameters_hash
 from tokinterp.fillers.schedule import Schedule
 from tokinterp.fillers.tasks import Task
@@ -124,6 +125,20 @@ def test_linear_probe_finds_an_answer_written_into_a_layer(lm, monkeypatch):
     assert float(ds["accuracy"].sel(layer=0, position=4)) == 0.5
 
 
+def test_the_linear_probe_is_scored_on_other_examples(lm, monkeypatch):
+    """States that are noise tell the answer of the examples of the fit alone."""
+
+    def noise(model, ids, where):
+        draw = torch.Generator().manual_seed(int(ids.sum()))  # the same examples, the same states
+        return iter([torch.randn(len(ids), len(where), 32, generator=draw) for _ in range(3)])
+
+    monkeypatch.setattr(probe, "_states", noise)
+    ds = probe.linear_probe(lm, TASK, positions=[4], examples=40)
+    assert float(ds["accuracy"].max()) < 0.8
+    share = float((TASK.test_set("filler", 40, 101).answer == TASK.words.true).double().mean())
+    assert float(ds["majority"]) == max(share, 1 - share)
+
+
 def test_states_are_those_of_the_wrapped_model(lm):
     ids = TASK.test_set("filler", 4).sequences.ids
     model = as_model(lm, TASK)
@@ -162,6 +177,63 @@ def test_contents_find_the_chain_of_thought_where_it_was_written(lm):
     assert (ds["recovery_shuffled"].sel(layer=1)[::2] == 1).all()
     assert float(ds["recovery_shuffled"].sel(layer=1)[1::2].mean()) < 0.55
     assert float(ds["recovery"].sel(layer=2).mean()) < 0.9
+
+
+def test_contents_are_those_of_a_loop(lm):
+    loud = copy.deepcopy(lm)
+    with torch.no_grad():
+        for p in loud.parameters():
+            p *= 6 if p.ndim == 2 else 1
+        state = loud.model.embed_tokens(torch.tensor([[TASK.words.filler]]))[0, 0]
+        loud.lm_head.weight[TASK.words.filler] = state / state.norm() / 4  # read at some of the dots
+    model, w, number = as_model(loud, TASK), TASK.words, 25
+    prompts = filler_prompts(TASK, model, number)
+    ds = ti.measure(model, prompts, {"c": FillerContents(4, 2, 5)}, progress=False, batch_tokens=100)["c"]
+    rows, pairs = TASK.test_set("filler", number, 200).rows.tolist(), match3.pairs(4).T.tolist()
+    drawn = _random_rows(torch.arange(number), 4, 2, 5).tolist()
+    ids = torch.from_numpy(np.stack([prompts.ids(e) for e in range(number)]))
+    sites = ti.resid([0, 1, 2])
+    with torch.no_grad():
+        logits = [model.unembed(x)[:, 5:17, : len(w)].double() for x in model.run(ids, sites).values()]
+
+    def could_be(x, slot):
+        i, j = pairs[slot // 2]
+        total = [(a + b) % 5 for a, b in zip(x[i], x[j], strict=True)]
+        third = [k for k in range(j + 1, 4) if all((a + b) % 5 == 0 for a, b in zip(total, x[k], strict=True))]
+        if slot % 2 == 0:
+            return {w.slot + i, w.slot + j}
+        return {w.slot + third[0]} if third else {w.digit + a for a in total}
+
+    matched = [w.slot <= min(could_be(x, s)) < w.digit for x in rows for s in range(1, 12, 2)]
+    assert int(ds["n_matches"]) == sum(matched) > 0
+    for layer in range(3):
+        found = np.zeros((4, 12, number))
+        for e in range(number):
+            for s in range(12):
+                own = logits[layer][e, s].clone()
+                is_filler = int(own.argmax()) == w.filler
+                own[w.filler] = -np.inf
+                best = int(own.argmax())
+                top = max(float(own[word]) for word in could_be(rows[e], s))
+                found[:, s, e] = (
+                    best in could_be(rows[e], s), best in could_be(drawn[e], s), 1 / (1 + int((own > top).sum())),
+                    is_filler,
+                )  # fmt: skip
+        names = ("recovery", "recovery_shuffled", "reciprocal_rank", "filler_share")
+        for name, value in zip(names, found.mean(2), strict=True):
+            np.testing.assert_allclose(ds[name].sel(layer=layer), value, err_msg=f"{name} {layer}")
+        hits = found[0, 1::2].T.ravel()
+        assert float(ds["match_recovery"].sel(layer=layer)) == pytest.approx(hits[matched].mean())
+    assert 0 < float(ds["filler_share"].mean()) < 1
+    assert ds["slot_kind"].values[:2].tolist() == ["row of the pair", "third row or digit of the sum"]
+
+
+def test_the_rows_of_chance_are_uniform_and_other_ones_for_each_prompt():
+    drawn = _random_rows(torch.arange(2000), 4, 2, 5)
+    assert len(drawn.flatten(1).unique(dim=0)) > 1980
+    for part in (drawn.flatten(1)[:, k] for k in range(8)):
+        assert (abs(part.bincount(minlength=5) / 2000 - 0.2) < 0.05).all()
+    assert torch.equal(_random_rows(torch.tensor([7]), 4, 2, 5), drawn[7:8])
 
 
 def test_valid_words_are_those_of_a_loop():

@@ -88,6 +88,52 @@ def test_a_probe_finds_what_the_last_token_holds(bundled, prompts):
         segment_probe(bundled, prompts, folds=9)
 
 
+def test_the_probe_is_given_what_it_says(monkeypatch):
+    """State of separator, last content token and another separator; mean embeddings; folds and draws over prompts."""
+    from tokinterp.fillers import separators
+
+    model, asked, drawn = tiny(), [], []
+    texts = ["Going, another. Nothing; whatever", "One, two or three; more.", "Days, nights, moons."]
+    prompts = ti.Prompts.from_texts(texts * 2, model)
+
+    def held(x, y, fold, folds, ridge):
+        asked.append((x, y, fold))
+        return np.ones((2, len(x)))
+
+    def share(error, total, unit, **options):
+        drawn.append(unit.tolist())
+        return np.zeros((3, *error.shape[1:]))
+
+    monkeypatch.setattr(separators, "held_out", held)
+    monkeypatch.setattr(separators, "share_explained", share)
+    ds = segment_probe(model, prompts, layers=[0, 2], folds=3)
+    marks = separators_of(prompts)
+    spans = [(i, s) for i in range(6) for s in segments(np.asarray(prompts.ids(i)), marks, 1, 3)]
+    owner = [i for i, _ in spans]
+    assert min(owner.count(i) for i in range(6)) >= 2
+    assert drawn == [owner]
+    assert int(ds["n_segments"]) == len(spans)
+    table = model.lm.get_input_embeddings().weight.detach().double()
+    content = [table[prompts.ids(i)[s[:-1]]] for i, s in spans]
+    wanted = [torch.stack([c.mean(0) for c in content]), torch.stack([c[:-1].mean(0) for c in content])]
+    with torch.no_grad():
+        runs = [model.run(torch.from_numpy(prompts.ids(i))[None], ti.resid([0, 2])) for i in range(6)]
+    for n, (x, y, fold) in enumerate(asked):
+        target, source, layer = np.unravel_index(n, (2, 3, 2))
+        h = [runs[i][ti.Site("resid", (0, 2)[layer])][0].double() for i in range(6)]
+        ends = torch.stack([h[i][s[-1]] for i, s in spans])
+        torch.testing.assert_close(y, wanted[target])
+        if source < 2:
+            torch.testing.assert_close(x, torch.stack([h[i][s[-1 - source]] for i, s in spans]), rtol=1e-4, atol=1e-5)
+        else:
+            for r, (i, _) in enumerate(spans):
+                others = [k for k, (j, _) in enumerate(spans) if j == i and k != r]
+                assert any(torch.allclose(x[r], ends[k], rtol=1e-4, atol=1e-5) for k in others)
+        parts = [{int(f) for f, o in zip(fold, owner, strict=True) if o == i} for i in range(6)]
+        assert all(len(part) == 1 for part in parts)
+        assert sorted(f for part in parts for f in part) == [0, 0, 1, 1, 2, 2]
+
+
 def test_segments_end_with_their_first_separator():
     ids = np.array([9, 5, 6, 9, 9, 7, 9, 8, 8, 8])
     assert [s.tolist() for s in segments(ids, (9,), 1)] == [[1, 2, 3], [5, 6]]

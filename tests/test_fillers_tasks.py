@@ -165,6 +165,72 @@ def test_serial_chain_follows_its_rules(d, mode):
         assert (ids[at + 2 :] == w.eos).all()
 
 
+def test_what_the_chains_leave_open_is_drawn_evenly():
+    """Row of a pair, coordinate of a digit, the inverse of a row of Match2: each with equal chance."""
+    task = Task(n=5, d=3, m=7)
+    w, pairs = task.words, match3.pairs(5)
+    x = task.sample("parallel", 1500, draw(8))
+    chain = x.sequences.ids[:, 6:-4].unflatten(1, (10, 2))
+    second = (chain[..., 0] - w.slot == pairs[1]).double().mean(0)
+    assert (abs(second - 0.5) < 0.06).all()
+    sums = (x.rows[:, pairs[0]] + x.rows[:, pairs[1]]) % 7
+    said = chain[..., 1] - w.digit
+    different = torch.stack([sums[..., a] != sums[..., b] for a, b in ((0, 1), (0, 2), (1, 2))]).all(0) & (said >= 0)
+    hits = (sums[different] == said[different][:, None]).double()
+    assert (hits.sum(1) == 1).all()
+    assert (abs(hits.mean(0) - 1 / 3) < 0.03).all()
+    serial = Task(n=5, d=2, m=3).sample("serial", 1500, draw(8))
+    w = Task(n=5, d=2, m=3).words
+    places = []
+    for rows, ids in zip(serial.rows, serial.sequences.ids, strict=True):
+        i = 6
+        while ids[i] != w.answer:
+            if w.slot <= ids[i] < w.digit:
+                three, digits = rows[ids[i : i + 3] - w.slot], ids[i + 3 : i + 6] - w.digit
+                one, other = (torch.equal(three[:, c], digits) for c in range(2))
+                places += [other] if one != other else []
+                i += 3
+            i += 1
+    assert np.mean(places) == pytest.approx(0.5, abs=0.05)
+    two = Task("match2", n=6, d=2)
+    sample = two.sample("parallel", 1500, draw(2))
+    w, table = two.words, match2.key_table(0, 10, 100)
+    key = sample.sequences.ids[:, 7] - w.key
+    decoded = (sample.rows + table[key, :12].view(-1, 6, 2)) % 10
+    own, said = decoded[:, 2:5], w.digits(sample.sequences.ids[:, 14:19:2])
+    turned = -own % 10
+    tell = match2.matches(decoded, 10)[:, 2:5] & (own != turned).any(-1)
+    assert ((said == own).all(-1) | (said == turned).all(-1)).all()
+    assert float((said == turned).all(-1)[tell].double().mean()) == pytest.approx(0.5, abs=0.05)
+    assert ((said == own).all(-1) | match2.matches(decoded, 10)[:, 2:5]).all()
+
+
+def test_strict_corrupted_rows_never_all_match():
+    found = {m: Task("match2", n=4, d=1, m=3, mode=m).test_set("none", 400).stratum for m in match3.MODES}
+    assert (found["released"] == 2).any()
+    assert not (found["strict"] == 2).any()
+    x = Task("match2", n=4, d=1, m=3, true_rate=0.4).sample("none", 3000, draw(), strata=True)
+    assert float((x.stratum == 1).double().mean()) == pytest.approx(0.4, abs=0.04)
+
+
+def test_examples_depend_on_seed_and_format():
+    task = Task(n=4, d=2)
+    a, b, c = (task.test_set("filler", 50, s).rows for s in (0, 1, 0))
+    assert torch.equal(a, c)
+    assert not torch.equal(a, b)
+    first = {form: next(task.stream(form, 50, 0, 2)).ids[:, :4] for form in ("none", "filler")}
+    assert not torch.equal(first["none"], first["filler"])
+    assert not torch.equal(first["filler"], task.test_set("filler", 50).sequences.ids[:, :4])
+
+
+def test_positions_of_planted_rows_and_of_true_examples_are_random():
+    x = match3.draw(4000, 6, 3, 10, draw(1))
+    assert float(x.label[:2000].double().mean()) == pytest.approx(0.5, abs=0.05)
+    total = x.rows[:, match3.triples(6)].sum(2) % 10  # (example, triple, d)
+    share = (total == 0).all(-1)[x.planted].double().mean(0)
+    assert (abs(share - share.mean()) < 0.03).all()
+
+
 def test_long_serial_chains_are_dropped_from_training_alone():
     plain, short = (Task(n=6, d=2, m=5, serial_quantile=q) for q in (None, 0.8))
     limit, dropped, before, after = short.serial_filter

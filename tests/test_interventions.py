@@ -146,6 +146,84 @@ def test_batches_do_not_matter(bundled):
     np.testing.assert_allclose(one["kl"], many["kl"], rtol=1e-3, atol=1e-4)
 
 
+def test_interventions_are_those_made_by_hand():
+    """One item after the other, position by position: what is put where, at which layers, in which blocks."""
+    model = ti.wrap(tiny_lm("llama", **LONG), byte_tokenizer(), id="longer")
+    pairs = [("Go on", " the"), ("One moon", " river"), ("No ox", " and"), ("Two or more", " to")]
+    ds = intervene(model, pairs, n_fillers=4, kind=" x", width=2)
+    whole, plain = (build_items(model, pairs, n_fillers=k, kind=" x") for k in (4, 0))
+    streams, last = ti.resid(range(3)), ti.Site("resid", 3)
+    inner = [ti.Site(name, b) for name in ("key", "value") for b in range(3)]
+    dots = [list(range(*f)) for f in whole.filler]
+    asked = [list(range(*q)) for q in whole.question]
+
+    def run(ids, sites, edits=(), places=None):
+        with torch.no_grad():
+            return model.run(torch.from_numpy(ids)[None], sites, edits=edits, position_ids=places)
+
+    def answer(ids, edits=(), places=None):
+        with torch.no_grad():
+            return model.unembed(run(ids, [last], edits, places)[last][0, -1]).double().log_softmax(-1)
+
+    def put(i, rows, at, sites):
+        """Rows (site -> (row, d)) at some places of item i."""
+        width = len(whole.ids[i])
+        return [E.replace(s, torch.zeros(width, rows[s].shape[-1]).index_put((torch.tensor(at),), rows[s]), at)
+                for s in sites]  # fmt: skip
+
+    seen = [run(ids, [*streams, last, *inner]) for ids in whole.ids]
+    slots = [{s: seen[i][s][0, dots[i]] for s in streams} for i in range(4)]
+    means = {s: torch.stack([x[s] for x in slots]).mean(0) for s in streams}
+    other = [2, -1, 0, -1]
+    assert donors(whole).tolist() == other
+    checked = set()
+    for i, (ids, short) in enumerate(zip(whole.ids, plain.ids, strict=True)):
+        end, d, full = len(ids) - 1, dots[i], answer(ids)
+        behind, place = list(range(d[-1] + 1, end + 1)), torch.arange(len(ids))
+        closed = (place - 4 * (place > d[-1]))[None]
+        at = torch.arange(len(short))
+        kept = (at + 4 * (at >= d[0]))[None]
+        wanted = {
+            "deletion": answer(short),
+            "deletion, places kept": answer(short, (), kept),
+            "knock-out": answer(ids, [E.knock_out(d, behind)]),
+            "knock-out of the answer": answer(ids, [E.knock_out(d, [end])]),
+            "knock-out of the answer, blocks 0-1": answer(ids, [E.knock_out(d, [end], blocks=[0, 1])]),
+            "knock-out of the answer, blocks 2-2": answer(ids, [E.knock_out(d, [end], blocks=[2])]),
+            "knock-out, places closed": answer(ids, [E.knock_out(d, behind)], closed),
+            "places closed": answer(ids, (), closed),
+            "blind fillers": answer(ids, [E.knock_out(asked[i], d)]),
+            "zero ablation": answer(ids, [E.zero(s, d) for s in streams]),
+            "mean ablation": answer(ids, put(i, means, d, streams)),
+            "resample ablation": answer(ids, put(i, slots[(i + 1) % 4], d, streams)),
+        }  # fmt: skip
+        for layer, s in enumerate([*streams, last]):
+            new = torch.zeros(len(short), 32).index_put((torch.tensor([len(short) - 1]),), seen[i][s][0, end])
+            wanted[f"patch of layer {layer}"] = answer(short, [E.replace(s, new, [len(short) - 1])])
+        for name, where in (("transplant", d), ("transplant of the question", asked[i])):
+            if other[i] >= 0:
+                moved = {s: seen[other[i]][s][0, where] for s in inner}
+                wanted[name] = answer(ids, put(i, moved, where, inner))
+        (token,) = whole.answers[i]
+        for name, p in wanted.items():
+            one = ds.sel(intervention=name).isel(prompt=i)
+            assert float(one["kl"]) == pytest.approx(float((p.exp() * (p - full)).sum()), abs=1e-5), (name, i)
+            assert float(one["log_prob_change"]) == pytest.approx(float((p - full)[token]), abs=1e-4), (name, i)
+            change = -float((p.exp() * p).sum()) + float((full.exp() * full).sum())
+            assert float(one["entropy_change"]) == pytest.approx(change, abs=1e-4), (name, i)
+            assert bool(one["flip"]) == (int(p.argmax()) != int(full.argmax()))
+            if name.startswith("transplant"):
+                (theirs,) = whole.answers[other[i]]
+                assert float(one["donor_change"]) == pytest.approx(float((p - full)[theirs]), abs=1e-4)
+        checked |= {*wanted}
+        bare = wanted["deletion"]
+        inserted = float((full.exp() * (full - bare)).sum())
+        assert float(ds["kl"].sel(intervention="insertion")[i]) == pytest.approx(inserted, abs=1e-5)
+    assert checked | {"insertion"} == {*ds["intervention"].values.tolist()}
+    exact = {"patch of layer 3"}
+    assert (ds["kl"].sel(intervention=[*checked - exact]).max("prompt") > 1e-3).all()
+
+
 def test_unknown_interventions_and_positions_that_are_not_read():
     with pytest.raises(ValueError, match="'lesion' is none of 'insertion', 'deletion'"):
         intervene(tiny(), QUESTIONS, interventions=["lesion"])

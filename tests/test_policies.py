@@ -174,6 +174,10 @@ def test_sentinels_stand_behind_each_chunk(bundled):
     (ids, mark), *_ = _insert([text], Tokens(bundled), "newlines", 4, 0)
     np.testing.assert_array_equal(ids[~mark], text)
     assert np.flatnonzero(mark).tolist() == [5, 10]
+    drawn = [
+        [ids[mark].tolist() for ids, mark in _insert([text, text], Tokens(bundled), "words", 2, s)] for s in (0, 1)
+    ]
+    assert len({tuple(x) for seed in drawn for x in seed}) == 4  # other words in each text, and of each seed
 
 
 def test_sentinels_need_chunks(bundled, prompts):
