@@ -49,10 +49,12 @@ def test_random_words_are_of_their_seed_and_never_of_the_answer(bundled):
     tokens.__dict__["words"] = np.array(known)
     drawn = tokens.fillers("words", 400, np.random.default_rng(0), without=known[:2])
     assert {*drawn} == {*known[2:]}
-    by_seed = [
-        build_items(bundled, QUESTIONS[:2], n_fillers=9, kind="words", seed=s).ids[0].tolist() for s in (0, 1, 0)
-    ]
-    assert by_seed[0] == by_seed[2] != by_seed[1]
+    made = [build_items(bundled, QUESTIONS[:2], n_fillers=9, kind="words", seed=s) for s in (0, 1, 0)]
+    one, other, again = (items.ids[0].tolist() for items in made)
+    assert one == again != other
+    same = build_items(bundled, [("The sky is", " blue"), ("The sea is", " blue")], n_fillers=9, kind="words")
+    first, second = (ids[a:b].tolist() for ids, (a, b) in zip(same.ids, same.filler, strict=True))
+    assert first != second
 
 
 def test_as_many_fillers_fit_as_the_refusal_says(bundled):

@@ -139,6 +139,40 @@ def test_the_linear_probe_is_scored_on_other_examples(lm, monkeypatch):
     assert float(ds["majority"]) == max(share, 1 - share)
 
 
+def test_the_linear_probe_is_that_of_scikit_learn():
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(80, 5)) * [1, 10, 0.1, 3, 1] + 2
+    y = rng.random(80) < 1 / (1 + np.exp(-x[:, 0] - x[:, 1] / 10))
+    z = (x - x.mean(0)) / x.std(0, ddof=1)
+    theirs = LogisticRegression(C=1 / (0.05 * 80), tol=1e-10, max_iter=1000).fit(z, y)
+    ours = probe.logistic(torch.from_numpy(x), torch.from_numpy(y).double(), 0.05)
+    np.testing.assert_allclose(ours(torch.from_numpy(x)), theirs.decision_function(z), atol=1e-3)
+
+
+def test_finetuning_is_that_of_a_loop(lm):
+    """Mean loss of the supervised words behind half of the fillers, clipped; the end of the network alone moves."""
+    schedule = Schedule(steps=3, batch=8, rate=1e-2, warmup=0.5, clip=0.2, weight_decay=0.1)
+    found = probe.finetune(lm, TASK, 0.5, "frozen", schedule, 1, "cpu")
+    own = copy.deepcopy(lm).train()
+    moving = [p for n, p in own.named_parameters() if n.startswith(("model.layers.1.", "model.norm.", "lm_head."))]
+    adam = torch.optim.AdamW(moving, betas=schedule.betas, weight_decay=0.1)
+    stream = TASK.stream("filler", 8, probe.PROBE_SEED + 1017, 8)
+    for step in range(3):
+        x = next(stream)
+        ids, targets = (torch.cat([t[:, :5], t[:, 13:]], 1) for t in (x.ids, x.targets))
+        logp = own(input_ids=ids).logits.log_softmax(-1)
+        asked = (targets >= 0).nonzero().tolist()
+        own.zero_grad()
+        torch.stack([-logp[e, p, targets[e, p]] for e, p in asked]).mean().backward()
+        torch.nn.utils.clip_grad_norm_(moving, 0.2)
+        adam.param_groups[0]["lr"] = schedule.rate_at(step)
+        adam.step()
+    for (name, a), b in zip(found.named_parameters(), own.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-3, msg=name)
+
+
 def test_states_are_those_of_the_wrapped_model(lm):
     ids = TASK.test_set("filler", 4).sequences.ids
     model = as_model(lm, TASK)

@@ -226,7 +226,7 @@ def test_examples_depend_on_seed_and_format():
 def test_positions_of_planted_rows_and_of_true_examples_are_random():
     x = match3.draw(4000, 6, 3, 10, draw(1))
     assert float(x.label[:2000].double().mean()) == pytest.approx(0.5, abs=0.05)
-    total = x.rows[:, match3.triples(6)].sum(2) % 10  # (example, triple, d)
+    total = x.rows[:, match3.triples(6)].sum(1) % 10  # (example, triple, d)
     share = (total == 0).all(-1)[x.planted].double().mean(0)
     assert (abs(share - share.mean()) < 0.03).all()
 
