@@ -308,8 +308,9 @@ def test_lens_on_fillers(bundled):
     for name in ("own_share", "choice", "reciprocal_rank"):
         assert ((ds[name] >= 0) & (ds[name] <= 1)).all()
     answers = np.array([3, 3, 5, 6, 7, 7])
-    assert (deranged(answers) != answers).all()
-    assert sorted(deranged(answers)) == sorted(answers)
+    for seed in range(20):
+        assert (deranged(answers, seed) != answers).all()
+        assert sorted(deranged(answers, seed)) == sorted(answers)
 
 
 def test_cells_of_one_hidden_variable_cluster_together():
@@ -342,7 +343,16 @@ def test_likeness_is_that_of_a_loop():
     assert likeness(ami, np.array(cluster)) == pytest.approx((np.mean(same), np.mean(apart)))
 
 
-def test_cell_clusters_of_a_model(bundled):
+def test_cell_clusters_of_a_model(bundled, monkeypatch):
+    from tokinterp.fillers import read_out
+
+    given = []
+
+    def cluster(labels, n_clusters, seed=0):
+        given.append(labels.copy())
+        return cluster_cells(labels, n_clusters, seed)
+
+    monkeypatch.setattr(read_out, "cluster_cells", cluster)
     ds = cell_clusters(bundled, ti.bundled_questions("cloze")[:30], n_fillers=4, layers=[2, 6])
     ti.check(ds)
     known = ds["cluster"].values >= 0
@@ -352,6 +362,11 @@ def test_cell_clusters_of_a_model(bundled):
     low, high = ds["contrast_interval"].values
     assert low < float(ds["contrast"]) < high
     assert float(ds["contrast_shuffled"]) < float(ds["contrast"])
+    plain, shuffled = given
+    np.testing.assert_array_equal(np.sort(plain, 1), np.sort(shuffled, 1))  # each cell's labels over other items
+    assert (plain != shuffled).any(1).all()
+    one, two = read_out.likeness(*cluster_cells(shuffled, 3))
+    assert float(ds["contrast_shuffled"]) == pytest.approx(one - two)
     items = build_items(bundled, ti.bundled_questions("cloze")[:30], n_fillers=4)
     where = torch.from_numpy(slots_of(items))
     states = [bundled.run(torch.from_numpy(ids)[None], ti.resid([2, 6])) for ids in items.ids]

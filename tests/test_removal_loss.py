@@ -79,6 +79,20 @@ def test_controls_delete_as_many_units_elsewhere_and_each_others(answers):
     assert kept[1] > 0
 
 
+def test_class_controls_delete_other_function_words_and_nothing_else(answers):
+    items = [ti.Item(q, ("x", "y"), 0) for q in QUESTIONS]
+    ti.removal_accuracy(tiny(), items, ["articles"], controls=1)
+    (_, _), (left, _), (anywhere, _), (same, _) = answers
+
+    def content(text):
+        units, classes = find_units(text)
+        return [text[a:b] for (a, b), c in zip(units, classes, strict=True) if c == 0]
+
+    assert [content(t) for t in same] == [content(t) for t in left] == [content(q) for q in QUESTIONS]
+    assert np.mean([a != b for a, b in zip(same, left, strict=True)]) > 0.8
+    assert np.mean([content(t) != content(q) for t, q in zip(anywhere, QUESTIONS, strict=True)]) > 0.8
+
+
 def test_surviving_loss_equals_brute_force():
     model, text = tiny(), "the river runs to the north, and a river ends"
     r = remove(text, "articles")
