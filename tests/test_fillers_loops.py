@@ -1,5 +1,6 @@
 """Every reduction of the filler measurements against a loop of a few lines, on tiny models and made-up results."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,11 +18,11 @@ from tokinterp.fillers.evaluation import evaluate
 from tokinterp.fillers.insertion import insertion_tests
 from tokinterp.fillers.items import build_items
 from tokinterp.fillers.massive import _ordinary, massive_effects, massive_roles, registers
-from tokinterp.fillers.policies import Policy, default_policies, policy_loss
+from tokinterp.fillers.policies import Policy, default_policies, keep_only, policy_loss
 from tokinterp.fillers.read_out import deranged, read_fillers
 from tokinterp.fillers.residual import filler_states, held_out, shift, slots_of
 from tokinterp.fillers.results import interval, share_explained, simultaneous_interval
-from tokinterp.fillers.sentinel import _text_loss, sentinels
+from tokinterp.fillers.sentinel import _text_loss, reads_own_chunk, sentinels
 from tokinterp.kernels.massive import massive_rows
 
 PAIRS = [("The river", " in"), ("One and", " to"), ("Go", " the"), ("Let it be", " and")]
@@ -573,6 +574,22 @@ def test_changes_by_sentinels_are_those_of_a_loop(model, texts):
         assert float(one["sentinel_change"]) == pytest.approx(read - full, abs=1e-4)
         assert float(one["kept_change"]) == pytest.approx(only - full, abs=1e-4)
         assert abs(read - only) > 1e-3
+        # by head and block: what text reads on sentinels beside position 0 and itself, over their share of these keys
+        n = len(marked)
+        mark = np.array([t > 0 and (t - 1) % (size + 1) == size for t in range(n)])
+        edit = keep_only(partial(reads_own_chunk, size=size))
+        patterns = [ti.Site("pattern", b) for b in range(3)]
+        with torch.no_grad():
+            got = model.run(torch.from_numpy(marked)[None], patterns, edits=[edit])
+        ratios = []
+        for a in (x for v in got.values() for x in v[0].double().numpy()):
+            left, share = [], []
+            for q in [q for q in range(n) if not mark[q] and q >= 2]:
+                keys = np.arange(1, q)
+                left.append(a[q, keys[mark[1:q]]].sum() / a[q, keys].sum())
+                share.append(mark[1:q].mean())
+            ratios.append(np.mean(left) / np.mean(share))
+        assert float(one["enrichment"]) == pytest.approx(np.mean(ratios), rel=1e-4)
 
 
 def test_what_sentinels_leave_is_a_ratio_of_sums(model, texts, monkeypatch):
