@@ -10,9 +10,12 @@ not have seen the mistake.  ``python tests/mutants.py [WORD ...]`` tries those w
 from __future__ import annotations
 
 import argparse
+import compileall
+import multiprocessing
 import os
+import py_compile
+import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -25,6 +28,10 @@ from queue import Queue
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
+PRELOADED = (
+    "pytest", "torch", "torch._dynamo", "transformers.generation.utils", "transformers.models.auto.modeling_auto",
+    "transformers.models.llama.modeling_llama", "xarray", "zarr", "scipy.stats", "sklearn", "matplotlib.pyplot",
+)  # fmt: skip
 COPIED = ("tokinterp", "tests", "experiments", "figures", "notebooks", "pyproject.toml", "README.md")
 
 
@@ -72,22 +79,45 @@ def copy_tree(folder: Path) -> None:
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
         elif source.is_file():
             shutil.copy(source, folder / name)
+    by_content = py_compile.PycInvalidationMode.CHECKED_HASH  # a changed file of the same size and second is seen
+    compileall.compile_dir(folder / "tokinterp", quiet=2, invalidation_mode=by_content)
+
+
+def _pytest(folder: Path, tests: str, out: Path) -> None:
+    """Run pytest in this process, which a server has forked with the libraries imported and the package not."""
+    os.chdir(folder)
+    with out.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.dont_write_bytecode = True
+    os.environ |= {
+        "PYTHONPATH": str(folder),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "TOKINTERP_DATA": "/nonexistent",
+    }
+    sys.path[:] = [str(folder), *(p for p in sys.path if Path(p).resolve() not in (ROOT, ROOT / "tests"))]
+    import pytest
+
+    code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *shlex.split(tests)])
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def run_tests(folder: Path, tests: str, limit: float = 600) -> tuple[int, str]:
     """Run pytest in a copy of the tree; return its exit code (a run beyond the limit counts as a failed test)."""
-    own = {
-        "PYTHONPATH": str(folder),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "TOKINTERP_DATA": "/nonexistent",
-    }
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests.split()]
-    try:
-        done = subprocess.run(command, cwd=folder, env=os.environ | own, capture_output=True, text=True, timeout=limit)
-    except subprocess.TimeoutExpired:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    out = folder / "pytest.out"
+    run = context.Process(target=_pytest, args=(folder, tests, out))
+    run.start()
+    run.join(limit)
+    if run.is_alive():
+        run.kill()
+        run.join()
         return 1, "beyond the time limit"
-    return done.returncode, done.stdout
+    return run.exitcode if run.exitcode is not None else -1, out.read_text(encoding="utf-8", errors="replace")
 
 
 def attempt(mutant: Mutant, folder: Path) -> str:

@@ -333,3 +333,65 @@ def test_a_site_that_some_blocks_lack_says_which_and_the_way_out():
         model, some_prompts([8]), {"m": AttentionMass(blocks=[0, 2], value_weighted=False)}, progress=False
     )
     assert got["m"].block.values.tolist() == [0, 2]
+
+
+def test_measured_masses_are_a_loop_over_queries_heads_and_keys():
+    """Each mean over the queries that it names: all of the set, or those with something left beside first and self."""
+    model, prompts = tiny("llama"), some_prompts([12, 7])
+    marked = np.random.default_rng(1).random(prompts.n_tokens) < 0.4
+    asked = AttentionMass({"marked": marked, "rest": ~marked}, {"all": "all", "marked": marked}, threshold=0.4)
+    ds = ti.measure(model, prompts, {"m": asked}, progress=False)["m"].to_dataset()
+    for p in range(2):
+        on = marked[prompts.starts[p] : prompts.starts[p + 1]]
+        acts = model.run(torch.from_numpy(prompts.ids(p).astype(np.int64))[None], [S("pattern", 1), S("value", 1)])
+        weights = acts[S("pattern", 1)][0].double().numpy()
+        norm = model.written_norm(1, acts[S("value", 1)])[0].double().numpy()
+        for i, queries in enumerate((np.arange(len(on)), np.flatnonzero(on))):
+            for j, key in enumerate((on, ~on)):
+                masses = []
+                for h, a in enumerate(weights):
+                    at = {"prompt": p, "block": 1, "head": h, "query_set": i, "key_set": j}
+                    mass, valued, net, luck = [], [], [], []
+                    for q in queries:
+                        mass.append(a[q, key].sum())
+                        valued.append((a[q] * norm[h])[key].sum() / (a[q] * norm[h]).sum())
+                        if q >= 2:
+                            inner = np.arange(1, q)
+                            net.append(a[q, inner][key[inner]].sum() / a[q, inner].sum())
+                            luck.append(key[inner].mean())
+                    chance = np.mean([key[: q + 1].mean() for q in queries])
+                    masses.append(np.mean(mass))
+                    wanted = {
+                        "n_queries": len(queries), "n_keys": key.sum(), "chance": chance, "mass": np.mean(mass),
+                        "enrichment": np.mean(mass) / chance, "net_mass": np.mean(net), "net_chance": np.mean(luck),
+                        "net_enrichment": np.sum(net) / np.sum(luck), "valued_mass": np.mean(valued),
+                    }  # fmt: skip
+                    for name, value in wanted.items():
+                        got = ds[name].variable.isel(at, missing_dims="ignore").item()
+                        assert got == pytest.approx(value, rel=1e-4), (name, h, i, j)
+                above = ds["heads_above"].variable.isel(at, missing_dims="ignore").item()
+                assert above == (np.array(masses) > 0.4).sum()
+
+
+def test_marked_queries_are_those_of_each_prompt():
+    """Sink scores by a loop: the mean over the queries from a place on, of the first tokens of long prompts only."""
+    model, prompts = tiny("llama"), some_prompts([12, 7, 10])
+    run = ti.measure(model, prompts, {"s": AttentionSinks(tokens=9, threshold=0.12)}, progress=False)
+    ds = run["s"].to_dataset()
+    assert ds["prompt"].values.tolist() == [0, 2]
+    scores, keys = [], []
+    for p in (0, 2):
+        acts = model.run(torch.from_numpy(prompts.ids(p).astype(np.int64))[None], [S("pattern", 2), S("key", 2)])
+        a = acts[S("pattern", 2)][0, :, :9, :9].double().numpy()
+        scores.append(np.array([[head[k:, k].sum() / (9 - k) for k in range(9)] for head in a]))
+        keys.append(acts[S("key", 2)][0, :9].double().norm(dim=-1).numpy())
+    got = ds.isel(block=2)
+    np.testing.assert_allclose(got["received"], np.mean(scores, 0), rtol=1e-5)
+    np.testing.assert_allclose(got["sink_rate"], np.mean([s > 0.12 for s in scores], 0))
+    np.testing.assert_allclose(got["first_received"], [s[:, 0] for s in scores], rtol=1e-5)
+    np.testing.assert_allclose(got["key_norm"], np.mean(keys, 0), rtol=1e-5)
+    later = [s[:, 1:2] for s in scores]  # position 1 alone is seen by 8 queries, as many as there are
+    np.testing.assert_allclose(got["largest_later"], [x.max(1) for x in later], rtol=1e-5)
+    assert (got["largest_position"] == 1).all()
+    every = np.array([[(s > 0.12) for s in ds["first_received"].sel(prompt=p).values] for p in (0, 2)])
+    np.testing.assert_allclose(ds["first_above"], every.mean((1, 2)))

@@ -234,3 +234,19 @@ def test_short_prompts_are_refused_before_the_run():
 def test_impossible_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         ti.IntrinsicDimension(**settings)
+
+
+def test_each_estimate_needs_four_distinct_points_for_its_own_ranks():
+    """Scales by the scale, maximum likelihood and local dimensions by k."""
+    model = StandIn((25, 60))
+    few = measured(model, scales=(2,), k=8, small="nan")  # 24 points: enough for scale 2, not for 8 neighbours
+    assert np.isfinite(few["dimension"]).all()
+    assert few["dimension_mle"].isnull().all("layer").values.tolist() == [True, False]
+    assert few["refused"].values.tolist() == [[1] * 4, [0] * 4]
+    local = few["local_dimension"].isel(token=few["token_prompt"] == 0)
+    assert local.isnull().all()
+    wide = measured(model, scales=(2, 8), k=4, small="nan")  # enough for 4 neighbours, not for scale 8
+    assert wide["dimension"].isnull().all("layer").values.tolist() == [[False, True], [False, False]]
+    assert np.isfinite(wide["dimension_mle"]).all()
+    local = wide["local_dimension"].isel(token=wide["token_prompt"] == 0)
+    assert np.isfinite(local[1:]).all()  # all but the special token

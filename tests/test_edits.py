@@ -296,6 +296,14 @@ def test_knock_out_in_padded_batches():
     torch.testing.assert_close(batched[1, :5], alone[0], **CLOSE)
 
 
+def test_left_padded_masks_are_refused():
+    mask = torch.ones(2, T, dtype=torch.bool)
+    mask[1, :3] = False
+    for wrong in (mask, mask.flip(1) & mask.roll(4, 1)):  # padding first; padding between
+        with pytest.raises(ValueError, match="not right padded"):
+            run(tiny("llama"), mask=wrong)
+
+
 def test_query_that_would_see_nothing_is_an_error():
     model = tiny("llama")
     with pytest.raises(

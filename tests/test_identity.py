@@ -103,6 +103,13 @@ def test_every_change_of_a_model_is_another_identity():
     assert len(set(found.values())) == len(found)
 
 
+def test_what_is_read_off_the_config_in_a_pass_is_another_identity():
+    lm = tiny_lm("gemma2")
+    first = ti.wrap(lm).info.identity
+    lm.config.final_logit_softcapping = 1.5
+    assert ti.wrap(lm).info.identity != first
+
+
 def test_the_identity_is_taken_when_a_run_starts():
     lm = tiny_lm()
     model = ti.wrap(lm)
@@ -175,7 +182,15 @@ def test_weights_of_any_kind_have_a_hash():
     def of(*values, dtype=torch.float32):
         return weights_hash(nn.ParameterList([nn.Parameter(torch.tensor(values, dtype=dtype), requires_grad=False)]))
 
-    kinds = [of(1, 2, 3), of(1, 3, 2), of(1, 2, 3, dtype=torch.bfloat16), of(1, 2, 3, dtype=torch.int8), of(1, 2), of()]
+    kinds = [
+        of(1, 2, 3),
+        of(1, 3, 2),
+        of(1, 2, 4),
+        of(1, 2, 3, dtype=torch.bfloat16),
+        of(1, 2, 3, dtype=torch.int8),
+        of(1, 2),
+        of(),
+    ]
     assert len(set(kinds)) == len(kinds)
     big = torch.arange(5_000_000.0)
     holder = nn.ParameterList([nn.Parameter(big)])

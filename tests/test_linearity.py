@@ -297,3 +297,40 @@ def test_settings_are_checked_before_the_run():
         ti.measure(tiny(), some_prompts([20]), {"m": ti.TokenNonlinearity()}, progress=False)
     with pytest.raises(ValueError, match="no map was fitted"):
         ti.TokenNonlinearity().fitted()
+
+
+def test_floor_distinct_rows_and_steps_by_hand():
+    """Repeated rows count once where they repeat at both layers; steps are relative to what they say."""
+    model = stand_in(lengths=(30, 40))
+    for layer in (0, 1, 2):
+        model.streams[0][layer][5] = model.streams[0][layer][3]  # a copy at layers 0 to 2, and not at layer 3
+    model.streams[1][1][7] = model.streams[1][1][4]  # at layer 1 alone
+    ds = streamed(model, ti.Linearity(exclude=("special",)))
+    rows = [np.concatenate([s[layer, 1:] for s in model.streams]).astype(np.float32) for layer in range(4)]
+    n = len(rows[0])
+    for b in range(3):
+        rank = int(ds["rank"][b])
+        assert float(ds["linearity_floor"][b]) == pytest.approx(rank / (n - 1))
+        score = float(ds["linearity"][b])
+        assert float(ds["linearity_adjusted"][b]) == pytest.approx(1 - (1 - score) * (n - 1) / (n - rank - 1))
+    assert ds["n"].values.tolist() == [n] * 3
+    assert ds["n_distinct"].values.tolist() == [n - 1, n - 1, n]
+    for p, stream in enumerate(model.streams):
+        x = stream[:, 1:].astype(np.float32).astype(float)
+        length = np.linalg.norm(x, axis=-1)
+        for b in range(3):
+            step = np.linalg.norm(x[b + 1] - x[b], axis=-1)
+            got = ds.isel(prompt=p, block=b)
+            assert float(got["relative_step"]) == pytest.approx((step / length[b]).mean(), rel=1e-5)
+            assert float(got["relative_step_after"]) == pytest.approx((step / length[b + 1]).mean(), rel=1e-5)
+            cosine = (x[b] * x[b + 1]).sum(-1) / length[b] / length[b + 1]
+            assert float(got["cosine"]) == pytest.approx(cosine.mean(), rel=1e-5)
+
+
+def test_tokens_are_kept_of_the_prompts_below_the_number():
+    model = stand_in()
+    for tokens, numbers in ((2, [0, 1]), (None, [0, 1, 2, 3])):
+        ds = streamed(model, ti.TokenNonlinearity(exclude=("special",), tokens=tokens))
+        assert sorted(set(ds["token_prompt"].values.tolist())) == numbers
+        assert ds.sizes["token"] == sum(model.lengths[n] for n in numbers)
+        assert int(ds["n"]) == sum(model.lengths) - 4  # all prompts take part in the fit

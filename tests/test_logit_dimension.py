@@ -27,3 +27,15 @@ def test_logits_that_do_not_fit_are_refused_before_the_run():
         ti.measure(tiny(), some_prompts([40]), {"m": ti.LogitDimension((2,), max_bytes=1000)})
     with pytest.raises(ValueError, match="scale 64 needs"):
         ti.measure(tiny(), some_prompts([40]), {"m": ti.LogitDimension()})
+
+
+def test_special_tokens_take_part_only_if_asked():
+    model, prompts = tiny(), some_prompts([40, 25])
+    for exclude, less in ((("special",), 1), ((), 0)):
+        ds = ti.measure(model, prompts, {"m": ti.LogitDimension((2, 4), exclude=exclude)}, progress=False)["m"]
+        assert ds["n_points"].values.tolist() == [40 - less, 25 - less]
+    one, other = (
+        ti.measure(model, prompts, {"m": ti.LogitDimension((2, 4), space=s)}, progress=False)["m"]["dimension"].values
+        for s in ("logits", "logprob")
+    )
+    assert np.abs(one - other).max() > 1e-3, "the two spaces are one"

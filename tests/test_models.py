@@ -65,6 +65,17 @@ def test_residuals_equal_the_librarys_hidden_states(family, device):
     assert float(own.logits.std()) > 0.05, "logits near zero would make any head look right"
 
 
+def test_logits_are_divided_where_a_config_says_so():
+    size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": N, "num_attention_heads": 4}
+    config = T.GraniteConfig(**size, vocab_size=320, num_key_value_heads=2, logits_scaling=4.0, initializer_range=0.2)
+    torch.manual_seed(0)
+    lm, ids = T.GraniteForCausalLM(config).eval(), some_ids()
+    model = ti.wrap(lm)
+    with torch.no_grad():
+        own = lm(ids, use_cache=False).logits
+    torch.testing.assert_close(model.unembed(model.run(ids, [S("resid", N)])[S("resid", N)]), own, **SUM)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_parts_add_up_to_the_next_layer(family, device):
     model = tiny(family, device)

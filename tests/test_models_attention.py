@@ -158,6 +158,24 @@ def test_a_query_times_keys_is_the_pattern():
     torch.testing.assert_close(flat, (torch.ones(6, 6).tril() / torch.arange(1, 7)[:, None]).expand(2, 4, 6, 6))
 
 
+def test_weights_that_do_not_mix_the_values_are_not_offered(monkeypatch):
+    """A fused attention that forgets the first position: the weights beside it are those of another model."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    own = ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+    def forgets(module, query, key, value, *args, **kwargs):
+        value = value.clone()
+        value[:, :, 0] = 0
+        return own(module, query, key, value, *args, **kwargs)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "sdpa", forgets)
+    model = ti.wrap(tiny_lm("odd mistral", attention="sdpa"), byte_tokenizer(), id="forgets")
+    assert not {"pattern", "query", "key", "value"} & model.offers
+    with pytest.raises(ValueError, match="values are mixed by other weights than those shown"):
+        model.run(some_ids(), [S("pattern", 0)])
+
+
 def test_masses_with_learned_sinks_say_what_is_left_to_them():
     model = odd("gpt_oss")
     prompts = some_prompts([12, 9], model=model)
@@ -309,3 +327,10 @@ def test_adapted_heads_and_embeddings_are_applied_not_read():
     whole = (head.base.weight + head.b @ head.a).detach()
     torch.testing.assert_close(vectors_of(head, width=32), whole, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(vectors_of(lm.model.embed_tokens, rows=VOCAB), 2 * base.weight.detach())
+
+
+def test_vectors_of_an_adapted_head_are_without_its_bias():
+    head = Adapted(nn.Linear(32, 50))
+    whole = (head.base.weight + head.b @ head.a).detach()
+    assert head.base.bias.abs().max() > 0.01
+    torch.testing.assert_close(vectors_of(head, width=32), whole, rtol=1e-4, atol=1e-5)

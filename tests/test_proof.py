@@ -280,6 +280,29 @@ def test_rounding_in_half_precision_is_no_leak(family):
         ti.wrap(tiny_lm(family).to(dtype))
 
 
+class OtherExpert(nn.Module):
+    """An MLP that answers one token otherwise where a prompt is alone, as a router does that rounding decides."""
+
+    def __init__(self, mlp):
+        super().__init__()
+        self.mlp = mlp
+
+    def forward(self, x):
+        place = torch.arange(x.shape[1])[:, None]
+        return self.mlp(x) * (1 + 3.0 * ((place == 9) & (len(x) == 1)))
+
+
+def test_one_token_that_rounding_sends_elsewhere_is_no_leak_in_half_precision_only():
+    for dtype in (torch.bfloat16, torch.float32):
+        lm = tiny_lm("llama").to(dtype)
+        lm.model.layers[2].mlp = OtherExpert(lm.model.layers[2].mlp)
+        if dtype == torch.bfloat16:
+            ti.wrap(lm)
+        else:
+            with pytest.raises(ValueError, match=r"at layer 3 .* with its length or the other prompts"):
+                ti.wrap(lm)
+
+
 def test_load_runs_a_handful_of_short_passes():
     lm, widths = tiny_lm("llama"), []
     lm.model.layers[0].register_forward_pre_hook(lambda _m, args: widths.append(args[0].shape[:2].numel()))

@@ -281,3 +281,33 @@ def test_one_heavy_row_costs_no_digits():
     ds = model.measured(LayerSimilarity(layers=[1, 3], over="prompt", measures=["cka"], exclude=())).result()
     x, y = (model.streams[0][n] for n in (1, 3))
     assert float(ds["cka"].sel(layer=1, other_layer=3)) == pytest.approx(literal_cka(x, y), rel=1e-9)
+
+
+def test_the_null_pairs_rows_at_random_by_its_seed():
+    """Rows of the other layer are permuted: another order for another seed, and no layer is then like itself."""
+    model, names = StandIn(lengths=(30, 30), d=6), ("cka_debiased", "rsa")
+    found = [
+        model.measured(LayerSimilarity(measures=("cka", "rsa"), sample=100, null=True, seed=s)).result()
+        for s in range(6)
+    ]
+    for name in names:
+        draws = np.array([ds[f"{name}_null"].values for ds in found])
+        np.testing.assert_allclose(found[0][name], found[1][name], atol=1e-9)  # all rows are in the sample
+        assert draws.std(0).min() > 1e-3
+        assert abs(draws.mean()) < 0.1, "a layer is like itself in the null"
+
+
+def test_errors_are_those_of_the_jackknife_over_prompts():
+    model = StandIn(lengths=(12, 15, 9, 20))
+    make = lambda: LayerSimilarity(over="prompt", measures=["cka"], layers=(1, 3), exclude=("special",))  # noqa: E731
+    ds = model.measured(make()).result()
+    for name in ("cka", "cka_debiased"):
+        parts = []
+        for out in range(4):
+            others = [n for n in range(4) if n != out]
+            part = make()
+            part.start(model.info, model.prompts)
+            part.update(model.batch(others))
+            parts.append(float(part.result()[name][0, 1]))
+        error = np.sqrt(3 / 4 * np.square(np.array(parts) - np.mean(parts)).sum())
+        assert float(ds[f"{name}_error"][0, 1]) == pytest.approx(error, rel=1e-6)
