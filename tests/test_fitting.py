@@ -186,6 +186,23 @@ def test_facts_and_files_of_probes_belong_together(tmp_path):
         ti.TokenProbes.load(tmp_path / "one")
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_weights_that_are_changed_in_place_are_other_probes(kept, tmp_path):
+    fitted = ridge(tmp_path / "probes") if kept else ridge()
+    fitted = ti.TokenProbes.load(tmp_path / "probes") if kept else fitted
+    before, said = fitted.digest, str(fitted)
+    fitted.weight(2, 0)
+    assert fitted.digest == before
+    fitted.weight(2, 0).mul_(2)
+    assert fitted.digest != before
+    assert str(fitted) != said
+    saved = ti.TokenProbes.load(fitted.save(tmp_path / "changed"))
+    assert saved.digest == fitted.digest
+    assert torch.equal(saved.weight(2, 0), fitted.weight(2, 0))
+    fitted.facts["method"] = "other"
+    assert fitted.digest != saved.digest
+
+
 def test_numbers_that_are_none_are_refused(tmp_path):
     fitted = ridge()
     known = fitted._parts[2]

@@ -232,6 +232,31 @@ def test_prompts_of_another_tokenizer_are_refused():
     ti.measure(tiny(), ti.Prompts.from_ids([[1, 5, 6]]), {"n": Norms()}, progress=False)
 
 
+def test_prompts_do_not_change_after_they_are_made():
+    texts = ["a river", "two rivers"]
+    prompts = ti.Prompts.from_texts(texts, byte_tokenizer())
+    before = prompts.hash
+    for name in ("token_ids", "starts", "documents", "window_starts", "chars", "half", "truncated", "_offsets"):
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(prompts, name)[...] = 0
+    texts[0] = "another"
+    assert prompts.text(0) == "a river"
+    assert prompts[:].hash == before == ti.Prompts.from_texts(["a river", "two rivers"], byte_tokenizer()).hash
+    ids = [np.array([1, 5, 6])]
+    bare = ti.Prompts.from_ids(ids)
+    ids[0][:] = 0
+    assert bare.ids(0).tolist() == [1, 5, 6]
+
+
+def test_a_tokenizer_that_was_changed_after_the_prompts_were_made_is_refused():
+    model = tiny(byte_tokenizer())
+    prompts = ti.Prompts.from_texts(["a river"], model)
+    model.tokenizer.add_tokens(["zebra"])
+    with pytest.raises(ValueError, match="was changed after they were made: make them anew"):
+        ti.measure(model, prompts, {"n": Norms()}, progress=False)
+    ti.measure(model, ti.Prompts.from_texts(["a river"], model), {"n": Norms()}, progress=False)
+
+
 # -- settings -------------------------------------------------------------------------------------------------
 def test_different_values_have_different_descriptions_and_equal_ones_the_same():
     class Slots:

@@ -244,10 +244,10 @@ def test_factored_probes_stay_in_the_span_of_the_unembedding(model):
 def test_closed_forms_equal_those_of_the_whole_data(model, method):
     prompts = text()
     probes = fit_probes(model, prompts, layers=[2], offsets=[-1], method=method, batch_tokens=100, progress=False)
-    order = torch.from_numpy(prompts.token_ids).long()
+    order = torch.tensor(prompts.token_ids).long()
     x = torch.zeros(len(order), 32, dtype=torch.float64)
     for b in ti.stream(model, prompts, ti.resid([2])):
-        x[torch.from_numpy(prompts.starts)[b.row_prompt] + b.row_position] = b.rows(2).double()
+        x[torch.tensor(prompts.starts)[b.row_prompt] + b.row_position] = b.rows(2).double()
     y = (x - x.mean(0)) / x.std(0, correction=0)
     label = torch.from_numpy(label_ids(prompts, -1))
     rows, classes = label >= 0, len(probes.labels)

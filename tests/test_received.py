@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from numcodecs import zstd
 from safetensors.torch import save_file
 
 import tokinterp as ti
@@ -82,6 +83,8 @@ def test_a_pickle_filter_does_not_run(tmp_path, meta):
         ({"codecs": [{"name": "sharding_indexed"}]}, "codec 'sharding_indexed'"),
         ({"codecs": [{"id": "pickle"}]}, "damaged"),
         ({"codecs": [{"name": ["pickle"]}]}, "codec"),
+        ({"codecs": [BYTES, {"name": "zstd"}, {"name": "zstd"}]}, "another kind"),
+        ({"codecs": [{"name": "vlen-utf8"}]}, "another kind"),
         ({"data_type": "variable_length_bytes"}, "type 'variable_length_bytes'"),
         ({"data_type": {"name": "numpy.datetime64"}}, "values of type"),
         ({"zarr_format": 2}, "no metadata of zarr format 3"),
@@ -98,6 +101,44 @@ def test_other_codecs_types_and_sizes_are_refused_before_anything_is_opened(tmp_
     with pytest.raises(ValueError, match=message):
         ti.read(store(tmp_path, pickle.dumps(Runs(tmp_path)), **changes))
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("payload", "kind", "message"),
+    [
+        (zstd.compress(bytes(2**24), 0), "float64", "unpacks to 16777216 bytes, but a chunk of its array has 16"),
+        (zstd.compress(bytes(8), 0), "float64", "unpacks to 8 bytes"),
+        (zstd.compress(bytes(16), 0) + zstd.compress(bytes(2**24), 0), "float64", "does not say what it unpacks to"),
+        (bytes.fromhex("28b52ffd0058810000610000"), "float64", "does not say what it unpacks to"),
+        (zstd.compress(bytes(16), 0)[:-1], "float64", "does not say what it unpacks to"),
+        (b"no frame", "float64", "does not say what it unpacks to"),
+        (zstd.compress(bytes(2**28 + 2**14), 0), "string", "far more than 2 strings take"),
+    ],
+)
+def test_a_chunk_unpacks_to_what_its_array_says(tmp_path, monkeypatch, payload, kind, message):
+    first = BYTES if kind == "float64" else {"name": "vlen-utf8"}
+    packed = {"codecs": [first, {"name": "zstd", "configuration": {"level": 0}}], "data_type": kind}
+    path = store(tmp_path, zstd.compress(bytes(16), 0), **packed)
+    received.check_zarr(path)
+    (path / "x" / "c" / "0").write_bytes(payload)
+    monkeypatch.setattr(xr, "open_datatree", None)
+    with pytest.raises(ValueError, match=f"0 .*{message}"):
+        ti.read(path)
+
+
+def test_chunks_of_strings_count_towards_the_memory(tmp_path, monkeypatch):
+    path = store(tmp_path, bytes(2**16), codecs=[{"name": "vlen-utf8"}], data_type="string")
+    received.check_zarr(path)
+    monkeypatch.setattr(received, "memory_bytes", lambda: 2**16)
+    with pytest.raises(ValueError, match="more values than this machine has memory for"):
+        received.check_zarr(path)
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 65_791, 65_792, 2**18])
+@pytest.mark.parametrize("noise", [False, True])
+def test_what_a_frame_says_is_read(size, noise):
+    data = np.random.default_rng(0).bytes(size) if noise else bytes(size)
+    assert received.zstd_size(zstd.compress(data, 0)) == size
 
 
 def test_links_to_folders_and_devices_are_refused(tmp_path):

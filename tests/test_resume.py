@@ -14,6 +14,7 @@ from tiny import Norms, Spread, some_prompts, tiny, tiny_lm
 
 import tokinterp as ti
 from tokinterp.checkpoint import partial_folder
+from tokinterp.fitted import load_tensors, save_tensors
 
 S = ti.Site
 BATCH = 60
@@ -289,3 +290,20 @@ def test_state_is_taken_up_again():
     prompt, norm = other.table("prompt", "norm")
     assert prompt.tolist() == [0, 1, 2]
     assert norm[:, 0].tolist() == [0, 1, 1]
+
+
+def test_sums_that_are_taken_up_lie_as_new_ones_do(tmp_path):
+    # A product is added to a matrix in an order that depends on where the matrix begins.
+    m = ti.Linearity()
+    model, prompts = tiny(), some_prompts([9, 8, 7])
+    ti.measure(model, prompts, {"m": m}, progress=False)
+    kept = {k: torch.cat([v.flatten()[:1], v.flatten()])[1:].view(v.shape) for k, v in m.sums.items()}
+    assert any(v.data_ptr() % 64 for v in kept.values())
+    m.load({"sums": kept, "rows": {}})
+    assert all(v.data_ptr() % 64 == 0 for v in m.sums.values())
+    assert all(torch.equal(v, kept[k]) for k, v in m.sums.items())
+    m.add("slanted", torch.zeros(3, 2).T)
+    assert m.sums["slanted"].is_contiguous()
+    file = tmp_path / "odd.safetensors"
+    save_tensors(file, {"a": torch.zeros(1), "b": torch.zeros(5)}, "example", {})
+    assert all(t.data_ptr() % 64 == 0 for t in load_tensors(file, "example", "example")[1].values())

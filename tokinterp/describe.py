@@ -102,7 +102,8 @@ def tokenizer_hash(tokenizer: Any) -> str:
         described = _of_serialised(backend.to_str())
     else:
         described = hash_json([sorted(tokenizer.get_vocab().items()), type(tokenizer).__name__])
-    return hash_json([described, {k: str(v) for k, v in tokenizer.special_tokens_map.items()}])
+    special = getattr(tokenizer, "special_tokens_map", {})
+    return hash_json([described, {k: str(v) for k, v in special.items()}])
 
 
 @functools.lru_cache(8)

@@ -149,7 +149,8 @@ def load_tensors(
     note = read_note(path, kind, what)
     try:
         with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # copies begin where new tensors do; where the file was read into, sums could be taken in another order
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except Exception as error:
         raise ValueError(f"{path} is damaged ({error}): fit it again, or restore the file") from error
     now = digest_of(tensors, note.get("facts"))

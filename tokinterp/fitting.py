@@ -158,7 +158,7 @@ class Fit:
         return facts["notes"], tensors
 
     def step(self, said: str, state: Callable[[], State] | None = None) -> None:
-        """Note that a step is whole: save the state when it is time, and stop if Ctrl-C was pressed.
+        """Note that a step is whole: save the state when it is time, and stop if a signal has asked for it.
 
         Parameters
         ----------
@@ -170,7 +170,7 @@ class Fit:
         Raises
         ------
         KeyboardInterrupt
-            After Ctrl-C, SIGTERM or SIGHUP, with everything kept.
+            After Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2, with everything kept.
         """
         stop = self._stop()
         due = self.path is not None and time.monotonic() - self._saved >= max(self.every, self._pause)

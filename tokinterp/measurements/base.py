@@ -105,7 +105,7 @@ class Measurement:
         """Add to a running sum, float64 or int64 whatever the dtype of the values (created at its first use)."""
         value = value.detach().to(torch.float64 if value.is_floating_point() else torch.int64)
         if name not in self.sums:
-            self.sums[name] = value.clone()
+            self.sums[name] = value.clone(memory_format=torch.contiguous_format)
         elif self.sums[name].dtype == value.dtype:
             self.sums[name] += value.to(self.sums[name].device)
         else:  # counts to which shares are added, or the other way round
@@ -144,8 +144,13 @@ class Measurement:
         return {"sums": {k: v.cpu().clone() for k, v in self.sums.items()}, "rows": rows}
 
     def load(self, state: dict[str, Tensors], device: torch.device | str = "cpu") -> None:
-        """Take up a state that ``state()`` returned."""
-        self.sums = {k: v.to(device) for k, v in state["sums"].items()}
+        """Take up a state that ``state()`` returned.
+
+        The sums get memory of their own, in which they lie as new ones do: products are added to them in an order that
+        depends on where they begin, and what a file was read into may begin anywhere.
+        """
+        own = torch.contiguous_format
+        self.sums = {k: v.to(device, copy=True, memory_format=own) for k, v in state["sums"].items()}
         self.rows = {k: [v] for k, v in state["rows"].items()}
 
     def table(self, *names: str) -> list[np.ndarray]:

@@ -27,8 +27,7 @@ def layer_file(layer: int) -> str:
 
 def facts_of(probes: TokenProbes) -> dict[str, Any]:
     """Return all that decides the probes: what a fit of them is known by."""
-    facts = {k: v for k, v in probes.facts.items() if k != "digest"}
-    return {**facts, "layers": probes.layers, "offsets": probes.offsets}
+    return {**probes.facts, "layers": probes.layers, "offsets": probes.offsets}
 
 
 def whole_digest(probes: TokenProbes) -> str:
@@ -38,11 +37,19 @@ def whole_digest(probes: TokenProbes) -> str:
     parts = {"text": digest_of(text_tensors(probes), {"fit": mark})}
     for layer in probes.layers:
         part = probes._parts[layer]
-        if isinstance(part, dict):
-            parts[str(layer)] = digest_of(part, {"layer": layer, "fit": mark})
-        else:
+        if isinstance(part, Path) and not probes._edited(layer):
             parts[str(layer)] = read_note(part, LAYER, "probes of a layer")["digest"]
+        else:
+            parts[str(layer)] = digest_of(tensors_of(probes, layer), {"layer": layer, "fit": mark})
     return hashlib.sha256(json.dumps([facts, parts], sort_keys=True).encode()).hexdigest()
+
+
+def tensors_of(probes: TokenProbes, layer: int) -> Tensors:
+    """Return the probes of a layer as they are now, in memory or read from disk."""
+    part = probes._parts[layer]
+    if isinstance(part, dict):
+        return part
+    return load_tensors(part, LAYER, "probes of a layer", finite=False)[1] | probes._edited(layer)
 
 
 def text_tensors(probes: TokenProbes) -> Tensors:
@@ -68,12 +75,8 @@ def save(probes: TokenProbes, path: str | Path, overwrite: bool) -> Path:
     new = files.new_folder(path)
     try:
         for layer in probes.layers:
-            part = probes._parts[layer]
-            tensors = (
-                part if isinstance(part, dict) else load_tensors(part, LAYER, "probes of a layer", finite=False)[1]
-            )
             note = {"layer": layer, "fit": mark}
-            save_tensors(new / layer_file(layer), tensors, LAYER, note, finite=False)
+            save_tensors(new / layer_file(layer), tensors_of(probes, layer), LAYER, note, finite=False)
         save_facts(probes, new)
         files.replace_folder(new, path)
     finally:

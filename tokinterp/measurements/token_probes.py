@@ -64,7 +64,7 @@ class TokenProbes:
             if isinstance(part, dict):
                 there = [o for o in self.offsets if f"weight.{o}" in part]
                 check_layer(part, there, len(labels), facts["d_model"], f"the probes of layer {layer}")
-        self._near: dict[tuple[int, str, str], torch.Tensor] = {}
+        self._near: dict[tuple[int, str, str], tuple[torch.Tensor, int]] = {}  # and how often it had been changed
         self._scratch: kernel.Scratch | None = None
         self._class: torch.Tensor | None = None
 
@@ -86,19 +86,27 @@ class TokenProbes:
         if isinstance(part, dict) and (device.type == "cpu" or name not in part or part[name].device == device):
             return part.get(name)
         key = (layer, name, str(device))
-        if key not in self._near:
-            if isinstance(part, dict):
-                value = part[name]
+        source = part[name] if isinstance(part, dict) else None
+        if key not in self._near or (source is not None and self._near[key][1] != source._version):
+            if source is not None:
+                value = source
+            elif device.type != "cpu":
+                value = self._get(layer, name)
             else:
                 with safe_open(part, "pt") as file:
-                    if name not in file.keys():  # noqa: SIM118
-                        return None
-                    value = file.get_tensor(name)
+                    value = file.get_tensor(name).clone() if name in file.keys() else None  # noqa: SIM118
+            if value is None:
+                return None
             value = value.float().to(device)
             if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] < 4 * value.nbytes:
                 return value
-            self._near[key] = value
-        return self._near[key]
+            self._near[key] = value, (value if source is None else source)._version
+        return self._near[key][0]
+
+    def _edited(self, layer: int) -> Tensors:
+        """Return the tensors of a layer on disk that were read and then changed in place."""
+        near = {name: found for (at, name, place), found in self._near.items() if at == layer and place == "cpu"}
+        return {name: value for name, (value, version) in near.items() if value._version != version}
 
     def weight(self, layer: int, offset: int) -> torch.Tensor:
         """Return (class, d_model) float32 weights, which act on standardised states where the layer has a scale.
@@ -234,12 +242,10 @@ class TokenProbes:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all weights and facts (computed once)."""
-        if "digest" not in self.facts:
-            from .probe_files import whole_digest
+        """SHA-256 of all weights and facts as they are now."""
+        from .probe_files import whole_digest
 
-            self.facts["digest"] = whole_digest(self)
-        return self.facts["digest"]
+        return whole_digest(self)
 
     # -- files ------------------------------------------------------------------------------------------------
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:

@@ -74,12 +74,15 @@ class Prompts(Sequences):
         note: str = "",
         origin: np.ndarray | None = None,
     ) -> None:
-        self.token_ids, self.starts = parts.ids, parts.starts
-        self.documents, self.window_starts, self.chars = parts.documents, parts.window_starts, parts.chars
-        self.truncated, self.dropped, self.half = parts.truncated, parts.dropped, parts.half
-        self._offsets = parts.offsets
-        self._texts = texts
-        self.vocabulary, self.bos, self.note, self.origin = vocabulary, bos, note, origin
+        # Read only, so that the hash stays that of what is measured.
+        self.token_ids, self.starts = _fixed(parts.ids), _fixed(parts.starts)
+        self.documents, self.window_starts = _fixed(parts.documents), _fixed(parts.window_starts)
+        self.chars, self.half = _fixed(parts.chars), _fixed(parts.half)
+        self.truncated, self.dropped = _fixed(parts.truncated), _fixed(parts.dropped)
+        self._offsets = None if parts.offsets is None else _fixed(parts.offsets)
+        self._texts = tuple(texts) if isinstance(texts, list) else texts
+        self.vocabulary, self.bos, self.note = vocabulary, bos, note
+        self.origin = None if origin is None else _fixed(origin)
 
     # -- making -----------------------------------------------------------------------------------------------
     @classmethod
@@ -282,6 +285,11 @@ class Prompts(Sequences):
     def check_tokenizer(self, model: Model) -> None:
         """Refuse a model with another vocabulary; warn where the tokenizers differ in less than that."""
         mine, own = self.vocabulary.tokenizer, model.tokenizer
+        if mine is not None and self.vocabulary.hash != tokenizer_hash(mine):
+            raise ValueError(
+                f"the tokenizer of the prompts ({type(mine).__name__}) was changed after they were made: make them "
+                "anew, Prompts.from_texts(texts, model)"
+            )
         if mine is None or own is None or mine is own or self.vocabulary.hash == tokenizer_hash(own):
             return
         if mine.get_vocab() != own.get_vocab():
@@ -422,3 +430,10 @@ class Prompts(Sequences):
     def _prompt_of(self) -> dict[int, int]:
         """Document number -> a prompt cut from it."""
         return {int(d): i for i, d in enumerate(self.documents)}
+
+
+def _fixed(values: np.ndarray) -> np.ndarray:
+    """Return a view that cannot be written to."""
+    values = np.asarray(values).view()
+    values.flags.writeable = False
+    return values

@@ -49,7 +49,7 @@ class Sequences:
 
     def ids(self, i: int) -> np.ndarray:
         """Return the (n,) int32 token ids of prompt ``i``."""
-        return self.token_ids[self._range(i)]
+        return self.token_ids[self._range(i)].copy()
 
     def special(self, i: int) -> np.ndarray:
         """Return (n,) bool, true on BOS and other special tokens of prompt ``i``."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,10 +36,16 @@ class Vocabulary:
         None shows id 12 as ``<12>`` and knows no special tokens.
     size : int, optional
         Rows of the model's unembedding, where they are more than the tokenizer's tokens.
+
+    Attributes
+    ----------
+    hash : str
+        Hash of the tokenizer as it was when this was made; empty without one.
     """
 
     def __init__(self, tokenizer: Any = None, size: int | None = None) -> None:
         self.tokenizer = tokenizer
+        self.hash = tokenizer_hash(tokenizer)  # as it is now: tokens that are added later made none of the ids
         self.kind = _kind(tokenizer)
         known = len(tokenizer) if tokenizer is not None else 0
         added = getattr(tokenizer, "added_tokens_decoder", None) or {}
@@ -53,11 +58,6 @@ class Vocabulary:
         self._bytes: dict[int, bytes] = {}
         self._shown: dict[int, str] = {}
         self._prefix: bool | None = None
-
-    @cached_property
-    def hash(self) -> str:
-        """Hash of the tokenizer; empty without one."""
-        return tokenizer_hash(self.tokenizer)
 
     def __describe__(self) -> list[Any]:
         return [self.hash, self.size]
