@@ -17,17 +17,18 @@ import torch
 from test_dataset import tree
 from test_measure import LENGTHS, assert_same, measured
 from test_resume import BATCH, Stops, assert_same_node
-from tiny import Norms, Spread, some_prompts, tiny
+from tiny import Norms, Spread, some_prompts, tiny, tiny_lm
 
 import tokinterp as ti
-from tokinterp import files, owner, signals
+from tokinterp import cli, files, owner, signals
 from tokinterp.checkpoint import Checkpoint, partial_folder
 from tokinterp.measurements.base import Measurement
 from tokinterp.measurements.linear_maps import LinearMaps
 from tokinterp.paths import local_path
-from tokinterp.signals import stopping
+from tokinterp.signals import at_once, stopping
 
 posix = pytest.mark.skipif(os.name != "posix", reason="processes and signals of POSIX")
+measure_module = sys.modules["tokinterp.measure"]
 
 
 @pytest.fixture(scope="module")
@@ -462,6 +463,80 @@ def test_second_signal_acts_at_once_and_ignored_ones_stay_ignored(monkeypatch):
             signal.signal(signal.SIGTERM, before)
             signal.signal(signal.SIGHUP, ignored)
             signal.signal(signal.SIGUSR1, own)
+
+
+def swallowing(number, how):
+    """Send a signal from where a library makes another error of it, or none."""
+    try:
+        signal.raise_signal(number)
+    except KeyboardInterrupt:
+        if how == "passes":
+            raise
+        if how == "changes":
+            raise ValueError("could not determine the shape of an object") from None
+
+
+@posix
+@pytest.mark.parametrize("how", ["passes", "changes", "swallows"])
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", None), ("SIGTERM", 143), ("SIGUSR1", 138)])
+def test_a_signal_stops_at_once_whatever_a_library_makes_of_it(how, name, status, capsys, monkeypatch):
+    monkeypatch.setattr(signals, "TWICE", 0.0)
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+
+    @at_once("go on")
+    def work():
+        with stopping() as asked:  # the one inside has its own way, and gives it back
+            signal.raise_signal(number)
+            assert asked() == number
+        swallowing(number, "swallows")
+        swallowing(number, how)
+
+    with pytest.raises(KeyboardInterrupt, match=r"^stopped; go on$") as caught:
+        work()
+    assert getattr(caught.value, "code", None) == status
+    assert signal.getsignal(number) == before
+    assert ("stopped; go on" in capsys.readouterr().err) == (status is not None)
+    with pytest.raises(ValueError, match="no signal"), at_once():
+        raise ValueError("no signal")
+
+
+@posix
+@pytest.mark.parametrize("how", ["passes", "changes", "swallows"])
+@pytest.mark.parametrize("place", ["identity", "opening", "writing"])
+def test_a_run_is_stopped_while_it_is_set_up_or_written(how, place, tmp_path, monkeypatch, whole):
+    store, name = tmp_path / "run.zarr", {"identity": "run_facts", "opening": "Checkpoint", "writing": "_result"}[place]
+    with monkeypatch.context() as patched:
+        real = getattr(measure_module, name)
+
+        def found(*args):
+            swallowing(signal.SIGTERM, how)
+            return real(*args)
+
+        patched.setattr(measure_module, name, found)
+        with pytest.raises(KeyboardInterrupt, match="the same call goes on with what is kept"):
+            measured(which={"norms": Norms()}, store=store, batch_tokens=BATCH)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert_same_node(measured(which={"norms": Norms()}, store=store, batch_tokens=BATCH), whole, "norms")
+    assert [p.name for p in tmp_path.iterdir()] == ["run.zarr"]
+
+
+@posix
+def test_a_model_is_not_returned_when_its_proof_was_stopped(monkeypatch):
+    monkeypatch.setattr("tokinterp.models.proof.check_causal", lambda _: swallowing(signal.SIGINT, "swallows"))
+    with pytest.raises(KeyboardInterrupt, match="stopped; call it again"):
+        ti.wrap(tiny_lm())
+
+
+@posix
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_command_that_is_stopped_while_it_loads_says_how_to_go_on(name, status, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "load_named", lambda *_, **__: swallowing(getattr(signal, name), "changes"))
+    (tmp_path / "a.txt").write_text("A river.")
+    with pytest.raises(SystemExit) as end:
+        cli.main(["measure", "bundled", str(tmp_path / "a.txt"), "-m", "norms", "-o", str(tmp_path / "run.zarr")])
+    assert end.value.code == status
+    assert capsys.readouterr().err.strip().endswith("stopped: the same command goes on with what is kept")
 
 
 def test_threads_leave_signals_alone():

@@ -22,6 +22,7 @@ from .cli_output import demo_folder, draw_all, figure_folder
 from .escape import say
 from .fillers import cli as fillers_cli
 from .settings import check, like, one_of
+from .signals import at_once
 
 if TYPE_CHECKING:
     from .measurements.base import Measurement
@@ -98,11 +99,13 @@ def command(run: Callable[..., None], on: typer.Typer | None = None) -> Callable
     @functools.wraps(run)
     def quiet(*args: Any, **kwargs: Any) -> None:
         try:
-            run(*args, **kwargs)
+            with at_once("the same command goes on with what is kept"):
+                run(*args, **kwargs)
         except typer.Exit:
             raise
         except KeyboardInterrupt as stop:
-            say(f"\nstopped{': ' + str(stop).removeprefix('stopped ') if str(stop) else ''}", err=True)
+            told = str(stop).removeprefix("stopped").lstrip("; ")
+            say(f"\nstopped{': ' + told if told else ''}", err=True)
             raise typer.Exit(getattr(stop, "code", None) or 130) from None
         except Exception as error:
             if _show_traceback:

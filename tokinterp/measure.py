@@ -26,9 +26,11 @@ from .measurements.base import Measurement
 from .models.base import Model, current
 from .paths import new_path
 from .settings import anything, checked, count, number, several, share
+from .signals import at_once
 from .text.prompts import Prompts
 
 
+@at_once()
 @neutral()
 @checked(edits=several(anything), checkpoint_every=number(0), share=share)
 def measure(

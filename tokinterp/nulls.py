@@ -21,6 +21,7 @@ from .measure import measure, run_facts, store_path
 from .models.base import Model
 from .owner import discard
 from .settings import checked, count, several, string
+from .signals import at_once
 from .summary import concat_models
 from .text.prompts import Prompts
 from .text.shuffle import random_ids, shuffle_blocks, shuffle_words
@@ -29,6 +30,7 @@ NULLS = ("none", "shuffle:S", "shuffle_words", "random_ids", "untrained")
 DEFAULT = ("none", "shuffle:5", "random_ids", "untrained")
 
 
+@at_once()
 @neutral()
 @checked(nulls=several(string) | string, replicates=count(1))
 def measure_nulls(

@@ -54,8 +54,8 @@ def check_zarr(path: Path) -> None:
         if "zarr.json" in names:
             size, chunks = _node_bytes(here / "zarr.json")
             room, arrays[here] = room - size, chunks
-        for name in () if chunks is None else [n for n in names if n != "zarr.json"]:
-            room -= _chunk_bytes(here / name, chunks)
+        if chunks is not None:
+            room -= sum(_chunk_bytes(here / n, chunks) for n in names if n != "zarr.json")
         if room < 0:
             raise RefusedError(f"{here} says that it holds more values than this machine has memory for")
 

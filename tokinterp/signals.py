@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from tqdm import tqdm
 
@@ -17,6 +18,7 @@ WARNINGS = tuple(getattr(signal, n) for n in ("SIGUSR1", "SIGUSR2") if hasattr(s
 """What schedulers send some time before they kill (``sbatch --signal=USR1@300``)."""
 TWICE = 2.0
 """Seconds in which another signal than Ctrl-C that comes again is the same one: ``timeout`` sends two."""
+ON = "the same call goes on with what is kept"
 
 
 class Terminated(KeyboardInterrupt, SystemExit):
@@ -27,43 +29,125 @@ class Terminated(KeyboardInterrupt, SystemExit):
         self.code = 128 + number
 
 
-@contextmanager
-def stopping() -> Iterator[Callable[[], int]]:
-    """Turn the first of ``SIGNALS`` and ``WARNINGS`` into a number that is read between batches; a second acts at once.
+class _Last:
+    """The last signal that was acted upon, by whichever of the handlers that lie in each other, and when."""
 
-    Only in the main thread, and only signals that end a process: one that is ignored (``nohup``) stays ignored, and a
-    warning that the program itself handles stays its own.  The handlers from before are put back.
+    number, since, depth = 0, 0.0, 0
+
+    @classmethod
+    def again(cls, number: int) -> bool:
+        """Whether a signal is the one before, sent twice; remembers it."""
+        now = time.monotonic()
+        if number != signal.SIGINT and cls.number == number and now - cls.since < TWICE:
+            return True
+        cls.number, cls.since = number, now
+        return False
+
+
+@contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[dict[int, Any]]:
+    """Give ``SIGNALS`` and ``WARNINGS`` a handler; yield those from before, which are put back.
+
+    Only signals that end a process: one that is ignored (``nohup``) stays ignored, and a warning that the program
+    itself handles stays its own.
     """
-    asked, since = 0, 0.0
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: 0
-        return
     before = {number: signal.getsignal(number) for number in SIGNALS + WARNINGS}
     before = {
         number: h
         for number, h in before.items()
-        if h == signal.SIG_DFL or (number in SIGNALS and h not in (None, signal.SIG_IGN))
+        if h == signal.SIG_DFL or hasattr(h, "of_tokinterp") or (number in SIGNALS and h not in (None, signal.SIG_IGN))
     }
+    handler.of_tokinterp = True  # type: ignore[attr-defined]
+    _Last.depth += 1
+    try:
+        for number in before:
+            signal.signal(number, handler)
+        yield before
+    finally:
+        _Last.depth -= 1
+        if not _Last.depth:
+            _Last.number = 0
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
+
+
+@contextmanager
+def stopping() -> Iterator[Callable[[], int]]:
+    """Turn the first of ``SIGNALS`` and ``WARNINGS`` into a number that is read between batches; a second acts at once.
+
+    Only in the main thread.
+    """
+    asked = 0
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: 0
+        return
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        nonlocal asked, since
-        if asked and number != signal.SIGINT and time.monotonic() - since < TWICE:
+        nonlocal asked
+        if asked and number != signal.SIGINT and time.monotonic() - _Last.since < TWICE:
             return
         if asked:
             signal.signal(number, before[number])
+            _Last.number = 0
             signal.raise_signal(number)
             return
-        asked, since = number, time.monotonic()
+        asked, _Last.number, _Last.since = number, number, time.monotonic()
         again = "press again" if number == signal.SIGINT else "a second signal"
         tqdm.write(f"finishing this batch, then stopping ({again} to stop at once)", file=sys.stderr)
 
-    for number in before:
-        signal.signal(number, on_signal)
-    try:
+    with _handled(on_signal) as before:
         yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+
+
+@contextmanager
+def at_once(way: str = ON) -> Iterator[None]:
+    """Stop at once on a signal, wherever no batch is being finished: while a model is loaded, or a result is made.
+
+    A library that the signal interrupts may make another error of it, or swallow it: it is raised all the same when
+    this ends.  Only in the main thread.  Also a decorator.
+
+    Parameters
+    ----------
+    way : str
+        How to go on, for the message.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Or `Terminated`, once whatever was open has been closed.
+
+    Examples
+    --------
+    >>> try:
+    ...     with at_once():
+    ...         signal.raise_signal(signal.SIGINT)
+    ... except KeyboardInterrupt as stop:
+    ...     print(stop)
+    stopped; the same call goes on with what is kept
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    stop: KeyboardInterrupt | None = None
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal stop
+        if _Last.again(number):
+            return
+        stop = stopped(number, f"stopped; {way}")
+        raise stop
+
+    with _handled(on_signal):
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            if stop is not None:
+                raise stop from None
+            raise
+        if stop is not None:
+            raise stop
 
 
 def stopped(number: int, message: str) -> KeyboardInterrupt:

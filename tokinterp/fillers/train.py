@@ -20,6 +20,7 @@ from ..dataset import check, numbers_version, provenance, variable
 from ..fitted import Tensors, load_tensors, save_tensors
 from ..fitting import Fit, State
 from ..paths import local_path
+from ..signals import at_once
 from .evaluation import evaluate, loss_sum
 from .formats import IGNORED, Sequences
 from .network import Network, build, network_info, parameters_hash
@@ -33,6 +34,7 @@ CHUNK = 8
 """Batches drawn at once."""
 
 
+@at_once()
 def train(
     task: Task,
     mixture: Mapping[str, float] | None = None,

@@ -18,12 +18,14 @@ from ..fitting import Fit, State, fit_facts
 from ..kernels.state import neutral, seeded
 from ..models.context_decoder import ContextDecoder
 from ..settings import checked, count, number, positive
+from ..signals import at_once
 from ..text.prompts import Prompts
 
 if TYPE_CHECKING:
     from ..models.hooks import HookedLM
 
 
+@at_once()
 @checked(
     steps=count(1),
     rows=count(1),

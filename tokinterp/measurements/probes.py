@@ -16,6 +16,7 @@ from ..fitted import Tensors
 from ..fitting import Fit, State, fit_facts
 from ..kernels.state import neutral
 from ..settings import checked, instance, integer, one_of, positive, several, string
+from ..signals import at_once
 from .base import choose_layers
 from .probe_closed import SOLVERS, fit_closed
 from .probe_files import LAYER, facts_of, layer_file, save_facts
@@ -39,6 +40,7 @@ METHODS = ("softmax", "factored", "ridge", "lda")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+@at_once()
 @checked(
     offsets=several(integer, 1, once=True),
     method=one_of(*METHODS),

@@ -18,6 +18,7 @@ from ..kernels.massive import massive_rows
 from ..kernels.state import neutral
 from ..loop import nonfinite_layer
 from ..settings import checked, count, number, positive
+from ..signals import at_once
 from ..text.prompts import Prompts
 from .tuned_lens import TunedLens
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
+@at_once()
 @checked(ridge=number(0), steps=count(), lr=positive, step_tokens=count(1), check_tokens=count(1))
 @neutral()
 def fit_tuned_lens(

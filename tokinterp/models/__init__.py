@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..settings import anything, checked, instance, one_of
+from ..signals import at_once
 from .base import Activations, Model, ModelInfo
 from .bundled import ID, bundled_folder
 from .fingerprint import state_hash, weights_hash
@@ -30,6 +31,7 @@ __all__ = [
 BACKENDS = ("hf", "transformer_lens", "nnsight")
 
 
+@at_once("call it again")
 @checked(backend=one_of(*BACKENDS), device_map=anything, tokenizer=anything, modules=instance("Modules"))
 def load_model(
     name_or_folder: str | Path | None = None,
@@ -113,6 +115,7 @@ def load_model(
     return make_model(lm, found, id=id, revision=rev, modules=modules)
 
 
+@at_once("call it again")
 @checked()
 def wrap(obj: Any, tokenizer: Any = None, *, id: str | None = None, modules: Modules | None = None) -> HookedLM:
     """Return the tokinterp model of an object that another library loaded.
