@@ -100,9 +100,7 @@ def _pytest(folder: Path, tests: str, out: Path) -> None:
     sys.path[:] = [str(folder), *(p for p in sys.path if Path(p).resolve() not in (ROOT, ROOT / "tests"))]
     import pytest
 
-    code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *shlex.split(tests)])
-    sys.stdout.flush()
-    os._exit(code)
+    sys.exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *shlex.split(tests)])))
 
 
 def run_tests(folder: Path, tests: str, limit: float = 600) -> tuple[int, str]:

@@ -176,3 +176,12 @@ def test_two_models_side_by_side():
         assert float(same[name].sel(layer=3, other_layer=3)) == pytest.approx(1, abs=1e-6), name
     with pytest.raises(ValueError, match="at least 8"):
         ti.compare_models(one, two, texts[:3], progress=False)
+
+
+def test_something_is_left_of_every_prompt_and_nothing_special_comes_in():
+    prompts = some_prompts([2, 2, 3, 2, 4])  # two of five tokens are special
+    for reading in augment_prompts(prompts, 8, 0.95, "delete"):
+        assert min(reading.lengths) == 2
+        assert reading.special_mask.sum() == 5
+    for reading in augment_prompts(prompts, 8, 0.95, "replace"):
+        np.testing.assert_array_equal(reading.special_mask, prompts.special_mask)

@@ -160,7 +160,7 @@ TESTED_ELSEWHERE = {
     "models/nnsight", "models/rope", "models/sentencepiece", "models/transformer_lens", "models/watch", "owner",
     "paths", "plots/erasure_html", "plots/fillers", "plots/fillers_text", "plots/fillers_training", "plots/layers",
     "plots/nonlinearity", "plots/pairs", "plots/style", "plots/tokens", "settings", "signals", "stamp",
-    "stats/tests", "summary", "tables", "text/augment", "text/bigrams", "text/classes", "text/readers",
+    "summary", "tables", "text/augment", "text/classes", "text/readers",
     "text/sequences", "text/spelling", "text/tokenise", "text/words",
 }  # fmt: skip
 # tests of what is true of all modules, or of what lies outside of them

@@ -8,6 +8,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from standin import StandIn, partitions
+from tiny import some_prompts, tiny
 
 import tokinterp as ti
 from tokinterp.kernels import lens
@@ -286,3 +287,12 @@ def test_loss_at_the_last_layer_is_that_of_hugging_face(family, tmp_path):
     rows = ds.isel(token=(ds["token_prompt"] == 2).values).sel(variant="normed")
     np.testing.assert_array_equal(rows["top_id"].isel(rank=0), logits.argmax(1))
     np.testing.assert_allclose(rows["top_prob"].isel(rank=0), logits.softmax(1).amax(1), atol=1e-5)
+
+
+def test_first_layers_are_among_some_layers_and_the_last():
+    model, prompts = tiny(), some_prompts([9, 12])
+    run = ti.measure(model, prompts, {"m": ti.LogitLens(layers=[2], top=1)}, progress=False)
+    whole = ti.measure(model, prompts, {"m": ti.LogitLens(layers=[2, 3], top=1)}, progress=False)["m"]
+    agree = (whole["top_id"].sel(layer=2) == whole["top_id"].sel(layer=3)).values[:, 0, 0]
+    np.testing.assert_array_equal(run["m"]["token_first_layer"].values[:, 0], np.where(agree, 2, 3))
+    assert 0 < agree.mean() < 1

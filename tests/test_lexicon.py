@@ -92,6 +92,12 @@ def test_recombined_words_have_the_same_tokens_at_the_same_places():
         for place in range(size):
             a, b = (sorted(w[place] for w in x if len(w) == size) for x in (words, free))
             assert a == b
+    draws = [tuple(map(int, draw.integers(0, 4, 3))) for _ in range(40)]
+    bent = recombine(draws, lambda rows: [r[1] != r[2] for r in rows], seed=1)
+    assert len(bent) == len(draws)
+    assert all(r[1] != r[2] for r in bent)
+    for place in range(3):
+        assert sorted(w[place] for w in bent) == sorted(w[place] for w in draws)
     assert recombine(words, accepts, seed=1) == made != recombine(words, accepts, seed=2)
     assert recombine([(1, 2)], accepts) == []
 

@@ -334,3 +334,25 @@ def test_tokens_are_kept_of_the_prompts_below_the_number():
         assert sorted(set(ds["token_prompt"].values.tolist())) == numbers
         assert ds.sizes["token"] == sum(model.lengths[n] for n in numbers)
         assert int(ds["n"]) == sum(model.lengths) - 4  # all prompts take part in the fit
+
+
+def test_copies_are_no_further_rows():
+    """Forty rows of which six differ are fitted exactly by any map of six channels: no score."""
+    model = stand_in(lengths=(41,))
+    for stream in model.streams[0]:
+        stream[1:] = np.tile(stream[1:7], (7, 1))[:40]
+    ds = streamed(model, ti.Linearity(exclude=("special",), held_out=False))
+    assert ds["n"].values.tolist() == [40] * 3
+    assert ds["n_distinct"].values.tolist() == [6] * 3
+    for name in ("linearity", "linearity_adjusted", "linearity_without_residual", "linearity_floor"):
+        assert ds[name].isnull().all(), name
+    assert ds["refused"].values.tolist() == [1] * 3
+
+
+def test_maps_of_some_blocks_are_those_of_these_blocks():
+    model, asked = stand_in(), ti.TokenNonlinearity(exclude=("special",))
+    whole = streamed(model, asked)
+    for blocks in ([2], [0, 2]):
+        part = streamed(model, ti.TokenNonlinearity(blocks=blocks, exclude=("special",), maps=asked.fitted()))
+        for name in ("nonlinearity", "linearity"):
+            np.testing.assert_allclose(part[name], whole[name].sel(block=blocks), rtol=1e-6)

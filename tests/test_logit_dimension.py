@@ -39,3 +39,10 @@ def test_special_tokens_take_part_only_if_asked():
         for s in ("logits", "logprob")
     )
     assert np.abs(one - other).max() > 1e-3, "the two spaces are one"
+
+
+def test_too_few_points_say_so():
+    asked = {"m": ti.LogitDimension((2, 8), small="nan")}
+    ds = ti.measure(tiny(), some_prompts([12, 40]), asked, progress=False)["m"]
+    assert ds["refused"].values.tolist() == [1, 0]
+    assert ds["dimension"].isnull().values.tolist() == [[False, True], [False, False]]

@@ -10,10 +10,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from standin import StandIn
 from tiny import Norms, Spread, byte_tokenizer, some_prompts, tiny, tiny_lm
 
 import tokinterp as ti
 from tokinterp.checkpoint import Checkpoint
+from tokinterp.loop import nonfinite_layer
 from tokinterp.measure import AllNonfiniteError
 from tokinterp.measurements.base import Measurement
 
@@ -427,3 +429,13 @@ def test_notes_that_would_mislead_are_refused_before_the_run(notes, message, mon
     monkeypatch.setattr("tokinterp.loop.Runner.run", lambda *_: pytest.fail("the run began"))
     with pytest.raises((ValueError, TypeError), match=message):
         measured(which={"norms": Norms()}, notes=notes)
+
+
+def test_padding_that_is_not_finite_does_not_count():
+    model = StandIn()
+    batch = model.batch(range(3))
+    for value in batch.activations.values():
+        value[~batch.mask] = torch.inf
+    assert nonfinite_layer(batch).tolist() == [-1, -1, -1]
+    batch.resid(2)[1, 3] = torch.nan
+    assert nonfinite_layer(batch).tolist() == [-1, 2, -1]

@@ -104,6 +104,7 @@ def test_random_ids_are_different_ordinary_tokens_drawn_from_the_prompt():
     draws = np.concatenate([random_ids(prompts, seed=s).ids(0)[1:] for s in range(300)])
     count = np.bincount(draws, minlength=prompts.vocabulary.known)
     assert not count[prompts.vocabulary.special_ids].any()
+    assert len(count) == prompts.vocabulary.known < prompts.vocabulary.size  # none of the rows without a token
     ordinary = np.setdiff1d(np.arange(prompts.vocabulary.known), prompts.vocabulary.special_ids)
     assert count[ordinary].min() > 0.5 * count[ordinary].mean()
     with pytest.raises(ValueError, match="4 that are not special"):
@@ -138,3 +139,12 @@ def test_words_can_be_shuffled_too():
     prompts = ti.Prompts.from_texts(["the river and the sea to the north"], tiny())
     _, found = draw_null(tiny(), prompts, "shuffle_words", 3)
     assert sorted(found.token_ids) == sorted(prompts.token_ids)
+
+
+@pytest.mark.parametrize("null", ["shuffle:3", "random_ids", "shuffle_words", "untrained"])
+def test_seeds_of_every_null_are_other_draws(null):
+    text = "the river and the sea to the north and in the south"
+    prompts = ti.Prompts.from_texts([text, text[::-1]], tiny())
+    drawn = [draw_null(tiny(), prompts, null, seed) for seed in (3, 3, 4)]
+    marks = [(model.info.weights, texts.token_ids.tolist()) for model, texts in drawn]
+    assert marks[0] == marks[1] != marks[2]

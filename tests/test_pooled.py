@@ -55,3 +55,13 @@ def test_refusals_of_states():
     with pytest.raises(ValueError, match="no token of the prompts"):
         ti.measure(tiny(), some_prompts([3]), {"p": PooledStates(classes="middle piece")}, progress=False)
     assert torch.get_num_threads() == 1
+
+
+def test_centred_rows_of_length_one_are_averaged_without_padding():
+    model = StandIn()
+    asked = ti.PooledStates(exclude=(), centred_unit=True)
+    ds = model.measured(asked).result()
+    for n, stream in enumerate(model.streams):
+        rows = stream - stream.mean(1, keepdims=True)
+        rows /= np.linalg.norm(rows, axis=-1, keepdims=True)
+        np.testing.assert_allclose(ds["state"].sel(prompt=n), rows.mean(1), atol=1e-5)

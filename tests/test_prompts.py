@@ -9,6 +9,7 @@ import io
 import json
 import lzma
 import pickle
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from text_helpers import MAKERS, TEXTS, PieceTokenizer, byte_tokenizer, space_tokenizer, tokenizer
 
 from tokinterp.text import Prompts, Vocabulary, read_texts
+from tokinterp.text.tokenise import Tokenised
 from tokinterp.text.vocabulary import decode, show
 
 NAMES = list(MAKERS)
@@ -69,6 +71,7 @@ def test_auto_adds_no_bos_where_the_tokenizer_adds_none():
 def test_bos_written_in_the_text_is_not_doubled():
     prompts = Prompts.from_texts(["<|bos|>the cat"], byte_tokenizer())
     assert (prompts.ids(0) == 0).sum() == 1
+    assert prompts.offsets(0)[0].tolist() == [-1, -1]
     assert Prompts.from_ids([[0, 5], [5]], byte_tokenizer(), bos=True).lengths == [2, 2]
 
 
@@ -329,6 +332,37 @@ def test_hash_of_ids_depends_on_ids_starts_and_bos_only():
         b"bos=False note=\n" + np.array([0, 2, 3], "<i8").tobytes() + np.array([1, 2, 3], "<i4").tobytes()
     )
     assert one.hash == expected.hexdigest()
+
+
+def test_every_column_text_and_note_is_part_of_the_hash():
+    texts, tok = ["the cat", "a dog sat"], space_tokenizer()
+    base = Prompts.from_texts(texts, tok)
+    names = ("documents", "window_starts", "chars", "half", "truncated", "dropped")
+    parts = Tokenised(base.token_ids, base.starts, offsets=base._offsets, **{n: getattr(base, n) for n in names})
+    other = copy.deepcopy(tok)
+    other.add_tokens(["zebra"])
+
+    def made(texts=texts, tokenizer=tok, bos=True, note="", origin=None, **changes):
+        vocabulary = Vocabulary(tokenizer, len(tok) + 9)
+        return Prompts(replace(parts, **changes), vocabulary, texts, bos=bos, note=note, origin=origin).hash
+
+    found = {"base": made(), "note": made(note="x"), "bos": made(bos=False), "texts": made(["the cat", "a dog sat."])}
+    found |= {"tokenizer": made(tokenizer=other), "documents": made(documents=base.documents[::-1].copy())}
+    for name in ("ids", "window_starts", "chars", "half", "offsets", "truncated"):
+        column = getattr(parts, name).copy()
+        column.flat[1] = 1 - column.flat[1]
+        found[name] = made(**{name: column})
+    found["origin"] = made(origin=np.arange(base.n_tokens))
+    assert made() == found["base"]
+    assert len(set(found.values())) == len(found)
+
+
+def test_the_id_just_beyond_the_vocabulary_is_refused():
+    tok = byte_tokenizer()
+    assert Prompts.from_ids([[len(tok) - 1]], tok).lengths == [1]
+    for owner in (tok, model(tok)):
+        with pytest.raises(ValueError, match=f"token id {len(tok)} at position 1"):
+            Prompts.from_ids([[3, len(tok)]], owner)
 
 
 def test_choosing_prompts():

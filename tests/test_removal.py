@@ -63,3 +63,15 @@ def test_a_judge_may_only_delete():
         remove("the red fox", lambda t: "fox red")
     with pytest.raises(ValueError, match="one for each unit"):
         remove(TEXT, lambda t: [True])
+
+
+def test_controls_of_other_seeds_delete_every_unit_equally_often():
+    first, n_draws = remove(TEXT, "articles"), 400
+    gone = np.mean([remove_random(first, seed).removed for seed in range(n_draws)], 0)
+    share = first.rate
+    assert np.abs(gone - share).max() < 4.5 * np.sqrt(share * (1 - share) / n_draws)
+    within = np.mean([remove_random(first, seed, within="class").removed for seed in range(n_draws)], 0)
+    mine = first.classes == CLASSES.index("function word")
+    share = first.removed.sum() / mine.sum()
+    assert np.abs(within[mine] - share).max() < 4.5 * np.sqrt(share * (1 - share) / n_draws)
+    assert not within[~mine].any()

@@ -119,7 +119,7 @@ def test_draws_go_by_the_seed_and_not_by_the_block(monkeypatch):
     monkeypatch.setattr(r, "BLOCK", 2000)
     assert len(list(r.weights(25, 300))) > 1
     np.testing.assert_allclose(r.mean_interval(x, seed=3), whole, rtol=1e-12)
-    assert not np.array_equal(r.mean_interval(x, seed=4), whole)
+    assert np.abs(r.mean_interval(x, seed=4) - whole).max() > 1e-4  # more than rounding, which blocks change too
     assert np.array_equal(np.random.get_state()[1], state)
     drawn = np.concatenate(list(r.weights(25, 4000)))
     assert (drawn.sum(1) == 25).all()

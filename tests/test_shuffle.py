@@ -1,6 +1,8 @@
 """Shuffled prompts: what stays, what moves, and that the order is drawn fairly and reproducibly."""
 
 from collections import Counter
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from text_helpers import MAKERS, TEXTS, PieceTokenizer, byte_tokenizer, tokenizer
 
 from tokinterp.text import Prompts, shuffle_blocks, shuffle_words
-from tokinterp.text.shuffle import block_lengths
+from tokinterp.text.shuffle import block_lengths, random_ids
 
 lengths = st.lists(st.integers(1, 300), min_size=1, max_size=4)
 
@@ -144,3 +146,15 @@ def test_shuffled_prompts_run_through_batches():
     done = [n for batch in shuffled.batches(32) for n in batch]
     assert sorted(done) == list(range(len(shuffled)))
     assert shuffled[[2, 0]].text(1) == shuffled.text(0)
+
+
+@pytest.mark.parametrize("shuffle", [shuffle_blocks, random_ids])
+def test_prompts_have_other_orders_and_one_seed_another_than_the_next(shuffle):
+    vocabulary = SimpleNamespace(info=SimpleNamespace(id="ids", max_tokens=99, d_vocab=300), tokenizer=None)
+    prompts = Prompts.from_ids([np.arange(64), np.arange(100, 164)], vocabulary)
+    make = partial(shuffle, prompts, 4) if shuffle is shuffle_blocks else partial(shuffle, prompts)
+    first, again, other = make(1), make(1), make(2)
+    assert (first.ids(0) == again.ids(0)).all()
+    assert (first.ids(0) == other.ids(0)).mean() < 0.2
+    assert (first.ids(0) == first.ids(1) - 100).mean() < 0.2
+    assert (first.ids(0) == first.ids(1)).mean() < 0.2

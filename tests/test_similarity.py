@@ -311,3 +311,11 @@ def test_errors_are_those_of_the_jackknife_over_prompts():
             parts.append(float(part.result()[name][0, 1]))
         error = np.sqrt(3 / 4 * np.square(np.array(parts) - np.mean(parts)).sum())
         assert float(ds[f"{name}_error"][0, 1]) == pytest.approx(error, rel=1e-6)
+
+
+def test_the_sample_is_drawn_by_the_seed():
+    model = StandIn(lengths=(60, 60), d=6)
+    draw = lambda seed: model.measured(LayerSimilarity(measures=("cka",), sample=30, seed=seed)).result()  # noqa: E731
+    one, again, other = draw(1)["cka"].values, draw(1)["cka"].values, draw(2)["cka"].values
+    np.testing.assert_array_equal(one, again)
+    assert np.abs(one - other).max() > 1e-3

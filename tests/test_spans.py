@@ -426,3 +426,10 @@ def test_a_window_that_cuts_a_character_holds_neither_half_of_it():
     classes = token_classes(prompts)
     kinds = [classes.names[classes.codes[i]] for i in halves]
     assert kinds == ["first piece", *["middle piece"] * (len(halves) - 2), "last piece"]
+
+
+def test_spaces_behind_a_token_are_no_part_of_its_span():
+    prompts, texts = pieces("The |Nile |flows |north")
+    rows = [span(texts[0], s) for s in ("Nile", "flows north", "The")]
+    found = Spans.from_records(rows, texts).align(prompts)
+    assert (found.span.tolist(), found.start.tolist(), found.stop.tolist()) == ([2, 0, 1], [0, 1, 2], [1, 2, 4])

@@ -349,3 +349,10 @@ def test_probes_of_the_package_fit(bundled):
     ds = run["erasure"].to_dataset()
     assert torch.isfinite(torch.from_numpy(ds["psi"].values)).all()
     assert (ds["seen"] == 1).all()
+
+
+def test_another_seed_is_another_draw_of_documents(planted):
+    run, prompts = planted
+    draw = lambda seed: read_out(run, prompts, n_boot=50, seed=seed)["psi_interval"].values  # noqa: E731
+    np.testing.assert_array_equal(draw(1), draw(1))
+    assert (draw(1) != draw(2)).any()
