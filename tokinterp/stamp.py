@@ -129,4 +129,4 @@ def _marks(of: xr.Dataset | xr.DataArray) -> list[Any]:
     """Return what decides the numbers of a result: its attributes and its values."""
     ds = of if isinstance(of, xr.Dataset) else of.to_dataset(name="values")
     attrs = {str(k): v for k, v in of.attrs.items() if k not in NOT_DECIDING}
-    return [describe(attrs), digests(xr.DataTree(ds))]
+    return [describe(attrs), digests(xr.DataTree(ds.drop_attrs(deep=False)))]
