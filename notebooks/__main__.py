@@ -6,12 +6,15 @@ import argparse
 from pathlib import Path
 
 import nbformat
+from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent
 
 
-def execute(path: Path, out: Path | None = None, parameters: str | None = None) -> nbformat.NotebookNode:
+def execute(
+    path: Path, out: Path | None = None, parameters: str | None = None, kernel: KernelManager | None = None
+) -> nbformat.NotebookNode:
     """Run a notebook and return it with its outputs; the file itself stays without.
 
     Parameters
@@ -22,12 +25,14 @@ def execute(path: Path, out: Path | None = None, parameters: str | None = None) 
         Folder for the executed copy.
     parameters : str, optional
         Python lines that are run after the cell tagged ``parameters``, for example to choose a smaller model.
+    kernel : KernelManager, optional
+        A kernel that runs already, and goes on running; one of its own by default.
     """
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if parameters is not None and "parameters" in cell.metadata.get("tags", []):
             cell.source += f"\n{parameters}"
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(FOLDER.parent)}}).execute()
+    NotebookClient(notebook, kernel, timeout=600, resources={"metadata": {"path": str(FOLDER.parent)}}).execute()
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, out / path.name)

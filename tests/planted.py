@@ -70,21 +70,15 @@ class PlantedModel:
 
     def strength(self, ids: torch.Tensor) -> torch.Tensor:
         """(prompt, position, back) what is left of each one-hot block: 1 all, -0.2 nothing."""
-        letter = ids >= 2
+        letter, place = ids >= 2, torch.arange(ids.shape[1])
+        begin = torch.where(letter, 0, place + 1).cummax(1).values  # of the word that a letter is of
+        last = letter & ~torch.cat([letter[:, 1:], torch.zeros_like(letter[:, :1])], 1)
         out = torch.ones(*ids.shape, 3)
-        for b, row in enumerate(letter.tolist()):
-            begin = 0
-            for t, here in enumerate(row):
-                if not here:
-                    begin = t + 1
-                last = here and not (t + 1 < len(row) and row[t + 1])
-                for back in (1, 2):
-                    if here and t - back >= begin:
-                        out[b, t, back] = -0.2
-                if last and t > begin:
-                    out[b, t, 0] = -0.2
-                elif not here or (last and t == begin):
-                    out[b, t, 0] = np.log(0.7 / 0.3 * (self.vocab - 1)) / SHARP  # its probability falls to 0.7
+        for back in (1, 2):
+            out[..., back].masked_fill_(letter & (place - back >= begin), -0.2)
+        out[..., 0].masked_fill_(last & (place > begin), -0.2)
+        little = np.log(0.7 / 0.3 * (self.vocab - 1)) / SHARP  # its probability falls to 0.7
+        out[..., 0].masked_fill_(~letter | (last & (place == begin)), little)
         return out
 
 

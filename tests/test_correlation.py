@@ -82,15 +82,15 @@ def test_a_control_that_explains_all_leaves_nothing():
 
 def test_intervals_cover():
     hit = 0
-    for seed in range(150):
+    for seed in range(25):  # with six draws each
         rng = np.random.default_rng(seed)
         d, lens, _ = results(n=40, slope=(0, 0, 0), seed=seed)
         loss = lens["cross_entropy"].values[:, -1, 0]
         loss = (loss - loss.mean()) / loss.std()
-        d["dimension"][:] = np.exp(0.75 * rng.standard_normal(40) + 0.5 * loss)[:, None, None]
+        d["dimension"][:] = np.exp(0.75 * rng.standard_normal((40, 3, 2)) + 0.5 * loss[:, None, None])
         true = 0.5 / np.hypot(0.5, 0.75)
-        low, high = ti.dimension_loss_correlation(d, lens)["pearson_interval"].values[0, 0]
-        hit += low <= true <= high
+        found = ti.dimension_loss_correlation(d, lens)["pearson_interval"]
+        hit += int(((found[..., 0] <= true) & (true <= found[..., 1])).sum())
     assert 0.88 <= hit / 150 <= 1
 
 

@@ -23,7 +23,8 @@ def test_a_list_that_does_not_fit_is_noticed():
 
 
 @pytest.mark.slow
-def test_killed_survived_and_not_run(tmp_path):
+def test_killed_survived_and_not_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # none is needed, and they take longer than the tests
     (tmp_path / "sums.py").write_text("def add(a, b):\n    return a + b\n")
     (tmp_path / "test_sums.py").write_text("from sums import add\n\n\ndef test_add():\n    assert add(0, 3) == 3\n")
     for new, tests, outcome in (

@@ -4,14 +4,38 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client.manager import KernelManager
 
 from notebooks.__main__ import FOLDER, execute
 
 pytestmark = pytest.mark.slow
 
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-OWN = {"fillers": "MODEL, N_ITEMS, N_FILLERS = None, 12, 4"}  # needs a tokenizer with whole words
+OWN = {
+    "fillers": "N_ITEMS, N_FILLERS, N_TEXTS, MAX_TOKENS = 6, 4, 2, 60",  # needs a tokenizer with whole words
+    "dot_by_dot": "STEPS, BATCH, EXAMPLES, DRAWN = 6, 8, 40, 50",
+}
 SMALL = "N_TEXTS, MAX_TOKENS, SCALES = 3, 96, (2, 4)"
+
+
+@pytest.fixture(scope="module")
+def process():
+    """One kernel for all notebooks: what takes long is to start it and to import."""
+    manager = KernelManager()
+    manager.start_kernel()
+    yield manager
+    manager.shutdown_kernel(now=True)
+
+
+@pytest.fixture
+def kernel(process):
+    """The kernel, with nothing of other notebooks in it."""
+    client = process.blocking_client()
+    client.start_channels()
+    client.wait_for_ready(timeout=300)
+    client.execute("%reset -f", silent=True, reply=True, timeout=300)
+    client.stop_channels()
+    return process
 
 
 def test_there_are_notebooks():
@@ -28,8 +52,8 @@ def test_notebook_is_kept_clean(path: Path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_notebook_runs_and_shows_what_it_draws(path: Path, tiny_folder, tmp_path):
-    done = execute(path, tmp_path, OWN.get(path.stem, f"MODEL = {str(tiny_folder)!r}\n{SMALL}"))
+def test_notebook_runs_and_shows_what_it_draws(path: Path, kernel, tiny_folder, tmp_path):
+    done = execute(path, tmp_path, OWN.get(path.stem, f"MODEL = {str(tiny_folder)!r}\n{SMALL}"), kernel)
     drawn = 0
     for cell in done.cells:
         outputs = cell.get("outputs", [])

@@ -22,9 +22,9 @@ def texts():
 @pytest.fixture(scope="module")
 def real(bundled, texts):
     """Probes of a trained model, and other text."""
-    train = ti.Prompts.from_texts(texts[:24], bundled, max_tokens=100, progress=False)
+    train = ti.Prompts.from_texts(texts[:14], bundled, max_tokens=70, progress=False)
     test = ti.Prompts.from_texts(texts[24:34], bundled, max_tokens=50, progress=False)
-    settings = ProbeSettings(rows=256, epochs=10)
+    settings = ProbeSettings(rows=128, epochs=12)
     probes = fit_probes(bundled, train, layers=[0, 3], offsets=[-1, 0, 1], settings=settings, progress=False)
     return bundled, probes, train, test
 

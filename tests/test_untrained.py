@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import byte_tokenizer, tiny_lm
+from tiny import byte_tokenizer, tiny, tiny_lm
 
 import tokinterp as ti
 
@@ -28,10 +28,10 @@ def test_same_config_other_weights(family):
     assert mine.std() < 0.05  # as the architecture draws them, not as the tests do
 
 
-def test_seed_decides_the_weights(bundled):
-    one, again, other = (ti.untrained(bundled, seed) for seed in (0, 0, 1))
+def test_seed_decides_the_weights():
+    one, again, other = (ti.untrained(tiny(), seed) for seed in (0, 0, 1))
     assert one.info.weights == again.info.weights != other.info.weights
-    assert one.info.weights != bundled.info.weights
+    assert one.info.weights != tiny().info.weights
     assert ti.untrained(one).info.id.count("untrained") == 1
 
 

@@ -100,6 +100,7 @@ class Job:
         rounds: int = 5, **values: Any,
     ) -> dict[str, Any]:  # fmt: skip
         """Time a call and keep it as a row, with its floor; ``flops`` per kind of product, ``moved`` in bytes."""
+        rounds = min(rounds, 2) if self.tiny else rounds
         found = timed(call, self.place, rounds, most=max(1.0, self.left() / 4))
         return self.row(name, **found, **self.against(found["seconds"], flops, moved), **values)
 
