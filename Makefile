@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-CORE_TESTS := capture cli dataset dimension edits lens measure models per_cloud prompts report spans
+CORE_TESTS := capture classes cli dataset dimension edits lens measure models per_cloud prompts readers report \
+	sequences spans text_files tokenise words
 
 .PHONY: demo test test-fast test-core mutants real-data lint bench figures notebooks clean
 

@@ -67,7 +67,12 @@ def mistakes(mutants: list[Mutant]) -> Iterator[str]:
         if m.old == m.new:
             yield f"{m.name}: changes nothing"
         for argument in m.tests.split():
-            if argument.startswith("tests/") and not (ROOT / argument.split("::")[0]).is_file():
+            file, _, test = argument.partition("::")
+            there = (ROOT / file).is_file()
+            named = test.partition("[")[0]
+            if file.startswith("tests/") and not (
+                there and f"def {named}" in (ROOT / file).read_text(encoding="utf-8")
+            ):
                 yield f"{m.name}: there is no {argument}"
 
 

@@ -184,7 +184,7 @@ MUTANTS = [
         F + "decision.py",
         "for k in (kind, control)",
         "for k in (kind, kind)",
-        PLANTED + " tests/test_interventions.py -k verdict",
+        PLANTED + " tests/test_fillers_decision.py",
     ),
     (
         "no correction for many heads",
@@ -226,14 +226,14 @@ MUTANTS = [
         F + "routes.py",
         "reads.cumsum(1)[:, :-1]",
         "reads.cumsum(1)[:, 1:]",
-        "tests/test_fillers_insertion.py -k routing",
+        "tests/test_fillers_routes.py -k routing",
     ),
     (
         "direct change turned",
         F + "routes.py",
         "variable(each, direct - before,",
         "variable(each, before - direct,",
-        "tests/test_fillers_insertion.py -k routing",
+        "tests/test_fillers_routes.py -k routing",
     ),
     # stream and lens
     (
@@ -560,7 +560,7 @@ MUTANTS = [
         F + "formats.py",
         'if mode == "released":\n        at =',
         "if mode:\n        at =",
-        PUBLISHED + " tests/test_fillers_tasks.py -k serial",
+        PUBLISHED + " tests/test_fillers_formats.py -k serial",
     ),
     (
         "pair of the row behind",

@@ -247,7 +247,7 @@ MUTANTS = [
         K + "linear.py",
         "            + n[:, None, None] * delta[i][..., :, None] * delta[o][..., None, :]\n",
         "",
-        T + "linearity.py::test_parts_with_other_shifts_merge_exactly",
+        T + "chains.py::test_parts_with_other_shifts_merge_exactly",
     ),
     (
         "lookup: ties for it",

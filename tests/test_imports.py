@@ -142,27 +142,6 @@ def test_names_of_the_filler_experiments():
 
 
 TESTS = ROOT / "tests"
-# parts of a module that are tested with it
-TESTED_ELSEWHERE = {
-    "checkpoint", "cli_output", "describe", "described_code", "documents", "fillers/answers", "fillers/contents",
-    "fillers/decision", "fillers/dot_ablation", "fillers/dot_attention", "fillers/dot_probes", "fillers/evaluation",
-    "fillers/formats", "fillers/frozen", "fillers/items", "fillers/last", "fillers/match2", "fillers/match3",
-    "fillers/network", "fillers/read_out", "fillers/residual", "fillers/results", "fillers/routes",
-    "fillers/schedule", "fillers/sentinel", "fillers/training", "fillers/words", "fitted", "kernels/distances",
-    "kernels/duplicates", "kernels/membership", "kernels/state", "kernels/trajectory", "kinds", "loop",
-    "measurements/base", "measurements/chains", "measurements/clouds", "measurements/context_training",
-    "measurements/depth", "measurements/linear_maps", "measurements/nonlinearity", "measurements/piece_attention",
-    "measurements/probe_authors", "measurements/probe_closed", "measurements/probe_files",
-    "measurements/probe_settings", "measurements/probe_states", "measurements/probe_text",
-    "measurements/probe_training", "measurements/replicates", "measurements/token_probes",
-    "measurements/token_sets", "measurements/tuned_lens_fit", "models/base", "models/bundled",
-    "models/context_decoder", "models/fingerprint", "models/hf", "models/hooks", "models/masks", "models/modules",
-    "models/nnsight", "models/rope", "models/sentencepiece", "models/transformer_lens", "models/watch", "owner",
-    "paths", "plots/erasure_html", "plots/fillers", "plots/fillers_text", "plots/fillers_training", "plots/layers",
-    "plots/nonlinearity", "plots/pairs", "plots/style", "plots/tokens", "settings", "signals", "stamp",
-    "summary", "tables", "text/augment", "text/classes", "text/readers",
-    "text/sequences", "text/spelling", "text/tokenise", "text/words",
-}  # fmt: skip
 # tests of what is true of all modules, or of what lies outside of them
 CROSS_CUTTING = {
     "bad_input", "fillers_loops", "fillers_planted", "fillers_published", "identity", "imports", "inputs", "mutants",
@@ -185,4 +164,4 @@ def test_tests_have_the_names_of_what_they_test():
         known |= {"_".join(p.relative_to(ROOT).with_suffix("").parts) for p in (ROOT / folder).rglob("*.py")}
         known |= {f"{folder}_{p.name}" for p in (ROOT / folder).iterdir()}
     assert names <= known, "test files named after nothing"
-    assert sorted(without) == sorted(TESTED_ELSEWHERE), "modules without a test file of their name"
+    assert not without, "modules without a test file of their name"

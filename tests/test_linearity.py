@@ -10,19 +10,16 @@ import torch
 from contract import assert_contract
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from standin import StandIn, partitions
+from standin import StandIn
 from tiny import some_prompts, tiny
 
 import tokinterp as ti
 from tokinterp.kernels import linear
-from tokinterp.measurements.linear_maps import LinearMaps
 
 torch.set_num_threads(1)
 GOLDEN = Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN))
-from procrustes_linearity import clouds, literal  # noqa: E402
-
-PROMPTS = [22, 30, 17, 30, 25, 19, 28]
+from procrustes_linearity import clouds, literal  # noqa: E402, F401
 
 
 def pair(x, y):
@@ -145,47 +142,6 @@ def streamed(model, measurement, batches=None):
     return measurement.result()
 
 
-@settings(max_examples=15, deadline=None)
-@given(partitions(4))
-def test_streamed_equals_whole(batches):
-    model = stand_in()
-    ds = streamed(model, ti.Linearity(exclude=()), batches)
-    for b in range(3):
-        x, y = (model.rows(n).astype(np.float32).astype(float) for n in (b, b + 1))
-        assert float(ds["linearity"][b]) == pytest.approx(literal(x, y)[0], abs=1e-8)
-        assert float(ds["linearity_without_residual"][b]) == pytest.approx(literal(x, y - x)[0], abs=1e-6)
-        ratio = np.linalg.norm(y - x, axis=1) / np.linalg.norm(x, axis=1)
-        mean = float((ds["relative_step"][:, b] * ds["prompt_n"]).sum() / ds["prompt_n"].sum())
-        assert mean == pytest.approx(ratio.mean(), rel=1e-3)
-
-
-def test_halves_are_prompts_of_even_and_odd_number():
-    model = stand_in()
-    ds = streamed(model, ti.Linearity(exclude=()))
-    for b in range(3):
-        x, y = ([model.rows(n, numbers) for numbers in ([0, 2], [1, 3])] for n in (b, b + 1))
-        left = total = 0.0
-        for i in (0, 1):
-            train, test = pair(x[i], y[i]), pair(x[1 - i], y[1 - i])
-            fit = linear.solve(train)
-            e = linear.residual_norms(
-                torch.tensor(x[1 - i]), torch.tensor(y[1 - i]), train.mean_in, train.mean_out, fit.weight
-            )
-            left, total = left + float((e**2).sum()), total + float(test.total)
-        assert float(ds["linearity_held_out"][b]) == pytest.approx(1 - left / total, abs=1e-5)
-
-
-def test_parts_with_other_shifts_merge_exactly():
-    model, whole = stand_in(), streamed(stand_in(), ti.Linearity())
-    a, b = ti.Linearity(), ti.Linearity()
-    model.measured(a, [[0], [1]])
-    model.measured(b, [[3, 2]])
-    assert not torch.equal(a.sums["shift"], b.sums["shift"])
-    a.merge(b)
-    for name in ("linearity", "linearity_without_residual", "linearity_held_out", "rotation_similarity"):
-        np.testing.assert_allclose(a.result()[name], whole[name], atol=1e-9)
-
-
 def test_one_massive_row_raises_the_score_and_its_exclusion_restores_it():
     clean = streamed(stand_in(), ti.Linearity(exclude=()))
     model = stand_in()
@@ -216,70 +172,6 @@ def test_contract():
     ds = assert_contract(ti.Linearity)
     assert ds.sizes == {"block": 3, "prompt": 7}
     assert ((ds["linearity"] > ds["linearity_adjusted"]) & (ds["linearity"] <= 1)).all()
-
-
-# -- tokens ---------------------------------------------------------------------------------------------------
-@settings(max_examples=10, deadline=None)
-@given(partitions(4))
-def test_squares_of_the_published_errors_add_up_to_one_minus_the_score(batches):
-    layer = streamed(stand_in(), ti.Linearity(exclude=()), batches)
-    ds = streamed(stand_in(), ti.TokenNonlinearity(exclude=(), scale="paper"), batches)
-    np.testing.assert_allclose((ds["nonlinearity"] ** 2).sum("token"), 1 - layer["linearity"], rtol=1e-4)
-    rms = streamed(stand_in(), ti.TokenNonlinearity(exclude=()), batches)
-    np.testing.assert_allclose(rms["nonlinearity"], ds["nonlinearity"] * np.sqrt(145), rtol=1e-5)
-    np.testing.assert_allclose(ds["nonlinearity_mean"], ds["nonlinearity"].mean("block"), rtol=1e-6)
-
-
-def test_errors_relative_to_the_token():
-    model = stand_in()
-    ds = streamed(model, ti.TokenNonlinearity(exclude=(), scale="token"))
-    paper = streamed(model, ti.TokenNonlinearity(exclude=(), scale="paper"))
-    y = model.rows(1)
-    size = np.linalg.norm(y - y.mean(0), axis=1)
-    ratio = paper["nonlinearity"][:, 0] * np.sqrt((size**2).sum()) / size
-    np.testing.assert_allclose(ds["nonlinearity"][:, 0], ratio, rtol=1e-3)
-
-
-def test_one_map_for_each_prompt_is_the_released_variant():
-    model = stand_in(lengths=(40, 5, 30))
-    ds = streamed(model, ti.TokenNonlinearity(exclude=(), fit="prompt", scale="paper"))
-    for prompt in (0, 2):
-        x, y = (model.streams[prompt][n] for n in (0, 1))
-        here = (ds["token_prompt"] == prompt).values
-        np.testing.assert_allclose(ds["nonlinearity"].values[here, 0], literal(x, y)[1], rtol=2e-3)
-    assert np.isnan(ds["nonlinearity"].values[(ds["token_prompt"] == 1).values]).all()  # passes through all 5 tokens
-
-
-def test_maps_are_kept_loaded_and_applied_to_another_text(tmp_path):
-    model, prompts = tiny(), some_prompts([60] * 12)
-    asked = {"m": ti.TokenNonlinearity(blocks=[0, 2])}
-    fitted = ti.measure(model, prompts, asked, progress=False).children["m"].to_dataset(inherit=False)
-    maps = LinearMaps.load(asked["m"].fitted().save(tmp_path / "maps.safetensors"))
-    assert maps.digest == asked["m"].fitted().digest
-    again = (
-        ti.measure(model, prompts[:3], {"m": ti.TokenNonlinearity(blocks=[0, 2], maps=maps)}, progress=False)
-        .children["m"]
-        .to_dataset(inherit=False)
-    )
-    n = again.sizes["token"]
-    np.testing.assert_allclose(again["nonlinearity"], fitted["nonlinearity"][:n], rtol=1e-4)
-    with pytest.raises(ValueError, match=r"no maps of blocks \[1\]: there are \[0, 2\]"):
-        ti.measure(model, prompts, {"m": ti.TokenNonlinearity(maps=maps)}, progress=False)
-    with pytest.raises(ValueError, match="fitted on tiny-llama"):
-        ti.measure(tiny("gpt2"), prompts, {"m": ti.TokenNonlinearity(blocks=[0], maps=maps)}, progress=False)
-    (tmp_path / "other").mkdir()
-    from safetensors.torch import save_file
-
-    save_file({"x": torch.ones(1)}, tmp_path / "other" / "x.safetensors")
-    with pytest.raises(ValueError, match="holds no maps"):
-        LinearMaps.load(tmp_path / "other" / "x.safetensors")
-
-
-def test_token_contract():
-    ds = assert_contract(ti.TokenNonlinearity)
-    assert ds.sizes["token"] == sum(PROMPTS)
-    assert (~ds["fitted"].values).sum() == len(PROMPTS)  # BOS
-    assert_contract(lambda: ti.TokenNonlinearity(fit="prompt", tokens=3), prompts=some_prompts([60, 50, 64, 55]))
 
 
 def test_settings_are_checked_before_the_run():

@@ -37,16 +37,6 @@ def test_linearity(run):
         plots.linearity_by_block(ds, kinds=["tuned"])
 
 
-def test_nonlinearity(run):
-    ds = run[1]["nonlinearity"].to_dataset(inherit=False)
-    ax = plots.nonlinearity_map(ds, 2, blocks=[1, 2])
-    mesh = ax.collections[0]
-    here = (ds["token_prompt"] == 2).values
-    np.testing.assert_array_equal(mesh.get_array(), ds["nonlinearity"].values[here][:50, 1:].T)
-    fitted = ds["nonlinearity"].values[here & ds["fitted"].values, 1:]
-    assert mesh.get_clim()[1] == pytest.approx(np.percentile(fitted, 99), rel=1e-4)
-
-
 def test_profile(run):
     prompts, tree = run
     ds = tree["nonlinearity"].to_dataset(inherit=False)

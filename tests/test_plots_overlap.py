@@ -77,19 +77,6 @@ def test_curves_are_the_means_and_chance_is_dotted(run):
     np.testing.assert_allclose(ax.lines[0].get_ydata(), drawn.isel(k=0), rtol=1e-6)
 
 
-def test_pairs_of_layers_are_the_right_way_round(run):
-    ds = run["imbalance"].to_dataset()
-    ax = plots.layer_pairs(ds, "imbalance_pair", select={"k": 1})
-    drawn = np.asarray(ax.collections[0].get_array()).reshape(4, 4)
-    assert drawn[0, 3] == pytest.approx(float(ds["imbalance_pair"].sel(k=1, layer=0, other_layer=3)))
-    ax = plots.imbalance_plane(ds, layer=1)
-    x, y = ax.collections[0].get_offsets()[0]  # of layer 0
-    assert x == pytest.approx(float(ds["imbalance_pair"].sel(k=1, layer=0, other_layer=1)))
-    assert y == pytest.approx(float(ds["imbalance_pair"].sel(k=1, layer=1, other_layer=0)))
-    ax = plots.imbalance_by_layer(ds, 4)
-    np.testing.assert_allclose(ax.lines[1].get_ydata(), ds["imbalance_backward"].sel(k=4).mean("prompt"))
-
-
 def test_cosines_angles_and_graph(run):
     ds = run["cosine"].to_dataset()
     ax = plots.cosine_by_layer(ds)

@@ -1,16 +1,12 @@
 """Prompts: ids, offsets, token strings, limits, batches, files, and errors."""
 
-import bz2
 import copy
 import csv
-import gzip
 import hashlib
 import io
 import json
-import lzma
 import pickle
 from dataclasses import replace
-from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from text_helpers import MAKERS, TEXTS, PieceTokenizer, byte_tokenizer, space_tokenizer, tokenizer
 
-from tokinterp.text import Prompts, Vocabulary, read_texts
+from tokinterp.text import Prompts, Vocabulary
 from tokinterp.text.tokenise import Tokenised
 from tokinterp.text.vocabulary import decode, show
 
@@ -211,68 +207,6 @@ def test_decode_covers_all_bytes(pieces):
 # -- length ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("stride", [None, 4])
-def test_windows_cover_the_text(name, stride):
-    tok = tokenizer(name)
-    long = " ".join(TEXTS[:5]) + " naïve" * 20
-    whole = Prompts.from_texts([long, "short one"], tok, max_tokens=500)
-    cut = Prompts.from_texts([long, "short one"], tok, max_tokens=9, on_long="window", stride=stride)
-    bos = int(whole.bos)
-    assert max(cut.lengths) == 9
-    assert not cut.truncated.any()
-    width = 9 - bos
-    inside = whole.ids(0)[bos:]
-    windows = [i for i in range(len(cut)) if cut.documents[i] == 0]
-    assert cut.window_starts[windows].tolist() == [(stride or width) * n for n in range(len(windows))]
-    covered = np.zeros(len(inside), bool)
-    for i in windows:
-        ids, start = cut.ids(i), cut.window_starts[i]
-        if bos:
-            assert ids[0] == tok.bos_token_id
-        assert ids[bos:].tolist() == inside[start : start + width].tolist()
-        covered[start : start + width] = True
-        here = np.flatnonzero(~cut.special(i))
-        for k in here:
-            a, b = cut.offsets(i)[k]
-            c, d = whole.offsets(0)[start + k]
-            assert cut.text(i)[a:b] == whole.text(0)[c:d]
-    assert covered.all()
-    assert cut.window_starts[windows[-2]] + width < len(inside)
-    if stride is None and name != "pythia":
-        pieces = cut.chars[windows]
-        assert pieces[0, 0] == 0
-        assert pieces[-1, 1] == len(long)
-        # windows meet, except where a character is shared by two of them
-        assert set(pieces[1:, 0] - pieces[:-1, 1]) <= {0, -1}
-
-
-def test_truncation_is_counted_and_shown():
-    prompts = Prompts.from_texts([TEXTS[0], "x"], byte_tokenizer(), max_tokens=6)
-    assert prompts.lengths[0] == 6
-    assert prompts.truncated.tolist() == [True, False]
-    assert TEXTS[0].startswith(prompts.text(0))
-    assert 0 < len(prompts.text(0)) < len(TEXTS[0])
-    assert "1 truncated" in repr(prompts)
-    assert prompts.document_text(0) == TEXTS[0]
-
-
-def test_short_prompts_are_dropped_and_counted():
-    prompts = Prompts.from_texts(["x", TEXTS[0], "y"], byte_tokenizer(), min_tokens=3)
-    assert prompts.documents.tolist() == [1]
-    assert prompts.dropped.tolist() == [0, 2]
-    assert "2 too short and dropped" in repr(prompts)
-    both = Prompts.from_texts([TEXTS[0]], byte_tokenizer(), max_tokens=8, on_long="window", min_tokens=8)
-    assert set(both.lengths) == {8}
-
-
-def test_model_limits():
-    tok = byte_tokenizer()
-    assert Prompts.from_texts(["x"], model(tok)).lengths == [2]
-    assert max(Prompts.from_texts(TEXTS, model(tok, 10), on_long="window").lengths) == 10
-    assert max(Prompts.from_texts(TEXTS, model(tok, 10), on_long="truncate").lengths) == 10
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -388,49 +322,6 @@ def test_choosing_prompts():
     assert pickle.loads(pickle.dumps(prompts)).hash == prompts.hash
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 25), st.data())
-def test_batches(lengths, budget, data):
-    prompts = Prompts.from_ids([np.full(n, k % 7) for k, n in enumerate(lengths)])
-    batches = list(prompts.batches(budget))
-    order = [n for b in batches for n in b]
-    assert order == sorted(range(len(lengths)), key=lambda n: (-lengths[n], n))
-    for batch in batches:
-        longest = max(lengths[n] for n in batch)
-        assert len(batch) == 1 or len(batch) * longest <= budget
-        ids, mask, special = prompts.padded(batch)
-        assert ids.shape == mask.shape == special.shape == (len(batch), longest)
-        assert ids.dtype == np.int64
-        for row, n in enumerate(batch):
-            assert mask[row].tolist() == [True] * lengths[n] + [False] * (longest - lengths[n])
-            assert ids[row, : lengths[n]].tolist() == prompts.ids(n).tolist()
-    for batch, following in pairwise(batches):
-        assert (len(batch) + 1) * lengths[batch[0]] > budget or following == []
-    done = data.draw(st.integers(0, len(batches)))
-    start = sum(len(b) for b in batches[:done])
-    assert list(prompts.batches(budget, start=start)) == batches[done:]
-
-
-def test_padding_is_not_special():
-    tok = byte_tokenizer()
-    prompts = Prompts.from_texts(["x", TEXTS[0]], tok)
-    ids, mask, special = prompts.padded([0, 1])
-    assert special.sum() == 2
-    assert special[:, 0].all()
-    assert (ids[~mask] == 0).all()
-
-
-def test_token_table():
-    prompts = Prompts.from_texts(TEXTS, byte_tokenizer(), max_tokens=7, on_long="window")
-    table = prompts.token_table()
-    assert set(map(len, table.values())) == {prompts.n_tokens}
-    for i in range(len(prompts)):
-        rows = table["prompt"] == i
-        assert table["token_id"][rows].tolist() == prompts.ids(i).tolist()
-        assert table["position"][rows].tolist() == list(range(prompts.lengths[i]))
-        assert set(table["document"][rows]) == {prompts.documents[i]}
-
-
 def test_texts_are_kept_once():
     text = TEXTS[0] * 30
     prompts = Prompts.from_texts([text], byte_tokenizer(), max_tokens=16, on_long="window", stride=1)
@@ -438,14 +329,6 @@ def test_texts_are_kept_once():
     arrays = (prompts.token_ids, prompts._offsets, prompts.starts, prompts.documents, prompts.chars)
     assert sum(a.nbytes for a in arrays) < 16 * prompts.n_tokens
     assert prompts.token_ids.nbytes + prompts._offsets.nbytes == 12 * prompts.n_tokens
-
-
-def test_chunks_make_no_difference(monkeypatch):
-    whole = Prompts.from_texts(TEXTS * 3, byte_tokenizer())
-    monkeypatch.setattr("tokinterp.text.tokenise.CHUNK_TEXTS", 2)
-    assert Prompts.from_texts(TEXTS * 3, byte_tokenizer()).hash == whole.hash
-    monkeypatch.setattr("tokinterp.text.tokenise.CHUNK_CHARS", 30)
-    assert Prompts.from_texts(TEXTS * 3, byte_tokenizer()).hash == whole.hash
 
 
 # -- files ----------------------------------------------------------------------------------------------------------
@@ -469,129 +352,9 @@ def written(folder, kind):
     return file
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv"])
-@pytest.mark.parametrize(("packed", "opener"), [("", open), (".gz", gzip.open), (".xz", lzma.open), (".bz2", bz2.open)])
-def test_text_files(tmp_path, kind, packed, opener):
-    plain = written(tmp_path, kind)
-    file = plain.with_name(plain.name + packed)
-    data = plain.read_bytes()
-    with opener(file, "wb") as stream:
-        stream.write(data)
-    assert read_texts(file) == PLAIN
-    assert read_texts(str(file), limit=2) == PLAIN[:2]
-    assert read_texts([file, file]) == PLAIN * 2
-    if packed:
-        file.write_bytes(file.read_bytes()[:-9])
-        with pytest.raises(ValueError, match=rf"texts.*not a whole \{packed} file"):
-            read_texts(file)
-
-
-def test_plain_text_files(tmp_path):
-    (tmp_path / "b.txt").write_bytes("\ufeffone\r\n\ntwo café\n".encode())
-    (tmp_path / "a.txt").write_text("first\n")
-    assert read_texts(tmp_path / "b.txt") == ["one\r\n\ntwo café\n"]
-    assert read_texts(tmp_path) == ["first\n", "one\r\n\ntwo café\n"]
-    prompts = Prompts.from_file(tmp_path / "b.txt", byte_tokenizer(), per_line=True)
-    assert [prompts.text(i) for i in range(len(prompts))] == ["one", "two café"]
-    assert prompts.documents.tolist() == [0, 2]
-    assert prompts.dropped.tolist() == [1]
-    with pytest.raises(ValueError, match="text 1 is empty"):
-        Prompts.from_file(tmp_path / "b.txt", byte_tokenizer(), per_line=True, on_empty="error")
-
-
-def test_tables_and_datasets(tmp_path, extras):
-    import datasets
-
-    data = datasets.Dataset.from_list(RECORDS)
-    data.to_parquet(tmp_path / "texts.parquet")
-    data.save_to_disk(tmp_path / "saved")
-    datasets.DatasetDict(train=data, test=data.select([1])).save_to_disk(tmp_path / "splits")
-    assert read_texts(tmp_path / "texts.parquet") == PLAIN
-    assert read_texts(tmp_path / "saved") == read_texts(tmp_path / "splits") == read_texts(data) == PLAIN
-    assert read_texts(tmp_path / "splits", split="test") == PLAIN[1:2]
-    with pytest.raises(ValueError, match="no split 'dev'; there are train, test"):
-        read_texts(tmp_path / "splits", split="dev")
-    for place in ("texts.parquet", "saved"):
-        with pytest.raises(ValueError, match="no column 'body'; there are text, id"):
-            read_texts(tmp_path / place, field="body")
-    (tmp_path / "texts.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(ValueError, match="not a whole parquet file"):
-        read_texts(tmp_path / "texts.parquet")
-
-
-@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv", ".txt.gz"])
-def test_wrong_encoding_names_file_byte_and_way_out(tmp_path, suffix):
-    file = tmp_path / ("bad" + suffix)
-    data = b'{"text": "plain"}\n{"text": "caf' + b'\xe9"}\n'
-    file.write_bytes(gzip.compress(data) if suffix.endswith("gz") else data)
-    with pytest.raises(ValueError, match=rf"bad{suffix}: byte {data.index(0xE9)} \(0xe9\) is not UTF-8.*encoding="):
-        read_texts(file, field="text" if suffix == ".jsonl" else '{"text": "plain"}')
-    if suffix == ".jsonl":
-        assert read_texts(file, encoding="latin-1") == ["plain", "café"]
-
-
-def test_missing_and_broken_files(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n{"body": "y"}\n')
-    with pytest.raises(ValueError, match=r"line 2: no field 'text'; there are body.*field="):
-        read_texts(tmp_path / "a.jsonl")
-    (tmp_path / "b.jsonl").write_text('{"text": "x"}\n{"text": \n')
-    with pytest.raises(ValueError, match=r"b.jsonl line 2: not JSON"):
-        read_texts(tmp_path / "b.jsonl")
-    (tmp_path / "c.json").write_text('{"text": 3}')
-    with pytest.raises(ValueError, match="holds dict, not a list"):
-        read_texts(tmp_path / "c.json")
-    (tmp_path / "d.docx").write_text("x")
-    with pytest.raises(ValueError, match=r"unknown type '\.docx': the types are .txt"):
-        read_texts(tmp_path / "d.docx")
-    (tmp_path / "e.json").write_text("[3]")
-    with pytest.raises(ValueError, match="entry 0: 'text' is int"):
-        read_texts(tmp_path / "e.json")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="neither a saved dataset nor a folder"):
-        read_texts(tmp_path / "empty")
-    for name in (tmp_path / "no.txt", "no/such/folder/x", str(tmp_path / "no.csv"), "lost.docx"):
-        with pytest.raises(FileNotFoundError, match="no such file"):
-            read_texts(name)
-    with pytest.raises(ValueError, match="limit=0"):
-        read_texts(tmp_path / "a.jsonl", limit=0)
-
-
-def test_csv_limit_of_python_is_left_alone(tmp_path):
-    file = tmp_path / "long.csv"
-    file.write_text("text\n" + "x" * 2001)
-    before = csv.field_size_limit(2000)  # whatever another library has made of it
-    try:
-        assert len(read_texts(file)[0]) == 2001
-        assert csv.field_size_limit() == 2000
-    finally:
-        csv.field_size_limit(before)
-
-
 def test_vocabulary_of_a_whole_tokenizer_is_safe():
     for name in NAMES:
         tok = tokenizer(name)
         strings = Vocabulary(tok).strings(np.arange(len(tok)))
         assert "\0" not in "".join(strings)
         "".join(strings).encode()
-
-
-def test_what_a_tokenizer_returns_is_refused_with_the_way_out(bundled):
-    tokens = bundled.tokenizer(["The Nile", "Paris"])
-    with pytest.raises(ValueError, match=r"ids=a BatchEncoding: give its ids alone, without padding: .*input_ids"):
-        Prompts.from_ids(tokens, bundled)
-    with pytest.raises(ValueError, match=r"prompt 0 is no list of ids: give .*input_ids"):
-        Prompts.from_ids([bundled.tokenizer("The Nile")], bundled)
-    with pytest.raises(ValueError, match="input_ids"):
-        Prompts.from_ids({"input_ids": [[1, 2]]})
-    assert len(Prompts.from_ids(tokens["input_ids"], bundled)) == 2
-
-
-def test_padding_is_no_text():
-    for side in ("right", "left"):
-        tok = copy.deepcopy(byte_tokenizer())
-        tok.padding_side = side
-        padded = tok(["the cat sat", "x"], padding=True)["input_ids"]
-        with pytest.raises(ValueError, match=r"prompt 1 begins or ends with the padding token 1 .* without padding"):
-            Prompts.from_ids(padded, tok)
-    tok.pad_token = tok.bos_token  # a token that is also something else may stand anywhere
-    assert Prompts.from_ids([[5, tok.bos_token_id]], tok).lengths == [2]

@@ -54,6 +54,7 @@ def test_kill_at_ten_random_moments_changes_no_bit(children):
     assert not list(folder.glob("*.partial")), "the finished run left its checkpoints"
 
 
+@pytest.mark.slow
 def test_interrupt_stops_cleanly_and_says_how_to_resume(children):
     folder, report = children[0], children[1]["interrupt"]
     assert report["once"] == 130
@@ -65,6 +66,7 @@ def test_interrupt_stops_cleanly_and_says_how_to_resume(children):
     assert_same(ti.read(folder / "interrupted.zarr"), ti.read(folder / "plain.zarr"), exact=True)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_prompts(children):
     report = children[1]["memory"]
     assert report["status"] == [0, 0]
@@ -138,18 +140,6 @@ def test_interrupt_keeps_the_batch_in_progress(tmp_path, whole, capsys):
     stops.left, stops.how = 1, KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt, match="give store= to be able to resume"):
         measured(which={"norms": stops}, batch_tokens=BATCH)
-
-
-def test_batch_size_of_the_first_call_is_kept(tmp_path, whole):
-    """Another batch size would be another order of sums: a resumed run keeps the first."""
-    store = tmp_path / "run.zarr"
-    stops = Stops()
-    stops.left = 2
-    with pytest.raises(RuntimeError, match="stopped by the test"):
-        measured(which={"norms": stops, "spread": Spread()}, store=store, batch_tokens=BATCH, checkpoint_every=0)
-    run = measured(which={"norms": Stops(), "spread": Spread()}, store=store, batch_tokens=1000)
-    assert_same_node(run, whole, "norms")
-    assert_same_node(run, whole, "spread")
 
 
 # -- the store ------------------------------------------------------------------------------------------------
@@ -238,58 +228,10 @@ def test_second_writer_is_refused(tmp_path):
     assert_same_node(run, measured(which={"norms": Norms()}), "norms")
 
 
-def test_damaged_checkpoint_is_named(tmp_path):
-    store = tmp_path / "run.zarr"
-    stops = Stops()
-    stops.left = 2
-    with pytest.raises(RuntimeError, match="stopped by the test"):
-        measured(which={"norms": stops}, store=store, batch_tokens=BATCH, checkpoint_every=0)
-    (sums,) = partial_folder(store).glob("*/sums-*")
-    sums.write_bytes(sums.read_bytes()[:50])
-    with pytest.raises(ValueError, match=r"is damaged or missing .*: delete .* and start the run anew"):
-        measured(which={"norms": Stops()}, store=store)
-
-
-def test_full_disk_keeps_what_is_finished(tmp_path, monkeypatch, whole):
-    """The disk fills up at the third checkpoint; with space again the same call goes on."""
-    from safetensors import torch as library
-
-    store = tmp_path / "run.zarr"
-    save, calls = library.save_file, []
-
-    def full(tensors, path, notes=None):
-        calls.append(path)
-        if len(calls) > 4:
-            raise OSError(28, "No space left on device")
-        save(tensors, path, notes)
-
-    monkeypatch.setattr(library, "save_file", full)
-    with pytest.raises(OSError, match=r"No space left on device; free some space and call measure.* again"):
-        measured(which={"norms": Stops(), "spread": Spread()}, store=store, batch_tokens=BATCH, checkpoint_every=0)
-    assert not list(tmp_path.rglob("*.writing*"))
-    monkeypatch.setattr(library, "save_file", save)
-    run = measured(which={"norms": Stops(), "spread": Spread()}, store=store, batch_tokens=BATCH)
-    assert_same_node(run, whole, "norms")
-    assert_same_node(run, whole, "spread")
-
-
 def test_merge_refuses_other_settings():
     a, b = Norms(), Norms(layers=[1])
     with pytest.raises(ValueError, match=r"cannot merge Norms .*: the settings must be equal"):
         a.merge(b)
-
-
-def test_state_is_taken_up_again():
-    m = Norms()
-    m.add("total", torch.arange(3.0))
-    m.append(prompt=torch.tensor([1, 2]), norm=torch.ones(2, 3))
-    m.append(prompt=torch.tensor([0]), norm=torch.zeros(1, 3))
-    other = Norms()
-    other.load(m.state())
-    assert torch.equal(other.sums["total"], torch.arange(3.0))
-    prompt, norm = other.table("prompt", "norm")
-    assert prompt.tolist() == [0, 1, 2]
-    assert norm[:, 0].tolist() == [0, 1, 1]
 
 
 def test_sums_that_are_taken_up_lie_as_new_ones_do(tmp_path):

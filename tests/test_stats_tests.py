@@ -4,6 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from scipy import stats as peer
 
 from tokinterp.stats.tests import binomial, false_discovery, pearson, ranks, sign_test, spearman
 
@@ -61,3 +62,44 @@ def test_false_discovery_is_the_least_level_of_the_step_up_procedure():
     found = false_discovery(p)
     assert np.isnan(found).tolist() == np.isnan(p).tolist()
     np.testing.assert_allclose(found[np.isfinite(p)], first[np.isfinite(p)], atol=1e-3)
+
+
+@pytest.mark.parametrize(("a", "b"), [(5, 0), (0, 5), (3, 4), (9, 2), (1, 1)])
+def test_binomial_counts_all_outcomes_that_are_no_likelier(a, b):
+    n = a + b
+    heads = np.array([sum(o) for o in product((0, 1), repeat=n)])
+    likely = {k: (heads == k).mean() for k in range(n + 1)}
+    assert binomial(a, b) == pytest.approx(sum(p for p in likely.values() if p <= likely[a] * (1 + 1e-9)))
+
+
+def test_sign_test_leaves_zeros_and_nan_out():
+    assert sign_test(np.array([1.0, 2, 0, 0, np.nan, 3, -1])) == pytest.approx(binomial(3, 1))
+    assert np.isnan(sign_test(np.array([0.0, np.nan])))
+
+
+def test_correlations_are_those_of_scipy_over_pairs_with_both_values():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 40))
+    y = (y + x).round(1)  # with ties
+    x[3], y[7] = np.nan, np.inf
+    ok = np.isfinite(x) & np.isfinite(y)
+    assert pearson(x, y) == pytest.approx(peer.pearsonr(x[ok], y[ok])[0])
+    assert spearman(x, y) == pytest.approx(peer.spearmanr(x[ok], y[ok])[0])
+    np.testing.assert_array_equal(ranks(y[ok]), peer.rankdata(y[ok]))
+
+
+def test_a_constant_and_few_pairs_have_no_correlation():
+    x = np.arange(5.0)
+    assert np.isnan(pearson(x, np.full(5, 0.1) + 1e-17 * x))
+    assert np.isnan(pearson(x[:2], x[:2]))
+    assert pearson(x, 1e9 + x) == pytest.approx(1)
+    assert np.isnan(spearman(x, np.ones(5)))
+
+
+def test_false_discovery_rates_are_those_of_the_definition():
+    p = np.array([0.01, np.nan, 0.2, 0.03, 0.03])
+    some = np.sort(p[np.isfinite(p)])
+    expected = [min(len(some) * q / (k + 1) for k, q in enumerate(some) if q >= v) for v in p[np.isfinite(p)]]
+    found = false_discovery(p)
+    assert np.isnan(found[1])
+    np.testing.assert_allclose(found[np.isfinite(p)], np.minimum(expected, 1))

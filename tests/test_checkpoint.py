@@ -1,0 +1,108 @@
+"""What is kept of a run: damaged, on a full disk, and taken up again."""
+
+import signal
+
+import pytest
+import torch
+from test_measure import measured
+from tiny import Norms, Spread
+
+from tokinterp.checkpoint import partial_folder
+
+BATCH = 60
+
+
+def both():
+    return {"norms": Norms(), "spread": Spread()}
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return measured(which=both(), batch_tokens=BATCH)
+
+
+# -- stopped inside this process ------------------------------------------------------------------------------
+class Stops(Norms):
+    """Fails, or is interrupted, after so many batches of all runs together; keeps which prompts it saw."""
+
+    def __init__(self, layers=None, per_token=True):
+        super().__init__(layers, per_token)
+        self.left = 10**9
+        self.how = RuntimeError
+        self.seen = []
+
+    def update(self, batch):
+        if self.left == 0:
+            if self.how is RuntimeError:
+                raise RuntimeError("stopped by the test")
+            signal.raise_signal(signal.SIGINT)
+        self.left -= 1
+        self.seen += batch.numbers
+        super().update(batch)
+
+
+def assert_same_node(a, b, name):
+    one, two = a[name].to_dataset(), b[name].to_dataset()
+    assert set(one.variables) == set(two.variables)
+    for v in one.variables:
+        assert one[v].values.tobytes() == two[v].values.tobytes() or one[v].values.tolist() == two[v].values.tolist(), v
+
+
+def test_batch_size_of_the_first_call_is_kept(tmp_path, whole):
+    """Another batch size would be another order of sums: a resumed run keeps the first."""
+    store = tmp_path / "run.zarr"
+    stops = Stops()
+    stops.left = 2
+    with pytest.raises(RuntimeError, match="stopped by the test"):
+        measured(which={"norms": stops, "spread": Spread()}, store=store, batch_tokens=BATCH, checkpoint_every=0)
+    run = measured(which={"norms": Stops(), "spread": Spread()}, store=store, batch_tokens=1000)
+    assert_same_node(run, whole, "norms")
+    assert_same_node(run, whole, "spread")
+
+
+def test_damaged_checkpoint_is_named(tmp_path):
+    store = tmp_path / "run.zarr"
+    stops = Stops()
+    stops.left = 2
+    with pytest.raises(RuntimeError, match="stopped by the test"):
+        measured(which={"norms": stops}, store=store, batch_tokens=BATCH, checkpoint_every=0)
+    (sums,) = partial_folder(store).glob("*/sums-*")
+    sums.write_bytes(sums.read_bytes()[:50])
+    with pytest.raises(ValueError, match=r"is damaged or missing .*: delete .* and start the run anew"):
+        measured(which={"norms": Stops()}, store=store)
+
+
+def test_full_disk_keeps_what_is_finished(tmp_path, monkeypatch, whole):
+    """The disk fills up at the third checkpoint; with space again the same call goes on."""
+    from safetensors import torch as library
+
+    store = tmp_path / "run.zarr"
+    save, calls = library.save_file, []
+
+    def full(tensors, path, notes=None):
+        calls.append(path)
+        if len(calls) > 4:
+            raise OSError(28, "No space left on device")
+        save(tensors, path, notes)
+
+    monkeypatch.setattr(library, "save_file", full)
+    with pytest.raises(OSError, match=r"No space left on device; free some space and call measure.* again"):
+        measured(which={"norms": Stops(), "spread": Spread()}, store=store, batch_tokens=BATCH, checkpoint_every=0)
+    assert not list(tmp_path.rglob("*.writing*"))
+    monkeypatch.setattr(library, "save_file", save)
+    run = measured(which={"norms": Stops(), "spread": Spread()}, store=store, batch_tokens=BATCH)
+    assert_same_node(run, whole, "norms")
+    assert_same_node(run, whole, "spread")
+
+
+def test_state_is_taken_up_again():
+    m = Norms()
+    m.add("total", torch.arange(3.0))
+    m.append(prompt=torch.tensor([1, 2]), norm=torch.ones(2, 3))
+    m.append(prompt=torch.tensor([0]), norm=torch.zeros(1, 3))
+    other = Norms()
+    other.load(m.state())
+    assert torch.equal(other.sums["total"], torch.arange(3.0))
+    prompt, norm = other.table("prompt", "norm")
+    assert prompt.tolist() == [0, 1, 2]
+    assert norm[:, 0].tolist() == [0, 1, 1]

@@ -1,0 +1,61 @@
+"""The verdict on fillers: used or not, and what it needs."""
+
+import numpy as np
+import pytest
+
+import tokinterp as ti
+from tokinterp.fillers.decision import CRITERIA, verdict
+
+QUESTIONS = ti.bundled_questions("cloze")[:16]
+
+
+# -- verdict --------------------------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_verdict_of_a_model_that_does_not_use_fillers(bundled):
+    ds = verdict(bundled, QUESTIONS, n_fillers=6, n_boot=200)
+    ti.check(ds)
+    assert ds["criterion"].values.tolist() == list(CRITERIA)
+    assert ds.attrs["verdict"] == "not shown"
+    low = ds["value_interval"].sel(bound="lower")
+    np.testing.assert_array_equal(ds["passed"], low > ds["bound_wanted"])
+
+
+def test_verdict_of_a_model_that_does(monkeypatch, bundled):
+    """All conditions met, and each one missing in turn."""
+    import xarray as xr
+
+    from tokinterp.fillers import decision as v
+
+    n = len(QUESTIONS)
+
+    def fake(gain, drop, control, head):
+        rng = np.random.default_rng(0)
+        noise = rng.normal(size=n) * 0.01
+
+        def insert(*_a, **_k):
+            logp = xr.DataArray(np.zeros((n, 1, 2, 2)), dims=("prompt", "filler", "placement", "n_fillers"),
+                                coords={"placement": ["post", "pre"], "n_fillers": [0, 6]})  # fmt: skip
+            logp.loc[{"placement": "post", "n_fillers": 6}] = (gain + noise)[:, None]
+            return xr.Dataset({"log_prob": logp})
+
+        def intervene(*_a, kind, interventions, **_k):
+            size = drop if kind == "dots" else control
+            value = np.tile(-(size + noise), (len(interventions), 1))
+            return xr.Dataset({"log_prob_change": (("intervention", "prompt"), value)},
+                              {"intervention": list(interventions)})  # fmt: skip
+
+        monkeypatch.setattr(v, "insert", insert)
+        monkeypatch.setattr(v, "intervene", intervene)
+        monkeypatch.setattr(v, "_best_head", lambda *_: ((0, 1), head, np.array([head - 0.1, head + 0.1])))
+        return v.verdict(bundled, QUESTIONS, n_fillers=6).attrs["verdict"]
+
+    assert fake(0.5, 0.5, 0.1, 2.0) == "used"
+    for missing in ((-0.5, 0.5, 0.1, 2.0), (0.5, 0.5, 0.7, 2.0), (0.5, -0.1, -0.5, 2.0), (0.5, 0.5, 0.1, 1.05)):
+        assert fake(*missing) == "not shown"
+
+
+def test_verdict_needs_fillers_and_items(bundled):
+    with pytest.raises(ValueError, match=r"n_fillers=0: give .* at least 1"):
+        verdict(bundled, QUESTIONS, n_fillers=0)
+    with pytest.raises(ValueError, match="several"):
+        verdict(bundled, QUESTIONS[:1])

@@ -1,0 +1,24 @@
+"""Words of the synthetic tasks are sums of one-hot blocks."""
+
+import torch
+
+from tokinterp.fillers.tasks import Task
+
+
+def draw(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_words_are_sums_of_one_hot_blocks():
+    task = Task(n=4, d=2, m=10)
+    w = task.words
+    ids, _, _ = task.sample("parallel", 3, draw()).sequences
+    hot = w.multi_hot(ids)
+    rows = w.digits(ids[:, :4])
+    for e in range(3):
+        for p in range(4):
+            wanted = {w.slot + p, w.digit + int(rows[e, p, 0]), w.digit + 10 + int(rows[e, p, 1])}
+            assert set(hot[e, p].nonzero()[:, 0].tolist()) == wanted
+        for p in range(4, ids.shape[1]):
+            assert hot[e, p].nonzero()[:, 0].tolist() == [int(ids[e, p])]
+    assert len({w.name(i) for i in range(len(w))} | {f"[{w.name(len(w) + i)}]" for i in range(100)}) == len(w) + 100

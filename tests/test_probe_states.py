@@ -1,0 +1,57 @@
+"""States that probes are trained on: standardised, in groups of layers."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_lm
+
+import tokinterp as ti
+from tokinterp.measurements.probes import ProbeSettings, fit_probes
+from tokinterp.models import wrap
+
+torch.set_num_threads(1)
+
+
+FAST = ProbeSettings(rows=128, epochs=2, lr=0.03)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return wrap(tiny_lm("llama"), id="tiny")
+
+
+def text(n=12, length=40, types=50, seed=0):
+    """Random ids below ``types``, so that they repeat."""
+    rng = np.random.default_rng(seed)
+    return ti.Prompts.from_ids([rng.integers(3, types, length - i % 5) for i in range(n)])
+
+
+@pytest.fixture(scope="module")
+def fitted(model):
+    return fit_probes(model, text(), offsets=[-1, 0], settings=FAST, validation=text(seed=1), progress=False)
+
+
+def test_states_are_standardised_over_the_tokens_of_the_text(model, fitted):
+    prompts = text()
+    x = torch.cat([b.rows(2) for b in ti.stream(model, prompts, ti.resid([2]))])
+    y = fitted.standardise(x, 2).double()
+    torch.testing.assert_close(y.mean(0), torch.zeros(32, dtype=torch.float64), atol=1e-5, rtol=0)
+    torch.testing.assert_close(y.std(0, correction=0), torch.ones(32, dtype=torch.float64), atol=1e-5, rtol=0)
+    weight, bias = fitted.folded(2, 0)
+    logits = torch.log_softmax(x @ weight.T + bias, 1)
+    target = torch.cat([b.row_ids for b in ti.stream(model, prompts, ti.resid([2]))])
+    expected = logits.gather(1, torch.searchsorted(fitted.labels, target)[:, None])[:, 0]
+    torch.testing.assert_close(fitted.log_probs(x, 2, 0, target), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_layers_in_groups_give_the_same_and_too_little_memory_is_refused(model, caplog):
+    options = {"layers": [0, 1, 3], "offsets": [0], "settings": FAST, "progress": False}
+    whole = fit_probes(model, text(), **options)
+    with caplog.at_level(logging.INFO, "tokinterp"):
+        parts = fit_probes(model, text(), max_bytes=240_000, **options)
+    assert "3 layers in 3 groups" in caplog.text
+    assert parts.digest == whole.digest
+    with pytest.raises(ValueError, match=r"fitting one layer needs .* but max_bytes is 0.00 GiB"):
+        fit_probes(model, text(), max_bytes=1000, **options)
