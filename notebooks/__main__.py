@@ -32,7 +32,10 @@ def execute(
     for cell in notebook.cells:
         if parameters is not None and "parameters" in cell.metadata.get("tags", []):
             cell.source += f"\n{parameters}"
-    NotebookClient(notebook, kernel, timeout=600, resources={"metadata": {"path": str(FOLDER.parent)}}).execute()
+    client = NotebookClient(notebook, kernel, timeout=600, resources={"metadata": {"path": str(FOLDER.parent)}})
+    client.execute()
+    if kernel is not None and client.kc is not None:
+        client.kc.stop_channels()
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, out / path.name)
