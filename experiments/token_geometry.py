@@ -40,9 +40,9 @@ from typing import Any
 import xarray as xr
 
 import tokinterp as ti
-from tokinterp.correlation import benjamini_hochberg
 from tokinterp.dataset import variable
 from tokinterp.nulls import along_nulls, draw_null
+from tokinterp.stats.tests import false_discovery
 from tokinterp.text.files import read_texts
 
 from . import pile
@@ -254,7 +254,7 @@ def entropy_correlation(tree: xr.DataTree, variant: str = "normed") -> xr.Datase
     out = xr.concat(one, "layer", data_vars="all", coords="minimal", compat="override", combine_attrs="override")
     for kind in ("pearson", "spearman"):
         p = out[f"{kind}_p"]
-        q = xr.apply_ufunc(benjamini_hochberg, p, input_core_dims=[["layer"]], output_core_dims=[["layer"]],
+        q = xr.apply_ufunc(false_discovery, p, input_core_dims=[["layer"]], output_core_dims=[["layer"]],
                            vectorize=True).transpose(*p.dims)  # fmt: skip
         text = out[f"{kind}_q"].attrs["long_name"].replace("of one test", "over layers")
         out[f"{kind}_q"] = variable([str(d) for d in p.dims], q.values, text, "1")

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from tokinterp.stats.tests import pearson
+
 from .record import about
 
 
@@ -89,9 +91,9 @@ def _loss(ds: xr.Dataset) -> dict[str, Any]:
     for null, one in _by_null(ds):
         last = one.isel(layer=-1)
         loss, entropy = _only(last["cross_entropy"]), _only(last["entropy"])
-        both = np.corrcoef(loss, entropy)[0, 1] if len(loss) > 2 else np.nan
+        both = pearson(loss.values, entropy.values)
         out[null] = {"mean": float(loss.mean()), "std": float(loss.std()), "entropy": float(entropy.mean()),
-                     "pearson_entropy_loss": float(both)}  # fmt: skip
+                     "pearson_entropy_loss": both}  # fmt: skip
     return out
 
 
@@ -153,8 +155,7 @@ def _last_against_logits(dimension: xr.Dataset, logits: xr.Dataset) -> dict[str,
         for scale in one["scale"].values:
             x = np.log(one["dimension"].isel(layer=-1).sel(scale=scale).values)
             y = np.log(logits["dimension"].sel(null=null, scale=scale).values)
-            ok = np.isfinite(x) & np.isfinite(y)
-            row[str(scale)] = float(np.corrcoef(x[ok], y[ok])[0, 1]) if ok.sum() > 7 else np.nan
+            row[str(scale)] = pearson(x, y, 8)
         out[null] = row
     return out
 

@@ -479,8 +479,8 @@ MUTANTS = [
     (
         "units: bootstrap over spans",
         M + "units.py",
-        "    _, prompt = np.unique(np.concatenate([number, np.repeat(number, control.shape[1])]), return_inverse=True)",
-        "    prompt = np.arange(len(score))",
+        "groups = groups_of_prompts(prompts, number)",
+        'groups = np.arange(len(number)), "spans"',
         T + "units.py::test_auroc_counts_pairs_and_its_interval_draws_prompts",
     ),
     (
@@ -519,24 +519,10 @@ MUTANTS = [
         T + "units.py::test_chance_is_that_of_all_spans_as_long_as_the_entries",
     ),
     (
-        "units: wilson one-sided",
-        M + "units.py",
-        "torch.tensor((1 + level) / 2,",
-        "torch.tensor(level,",
-        T + "units.py::test_wilson_interval_is_that_of_scipy",
-    ),
-    (
         "word probe: items drawn alone",
         M + "word_probe.py",
         "_interval(correct[p], is_word, groups[x], n_boot, level, seed)",
         "_interval(correct[p], is_word, np.arange(len(is_word)), n_boot, level, seed)",
-        T + "word_probe.py::test_items_with_the_same_token_are_drawn_together",
-    ),
-    (
-        "word probe: interval of one tail",
-        M + "word_probe.py",
-        "    tail = (1 - level) / 2\n",
-        "    tail = 1 - level\n",
         T + "word_probe.py::test_items_with_the_same_token_are_drawn_together",
     ),
     (

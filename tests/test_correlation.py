@@ -6,8 +6,8 @@ import xarray as xr
 from tiny import tiny
 
 import tokinterp as ti
-from tokinterp.correlation import benjamini_hochberg
 from tokinterp.dataset import variable
+from tokinterp.stats.tests import false_discovery
 
 
 def results(n=60, layers=3, seed=0, slope=(0.0, 0.6, 2.0)):
@@ -94,6 +94,36 @@ def test_intervals_cover():
     assert 0.88 <= hit / 150 <= 1
 
 
+def test_windows_of_one_document_are_not_independent():
+    hit = alone = 0
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        d, lens, covariates = results(n=60, slope=(0, 0, 0), seed=seed)
+        shared = np.repeat(rng.standard_normal((2, 12)), 5, axis=1)  # 12 documents of five alike windows
+        log, loss = shared + 0.1 * rng.standard_normal((2, 60))
+        d["dimension"][:] = np.exp(log)[:, None, None]
+        lens["cross_entropy"][:] = loss[:, None, None]
+        low, high = ti.dimension_loss_correlation(d, lens)["pearson_interval"].values[0, 0]
+        alone += low <= 0 <= high
+        document = variable("prompt", np.repeat(np.arange(12), 5), "document", "1")
+        found = ti.dimension_loss_correlation(*(x.assign_coords(document=document) for x in (d, lens)), covariates)
+        low, high = found["pearson_interval"].values[0, 0]
+        hit += low <= 0 <= high
+        for kind in ("pearson", "spearman", "partial"):
+            one = found[kind].values[0, 0], *found[f"{kind}_interval"].values[0, 0], found[f"{kind}_p"].values[0, 0]
+            assert one[1] < one[0] < one[2]
+            assert (one[3] < 0.05) == (one[1] > 0 or one[2] < 0), "interval and p say the same"
+    assert alone < 20 < 26 <= hit
+    assert (found["n_groups"] == 12).all()
+    assert (found.attrs["n_groups"], found.attrs["groups"]) == (12, "documents")
+    assert "over 12 documents" in found["partial_interval"].attrs["long_name"]
+    two = variable("prompt", np.repeat([0, 1], 30), "document", "1")
+    none = ti.dimension_loss_correlation(*(x.assign_coords(document=two) for x in (d, lens)))
+    assert np.isfinite(none["pearson"]).all()
+    assert none["pearson_interval"].isnull().all()
+    assert none["pearson_p"].isnull().all()
+
+
 def test_correlations_that_mean_nothing_are_refused_or_nan():
     d, lens, covariates = results()
     few = ti.dimension_loss_correlation(d.isel(prompt=slice(7)), lens.isel(prompt=slice(7)), covariates)
@@ -138,5 +168,5 @@ def test_prompt_covariates_by_hand():
     np.testing.assert_allclose(other["unigram_surprisal"], found["unigram_surprisal"])
 
 
-def test_benjamini_hochberg_leaves_out_nan():
-    np.testing.assert_allclose(benjamini_hochberg(np.array([0.01, np.nan, 0.02])), [0.02, np.nan, 0.02])
+def test_false_discovery_leaves_out_nan():
+    np.testing.assert_allclose(false_discovery(np.array([0.01, np.nan, 0.02])), [0.02, np.nan, 0.02])

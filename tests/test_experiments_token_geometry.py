@@ -16,6 +16,7 @@ from experiments.last_normed import LastNormed
 from experiments.record import write
 from experiments.token_geometry_summary import sentences, summarise
 from figures import token_geometry as figure
+from tokinterp.stats.tests import false_discovery
 
 pytestmark = pytest.mark.slow
 
@@ -84,7 +85,7 @@ def test_correlations_are_of_the_same_prompts_and_the_same_layer(tree, model):
         r = np.corrcoef(np.log(dimension["dimension"].sel(layer=layer, scale=2)), entropy)[0, 1]
         assert float(same["pearson"].sel(layer=layer, scale=2)) == pytest.approx(r, abs=1e-12)
     p, q = (same[n].sel(scale=2) for n in ("pearson_p", "pearson_q"))
-    np.testing.assert_allclose(q, ti.correlation.benjamini_hochberg(p.values))
+    np.testing.assert_allclose(q, false_discovery(p.values))
 
 
 def test_text_has_more_prompts_than_its_controls(tree):

@@ -21,9 +21,10 @@ from tokinterp.fillers.massive import _ordinary, massive_effects, massive_roles,
 from tokinterp.fillers.policies import Policy, default_policies, keep_only, policy_loss
 from tokinterp.fillers.read_out import deranged, read_fillers
 from tokinterp.fillers.residual import filler_states, held_out, shift, slots_of
-from tokinterp.fillers.results import interval, share_explained, simultaneous_interval
+from tokinterp.fillers.results import share_explained
 from tokinterp.fillers.sentinel import _text_loss, reads_own_chunk, sentinels
 from tokinterp.kernels.massive import massive_rows
+from tokinterp.stats.resample import mean_interval, simultaneous_interval
 
 PAIRS = [("The river", " in"), ("One and", " to"), ("Go", " the"), ("Let it be", " and")]
 ASKED = {"n_fillers": 3, "kind": " x", "exact": False}
@@ -239,11 +240,16 @@ def test_filler_probes_read_what_they_say(model, monkeypatch):
 
 
 def test_shares_are_drawn_by_unit():
-    error, total, unit = np.array([1.0, 3.0, 0.5, 0.1]), np.array([2.0, 4.0, 5.0, 1.0]), np.array([7, 7, 3, 5])
-    value, low, high = share_explained(error, total, unit, n_boot=4000)
+    rng = np.random.default_rng(0)
+    total, unit = rng.uniform(1, 2, 40), np.repeat(np.arange(10), 4)
+    error = total * (0.1 + 0.05 * unit)  # units differ, rows of a unit do not
+    value, low, high = share_explained(error, total, unit)
     assert value == pytest.approx(1 - error.sum() / total.sum())
-    assert low == pytest.approx(1 - 4 / 6, abs=1e-9)  # unit 7 alone, in one draw of 27
-    assert high == pytest.approx(0.9, abs=1e-9)
+    apart = share_explained(error, total, np.arange(40))
+    assert high - low > 1.7 * (apart[2] - apart[1]), "ten units, not forty rows"
+    both = [np.add.reduceat(x, np.arange(0, 40, 4)) for x in (error, total)]
+    np.testing.assert_allclose([value, low, high], share_explained(*both, np.arange(10)))
+    assert np.isnan(share_explained(error[:8], total[:8], unit[:8])[1:]).all()
 
 
 # -- read-out -------------------------------------------------------------------------------------------------
@@ -329,7 +335,7 @@ def test_intervals_that_hold_together_are_as_wide_as_they_have_to_be():
     samples = rng.normal(size=(120, 15, 40))
     together = [np.prod(simultaneous_interval(x, n_boot=400, seed=s) * [[-1], [1]] > 0) for s, x in enumerate(samples)]
     assert np.mean(together) > 0.87
-    assert np.mean([np.prod(interval(x, n_boot=200) * [[-1], [1]] > 0) for x in samples[:30]]) < 0.4
+    assert np.mean([np.prod(mean_interval(x, n_boot=200) * [[-1], [1]] > 0) for x in samples[:30]]) < 0.4
     holes = samples[0].copy()
     holes[3:, 5] = holes[2:, 6] = np.nan
     found = simultaneous_interval(holes)

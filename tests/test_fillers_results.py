@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tokinterp.fillers.results import binomial, interval, sign_test, spearman
+from tokinterp.stats.resample import mean_interval
+from tokinterp.stats.tests import binomial, sign_test, spearman
 
 
 def test_paired_tests():
@@ -13,5 +14,5 @@ def test_paired_tests():
     assert spearman(np.arange(4), np.array([2, 1, 1, 0])) == pytest.approx(-0.9486833)
     assert np.isnan(spearman(np.arange(4), np.ones(4)))
     rng = np.random.default_rng(0)
-    inside = [np.prod(interval(rng.normal(size=40), n_boot=400, seed=s) * [-1, 1] > 0) for s in range(60)]
+    inside = [np.prod(mean_interval(rng.normal(size=40), n_boot=400, seed=s) * [-1, 1] > 0) for s in range(60)]
     assert np.mean(inside) > 0.8

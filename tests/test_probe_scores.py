@@ -133,10 +133,11 @@ def test_intervals_are_over_documents(real):
     ok = one["accuracy"].notnull()
     assert bool((one["accuracy_interval"].sel(bound="lower") <= one["accuracy"] + 1e-12).where(ok, True).all())
     assert bool((one["accuracy_interval"].sel(bound="upper") >= one["accuracy"] - 1e-12).where(ok, True).all())
-    assert one.attrs["n_documents"] == len(test)
+    assert one.attrs["n_documents"] == one.attrs["n_groups"] == len(test)
+    assert f"over {len(test)} documents" in one["gap_interval"].attrs["long_name"]
     width = (one["accuracy_interval"].diff("bound")).sel(subset="all", layer=probes.layers[-1], offset=1)
     assert 0 < float(width.squeeze()) < 0.5
-    # windows of one document are drawn together: with a single document there is nothing to draw
+    # windows of one document are drawn together: of a single document there is no interval
     same = test[[0, 1, 2]]
     same.documents[:] = 0
     m = ProbeScores(probes, layers=[0], offsets=[0], n_boot=20)
@@ -144,7 +145,10 @@ def test_intervals_are_over_documents(real):
     m._documents = same.documents
     m.update(ti.capture(model, test, [0, 1, 2], ti.resid([0])))
     found = m.result()["accuracy_interval"].sel(subset="all").values
-    np.testing.assert_allclose(found[0], found[1])
+    assert np.isnan(found).all()
+    assert m.result().attrs["n_groups"] == 1
+    m._documents = np.arange(3)
+    assert np.isfinite(m.result()["accuracy_interval"].sel(subset="all")).all()
     gap = one["gap"].sel(subset="last piece") - (
         one["accuracy"].sel(subset="other") - one["accuracy"].sel(subset="last piece")
     )

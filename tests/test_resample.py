@@ -1,7 +1,10 @@
 """Bootstrap intervals cover what they say, of means, ratios and differences, and know when they cannot be had."""
 
+import re
+
 import numpy as np
 import pytest
+from conftest import ROOT
 from scipy import stats
 
 import tokinterp as ti
@@ -214,3 +217,46 @@ def test_a_summary_of_one_value_is_not_certain():
     assert np.isnan([low[0], high[0]]).all()
     assert low[1] < 3.25 < high[1]
     assert ti.summary(ds).attrs["groups"] == "prompts"
+
+
+def test_simultaneous_intervals_of_skewed_columns_hold_together():
+    rng, times = np.random.default_rng(0), 60
+    for columns, sign in ((64, 1), (8, -1)):
+        hits = []
+        for seed in range(times):
+            low, high = r.simultaneous_interval(sign * rng.lognormal(0, 1, (20, columns)), seed=seed, n_boot=400)
+            hits.append(((low <= sign * np.exp(0.5)) & (high >= sign * np.exp(0.5))).all())
+        assert np.mean(hits) > 0.87
+
+
+def test_few_of_many_groups_take_more_draws():
+    have = np.array([2, 6, 1000])
+    assert r._fewest(1000, have) == 6
+    x = np.full((1000, 1), np.nan)
+    x[:6, 0] = np.random.default_rng(0).lognormal(0, 1, 6)
+    calls = []
+    above, below = r.mean_sums(x)
+
+    def mean(w):
+        calls.append(len(w))
+        return r.ratio(w @ above, w @ below)
+
+    r.resample(mean, 1000, np.array([6]), n_boot=50)
+    assert sum(calls) == r.n_draws(6, 0.95, 50) > 1000
+
+
+def test_nothing_else_draws_with_replacement():
+    """Intervals come from one place: no other file of the package, the experiments or the figures draws its own."""
+    draws = re.compile(
+        r"multinomial\((?!regression)|\.poisson\(|nanquantile\(|nanpercentile\(|replace=True|"
+        r"integers\([^)]*size=\(n_boot|for _ in range\(n_boot|torch\.multinomial"
+    )
+    colours = {"plots/nonlinearity.py", "plots/norms.py"}  # limits of a colour scale
+    found = []
+    for folder in ("tokinterp", "experiments", "figures"):
+        for file in (ROOT / folder).rglob("*.py"):
+            name = file.relative_to(ROOT / folder).as_posix()
+            text = file.read_text(encoding="utf-8")
+            if draws.search(text) and name != "stats/resample.py" and name not in colours:
+                found.append(f"{folder}/{name}")
+    assert not found

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.stats import t
 
 from tokinterp.dataset import variable
 from tokinterp.measurements.units import evaluate, psi_of_spans
@@ -60,7 +61,29 @@ def test_auroc_counts_pairs_and_its_interval_draws_prompts():
     share = above.mean()
     assert float(found["auroc"][-1]) == pytest.approx(share)
     low, high = found["auroc_interval"].values[:, -1]
-    assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(share * (1 - share) / 40), rel=0.15)
+    wide = t.ppf(0.975, 39) * np.sqrt(40 / 39)  # expanded percentiles
+    assert (high - low) / 2 == pytest.approx(wide * np.sqrt(share * (1 - share) / 40), rel=0.15)
+
+
+def test_windows_of_one_document_are_drawn_together():
+    prompts = Prompts.from_ids([[5, 6, 7, 8, 9, 10]] * 40)
+    ds, units = with_delta(prompts), spans_of(prompts, [(p, a, a + 2) for p in range(40) for a in (0, 2)])
+    above = np.repeat(np.random.default_rng(0).random(10) < 0.5, 4)  # all windows of a document alike
+    delta = np.zeros((40, 6, 1))
+    delta[:, [1, 3], 0] = np.where(above, 0.4, -0.4)[:, None]
+    ds["delta"] = (("token", "offset"), delta.reshape(-1, 1))
+    apart = psi_of_spans(ds, prompts, units)
+    assert (apart.attrs["n_groups"], apart.attrs["groups"]) == (40, "prompts")
+    prompts.documents[:] = np.repeat(np.arange(10), 4)
+    whole = psi_of_spans(ds, prompts, units)
+    assert (whole.attrs["n_groups"], whole.attrs["groups"]) == (10, "documents")
+    assert (whole["n_groups"] == 10).all()
+    assert "over 10 documents" in whole["auroc_interval"].attrs["long_name"]
+    assert (whole["auroc_interval"].diff("bound") > 1.5 * apart["auroc_interval"].diff("bound")).all()
+    prompts.documents[:] = np.repeat([0, 1], 20)
+    two = psi_of_spans(ds, prompts, units)
+    assert np.isnan(two["auroc_interval"]).all()
+    assert np.isfinite(two["auroc"]).all()
 
 
 def segments(prompts, rows):
@@ -100,9 +123,9 @@ def test_chance_is_that_of_all_spans_as_long_as_the_entries():
 def test_wilson_interval_is_that_of_scipy():
     from scipy.stats import binomtest
 
-    from tokinterp.measurements.units import _wilson
+    from tokinterp.stats.tests import wilson
 
     for hits, n in itertools.product((0, 3, 10), (10, 40)):
-        low, high = _wilson(np.array(hits), np.array(n), 0.9)
+        low, high = wilson(np.array(hits), np.array(n), 0.9)
         exact = binomtest(hits, n).proportion_ci(0.9, "wilson")
         assert (low, high) == (pytest.approx(exact.low, abs=1e-9), pytest.approx(exact.high, abs=1e-9))

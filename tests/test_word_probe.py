@@ -27,6 +27,16 @@ def test_items_with_the_same_token_are_drawn_together():
     assert float(found["accuracy"][0, 0]) == pytest.approx((words + nonwords) / 2)
 
 
+def test_no_interval_where_a_class_has_fewer_than_three_tokens():
+    items = items_by_token()
+    some = np.flatnonzero(items.is_word | np.isin([i[-1] for i in items.ids], [10, 12]))  # 30 tokens of words, 2 not
+    found = word_probe(
+        tiny(), WordSet([items.ids[n] for n in some], items.is_word[some], items.part[some]), [0], k=1, places=("last",)
+    )
+    assert found["n_groups"].item() == 32
+    assert np.isnan(found["accuracy_interval"]).all()
+
+
 def test_classes_of_unequal_size_count_alike():
     items = items_by_token()
     few = np.flatnonzero(items.is_word | (np.arange(len(items.ids)) % 8 == 0))  # 240 words, 30 non-words

@@ -312,8 +312,8 @@ def as_text(rows: list[dict[str, Any]]) -> str:
     """Return rows as an aligned table: rank, score with its interval, count, unit, context."""
     cells = [("rank", "psi", "95 % interval", "count", "unit", "context")]
     for r in rows:
-        one = np.isnan(r["psi_low"])
-        interval = "one document" if one else f"{r['psi_low']:.3f} to {r['psi_high']:.3f}"
+        few = np.isnan(r["psi_low"])
+        interval = "fewer than 3 documents" if few else f"{r['psi_low']:.3f} to {r['psi_high']:.3f}"
         unit = in_one_line(r["text"])
         cells.append(
             (str(r["rank"]), f"{r['psi']:.3f}", interval, str(r["count"]), f"|{unit}|", in_one_line(r["context"]))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 import xarray as xr
 
 from .dataset import check, variable
+from .documents import groups_of
 from .kernels.state import neutral
 from .settings import checked, several, string
 from .stamp import derived
+from .stats.jackknife import jackknife_error, jackknife_interval, left_out
+from .stats.resample import LEAST as LEAST_GROUPS
+from .stats.tests import false_discovery, fisher, pearson, spearman
 
 if TYPE_CHECKING:
     from .text.prompts import Prompts
@@ -60,7 +62,9 @@ def dimension_loss_correlation(
         With the dims of the variable less ``prompt``: ``pearson``, ``spearman`` and ``partial`` (Pearson of what is
         left of both after a linear fit to the controls), each with ``_interval`` (Fisher's z; Spearman with the
         variance 1.06 / (n - 3) of Fieller et al. 1957), ``_p`` (two-sided, from z), ``_q`` (Benjamini-Hochberg over
-        layers, at each scale by itself), and ``n``, the prompts with a value.  NaN for fewer than 8 prompts.
+        layers, at each scale by itself), and ``n``, the prompts with a value.  NaN for fewer than 8 prompts.  Where
+        prompts are windows of documents (``n_groups``, attribute ``groups``), intervals and p are over documents, by
+        the jackknife of z (some 20 groups of documents left out in turn), and NaN for fewer than 3.
 
     Raises
     ------
@@ -98,30 +102,39 @@ def dimension_loss_correlation(
         raise ValueError(f"{name} has values that are not positive: they have no logarithm")
     x, y = np.log(x), losses.astype(np.float64)
     fixed = None if covariates is None else _controls(covariates, controls, dimension)
-    columns = [_correlate(x[:, c], y, fixed, level) for c in range(x.shape[1])]
+    group, groups = groups_of(dimension if "document" in dimension.coords else lens, "prompt")
+    columns = [_correlate(x[:, c], y, fixed, group, level) for c in range(x.shape[1])]
+    n_groups = len(np.unique(group))
     shape = value.shape[1:]
     data: dict[str, Any] = {}
     for kind, text in KINDS.items():
         if kind == "partial" and fixed is None:
             continue
-        r, p = (np.array([c[kind][i] for c in columns]).reshape(shape) for i in (0, 2))
-        low_high = np.array([c[kind][1] for c in columns]).reshape(*shape, 2)
+        r, low, high, p = np.array([c[kind] for c in columns]).T.reshape(4, *shape)
         what = f"{text} of log {name} with {loss}"
         data[kind] = variable(rest, r, what, "1", VISWANATHAN)
-        data[f"{kind}_interval"] = variable((*rest, "bound"), low_high, f"{level:.0%} interval of the {what}", "1")
+        data[f"{kind}_interval"] = variable(
+            (*rest, "bound"),
+            np.stack([low, high], -1),
+            f"{level:.0%} interval of the {what} over {n_groups} {groups}",
+            "1",
+        )
         data[f"{kind}_p"] = variable(rest, p, f"p of the {what}, two-sided", "1")
         axis = rest.index("layer") if "layer" in rest else None
-        q = p if axis is None else np.apply_along_axis(benjamini_hochberg, axis, p)
+        q = p if axis is None else np.apply_along_axis(false_discovery, axis, p)
         over = "over layers" if axis is not None else "of one test"
         data[f"{kind}_q"] = variable(rest, q, f"false discovery rate {over} of the {what}", "1")
     n = np.array([c["n"] for c in columns]).reshape(shape)
     data["n"] = variable(rest, n, "prompts with a value", "1")
+    have = np.array([c["n_groups"] for c in columns]).reshape(shape)
+    data["n_groups"] = variable(rest, have, f"{groups} with a value", "1")
     coords = {k: c for k, c in dimension.coords.items() if "prompt" not in c.dims and {*c.dims} <= {*rest}}
     coords["bound"] = variable("bound", np.array(["lower", "upper"]), "bound of the interval", "1")
     used = [] if fixed is None else list(controls)
     parameters = {"name": name, "loss": loss, "controls": used, "level": level}
     of = [dimension, lens, *([] if covariates is None else [covariates])]
-    out = derived(xr.Dataset(data, coords), "DimensionLossCorrelation", of, parameters)
+    attrs = {"n_groups": n_groups, "groups": groups}
+    out = derived(xr.Dataset(data, coords, attrs), "DimensionLossCorrelation", of, parameters)
     out["n"].attrs["missing"] = f"NaN for fewer than {LEAST} prompts"
     check(out)
     return out
@@ -176,22 +189,6 @@ def prompt_covariates(prompts: Prompts) -> xr.Dataset:
     return xr.Dataset(data, {"prompt": number}, {"prompts": prompts.hash})
 
 
-def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
-    """Return the false discovery rates at which each of several tests would be accepted; NaN takes no part.
-
-    Examples
-    --------
-    >>> benjamini_hochberg(np.array([0.01, 0.04, 0.03, 0.5])).round(4).tolist()
-    [0.04, 0.0533, 0.0533, 0.5]
-    """
-    out = np.full(len(p), np.nan)
-    some = np.flatnonzero(np.isfinite(p))
-    order = some[np.argsort(p[some], kind="stable")]
-    scaled = p[order] * len(order) / (np.arange(len(order)) + 1)
-    out[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1)
-    return out
-
-
 VISWANATHAN = "Viswanathan et al. 2025, arXiv 2501.10573"
 KINDS = {
     "pearson": "Pearson correlation",
@@ -228,32 +225,54 @@ def _controls(covariates: xr.Dataset, names: Sequence[str], dimension: xr.Datase
     return np.stack([some[n].values.astype(np.float64) for n in names], axis=1)
 
 
-def _correlate(x: np.ndarray, y: np.ndarray, fixed: np.ndarray | None, level: float) -> dict[str, Any]:
+def _correlate(
+    x: np.ndarray, y: np.ndarray, fixed: np.ndarray | None, group: np.ndarray, level: float
+) -> dict[str, Any]:
+    """Return each kind of correlation with bounds and p, and the numbers of prompts and groups with a value."""
     ok = np.isfinite(x) & np.isfinite(y)
     if fixed is not None:
         ok &= np.isfinite(fixed).all(1)
-    x, y = x[ok], y[ok]
-    out: dict[str, Any] = {"n": int(ok.sum()), "pearson": _fisher(_pearson(x, y), len(x), 1.0, level)}
-    out["spearman"] = _fisher(_pearson(_ranks(x), _ranks(y)), len(x), 1.06, level)
-    if fixed is not None:
-        rank, a, b = _residuals(fixed[ok], x, y)
-        out["partial"] = _fisher(_pearson(a, b), len(x) - rank, 1.0, level)
+    x, y, found = x[ok], y[ok], np.unique(group[ok], return_inverse=True)[1]
+    fixed = None if fixed is None else fixed[ok]
+    n_groups = int(found.max(initial=-1)) + 1
+    whole, rank = _three(x, y, fixed)
+    out: dict[str, Any] = {"n": len(x), "n_groups": n_groups}
+    if n_groups == len(x):  # independent prompts
+        less = {"spearman": (0, 1.06), "partial": (rank, 1.0)}
+        for kind, r in whole.items():
+            gone, variance = less.get(kind, (0, 1.0))
+            out[kind] = r, *fisher(r, len(x) - gone, level, variance)
+        return out
+    parts: list[dict[str, float]] = []
+    removed = left_out(n_groups) if n_groups >= LEAST_GROUPS else np.zeros((0, 1), dtype=int)
+    for some in removed:
+        stays = ~np.isin(found, some)
+        parts.append(_three(x[stays], y[stays], None if fixed is None else fixed[stays])[0])
+    for kind, r in whole.items():
+        out[kind] = r, *_jackknifed(r, np.array([p[kind] for p in parts]), removed.shape[1], n_groups, level)
     return out
 
 
-def _pearson(x: np.ndarray, y: np.ndarray) -> float:
-    if len(x) < LEAST:
-        return np.nan
-    a, b = x - x.mean(), y - y.mean()
-    size = np.sqrt((a**2).sum() * (b**2).sum())
-    floor = 1e-12 * len(x) * max(np.abs(x).max(), 1e-300) * max(np.abs(y).max(), 1e-300)
-    return float(np.clip((a * b).sum() / size, -1, 1)) if size > floor else np.nan
+def _three(x: np.ndarray, y: np.ndarray, fixed: np.ndarray | None) -> tuple[dict[str, float], int]:
+    """Return the correlations, and how many independent controls the partial one has."""
+    out = {"pearson": pearson(x, y, LEAST), "spearman": spearman(x, y, LEAST)}
+    if fixed is None:
+        return out, 0
+    rank, a, b = _residuals(fixed, x, y)
+    return {**out, "partial": pearson(a, b, LEAST)}, rank
 
 
-def _ranks(x: np.ndarray) -> np.ndarray:
-    """Return ranks, ties by their mean."""
-    _, inverse, count = np.unique(x, return_inverse=True, return_counts=True)
-    return (count.cumsum() - (count - 1) / 2)[inverse]
+def _jackknifed(r: float, parts: np.ndarray, removed: int, n: int, level: float) -> tuple[float, float, float]:
+    """Return bounds and p of a correlation from those without each of some groups, by Fisher's z."""
+    from scipy import special
+
+    if not np.isfinite([r, *parts]).all() or len(parts) < LEAST_GROUPS:
+        return np.nan, np.nan, np.nan
+    z, each = (np.arctanh(np.clip(v, -1 + 1e-15, 1 - 1e-15)) for v in (r, parts))
+    low, high = np.tanh(jackknife_interval(z, each, removed, n, level))
+    error = float(jackknife_error(each, removed, n))
+    p = 2 * special.stdtr(len(parts) - 1, -abs(z) / error) if error > 0 else np.nan
+    return float(low), float(high), float(p)
 
 
 def _residuals(fixed: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
@@ -269,14 +288,3 @@ def _residuals(fixed: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[int, np
     basis = left[:, size > 1e-8 * size[0]]
     a, b = (v - v.mean() for v in (x, y))
     return basis.shape[1], a - basis @ (basis.T @ a), b - basis @ (basis.T @ b)
-
-
-def _fisher(r: float, n: int, variance: float, level: float) -> tuple[float, tuple[float, float], float]:
-    """Return a correlation, its interval by Fisher's z, and the p of no correlation."""
-    if not np.isfinite(r) or n < 4:
-        return np.nan, (np.nan, np.nan), np.nan
-    error = np.sqrt(variance / (n - 3))
-    z = np.arctanh(np.clip(r, -1 + 1e-15, 1 - 1e-15))
-    half = NormalDist().inv_cdf((1 + level) / 2) * error
-    p = float(torch.special.erfc(torch.tensor(abs(z) / error / 2**0.5, dtype=torch.float64, device="cpu")))
-    return r, (float(np.tanh(z - half)), float(np.tanh(z + half))), p

@@ -13,10 +13,11 @@ from ..kernels.state import neutral
 from ..measure import measure
 from ..measurements.attention import AttentionMass
 from ..settings import checked, count
+from ..stats.resample import mean_interval, simultaneous_interval
 from .insertion import _bundled, _short, insert
 from .interventions import intervene
 from .items import _pair, build_items
-from .results import BOUNDS, finish, interval, simultaneous_interval
+from .results import BOUNDS, finish
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -97,7 +98,7 @@ def verdict(
     for n in names:
         samples += [drops[kind, n], drops[kind, n] - drops[control, n]]
     values = [float(s.mean()) for s in samples]
-    bounds = [interval(s, level, n_boot, seed) for s in samples]
+    bounds = [mean_interval(s, level=level, n_boot=n_boot, seed=seed) for s in samples]
     head, value, bound = _best_head(model, questions, n_fillers, kind, shared, level, n_boot, seed)
     values, bounds = [*values, value], [*bounds, bound]
     wanted = np.array([0.0] * len(samples) + [1.0])
@@ -146,7 +147,7 @@ def best_head(
     each : numpy.ndarray
         (item, block, head).
     level, n_boot, seed
-        See `tokinterp.fillers.results.simultaneous_interval`.
+        See `tokinterp.stats.resample.simultaneous_interval`.
 
     Examples
     --------
@@ -154,7 +155,7 @@ def best_head(
     >>> best_head(each)[0] in [(0, 0), (1, 1)]
     True
     """
-    bounds = simultaneous_interval(each, level, n_boot, seed)
+    bounds = simultaneous_interval(each, level=level, n_boot=n_boot, seed=seed)
     if np.isnan(bounds[0]).all():
         return None, np.nan, np.full(2, np.nan)
     block, head = np.unravel_index(int(np.nanargmax(bounds[0])), bounds[0].shape)

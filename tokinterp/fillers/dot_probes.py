@@ -12,9 +12,11 @@ import torch
 import xarray as xr
 
 from ..dataset import layer_coords, variable
+from ..documents import interval_name
 from ..kernels.probes import shrunk_lda
 from ..kernels.state import neutral
 from ..settings import checked, count, names, number, several
+from ..stats.resample import resample
 from . import match3
 from .network import network_info, parameters_hash
 from .probe import _states, _untrained_like, finish
@@ -74,8 +76,8 @@ def probe_contents(
     random_trunk : bool
         Whether an untrained network of the same shape is read as well, named ``"random"``.
     level, n_boot : float, int
-        Of the percentile bootstrap over test examples (the same draws for every cell, so that means over slots have
-        intervals too).
+        Of the bootstrap over test examples, see `tokinterp.stats.resample`: the same draws for every cell, so that
+        means over slots have intervals too.
     seed : int
         Of examples, permutation and bootstrap.
     device : torch.device or str, optional
@@ -129,13 +131,10 @@ def probe_contents(
     order = torch.stack(
         [torch.randperm(len(fit.rows), generator=draw, dtype=torch.int64, device="cpu") for _ in where], 1
     ).to(place)[..., None]
-    weights = torch.from_numpy(
-        np.random.default_rng(seed).multinomial(len(test.rows), np.full(len(test.rows), 1 / len(test.rows)), n_boot)
-    ).to(place, torch.float32)
     shape = (2, len(trunks), len(targets), len(chosen), len(where))
     score, spread = np.full(shape, np.nan), np.full((2, *shape), np.nan)
     mean, mean_spread = np.full(shape[:-1], np.nan), np.full((2, *shape[:-1]), np.nan)
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], device=place, dtype=torch.float32)
+    draw_rows = {"level": level, "n_boot": n_boot, "seed": seed}
     positions = [task.n + 1 + s for s in where]
     for t, lm in enumerate(trunks.values()):
         lm = copy.deepcopy(lm).to(place).eval()
@@ -150,19 +149,26 @@ def probe_contents(
                     right = _right(
                         x, y.gather(0, order.expand_as(y)) if permuted else y, z, wanted, k, shrinkage
                     )  # (test, slot, coordinate)
-                    boot = _balanced(right, wanted, k, weights)  # (1 + n_boot, slot)
-                    score[permuted, t, g, row] = boot[0].cpu().numpy()
-                    spread[:, permuted, t, g, row] = _quantile(boot[1:], tails)
-                    mean[permuted, t, g, row] = float(boot[0].nanmean())
-                    mean_spread[:, permuted, t, g, row] = _quantile(boot[1:].nanmean(1, keepdim=True), tails)[:, 0]
+                    one = _balanced(right, wanted, k, right.new_zeros(0, len(right)))[0]
+                    score[permuted, t, g, row], mean[permuted, t, g, row] = one.cpu().numpy(), float(one.nanmean())
+
+                    def drawn(w: np.ndarray, right=right, wanted=wanted, k=k) -> np.ndarray:
+                        boot = _balanced(right, wanted, k, torch.from_numpy(w).to(right))[1:]
+                        return torch.cat([boot, boot.nanmean(1, keepdim=True)], 1).cpu().numpy()
+
+                    bounds = resample(drawn, len(test.rows), **draw_rows)
+                    spread[:, permuted, t, g, row], mean_spread[:, permuted, t, g, row] = bounds[:, :-1], bounds[:, -1]
     v, full, chance = variable, ("trunk", "target", "layer", "slot"), "accuracy balanced over the classes"
-    said = f"{level:.0%} bootstrap interval over test examples of the"
+
+    def said(what: str) -> str:
+        return interval_name(what, level, "test examples", len(test.rows))
+
     data = {}
     for i, (name, text) in enumerate((("accuracy", chance), ("shuffled", "the same, labels permuted before the fit"))):
         data[name] = v(full, score[i], text, "1", REFERENCE if i == 0 else None)
-        data[f"{name}_interval"] = v(("bound", *full), spread[:, i], f"{said} {name}", "1")
+        data[f"{name}_interval"] = v(("bound", *full), spread[:, i], said(name), "1")
         data[f"{name}_mean"] = v(full[:-1], mean[i], f"mean {name} over fillers", "1")
-        data[f"{name}_mean_interval"] = v(("bound", *full[:-1]), mean_spread[:, i], f"{said} mean {name}", "1")
+        data[f"{name}_mean_interval"] = v(("bound", *full[:-1]), mean_spread[:, i], said(f"mean {name}"), "1")
     classes = [labels[0][name][1] for name in targets]
     data["chance"] = v("target", [1 / k for k in classes], "one over the number of classes", "1")
     data["n_fit"] = v((), len(fit.rows), "different inputs of the fit", "1")
@@ -180,7 +186,8 @@ def probe_contents(
         "task": asdict(task), "examples": examples, "shrinkage": shrinkage, "level": level, "n_boot": n_boot,
         "seed": seed, "trunks": {name: parameters_hash(lm) for name, lm in trunks.items()},
     }  # fmt: skip
-    return finish(xr.Dataset(data, coords), next(iter(trunks.values())), task, parameters, "DotProbes", seed)
+    attrs = {"n_groups": len(test.rows), "groups": "test examples"}
+    return finish(xr.Dataset(data, coords, attrs), next(iter(trunks.values())), task, parameters, "DotProbes", seed)
 
 
 def different_halves(task: Task, examples: int, seed: int = 0) -> tuple[Samples, Samples]:
@@ -267,7 +274,7 @@ def _balanced(right: torch.Tensor, wanted: torch.Tensor, k: int, weights: torch.
     A slot that lacks a class has no balanced accuracy: NaN (in a draw, the class is left out).  The mean over
     coordinates is taken last.
     """
-    all_once = torch.ones_like(weights[:1])
+    all_once = weights.new_ones(1, weights.shape[1])
     w = torch.cat([all_once, weights])
     hot = torch.nn.functional.one_hot(wanted, k).float()  # (test, slot, coordinate, class)
     have = w @ hot.flatten(1)
@@ -275,10 +282,6 @@ def _balanced(right: torch.Tensor, wanted: torch.Tensor, k: int, weights: torch.
     share = (got / have).unflatten(1, hot.shape[1:]).double()
     lacking = share[:1].isnan().any(-1)
     return share.nanmean(-1).masked_fill(lacking, torch.nan).mean(-1)
-
-
-def _quantile(draws: torch.Tensor, tails: torch.Tensor) -> np.ndarray:
-    return torch.nanquantile(draws, tails.to(draws), dim=0).cpu().numpy()
 
 
 def _check(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional
 
+from ..kernels.segmentation import auroc
 from ..kernels.state import evaluating, neutral
 from .formats import IGNORED
 from .tasks import Samples, Task
@@ -51,25 +53,6 @@ def loss_sum(logits: torch.Tensor, targets: torch.Tensor, task: Task) -> torch.T
     return (each * keep).sum()
 
 
-def roc_auc(score: torch.Tensor, positive: torch.Tensor) -> float | None:
-    """Return the area under the ROC curve, ties counted half; None without both classes.
-
-    Examples
-    --------
-    >>> roc_auc(torch.tensor([1.0, 2.0, 2.0, 3.0]), torch.tensor([False, False, True, True]))
-    0.875
-    """
-    p, n = int(positive.sum()), int((~positive).sum())
-    if not p or not n:
-        return None
-    ordered = score.double().sort().values
-    # The mean rank of ties is the mean of the first and the last place at which the value would be inserted.
-    low = torch.searchsorted(ordered, score.double())
-    high = torch.searchsorted(ordered, score.double(), right=True)
-    ranks = (low + high + 1).double() / 2
-    return float((ranks[positive].sum() - p * (p + 1) / 2) / (p * n))
-
-
 @neutral()
 def evaluate(lm: Any, task: Task, test: Samples, batch: int = 512) -> Answers:
     """Score a network on the answer word alone, given all words before it.
@@ -105,6 +88,7 @@ def evaluate(lm: Any, task: Task, test: Samples, batch: int = 512) -> Answers:
     auc = bias = None
     if task.family == "match3":
         positive = test.answer == task.words.true
-        auc = roc_auc(torch.cat(score), positive)
+        area = float(auroc(torch.cat(score), positive))
+        auc = None if math.isnan(area) else area
         bias = float((torch.cat(said) == task.words.true).double().mean() - positive.double().mean())
     return Answers(accuracy, count, auc, bias, loss / words)

@@ -10,13 +10,16 @@ import torch
 import xarray as xr
 
 from ..dataset import variable
+from ..documents import interval_name
 from ..kernels.state import neutral
 from ..profiles import mcnemar
 from ..settings import checked, count, names, several, string
 from ..stamp import derived
+from ..stats.resample import mean_interval
+from ..stats.tests import sign_test, spearman
 from .answers import ask, chunks, compare, pad
 from .items import PLACEMENTS, Items, _pair, build_items
-from .results import BOUNDS, NAMES, finish, interval, numbers, sign_test, spearman
+from .results import BOUNDS, NAMES, finish, numbers
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -170,7 +173,7 @@ def insertion_tests(ds: xr.Dataset, *, level: float = 0.95, n_boot: int = 2000, 
     ds : xarray.Dataset
         Result of `insert`.
     level, n_boot, seed
-        Of the paired bootstrap over items.
+        Of the paired bootstrap over items, see `tokinterp.stats.resample`; no interval of fewer than 3.
 
     Returns
     -------
@@ -186,7 +189,11 @@ def insertion_tests(ds: xr.Dataset, *, level: float = 0.95, n_boot: int = 2000, 
     change = logp - logp[..., :1]
     gain = right.astype(float) - right[..., :1].astype(float)
     draw = {"level": level, "n_boot": n_boot, "seed": seed}
-    shape = change.shape[1:]
+    shape, n = change.shape[1:], len(change)
+
+    def named(what: str) -> str:
+        return interval_name(what, level, "items", n)
+
     tests = np.full((4, *shape), np.nan)
     for place in np.ndindex(*shape):
         pair = mcnemar(right[(slice(None), *place[:2], 0)], right[(slice(None), *place)])
@@ -198,12 +205,14 @@ def insertion_tests(ds: xr.Dataset, *, level: float = 0.95, n_boot: int = 2000, 
     data: dict[str, Any] = {
         "accuracy": variable(dims, right.mean(0), "share of items answered correctly", "1"),
         "accuracy_change": variable(dims, gain.mean(0), "change of accuracy", "1"),
-        "accuracy_change_interval": variable(both, interval(gain, **draw), "interval of the change of accuracy", "1"),
+        "accuracy_change_interval": variable(both, mean_interval(gain, **draw), named("change of accuracy"), "1"),
         "helped": variable(dims, tests[0], "items wrong without and right with fillers", "1"),
         "hurt": variable(dims, tests[1], "items right without and wrong with fillers", "1"),
         "mcnemar_p": variable(dims, tests[2], "McNemar's exact two-sided p; NaN where no answer changed", "1"),
         "log_prob_change": variable(dims, change.mean(0), "change of the log-probability of the answer", "nat"),
-        "log_prob_change_interval": variable(both, interval(change, **draw), "interval of that change", "nat"),
+        "log_prob_change_interval": variable(
+            both, mean_interval(change, **draw), named("change of the log-probability"), "nat"
+        ),
         "sign_p": variable(dims, tests[3], "exact two-sided p of the sign test; NaN where nothing changed", "1"),
         "reciprocal_rank": variable(dims, (1 / (1 + ds["rank"].values)).mean(0), "mean reciprocal rank", "1"),
     }
@@ -213,7 +222,7 @@ def insertion_tests(ds: xr.Dataset, *, level: float = 0.95, n_boot: int = 2000, 
         by = ("filler", "n_fillers")
         data["placement_specificity"] = variable(by, special.mean(0), "change after minus before the question", "nat")
         data["placement_specificity_interval"] = variable(
-            ("bound", *by), interval(special, **draw), "interval of the placement specificity", "nat"
+            ("bound", *by), mean_interval(special, **draw), named("placement specificity"), "nat"
         )
     if ds.sizes["filler"] > 1:
         data["type_variance"] = variable(
@@ -232,9 +241,10 @@ def insertion_tests(ds: xr.Dataset, *, level: float = 0.95, n_boot: int = 2000, 
         told = ds["announced_log_prob"].values - logp[:, 0, 0, 0]
         data["announced_change"] = variable((), told.mean(), "change of log-probability by the announcement", "nat")
         data["announced_change_interval"] = variable(
-            "bound", interval(told, **draw), "interval of the change by the announcement", "nat"
+            "bound", mean_interval(told, **draw), named("change by the announcement"), "nat"
         )
     coords = {c: ds[c].variable for c in dims}
     return derived(
-        xr.Dataset(data, {**coords, "bound": BOUNDS}), "insertion_tests", [ds], {"level": level, "n_boot": n_boot}, seed
-    )
+        xr.Dataset(data, {**coords, "bound": BOUNDS}, {"n_groups": n, "groups": "items"}), "insertion_tests", [ds],
+        {"level": level, "n_boot": n_boot}, seed,
+    )  # fmt: skip

@@ -19,10 +19,11 @@ from ..measure import measure
 from ..measurements.attention import AttentionMass
 from ..measurements.token_sets import check_sets, padded, resolve
 from ..settings import checked, count, mapping, several
+from ..stats.tests import spearman
 from ..text.prompts import Prompts
 from .items import Tokens
 from .policies import _losses, _mean, _noise
-from .results import finish, shown_blocks, spearman
+from .results import finish, shown_blocks
 
 if TYPE_CHECKING:
     from ..capture import Batch

@@ -11,6 +11,7 @@ import xarray as xr
 
 from ..capture import Site
 from ..dataset import layer_coords, variable
+from ..documents import interval_name
 from ..kernels.state import neutral
 from ..settings import checked, count, one_of, positive, several
 from .answers import chunks, pad
@@ -321,10 +322,11 @@ def filler_probes(
             for i, y in enumerate(embedded.values()):
                 out[:, :, i, j, layer] = held_out(h[:, layer], y, fold, folds, ridge)
     value, *bounds = share_explained(out[0], out[1], np.arange(len(items)), seed=seed)
-    each = ("target", "source", "layer")
+    each, what = ("target", "source", "layer"), "variance of the target explained, held out"
+    over = interval_name(what, 0.95, "items", len(items))
     data = {
-        "explained": variable(each, value, "variance of the target explained, held out", "1"),
-        "explained_interval": variable(("bound", *each), np.stack(bounds), "95 % bootstrap interval over items", "1"),
+        "explained": variable(each, value, what, "1"),
+        "explained_interval": variable(("bound", *each), np.stack(bounds), over, "1"),
     }
     coords = {
         "bound": BOUNDS,
@@ -334,7 +336,13 @@ def filler_probes(
     }
     settings = {"n_fillers": n_fillers, "kind": kind, "cue": cue, "exact": exact, "folds": folds, "ridge": ridge,
                 "questions": [list(_pair(q)) for q in questions]}  # fmt: skip
-    return finish(xr.Dataset(data, coords), model, "filler_probes", _short(settings), seed)
+    return finish(
+        xr.Dataset(data, coords, {"n_groups": len(items), "groups": "items"}),
+        model,
+        "filler_probes",
+        _short(settings),
+        seed,
+    )
 
 
 def held_out(x: torch.Tensor, y: torch.Tensor, fold: torch.Tensor, folds: int, ridge: float) -> np.ndarray:

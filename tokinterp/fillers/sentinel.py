@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 
 from ..dataset import variable
+from ..documents import groups_of_prompts, interval_name
 from ..kernels.state import neutral
 from ..measure import measure
 from ..measurements.attention import AttentionMass
@@ -59,9 +60,9 @@ def sentinels(
         by the insertion of sentinels (SR1); ``kept_change``, when the chunks before are hidden and their sentinels not;
         ``enrichment`` of attention on sentinels over chance, net of sink and self, mean over heads (SR2). By ``filler``
         alone: ``gap_left`` = sum of kept_change over the prompts / sum of hidden_change, with ``gap_left_interval``, 95
-        %, prompts drawn: 0 if sentinels hold all that earlier chunks gave, 1 if nothing (SR3); NaN where hiding the
-        chunks costs nothing. (A mean of ratios of single prompts would be ruled by those that lose next to nothing.)
-        Only tokens predicted from a token of the text count, the same in all conditions.
+        %, documents (else prompts) drawn: 0 if sentinels hold all that earlier chunks gave, 1 if nothing (SR3); NaN
+        where hiding the chunks costs nothing. (A mean of ratios of single prompts would be ruled by those that lose
+        next to nothing.) Only tokens predicted from a token of the text count, the same in all conditions.
 
     Raises
     ------
@@ -104,25 +105,33 @@ def sentinels(
         found["enrichment"][:, j] = ds["net_enrichment"].mean(("block", "head")).values[:, 0, 0]
     lost = hidden - full
     kept, size = found["kept_change"], np.broadcast_to(lost[:, None], shape)
-    held, *bounds = share_explained(kept, size, np.arange(len(rows)), seed=seed)  # 1 - sum of kept / sum of size
+    document, groups = groups_of_prompts(prompts, np.array(rows, dtype=np.int64))
+    held, *bounds = share_explained(kept, size, document, seed=seed)  # 1 - sum of kept / sum of size
     gap = np.where(lost.sum() > 0, 1 - np.stack([held, bounds[1], bounds[0]]), np.nan)
-    each = ("prompt", "filler")
+    each, what = ("prompt", "filler"), "share of the hidden information that sentinels do not hold"
+    over = interval_name(what, 0.95, groups, len(np.unique(document)))
     data = {
         "loss": variable("prompt", full, "cross-entropy of the next token", "nat"),
         "hidden_change": variable("prompt", lost, "change of the loss with earlier chunks hidden", "nat"),
         "sentinel_change": variable(each, found["sentinel_change"], "change of the loss by sentinels", "nat", SR),
         "kept_change": variable(each, found["kept_change"], "change with only sentinels of earlier chunks", "nat", SR),
-        "gap_left": variable("filler", gap[0], "share of the hidden information that sentinels do not hold", "1", SR),
-        "gap_left_interval": variable(("bound", "filler"), gap[1:], "95 % bootstrap interval over prompts", "1"),
+        "gap_left": variable("filler", gap[0], what, "1", SR),
+        "gap_left_interval": variable(("bound", "filler"), gap[1:], over, "1"),
         "enrichment": variable(each, found["enrichment"], "attention on sentinels over chance, net of sink", "1"),
     }  # fmt: skip
     coords = {
         "prompt": variable("prompt", np.array(rows), "number of the prompt in the input", "1"),
+        **(
+            {"document": variable("prompt", document, "number of the document in the input", "1")}
+            if groups == "documents"
+            else {}
+        ),
         "filler": variable("filler", np.array(list(kinds)), "what is inserted", "1"),
         "bound": BOUNDS,
     }
     settings = {"kinds": list(kinds), "chunk": chunk, "questions": prompts.hash}
-    return finish(xr.Dataset(data, coords), model, "sentinels", settings, seed)
+    attrs = {"n_groups": len(np.unique(document)), "groups": groups}
+    return finish(xr.Dataset(data, coords, attrs), model, "sentinels", settings, seed)
 
 
 SR = "Luo et al. 2024, arXiv 2406.10985"

@@ -12,6 +12,7 @@ import xarray as xr
 
 from ..capture import Site, capture, resid
 from ..dataset import block_coords, layer_coords, variable
+from ..documents import groups_of_prompts, interval_name
 from ..kernels.attention import LEAST
 from ..kernels.state import neutral
 from ..settings import checked, count, positive
@@ -170,7 +171,7 @@ def segment_probe(
     least : int
         Content tokens that a segment must have.
     folds : int
-        Parts of the prompts; a probe is fitted on the others and scored on one.
+        Parts of the prompts, documents kept whole; a probe is fitted on the others and scored on one.
     ridge : float
         Penalty, in units of the mean eigenvalue of the states' covariance.
     model, prompts, batch_tokens, seed
@@ -180,22 +181,26 @@ def segment_probe(
     -------
     xarray.Dataset
         ``explained`` by ``target``, ``source`` and ``layer``, held-out share of the variance: at most 1, below 0 where
-        the mean does better; ``explained_interval``, over prompts. The third source, the separator of another segment
-        of the same prompt, is the control for what all segments of a text share. ``n_segments``.
+        the mean does better; ``explained_interval``, over documents (where prompts are windows of them) or prompts. The
+        third source, the separator of another segment of the same prompt, is the control for what all segments of a
+        text share. ``n_segments``.
 
     Raises
     ------
     ValueError
-        For fewer prompts with two segments than folds, or ``least`` below 2.
+        For fewer prompts (or documents) with two segments than folds, or ``least`` below 2.
     """
     if least < 2 or folds < 2:
         raise ValueError(f"least={least}, folds={folds}: 2 or more of each are needed")
     marks = separators_of(prompts)
     spans = [segments(np.asarray(prompts.ids(i)), marks, 1 if prompts.bos else 0, least) for i in range(len(prompts))]
     rows = [i for i, s in enumerate(spans) if len(s) >= 2]
-    if len(rows) < folds:
+    document, groups = groups_of_prompts(prompts, np.array(rows, dtype=np.int64))
+    found, place = np.unique(document, return_inverse=True)
+    if len(found) < folds:
         raise ValueError(
-            f"{len(rows)} prompts have two segments of {least} or more tokens before a separator: give at least {folds}"
+            f"{len(found)} {groups} have two segments of {least} or more tokens before a separator: give at least "
+            f"{folds}"
         )
     chosen = list(range(model.info.n_layers + 1) if layers is None else layers)
     first = Site("resid", 0)
@@ -207,7 +212,7 @@ def segment_probe(
     target: list[list[torch.Tensor]] = [[], []]
     held: list[int] = []
     owner: list[int] = []
-    part = dict(zip(rows, rng.permutation(len(rows)) % folds, strict=True))
+    part = dict(zip(rows, (rng.permutation(len(found)) % folds)[place], strict=True))  # no document in two parts
     states: list[torch.Tensor] = []
     other: list[int] = []
     for group in prompts.batches(batch_tokens, model=model):
@@ -234,11 +239,12 @@ def segment_probe(
         for s in range(3):
             for n in range(len(chosen)):
                 out[:, :, i, s, n] = held_out(h[:, s, n], torch.stack(y), fold, folds, ridge)
-    value, *bounds = share_explained(out[0], out[1], np.array(owner), seed=seed)
-    each = ("target", "source", "layer")
+    value, *bounds = share_explained(out[0], out[1], document[np.searchsorted(rows, owner)], seed=seed)
+    each, what = ("target", "source", "layer"), "variance of the target explained, held out"
+    over = interval_name(what, 0.95, groups, len(found))
     data = {
-        "explained": variable(each, value, "variance of the target explained, held out", "1"),
-        "explained_interval": variable(("bound", *each), np.stack(bounds), "95 % bootstrap interval over prompts", "1"),
+        "explained": variable(each, value, what, "1"),
+        "explained_interval": variable(("bound", *each), np.stack(bounds), over, "1"),
         "n_segments": variable((), len(held), "segments", "1"),
     }
     coords = {
@@ -248,7 +254,9 @@ def segment_probe(
         **layer_coords(chosen, model.info),
     }
     settings = {"layers": chosen, "least": least, "folds": folds, "ridge": ridge, "questions": prompts.hash}
-    return finish(xr.Dataset(data, coords), model, "segment_probe", settings, seed)
+    return finish(
+        xr.Dataset(data, coords, {"n_groups": len(found), "groups": groups}), model, "segment_probe", settings, seed
+    )
 
 
 def segments(ids: np.ndarray, marks: Sequence[int], start: int = 0, least: int = 1) -> list[np.ndarray]:

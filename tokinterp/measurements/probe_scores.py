@@ -13,8 +13,10 @@ import xarray as xr
 from ..capture import resid
 from ..dataset import layer_coords, variable
 from ..describe import describe
+from ..documents import interval_name
 from ..kernels.state import neutral
 from ..settings import checked, refuse
+from ..stats.resample import group_sums, ratio_interval, resample_columns
 from ..text.classes import CLASSES, TokenClasses, token_classes
 from ..text.spans import Spans
 from .base import Measurement
@@ -63,8 +65,9 @@ class ProbeScores(Measurement):
 
     A probe cannot be right about a label never seen, so ``ceiling``, the share of seen labels, is the best accuracy
     there is, and the accuracy of a probe of the embedding at offset 0; ``relative_accuracy`` is accuracy divided by it.
-    Cross-entropy is over seen labels.  Intervals are percentiles of sums over documents drawn with replacement, hits
-    divided by positions; those of ``gap`` draw both of its subsets together.
+    Cross-entropy is over seen labels.  Intervals (`tokinterp.stats.resample`) draw whole documents, hits divided by
+    positions; those of ``gap`` draw both of its subsets together.  They are NaN where fewer than 3 documents
+    (``n_groups``) have a part.
 
     Examples
     --------
@@ -187,35 +190,25 @@ class ProbeScores(Measurement):
     def result(self) -> xr.Dataset:
         """Return accuracies, cross-entropies, baselines and their intervals."""
         prompt, counts, hits = self.table("prompt", "counts", "hits")
-        _, document = np.unique(self._documents[prompt], return_inverse=True)
-        n = int(document.max()) + 1
-
-        def by_document(rows: np.ndarray) -> np.ndarray:
-            out = np.zeros((n, *rows.shape[1:]))
-            np.add.at(out, document, rows)
-            return out
-
-        counts, hits = by_document(counts.astype(np.float64)), by_document(hits.astype(np.float64))
-        rng = np.random.default_rng(self.seed)
-        draws = rng.multinomial(n, np.full(n, 1 / n), size=self.n_boot).astype(np.float64)
-        tail = (1 - self.level) / 2
+        document = self._documents[prompt]
+        counts, hits = group_sums(counts, document), group_sums(hits, document)
+        n, draw = len(counts), {"level": self.level, "n_boot": self.n_boot, "seed": self.seed}
         full, flat = ("subset", "layer", "offset"), ("subset", "offset")
         positions, seen = counts[..., 0], counts[..., 1]
         over = {"layer": positions[:, :, None], "seen": seen[:, :, None]}
         out: dict[str, xr.Variable] = {}
 
         def ratio(name: str, dims: tuple[str, ...], a: np.ndarray, b: np.ndarray, what: str, units: str = "1") -> None:
-            value, drawn = _ratio(a.sum(0), b.sum(0)), _ratio(_drawn(draws, a), _drawn(draws, b))
-            out[name] = variable(dims, value, what, units, PAPER)
+            out[name] = variable(dims, _ratio(a.sum(0), b.sum(0)), what, units, PAPER)
             out[f"{name}_interval"] = variable(
-                ("bound", *dims), _interval(drawn, tail), f"{self.level:.0%} bootstrap interval over documents", units
+                ("bound", *dims), ratio_interval(a, b, **draw), interval_name(what, self.level, "documents", n), units
             )
 
         ratio("accuracy", full, hits[..., 0], over["layer"], "share of positions whose label has the greatest logit")
         ratio("top5_accuracy", full, hits[..., 1], over["layer"], "share of positions whose label is among the top 5")
         ratio("relative_accuracy", full, hits[..., 0], over["seen"], "accuracy divided by its seen-label ceiling")
         ratio("cross_entropy", full, hits[..., 2], over["seen"], "mean cross-entropy of seen labels", "nat")
-        self._gap(out, draws, hits[..., 0], positions, tail)
+        self._gap(out, hits[..., 0], positions, draw)
         if self.probes.text is not None:
             ratio("ceiling", flat, seen, positions, "share of positions whose label was seen in training")
             ratio("bigram_accuracy", flat, counts[..., 3], positions, "accuracy of argmax P(label | token at t)")
@@ -228,22 +221,35 @@ class ProbeScores(Measurement):
             "subset": variable("subset", np.array(self.subsets), "which tokens take part", "1"),
             "bound": variable("bound", np.array(["lower", "upper"]), "bound of the interval", "1"),
         }
-        attrs = {"n_documents": n, "probes": self.probes.digest, "probes_method": str(self.probes.facts.get("method"))}
+        have = (positions > 0).sum(0)
+        out["n_groups"] = variable(flat, have, "documents with a position that has a label", "1")
+        attrs = {
+            "n_documents": n,
+            "n_groups": n,
+            "groups": "documents",
+            "probes": self.probes.digest,
+            "probes_method": str(self.probes.facts.get("method")),
+        }
         return xr.Dataset(out, coords=coords, attrs=attrs)
 
-    def _gap(
-        self, out: dict[str, xr.Variable], draws: np.ndarray, hits: np.ndarray, n: np.ndarray, tail: float
-    ) -> None:
+    def _gap(self, out: dict[str, xr.Variable], hits: np.ndarray, n: np.ndarray, draw: dict[str, Any]) -> None:
         """Add accuracy of the other tokens minus that of each subset: what erasure takes at word ends."""
-        base, count = self.subsets.index("other"), n[:, :, None]
+        base, count = self.subsets.index("other"), np.broadcast_to(n[:, :, None], hits.shape)
         value = _ratio(hits.sum(0), count.sum(0))
-        drawn = _ratio(_drawn(draws, hits), _drawn(draws, count))
-        dims = ("subset", "layer", "offset")
-        out["gap"] = variable(dims, value[base] - value, "accuracy of other positions minus the subset's", "1", PAPER)
-        out["gap_interval"] = variable(
-            ("bound", *dims), _interval(drawn[:, [base]] - drawn, tail),
-            f"{self.level:.0%} bootstrap interval over documents", "1",
-        )  # fmt: skip
+        bounds = np.full((2, *value.shape), np.nan)
+        flat = [x.reshape(*x.shape[:2], -1) for x in (hits, count)]  # (document, subset, layer and offset)
+        for s in range(len(value)):
+            (a, c), (b, d) = ((x[:, base], x[:, s]) for x in flat)
+
+            def gap(w: np.ndarray, part: slice, a: Any = a, b: Any = b, c: Any = c, d: Any = d) -> np.ndarray:
+                return _ratio(w @ a[:, part], w @ b[:, part]) - _ratio(w @ c[:, part], w @ d[:, part])
+
+            have = np.minimum((b > 0).sum(0), (d > 0).sum(0))
+            bounds[:, s] = resample_columns(gap, len(hits), have, **draw).reshape(2, *value.shape[1:])
+        dims, what = ("subset", "layer", "offset"), "accuracy of other positions minus the subset's"
+        out["gap"] = variable(dims, value[base] - value, what, "1", PAPER)
+        name = interval_name(what, self.level, "documents", len(hits))
+        out["gap_interval"] = variable(("bound", *dims), bounds, name, "1")
 
 
 @checked()
@@ -341,19 +347,6 @@ def _per_prompt(row: torch.Tensor, member: torch.Tensor, values: torch.Tensor, n
     return out.reshape(n, member.shape[1], values.shape[1])
 
 
-def _drawn(draws: np.ndarray, sums: np.ndarray) -> np.ndarray:
-    return (draws @ sums.reshape(len(sums), -1)).reshape(len(draws), *sums.shape[1:])
-
-
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(b > 0, a / b, np.nan)
-
-
-def _interval(drawn: np.ndarray, tail: float) -> np.ndarray:
-    """Return (2, ...) percentiles over the draws, NaN where no draw has a value."""
-    out = np.full((2, *drawn.shape[1:]), np.nan)
-    some = ~np.isnan(drawn).all(0)
-    if some.any():
-        out[:, some] = np.nanquantile(drawn[:, some], [tail, 1 - tail], axis=0)
-    return out

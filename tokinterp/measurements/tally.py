@@ -10,7 +10,9 @@ import numpy as np
 import xarray as xr
 
 from ..dataset import variable
+from ..documents import interval_name
 from ..stamp import derived
+from ..stats.resample import ratio, resample_columns
 from ..text import find_words
 from ..text.classes import word_range
 from ..text.vocabulary import show
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from ..text.prompts import Prompts
 
 BOUNDARIES = ("any", "word")
-KEYS_AT_ONCE = 20_000
 PAPER = "Feucht et al. 2024, arXiv 2406.20086, section 5"
 COLUMNS: dict[str, Any] = {
     "key": np.int64, "document": np.int64, "edges": np.int8, "count": np.int64, "total": np.float64,
@@ -205,16 +206,14 @@ class Tally:
         pairs = np.unique(c["key"] * max(1, self.n_documents) + c["document"])
         documents = np.bincount(pairs // max(1, self.n_documents), minlength=size)
         interval = _interval(c, kept, size, self.n_documents, n_boot, level, seed)
-        interval[:, documents[kept] < 2] = np.nan
         v = variable
         data = {
             "psi": v("rank", mean[kept], "mean erasure score of the segments", self.units, PAPER),
             "psi_sd": v("rank", np.where(count > 1, spread, np.nan)[kept], "standard deviation of psi", self.units),
-            "psi_interval": v(
-                ("bound", "rank"), interval, f"{level:.0%} bootstrap interval over documents", self.units
-            ),
+            "psi_interval": v(("bound", "rank"), interval, interval_name("mean psi", level, "documents"), self.units),
             "count": v("rank", count[kept].astype(np.int64), "segments that are this unit", "1"),
             "n_documents": v("rank", documents[kept], "documents with such a segment", "1"),
+            "n_groups": v("rank", documents[kept], "documents drawn for the interval", "1"),
             "seen": v("rank", shares["seen"], "mean share of terms whose target was a label of the probes", "1"),
             "left_boundary": v("rank", shares["left"], "share of the segments that begin at a word boundary", "1"),
             "right_boundary": v("rank", shares["right"], "share of the segments that end at a word boundary", "1"),
@@ -232,7 +231,8 @@ class Tally:
         }  # fmt: skip
         settings = {**reading, "n_boot": n_boot, "level": level, "counts": self.columns, "units": list(self.numbers)}
         of = [xr.Dataset(attrs=a) for a in self.attrs]
-        return derived(xr.Dataset(data, coords, reading), "vocabulary", of, settings, seed)
+        attrs = {**reading, "n_groups": self.n_documents, "groups": "documents"}
+        return derived(xr.Dataset(data, coords, attrs), "vocabulary", of, settings, seed)
 
     def _strings(self, ids: Sequence[tuple[int, ...]]) -> dict[str, xr.Variable]:
         """Return the variables that say what the ids stand for."""
@@ -326,27 +326,17 @@ def _valid(data: bytes) -> bool:
 def _interval(
     c: dict[str, np.ndarray], kept: np.ndarray, size: int, documents: int, n_boot: int, level: float, seed: int
 ) -> np.ndarray:
-    """Return (2, unit) percentile bootstrap interval of the mean psi, documents drawn with Poisson(1) weights."""
-    out = np.full((2, len(kept)), np.nan)
-    for begin in range(0, len(kept), KEYS_AT_ONCE):
-        units = kept[begin : begin + KEYS_AT_ONCE]
-        place = np.full(size, -1, dtype=np.int64)
-        place[units] = np.arange(len(units))
-        rows = np.flatnonzero(place[c["key"]] >= 0)
-        key, document = place[c["key"][rows]], c["document"][rows]
-        means = np.empty((n_boot, len(units)))
-        for draw in range(n_boot):
-            w = np.random.default_rng([seed, draw]).poisson(1.0, documents)[document].astype(np.float64)
-            total = np.bincount(key, weights=w * c["total"][rows], minlength=len(units))
-            count = np.bincount(key, weights=w * c["count"][rows], minlength=len(units))
-            means[draw] = np.nan
-            np.divide(total, count, out=means[draw], where=count > 0)
-        means.sort(0)  # NaN last
-        known = np.isfinite(means).sum(0)
-        for n, tail in enumerate(((1 - level) / 2, (1 + level) / 2)):
-            where = tail * np.maximum(known - 1, 0)
-            low, high = np.floor(where).astype(int), np.ceil(where).astype(int)
-            column = np.arange(len(units))
-            a, b = means[low, column], means[high, column]
-            out[n, begin : begin + len(units)] = a + (b - a) * (where - low)
-    return out
+    """Return (2, unit) interval of the mean psi, documents drawn; a unit is in few of them, so sums are sparse."""
+    from scipy import sparse
+
+    place = np.full(size, -1, dtype=np.int64)
+    place[kept] = np.arange(len(kept))
+    rows = np.flatnonzero(place[c["key"]] >= 0)
+    where, shape = (c["document"][rows], place[c["key"][rows]]), (documents, len(kept))
+    total, count = (sparse.csc_array((c[n][rows].astype(float), where), shape=shape) for n in ("total", "count"))
+    have = np.diff(count.indptr)
+
+    def mean(w: np.ndarray, part: slice) -> np.ndarray:
+        return ratio(w @ total[:, part], w @ count[:, part])
+
+    return resample_columns(mean, documents, have, level=level, n_boot=n_boot, seed=seed)

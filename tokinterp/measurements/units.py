@@ -11,10 +11,13 @@ import torch
 import xarray as xr
 
 from ..dataset import variable
+from ..documents import groups_of_prompts, interval_name
 from ..kernels import segmentation as seg
 from ..kernels.state import neutral
 from ..settings import checked, count, instance, pair, ranks
 from ..stamp import derived
+from ..stats.resample import resample
+from ..stats.tests import wilson
 from .vocabulary import token_ids
 
 if TYPE_CHECKING:
@@ -53,13 +56,15 @@ def psi_of_spans(
     min_tokens : int
         Shortest unit.
     n_boot, level, seed
-        Draws, level and seed of the bootstrap over prompts.
+        Draws, level and seed of the bootstrap: whole documents are drawn where prompts are windows of documents, else
+        prompts.
 
     Returns
     -------
     xarray.Dataset
         ``psi`` (span), ``control_psi`` (span, replicate; NaN where a prompt has no other span of that length), and by
-        kind (``subset``, the last one all together) ``auroc``, ``auroc_interval`` and ``n_spans``.
+        kind (``subset``, the last one all together) ``auroc``, ``auroc_interval`` (NaN for fewer than 3 documents),
+        ``n_spans`` and ``n_groups``, how many documents or prompts have a part (which: attribute ``groups``).
 
     Raises
     ------
@@ -115,20 +120,22 @@ def psi_of_spans(
     psi = np.where(np.isfinite(psi), psi, np.nan)
     kinds = units.kind[kept]
     names, masks = _subsets(kinds)
-    area = np.full((3, len(names)), np.nan)
+    group, groups = groups_of_prompts(prompts, number)
+    area = np.full((4, len(names)), np.nan)
     for s, mask in enumerate(masks):
-        area[:, s] = _auroc(psi[mask], control[mask], number[mask], n_boot, level, seed)
+        area[:, s] = _auroc(psi[mask], control[mask], group[mask], n_boot, level, seed)
     v = variable
     what = "probability that a unit scores above a random span of its length and prompt"
     units_of_psi = str(ds["delta"].attrs.get("units", "1"))
-    bounds = f"{level:.0%} bootstrap interval over prompts of the {what}"
+    bounds = interval_name(what, level, groups, len(np.unique(group)))
     data = {
         "psi": v("span", psi, "erasure score", units_of_psi),
         "control_psi": v(
             ("span", "replicate"), control, "erasure score of random spans of the same length", units_of_psi
         ),
         "auroc": v("subset", area[0], what, "1"),
-        "auroc_interval": v(("bound", "subset"), area[1:], bounds, "1"),
+        "auroc_interval": v(("bound", "subset"), area[1:3], bounds, "1"),
+        "n_groups": v("subset", area[3].astype(int), f"{groups} with a unit and its controls", "1"),
         "n_spans": v("subset", np.array([m.sum() for m in masks]), "units compared", "1"),
     }
     coords = {
@@ -139,7 +146,8 @@ def psi_of_spans(
         "subset": v("subset", np.array(names, object), "kind of unit", "1"),
         "bound": v("bound", np.array(["lower", "upper"]), "bound of the interval", "1"),
     }
-    out = xr.Dataset(data, coords, {"n_left_out": len(units) - len(kept)})
+    attrs = {"n_left_out": len(units) - len(kept), "n_groups": len(np.unique(group)), "groups": groups}
+    out = xr.Dataset(data, coords, attrs)
     asked = {"units": units, "prompts": prompts, "controls": controls, "min_tokens": min_tokens, "n_boot": n_boot,
              "level": level}  # fmt: skip
     return derived(out, "psi_of_spans", [ds], asked, seed)
@@ -229,7 +237,7 @@ def evaluate(
     precision, found = hit.cumsum(1) / ranks, hit.cumsum(1)
     ks = [n for n in sorted(set(k)) if 1 <= n <= len(entries)] or [len(entries)]
     at = np.array(ks) - 1
-    wilson = _wilson(found[:, at], np.array(ks), level)
+    interval = wilson(found[:, at], np.array(ks), level)
     chance = _chance(counts, names, lengths, prompts, seed)
     with np.errstate(invalid="ignore", divide="ignore"):
         attained = got.cumsum(1) / n_attainable[:, None]
@@ -246,7 +254,7 @@ def evaluate(
         "recall": v(each, recall, "share of the units found up to this rank"),
         "attainable_recall": v(each, attained, f"share of the units that occur {least} times or more found"),
         "precision_at_k": v(top, precision[:, at], f"share of the k best {short}"),
-        "precision_at_k_interval": v(("bound", *top), wilson, f"{level:.0%} Wilson interval of precision at k"),
+        "precision_at_k_interval": v(("bound", *top), interval, f"{level:.0%} Wilson interval of precision at k"),
         "n_units": v("subset", n_units, "different units of two or more tokens"),
         "n_attainable": v("subset", n_attainable, f"units that occur {least} times or more in the prompts"),
         "average_precision": v(
@@ -289,23 +297,22 @@ def _subsets(kinds: np.ndarray) -> tuple[list[str], list[np.ndarray]]:
     return [*names, "all"], [*masks, np.ones(len(kinds), dtype=bool)]
 
 
-def _auroc(
-    psi: np.ndarray, control: np.ndarray, number: np.ndarray, n_boot: int, level: float, seed: int
-) -> np.ndarray:
-    """Return AUROC and its interval, prompts drawn with replacement."""
+def _auroc(psi: np.ndarray, control: np.ndarray, group: np.ndarray, n_boot: int, level: float, seed: int) -> np.ndarray:
+    """Return AUROC, its interval and the number of groups; whole groups are drawn."""
     ok = np.isfinite(psi) & np.isfinite(control).all(1)
     if not ok.any():
-        return np.full(3, np.nan)
-    psi, control, number = psi[ok], control[ok], number[ok]
+        return np.array([np.nan, np.nan, np.nan, 0])
+    psi, control, group = psi[ok], control[ok], group[ok]
     score = torch.from_numpy(np.concatenate([psi, control.ravel()]))
     positive = torch.arange(len(score), dtype=torch.int64, device="cpu") < len(psi)
-    _, prompt = np.unique(np.concatenate([number, np.repeat(number, control.shape[1])]), return_inverse=True)
-    n = int(prompt.max()) + 1
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_boot)
-    parts = (torch.from_numpy(draws[a : a + 50][:, prompt]) for a in range(0, n_boot, 50))
-    boot = torch.cat([seg.auroc(score, positive, weights) for weights in parts]).numpy()
-    bounds = np.quantile(boot, [(1 - level) / 2, (1 + level) / 2]) if n > 1 else [np.nan, np.nan]
-    return np.array([float(seg.auroc(score, positive)), *bounds])
+    found, place = np.unique(np.concatenate([group, np.repeat(group, control.shape[1])]), return_inverse=True)
+
+    def area(w: np.ndarray) -> np.ndarray:
+        parts = [torch.from_numpy(w[a : a + 50][:, place]) for a in range(0, len(w), 50)]
+        return torch.cat([seg.auroc(score, positive, p) for p in parts]).numpy()
+
+    bounds = resample(area, len(found), level=level, n_boot=n_boot, seed=seed)
+    return np.array([float(seg.auroc(score, positive)), *bounds, len(found)])
 
 
 def _unit_counts(units: TokenSpans, prompts: Prompts, kind: str | None) -> Counter[bytes]:
@@ -335,11 +342,3 @@ def _chance(
             keys = [ids[a : a + n].tobytes() for a in drawn.tolist()]
             out += share / len(lengths) * np.array([np.mean([key in counts[s] for key in keys]) for s in names])
     return out
-
-
-def _wilson(hits: np.ndarray, n: np.ndarray, level: float) -> np.ndarray:
-    """Return (2, ...) Wilson interval of a share."""
-    z = float(torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64, device="cpu")))
-    p = hits / n
-    middle, width = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return np.stack([middle - width, middle + width]) / (1 + z * z / n)

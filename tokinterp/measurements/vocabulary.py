@@ -48,15 +48,15 @@ def read_out(
     boundaries : {"any", "word"}
         "word": only occurrences that begin and end where no word is cut.
     n_boot, level, seed
-        Draws, level and seed of the bootstrap over documents (each document is drawn a Poisson number of times).
+        Draws, level and seed of the bootstrap over documents.
 
     Returns
     -------
     xarray.Dataset
-        With the dimension ``rank``: ``psi`` (mean), ``psi_sd``, ``psi_interval`` (NaN where all occurrences are in one
-        document), ``count``, ``n_documents``, ``ids`` (token ids as text), ``text``, ``n_tokens``, ``leading_space``,
-        ``valid_utf8``, ``left_boundary`` and ``right_boundary`` (shares of occurrences), ``seen``, and the place of an
-        example. Ties in psi go to the more frequent unit, then to the lower ids.
+        With the dimension ``rank``: ``psi`` (mean), ``psi_sd``, ``psi_interval`` (NaN where the occurrences are in
+        fewer than 3 documents), ``count``, ``n_documents``, ``ids`` (token ids as text), ``text``, ``n_tokens``,
+        ``leading_space``, ``valid_utf8``, ``left_boundary`` and ``right_boundary`` (shares of occurrences), ``seen``,
+        and the place of an example. Ties in psi go to the more frequent unit, then to the lower ids.
 
     Raises
     ------

@@ -11,10 +11,12 @@ import xarray as xr
 
 from ..capture import capture, resid
 from ..dataset import layer_coords, variable
+from ..documents import interval_name
 from ..kernels.lookup import neighbour_votes
 from ..kernels.state import neutral
 from ..settings import checked, count, names, one_of, several
 from ..stamp import stamped
+from ..stats.resample import ratio, resample
 from ..text.lexicon import word_ids
 from ..text.prompts import Prompts
 from ..text.spelling import recombine
@@ -183,7 +185,8 @@ def word_probe(
     xarray.Dataset
         (subset, layer), where ``subset`` is the place: ``accuracy`` (mean of the two classes), ``accuracy_interval``,
         ``words`` and ``nonwords`` (accuracy of each class); per subset ``n_words``, ``n_nonwords``, ``n_tokens``
-        (different tokens at the place).  At layer 0 the state is that of the token, and the accuracy one half.
+        (different tokens at the place) and ``n_groups`` (the same: the intervals draw tokens, and are NaN where fewer
+        than 3 tokens stand in a class).  At layer 0 the state is that of the token, and the accuracy one half.
 
     Raises
     ------
@@ -228,12 +231,13 @@ def word_probe(
     what = "accuracy of telling words from non-words, mean of both"
     data = {
         "accuracy": v(dims, (share[0] + share[1]) / 2, what, "1", PAPER),
-        "accuracy_interval": v(("bound", *dims), bounds, f"{level:.0%} bootstrap interval over tokens", "1"),
+        "accuracy_interval": v(("bound", *dims), bounds, interval_name(what, level, "tokens of both classes"), "1"),
         "words": v(dims, share[0], "share of words taken for words", "1"),
         "nonwords": v(dims, share[1], "share of non-words taken for non-words", "1"),
         "n_words": v("subset", [int(is_word.sum())] * len(places), "words", "1"),
         "n_nonwords": v("subset", [int((~is_word).sum())] * len(places), "non-words", "1"),
         "n_tokens": v("subset", [int(groups[x].max()) + 1 for x in places], "different tokens at the place", "1"),
+        "n_groups": v("subset", [int(groups[x].max()) + 1 for x in places], "tokens drawn for the intervals", "1"),
     }
     coords = {
         "subset": v("subset", np.array(places, object), "token of the word at which the state is taken", "1"),
@@ -242,7 +246,7 @@ def word_probe(
     }
     settings = {"k": k, "places": list(places), "layers": chosen, "n_boot": n_boot, "level": level,
                 "is_word": is_word, "part": part}  # fmt: skip
-    return stamped(xr.Dataset(data, coords), "word_probe", model, prompts, settings, seed)
+    return stamped(xr.Dataset(data, coords, {"groups": "tokens"}), "word_probe", model, prompts, settings, seed)
 
 
 def _check(both: list[list[int]], is_word: np.ndarray, part: np.ndarray, k: int, places: Sequence[str]) -> None:
@@ -284,14 +288,14 @@ def _states(
 def _interval(
     correct: np.ndarray, is_word: np.ndarray, group: np.ndarray, n_boot: int, level: float, seed: int
 ) -> np.ndarray:
-    """Return (bound, layer) percentiles of the mean accuracy of both classes over groups drawn with replacement."""
+    """Return (bound, layer) interval of the mean accuracy of both classes, groups drawn with replacement."""
     n = int(group.max()) + 1
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_boot).astype(float)
-    total = 0.0
-    for mask in (is_word, ~is_word):
-        hits = np.stack([np.bincount(group[mask], row[mask], n) for row in correct], 1)
-        count = np.bincount(group[mask], minlength=n)
-        with np.errstate(invalid="ignore"):
-            total = total + (draws @ hits) / (draws @ count)[:, None]
-    tail = (1 - level) / 2
-    return np.nanquantile(np.asarray(total) / 2, [tail, 1 - tail], axis=0)  # without draws that miss a class
+    both = (is_word, ~is_word)
+    hits = [np.stack([np.bincount(group[m], row[m], n) for row in correct], 1) for m in both]
+    cases = [np.bincount(group[m], minlength=n)[:, None] for m in both]
+    have = np.full(len(correct), min((c > 0).sum() for c in cases))
+
+    def accuracy(w: np.ndarray) -> np.ndarray:  # NaN in draws that miss a class
+        return (ratio(w @ hits[0], w @ cases[0]) + ratio(w @ hits[1], w @ cases[1])) / 2
+
+    return resample(accuracy, n, have, level=level, n_boot=n_boot, seed=seed)

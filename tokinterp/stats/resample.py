@@ -8,6 +8,7 @@ import numpy as np
 
 LEAST = 3  # groups; with fewer there is no interval
 FEW = 6  # groups; with fewer, draws are too few different values for their percentiles
+SKEW = 10  # groups from which draws show on which side a skewed mean lies farther
 MAXIMUM = 30  # groups from which the distribution of a maximum over columns can be drawn
 BLOCK = 4_000_000  # numbers at a time
 MOST_DRAWS = 5_000
@@ -67,7 +68,7 @@ def resample(
     [2.5, 6.7]
     """
     counts = np.asarray(n if have is None else have)
-    draws = n_draws(n, level, n_boot)
+    draws = n_draws(_fewest(n, counts), level, n_boot)
     if n < LEAST:
         shape = np.shape(statistic(np.ones((1, max(n, 1)))))[1:] if n else counts.shape
         return np.full((2, *shape), np.nan)
@@ -77,9 +78,22 @@ def resample(
 
 def weights(n: int, n_boot: int, seed: int = 0) -> Iterator[np.ndarray]:
     """Yield (draw, group) float64 how often each of n groups was drawn, in blocks of bounded size."""
-    rng, rows = np.random.default_rng(seed), max(1, BLOCK // max(n, 1))
-    for a in range(0, n_boot, rows):
-        yield rng.multinomial(n, np.full(n, 1 / n), size=min(rows, n_boot - a)).astype(np.float64)
+    rng = np.random.default_rng(seed)
+    for part in blocks(n_boot, n):
+        yield rng.multinomial(n, np.full(n, 1 / n), size=part.stop - part.start).astype(np.float64)
+
+
+def blocks(n: int, width: int) -> Iterator[slice]:
+    """Yield slices of n rows of some width, each of no more than ``BLOCK`` numbers.
+
+    Examples
+    --------
+    >>> list(blocks(5, BLOCK // 2))
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    step = max(1, BLOCK // max(width, 1))
+    for a in range(0, n, step):
+        yield slice(a, min(a + step, n))
 
 
 def expanded_tail(n: np.ndarray | int, level: float = 0.95) -> np.ndarray:
@@ -102,6 +116,12 @@ def n_draws(n: int, level: float, n_boot: int) -> int:
     _check(level, n_boot)
     wanted = int(np.ceil(5 / expanded_tail(n, level))) if n >= LEAST else 1
     return max(n_boot, min(MOST_DRAWS, wanted))
+
+
+def _fewest(n: int, have: np.ndarray) -> int:
+    """Return the fewest groups whose interval is by percentiles: what the number of draws goes by."""
+    some = have[have >= FEW]
+    return int(some.min()) if some.size else n
 
 
 def percentiles(drawn: np.ndarray, n: np.ndarray | int, level: float = 0.95) -> np.ndarray:
@@ -154,18 +174,46 @@ def ratio_interval(
     >>> ratio_interval(np.arange(10.0), np.full(10, 2.0)).round(2).tolist()
     [1.23, 3.35]
     """
-    above, below = np.broadcast_arrays(above, below)
-    n, shape = len(above), above.shape[1:]
-    a, b = (x.reshape(n, int(np.prod(shape))).astype(np.float64) for x in (above, below))
-    have = (b != 0).sum(0)
-    out = np.full((2, a.shape[1]), np.nan)
-    step = max(1, BLOCK // n_draws(n, level, n_boot))
-    for start in range(0, a.shape[1], step):
-        part = slice(start, start + step)
-        out[:, part] = resample(
-            lambda w, p=part: ratio(w @ a[:, p], w @ b[:, p]), n, have[part], level=level, n_boot=n_boot, seed=seed
-        )
-    return out.reshape(2, *shape)
+    shape = np.broadcast_shapes(np.shape(above), np.shape(below))
+    a, b = (_flat(np.broadcast_to(x, shape)) for x in (above, below))
+
+    def drawn(w: np.ndarray, part: slice) -> np.ndarray:
+        return ratio(w @ a[:, part], w @ b[:, part])
+
+    found = resample_columns(drawn, len(a), (b != 0).sum(0), level=level, n_boot=n_boot, seed=seed)
+    return found.reshape(2, *shape[1:])
+
+
+def resample_columns(
+    statistic: Callable[[np.ndarray, slice], np.ndarray],
+    n: int,
+    have: np.ndarray,
+    *,
+    level: float = 0.95,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> np.ndarray:
+    """Return (2, column) interval of a statistic with many columns, in bounded memory: see `resample`.
+
+    Parameters
+    ----------
+    statistic : callable
+        Of (draw, group) weights and a slice of the columns; returns (draw, column) values of these.
+    n, level, n_boot, seed
+        See `resample`.
+    have : (column,) array of int
+        Number of groups that have a part in each column.
+
+    Examples
+    --------
+    >>> x = np.arange(20.0).reshape(10, 2)
+    >>> resample_columns(lambda w, part: w @ x[:, part] / 10, 10, np.array([10, 10])).round(1).tolist()
+    [[4.9, 5.9], [13.4, 14.4]]
+    """
+    out = np.full((2, len(have)), np.nan)
+    for part in blocks(len(have), n_draws(_fewest(n, have), level, n_boot)):
+        out[:, part] = resample(lambda w, p=part: statistic(w, p), n, have[part], level=level, n_boot=n_boot, seed=seed)
+    return out
 
 
 def mean_interval(
@@ -245,10 +293,14 @@ def simultaneous_interval(
     By the maximum statistic: groups get random normal weights, the same for all columns (multiplier bootstrap), and of
     each draw the largest distance of a mean counts, in standard errors.  The quantile of that is carried over from the
     normal to Student's t of n - 1, so that a single column of normal values has its usual interval.  Fewer than 30
-    groups cannot show how columns vary together: the level is then divided by their number (Bonferroni).
+    groups cannot show how columns vary together: the level is then divided by their number (Bonferroni).  Skewed
+    values push the farthest mean to one side: among several columns of 10 groups or more no bound is nearer than that
+    of the largest studentised distance, of either sign, in draws with replacement.  64 columns of lognormal values
+    (sigma 1) at 20 groups all hold together in 95 % of samples, without this in 13 %; below 10 groups in fewer.
 
     References
     ----------
+    Hall 1988, Annals of Statistics 16, 927 (bootstrap-t);
     Chernozhukov, Chetverikov and Kato 2013, arXiv 1212.6906 (multiplier bootstrap of a maximum).
 
     Examples
@@ -262,7 +314,7 @@ def simultaneous_interval(
     _check(level, n_boot)
     above, below = mean_sums(values, groups)
     n, shape = len(above), above.shape[1:]
-    a, b = (x.reshape(n, int(np.prod(shape))) for x in (above, below))
+    a, b = _flat(above), _flat(below)
     have, total = (b > 0).sum(0), b.sum(0)
     mean = ratio(a.sum(0), total)
     apart = np.where(b > 0, a - mean * b, 0.0)
@@ -276,13 +328,41 @@ def simultaneous_interval(
             tail = (1 - level) / 2 / use.sum()
         else:
             unit, rng = apart[:, use] / length[use], np.random.default_rng(seed)
-            step = max(1, BLOCK // max(unit.shape))
-            blocks = [rng.standard_normal((min(step, n_boot - s), n)) for s in range(0, n_boot, step)]
-            largest = np.concatenate([np.abs(g @ unit).max(1) for g in blocks])
+            sizes = [part.stop - part.start for part in blocks(n_boot, max(unit.shape))]
+            largest = np.concatenate([np.abs(rng.standard_normal((k, n)) @ unit).max(1) for k in sizes])
             tail = special.ndtr(-np.quantile(largest, level))
-        wide = -special.stdtrit(have[use] - 1.0, tail) * error[use]
-        out[:, use] = mean[use] - wide, mean[use] + wide
+        half = np.broadcast_to(-special.stdtrit(have[use] - 1.0, tail), (2, int(use.sum()))).copy()
+        many = have[use] >= SKEW
+        if use.sum() > 1 and many.any():
+            chosen = np.flatnonzero(use)[many]
+            skewed = _studentised(apart[:, chosen], b[:, chosen], level, n_boot, seed)
+            half[:, many] = np.maximum(half[:, many], skewed[:, None])
+        out[:, use] = mean[use] - half[0] * error[use], mean[use] + half[1] * error[use]
     return out.reshape(2, *shape)
+
+
+def _studentised(apart: np.ndarray, below: np.ndarray, level: float, n_boot: int, seed: int) -> np.ndarray:
+    """Return (2,) how many of its standard errors the farthest mean of a draw lies above and below, at most.
+
+    Parameters
+    ----------
+    apart, below : numpy.ndarray
+        (group, column) what a mean is the ratio of: sums about the mean, and numbers.
+    """
+    squares = apart**2, apart * below, below**2
+    n, far = (below > 0).sum(0), []
+    for w in weights(len(apart), n_boot, seed):
+        total = w @ below
+        off = ratio(w @ apart, total)
+        spread = np.maximum(w @ squares[0] - 2 * off * (w @ squares[1]) + off**2 * (w @ squares[2]), 0)
+        t = ratio(off * total, np.sqrt(spread * n / (n - 1)))  # NaN in a draw of one value
+        far.append(np.stack([np.fmax.reduce(t, axis=1), np.fmax.reduce(-t, axis=1)], 1))
+    return np.nanquantile(np.concatenate(far), (1 + level) / 2, axis=0)
+
+
+def _flat(x: np.ndarray) -> np.ndarray:
+    """Return (group, column) float64."""
+    return x.reshape(len(x), int(np.prod(x.shape[1:]))).astype(np.float64)
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -304,6 +384,6 @@ def _check(level: float, n_boot: int) -> None:
 
 
 __all__ = [
-    "LEAST", "check_level", "expanded_tail", "group_sums", "mean_interval", "mean_sums", "n_draws", "percentiles",
-    "ratio", "ratio_interval", "resample", "simultaneous_interval", "weights",
+    "LEAST", "blocks", "check_level", "expanded_tail", "group_sums", "mean_interval", "mean_sums", "n_draws",
+    "percentiles", "ratio", "ratio_interval", "resample", "resample_columns", "simultaneous_interval", "weights",
 ]  # fmt: skip

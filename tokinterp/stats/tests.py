@@ -104,4 +104,56 @@ def false_discovery(p: np.ndarray) -> np.ndarray:
     return out
 
 
-__all__ = ["binomial", "false_discovery", "pearson", "ranks", "sign_test", "spearman"]
+def wilson(hits: np.ndarray, n: np.ndarray, level: float = 0.95) -> np.ndarray:
+    """Return (2, ...) Wilson interval of a share of independent cases.
+
+    Parameters
+    ----------
+    hits, n : numpy.ndarray
+        (...) how many of how many, 1 or more; broadcast.
+    level : float
+        Of the interval.
+
+    Examples
+    --------
+    >>> wilson(np.array([5]), np.array([10])).round(3).tolist()
+    [[0.237], [0.763]]
+    """
+    from scipy import stats
+
+    a, b = np.broadcast_arrays(hits, n)
+    pairs = zip(a.ravel().tolist(), b.ravel().tolist(), strict=True)
+    found = [stats.binomtest(int(k), int(of)).proportion_ci(level, "wilson") for k, of in pairs]
+    return np.array([[i.low for i in found], [i.high for i in found]]).reshape(2, *a.shape)
+
+
+def fisher(r: float, n: int, level: float = 0.95, variance: float = 1.0) -> tuple[float, float, float]:
+    """Return the interval of a correlation of n independent pairs by Fisher's z, and the two-sided p of none.
+
+    Parameters
+    ----------
+    r : float
+        Correlation; NaN or fewer than 4 pairs have no interval.
+    n : int
+        Pairs, less the controls of a partial correlation.
+    level : float
+        Of the interval.
+    variance : float
+        1, or 1.06 for Spearman (Fieller, Hartley and Pearson 1957, Biometrika 44, 470), over n - 3.
+
+    Examples
+    --------
+    >>> [round(x, 3) for x in fisher(0.5, 28)]
+    [0.156, 0.734, 0.006]
+    """
+    from scipy import special
+
+    if not np.isfinite(r) or n < 4:
+        return np.nan, np.nan, np.nan
+    error = np.sqrt(variance / (n - 3))
+    z = np.arctanh(np.clip(r, -1 + 1e-15, 1 - 1e-15))
+    half = special.ndtri((1 + level) / 2) * error
+    return float(np.tanh(z - half)), float(np.tanh(z + half)), float(2 * special.ndtr(-abs(z) / error))
+
+
+__all__ = ["binomial", "false_discovery", "fisher", "pearson", "ranks", "sign_test", "spearman", "wilson"]
