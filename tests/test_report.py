@@ -13,9 +13,10 @@ import xarray as xr
 from test_plots_erasure import small
 
 import tokinterp as ti
+from tokinterp.plots import overview
 from tokinterp.plots.erasure_html import erasure_html
 from tokinterp.report import report
-from tokinterp.tables import layer_table, number
+from tokinterp.tables import layer_table, number, summary_text
 
 EVIL = "</script><script>alert('x')</script><img src=http://x.y/z>&amp;\u2028"
 
@@ -255,3 +256,17 @@ def test_no_value_of_a_result_becomes_markup(tiny_run, tmp_path):
     named = erasure_html(small("abc", start_layer=RUNS, end_layer=RUNS))
     assert "<img" not in named
     assert html.escape(RUNS) in named
+
+
+def test_report_table_and_captions_say_over_how_many_documents(tiny_run, tmp_path):
+    ds = tiny_run["lens"].to_dataset()
+    n = ds.sizes["prompt"]
+    for number_, said in ((3, "95 % interval over 3 documents"), (2, "no interval: fewer than 3 documents")):
+        windows = ds.assign_coords(document=("prompt", np.arange(n) % number_, {"long_name": "document", "units": "1"}))
+        shown = Page(report(windows, tmp_path / f"{number_}.html")).shown
+        assert f"mean over prompts, {said}" in shown
+        assert f"mean, {said}" in next(iter(overview(windows)))[1]
+        assert ("no interval" in shown) == (number_ == 2)
+        assert said in summary_text(xr.DataTree.from_dict({"/lens": windows}))
+        assert "nan to nan" not in shown
+        assert "– to –" not in shown

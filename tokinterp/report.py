@@ -17,6 +17,7 @@ import numpy as np
 import xarray as xr
 
 from . import dataset
+from .documents import interval_said
 from .escape import page_policy
 from .files import write_text
 from .settings import checked, count, positive, prompts
@@ -154,7 +155,7 @@ def section(name: str, ds: xr.Dataset) -> str:
     table = html_table(ds)
     key = html.escape(name)
     if table:
-        head = "Layer by layer: mean over prompts and its 95 % bootstrap interval"
+        head = f"Layer by layer: mean over prompts, {interval_said(ds)}" if "prompt" in ds.dims else "Layer by layer"
         note = '<p class="note">Numbers without an interval are of the whole corpus.</p>'
         table = f"<details open><summary>{head}</summary>{note}{table}</details>"
     parts = "\n".join([*figures, overview_html(ds), table])
@@ -193,9 +194,11 @@ def html_table(ds: xr.Dataset) -> str:
 def cell(c: Column, i: int, n: int) -> str:
     """Return the HTML of one cell: the number, and under it its interval and, where not all n, how many prompts."""
     out = number(c.mean[i])
-    if c.interval is None or c.count is None or n < 2 or not np.isfinite(c.mean[i]):
+    if c.interval is None or c.count is None or not np.isfinite(c.mean[i]):
         return out
     some = f" n={int(c.count[i])}" if c.count[i] < n else ""
+    if not np.isfinite(c.interval[:, i]).all():  # fewer than three documents have a value
+        return f"{out}<span>no interval{some}</span>"
     return f"{out}<span>{number(c.interval[0][i])} to {number(c.interval[1][i])}{some}</span>"
 
 

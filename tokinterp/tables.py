@@ -13,6 +13,7 @@ import xarray as xr
 from .checkpoint import partial_folder, read_progress
 from .dataset import circumstances
 from .dataset import kind as kind_of
+from .documents import interval_said
 from .escape import in_one_line
 from .summary import summary
 
@@ -143,6 +144,8 @@ def summary_text(run: xr.DataTree) -> str:
         rows = [[depth, *(c.name for c in shown)], ["", *(c.label for c in shown)]]
         rows += [[str(n), *(number(c.mean[i]) for c in shown)] for i, n in enumerate(numbers)]
         rows = [[in_one_line(x) for x in r] for r in rows]
+        if any(c.interval is not None for c in table):
+            out.append(f"  means over prompts; a report has each {interval_said(ds)}".replace("each no", "no"))
         widths = [max(len(r[k]) for r in rows) for k in range(len(rows[0]))]
         out += ["  " + "  ".join(x.rjust(w) for x, w in zip(r, widths, strict=True)) for r in rows if any(r)]
         if "refused" in ds and (n := int((ds["refused"] > 0).sum())):

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from ..dataset import variable
+from ..documents import interval_name
 from ..kernels.state import neutral
 from ..measure import measure
 from ..measurements.attention import AttentionMass
@@ -52,7 +53,8 @@ def verdict(
     2. hiding them from the answer position, or putting their mean over items in their place at all layers,
        lowers it, and by more than the same done to as many random words in the same places;
     3. some head gives them, from the answer position, more than their share of what is left beside sink and self
-       (the interval holds for all heads at once: by the bootstrap distribution of the maximum over heads).
+       (the interval holds for all heads at once, also where values are skewed: by the largest studentised distance
+       over heads, see `tokinterp.stats.resample.simultaneous_interval`, which says how often).
 
     Parameters
     ----------
@@ -108,7 +110,9 @@ def verdict(
     one = "criterion"
     data = {
         "value": variable(one, values, "evidence: nat, for the head attention over chance", "nat or 1"),
-        "value_interval": variable(("bound", one), np.array(bounds).T, "bootstrap interval over items", "nat or 1"),
+        "value_interval": variable(
+            ("bound", one), np.array(bounds).T, interval_name("evidence", level, "items", len(questions)), "nat or 1"
+        ),
         "bound_wanted": variable(one, wanted, "what the lower bound must exceed", "nat or 1"),
         "passed": variable(one, passed.astype(np.int8), "whether it does", "1"),
     }
@@ -119,6 +123,7 @@ def verdict(
     }  # fmt: skip
     best = "none: no interval over items" if head is None else f"block {head[0]}, head {head[1]}"
     attrs = {"verdict": "used" if used else "not shown", "best_head": best}
+    attrs |= {"n_groups": len(questions), "groups": "items"}
     return finish(xr.Dataset(data, coords, attrs), model, "verdict", _short(settings), seed)
 
 

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..dataset import kind
+from ..documents import interval_said
 from ..settings import checked
 from . import style
 from .layers import by_layer
@@ -174,6 +175,6 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
             style.panel_letters(axes)
         caption = (
             f"Attention of the positions '{queries}': share on each set (a), and over chance with sink and self taken "
-            "out (b; grey: chance). Mean over heads, 95 % interval over prompts."
+            f"out (b; grey: chance). Mean over heads, {interval_said(ds)}."
         )
         yield f"attention_{queries}", caption, fig

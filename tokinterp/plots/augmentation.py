@@ -75,5 +75,9 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
         readings = f"{given['q']} readings of each with {given['rate']:.0%} of tokens {edit}"
         how = f" {int(ds['n_prompts'])} prompts, {readings}."
     bands = any(f"{n}_interval" in ds for n in drawn)
-    level = f" Bands: {given.get('level', 0.95):.0%} jackknife intervals over prompts." if bands else ""
+    level = (
+        f" Bands: {given.get('level', 0.95):.0%} jackknife intervals over {int(ds['n_prompts'])} prompts."
+        if bands
+        else ""
+    )
     yield "augmentation", f"{text if len(drawn) > 1 else text[0].upper() + text[1:]}.{how}{level}", fig

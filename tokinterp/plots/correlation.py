@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..documents import interval_said
 from ..settings import checked
 from . import style
 from .layers import palette, put_legend
@@ -105,6 +106,6 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
     yield (
         "correlation",
         f"Correlation, over {int(n.min())} to {int(n.max())} prompts, of the logarithm of the dimension with the mean "
-        "loss, and its interval. Full markers: false discovery rate over layers below 0.05.",
+        f"loss, {interval_said(ds)}. Full markers: false discovery rate over layers below 0.05.",
         fig,
     )

@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..documents import interval_said
 from ..settings import checked
 from . import style
 from .layers import by_layer, spread
@@ -133,7 +134,7 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
         style.panel_letters(axes)
     yield (
         "cosine",
-        "a: mean cosine of two tokens, interval over prompts. b: cosine of tokens so many places apart in the text, "
+        f"a: mean cosine of two tokens, {interval_said(ds)}. b: cosine of tokens so many places apart in the text, "
         "less that of all pairs of the prompt, which is what tokens in random order would have.",
         fig,
     )

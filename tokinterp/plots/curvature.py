@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..documents import interval_said
 from ..settings import checked
 from . import style
 from .layers import by_layer
@@ -89,6 +90,6 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
     )
     yield (
         "curvature",
-        f"{caption}. Dashed: paths whose angle is known. Bands: 95 % of bootstrap means over prompts.",
+        f"{caption}. Dashed: paths whose angle is known. Bands: {interval_said(ds)}.",
         fig,
     )

@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..documents import interval_said
 from ..settings import checked
 from . import style
 from .layers import by_layer, curves, draw_curves, named_sets, spread
@@ -153,7 +154,7 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
         style.panel_letters(axes)
     yield (
         "dimension",
-        "Intrinsic dimension of the cloud of tokens of each prompt, mean and interval over prompts. a: over layers, "
+        f"Intrinsic dimension of the cloud of tokens of each prompt, mean, {interval_said(ds)}. a: over layers, "
         f"at scale {scale}. b: over scales; a plateau is what can be called the dimension. Values above about 15 are "
         "lower bounds. Open markers: some prompts are too small for an estimate.",
         fig,

@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..documents import interval_said
 from ..settings import checked
 from . import style
 from .layers import by_layer
@@ -68,4 +69,4 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
         "dataset_rankme": "effective rank of the mean-pooled prompts",
     }
     caption = ". ".join(f"{chr(97 + i)}: {text[n]}" for i, n in enumerate(drawn))
-    yield "entropy", f"{caption}. Bands: 95 % of bootstrap means over prompts.", fig
+    yield "entropy", f"{caption}. Bands over prompts: {interval_said(ds)}.", fig

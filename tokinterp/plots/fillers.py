@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..documents import interval_said
 from ..settings import checked
 from ..summary import summary
 from . import style
@@ -176,7 +177,7 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
             for n, place in enumerate(ds["placement"].values.tolist()[:2]):
                 insertion_curves(ds, ax=axes[0, n], placement=place, legend=n == 0)
             style.panel_letters(axes)
-        yield "insertion", "Change of the log-probability of the answer, 95 % paired interval over items.", fig
+        yield "insertion", f"Change of the log-probability of the answer, paired, {_said(ds)}.", fig
     elif kind == "intervene":
         yield _rows(ds, "log_prob_change", "intervention", "What interventions on the fillers do to the answer.")
         yield _rows(ds, "kl", "intervention", "How far interventions on the fillers move the prediction.")
@@ -184,7 +185,7 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
         fig, axes = style.figure("column", 2.2)
         with style.paper_style():
             evidence(ds, ax=axes[0, 0])
-        yield "verdict", f"Evidence that fillers are used: {ds.attrs['verdict']}.", fig
+        yield "verdict", f"Evidence that fillers are used: {ds.attrs['verdict']}; {_said(ds)}.", fig
     elif kind == "policy_loss":
         yield _rows(ds, "loss_change", "policy", "What a model loses when only some keys stay visible.")
     elif kind == "sentinels":
@@ -193,16 +194,22 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
         names = {"shift": "shift", "filler_states": "variance_share", "filler_probes": "explained",
                  "read_fillers": "reciprocal_rank"}  # fmt: skip
         name = names[str(kind)]
-        shown = ds[[name]].max("slot", keep_attrs=True) if "slot" in ds[name].dims else ds[[name]]
+        shown = ds[[name]].mean("slot", keep_attrs=True) if "slot" in ds[name].dims else ds[[name]]
         select = {d: shown[d].values[:1] for d in ("variant",) if d in shown[name].dims}
         fig, axes = style.figure("column")
         with style.paper_style():
             by_layer(shown, name, ax=axes[0, 0], select=select)
-        yield name, f"{ds[name].attrs['long_name']}{', best slot' if 'slot' in ds[name].dims else ''}.", fig
+        yield name, f"{ds[name].attrs['long_name']}{', mean over fillers' if 'slot' in ds[name].dims else ''}.", fig
+
+
+def _said(ds: xr.Dataset) -> str:
+    """Return what the intervals are over: the prompts of these results are items, but for texts."""
+    said = interval_said(ds)
+    return said if ds.attrs.get("measurement") in ("policy_loss", "sentinels") else said.replace("prompts", "items")
 
 
 def _rows(ds: xr.Dataset, name: str, dim: str, caption: str) -> tuple[str, str, Figure]:
     fig, axes = style.figure("column", 0.9 + 0.22 * ds.sizes[dim])
     with style.paper_style():
         intervals(ds, name, dim, ax=axes[0, 0])
-    return name, f"{caption} Mean and 95 % interval.", fig
+    return name, f"{caption} Mean, {_said(ds)}.", fig

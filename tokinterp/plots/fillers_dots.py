@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..documents import interval_said
 from ..settings import checked
 from ..summary import summary
 from . import style
@@ -234,7 +235,7 @@ def slot_effects(ds: xr.Dataset, trunk: str | None = None, *, ax: Axes | None = 
 def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, str, Figure]]:
     """Yield the figures of one of the four results."""
     kind = ds.attrs["measurement"]
-    uncertain = "Bars are 95 % intervals over prompts."
+    uncertain = f"Bars: {interval_said(ds)}."
     if kind == "FillerContents":
         text = "Share of fillers whose best word, dots left out, could stand there in the chain of thought, by layer."
         plans = [("dots", text, dots_by_layer, {})]
@@ -254,7 +255,7 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
             name = target.replace(" ", "_")
             text = f"Linear probes of the {target} at each filler and layer; dots: above chance and the untrained."
             plans.append((f"map_{name}", text, dot_probe_map, {"target": target}))
-            text = f"Mean over fillers of the accuracy for the {target}; bands: 95 % intervals over examples."
+            text = f"Mean over fillers of the accuracy for the {target}; bands: {interval_said(ds)}."
             plans.append((f"layers_{name}", text, dot_probes_by_layer, {"target": target}))
     for name, caption, draw, options in plans:
         tall = 0.9 + 0.2 * ds.sizes["intervention"] if draw is dot_ablation else None

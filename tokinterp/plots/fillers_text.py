@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..documents import interval_said
 from ..settings import checked
 from ..summary import summary
 from . import style
@@ -211,7 +212,7 @@ def cell_likeness(ds: xr.Dataset, *, ax: Axes | None = None, width: str | float 
 def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, str, Figure]]:
     """Yield name, caption and figure of a result."""
     kind = str(ds.attrs["measurement"])
-    over = "95 % interval over prompts"
+    over = interval_said(ds)
     fig, axes = style.figure("column", 3.0 if kind == "cell_clusters" else None)
     ax = axes[0, 0]
     with style.paper_style():

@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..documents import interval_said
 from ..settings import checked
 from . import style
 from .layers import by_layer
@@ -69,7 +70,7 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
         style.panel_letters(axes)
     yield (
         "graph",
-        "Graph with an arrow from each token to its k nearest neighbours, mean and interval over prompts. a: share of "
+        f"Graph with an arrow from each token to its k nearest neighbours, mean, {interval_said(ds)}. a: share of "
         "arrows that have their opposite. b: share of two arrows in a row that a third one closes. c: skewness of the "
         "number of arrows to a token; above 1 there are hubs. d: share of tokens to which no arrow points.",
         fig,

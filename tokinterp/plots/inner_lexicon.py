@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..documents import interval_said
 from ..settings import checked
 from . import style
 from .layers import Curve, curves, draw_curves, named_sets, pick
@@ -251,8 +252,8 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
         style.panel_letters(axes)
     yield (
         "pieces",
-        "Attention from the last token of words of several tokens to their earlier tokens, mean and interval over "
-        f"prompts, for words of {' and '.join(map(str, sizes))} tokens; beside it, attention from one-token words to "
-        "as many one-token words before them.",
+        "Attention from the last token of words of several tokens to their earlier tokens, mean, "
+        f"{interval_said(ds)}, for words of {' and '.join(map(str, sizes))} tokens; beside it, attention from "
+        "one-token words to as many one-token words before them.",
         fig,
     )

@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..documents import interval_said
 from ..settings import checked
 from . import style
 from .layers import by_layer, pick
@@ -203,7 +204,7 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
         style.panel_letters(axes)
     yield (
         "lens",
-        "What each layer would answer if the model stopped there, mean and interval over prompts. a: cross-entropy of "
+        f"What each layer would answer if the model stopped there, mean, {interval_said(ds)}. a: cross-entropy of "
         "the true next token; at the last layer it is the loss of the model. b: entropy of the answer. c: distance "
         "from the last layer's answer. d: share of tokens at which the most probable answer is that of the last layer.",
         fig,

@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..documents import interval_said
 from ..settings import checked
 from . import style
 from .layers import by_layer, named_sets
@@ -108,6 +109,6 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
         f"How far each block is a linear map of the stream, {int(ds['n'][0])} tokens, without: {without}. a: share of "
         "the variance of its output that the best linear map of its input explains; dotted: what independent clouds "
         "would score. b: the same for what the block adds to the stream. c, d: size of what it adds (log), and the "
-        "cosine of a token's stream before and after, mean and interval over prompts.",
+        f"cosine of a token's stream before and after, mean over prompts, {interval_said(ds)}.",
         fig,
     )

@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..documents import interval_said
 from ..settings import checked
 from . import style
 from .dimension import dimension_by_scale
@@ -84,7 +85,7 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
         of = f" (of {extra[0]} {single[extra[0]].values} only)" if extra else ""
         bars = ", with standard errors" if ds.sizes["prompt"] <= MOST else ""
         text += (
-            ". a: mean over prompts by scale, band: 95 % of bootstrap means over prompts; a plateau is what can be "
+            f". a: mean over prompts by scale, band: {interval_said(ds)}; a plateau is what can be "
             f"called the dimension. b: every prompt{of}{bars}; dashed: the mean"
         )
     else:

@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..documents import interval_said
 from ..settings import checked
 from . import style
 from .layers import by_layer
@@ -86,7 +87,7 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
         "norms",
         "a: the largest magnitudes in a prompt, and the median. b: norms of rows. c: participation ratio over channels "
         "of the longest row of a prompt. d: massive rows, by the norm and by the rule of Sun et al. 2024. Means over "
-        "prompts with 95 % bootstrap intervals.",
+        f"prompts, {interval_said(ds)}.",
         fig,
     )
     if prompt is not None and "norm" in ds:

@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..documents import interval_said
 from ..settings import checked
 from . import style
 from .layers import by_layer, palette
@@ -113,7 +114,8 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
         yield (
             "overlap",
             "Share of the k nearest neighbours of a token at layer b that are among its k nearest at layer b + 1, mean "
-            "and interval over prompts. a: as it is; dotted: expected for unrelated clouds. b: 0 is that, 1 is all.",
+            f"over prompts, {interval_said(ds)}. a: as it is; dotted: expected for unrelated clouds. b: 0 is that, "
+            "1 is all.",
             fig,
         )
     if "overlap_pair" in ds and not {"null", "shuffle", "model", "replicate"} & {*ds.dims}:

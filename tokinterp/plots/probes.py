@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..documents import interval_said
 from ..settings import checked
 from . import style
 from .layers import pick
@@ -96,7 +97,7 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
         axes[0, 1].axhline(0, color="0.6", lw=0.6)
         style.panel_letters(axes)
     text = (
-        "Token probes over depth, with 95 % bootstrap intervals over documents. a: share of positions at which the "
+        f"Token probes over depth, {interval_said(ds, 'document')}. a: share of positions at which the "
         "probe names the token at the offset, at last tokens of multi-token words and at the others; short lines at "
         "the right edge are what the token at the position alone tells (bigrams), at last tokens. b: accuracy at the "
         "other tokens minus that at last tokens; erasure is a gap that grows with depth."

@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..documents import interval_said
 from ..settings import checked
 from . import style
 from .layers import by_layer
@@ -63,6 +64,6 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
     yield (
         "sinks",
         f"a: mean attention of later positions to the first token; even attention gives {even:.2g}. b: "
-        f"{ds['sink_rate'].attrs['long_name']}, with its interval over prompts.",
+        f"{ds['sink_rate'].attrs['long_name']}, {interval_said(ds)}.",
         fig,
     )

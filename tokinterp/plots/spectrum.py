@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..documents import interval_said
 from ..settings import checked
 from . import style
 from .layers import Curve, by_layer, draw_curves, named_sets, pick, spread
@@ -155,7 +156,7 @@ def overview(ds: xr.Dataset, prompt: int | None = None) -> Iterator[tuple[str, s
     yield (
         "spectrum",
         "a: share of the variance in the first direction of the stream. b: number of directions that share it. c: mean "
-        "cosine of pairs of rows of a prompt, with its interval over prompts. d: eigenvalues of the regular rows. "
+        f"cosine of pairs of rows of a prompt, {interval_said(ds)}. d: eigenvalues of the regular rows. "
         + (f"Regular rows are those {regular}." if regular else ""),
         fig,
     )
