@@ -45,9 +45,9 @@ def token_nats(model: Any, ids: list[int], context: int, bos: int) -> np.ndarray
     half, start, scored = context // 2, 0, 0
     while scored < len(ids):
         stop = min(start + context, len(ids))
-        x = torch.tensor([[bos, *ids[start : stop - 1]]], device=model.device)
+        x = torch.tensor([[bos, *ids[start : stop - 1]]], device=model.device, dtype=torch.int64)
         logp = model(input_ids=x).logits[0].float().log_softmax(-1)
-        nats = -logp.gather(1, torch.tensor(ids[start:stop], device=x.device)[:, None])[:, 0]
+        nats = -logp.gather(1, torch.tensor(ids[start:stop], device=x.device, dtype=torch.int64)[:, None])[:, 0]
         out[scored:stop] = nats[scored - start :].cpu().numpy()
         scored, start = stop, stop - half
     return out

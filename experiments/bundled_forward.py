@@ -17,7 +17,7 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     length, size = q.shape[2], 128 if q.shape[2] <= 512 else 256
-    mask = torch.full((size, size), float("-inf"), device=q.device).triu(1)
+    mask = torch.full((size, size), float("-inf"), device=q.device, dtype=torch.float32).triu(1)
     out = []
     for i in range(0, length, size):
         scores = (q[:, :, i : i + size] @ k[:, :, : i + size].transpose(-1, -2)).float() * q.shape[-1] ** -0.5
@@ -61,7 +61,8 @@ def loss_function(model: Any, compiled: bool) -> Callable[[torch.Tensor], torch.
     config = model.config
     heads, size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
     angle = torch.outer(
-        torch.arange(config.max_position_embeddings).float(), 10000 ** (-torch.arange(0, size, 2).float() / size)
+        torch.arange(config.max_position_embeddings, dtype=torch.float32, device="cpu"),
+        10000 ** (-torch.arange(0, size, 2, dtype=torch.float32, device="cpu") / size),
     )
     angle = torch.cat([angle, angle], -1).to(model.device)
     cos, sin = angle.cos(), angle.sin()

@@ -90,7 +90,7 @@ def resplit(model: Any, tokenizer: Any, cases: list[dict], seed: int) -> dict:
     other = np.where(other == np.arange(len(cases)), (other + 1) % len(cases), other)
 
     def last(ids: list[int]) -> torch.Tensor:
-        return residuals(model, torch.tensor([bos + ids]))[:, 0, -1]
+        return residuals(model, torch.tensor([bos + ids], dtype=torch.int64, device="cpu"))[:, 0, -1]
 
     whole = torch.stack([last(c["context"] + [c["id"]]) for c in cases], 1)  # layer, case, d_model
     split = torch.stack([last(c["context"] + c["pieces"]) for c in cases], 1)
@@ -109,7 +109,9 @@ def resplit(model: Any, tokenizer: Any, cases: list[dict], seed: int) -> dict:
         }
     # of all whole-word states, is the right word's the nearest one to the last piece?
     a, b = (torch.nn.functional.normalize(x - whole.mean(1, keepdim=True), dim=-1) for x in (split, whole))
-    result["nearest_of_all"] = ((a @ b.mT).argmax(-1) == torch.arange(len(cases))).float().mean(1).tolist()
+    result["nearest_of_all"] = (
+        ((a @ b.mT).argmax(-1) == torch.arange(len(cases), dtype=torch.int64, device="cpu")).float().mean(1).tolist()
+    )
     return result
 
 
@@ -137,15 +139,19 @@ def read_out(model: Any, tokenizer: Any, texts: list[str], positions: int, seed:
         row = tokenizer(text, add_special_tokens=False)["input_ids"][: 4 * length]
         for start in range(0, len(row) - 32, length):
             part = row[start : start + length]
-            states.append(residuals(model, torch.tensor([[tokenizer.bos_token_id, *part]]))[:, 0, 1:].half())
+            states.append(
+                residuals(model, torch.tensor([[tokenizer.bos_token_id, *part]], dtype=torch.int64, device="cpu"))[
+                    :, 0, 1:
+                ].half()
+            )
             ids.append(part)
             article.append([number] * len(part))
             classes.append(token_classes(tokenizer.convert_ids_to_tokens(part)))
             total += len(part)
         if total >= positions:
             break
-    x, y = torch.cat(states, 1), torch.tensor(np.concatenate(ids))
-    group, held = np.concatenate(classes), torch.tensor(np.concatenate(article) % 4 == 3)
+    x, y = torch.cat(states, 1), torch.from_numpy(np.concatenate(ids))
+    group, held = np.concatenate(classes), torch.from_numpy(np.concatenate(article) % 4 == 3)
     known = torch.bincount(y[~held], minlength=len(tokenizer))[y] > 0
     masks = {
         "last": group == 4,
@@ -154,7 +160,7 @@ def read_out(model: Any, tokenizer: Any, texts: list[str], positions: int, seed:
         "other_than_last": group != 4,
         "all": group >= 0,
     }
-    masks = {k: torch.tensor(m)[held & known] for k, m in masks.items()}
+    masks = {k: torch.from_numpy(m)[held & known] for k, m in masks.items()}
     out: dict[str, Any] = {"fit_positions": int((~held).sum()), "scored": {k: int(m.sum()) for k, m in masks.items()}}
     for kind in ("lda", "softmax") if softmax else ("lda",):
         out[kind] = {k: {"accuracy": [], "nats": []} for k in masks}
@@ -173,10 +179,15 @@ def read_out(model: Any, tokenizer: Any, texts: list[str], positions: int, seed:
 def lda_fit(x: torch.Tensor, y: torch.Tensor, classes: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights and biases of linear discriminant analysis with a shared, slightly shrunk covariance."""
     count = torch.bincount(y, minlength=classes).float()
-    mean = torch.zeros(classes, x.shape[1]).index_add_(0, y, x) / count.clamp(min=1)[:, None]
+    mean = (
+        torch.zeros(classes, x.shape[1], dtype=torch.float32, device="cpu").index_add_(0, y, x)
+        / count.clamp(min=1)[:, None]
+    )
     inside = (x - mean[y]).double()
     covariance = inside.T @ inside / len(x)
-    covariance += 1e-3 * x.double().var(0).mean() * torch.eye(x.shape[1])  # at layer 0 there is no other variance
+    covariance += (
+        1e-3 * x.double().var(0).mean() * torch.eye(x.shape[1], dtype=torch.float64, device="cpu")
+    )  # at layer 0 there is no other variance
     weight = torch.linalg.solve(covariance, mean.double().T).float()
     bias = -0.5 * (mean.T * weight).sum(0) + torch.where(count > 0, (count / len(x)).log(), -1e9)
     return weight, bias
@@ -187,12 +198,15 @@ def softmax_fit(x: torch.Tensor, y: torch.Tensor, classes: int, seed: int) -> tu
     generator = torch.Generator().manual_seed(seed)
     centre, scale = x.mean(0), x.std(0) + 1e-6
     z = (x - centre) / scale
-    weight, bias = torch.zeros(x.shape[1], classes, requires_grad=True), torch.zeros(classes, requires_grad=True)
+    weight, bias = (
+        torch.zeros(*shape, requires_grad=True, dtype=torch.float32, device="cpu")
+        for shape in ((x.shape[1], classes), (classes,))
+    )
     adam = torch.optim.Adam([weight, bias], lr=0.01)
     steps = 8 * (len(z) // 1024)
     for step in range(steps):
         adam.param_groups[0]["lr"] = 0.01 * (1 - step / steps)
-        rows = torch.randint(len(z), (1024,), generator=generator)
+        rows = torch.randint(len(z), (1024,), generator=generator, dtype=torch.int64, device="cpu")
         with torch.autocast("cpu", torch.bfloat16):
             logits = z[rows] @ weight + bias
         adam.zero_grad()
@@ -214,10 +228,15 @@ def questions(model: Any, tokenizer: Any, path: Path) -> dict:
     for row in rows:
         answer = tokenizer(row["answer"], add_special_tokens=False)["input_ids"]
         prompt = tokenizer(row["prompt"])["input_ids"]
-        logits = model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].float()
+        logits = (
+            model(input_ids=torch.tensor([prompt + answer], dtype=torch.int64, device="cpu"))
+            .logits[0, len(prompt) - 1 : -1]
+            .float()
+        )
         logp = logits.log_softmax(-1)
-        ranks = (logits > logits.gather(1, torch.tensor(answer)[:, None])).sum(1).tolist()
-        total = float(logp.gather(1, torch.tensor(answer)[:, None]).sum())
+        wanted = torch.tensor(answer, dtype=torch.int64, device="cpu")[:, None]
+        ranks = (logits > logits.gather(1, wanted)).sum(1).tolist()
+        total = float(logp.gather(1, wanted).sum())
         values = (
             float(max(ranks) == 0),
             float(ranks[0] < 5),
@@ -244,7 +263,7 @@ def short_loss(model: Any, folder: Path, length: int = 256, rows: int = 200) -> 
     starts = np.linspace(0, len(stream) - length, rows).astype(int)
     losses = []
     for s in starts:
-        ids = torch.tensor([[0, *stream[s : s + length]]])
+        ids = torch.tensor([[0, *stream[s : s + length]]], dtype=torch.int64, device="cpu")
         logits = model(input_ids=ids[:, :-1]).logits[0].float()
         losses.append(float(torch.nn.functional.cross_entropy(logits, ids[0, 1:])))
     return float(np.mean(losses))

@@ -81,7 +81,7 @@ def rates_on(opts: list[torch.optim.Optimizer], device: torch.device) -> None:
     """Make the rates tensors on the device; again after states were loaded."""
     for optimiser in opts:
         for group in optimiser.param_groups:
-            group["lr"] = torch.tensor(float(group["lr"]), device=device)
+            group["lr"] = torch.tensor(float(group["lr"]), device=device, dtype=torch.float32)
 
 
 class Step:
@@ -134,7 +134,7 @@ class Step:
         return total
 
     def _step(self, ids: Tensor) -> Tensor:
-        total = torch.zeros((), device=ids.device)
+        total = torch.zeros((), device=ids.device, dtype=torch.float32)
         for part in ids.split(max(1, self.micro // (ids.shape[1] - 1))):
             value = self.loss(part) * (len(part) / len(ids))
             value.backward()

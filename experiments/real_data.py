@@ -89,7 +89,7 @@ def greedy_text(folder: Path) -> Outcome:
     """What stories260K says from BOS, by the unembedded last layer."""
     model = ti.load_model(folder / "models" / "stories260K", device="cpu")
     site = ti.Site("resid", model.info.n_layers)
-    said = torch.tensor([[model.tokenizer.bos_token_id]])
+    said = torch.tensor([[model.tokenizer.bos_token_id]], dtype=torch.int64, device="cpu")
     while len(text := model.tokenizer.decode(said[0], skip_special_tokens=True)) < len(STORY):
         following = model.unembed(model.run(said, [site])[site][:, -1]).argmax(-1)
         said = torch.cat([said, following[:, None]], 1)

@@ -137,7 +137,7 @@ class Windows:
             starts[epochs == epoch] = self.orders[epoch][at // chunk] * chunk + at % chunk
         self.place += length * len(places)
         device = self.there.device
-        index = torch.from_numpy(starts).to(device)[:, None] + torch.arange(length, device=device)
+        index = torch.from_numpy(starts).to(device)[:, None] + torch.arange(length, device=device, dtype=torch.int64)
         rows = self.there[index].long() & 0xFFFF
         return torch.cat([torch.zeros_like(rows[:, :1]), rows], 1)
 

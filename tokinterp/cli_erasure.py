@@ -188,7 +188,7 @@ def accuracy_text(probes: TokenProbes, model: Model, prompts: Prompts, max_token
     some = prompts[: max(1, min(len(prompts), kept))]
     targets = {o: torch.from_numpy(label_ids(some, o, bool(probes.facts.get("bos")))) for o in probes.offsets}
     right = {(n, o): 0 for n in probes.layers for o in probes.offsets}
-    starts = torch.tensor(some.starts)
+    starts = torch.as_tensor(some.starts, device="cpu")
     for batch in stream(model, some, resid(probes.layers), batch_tokens=4096):
         place = (starts.to(batch.device)[batch.row_prompt] + batch.row_position).cpu()
         for layer in probes.layers:

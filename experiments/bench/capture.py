@@ -20,7 +20,9 @@ def run(out: Path | None = None, rounds: int = 9, small: bool = False) -> dict[s
         sizes |= {"n_layers": 4, "d_model": 64, "d_vocab": 500, "prompts": 2, "tokens": 32}
     lm = random_llama(sizes["n_layers"], sizes["d_model"], sizes["n_heads"], sizes["d_vocab"])
     model = ti.wrap(lm, id="random-llama")
-    ids = torch.randint(0, sizes["d_vocab"], (sizes["prompts"], sizes["tokens"]), device=model.device)
+    ids = torch.randint(
+        0, sizes["d_vocab"], (sizes["prompts"], sizes["tokens"]), device=model.device, dtype=torch.int64
+    )
     layers = range(sizes["n_layers"] + 1)
     sites = ti.resid(layers)
     half = [ti.Site("resid", sizes["n_layers"] // 2)]

@@ -119,7 +119,9 @@ def random_llama(
 
 def random_prompts(n: int, length: int, d_vocab: int, seed: int = 0) -> ti.Prompts:
     """Return prompts of random ids."""
-    ids = torch.randint(0, d_vocab, (n, length), generator=torch.Generator().manual_seed(seed))
+    ids = torch.randint(
+        0, d_vocab, (n, length), generator=torch.Generator().manual_seed(seed), dtype=torch.int64, device="cpu"
+    )
     return ti.Prompts.from_ids(ids.tolist())
 
 

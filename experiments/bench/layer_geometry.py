@@ -27,9 +27,15 @@ def run(out: Path | None = None, rounds: int = 3, small: bool = False) -> dict[s
     if small:
         sizes = {"layers": 3, "d_model": 32, "tokens": 40, "prompts": 2, "n_layers": 2, "d_vocab": 300}
     draw = torch.Generator().manual_seed(0)
-    x = torch.randn(sizes["layers"], sizes["tokens"], sizes["d_model"], generator=draw)
-    x = (x @ torch.randn(sizes["d_model"], sizes["d_model"], generator=draw) / sizes["d_model"] ** 0.5).cumsum(0)
-    states, keep = list(x), torch.ones(len(x), sizes["tokens"], dtype=torch.bool)
+    x = torch.randn(
+        sizes["layers"], sizes["tokens"], sizes["d_model"], generator=draw, dtype=torch.float32, device="cpu"
+    )
+    x = (
+        x
+        @ torch.randn(sizes["d_model"], sizes["d_model"], generator=draw, dtype=torch.float32, device="cpu")
+        / sizes["d_model"] ** 0.5
+    ).cumsum(0)
+    states, keep = list(x), torch.ones(len(x), sizes["tokens"], dtype=torch.bool, device="cpu")
     ways: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         "CKA, biased and debiased": (
             lambda: literal_pairs(states, literal_cka, literal_debiased),

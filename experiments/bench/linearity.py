@@ -33,7 +33,9 @@ def run(*, small: bool = False, out: Path | None = None) -> dict[str, Any]:
     lm = common.random_llama(n_layers=layers - 1, d_model=d, n_heads=4, d_vocab=320)
     model = ti.wrap(lm, id="bench")
     prompts = common.random_prompts(n, length, 320)
-    states = torch.randn(layers, n, length, d, generator=torch.Generator().manual_seed(0)).to(model.device)
+    states = torch.randn(
+        layers, n, length, d, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu"
+    ).to(model.device)
     states = states.cumsum(0) + 0.3 * torch.tanh(states).cumsum(0)
     ids = torch.stack([torch.from_numpy(prompts.ids(i)).long() for i in range(n)]).to(model.device)
     yes = torch.ones_like(ids, dtype=torch.bool)

@@ -201,7 +201,11 @@ def imbalances(cloud: Tensor) -> Tensor:
     orders = [torch.cdist(x.double(), x.double()).fill_diagonal_(torch.inf).argsort(1) for x in cloud]
     ranks = [order.argsort(1) + 1 for order in orders]
     n = cloud.shape[1]
-    return torch.tensor([[2 / n * float(b.gather(1, a[:, :1]).double().mean()) for b in ranks] for a in orders])
+    return torch.tensor(
+        [[2 / n * float(b.gather(1, a[:, :1]).double().mean()) for b in ranks] for a in orders],
+        dtype=torch.float64,
+        device="cpu",
+    )
 
 
 def cosine(x: Tensor) -> float:

@@ -105,9 +105,11 @@ def many_clouds(
 ) -> dict[str, Any]:
     """Time clouds as a model has them, one per layer, on the GPU."""
     generator = torch.Generator(device).manual_seed(0)
-    spread = torch.randn(12, d, device=device, generator=generator)
-    points = torch.randn(n_clouds, n, 12, device=device, generator=generator) @ spread
-    points = (points + 0.05 * torch.randn(points.shape, device=device, generator=generator)).bfloat16()
+    spread = torch.randn(12, d, device=device, generator=generator, dtype=torch.float32)
+    points = torch.randn(n_clouds, n, 12, device=device, generator=generator, dtype=torch.float32) @ spread
+    points = (
+        points + 0.05 * torch.randn(points.shape, device=device, generator=generator, dtype=torch.float32)
+    ).bfloat16()
 
     def estimate(products: torch.dtype) -> Callable[[], Any]:
         def call() -> Any:

@@ -219,8 +219,9 @@ def _parts(
     d, device = model.info.d_model, model.device
     classes = len(np.unique(train.token_ids))
     steps = s.epochs * math.ceil(train.n_tokens / s.rows) * len(layers) * n_offsets
-    x, w = torch.randn(s.rows, d, device=device), torch.randn(classes, d, device=device)
-    target, grad = torch.randint(0, classes, (s.rows,), device=device), torch.empty(classes, d, device=device)
+    x, w = (torch.randn(n, d, device=device, dtype=torch.float32) for n in (s.rows, classes))
+    target = torch.randint(0, classes, (s.rows,), device=device, dtype=torch.int64)
+    grad = torch.empty(classes, d, device=device, dtype=torch.float32)
     out: dict[str, dict[str, Any]] = {}
     forward = _seconds(lambda: [None for _ in ti.stream(model, train, ti.resid(layers))])
     out["joint fit: forward, once"] = {"seconds": forward, "classes": classes}
@@ -229,7 +230,7 @@ def _parts(
         a = x.to(kind)
         one = _each(lambda sc=scratch, a=a: softmax_gradient(a, w, target, grad, sc))
         out[f"joint fit: gradients, {name}"] = {"seconds": one * steps}
-        b, prob = w.to(kind), torch.rand(s.rows, classes, device=device).to(kind)
+        b, prob = w.to(kind), torch.rand(s.rows, classes, device=device, dtype=torch.float32).to(kind)
         out[f"joint fit: floor of the two products, {name}"] = {
             "seconds": (_each(lambda a=a, b=b: a @ b.T) + _each(lambda p=prob, a=a: p.T @ a)) * steps
         }

@@ -32,7 +32,7 @@ def run(job: Job) -> None:
     draw = torch.Generator(job.place).manual_seed(0)
     kind = torch.float32 if job.tiny else torch.bfloat16
     states = {i: torch.randn(n, d, generator=draw, device=job.place, dtype=kind) for i in range(layers)}
-    targets = torch.randint(0, classes, (len(offsets), n), generator=draw, device=job.place)
+    targets = torch.randint(0, classes, (len(offsets), n), generator=draw, device=job.place, dtype=torch.int64)
     settings = ProbeSettings(epochs=1, rows=rows)
     fit = Fit(
         targets, None, np.array([0, n]), np.arange(n), classes, offsets, settings, 0, torch.bfloat16
