@@ -268,3 +268,17 @@ def test_the_largest_entropy_of_few_prompts_is_that_of_their_number():
     np.testing.assert_allclose(ds["dataset_entropy"], np.log(3), rtol=1e-6)
     np.testing.assert_allclose(ds["dataset_entropy_share"], 1, rtol=1e-6)
     np.testing.assert_allclose(ds["dataset_rankme"], 3, rtol=1e-6)
+
+
+def test_few_prompts_bound_the_entropy_of_the_dataset_and_those_without_tokens_are_none():
+    model = StandIn((9, 1, 5, 7))  # three means in eight channels; the second prompt is a special token alone
+    ds = model.measured(ti.MatrixEntropy(exclude=("special",))).result()
+    assert ds["n_prompts"].values.tolist() == [3] * 4
+    for layer in range(4):
+        means = np.stack([s[layer, 1:].mean(0) for s in model.streams if s.shape[1] > 1])
+        share = np.linalg.svd(means, compute_uv=False) ** 2
+        share /= share.sum()
+        entropy = -(share * np.log(share)).sum()
+        found = ds.sel(layer=layer, order=1)
+        assert float(found["dataset_entropy"]) == pytest.approx(entropy, rel=1e-5)
+        assert float(found["dataset_entropy_share"]) == pytest.approx(entropy / np.log(3), rel=1e-5)

@@ -71,3 +71,16 @@ def test_hubs_appear_with_dimension():
     ]
     assert skew[0] < skew[1] < skew[2]
     assert skew[2] > 2
+
+
+def test_degrees_are_kept_of_the_prompts_below_the_number():
+    model = StandIn((12, 15, 9))
+    for tokens, numbers in ((1, [0]), (2, [0, 1]), (None, [0, 1, 2])):
+        ds = model.measured(ti.NeighbourGraph(k=(2, 3), tokens=tokens)).result()
+        assert sorted(set(ds["token_prompt"].values.tolist())) == numbers
+    x = model.streams[1][2][1:]
+    apart = np.linalg.norm(x[:, None] - x, axis=-1) + np.diag(np.full(len(x), np.inf))
+    for k in (2, 3):
+        degree = np.bincount(np.argsort(apart, 1)[:, :k].ravel(), minlength=len(x))
+        got = ds["in_degree"].sel(layer=2, k=k).values[ds["token_prompt"].values == 1]
+        assert got.tolist() == [-1, *degree.tolist()]  # the special token takes no part

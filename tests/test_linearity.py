@@ -248,3 +248,20 @@ def test_maps_of_some_blocks_are_those_of_these_blocks():
         part = streamed(model, ti.TokenNonlinearity(blocks=blocks, exclude=("special",), maps=asked.fitted()))
         for name in ("nonlinearity", "linearity"):
             np.testing.assert_allclose(part[name], whole[name].sel(block=blocks), rtol=1e-6)
+
+
+@pytest.mark.parametrize("batches", [None, [[3], [0, 2], [1]]])
+def test_halves_are_even_and_odd_prompts_each_scored_by_the_map_of_the_other(batches):
+    model = stand_in()
+    ds = streamed(model, ti.Linearity(exclude=("special",)), batches)
+    for b in range(3):
+        halves = []
+        for half in (0, 1):
+            rows = [s[b : b + 2, 1:] for s in model.streams[half::2]]
+            halves.append(np.concatenate(rows, 1).astype(np.float32).astype(float))
+        left = total = 0.0
+        for (x, y), (u, v) in ((halves[0], halves[1]), (halves[1], halves[0])):
+            weight = np.linalg.lstsq(x - x.mean(0), y - y.mean(0), rcond=None)[0]
+            left += ((v - y.mean(0) - (u - x.mean(0)) @ weight) ** 2).sum()
+            total += ((v - v.mean(0)) ** 2).sum()
+        assert float(ds["linearity_held_out"][b]) == pytest.approx(1 - left / total, rel=1e-4)

@@ -325,3 +325,15 @@ def tiny():
         max_position_embeddings=32, bos_token_id=1, eos_token_id=2,
     )  # fmt: skip
     return ti.wrap(LlamaForCausalLM(config).eval())
+
+
+def test_rows_of_length_zero_count_in_the_mean_norm_and_not_in_the_cosine():
+    model = StandIn((9, 7))
+    model.streams[0][1][3] = 0
+    ds = model.measured(Spectrum(exclude=())).result().sel(subset="all", layer=1)
+    x = np.concatenate([s[1] for s in model.streams])
+    length = np.linalg.norm(x, axis=1)
+    assert float(ds["mean_norm"]) == pytest.approx(length.mean(), rel=1e-5)
+    unit = x[length > 0] / length[length > 0, None]
+    pairs = (unit @ unit.T)[np.triu_indices(len(unit), 1)]
+    assert float(ds["mean_cosine"]) == pytest.approx(pairs.mean(), abs=1e-6)

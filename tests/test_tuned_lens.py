@@ -92,3 +92,35 @@ def test_contract(start):
 def test_confidence_is_that_of_the_most_probable_token(prompts):
     ds = lens_of(None, prompts, variants=("raw", "normed"))
     np.testing.assert_allclose(np.exp(-ds["token_confidence"]), ds["top_prob"].isel(rank=0), rtol=1e-4)
+
+
+def test_divergences_are_those_of_the_last_layer_from_the_lens():
+    model, prompts = tiny(), some_prompts([40, 30, 35])
+    lens = ti.fit_tuned_lens(model, prompts, layers=[1, 2], steps=0, check_tokens=10**6, progress=False)
+    batch = ti.capture(model, prompts, [0, 1, 2], ti.resid([1, 2, 3]))
+    final = model.unembed(batch.rows(3)).log_softmax(-1)
+    for layer in (1, 2):
+        for name, x in (("kl_identity", batch.rows(layer)), ("kl_start", lens.translate(batch.rows(layer), layer))):
+            own = model.unembed(x).log_softmax(-1)
+            wanted = float((final.exp() * (final - own)).sum(-1).mean())
+            assert lens.history[str(layer)][name] == pytest.approx(wanted, rel=1e-3), name
+
+
+def test_translators_add_the_map_and_the_bias_of_their_layer():
+    draw = torch.Generator().manual_seed(0)
+    lens = TunedLens.identity(tiny().info, [1, 2])
+    lens.weight, lens.bias = torch.randn(2, 32, 32, generator=draw), torch.randn(2, 32, generator=draw)
+    x = torch.randn(5, 32, generator=draw)
+    for i, layer in enumerate((1, 2)):
+        torch.testing.assert_close(lens.translate(x, layer), x + x @ lens.weight[i].T + lens.bias[i])
+    assert torch.equal(lens.translate(x, 3), x)
+
+
+def test_training_that_made_it_worse_is_not_kept():
+    model, prompts, options = tiny(), some_prompts([40, 30, 35]), {"layers": [1], "progress": False}
+    start = ti.fit_tuned_lens(model, prompts, steps=0, **options)
+    worse = ti.fit_tuned_lens(model, prompts, steps=2, lr=30.0, **options)
+    found = worse.history["1"]
+    assert found["kl_trained"] > found["kl_start"]
+    assert torch.equal(worse.weight, start.weight)
+    assert torch.equal(worse.bias, start.bias)
