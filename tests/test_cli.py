@@ -1,6 +1,8 @@
 """The command line does what the library does, and says in one line what is wrong."""
 
+import inspect
 import json
+import re
 import sys
 
 import numpy as np
@@ -10,6 +12,7 @@ from typer.main import get_command
 
 import tokinterp as ti
 from tokinterp import cli
+from tokinterp.cli_settings import parse_layers
 from tokinterp.measurements.lens import LogitLens
 
 TEXTS = [t.text[: 100 + 20 * n] for n, t in enumerate(ti.bundled_texts("dialogue")[:4])]
@@ -128,7 +131,7 @@ def test_load_says_what_a_model_is_and_offers(call, tiny_folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"-m": "lenz"}, "unknown measurement 'lenz': there are dimension, "),
+        ({"-m": "lenz"}, "-m lenz: unknown measurement: there are dimension, "),
         ({"-m": "lenz"}, "did you mean 'lens'?"),
         ({"-m": "linearity", "--layers": "2,3"}, "--layers 2,3: linearity has no such setting; it has blocks, "),
         ({"-m": "erasure", "--probes": "/no/such/folder"}, "/no/such/folder"),
@@ -138,15 +141,16 @@ def test_load_says_what_a_model_is_and_offers(call, tiny_folder):
         ({"--batch-tokens": "0"}, "--batch-tokens 0: give"),
         ({"--checkpoint-every": "nan"}, "--checkpoint-every nan: give"),
         ({"--share": "²/³"}, "--share ²/³: write I/N"),
-        ({"MODEL": "/no/such/folder"}, "no model folder '/no/such/folder'"),
-        ({"TEXTS": "/no/such/file.txt"}, "no such file"),
+        ({"MODEL": "/no/such/folder"}, "MODEL '/no/such/folder': there is no such folder"),
+        ({"TEXTS": "/no/such/file.txt"}, "TEXTS /no/such/file.txt: no such file"),
+        ({"--measurement": "lens"}, "-m lens is given twice: name each measurement once"),
         ({"--layers": "0,9"}, "layers"),
         ({"--layers": "last"}, "write numbers and ranges"),
         ({"--layers": "0,3-2"}, "write numbers and ranges"),
         ({"--layers": "0-999999999"}, "write numbers and ranges"),
         ({"--probes": "somewhere"}, "--probes somewhere: lens reads no probes"),
-        ({"--device": "cuda:99"}, "'cuda:99' does not exist"),
-        ({"--dtype": "int8"}, "no floating-point dtype"),
+        ({"--device": "cuda:99"}, "--device 'cuda:99' does not exist"),
+        ({"--dtype": "int8"}, "--dtype 'int8' is no floating-point dtype"),
         ({"--backend": "jax"}, "--backend 'jax': give"),
         ({"--bos": "maybe"}, "auto, yes or no"),
         ({"--field": "titel"}, "titel"),
@@ -203,6 +207,53 @@ def test_what_is_wrong_is_said_before_the_model_is_loaded(call, texts, stored, t
     code, _, err = call(command, "bundled", file, *[x for pair in options.items() for x in pair])
     assert (code, err.count("\n")) == (1, 1), err
     assert message in err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"MODEL": "/no/such/folder"},
+            "MODEL '/no/such/folder': there is no such folder: give a folder with config.json",
+        ),
+        ({"MODEL": "EMPTY"}, "has no config.json: is it a Hugging Face model folder?"),
+        ({"--device": "cuda:99"}, "--device 'cuda:99' does not exist"),
+        ({"COMMAND": "fit-probes", "MODEL": "EMPTY"}, "has no config.json"),
+    ],
+)
+def test_a_wrong_model_is_said_before_the_texts_are_read(call, texts, tmp_path, monkeypatch, change, message):
+    for place in (cli, cli.cli_erasure):
+        monkeypatch.setattr(place, "read_named", lambda *_, **__: pytest.fail("the texts were read"), raising=False)
+    (tmp_path / "EMPTY").mkdir()
+    monkeypatch.chdir(tmp_path)
+    options = {"-o": tmp_path / "run.zarr", **change}
+    command, model = options.pop("COMMAND", "measure"), options.pop("MODEL", "bundled")
+    options |= {"-m": "lens"} if command == "measure" else {}
+    code, _, err = call(command, model, texts, *[x for pair in options.items() for x in pair])
+    assert (code, err.count("\n")) == (1, 1), err
+    assert message in err
+
+
+@pytest.mark.parametrize("name", cli.MEASUREMENTS)
+def test_every_setting_of_a_measurement_can_be_looked_up(call, name):
+    settings = inspect.signature(cli.measurement_class(name)).parameters
+    code, out, _ = call("measurements", name)
+    assert code == 0
+    for setting, parameter in settings.items():
+        line = next(x for x in out.splitlines() if x.split()[:1] == [setting])
+        assert ("needed" in line) == (parameter.default is parameter.empty)
+    code, out, _ = call("measure", "-m", name, "--help")
+    assert code == 0
+    assert f"Settings of {name} (--set {name}.SETTING=VALUE)" in out
+    assert all(re.search(rf"^  {setting} ", out, re.MULTILINE) for setting in settings)
+
+
+def test_measurements_are_listed(call):
+    code, out, _ = call("measurements")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == list(cli.MEASUREMENTS)
+    assert "tokinterp measurements NAME" in call("measure", "--help")[1]
+    assert call("measurements", "lenz")[0] == 1
 
 
 def test_the_type_of_a_figure_is_no_path(call, tmp_path):
@@ -303,10 +354,10 @@ def test_what_a_command_may_replace(call, stored, tmp_path, monkeypatch):
 
 
 def test_parse_layers():
-    assert cli.parse_layers("0,4,8-10") == [0, 4, 8, 9, 10]
+    assert parse_layers("0,4,8-10") == [0, 4, 8, 9, 10]
     for bad in ("", "a", "-1", "3-", "1.5", "²", "٣", "5-2", "0,5-2", "0-9999999", "1_0"):
         with pytest.raises(ValueError, match="--layers"):
-            cli.parse_layers(bad)
+            parse_layers(bad)
 
 
 def test_short_texts_are_nan_and_counted(call, tiny_folder, texts, tmp_path):

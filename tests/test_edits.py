@@ -189,7 +189,7 @@ def test_numbered_positions_mean_the_same_in_every_batch():
     for place in range(3):
         alone = ti.capture(tiny(), prompts, [place], [site], [edit]).resid(2)[0]
         torch.testing.assert_close(whole[place, : len(alone)], alone, **CLOSE)
-    with pytest.raises(ValueError, match=r"positions \[12\] to edit: the longest prompt has positions 0 to 11"):
+    with pytest.raises(ValueError, match=r"positions=\[12\] to edit: the longest prompt has positions 0 to 11"):
         ti.capture(tiny(), prompts, [1], [site], [E.zero(site, 12)])
     steps = vector(7, 12)
     moved = ti.capture(tiny(), prompts, [1], [site], [E.replace(site, steps)]).resid(2)[0]
@@ -333,8 +333,8 @@ RESID = S("resid", 1)
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: E.zero(RESID, [T]), r"positions \[9\] to edit: the longest prompt has positions 0 to 8"),
-        (lambda: E.zero(RESID, -1), r"positions \[-1\]"),
+        (lambda: E.zero(RESID, [T]), r"positions=\[9\] to edit: the longest prompt has positions 0 to 8"),
+        (lambda: E.zero(RESID, -1), r"positions=\[-1\]"),
         (lambda: E.zero(RESID, torch.ones(2, 4, dtype=torch.bool)), r"bool \(2, 4\): a bool tensor \(2, 9\)"),
         (lambda: E.zero(RESID, lambda ids, mask: ids), r"positions to edit are torch.int64"),
         (lambda: E.zero(RESID, slice(8, 2, -1)), r"the step must be at least 1"),
@@ -345,12 +345,12 @@ RESID = S("resid", 1)
         (lambda: E.add(RESID, torch.zeros(4, 32)), r"value has shape \(4, 32\).*up to 9 positions"),
         (lambda: E.add(RESID, torch.tensor(1.0)), r"value has shape \(\)"),
         (lambda: E.SiteEdit(RESID, "replace"), r"replace at resid 1 needs a value"),
-        (lambda: E.SiteEdit(RESID, "halve"), r"unknown edit 'halve': the edits are replace, add, zero, mean"),
+        (lambda: E.SiteEdit(RESID, "halve"), r"op='halve': give one of 'replace', 'add', 'zero', 'mean'"),
         (lambda: E.knock_out([1], heads=[4]), r"heads \[4\]: the model has heads 0 to 3"),
         (lambda: E.knock_out([1], heads=[-1]), r"heads=\[-1\]"),
         (lambda: E.knock_out([1], blocks=[3]), r"block 3: tiny-llama has blocks 0 to 2"),
-        (lambda: E.knock_out([9]), r"positions \[9\]"),
-        (lambda: "zero", r"str is no edit: make one with"),
+        (lambda: E.knock_out([9]), r"positions=\[9\]"),
+        (lambda: "zero", r"edits=.*: give a list, each a SiteEdit or a KnockOut"),
     ],
 )
 def test_edits_that_do_not_fit_are_refused_before_the_model_runs(make, message):

@@ -1,122 +1,144 @@
-"""Wrong arguments: every public function and class refuses them in one line that names the parameter."""
+"""Wrong arguments: every public function and class refuses them in one line, or takes and records them."""
 
-import importlib
 import inspect
+import re
+from functools import cache
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 import xarray as xr
+from calls import CALLS, World, add_measurements, call, public
 from tiny import some_prompts, tiny
 
 import tokinterp as ti
-from tokinterp import settings
+import tokinterp.fillers
+from tokinterp.kinds import short
 
-SPACES = [importlib.import_module(f"tokinterp{name}") for name in ("", ".edits", ".plots", ".text", ".fillers")]
-RETURNED = {
-    "Annotated", "Batch", "BundledText", "Cases", "Items", "KnockOut", "Lexicon", "Measurement", "Model", "ModelInfo",
-    "Prompts", "Question", "Removal", "SiteEdit", "Spans", "TokenClasses", "TokenProbes", "TokenRepresentations",
-    "TokenSpans", "Vocabulary", "select_positions",
+UNCALLED = {
+    "Batch": "made by the stream, never by a user",
+    "Items": "made by build_items",
+    "Annotated": "made by the readers", "BundledText": "made by bundled_texts", "Question": "made by bundled_questions",
+    "Removal": "made by remove", "TokenClasses": "made by token_classes", "HookedLM": "made by wrap", "Prompts":
+    "made by from_texts, from_ids and from_file", "Model": "a protocol, has no body", "ModelInfo": "made by wrap",
+    "measure_on_cluster": "needs a cluster; its arguments are those of measure",
 }  # fmt: skip
-"""What the package itself makes and calls (or, as estimators of scikit-learn must, checks in ``fit``)."""
-FREE = {
-    "client", "conditions", "data", "demonstrations", "device_map", "edits", "estimator", "expected", "first", "keys",
-    "lm", "measurements", "model_or_tokenizer", "obj", "path", "pipeline", "policy", "positions", "queries",
-    "questions", "records", "results", "second", "shuffled", "streaming", "tokenizer", "trunks", "y",
+"""Public names without a call of their own here, and why."""
+ANY = {
+    ("PerCloud", "estimator"): "any object with fit, or function",
+    ("representations.fit", "y"): "ignored, as scikit-learn asks", ("representations.fit_transform", "y"): "ignored",
+    ("representations.get_params", "deep"): "ignored",
+    ("prompts.vocabulary.special", "ids"): "an array of any shape, in every batch",
 }  # fmt: skip
-"""Parameters that take many kinds of objects; their functions look at them themselves."""
-LOOKED_AT = {("Prompts", "texts"), ("read_out", "ds")}
-SIGNED = {
-    "at",
-    "position",
-    "limit",
-    "limits",
-    "min_psi",
-    "offset",
-    "offsets",
-    "penalty",
-    "tag_column",
-    "threshold",
-    "token_column",
-    "width",
-}
+"""Parameters whose values are not looked at, and why."""
+
+
+class Thing:
+    """An object of a class that nobody knows."""
+
+
 WRONG = {
-    "NaN": float("nan"), "inf": float("inf"), "object": object(), "list of halves": [1.5], "True": True, "text": "12",
-    "minus one": -1, "table": pd.DataFrame({"text": ["a"]}), "dataset": xr.Dataset(), "class": ti.Spectrum,
-    "bytes": b"1", "half": 0.5,
+    "None": None, "NaN": float("nan"), "infinity": float("inf"), "minus one": -1, "zero": 0, "True": True, "half": 1.5,
+    "digits": "12", "list of halves": [1.5], "empty list": [], "empty dictionary": {}, "object": Thing(),
+    "beyond all numbers": 10**400, "lone surrogate": "a\ud800b", "no such path": "/dev/null/none.txt", "bytes": b"1",
+    "dataset": xr.Dataset(), "table": pd.DataFrame({"text": ["a"]}), "class": ti.Spectrum, "dictionary": {"a": 1},
+    "array of NaN": np.array([[np.nan]]), "set": {"a"}, "list of None": [None], "list of strings": ["x"],
+    "tensor": torch.zeros(2, 2),
 }  # fmt: skip
+add_measurements(CALLS)
 
 
-def public():
-    """Every function and class of the public namespaces, once."""
-    seen = {}
-    for space in SPACES:
-        for name in getattr(space, "__all__", None) or [
-            n
-            for n, v in vars(space).items()
-            if not n.startswith("_") and getattr(v, "__module__", "") == space.__name__
-        ]:
-            value = getattr(space, name)
-            if callable(value) and value.__module__.startswith("tokinterp"):
-                seen[id(value)] = (name, value)
-    return sorted(seen.values(), key=lambda pair: (pair[1].__module__, pair[0]))
+@cache
+def world():
+    return World()
 
 
-def kinds_of(value):
-    return getattr(value.__init__ if isinstance(value, type) else value, "__kinds__", None)
+def test_every_public_name_has_a_call():
+    names = {name for name, _ in public()}
+    assert len(names) > 170
+    assert names - set(CALLS) == set(UNCALLED)
+    called = {n.partition(".")[0] for n in CALLS}
+    assert not {n for n in UNCALLED if n in called} - {"Prompts"}
 
 
-def annotations(value):
-    parameters = inspect.signature(value.__init__ if isinstance(value, type) else value).parameters
-    return {n: str(p.annotation) for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
-
-
-def test_every_public_name_checks_its_arguments():
-    unchecked = [name for name, value in public() if kinds_of(value) is None and name not in RETURNED]
-    assert not unchecked, "decorate these with settings.checked"
-    assert len(public()) > 150
-
-
-def refusal(function, *args, **options):
-    """What a function says against its arguments; nothing if it takes them."""
-    try:
-        function(*args, **options)
-    except (ValueError, TypeError) as error:
-        return str(error)
-    return ""
+SIGNED = {
+    "at", "position", "limit", "limits", "min_psi", "offset", "offsets", "penalty", "tag_column", "threshold",
+    "token_column", "width", "positions", "keys", "queries",
+}  # fmt: skip
+"""Parameters that may be negative."""
 
 
 def allowed(how, name, written):
     """Whether a value that is wrong elsewhere is right for a parameter, by its annotation."""
+    many = any(w in written for w in ("Sequence", "Iterable", "list[", "tuple[", "Positions"))
+    words = "str" in written or "Path" in written or name == "pipeline"  # of spaCy: a name, or a loaded one
     return {
-        "True": "bool" in written,
-        "text": "str" in written or "Path" in written or name in ("device", "dtype"),
+        "None": "None" in written or "Positions" in written or "Any" in written,
         "minus one": name in SIGNED or "float" in written,
+        "zero": "int" in written or "float" in written or "Positions" in written or name == "device",
+        "True": "bool" in written,
         "half": "float" in written,
-        "list of halves": any(w in written for w in ("[float]", "Sequence[str]"))
-        or name == "texts",  # read as texts later
-        "dataset": "Dataset" in written or written == "Other",
+        "digits": words,
+        "no such path": words,
+        "list of halves": "[float]" in written,
+        "empty list": many or "ndarray" in written,
+        "empty dictionary": "Mapping" in written or "dict" in written,
+        "dictionary": "Mapping" in written or "dict" in written,
+        "dataset": "DataTree" in written,
+        "list of strings": (many and words) or "ndarray" in written,
+        "tensor": "Tensor" in written or "Positions" in written,
+        "array of NaN": "ndarray" in written,
     }.get(how, False)
 
 
-@pytest.mark.parametrize(("name", "value"), public(), ids=[f"{v.__module__}.{n}" for n, v in public()])
-def test_wrong_values_are_refused_in_a_line_that_names_the_parameter(name, value):
-    kinds = kinds_of(value)
-    if kinds is None:
-        assert name in RETURNED
-        return
-    for parameter, written in annotations(value).items():
-        kind = kinds.get(parameter)
-        if parameter == "self" or parameter in FREE or kind is None or (name, parameter) in LOOKED_AT:
+def shows(refusal, wrong):
+    """Whether a refusal shows the value, or what it is."""
+    shown = [short(wrong)[:20], type(wrong).__name__, *([short(v) for v in wrong] if isinstance(wrong, list) else [])]
+    return any(v in refusal for v in shown)
+
+
+def refusal(function, good, parameter, wrong):
+    """What a function says against one wrong argument among good ones; nothing if it takes it."""
+    many = [n for n, p in inspect.signature(function).parameters.items() if p.kind is p.VAR_POSITIONAL]
+    given = {**good, parameter.name: (wrong,) if parameter.name in many else wrong}
+    first = [v for n in many for v in given.pop(n)]
+    try:
+        function(*first, **given)
+    except (ValueError, TypeError, IndexError) as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_wrong_value_is_refused_by_the_name_of_its_parameter(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    function, good = call(name, world())
+    faults, looked_at = [], 0
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD or (name, parameter.name) in ANY:
+            looked_at += 1
             continue
-        assert kind is not settings.anything, f"{parameter}: {written} is not checked"
+        written = f"{parameter.annotation}{' None' if parameter.default is None else ''}"
         for how, wrong in WRONG.items():
-            if allowed(how, parameter, written):
+            if allowed(how, parameter.name, written):
                 continue
-            said = refusal(kind, parameter, wrong)
-            assert said, f"{name}({parameter}={settings.short(wrong)}), {written}, is accepted"
-            assert said.startswith(f"{parameter}="), said
-            assert "\n" not in said, said
-            assert len(said) < 600, said
+            said = refusal(function, good, parameter, wrong)
+            named = re.search(rf"\b{parameter.name}\b", said) and shows(said, wrong)
+            if not named or "\n" in said or len(said) > 700:
+                faults.append(f"{parameter.name}={short(wrong)} ({how}; {written}): {said or 'is accepted'}")
+            looked_at += 1
+    assert not faults, "\n".join([name, *faults])
+    assert looked_at or not inspect.signature(function).parameters
+
+
+def test_an_unknown_argument_is_named_with_what_there_is():
+    for name in CALLS:
+        function, good = call(name, world())
+        if hasattr(getattr(function, "__init__", None) if isinstance(function, type) else function, "__kinds__"):
+            many = {n for n, p in inspect.signature(function).parameters.items() if p.kind is p.VAR_POSITIONAL}
+            with pytest.raises((TypeError, ValueError), match="nonsense"):
+                function(**{k: v for k, v in good.items() if k not in many}, nonsense=1)
 
 
 def plainly_made():
@@ -131,9 +153,10 @@ def plainly_made():
 @pytest.mark.parametrize("kind", list(plainly_made()))
 def test_a_setting_is_refused_by_the_constructor_or_recorded(kind):
     taken = 0
-    for parameter in inspect.signature(kind).parameters:
+    for written in inspect.signature(kind).parameters.values():
+        parameter = written.name
         for value in (*WRONG.values(), 1, 2, 10**15, False, "special", [1], [2, 4], ["special"], (0.5,), None):
-            said = refusal(kind, **{parameter: value})
+            said = refusal(kind, {}, written, value)
             if said:
                 assert "\n" not in said
                 assert parameter in said
@@ -145,6 +168,20 @@ def test_a_setting_is_refused_by_the_constructor_or_recorded(kind):
     assert taken
     with pytest.raises(TypeError, match=r"has no 'layer_s'.*it takes "):
         kind(layer_s=[1])
+
+
+def test_what_a_result_does_not_have_is_said_of_the_argument():
+    run = ti.measure(tiny(), some_prompts([9, 8]), {"c": ti.Curvature(), "n": ti.TokenNorms()}, progress=False)
+    ds = run["c"].to_dataset()
+    with pytest.raises(
+        ValueError,
+        match=r"^ds=a Dataset of shape .*: it is a result of Curvature and has no '.*'; there are curvature,",
+    ):
+        ti.plots.head_map(ds)
+    with pytest.raises(ValueError, match=r"^name='curvatur': the result has no such value; .*did you mean 'curvature'"):
+        ti.plots.intervals(ds, "curvatur", "layer")
+    with pytest.raises(ValueError, match=r"results=\{\}: give"):
+        ti.concat_models({})
 
 
 def test_what_is_right_is_taken():
@@ -195,6 +232,7 @@ FILES = {
     "twice.jsonl": ('{"text": "a", "text": "b"}\n', r"twice.jsonl line 1: two values of 'text'"),
     "twice.json": ('[{"text": "a", "text": "b"}]\n', r"twice.json: two values of 'text'"),
     "null.jsonl": ('{"text": "a"}\n{"text": null}\n', r"null.jsonl line 2: 'text' is null: leave the record out"),
+    "half.jsonl": ('{"text": "a\\ud800b"}\n', r"half.jsonl line 1: a lone surrogate"),
     "empty.csv": ("", r"empty.csv: the first line names no columns"),
 }
 
@@ -206,6 +244,44 @@ def test_a_damaged_file_is_named_with_its_line(name, tmp_path):
     with pytest.raises(ValueError, match=message) as caught:
         ti.Prompts.from_file(tmp_path / name, ti.load_tokenizer())
     assert "\n" not in str(caught.value)
+
+
+DAMAGED_SPANS = {
+    "nope\n": "line 1: not JSON",
+    '{"text": "a"}\n{"text": "b", "text": "c"}\n': "line 2: two values of 'text'",
+    '{"text": "a\\ud800"}\n': "line 1: a lone surrogate",
+    '{"text": 3}\n': "line 1: no text with spans .*text=3: give a string",
+    '{"text": "abc", "spans": [{"start": 0.5, "stop": 2}]}\n': "line 1: .*start=0.5: give a whole number",
+    '{"text": "abc", "spans": [{"start": "0", "stop": 2}]}\n': "line 1: .*start='0': give a whole number",
+    '{"text": "abc", "spans": [{"start": 1, "stop": 9}]}\n': r"line 1: span 1\.\.9 does not lie in the text",
+    '{"text": "abc", "spans": {"start": 1}}\n': "line 1: no text with spans",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED_SPANS)
+def test_damaged_spans_are_named_with_their_line(content, tmp_path):
+    (tmp_path / "a.jsonl").write_text(content)
+    with pytest.raises(ValueError, match=f"a.jsonl {DAMAGED_SPANS[content]}"):
+        ti.text.read_spans_jsonl(tmp_path / "a.jsonl")
+
+
+def test_a_lone_surrogate_is_refused_wherever_text_comes_in():
+    half = "a\ud800b"
+    for take in (
+        lambda: ti.Prompts.from_texts([half], ti.load_tokenizer()),
+        lambda: ti.Spans.words([half]),
+        lambda: ti.Spans.from_records([], [half]),
+        lambda: ti.text.remove(half, "articles"),
+        lambda: ti.text.find_words(half),
+        lambda: ti.Item("a", ("b", half), 0),
+        lambda: ti.patchscope(tiny(), some_prompts([5]), half + "{x}"),
+        lambda: ti.TokenRepresentations(tiny()).fit([half]),
+        lambda: ti.fillers.build_items(tiny(), [(half, " a")]),
+        lambda: ti.fillers.build_items(tiny(), [("a", " b")], n_fillers=2, kind=half),
+    ):
+        with pytest.raises((ValueError, TypeError), match="a lone surrogate") as caught:
+            take()
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("encoding", ["utf-99", "", "hex", "a\0b", 3])
@@ -225,9 +301,3 @@ def test_a_null_in_a_table_is_named_with_its_record(tmp_path):
 def test_the_name_of_a_measurement_is_a_string():
     with pytest.raises(ValueError, match="measurement name 3 becomes a group"):
         ti.measure(tiny(), some_prompts([9]), {3: ti.TokenNorms()})
-
-
-def test_a_text_far_longer_than_what_is_kept_is_told(monkeypatch, caplog):
-    monkeypatch.setattr("tokinterp.text.tokenise.LONG_TEXT", 100)
-    ti.Prompts.from_texts(["once " * 30], ti.load_tokenizer(), max_tokens=8)
-    assert "150 characters is tokenised as a whole, though max_tokens=8" in caplog.text

@@ -220,5 +220,5 @@ def test_offsets_that_cannot_be_known_are_refused():
 @pytest.mark.parametrize("name", MAKERS)
 def test_text_that_is_no_unicode_is_refused(name):
     for text in ("a \ud800 b", "\udcff"):
-        with pytest.raises(ValueError, match=r"text 0 has a lone surrogate .* which is not Unicode text"):
+        with pytest.raises(ValueError, match=r"texts\[0\]=.*: a lone surrogate .* is not Unicode text"):
             Prompts.from_texts([text], tokenizer(name))

@@ -212,7 +212,7 @@ def test_decode_covers_all_bytes(pieces):
     [
         (lambda t: Prompts.from_texts([], t), "list of texts is empty"),
         (lambda t: Prompts.from_texts(["a", ""], t), r"text 1 is empty.*on_empty"),
-        (lambda t: Prompts.from_texts(["a", "b\ud800c"], t), r"text 1 has a lone surrogate.*character 1"),
+        (lambda t: Prompts.from_texts(["a", "b\ud800c"], t), r"texts\[1\]='b\\ud800c': a lone surrogate.*character 1"),
         (lambda t: Prompts.from_texts(["x", TEXTS[0] * 4], model(t, 50)), r"text 1 has \d+ tokens.*50.*on_long"),
         (lambda t: Prompts.from_texts(["a"], model(t, 50), max_tokens=51), "max_tokens=51.*tiny, 50"),
         (lambda t: Prompts.from_texts(["a"], t, max_tokens=1), "no room for text after BOS"),

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .kernels.rounding import settle
-from .settings import anything, checked, count, instance, integer, several
+from .settings import checked, count, instance, integer, one_of, refuse, several
 
 if TYPE_CHECKING:
     from .edits import Edit
@@ -43,7 +43,7 @@ _LENS_NAMES = {
 }
 
 
-@checked(at=integer)
+@checked(name=one_of(*SITES), at=integer)
 @dataclass(frozen=True, order=True)
 class Site:
     """A place whose activations can be captured or edited.
@@ -69,11 +69,11 @@ class Site:
     at: int
 
     def __post_init__(self) -> None:
-        if self.name not in SITES:
-            raise ValueError(f"unknown site {self.name!r}: the sites are {', '.join(SITES)}")
         if self.at < 0:
             what = "layer" if self.name == "resid" else "block"
-            raise ValueError(f"site {self.name} at {what} {self.at}: numbers start at 0 and never count from the end")
+            refuse(
+                "at", self.at, f"site {self.name} at {what} {self.at}: numbers start at 0 and never count from the end"
+            )
 
     @property
     def lens_name(self) -> str:
@@ -83,6 +83,7 @@ class Site:
         return f"blocks.{self.at}.{_LENS_NAMES[self.name]}"
 
     @classmethod
+    @checked()
     def parse(cls, text: str) -> Site:
         """Read ``"resid.4"``, ``"mlp_out.2"`` or a TransformerLens name.
 
@@ -100,7 +101,7 @@ class Site:
         if m := re.fullmatch(r"(\w+)\.(\d+)", text):
             return cls(m[1], int(m[2]))
         raise ValueError(
-            f"{text!r} names no site: write for example 'resid.4', 'mlp_out.2' or 'blocks.3.hook_resid_post'"
+            f"text={text!r} names no site: write for example 'resid.4', 'mlp_out.2' or 'blocks.3.hook_resid_post'"
         )
 
     @property
@@ -278,9 +279,7 @@ class Batch:
         )
 
 
-@checked(
-    numbers=several(count(), 1), sites=several(instance("Site")), edits=several(anything), streaming=several(anything)
-)
+@checked(numbers=several(count(), 1), sites=several(instance("Site")), streaming=several(instance("Measurement")))
 def capture(
     model: Model, prompts: Prompts, numbers: Sequence[int], sites: Sequence[Site], edits: Sequence[Edit] = (), *,
     streaming: Sequence[Measurement] = (), names: Sequence[int] | None = None,

@@ -1,4 +1,4 @@
-"""The command line: measure, fit-probes, vocabulary, report, plot, show, load, demo."""
+"""The command line: measure, measurements, fit-probes, vocabulary, report, plot, show, load, demo."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -19,40 +18,24 @@ from typer.models import OptionInfo
 
 from . import cli_erasure
 from .cli_output import demo_folder, draw_all, figure_folder
+from .cli_settings import (
+    MEASUREMENTS,
+    MeasureCommand,
+    asked,
+    make_measurements,
+    measurement_class,
+    settings_of,
+)
 from .escape import say
 from .fillers import cli as fillers_cli
-from .settings import check, like, one_of
+from .settings import check, one_of
 from .signals import at_once
 
 if TYPE_CHECKING:
-    from .measurements.base import Measurement
     from .models import HookedLM
     from .text.prompts import Prompts
 
 BUNDLED = "bundled"
-MEASUREMENTS = {
-    "dimension": "IntrinsicDimension",
-    "overlap": "NeighbourOverlap",
-    "imbalance": "InformationImbalance",
-    "graph": "NeighbourGraph",
-    "cosine": "CosineSimilarity",
-    "logit_dimension": "LogitDimension",
-    "spectrum": "Spectrum",
-    "lens": "LogitLens",
-    "linearity": "Linearity",
-    "nonlinearity": "TokenNonlinearity",
-    "recall": "PrefixRecall",
-    "piece_attention": "PieceAttention",
-    "erasure": "ErasureScores",
-    "probe_scores": "ProbeScores",
-    "similarity": "LayerSimilarity",
-    "entropy": "MatrixEntropy",
-    "curvature": "Curvature",
-    "norms": "TokenNorms",
-    "sinks": "FirstTokenAttention",
-    "pooled": "PooledStates",
-}
-"""Name on the command line, which is that of the module in ``measurements/`` -> class."""
 app = typer.Typer(
     name="tokinterp",
     help="What happens to a token inside a language model: measure, look, report.",
@@ -81,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if "--traceback" in given:  # wherever it stands
         given = ["--traceback", *(a for a in given if a != "--traceback")]
+    asked[:] = given
     app(args=given, prog_name="tokinterp")
 
 
@@ -93,7 +77,7 @@ def options(
     _show_traceback = traceback
 
 
-def command(run: Callable[..., None], on: typer.Typer | None = None) -> Callable[..., None]:
+def command(run: Callable[..., None], on: typer.Typer | None = None, kind: Any = None) -> Callable[..., None]:
     """Register a command, by default of ``tokinterp`` itself, whose errors are one line on stderr."""
 
     @functools.wraps(run)
@@ -117,7 +101,11 @@ def command(run: Callable[..., None], on: typer.Typer | None = None) -> Callable
             say(f"error: {message}", err=True)
             raise typer.Exit(1) from None
 
-    return (app if on is None else on).command()(quiet)
+    return (app if on is None else on).command(cls=kind)(quiet)
+
+
+ALSO = {"store": ("output",), "path": ("texts", "run"), "name_or_folder": ("model",)}
+"""Parameters of the library that have another name on the command line."""
 
 
 def about_option(message: str, run: Callable[..., None]) -> str:
@@ -126,11 +114,12 @@ def about_option(message: str, run: Callable[..., None]) -> str:
     if not found:
         return message
     hints = get_type_hints(run, include_extras=True)
-    for name in (found[1], found[1].removesuffix("s"), "output" if found[1] == "store" else ""):
+    for name in (found[1], found[1].removesuffix("s"), *ALSO.get(found[1], ())):
         for info in getattr(hints.get(name), "__metadata__", ()):
+            flag = name.upper()
             if isinstance(info, OptionInfo):
                 flag = (info.param_decls or [f"--{name.replace('_', '-')}"])[-1]
-                return f"{flag} {message[found.end() :]}"
+            return f"{flag} {message[found.end() :]}"
     return message
 
 
@@ -143,7 +132,6 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default 
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 
 
-@command
 def measure(
     model: ModelName,
     texts: Annotated[
@@ -199,6 +187,7 @@ def measure(
         "min_tokens": min_tokens, "max_tokens": max_tokens, "stride": stride,
         "on_long": on_long if stride is None else "window", "bos": choose_bos(bos),
     }  # fmt: skip
+    check_named(model, **place, trust_remote_code=trust_remote_code)
     found = read_named(texts, reading, cutting)
     loaded = load_named(model, **place, trust_remote_code=trust_remote_code)
     prompts = make_prompts(found, loaded, cutting)
@@ -213,6 +202,26 @@ def measure(
         return  # other shares are still to run, as measure() has said
     say(tables.summary_text(run))
     say(f"written to {output}; look at it with: tokinterp report {output} -o report.html", err=True)
+
+
+command(measure, kind=MeasureCommand)
+
+
+@command
+def measurements(
+    name: Annotated[str | None, typer.Argument(help="One of them: its settings.", show_default=False)] = None,
+) -> None:
+    """List the measurements, or the settings of one, with what they may be."""
+    from . import tables
+
+    if name is not None:
+        kind = measurement_class(name)
+        say(f"{name}: {inspect.getdoc(kind).partition(chr(10))[0]}\n")  # pyright: ignore[reportOptionalMemberAccess]
+        say(tables.columns(settings_of(name)))
+        say(f"\ngiven as --set {name}.SETTING=VALUE, the value as JSON: [2,4], 0.5, true, null, or a word")
+        return
+    about = [(n, (inspect.getdoc(measurement_class(n)) or "").partition("\n")[0]) for n in MEASUREMENTS]
+    say(tables.columns(about))
 
 
 @command
@@ -312,67 +321,6 @@ def demo(
 
 
 # -- what they are made of ------------------------------------------------------------------------------------
-def measurement_class(name: str) -> type[Measurement]:
-    """Return the measurement of that name.
-
-    Raises
-    ------
-    ValueError
-        If there is none; lists those that there are.
-    """
-    if name not in MEASUREMENTS:
-        raise ValueError(f"unknown measurement {name!r}: there are {', '.join(MEASUREMENTS)}{like(name, MEASUREMENTS)}")
-    return getattr(import_module(f".measurements.{name}", __package__), MEASUREMENTS[name])
-
-
-def make_measurements(
-    names: Sequence[str], settings: Sequence[str], layers: str | None, probes: Path | None = None
-) -> dict[str, Measurement]:
-    """Return measurements by name, with settings given as ``NAME.SETTING=VALUE``, and the probes they need.
-
-    Raises
-    ------
-    ValueError
-        For a measurement that there is not, an option or a setting that it does not have or does not take.
-    """
-    kinds = {name: measurement_class(name) for name in names}
-    known = {name: list(inspect.signature(kind).parameters) for name, kind in kinds.items()}
-    given: dict[str, dict[str, Any]] = {n: {} for n in names}
-    for text in settings:
-        key, equals, value = text.partition("=")
-        name, dot, setting = key.partition(".")
-        if not (equals and dot) or name not in given:
-            raise ValueError(f"--set {text}: write NAME.SETTING=VALUE, with a name among {', '.join(given)}")
-        if setting not in known[name] or setting in given[name]:
-            wrong = "is given twice" if setting in given[name] else f"{name} has no setting {setting}"
-            raise ValueError(f"--set {text}: {wrong}; it has {', '.join(known[name])}{like(setting, known[name])}")
-        try:
-            given[name][setting] = json.loads(value)
-        except (json.JSONDecodeError, RecursionError):
-            given[name][setting] = value
-    chosen_layers = None if layers is None else parse_layers(layers)
-    if lacking := [n for n in names if "layers" not in known[n] and layers is not None]:
-        raise ValueError(
-            f"--layers {layers}: {lacking[0]} has no such setting; it has {', '.join(known[lacking[0]])}: measure it "
-            "in a run of its own, or give the others --set NAME.layers=[0,4]"
-        )
-    if probes is not None and not any("probes" in known[n] for n in names):
-        raise ValueError(f"--probes {probes}: {', '.join(names)} reads no probes; leave it out")
-    out = {}
-    for name, chosen in given.items():
-        defaults: dict[str, Any] = {} if layers is None else {"layers": chosen_layers}
-        if "probes" in known[name]:
-            defaults["probes"] = cli_erasure.load_probes(name, probes)
-        if "small" in known[name]:  # a file of texts has short ones: NaN and counted, where the library would refuse
-            defaults["small"] = "nan"
-        try:
-            out[name] = kinds[name](**{**defaults, **chosen})
-        except (TypeError, ValueError) as error:
-            of_set = str(error).partition("=")[0] in chosen
-            raise ValueError(f"--set {name}.{error}" if of_set else str(error)) from None
-    return out
-
-
 def choose_bos(text: str) -> bool | str:
     """Return the setting of `Prompts.from_texts` for auto, yes or no."""
     if text not in ("auto", "yes", "no"):
@@ -384,23 +332,6 @@ def whole_path(name: str) -> str:
     """Return the absolute path of what exists on disk, and any other name as it is."""
     path = Path(os.path.expanduser(name))
     return str(path.resolve()) if path.exists() else name
-
-
-def parse_layers(text: str) -> list[int]:
-    """Return the layers of ``"0,4,8-10"``.
-
-    Raises
-    ------
-    ValueError
-        For anything else.
-    """
-    out: list[int] = []
-    for part in text.split(","):
-        found = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", part.strip())
-        if not found or int(found[2] or found[1]) < int(found[1]):
-            raise ValueError(f"--layers {text}: write numbers and ranges, for example 0,4,8 or 0-12")
-        out += range(int(found[1]), int(found[2] or found[1]) + 1)
-    return out
 
 
 def parse_share(text: str) -> tuple[int, int]:
@@ -431,6 +362,13 @@ def load_named(name: str, **settings: Any) -> HookedLM:
     from .models import load_model
 
     return load_model(name, **settings)
+
+
+def check_named(name: str, **settings: Any) -> None:
+    """Refuse a model that cannot be loaded, as far as its folder and config say it, before anything is read."""
+    from .models import check_source
+
+    check_source(name, **settings)
 
 
 def read_named(texts: str, reading: dict[str, Any], cutting: dict[str, Any]) -> list[str]:

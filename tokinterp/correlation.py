@@ -93,8 +93,6 @@ def dimension_loss_correlation(
     >>> found["pearson"].dims
     ('layer', 'scale')
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level {level} is not between 0 and 1")
     value, losses = _aligned(dimension, lens, name, loss)
     rest = tuple(map(str, value.dims[1:]))
     x = value.values.reshape(len(losses), -1).astype(np.float64)

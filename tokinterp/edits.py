@@ -12,7 +12,7 @@ import torch
 
 from .capture import Site
 from .describe import describe, numbered
-from .settings import checked, count, instance, several
+from .settings import checked, count, instance, one_of, refuse, several, short
 
 Positions = int | slice | Sequence[int] | torch.Tensor | Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None
 """Which positions: a number or a list of numbers (the same in every prompt; a shorter prompt goes without), a slice (of
@@ -22,6 +22,7 @@ that returns such a tensor, or None for all."""
 OPS = ("replace", "add", "zero", "mean")
 
 
+@checked(op=one_of(*OPS), value=instance("Tensor"))
 @dataclass(frozen=True, eq=False)
 class SiteEdit:
     """Change the activations of a site at some positions.
@@ -47,11 +48,9 @@ class SiteEdit:
 
     def __post_init__(self) -> None:
         if self.site.name == "pattern":
-            raise ValueError("pattern cannot be edited as a site: use knock_out(queries, keys, blocks, heads)")
-        if self.op not in OPS:
-            raise ValueError(f"unknown edit {self.op!r}: the edits are {', '.join(OPS)}")
+            refuse("site", self.site, "pattern cannot be edited as a site: use knock_out(queries, keys, blocks, heads)")
         if self.op in ("replace", "add") and self.value is None:
-            raise ValueError(f"{self.op} at {self.site.name} {self.site.at} needs a value")
+            raise ValueError(f"value=None: {self.op} at {self.site.name} {self.site.at} needs a value")
 
     def check(self, width: int, d_site: int | None, prompts: int | None = None) -> None:
         """Raise ValueError if the value does not fit prompts of so many positions, or a site of known width."""
@@ -107,6 +106,7 @@ class SiteEdit:
         }  # fmt: skip
 
 
+@checked(blocks=several(count(), 1), heads=several(count(), 1))
 @dataclass(frozen=True, eq=False)
 class KnockOut:
     """Remove attention edges from some queries to some keys; the other weights of a query grow to sum to one.
@@ -271,6 +271,7 @@ def knock_out(
     )
 
 
+@checked(ids=instance("Tensor"), mask=instance("Tensor"))
 def select_positions(positions: Positions, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return (prompt, position) bool, true at the chosen real positions.
 
@@ -284,6 +285,8 @@ def select_positions(positions: Positions, ids: torch.Tensor, mask: torch.Tensor
     n = ids.shape[1]
     if callable(positions):
         chosen = positions(ids, mask)
+        if not isinstance(chosen, torch.Tensor):
+            refuse("positions", positions, f"it returns {short(chosen)}, not a bool tensor (prompt, position)")
     elif isinstance(positions, torch.Tensor) and positions.dtype == torch.bool:
         chosen = positions
     elif isinstance(positions, slice):
@@ -294,7 +297,7 @@ def select_positions(positions: Positions, ids: torch.Tensor, mask: torch.Tensor
         chosen[:, places] = True
     if chosen.shape != mask.shape or chosen.dtype != torch.bool:
         raise ValueError(
-            f"positions to edit are {chosen.dtype} {tuple(chosen.shape)}: "
+            f"positions={short(positions)}: positions to edit are {chosen.dtype} {tuple(chosen.shape)}: "
             f"a bool tensor {tuple(mask.shape)} (prompt, position) is needed"
         )
     return chosen.to(mask.device) & mask
@@ -304,7 +307,7 @@ def _own_slice(positions: slice, mask: torch.Tensor) -> torch.Tensor:
     """Return (prompt, position) bool, true on the slice of each prompt's own tokens, whatever the padding."""
     step = 1 if positions.step is None else int(positions.step)
     if step < 1:
-        raise ValueError(f"positions {positions}: the step must be at least 1")
+        refuse("positions", positions, "the step must be at least 1")
     lengths = mask.sum(1)
 
     def bound(value: int | None, default: torch.Tensor) -> torch.Tensor:
@@ -334,5 +337,5 @@ def _fit(positions: Any, width: int, longest: int) -> Any:
     places = [int(positions)] if isinstance(positions, Integral) else [int(p) for p in positions]
     bad = [p for p in places if not 0 <= p < longest]
     if bad:
-        raise ValueError(f"positions {bad} to edit: the longest prompt has positions 0 to {longest - 1}")
+        raise ValueError(f"positions={bad} to edit: the longest prompt has positions 0 to {longest - 1}")
     return [p for p in places if p < width]

@@ -25,14 +25,14 @@ from .loop import Measurements, Runner, nonfinite_layer
 from .measurements.base import Measurement
 from .models.base import Model, current
 from .paths import new_path
-from .settings import anything, checked, count, number, several, share
+from .settings import checked, count, number, share
 from .signals import at_once
 from .text.prompts import Prompts
 
 
 @at_once()
 @neutral()
-@checked(edits=several(anything), checkpoint_every=number(0), share=share)
+@checked(checkpoint_every=number(0), share=share)
 def measure(
     model: Model,
     prompts: Prompts | Sequence[str],
@@ -104,28 +104,15 @@ def measure(
     >>> list(run.children)
     ['prompts', 'lens']
     """
-    if not isinstance(measurements, Mapping) or not measurements:
-        raise ValueError("no measurement: give a dictionary such as {'lens': tokinterp.LogitLens()}")
-    for name, m in measurements.items():
-        if not isinstance(m, Measurement):
-            raise ValueError(
-                f"{name!r} is a {type(m).__name__}, not a measurement: write for example tokinterp.LogitLens()"
-            )
-        if not isinstance(name, str) or not name.isidentifier() or name.startswith("_") or name == "prompts":
-            raise ValueError(
-                f"measurement name {name!r} becomes a group of the result beside 'prompts': use letters, digits and _"
-            )
-        if same := [other for other, o in measurements.items() if o is m and other != name]:
-            raise ValueError(f"{name!r} and {same[0]!r} are one object: make two measurements")
     path = None if store is None else store_path(store)
     i, n = share
     if not isinstance(prompts, Prompts):
         prompts = Prompts.from_texts(prompts, model)
     if len(prompts) == 0:
-        raise ValueError("no prompts to measure: the list is empty")
+        raise ValueError("prompts=[]: no prompts to measure: the list is empty")
     said = _check_notes(notes, dataset.provenance(model.info, prompts, {}, ""))
     if n > len(prompts) or (n > 1 and store is None):
-        raise ValueError(f"share {share}: {len(prompts)} prompts make at most as many shares, and shares need a store=")
+        raise ValueError(f"share={share}: {len(prompts)} prompts make at most as many shares, and shares need a store=")
     _check_edits(model, prompts, edits)
     facts = run_facts(model, prompts, measurements, edits)
     prompts.check_tokenizer(model)

@@ -89,11 +89,9 @@ def measure_nulls(
     nulls = [nulls] if isinstance(nulls, str) else list(nulls)
     for null in nulls:
         if null not in NULLS and not re.fullmatch(r"shuffle:\d{1,2}", null):
-            raise ValueError(f"null {null!r}: the nulls are {', '.join(NULLS)}, S from 0 on")
+            raise ValueError(f"nulls={null!r}: the nulls are {', '.join(NULLS)}, S from 0 on")
     if not nulls or len(set(nulls)) < len(nulls):
         raise ValueError(f"nulls={nulls}: name each once")
-    if replicates < 1:
-        raise ValueError(f"replicates={replicates}: at least one draw is needed")
     if "share" in options:
         raise ValueError("share: nulls are not run in shares; give each machine other nulls")
     tied = [name for name, m in measurements.items() if getattr(m, "classes", None)]

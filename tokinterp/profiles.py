@@ -10,7 +10,7 @@ import xarray as xr
 
 from .dataset import variable
 from .kernels.state import neutral
-from .settings import anything, checked, count, several, string
+from .settings import checked, count, flag, several, string
 from .stamp import derived
 from .stats.resample import resample
 from .stats.tests import binomial, ranks
@@ -263,7 +263,7 @@ def token_correlation(
     return derived(xr.Dataset(data, coords), "token_correlation", [a, b], {"level": level, "n_boot": n_boot}, seed)
 
 
-@checked(first=anything, second=anything)
+@checked(first=several(flag, 1), second=several(flag, 1))
 @neutral()
 def mcnemar(first: Sequence[bool] | np.ndarray, second: Sequence[bool] | np.ndarray) -> dict[str, float]:
     """Test whether two conditions answer the same items equally often (exact McNemar test).
@@ -286,7 +286,9 @@ def mcnemar(first: Sequence[bool] | np.ndarray, second: Sequence[bool] | np.ndar
     """
     a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     if a.shape != b.shape or a.ndim != 1 or not len(a):
-        raise ValueError(f"{a.shape} and {b.shape} answers: give one for each item, under both conditions")
+        raise ValueError(
+            f"first and second have {a.shape} and {b.shape} answers: give one for each item, under both conditions"
+        )
     lost, won = int((a & ~b).sum()), int((~a & b).sum())
     p = binomial(lost, won) if lost + won else 1.0
     return {"n": len(a), "only_first": lost, "only_second": won, "difference": (won - lost) / len(a), "p": p}
@@ -295,7 +297,9 @@ def mcnemar(first: Sequence[bool] | np.ndarray, second: Sequence[bool] | np.ndar
 def _one_value(ds: xr.Dataset, name: str) -> xr.DataArray:
     if name not in ds.data_vars or "token" not in ds[name].dims:
         known = [str(n) for n, x in ds.data_vars.items() if "token" in x.dims]
-        raise ValueError(f"no variable {name!r} with one value per token: there are {', '.join(known) or 'none'}")
+        raise ValueError(
+            f"name={name!r}: no variable {name!r} with one value per token: there are {', '.join(known) or 'none'}"
+        )
     return ds[name]
 
 
@@ -311,7 +315,8 @@ def _matrix(v: xr.DataArray) -> tuple[np.ndarray, list[str]]:
     extra = [str(d) for d in v.dims if d != "token"]
     if "token" not in v.dims or len(extra) > 1:
         raise ValueError(
-            f"{v.name} has the dimensions {', '.join(map(str, v.dims))}: choose values of all but token and one other"
+            f"a, b: {v.name} has the dimensions {', '.join(map(str, v.dims))}: choose values of all but token and "
+            "one other"
         )
     values = v.transpose("token", ...).values.astype(np.float64)
     return values.reshape(v.sizes["token"], -1), extra

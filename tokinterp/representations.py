@@ -9,13 +9,22 @@ from typing import Any
 
 import numpy as np
 
+from .kinds import Kind
 from .measure import measure
 from .measurements.pooled import POOLING, PooledStates
 from .models import load_model
 from .models.base import Model
+from .settings import checked, count, exclude, model, none, one_of, several, short, string, strings
 from .text.prompts import Prompts
 
 CONTAINERS = ("default", "pandas")
+LAYER = Kind("one layer, a whole number of at least 0; put several side by side in a FeatureUnion", count().take)
+SETTINGS = {
+    "model": model | string | none, "layer": LAYER, "pooling": one_of(*POOLING),
+    "classes": several(string) | string | none,
+    "exclude": exclude, "max_tokens": count(1) | none, "batch_tokens": count(1) | none,
+}  # fmt: skip
+"""What the settings may be; looked at in ``fit``, since scikit-learn's clone wants them kept as they are given."""
 
 
 class TokenRepresentations:
@@ -98,11 +107,14 @@ class TokenRepresentations:
         """
         known = self.get_params()
         if unknown := sorted(set(params) - set(known)):
-            raise ValueError(f"no setting {unknown[0]!r}: the settings are {', '.join(known)}")
+            raise ValueError(
+                f"{unknown[0]}={short(params[unknown[0]])}: no such setting: the settings are {', '.join(known)}"
+            )
         for name, value in params.items():
             setattr(self, name, value)
         return self
 
+    @checked(transform=one_of(*CONTAINERS))
     def set_output(self, *, transform: str | None = None) -> TokenRepresentations:
         """Choose what `transform` and `fit_transform` return.
 
@@ -124,8 +136,6 @@ class TokenRepresentations:
         >>> frame.columns[:2].tolist()
         ['layer2_channel0', 'layer2_channel1']
         """
-        if transform not in (None, *CONTAINERS):
-            raise ValueError(f"transform={transform!r}: choose from {', '.join(CONTAINERS)}, or None")
         if transform is not None:
             self._output = transform
         return self
@@ -162,17 +172,11 @@ class TokenRepresentations:
             For a single text instead of a list.
         """
         _as_texts(texts)
+        for name, kind in SETTINGS.items():
+            kind(name, getattr(self, name))
         model: Any = load_model(self.model) if self.model is None or isinstance(self.model, str) else self.model
-        if not hasattr(model, "info"):
-            raise TypeError(f"model is a {type(model).__name__}: give a name, or a model from ti.load_model or ti.wrap")
-        if isinstance(self.layer, bool) or not isinstance(self.layer, int | np.integer):
-            raise ValueError(
-                f"layer={self.layer!r}: one layer, a whole number; put several side by side in a FeatureUnion"
-            )
-        if not 0 <= self.layer <= model.info.n_layers:
+        if self.layer > model.info.n_layers:
             raise ValueError(f"layer={self.layer}: {model.info.id} has layers 0 to {model.info.n_layers}")
-        if self.pooling not in POOLING:
-            raise ValueError(f"pooling={self.pooling!r}: choose from {', '.join(POOLING)}")
         self.model_ = model
         self.n_features_out_ = int(model.info.d_model)
         return self
@@ -262,9 +266,5 @@ def _configured() -> str:
 
 
 def _as_texts(texts: Any) -> list[str]:
-    if isinstance(texts, str | bytes):
-        raise TypeError("texts is one string, not a list of texts: write [text] for a single one")
-    kept = list(np.asarray(texts, dtype=object).reshape(-1) if hasattr(texts, "__array__") else texts)
-    if bad := [type(t).__name__ for t in kept if not isinstance(t, str)]:
-        raise TypeError(f"a text is a {bad[0]}, not a string: give a list of strings")
-    return [str(t) for t in kept]
+    column = getattr(texts, "ndim", 1) == 2 and hasattr(texts, "reshape")  # as ColumnTransformer hands it over
+    return strings("texts", texts.reshape(-1) if column else texts)

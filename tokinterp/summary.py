@@ -11,12 +11,12 @@ import xarray as xr
 from .dataset import own_attributes, variable
 from .documents import groups_of
 from .kernels.state import neutral
-from .settings import anything, checked
+from .settings import checked, mapping, result, several
 from .stamp import derived, mark_of
 from .stats.resample import LEAST, mean_sums, ratio, ratio_interval
 
 
-@checked(results=anything)
+@checked(results=mapping(result, 1) | several(result, 1))
 @neutral()
 def concat_models(results: Mapping[str, xr.Dataset] | Sequence[xr.Dataset]) -> xr.Dataset:
     """Put the same measurement of several models side by side along a new ``model`` dimension.
@@ -40,7 +40,7 @@ def concat_models(results: Mapping[str, xr.Dataset] | Sequence[xr.Dataset]) -> x
             raise ValueError(f"the results come from {names}: give a mapping of different names to them")
         results = dict(zip(names, results, strict=True))
     if len(results) < 1:
-        raise ValueError("no results to put side by side")
+        raise ValueError("results={}: no results to put side by side")
     columns = [c for c in ("document", "token_document") if any(c in ds.coords for ds in results.values())]
     if any(len({ds[c].values.tobytes() if c in ds.coords else b"" for ds in results.values()}) > 1 for c in columns):
         results = {name: ds.drop_vars(columns, errors="ignore") for name, ds in results.items()}  # of no shared text

@@ -13,7 +13,7 @@ from ..documents import interval_name
 from ..kernels.state import neutral
 from ..measure import measure
 from ..measurements.attention import AttentionMass
-from ..settings import checked, count
+from ..settings import checked, count, short
 from ..stats.resample import mean_interval, simultaneous_interval
 from .insertion import _bundled, _short, insert
 from .interventions import intervene
@@ -81,10 +81,10 @@ def verdict(
     True
     """
     questions = list(_bundled() if questions is None else questions)
-    if n_fillers < 1:
-        raise ValueError(f"n_fillers={n_fillers}: a verdict needs fillers")
     if len(questions) < 2:
-        raise ValueError(f"{len(questions)} question: an interval over items needs several")
+        raise ValueError(
+            f"questions={short(questions)}: {len(questions)} question: an interval over items needs several"
+        )
     shown = [_pair(d) for d in demonstrations]
     shared: dict[str, Any] = {"cue": cue, "exact": exact, "seed": seed, "demonstrations": shown}
     ds = insert(model, questions, n_fillers=[n_fillers], kinds=[kind], announce="", **shared)

@@ -47,7 +47,7 @@ def ablate_dots(
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> xr.Dataset:
-    """Change what the fillers can do for the answer, and score the answers (C2 to C4, HC6).
+    """Change what the fillers can do for the answer, and score the answers.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def ablate_dots(
     >>> bool(abs(a - b).max() < 1e-4)
     True
     """
-    _check(trunks, task, interventions, prompts)
+    _check(trunks, task)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     test = task.test_set("filler", prompts, SEED + seed, place)
     trunks = dict(trunks)
@@ -241,15 +241,11 @@ class _Bench:
             return self.model.run(self.ids[here], self.streams)
 
 
-def _check(trunks: Mapping[str, Any], task: Task, interventions: Sequence[str], prompts: int) -> None:
+def _check(trunks: Mapping[str, Any], task: Task) -> None:
     if task.family != "match3":
-        raise ValueError(f"fillers are ablated in networks of match3, not of {task.family}")
+        raise ValueError(f"task={task.name}: fillers are ablated in networks of match3, not of {task.family}")
     if not task.n_fillers:
-        raise ValueError(f"{task.name} has no fillers (fillers={task.fillers!r}): there is nothing to ablate")
-    if unknown := [i for i in interventions if i not in INTERVENTIONS]:
-        raise ValueError(f"interventions {unknown}: there are {', '.join(INTERVENTIONS)}")
-    if prompts < 2:
-        raise ValueError(f"prompts={prompts}: means and resampling need two or more")
+        raise ValueError(f"task={task.name}: it has no fillers (fillers={task.fillers!r}): there is nothing to ablate")
     if not trunks or "random" in trunks:
         raise ValueError(f"trunks={list(trunks)}: give at least one network, none of them named 'random'")
     for name, lm in trunks.items():

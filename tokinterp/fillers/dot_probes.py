@@ -115,7 +115,7 @@ def probe_contents(
     """
     n_slots = min(task.n_fillers, task.n * (task.n - 1))
     where = list(range(n_slots) if slots is None else slots)
-    _check(trunks, task, where, n_slots, targets, shrinkage)
+    _check(trunks, task, where, n_slots)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     fit, test = different_halves(task, examples, seed)
     trunks = dict(trunks)
@@ -284,11 +284,11 @@ def _balanced(right: torch.Tensor, wanted: torch.Tensor, k: int, weights: torch.
     return share.nanmean(-1).masked_fill(lacking, torch.nan).mean(-1)
 
 
-def _check(
-    trunks: Mapping[str, Any], task: Task, where: list[int], n_slots: int, targets: Sequence[str], shrinkage: float
-) -> None:
+def _check(trunks: Mapping[str, Any], task: Task, where: list[int], n_slots: int) -> None:
     if task.family != "match3":
-        raise ValueError(f"the chain of thought that is looked for is that of match3, not {task.family}")
+        raise ValueError(
+            f"task={task.name}: the chain of thought that is looked for is that of match3, not {task.family}"
+        )
     if task.m > MOST_CLASSES:
         raise ValueError(f"m={task.m}: a probe has one class per digit, at most {MOST_CLASSES}")
     if not trunks or "random" in trunks:
@@ -300,8 +300,4 @@ def _check(
         raise ValueError("trunks of different depth have no layers in common: probe them one by one")
     bad = [s for s in where if not 0 <= s < n_slots]
     if bad or not where:
-        raise ValueError(f"slots {bad or 'are empty'}: fillers that stand for a word are numbered 0 to {n_slots - 1}")
-    if unknown := [t for t in targets if t not in TARGETS] or not targets:
-        raise ValueError(f"targets {unknown}: there are {', '.join(TARGETS)}")
-    if not 0 < shrinkage <= 1:
-        raise ValueError(f"shrinkage={shrinkage}: take a number above 0, up to 1")
+        raise ValueError(f"slots={bad}: fillers that stand for a word are numbered 0 to {n_slots - 1}")

@@ -41,7 +41,7 @@ def insert(
     """Insert fillers into the items of a frozen model: answers, tests, interventions, and a verdict."""
     import xarray as xr
 
-    from ..cli import load_named
+    from ..cli import check_named, load_named
     from ..dataset import write
     from ..fitting import new_place
     from .decision import verdict
@@ -50,6 +50,7 @@ def insert(
     from .interventions import intervene
 
     output = new_place(output, overwrite)
+    check_named(model, device=device)
     questions, grid = read_items(items, limit), numbers(n_fillers)
     loaded = load_named(model, device=device)
     found = run_insert(loaded, questions, n_fillers=grid, kinds=kind, cue=cue, exact=exact)
@@ -88,7 +89,7 @@ def attention(
     device: Device = None,
 ) -> None:
     """Measure the attention of answers and fillers on fillers, question and sink."""
-    from ..cli import load_named
+    from ..cli import check_named, load_named
     from ..measure import measure
     from ..measurements.attention import AttentionMass
     from ..paths import new_path
@@ -97,6 +98,7 @@ def attention(
     if n_fillers < 1:
         raise ValueError(f"--n-fillers {n_fillers}: attention on fillers needs some")
     output = new_path(output, "--output")
+    check_named(model, device=device)
     questions = read_items(items, limit)
     loaded = load_named(model, device=device)
     made = build_items(loaded, questions, n_fillers=n_fillers, kind=kind, cue=cue, exact=exact)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..kernels.state import neutral
-from ..settings import checked, one_of
+from ..settings import array, checked, count, one_of, several
 from ..text.bundled import bundled_questions, bundled_texts
 from ..text.prompts import Prompts
 
@@ -26,6 +26,7 @@ PLACEMENTS = ("post", "pre")
 WORDS = 500  # most frequent words from which random ones are drawn
 
 
+@checked(ids=several(array), answers=several(array))
 @dataclass(frozen=True)
 class Items:
     """Inputs of one condition: x = question, fillers, cue; the answer is what should follow.
@@ -67,6 +68,7 @@ class Items:
         """The inputs as Prompts, for ``measure``."""
         return Prompts.from_ids(self.ids, self.model)
 
+    @checked(part=one_of("question", "filler", "cue"))
     def mark(self, part: str) -> np.ndarray:
         """Return (token,) bool over all prompts, true on ``question``, ``filler`` or ``cue``: a set for AttentionMass.
 
@@ -82,6 +84,7 @@ class Items:
             out[start + a : start + b] = True
         return out
 
+    @checked(rows=several(count()), part=one_of("question", "filler", "cue"))
     def positions(self, rows: Sequence[int], width: int, part: str) -> np.ndarray:
         """Return (row, position) bool, true on a part of some items."""
         spans = getattr(self, part)[list(rows)]
@@ -104,7 +107,7 @@ class Tokens:
 
     def __init__(self, model: Model) -> None:
         if model.tokenizer is None:
-            raise ValueError(f"{model.info.id} has no tokenizer: load one with the model")
+            raise ValueError(f"model={model.info.id}: it has no tokenizer: load one with the model")
         self.model, self.tokenizer = model, model.tokenizer
         self.vocabulary = Prompts.from_ids([[0]], model).vocabulary
         self.bos = [self.vocabulary.bos] if self.vocabulary.adds_bos and self.vocabulary.bos is not None else []
@@ -139,7 +142,8 @@ class Tokens:
         if rest or not unit or three != left + unit * 3:
             shown = self.vocabulary.strings(three[len(left) :])
             raise ValueError(
-                f"filler {text!r} merges with its neighbours in this tokenizer: three of it after 'a' become {shown}; "
+                f"kind={text!r}: filler {text!r} merges with its neighbours in this tokenizer: three of it after 'a' "
+                f"become {shown}; "
                 f"write it with a space, for example {' ' + text.strip()!r}"
             )
         return unit
@@ -190,7 +194,7 @@ class Tokens:
         size = len(units[0])
         if k % size:
             raise ValueError(
-                f"{k} tokens of {kind!r}: one filler is {size} tokens in this tokenizer "
+                f"n_fillers={k}, kind={kind!r}: one filler is {size} tokens in this tokenizer "
                 f"({self.vocabulary.strings(units[0])}), so their number must be a multiple of {size}"
             )
         chosen = [units[i % len(units)] for i in range(k // size)]
@@ -263,14 +267,10 @@ def build_items(
     >>> items.prompts.text(0)
     'The capital of France . . is'
     """
-    if placement not in PLACEMENTS:
-        raise ValueError(f"placement {placement!r}: write {' or '.join(PLACEMENTS)}")
-    if n_fillers < 0:
-        raise ValueError(f"n_fillers={n_fillers}: a number of tokens cannot be negative")
     tokens = Tokens(model)
     pairs = [_pair(q) for q in (bundled_questions() if questions is None else questions)]
     if not pairs:
-        raise ValueError("no questions: the list is empty")
+        raise ValueError("questions=[]: no questions: the list is empty")
     solved = _solved(tokens, demonstrations, pairs, n_fillers if demo_fillers is None else demo_fillers, kind,
                      placement, cue, between, seed)  # fmt: skip
     ids, answers, spans = [], [], []
@@ -286,7 +286,8 @@ def build_items(
         room = model.info.max_tokens - len(parts.answer) + 1
         if len(whole) > room:
             raise ValueError(
-                f"item {number}: {n_fillers} fillers make {len(whole)} tokens, and {model.info.id} has room for {room} "
+                f"n_fillers={n_fillers}: item {number}: {n_fillers} fillers make {len(whole)} tokens, and "
+                f"{model.info.id} has room for {room} "
                 f"before the answer: at most {max(n_fillers - len(whole) + room, 0)} fillers fit"
             )
         if not whole[len(parts.bos) :]:
@@ -309,7 +310,10 @@ def _solved(
     out: list[int] = []
     for number, (prompt, answer) in enumerate(_pair(d) for d in demonstrations):
         if (prompt, answer) in pairs:
-            raise ValueError(f"demonstration {number} ({prompt!r}) is one of the questions: its answer would be shown")
+            raise ValueError(
+                f"demonstrations[{number}]: demonstration {number} ({prompt!r}) is one of the questions: its answer "
+                "would be shown"
+            )
         parts = tokens.split(prompt, answer, cue)
         fillers = tokens.fillers(kind, k, np.random.default_rng([seed, 1, number]), parts.answer)
         pieces = [fillers, parts.question] if placement == "pre" else [parts.question, fillers]
@@ -325,8 +329,8 @@ def _check_exact(tokens: Tokens, ids: list[int], kind: str, number: int) -> None
     first = next((i for i, (a, b) in enumerate(zip(ids, again, strict=False)) if a != b), min(len(ids), len(again)))
     wrote, became = (tokens.vocabulary.strings(x[max(first - 1, 0) : first + 4]) for x in (ids, again))
     raise ValueError(
-        f"item {number}: filler {kind!r} merges with its neighbours in this tokenizer: {wrote} become {became}; choose "
-        "another filler, or exact=False to insert the ids nevertheless"
+        f"kind={kind!r}: item {number}: filler {kind!r} merges with its neighbours in this tokenizer: {wrote} become "
+        f"{became}; choose another filler, or exact=False to insert the ids nevertheless"
     )
 
 

@@ -290,13 +290,12 @@ def registers(
     """
     check_rule(rule)
     grid = sorted({0, *(int(r) for r in n_registers)})
-    if grid[0] < 0:
-        raise ValueError(f"n_registers={grid[0]}: a number of tokens cannot be negative")
     if behind_bos and not prompts.bos:
         raise ValueError("behind_bos=True: the prompts do not begin with BOS")
     if max(prompts.lengths) + grid[-1] > model.info.max_tokens:
         raise ValueError(
-            f"{grid[-1]} registers before {max(prompts.lengths)} tokens: {model.info.id} has room for "
+            f"n_registers={grid[-1]}: {grid[-1]} registers before {max(prompts.lengths)} tokens: {model.info.id} has "
+            "room for "
             f"{model.info.max_tokens}; give shorter prompts"
         )
     tokens, n = Tokens(model), model.info.n_layers

@@ -38,10 +38,11 @@ class Network:
     d_mlp: int = 1536
 
     def __post_init__(self) -> None:
-        if min(self.n_layers, self.d_model, self.n_heads, self.d_mlp) < 1:
-            raise ValueError(f"{self}: all sizes must be positive")
         if self.d_model % (2 * self.n_heads):
-            raise ValueError(f"d_model={self.d_model} cannot be split into {self.n_heads} heads of even width")
+            raise ValueError(
+                f"d_model={self.d_model}, n_heads={self.n_heads}: d_model={self.d_model} cannot be split into "
+                f"{self.n_heads} heads of even width"
+            )
 
 
 class WordEmbedding(nn.Module):

@@ -59,14 +59,11 @@ class Policy:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"unknown policy {self.kind!r}: there are {', '.join(KINDS)}")
-        if self.initial < 0 or self.window < 1:
-            raise ValueError(
-                f"initial={self.initial}, window={self.window}: a query needs at least itself (window=1 or more)"
-            )
         if self.kind in ("separators", "interval", "random") and not self.separators:
-            raise ValueError(f"policy {self.kind!r} needs the ids of separators: separators_of(prompts)")
+            raise ValueError(
+                f"separators={self.separators}: policy {self.kind!r} needs the ids of separators: "
+                "separators_of(prompts)"
+            )
 
     def extra(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return (prompt, position) bool, the keys that stay visible however far away."""

@@ -11,7 +11,7 @@ import xarray as xr
 
 from ..dataset import layer_coords, variable
 from ..kernels.state import neutral
-from ..settings import checked, count, one_of
+from ..settings import checked, count, one_of, short
 from ..stats.jackknife import jackknife_interval, left_out
 from .answers import entropy
 from .insertion import _bundled, _short
@@ -69,8 +69,10 @@ def read_fillers(
         model, questions, n_fillers=n_fillers, kind=kind, placement=placement, cue=cue, exact=exact, seed=seed
     )
     answer = np.array([a[0] for a in items.answers])
-    if n_fillers < 1 or len(set(answer.tolist())) < 2:
-        raise ValueError(f"{n_fillers} fillers, {len(set(answer.tolist()))} different answers: both are needed")
+    if len(set(answer.tolist())) < 2:
+        raise ValueError(
+            f"questions={short(questions)}: all have one answer, and answers are compared: give others too"
+        )
     other = deranged(answer, seed)
     chosen = list(range(model.info.n_layers + 1) if layers is None else layers)
     h = states(model, items, slots_of(items), chosen)
@@ -175,8 +177,8 @@ def cell_clusters(
         Without fillers, for fewer than 10 items, or too few cells that can be compared.
     """
     questions = list(_bundled() if questions is None else questions)
-    if n_fillers < 1 or len(questions) < 10:
-        raise ValueError(f"{n_fillers} fillers in {len(questions)} items: fillers and at least 10 items are needed")
+    if len(questions) < 10:
+        raise ValueError(f"questions={short(questions)}: {len(questions)} items: at least 10 are needed")
     items = build_items(
         model, questions, n_fillers=n_fillers, kind=kind, placement=placement, cue=cue, exact=exact, seed=seed
     )

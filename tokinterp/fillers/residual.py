@@ -13,7 +13,7 @@ from ..capture import Site
 from ..dataset import layer_coords, variable
 from ..documents import interval_name
 from ..kernels.state import neutral
-from ..settings import checked, count, one_of, positive, several
+from ..settings import checked, count, one_of, positive, several, short
 from .answers import chunks, pad
 from .insertion import _bundled, _short
 from .items import PLACEMENTS, Items, _pair, build_items
@@ -227,8 +227,8 @@ def filler_states(
     items = build_items(
         model, questions, n_fillers=n_fillers, kind=kind, placement=placement, cue=cue, exact=exact, seed=seed
     )
-    if n_fillers < 2 or len(items) < 2:
-        raise ValueError(f"{n_fillers} fillers in {len(items)} items: two of each are needed to compare them")
+    if len(items) < 2:
+        raise ValueError(f"questions={short(questions)}: {len(items)} items: two are needed to compare them")
     h = states(model, items, slots_of(items)).double()  # (item, slot, layer, d)
     n, s = h.shape[:2]
     centred = h - h.mean(0)
@@ -299,8 +299,8 @@ def filler_probes(
     """
     questions = list(_bundled() if questions is None else questions)
     items = build_items(model, questions, n_fillers=n_fillers, kind=kind, cue=cue, exact=exact, seed=seed)
-    if len(items) < 2 * folds or n_fillers < 1:
-        raise ValueError(f"{len(items)} items with {n_fillers} fillers: give at least {2 * folds} items, and fillers")
+    if len(items) < 2 * folds:
+        raise ValueError(f"folds={folds}: {len(items)} items: give at least {2 * folds}, or fewer folds")
     at = {
         "mean filler": slots_of(items), "last of question": items.question[:, 1:] - 1,
         "first of cue": items.cue[:, :1], "answer position": items.last[:, None],

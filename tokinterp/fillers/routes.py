@@ -62,8 +62,6 @@ def routing(
     >>> bool((ds["direct_change"] < 1).all())
     True
     """
-    if n_fillers < 1:
-        raise ValueError(f"n_fillers={n_fillers}: nothing is routed without fillers")
     questions = list(_bundled() if questions is None else questions)
     items = build_items(model, questions, n_fillers=n_fillers, kind=kind, cue=cue, exact=exact, seed=seed)
     plain = build_items(model, questions, cue=cue)

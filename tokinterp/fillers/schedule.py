@@ -61,10 +61,6 @@ class Schedule:
     stop_at: float | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1 or self.evaluations < 1:
-            raise ValueError(f"steps={self.steps}, batch={self.batch}, evaluations={self.evaluations}: at least 1 each")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup={self.warmup}: take a share of the steps from 0 to below 1")
         if self.train_examples is not None and self.train_examples < self.batch:
             raise ValueError(f"train_examples={self.train_examples} fill no batch of {self.batch}")
 

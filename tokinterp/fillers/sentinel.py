@@ -69,16 +69,15 @@ def sentinels(
     ValueError
         If no prompt has two chunks, the prompts have no BOS, or the context is too short.
     """
-    if chunk < 2:
-        raise ValueError(f"chunk={chunk}: a chunk has at least 2 tokens")
     if not prompts.bos:
-        raise ValueError("the prompts do not begin with BOS, which hidden chunks leave visible: use bos=True")
+        raise ValueError("prompts: they do not begin with BOS, which hidden chunks leave visible: use bos=True")
     room = (model.info.max_tokens - 1) // (chunk + 1)
     whole = [min((n - 1) // chunk, room) for n in prompts.lengths]
     rows = [i for i, n in enumerate(whole) if n >= 2]
     if not rows:
         raise ValueError(
-            f"no prompt has two chunks of {chunk} tokens (the longest has {max(prompts.lengths)}, the context is "
+            f"chunk={chunk}: no prompt has two chunks of {chunk} tokens (the longest has {max(prompts.lengths)}, the "
+            "context is "
             f"{model.info.max_tokens}): give longer prompts or a smaller chunk="
         )
     texts = [np.asarray(prompts.ids(i))[: 1 + chunk * whole[i]] for i in rows]

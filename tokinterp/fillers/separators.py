@@ -29,7 +29,7 @@ SOURCES = ("separator", "last content token", "separator of another segment")
 TARGETS = ("segment", "segment without its last token")
 
 
-@checked(window=count(1))
+@checked(window=count(1), initial=count())
 @neutral()
 def segment_coverage(
     model: Model, prompts: Prompts, *, window: int | None = None, initial: int = 1, batch_tokens: int = 1024
@@ -71,8 +71,6 @@ def segment_coverage(
     >>> bool((segment_coverage(model, prompts)["separator_share"] <= 1).all())
     True
     """
-    if initial < 0 or (window is not None and window < 1):
-        raise ValueError(f"initial={initial}, window={window}: initial is 0 or more, a window 1 or more")
     marks = torch.tensor(separators_of(prompts), dtype=torch.int64, device="cpu")
     n, heads = model.info.n_layers, model.info.n_heads
     shown, note = shown_blocks(model)
@@ -190,8 +188,6 @@ def segment_probe(
     ValueError
         For fewer prompts (or documents) with two segments than folds, or ``least`` below 2.
     """
-    if least < 2 or folds < 2:
-        raise ValueError(f"least={least}, folds={folds}: 2 or more of each are needed")
     marks = separators_of(prompts)
     spans = [segments(np.asarray(prompts.ids(i)), marks, 1 if prompts.bos else 0, least) for i in range(len(prompts))]
     rows = [i for i, s in enumerate(spans) if len(s) >= 2]
@@ -199,8 +195,8 @@ def segment_probe(
     found, place = np.unique(document, return_inverse=True)
     if len(found) < folds:
         raise ValueError(
-            f"{len(found)} {groups} have two segments of {least} or more tokens before a separator: give at least "
-            f"{folds}"
+            f"folds={folds}, least={least}: {len(found)} {groups} have two segments of {least} or more tokens before a "
+            f"separator: give at least {folds}"
         )
     chosen = list(range(model.info.n_layers + 1) if layers is None else layers)
     first = Site("resid", 0)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..settings import checked
+from ..settings import checked, count, level, number, one_of
 from . import match2, match3
 from .formats import FORMATS, IGNORED, Sequences, match2_sequences, match3_sequences
 from .words import TABLE, Words
@@ -70,7 +70,10 @@ class Samples:
     stratum: torch.Tensor
 
 
-@checked()
+@checked(
+    family=one_of(*FAMILIES), d=count(1), m=count(2), mode=one_of(*match3.MODES), true_rate=level,
+    fillers=one_of("square", "cot") | count(), mask=one_of("input", "final"), serial_quantile=number(above=0, high=1),
+)  # fmt: skip
 @dataclass(frozen=True)
 class Task:
     """Match3 (3SUM) or Match2 (2SUM-Transform) of Pfau et al. 2024, arXiv 2404.15758, sections 3 and 4.
@@ -125,36 +128,20 @@ class Task:
     serial_quantile: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (
-            ("family", self.family, FAMILIES),
-            ("mode", self.mode, match3.MODES),
-            ("mask", self.mask, ("input", "final")),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name}={value!r}: take one of {', '.join(map(repr, allowed))}")
         least = 3 if self.family == "match3" else 4
         if self.n < least:
             what = "a triple needs three rows" if least == 3 else "the chain of thought lists rows 0, 1 and 2 to n-2"
             raise ValueError(f"n={self.n} is too small for {self.family}: {what}; take n >= {least}")
-        if self.d < 1 or self.m < 2:
-            raise ValueError(f"d={self.d}, m={self.m}: rows need at least one coordinate and a modulus of 2 or more")
         if self.m**self.d >= 2**30:
             raise ValueError(f"m**d = {self.m}**{self.d} row words are too many: take m**d below 2**30")
         if self.family == "match2" and self.n * self.d > TABLE:
             raise ValueError(
                 f"n*d = {self.n * self.d} digits exceed the key table of {TABLE}: take fewer rows or coordinates"
             )
-        if isinstance(self.fillers, str):
-            if self.fillers not in ("square", "cot"):
-                raise ValueError(f"fillers={self.fillers!r}: take 'square' (n**2), 'cot' (n(n-1) + 2) or a number")
-        elif self.fillers < 0:
-            raise ValueError(f"fillers={self.fillers}: a number of tokens cannot be negative")
-        if self.serial_quantile is not None and not (0 < self.serial_quantile <= 1 and self.family == "match3"):
+        if self.serial_quantile is not None and self.family != "match3":
             raise ValueError(
                 f"serial_quantile={self.serial_quantile}: take a share above 0, up to 1, of the serial format of match3"
             )
-        if not 0 < self.true_rate < 1:
-            raise ValueError(f"true_rate={self.true_rate}: take a share between 0 and 1")
 
     @cached_property
     def words(self) -> Words:

@@ -20,6 +20,7 @@ from ..dataset import check, numbers_version, provenance, variable
 from ..fitted import Tensors, load_tensors, save_tensors
 from ..fitting import Fit, State
 from ..paths import local_path
+from ..settings import checked, count, number, several
 from ..signals import at_once
 from .evaluation import evaluate, loss_sum
 from .formats import IGNORED, Sequences
@@ -35,6 +36,7 @@ CHUNK = 8
 
 
 @at_once()
+@checked(seeds=several(count(), 1, once=True), test_examples=count(2), save_seconds=number(0))
 def train(
     task: Task,
     mixture: Mapping[str, float] | None = None,
@@ -104,10 +106,6 @@ def train(
     mixture = {"filler": 0.5, "parallel": 0.5} if mixture is None else dict(mixture)
     network, schedule = network or Network(), schedule or Schedule.budget()
     shares = _shares(task, mixture, schedule.batch)
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds={list(seeds)}: give at least one, each once")
-    if test_examples < 2:
-        raise ValueError(f"test_examples={test_examples}: take at least 2")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     facts = {
         "task": asdict(task), "mixture": mixture, "network": asdict(network), "schedule": asdict(schedule),

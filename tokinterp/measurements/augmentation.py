@@ -14,10 +14,9 @@ from ..dataset import check, layer_coords, variable
 from ..kernels import entropy
 from ..kernels import similarity as sim
 from ..kernels.state import neutral
-from ..settings import checked, count, level, names, one_of, positive
+from ..settings import checked, count, level, names, one_of, positive, short
 from ..stamp import stamped
 from ..stats.jackknife import jackknife_interval, left_out
-from ..stats.resample import check_level
 from ..text.augment import augment_prompts
 from ..text.prompts import Prompts
 from .base import choose_layers
@@ -132,19 +131,7 @@ def augmentation_metrics(
     """
     from ..measure import measure
 
-    asked = (metrics,) if isinstance(metrics, str) else tuple(metrics)
-    extra = (published,) if isinstance(published, str) else tuple(published)
-    if unknown := [m for m in asked if m not in METRICS]:
-        raise ValueError(f"metrics={unknown}: choose from {', '.join(METRICS)}")
-    if unknown := [p for p in extra if p != "skean2025"]:
-        raise ValueError(f"published={unknown}: the published variant is skean2025")
-    if q < 2:
-        raise ValueError(f"q={q}: at least two readings are compared")
-    if pooling not in ("mean", "last"):
-        raise ValueError(f"pooling={pooling!r}: choose mean or last")
-    if groups == 1 or groups < 0:
-        raise ValueError(f"groups={groups}: at least two are left out in turn; 0 for no intervals")
-    check_level(level)
+    asked, extra = tuple(metrics), tuple(published)
     chosen = choose_layers(layers, model.info)
     if not isinstance(prompts, Prompts):
         prompts = Prompts.from_texts(prompts, model)
@@ -291,14 +278,12 @@ def compare_models(
     """
     from ..measure import measure
 
-    if pooling not in ("mean", "last"):
-        raise ValueError(f"pooling={pooling!r}: choose mean or last")
-    asked = (measures,) if isinstance(measures, str) else tuple(measures)
-    if unknown := [m for m in asked if m not in sim.MEASURES]:
-        raise ValueError(f"measures={unknown}: choose from {', '.join(sim.MEASURES)}")
-    texts = list(texts)
+    asked = tuple(measures)
     if len(texts) < 8 or ("neighbours" in asked and len(texts) <= k):
-        raise ValueError(f"{len(texts)} texts: at least 8, and more than k={k}, are needed to compare two models")
+        raise ValueError(
+            f"texts={short(texts)}: {len(texts)} texts: at least 8, and more than k={k}, are needed to compare two "
+            "models"
+        )
     found = []
     for model, which in ((one, layers), (two, other_layers)):
         prompts = Prompts.from_texts(texts, model, max_tokens=max_tokens)

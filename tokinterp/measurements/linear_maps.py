@@ -87,6 +87,7 @@ class LinearMaps:
         if missing := sorted(set(blocks) - set(self.blocks)):
             raise ValueError(f"no maps of blocks {missing}: there are {self.blocks}")
 
+    @checked()
     def save(self, path: str | Path) -> Path:
         """Write the maps as one safetensors file with its digest, in one step.
 
@@ -107,6 +108,7 @@ class LinearMaps:
         return local_path(path)
 
     @classmethod
+    @checked()
     def load(cls, path: str | Path) -> LinearMaps:
         """Read maps that `save` wrote.
 

@@ -18,7 +18,7 @@ from ..capture import resid, stream
 from ..dataset import variable
 from ..kernels.state import neutral
 from ..paths import local_path
-from ..settings import checked, count, instance, one_of, several, string
+from ..settings import LARGEST, checked, count, instance, one_of, several, short, string, word
 from ..stamp import stamped
 from ..text.prompts import Prompts
 
@@ -42,12 +42,12 @@ class Item:
     def __post_init__(self) -> None:
         if not 2 <= len(self.options) <= len(LETTERS) or not 0 <= self.answer < len(self.options):
             raise ValueError(
-                f"answer {self.answer} of {len(self.options)} options: an item has 2 to {len(LETTERS)} options, and "
+                f"answer={self.answer}, options={short(self.options)}: an item has 2 to {len(LETTERS)} options, and "
                 f"the right one is counted from 0 ({self.question[:40]!r})"
             )
 
 
-@checked(limit=count(1))
+@checked(split=word, limit=count(1, LARGEST))
 def read_mmlu(
     path: str | Path, split: str = "test", subjects: Sequence[str] | None = None, limit: int | None = None
 ) -> list[Item]:
@@ -80,17 +80,21 @@ def read_mmlu(
         subject = name.removesuffix(ending)
         if subjects is not None and subject not in subjects:
             continue
-        rows = [r for r in csv.reader(io.StringIO(text)) if r]
+        reader = csv.reader(io.StringIO(text), strict=True)
+        try:
+            rows = [r for r in reader if r]
+        except csv.Error as error:
+            raise ValueError(f"{name} line {reader.line_num}: {error}: a quote is not closed") from None
         rows = rows[1:] if rows and rows[0][0].strip().lower() == "question" else rows
         for number, row in enumerate(rows[:limit]):
             mark = row[-1].strip()
-            answer = int(mark) if mark.isdigit() else LETTERS.find(mark.upper() or "?")
+            answer = int(mark) if mark.isdecimal() else LETTERS.find(mark.upper() or "?")
             if len(row) < 4 or not 0 <= answer < len(row) - 2:
                 raise ValueError(f"{name}, item {number + 1}: {len(row)} columns, answer {mark!r}")
             out.append(Item(row[0], tuple(row[1:-1]), answer, subject))
     if not out:
         raise ValueError(
-            f"{path} has no items{'' if subjects is None else ' of ' + ', '.join(subjects)} in files *{ending}"
+            f"path={short(str(path))}, split={split!r}, subjects={subjects}: no items in files *{ending} there"
         )
     return out
 
@@ -98,16 +102,25 @@ def read_mmlu(
 def _files(path: Path, ending: str) -> Iterator[tuple[str, str]]:
     if path.is_dir():
         for file in sorted(path.rglob(f"*{ending}"), key=lambda f: f.name):
-            yield file.name, file.read_text(encoding="utf-8")
+            yield file.name, _decoded(file.name, file.read_bytes())
         return
     if not path.exists():
-        raise FileNotFoundError(f"no folder and no tar file {path}")
+        raise FileNotFoundError(f"path={str(path)!r}: no such folder or tar file")
+    if not tarfile.is_tarfile(path):
+        raise ValueError(f"path={str(path)!r}: not a whole tar file: give a folder or a tar file")
     with tarfile.open(path) as tar:
         members = [m for m in tar.getmembers() if m.isfile() and m.name.endswith(ending)]
         for member in sorted(members, key=lambda m: Path(m.name).name):
             handle = tar.extractfile(member)
             assert handle is not None
-            yield Path(member.name).name, handle.read().decode("utf-8")
+            yield Path(member.name).name, _decoded(member.name, handle.read())
+
+
+def _decoded(name: str, data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name}: byte {error.start} is not UTF-8: convert the file (iconv -t UTF-8)") from None
 
 
 def item_prompt(item: Item, shots: Sequence[Item] = (), letters: bool = True) -> str:
@@ -191,12 +204,8 @@ def multiple_choice(
     >>> ti.multiple_choice(ti.load_model(), items, score="option")["logprob"].shape
     (1, 2)
     """
-    if score not in SCORES or on_long not in ("error", "skip"):
-        raise ValueError(f"score={score!r}, on_long={on_long!r}: take {', '.join(SCORES)}; error or skip")
-    if not items:
-        raise ValueError("no items to answer: the list is empty")
     if model.tokenizer is None:
-        raise ValueError(f"{model.info.id} has no tokenizer: load it with one")
+        raise ValueError(f"model={model.info.id}: it has no tokenizer: load it with one")
     if edit is not None:
         items = [
             replace(i, question=edit(i.question), options=tuple(map(edit, i.options)) if edit_options else i.options)

@@ -14,7 +14,7 @@ from ..capture import Site, capture, resid
 from ..dataset import layer_coords, variable
 from ..edits import SiteEdit
 from ..kernels.state import neutral
-from ..settings import anything, checked, count, instance, integer, layers, one_of, several, string
+from ..settings import checked, count, instance, integer, layers, one_of, several, string
 from ..stamp import stamped
 from ..text.prompts import Prompts
 from ..text.vocabulary import Vocabulary
@@ -52,6 +52,7 @@ class Target:
     positions: tuple[int, ...]
 
     @classmethod
+    @checked()
     def make(cls, template: str, model: Model) -> Target:
         """Tokenise a template, a name of `TEMPLATES` or a text in which ``{x}`` stands for one token.
 
@@ -70,7 +71,7 @@ class Target:
         text = TEMPLATES.get(template, template)
         parts = text.split("{x}")
         if len(parts) < 2:
-            raise ValueError(f"target {template!r}: write {{x}} for the token, or one of {', '.join(TEMPLATES)}")
+            raise ValueError(f"template={template!r}: write {{x}} for the token, or one of {', '.join(TEMPLATES)}")
         if model.tokenizer is None:
             raise ValueError(f"{model.info.id} has no tokenizer: give patchscope a Target(ids, positions)")
         vocabulary = Vocabulary(model.tokenizer, model.info.d_vocab)
@@ -94,10 +95,10 @@ class Target:
 @checked(
     target=instance("Target") | string,
     layer=count() | layers,
-    position=integer | several(integer),
+    position=integer | several(integer, 1),
     target_layer=count() | one_of("same"),
     n_tokens=count(1),
-    expected=anything,
+    expected=several(several(count())),
     true=several(count()),
 )
 @neutral()
@@ -245,7 +246,7 @@ def _positions(position: Any, prompts: Prompts) -> np.ndarray:
     place = lengths - 1 if position is None else np.broadcast_to(np.asarray(position, np.int64), lengths.shape)
     bad = np.flatnonzero((place < 0) | (place >= lengths))
     if len(bad):
-        raise ValueError(f"position {place[bad[0]]} of prompt {bad[0]}: it has positions 0 to {lengths[bad[0]] - 1}")
+        raise ValueError(f"position={place[bad[0]]} of prompt {bad[0]}: it has positions 0 to {lengths[bad[0]] - 1}")
     return np.array(place, dtype=np.int64)
 
 
@@ -254,18 +255,15 @@ def _check(
     expected: Sequence[Any] | None, true: Sequence[Any] | None,
 ) -> None:  # fmt: skip
     if not target.positions or min(target.positions) < 0 or max(target.positions) >= len(target.ids):
-        raise ValueError(f"target positions {list(target.positions)}: the target prompt has {len(target.ids)} tokens")
+        raise ValueError(f"target: positions {list(target.positions)}: the target prompt has {len(target.ids)} tokens")
     if target_layer == "same":
         choose_layers(layers, reader.info)
-    elif isinstance(target_layer, str):
-        raise ValueError(f'target_layer {target_layer!r}: give a layer or "same"')
     else:
-        choose_layers([target_layer], reader.info)
-    if steps < 1:
-        raise ValueError(f"n_tokens={steps}: at least one token is decoded")
+        choose_layers([int(target_layer)], reader.info)
     if len(target.ids) + steps - 1 > reader.info.max_tokens:
         raise ValueError(
-            f"target of {len(target.ids)} tokens and {steps} to decode: {reader.info.id} has a context of "
+            f"n_tokens={steps}: target of {len(target.ids)} tokens and {steps} to decode: {reader.info.id} has a "
+            "context of "
             f"{reader.info.max_tokens}"
         )
     for name, given in (("expected", expected), ("true", true)):

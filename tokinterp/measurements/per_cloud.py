@@ -350,10 +350,6 @@ def cluster_count(points: np.ndarray, method: str = "hdbscan", least: int = 5, l
     >>> 1 <= run["count"]["clusters"].item() <= 4
     True
     """
-    if method not in ("hdbscan", "kmeans"):
-        raise ValueError(f"method={method!r}: take 'hdbscan' or 'kmeans'")
-    if least < 2 or largest < 2:
-        raise ValueError(f"least={least}, largest={largest}: a cluster has two points or more, k-means two clusters")
     few = least if method == "hdbscan" else 2
     if len(points) <= few:
         raise ValueError(f"{len(points)} points: {method} needs more than {few} here")

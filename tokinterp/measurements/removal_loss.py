@@ -13,16 +13,18 @@ from ..describe import digest
 from ..kernels.state import neutral
 from ..measure import measure
 from ..profiles import mcnemar
-from ..settings import anything, checked, count, instance, several
+from ..settings import checked, count, function, instance, mapping, one_of, several
 from ..stamp import stamped
 from ..text.prompts import Prompts
-from ..text.removal import Judge, Removal, can_match, remove, remove_random
+from ..text.removal import CONDITIONS, Judge, Removal, can_match, remove, remove_random
 from ..text.words import trimmed
 from .lens import LogitLens
 from .multiple_choice import Item, multiple_choice
 
 if TYPE_CHECKING:
     from ..models.base import Model
+
+CONDITION = one_of(*CONDITIONS) | function
 
 
 @checked(removals=several(instance("Removal"), 1))
@@ -138,7 +140,7 @@ def _unit_losses(
     return out
 
 
-@checked(items=several(instance("Item"), 1), conditions=anything, controls=count(1))
+@checked(items=several(instance("Item"), 1), conditions=mapping(CONDITION) | several(CONDITION, 1), controls=count(1))
 @neutral()
 def removal_accuracy(
     model: Model,
@@ -185,8 +187,8 @@ def removal_accuracy(
     ('variant',)
     """
     named = dict(conditions) if isinstance(conditions, Mapping) else {str(c): c for c in conditions}
-    if not named or controls < 1:
-        raise ValueError(f"{len(named)} conditions and {controls} controls: at least one of each")
+    if not named:
+        raise ValueError("conditions={}: give at least one")
 
     def correct(edit: Callable[[str], str] | None) -> tuple[np.ndarray, xr.Dataset]:
         found = multiple_choice(model, items, edit=edit, edit_options=edit_options, **options)

@@ -174,12 +174,6 @@ class Tally:
         seed: int = 0,
     ) -> xr.Dataset:
         """Return the ranked units; see `read_out`."""
-        if boundaries not in BOUNDARIES:
-            raise ValueError(f"boundaries={boundaries!r}: write {' or '.join(map(repr, BOUNDARIES))}")
-        if min_count < 1:
-            raise ValueError(f"min_count={min_count}: a unit occurs at least once")
-        if not 0 < level < 1:
-            raise ValueError(f"level {level} is not between 0 and 1")
         if not len(self.columns["key"]):
             raise ValueError("no segment has two or more tokens, so there is no vocabulary: check layers and probes")
         c = self.columns if boundaries == "any" else {n: v[self.columns["edges"] == 3] for n, v in self.columns.items()}

@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from ..fitted import Tensors, check_finite, check_shapes
 from ..kernels import probes as kernel
+from ..settings import checked, count, instance, integer, mapping, of, path, several
 from .probe_text import TextStatistics
 
 if TYPE_CHECKING:
@@ -53,6 +54,12 @@ class TokenProbes:
     True
     """
 
+    @checked(
+        layers=several(count()),
+        parts=of("a dictionary: layer -> tensors or a path", lambda v: isinstance(v, dict)),
+        facts=mapping(),
+        text=instance("TextStatistics"),
+    )
     def __init__(
         self, layers: Sequence[int], offsets: Sequence[int], labels: torch.Tensor, parts: Mapping[int, Tensors | Path],
         facts: dict[str, Any], text: TextStatistics | None = None,
@@ -75,10 +82,13 @@ class TokenProbes:
     # -- weights ----------------------------------------------------------------------------------------------
     def _check(self, layer: int, offset: int) -> None:
         if layer not in self._parts:
-            raise ValueError(f"no probe of layer {layer}: probes were fitted at layers {self.layers}")
+            raise ValueError(f"layer={layer}: no probe of layer {layer}: probes were fitted at layers {self.layers}")
         if offset not in self.offsets:
-            raise ValueError(f"no probe of offset {offset}: probes were fitted at offsets {self.offsets}")
+            raise ValueError(
+                f"offset={offset}: no probe of offset {offset}: probes were fitted at offsets {self.offsets}"
+            )
 
+    @torch.inference_mode(False)  # what is kept is used outside of a pass too
     def _get(self, layer: int, name: str, device: torch.device | str = "cpu") -> torch.Tensor | None:
         """Return a tensor of a layer on a device, float32; what lies on disk or on another device is read once."""
         device = torch.device(device)
@@ -108,6 +118,7 @@ class TokenProbes:
         near = {name: found for (at, name, place), found in self._near.items() if at == layer and place == "cpu"}
         return {name: value for name, (value, version) in near.items() if value._version != version}
 
+    @checked(layer=count(), offset=integer)
     def weight(self, layer: int, offset: int) -> torch.Tensor:
         """Return (class, d_model) float32 weights, which act on standardised states where the layer has a scale.
 
@@ -121,11 +132,13 @@ class TokenProbes:
         assert found is not None
         return found
 
+    @checked(layer=count(), offset=integer)
     def bias(self, layer: int, offset: int) -> torch.Tensor | None:
         """Return (class,) float32, or None: softmax and factored probes have no bias."""
         self._check(layer, offset)
         return self._get(layer, f"bias.{offset}")
 
+    @checked(layer=count(), offset=integer)
     def folded(self, layer: int, offset: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return weight (class, d_model) and bias (class,) that act on raw states."""
         weight, bias = self.weight(layer, offset), self.bias(layer, offset)
@@ -136,15 +149,17 @@ class TokenProbes:
             bias = shift if bias is None else bias + shift
         return weight, torch.zeros(len(weight), dtype=torch.float32, device="cpu") if bias is None else bias
 
+    @checked(layer=count())
     def standardise(self, resid: torch.Tensor, layer: int) -> torch.Tensor:
         """Return float32 states (row, d_model) as the probes of a layer see them."""
         if layer not in self._parts:
-            raise ValueError(f"no probe of layer {layer}: probes were fitted at layers {self.layers}")
+            raise ValueError(f"layer={layer}: no probe of layer {layer}: probes were fitted at layers {self.layers}")
         mean, scale = self._get(layer, "mean", resid.device), self._get(layer, "scale", resid.device)
         resid = resid.float()
         return resid if mean is None or scale is None else (resid - mean) / scale
 
     # -- reading ----------------------------------------------------------------------------------------------
+    @checked(layer=count(), offset=integer)
     def read(
         self, resid: torch.Tensor, layer: int, offset: int, targets: torch.Tensor, *, standardised: bool = False,
         rank: bool = True,
@@ -171,27 +186,33 @@ class TokenProbes:
         """
         self._check(layer, offset)
         if resid.ndim != 2 or resid.shape[1] != self.facts["d_model"]:
-            raise ValueError(f"states of shape {tuple(resid.shape)}: give (row, {self.facts['d_model']})")
+            raise ValueError(f"resid: states of shape {tuple(resid.shape)}: give (row, {self.facts['d_model']})")
         x = resid if standardised else self.standardise(resid, layer)
         if self._scratch is None or self._scratch.prob.device != x.device:
-            self._scratch = kernel.Scratch(len(self.labels), 4096, x.device)
+            with torch.inference_mode(False):  # it is written to in later calls, outside of a pass too
+                self._scratch = kernel.Scratch(len(self.labels), 4096, x.device)
         weight = self._get(layer, f"weight.{offset}", x.device)
         assert weight is not None
         bias = self._get(layer, f"bias.{offset}", x.device)
         return kernel.read_targets(x, weight, self.classes(targets, offset), bias, self._scratch, rank)
 
+    @checked(layer=count(), offset=integer)
     def log_probs(self, resid: torch.Tensor, layer: int, offset: int, targets: torch.Tensor) -> torch.Tensor:
         """Return (row,) float32 log-probability of the targets, nat; NaN where it was never a label."""
         return self.read(resid, layer, offset, targets, rank=False).log_prob
 
+    @checked(layer=count(), offset=integer)
     def rank(self, resid: torch.Tensor, layer: int, offset: int, targets: torch.Tensor) -> torch.Tensor:
         """Return (row,) float32 number of types with a greater logit; NaN where the target was never a label."""
         found = self.read(resid, layer, offset, targets).rank
         return torch.where(found >= 0, found.float(), torch.nan)
 
+    @checked(layer=count(), offset=integer, k=count(1))
     def predict(self, resid: torch.Tensor, layer: int, offset: int, k: int = 1) -> torch.Tensor:
         """Return (row, k) int64 token ids with the greatest logits, greatest first."""
         self._check(layer, offset)
+        if k > len(self.labels):
+            raise ValueError(f"k={k}: there are {len(self.labels)} types that a probe can say")
         x = self.standardise(resid, layer)
         weight, bias = (self._get(layer, f"{n}.{offset}", x.device) for n in ("weight", "bias"))
         assert weight is not None
@@ -199,8 +220,13 @@ class TokenProbes:
         found = [kernel.top_classes(x[a : a + step], weight, k, bias) for a in range(0, len(x), step)]
         return self.labels.to(x.device)[torch.cat(found)]
 
+    @checked(offset=integer)
     def classes(self, targets: torch.Tensor, offset: int) -> torch.Tensor:
         """Return (row,) int64 class of token ids, -1 where it was never a label at the offset."""
+        if offset not in self.offsets:
+            raise ValueError(
+                f"offset={offset}: no probe of offset {offset}: probes were fitted at offsets {self.offsets}"
+            )
         if self._class is None:
             if self.text is not None:
                 self._class = self.text.class_of()
@@ -214,11 +240,13 @@ class TokenProbes:
         row = self._class[self.offsets.index(offset)]
         return torch.where(targets >= 0, row[targets.clamp_min(0)], -1)
 
+    @checked(offset=integer)
     def seen(self, targets: torch.Tensor, offset: int) -> torch.Tensor:
         """Return (row,) bool: whether the type was a label at the offset in the training text."""
         return self.classes(targets, offset) >= 0
 
     # -- belonging --------------------------------------------------------------------------------------------
+    @checked(info=instance("ModelInfo"))
     def check_model(self, info: ModelInfo) -> None:
         """Refuse another model or tokenizer.
 
@@ -248,6 +276,7 @@ class TokenProbes:
         return whole_digest(self)
 
     # -- files ------------------------------------------------------------------------------------------------
+    @checked()
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write a folder with ``probes.json`` (facts), ``text.safetensors`` and one safetensors file per layer.
 
@@ -261,6 +290,7 @@ class TokenProbes:
         return save(self, path, overwrite)
 
     @classmethod
+    @checked()
     def load(cls, path: str | Path, model: Model | None = None) -> TokenProbes:
         """Read probes that `save` or `fit_probes(store=...)` wrote; every number is checked once, and read when needed.
 
@@ -286,6 +316,7 @@ class TokenProbes:
         return out
 
     @classmethod
+    @checked(paths=path)
     def from_authors(cls, *paths: str | Path, model: Model | None = None) -> TokenProbes:
         """Read checkpoints released by Feucht et al. (2024): ``layer<l>_tgtidx<i>.ckpt`` with one weight each.
 

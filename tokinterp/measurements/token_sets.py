@@ -68,7 +68,10 @@ def check_sets(what: str, sets: Mapping[str, Any]) -> dict[str, Any]:
                 )
             out[str(name)] = rule
         else:
-            out[str(name)] = rule if isinstance(rule, Marked) else Marked(rule)
+            try:
+                out[str(name)] = rule if isinstance(rule, Marked) else Marked(rule)
+            except ValueError as error:
+                raise ValueError(f"{what}[{name!r}]={short(rule)}: {error}") from None
     return out
 
 

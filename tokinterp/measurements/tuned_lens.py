@@ -13,7 +13,7 @@ import torch
 from ..fitted import check_finite, check_shapes, digest_of, load_tensors, save_tensors
 from ..paths import local_path
 from ..received import pickled_tensors
-from ..settings import checked, layers, mapping
+from ..settings import checked, count, instance, layers, mapping
 
 if TYPE_CHECKING:
     from ..models.base import ModelInfo
@@ -84,13 +84,14 @@ class TunedLens:
         check_finite(self._tensors(), "a tuned lens", "fit it again, with a lower learning rate or more prompts")
 
     @classmethod
+    @checked(info=instance("ModelInfo"))
     def identity(cls, info: ModelInfo, layers: Sequence[int] | None = None) -> TunedLens:
         """Return translators with A = 0 and b = 0: the logit lens."""
         chosen = list(range(info.n_layers)) if layers is None else sorted(layers)
         bad = [n for n in chosen if not 0 <= n < info.n_layers]
         if bad or not chosen:
             raise ValueError(
-                f"layers {bad or 'is empty'}: layers 0 to {info.n_layers - 1} of {info.id} can have a translator; the "
+                f"layers={bad}: layers 0 to {info.n_layers - 1} of {info.id} can have a translator; the "
                 f"last, {info.n_layers}, needs none"
             )
         shape = (len(chosen), info.d_model, info.d_model)
@@ -123,6 +124,7 @@ class TunedLens:
         if missing := sorted(set(layers) - set(self.layers) - {info.n_layers}):
             raise ValueError(f"the tuned lens has no translator of layers {missing}: it has {self.layers}")
 
+    @checked(layer=count())
     def translate(self, resid: torch.Tensor, layer: int) -> torch.Tensor:
         """Return points of the stream at a layer, (..., d), as the last layer would have them.
 
@@ -135,6 +137,7 @@ class TunedLens:
         i, x = self.layers.index(layer), resid.float()
         return (x + x @ self.weight[i].T + self.bias[i]).to(resid.dtype)
 
+    @checked()
     def save(self, path: str | Path) -> Path:
         """Write the lens as one safetensors file with its digest, in one step.
 
@@ -148,6 +151,7 @@ class TunedLens:
         return local_path(path)
 
     @classmethod
+    @checked()
     def load(cls, path: str | Path) -> TunedLens:
         """Read a lens that `save` wrote, or a published checkpoint of the tuned-lens library.
 

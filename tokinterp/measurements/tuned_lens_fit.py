@@ -106,11 +106,6 @@ def fit_tuned_lens(
     [1, 2]
     """
     lens = TunedLens.identity(model.info, layers)
-    if ridge < 0 or steps < 0 or lr <= 0 or step_tokens < 1 or check_tokens < 1:
-        raise ValueError(
-            f"ridge={ridge}, steps={steps}, lr={lr}, step_tokens={step_tokens}, check_tokens={check_tokens}: "
-            "ridge and steps cannot be negative, the others must be positive"
-        )
     if unknown := [e for e in exclude if e not in ("special", "massive")]:
         raise ValueError(f"exclude={unknown}: the exclusions are special, massive")
     if not isinstance(prompts, Prompts):

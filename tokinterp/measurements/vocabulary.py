@@ -9,14 +9,19 @@ import numpy as np
 import xarray as xr
 
 from ..kernels.state import neutral
-from ..settings import anything, checked, count, number, one_of
+from ..settings import checked, count, instance, number, one_of, pair, result, several
 from .tally import BOUNDARIES, EXAMPLE, Tally
 
 if TYPE_CHECKING:
     from ..text.prompts import Prompts
 
 
-@checked(ds=anything, min_count=count(1), min_psi=number(), boundaries=one_of(*BOUNDARIES))
+@checked(
+    ds=result | several(pair(result, instance("Prompts")), 1),
+    min_count=count(1),
+    min_psi=number(),
+    boundaries=one_of(*BOUNDARIES),
+)
 @neutral()
 def read_out(
     ds: xr.Dataset | Iterable[tuple[xr.Dataset, Prompts]],
@@ -80,7 +85,7 @@ def read_out(
     tally = Tally(keep_single)
     if isinstance(ds, xr.Dataset):
         if prompts is None:
-            raise ValueError("give the prompts that the result is of: read_out(ds, prompts)")
+            raise ValueError("prompts=None: give the prompts that the result is of: read_out(ds, prompts)")
         tally.add(ds, prompts)
     else:
         for shard, of in ds:
@@ -92,7 +97,7 @@ def read_out(
     )
 
 
-@checked(shuffled=anything)
+@checked(shuffled=result | several(result, 1))
 @neutral()
 def permutation_threshold(shuffled: xr.Dataset | Iterable[xr.Dataset], level: float = 0.95) -> float:
     """Return the score below which a share ``level`` of the segments of shuffled (or bigram) text lies.
@@ -117,12 +122,12 @@ def permutation_threshold(shuffled: xr.Dataset | Iterable[xr.Dataset], level: fl
     >>> permutation_threshold(ds)
     95.0
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level {level} is not between 0 and 1")
     sets = [shuffled] if isinstance(shuffled, xr.Dataset) else list(shuffled)
     scores = [d["psi"].values[(d["stop"] - d["start"]).values > 1] for d in sets]
     if not sum(map(len, scores)):
-        raise ValueError("no segment of the shuffled text has two or more tokens: there is nothing to take a level of")
+        raise ValueError(
+            "shuffled: no segment of the shuffled text has two or more tokens: there is nothing to take a level of"
+        )
     return float(np.quantile(np.concatenate(scores), level))
 
 

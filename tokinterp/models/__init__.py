@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..settings import anything, checked, instance, one_of
+from ..settings import anything, check, checked, device, instance, mapping, one_of, short
 from ..signals import at_once
 from .base import Activations, Model, ModelInfo
 from .bundled import ID, bundled_folder
@@ -28,11 +28,12 @@ __all__ = [
     "wrap",
 ]
 
+MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 BACKENDS = ("hf", "transformer_lens", "nnsight")
 
 
 @at_once("call it again")
-@checked(backend=one_of(*BACKENDS), device_map=anything, tokenizer=anything, modules=instance("Modules"))
+@checked(backend=one_of(*BACKENDS), device_map=one_of(*MAPS) | mapping(anything) | device, modules=instance("Modules"))
 def load_model(
     name_or_folder: str | Path | None = None,
     *,
@@ -91,8 +92,6 @@ def load_model(
     """
     from .hf import load_hf, make_model
 
-    if backend not in BACKENDS:
-        raise ValueError(f"unknown backend {backend!r}: the backends are {', '.join(BACKENDS)}")
     if backend != "hf":
         import_module(f".{backend}", __package__).library()  # a missing library is said before anything is loaded
     bundled = name_or_folder in (None, "bundled")
@@ -113,6 +112,19 @@ def load_model(
 
         return wrap_nnsight(nnsight_from(lm, found), found, id=id, revision=rev, modules=modules)
     return make_model(lm, found, id=id, revision=rev, modules=modules)
+
+
+def check_source(
+    name_or_folder: str | Path | None = None, *, backend: str = "hf", revision: str | None = None, dtype: Any = None,
+    device: Any = None, device_map: Any = None, trust_remote_code: bool = False,
+) -> None:  # fmt: skip
+    """Refuse what `load_model` refuses before it reads the weights: settings, folder, config, missing files."""
+    from .hf import read_config
+
+    place = {"dtype": dtype, "device": device, "device_map": device_map}
+    check(load_model, name_or_folder=name_or_folder, backend=backend, revision=revision, **place)
+    folder = bundled_folder() if name_or_folder in (None, "bundled") else name_or_folder
+    read_config(folder or "", revision=revision, trust_remote_code=trust_remote_code, **place)
 
 
 @at_once("call it again")
@@ -167,6 +179,7 @@ def wrap(obj: Any, tokenizer: Any = None, *, id: str | None = None, modules: Mod
     if hasattr(obj, "get_output_embeddings") and hasattr(obj, "config"):
         return make_model(obj, tokenizer, id=id or short_name(unwrap(obj)), modules=modules)
     raise TypeError(
-        f"cannot wrap {type(obj).__name__}: give a Hugging Face causal LM, a TransformerBridge or an nnsight "
+        f"obj={short(obj)}: cannot wrap {type(obj).__name__}: give a Hugging Face causal LM, a TransformerBridge or "
+        "an nnsight "
         "LanguageModel, or a name or folder to load_model"
     )

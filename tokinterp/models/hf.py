@@ -40,15 +40,15 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         raise ValueError(f"device {device!r} is no torch device: write 'cpu', 'cuda' or 'cuda:1'") from None
     n_gpus = torch.cuda.device_count()
     if chosen.type == "cuda" and (chosen.index or 0) >= n_gpus:
-        raise ValueError(f"device {device!r} does not exist: torch sees {n_gpus} CUDA devices here; use device='cpu'")
+        raise ValueError(f"device={device!r} does not exist: torch sees {n_gpus} CUDA devices here; use device='cpu'")
     if chosen.type == "meta":
-        raise ValueError("device 'meta' holds no numbers: use device='cpu' or 'cuda'")
+        raise ValueError("device='meta' holds no numbers: use device='cpu' or 'cuda'")
     if chosen.type == "mps":
         raise ValueError("device 'mps' has no float64, which every sum here needs: use device='cpu'")
     try:
         torch.empty(0, device=chosen, dtype=torch.float32)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device {device!r} does not exist here ({str(error).splitlines()[0]}): use 'cpu'") from None
+        raise ValueError(f"device={device!r} does not exist here ({str(error).splitlines()[0]}): use 'cpu'") from None
     return chosen
 
 
@@ -60,8 +60,46 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device | None) -
         return "auto"
     found = dtype if isinstance(dtype, torch.dtype) else getattr(torch, str(dtype).removeprefix("torch."), None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ValueError(f"dtype {dtype!r} is no floating-point dtype: write 'float32', 'bfloat16' or 'float16'")
+        raise ValueError(f"dtype={dtype!r} is no floating-point dtype: write 'float32', 'bfloat16' or 'float16'")
     return found
+
+
+def read_config(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    device_map: Any = None,
+    trust_remote_code: bool = False,
+    tokenizer: Any = None,
+) -> tuple[torch.device | None, Any, Path, Any]:
+    """Check all that can be checked without the weights; return (device, dtype, folder, config)."""
+    from transformers import AutoConfig
+
+    if device is not None and device_map is not None:
+        raise ValueError(f"device={device!r} and device_map={device_map!r} exclude each other: give one of them")
+    place = choose_device(device) if device_map is None else None
+    kind = choose_dtype(dtype, place)
+    folder = local_path(name, "model")
+    local = folder.is_dir()
+    if not local and (str(name).startswith((".", "/", "~")) or folder.is_file() or str(name).count("/") > 1):
+        raise ValueError(
+            f"name_or_folder={str(name)!r}: there is no such folder: give a folder with config.json, or a name on "
+            "the hub"
+        )
+    source = str(folder) if local else str(name)
+    if local:
+        check_folder(folder, need_tokenizer=tokenizer is None)
+    common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(source, **common)
+    except OSError as error:
+        raise ValueError(_hub_message(name, error)) from error
+    check_config(config, str(name))
+    if getattr(config, "rescale_every", 0):
+        config.rescale_every = 0  # RWKV then halves its stream every few blocks, which it was not trained with
+    return place, kind, folder, config
 
 
 def load_hf(
@@ -75,27 +113,15 @@ def load_hf(
     tokenizer: Any = None,
 ) -> tuple[nn.Module, Any, str, str]:
     """Load a causal LM and its tokenizer; return (model, tokenizer, id, revision)."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    if device is not None and device_map is not None:
-        raise ValueError(f"device={device!r} and device_map={device_map!r} exclude each other: give one of them")
-    place = choose_device(device) if device_map is None else None
-    kind = choose_dtype(dtype, place)
-    folder = local_path(name, "model")
+    place, kind, folder, config = read_config(
+        name, revision=revision, dtype=dtype, device=device, device_map=device_map,
+        trust_remote_code=trust_remote_code, tokenizer=tokenizer,
+    )  # fmt: skip
     local = folder.is_dir()
-    if not local and (str(name).startswith((".", "/", "~")) or folder.is_file() or str(name).count("/") > 1):
-        raise ValueError(f"no model folder {str(name)!r}: give a folder with config.json, or a name on the hub")
     source = str(folder) if local else str(name)
-    if local:
-        check_folder(folder, need_tokenizer=tokenizer is None)
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
-        config = AutoConfig.from_pretrained(source, **common)
-    except OSError as error:
-        raise ValueError(_hub_message(name, error)) from error
-    check_config(config, str(name))
-    if getattr(config, "rescale_every", 0):
-        config.rescale_every = 0  # RWKV then halves its stream every few blocks, which it was not trained with
     if tokenizer is None:
         tokenizer = read_tokenizer(source, **common)
     try:
@@ -253,4 +279,4 @@ def short_name(lm: nn.Module, name: str | None = None) -> str:
 
 def _hub_message(name: Any, error: Exception) -> str:
     first = str(error).strip().splitlines()[0]
-    return f"cannot load {str(name)!r}: it is no local folder, and from the hub: {first}"
+    return f"name_or_folder={str(name)!r}: cannot load it: it is no local folder, and from the hub: {first}"

@@ -14,6 +14,7 @@ from ..capture import INNER, SITES, Site
 from ..describe import numbered
 from ..edits import Edit, KnockOut, SiteEdit
 from ..kernels.state import passing
+from ..settings import anything, checked, instance, none, refuse, several, short, tokenizer
 from . import attention, proof
 from .base import Activations, ModelInfo
 from .fingerprint import Identified
@@ -51,6 +52,7 @@ class HookedLM(Identified):
         Of each block, the modules whose outputs are added to the stream: attention and MLP, found by value.
     """
 
+    @checked(lm=instance("Module"), tokenizer=tokenizer | none, source=anything)
     def __init__(self, lm: nn.Module, tokenizer: Any, modules: Modules, info: ModelInfo, source: Any = None) -> None:
         self.lm, self.tokenizer, self.modules, self.info = lm, tokenizer, modules, info
         self.source = lm if source is None else source
@@ -93,23 +95,28 @@ class HookedLM(Identified):
         """Device on which ids are expected and activations are returned."""
         return size_of(self.lm.get_input_embeddings())[1]  # type: ignore[operator]
 
+    @checked()
     def normed(self, resid: torch.Tensor) -> torch.Tensor:
         """Return the final norm of points of the stream (..., d_model)."""
         return self._head.normed(resid)
 
+    @checked()
     def head(self, normed: torch.Tensor) -> torch.Tensor:
         """Return float32 logits (..., d_vocab) of already normed points."""
         return self._head.logits(normed).to(self.device)
 
+    @checked()
     def unembed(self, resid: torch.Tensor) -> torch.Tensor:
         """Return float32 logits (..., d_vocab) of points of the stream: final norm, head, scaling, soft cap."""
         return self.head(self.normed(resid))
 
+    @checked()
     def written_norm(self, block: int, value: torch.Tensor) -> torch.Tensor:
         """Return (prompt, head, position) norm ||v W_O|| of what each head of a block would write of its values."""
         with passing(self.lm):
             return self.attention.written_norm(block, value)
 
+    @checked(sites=several(instance("Site"), 1))
     def run(
         self,
         ids: torch.Tensor,
@@ -377,22 +384,23 @@ class HookedLM(Identified):
     def _check(self, ids: torch.Tensor, mask: torch.Tensor, wanted: list[Site], edits: Sequence[Edit]) -> None:
         """Refuse what cannot be run, before anything is."""
         if not wanted:
-            raise ValueError("no site to capture: name at least one, for example Site('resid', 0)")
+            refuse("sites", [], "no site to capture: name at least one, for example Site('resid', 0)")
         if ids.ndim != 2 or ids.numel() == 0:
-            raise ValueError(f"ids have shape {tuple(ids.shape)}: (prompt, position) with at least one token is needed")
+            raise ValueError(f"ids={short(ids)}: (prompt, position) with at least one token is needed")
         if ids.shape[1] > self.info.max_tokens:
             raise ValueError(
-                f"prompt of {ids.shape[1]} tokens: {self.info.id} has a context of {self.info.max_tokens}; truncate or "
+                f"ids={short(ids)}: prompt of {ids.shape[1]} tokens: {self.info.id} has a context of "
+                f"{self.info.max_tokens}; truncate or "
                 "window the text (Prompts.from_texts(..., max_tokens=, on_long=))"
             )
         low, high = (int(v) for v in torch.aminmax(ids))
         if low < 0 or high >= self.info.d_vocab:
             raise ValueError(
-                f"token id {low if low < 0 else high} is out of vocabulary: {self.info.id} has ids 0 to "
+                f"ids: token id {low if low < 0 else high} is out of vocabulary: {self.info.id} has ids 0 to "
                 f"{self.info.d_vocab - 1}; were the ids made with another tokenizer?"
             )
         if not bool(mask[:, 0].all()) or bool((mask[:, 1:] & ~mask[:, :-1]).any()):
-            raise ValueError("the mask is not right padded: real tokens first, padding after them")
+            raise ValueError(f"mask={short(mask)}: the mask is not right padded: real tokens first, padding after them")
         self.check(wanted, edits)
         for e in edits:
             if isinstance(e, SiteEdit):
@@ -414,6 +422,7 @@ class HookedLM(Identified):
             longest = torch.where(mask, places, -1).amax(1) + 1
             check_lengths(self.length_steps, longest, int(places.max()) + 1)
 
+    @checked(sites=several(instance("Site")))
     def check(self, sites: Sequence[Site], edits: Sequence[Edit] = ()) -> None:
         """Raise ValueError if the model lacks one of the sites, or an edit names a site, block or head it has not."""
         for site in [*sites, *(e.site for e in edits if isinstance(e, SiteEdit))]:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..documents import interval_said
-from ..settings import checked
+from ..settings import checked, one_of
 from . import style
 from .layers import by_layer, curves, draw_curves, named_sets, spread
 from .tokens import map_height, token_layer_map
@@ -20,7 +20,7 @@ MEASUREMENT = "IntrinsicDimension"
 VARIABLES = {"gride": "dimension", "mle": "dimension_mle", "twonn": "dimension_twonn"}
 
 
-@checked()
+@checked(estimator=one_of(*VARIABLES))
 def dimension_by_layer(
     ds: xr.Dataset,
     scale: int | Sequence[int] = 4,
@@ -57,8 +57,6 @@ def dimension_by_layer(
     ValueError
         For an unknown estimator or a scale that was not measured.
     """
-    if estimator not in VARIABLES:
-        raise ValueError(f"estimator {estimator!r}: take one of {', '.join(VARIABLES)}")
     select = {"scale": scale} if estimator == "gride" else {}
     name = f"intrinsic dimension ({'n₂ = ' + str(scale) if select and isinstance(scale, int) else estimator.upper()})"
     ax = by_layer(ds, VARIABLES[estimator], ax=ax, select=select, other=other, label=label, ylabel=name, **options)

@@ -48,12 +48,6 @@ def augment_prompts(
     >>> len(one), one.n_tokens < prompts.n_tokens, one.hash != two.hash
     (2, True, True)
     """
-    if q < 1:
-        raise ValueError(f"q={q}: make at least one reading")
-    if not 0 < rate < 1:
-        raise ValueError(f"rate={rate}: a share of the tokens between 0 and 1; 0.1 edits every tenth")
-    if kind not in KINDS:
-        raise ValueError(f"kind={kind!r}: choose from {', '.join(KINDS)}")
     pool = prompts.token_ids[~prompts.vocabulary.special(prompts.token_ids)]
     return [_reading(prompts, pool, kind, float(rate), int(seed), r) for r in range(q)]
 

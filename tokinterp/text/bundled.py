@@ -156,7 +156,10 @@ def check_texts(path: str | Path | None = None) -> list[str]:
     """
     wrong: list[str] = []
     seen: set[str] = set()
-    with local_path(path or DATA / "texts.jsonl").open(encoding="utf-8") as stream:
+    file = local_path(path or DATA / "texts.jsonl")
+    if not file.is_file():
+        raise FileNotFoundError(f"path={str(path)!r}: no such file")
+    with file.open(encoding="utf-8") as stream:
         for number, line in enumerate(stream, 1):
             try:
                 entry = json.loads(line)

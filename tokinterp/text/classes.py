@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..settings import checked
+from ..settings import array, checked, mapping, several, string, whole
 from .spans import Spans, TokenSpans
 from .words import find_words, trimmed
 
@@ -39,6 +39,7 @@ within without won't would wouldn't yet you you'd you'll you're you've your your
 STOP_WORDS = frozenset(_FUNCTION_WORDS.split())
 
 
+@checked(codes=whole, names=several(string), last=mapping(array))
 @dataclass
 class TokenClasses:
     """Class of every token of the stream of all prompts.
@@ -58,6 +59,7 @@ class TokenClasses:
     names: tuple[str, ...]
     last: dict[str, np.ndarray]
 
+    @checked()
     def mask(self, *names: str) -> np.ndarray:
         """Return (token,) bool, true on tokens of any of the named classes.
 
@@ -68,7 +70,9 @@ class TokenClasses:
         """
         unknown = [n for n in names if n not in self.names]
         if unknown:
-            raise ValueError(f"no class of tokens {unknown[0]!r}: the classes are {', '.join(self.names)}")
+            raise ValueError(
+                f"names={unknown[0]!r}: no class of tokens {unknown[0]!r}: the classes are {', '.join(self.names)}"
+            )
         return np.isin(self.codes, [self.names.index(n) for n in names])
 
     def counts(self) -> dict[str, int]:

@@ -15,14 +15,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ..kinds import Refused
 from ..paths import local_path
-from ..settings import anything, checked, count, refuse
+from ..settings import LARGEST, check_unicode, checked, count, refuse, source
 
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 SUFFIXES = (".txt", ".md", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
 
-@checked(path=anything, limit=count(1))
+@checked(path=source, limit=count(1, LARGEST))
 def read_texts(
     path: str | Path | Sequence[str | Path] | Any,
     *,
@@ -90,7 +91,7 @@ def _read(
     suffix = inner.suffix.lower()
     if not file.exists():
         if suffix in SUFFIXES or file.suffix in OPENERS or str(path).count("/") > 1 or isinstance(path, Path):
-            raise FileNotFoundError(f"{path}: no such file")
+            raise FileNotFoundError(f"path={path}: no such file")
         yield from _hub(str(path), field, split, streaming)
         return
     if suffix == ".parquet":
@@ -176,7 +177,12 @@ def from_json(text: str, where: str) -> Any:
         return out
 
     try:
-        return json.loads(text, object_pairs_hook=once)
+        found = json.loads(text, object_pairs_hook=once)
+        if "\\u" in text:
+            check_unicode(json.dumps(found, ensure_ascii=False))
+        return found
+    except Refused as e:
+        raise ValueError(f"{where}: {e}") from None
     except json.JSONDecodeError as e:
         line = f" line {e.lineno}" if "\n" in text.rstrip() else ""
         raise ValueError(f"{where}{line}: not JSON ({e})") from None

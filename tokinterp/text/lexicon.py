@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..settings import checked, count, names, several
+from ..settings import checked, count, names, one_of, places, refuse, sequences, several, string, whole, words
 from .spans import Spans
 from .spelling import TYPOS, Pieces, misspell
 from .vocabulary import Vocabulary
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PER_WORD = 20  # draws of a typing error before a word is passed over
 
 
+@checked(ids=sequences, text=several(string), prompt=whole, start=whole)
 @dataclass(frozen=True)
 class Lexicon:
     """Occurrences of the words of a corpus that consist of letters and begin with the space before them.
@@ -48,6 +49,7 @@ class Lexicon:
         return len(self.ids)
 
     @classmethod
+    @checked()
     def of(cls, prompts: Prompts) -> Lexicon:
         """Find the words of prompts by the offsets of their tokens.
 
@@ -75,11 +77,12 @@ class Lexicon:
                 text.append(word[1:])
         if not rows:
             raise ValueError(
-                f"none of the {len(prompts)} prompts has a word of letters after a space: give running text in a "
+                f"prompts: none of the {len(prompts)} has a word of letters after a space: give running text in a "
                 "script that separates words"
             )
         return cls(prompts, ids, text, found.prompt[rows], found.start[rows])
 
+    @checked(n_words=count(1), n_tokens=several(count(1), 1))
     def distinct(
         self,
         n_words: int | None = None,
@@ -119,6 +122,7 @@ class Lexicon:
         return words
 
 
+@checked(**dict.fromkeys(("context", "pieces", "whole", "other"), sequences), kind=words, detail=words)
 @dataclass(frozen=True)
 class Cases:
     """Words in their left contexts, each spelled in other tokens than the model is used to, or as it is.
@@ -160,9 +164,13 @@ class Cases:
         names, counts = np.unique(self.detail, return_counts=True)
         return f"Cases({', '.join(f'{n} {k}' for k, n in zip(names, counts, strict=True))})"
 
+    @checked(which=places)
     def __getitem__(self, which: Sequence[int] | np.ndarray | slice) -> Cases:
         """Return some of the cases (places, a slice or a bool array)."""
-        rows = np.arange(len(self))[which].tolist()
+        try:
+            rows = np.arange(len(self))[which].tolist()
+        except IndexError:
+            refuse("which", which, f"there are {len(self)} cases, with places 0 to {len(self) - 1}")
         names = ("context", "pieces", "whole", "other", "text", "written")
         columns: Any = {n: [getattr(self, n)[r] for r in rows] for n in names}
         return Cases(**columns, kind=self.kind[rows], detail=self.detail[rows], vocabulary=self.vocabulary)
@@ -174,6 +182,7 @@ class Cases:
         kind, detail = (np.concatenate([getattr(self, n), getattr(other, n)]) for n in ("kind", "detail"))
         return Cases(**columns, kind=kind, detail=detail, vocabulary=self.vocabulary)
 
+    @checked(spelled=one_of("pieces", "whole", "other"))
     def prompts(self, spelled: str = "pieces") -> Prompts:
         """Return context and word as prompts that end with the word: as ``pieces``, as ``whole``, or the ``other``."""
         from .prompts import Prompts
@@ -233,9 +242,6 @@ def split_cases(
     >>> "".join(cases.vocabulary.strings(cases.pieces[0])) == " " + cases.text[0]
     True
     """
-    bad = [n for n in sizes if n < 2]
-    if bad or not sizes:
-        raise ValueError(f"sizes={list(sizes)}: a split has 2 or more pieces")
     draw = np.random.default_rng(seed)
     words = _single(lexicon, n_words, min_letters, min_context, seed)
     pieces = Pieces(lexicon.prompts.vocabulary)
@@ -246,7 +252,7 @@ def split_cases(
             if cut is not None:
                 rows.append((n, cut, lexicon.text[n], f"{size} pieces"))
     if not rows:
-        raise ValueError(f"no word of one token can be cut into {list(sizes)} pieces of the vocabulary")
+        raise ValueError(f"sizes={list(sizes)}: no word of one token can be cut into so many pieces of the vocabulary")
     return _cases(lexicon, rows, "split", words, context, draw)
 
 
@@ -286,9 +292,6 @@ def typo_cases(
     ----------
     Kaplan et al. 2025, arXiv 2410.05864
     """
-    unknown = [t for t in typos if t not in TYPOS]
-    if unknown or not typos:
-        raise ValueError(f"typos={list(typos)}: the typing errors are {', '.join(TYPOS)}")
     draw = np.random.default_rng(seed)
     words = _single(lexicon, n_words, min_letters, min_context, seed)
     vocabulary, known = lexicon.prompts.vocabulary, {t.lower() for t in lexicon.text}
@@ -337,8 +340,8 @@ def natural_cases(
     )
     if not len(words):
         raise ValueError(
-            f"no word of {list(sizes)} tokens with {min_context} tokens before it: give more text, or a smaller "
-            "min_context"
+            f"sizes={list(sizes)}, min_letters={min_letters}, min_context={min_context}: no word of so many tokens, "
+            "letters, and tokens before it: give more text, or smaller limits"
         )
     rows = [(n, lexicon.ids[n], lexicon.text[n], f"{len(lexicon.ids[n])} pieces") for n in words.tolist()]
     return _cases(lexicon, rows, "natural", words, context, np.random.default_rng(seed))
@@ -365,8 +368,8 @@ def _single(lexicon: Lexicon, n_words: int | None, min_letters: int, min_context
     )
     if len(words) < 2:
         raise ValueError(
-            f"the corpus has {len(words)} words of one token, {min_letters} letters or more and {min_context} tokens "
-            "before them: two are needed; give more text, or smaller limits"
+            f"min_letters={min_letters}, min_context={min_context}: the corpus has {len(words)} words of one token "
+            "with so many letters, and tokens before them: two are needed; give more text, or smaller limits"
         )
     return words
 

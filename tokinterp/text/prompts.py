@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..describe import tokenizer_hash
-from ..settings import anything, checked, count, flag, one_of, texts
+from ..settings import LARGEST, anything, checked, count, flag, model, none, one_of, short, source, texts, tokenizer
 from .sequences import Sequences
 from .tokenise import Limits, Tokenised, check_ids, tokenise, unpack
 from .vocabulary import Vocabulary, decode, extra_space
@@ -63,7 +63,7 @@ class Prompts(Sequences):
     (2, 'The Nile flows north.')
     """
 
-    @checked(texts=anything)
+    @checked(texts=texts | none)
     def __init__(
         self,
         parts: Tokenised,
@@ -88,7 +88,7 @@ class Prompts(Sequences):
     @classmethod
     @checked(
         texts=texts,
-        model_or_tokenizer=anything,
+        model_or_tokenizer=model | tokenizer,
         min_tokens=count(1),
         stride=count(1),
         bos=one_of("auto") | flag,
@@ -160,7 +160,7 @@ class Prompts(Sequences):
         return cls(tokenise(kept, source, vocabulary, limits, progress), vocabulary, kept, bos=limits.bos)
 
     @classmethod
-    @checked(ids=anything, model_or_tokenizer=anything)
+    @checked(ids=anything, model_or_tokenizer=model | tokenizer | none)
     def from_ids(
         cls, ids: Iterable[Sequence[int] | np.ndarray], model_or_tokenizer: Model | Any = None, *, bos: bool = False
     ) -> Prompts:
@@ -194,7 +194,7 @@ class Prompts(Sequences):
         return cls(parts, vocabulary, bos=begin)
 
     @classmethod
-    @checked(path=anything, model_or_tokenizer=anything, limit=count(1))
+    @checked(path=source, model_or_tokenizer=model | tokenizer, limit=count(1, LARGEST))
     def from_file(
         cls,
         path: str | Path | Sequence[str | Path] | Any,
@@ -282,6 +282,7 @@ class Prompts(Sequences):
             digest.update(f"{document} {len(text)}".encode() + text)
         return digest.hexdigest()
 
+    @checked()
     def check_tokenizer(self, model: Model) -> None:
         """Refuse a model with another vocabulary; warn where the tokenizers differ in less than that."""
         mine, own = self.vocabulary.tokenizer, model.tokenizer
@@ -294,7 +295,8 @@ class Prompts(Sequences):
             return
         if mine.get_vocab() != own.get_vocab():
             raise ValueError(
-                f"the prompts were made with another tokenizer ({type(mine).__name__}, {len(mine)} tokens) than that "
+                f"model={model.info.id}: the prompts were made with another tokenizer ({type(mine).__name__}, "
+                f"{len(mine)} tokens) than that "
                 f"of {model.info.id} ({type(own).__name__}, {len(own)} tokens): make them with this model, "
                 "Prompts.from_texts(texts, model)"
             )
@@ -397,13 +399,14 @@ class Prompts(Sequences):
         """Return some of the prompts as Prompts, renumbered from 0; ``documents`` keeps the number of their text."""
         if isinstance(which, slice):
             chosen = np.arange(len(self))[which]
-        elif np.asarray(which).dtype == bool:
-            flags = np.asarray(which)
+        elif (flags := _flags(which)) is not None:
             if flags.shape != (len(self),):
-                raise IndexError(f"a mask of shape {flags.shape} cannot choose from {len(self)} prompts")
+                raise IndexError(
+                    f"which={short(which)}: a mask of shape {flags.shape} cannot choose from {len(self)} prompts"
+                )
             chosen = np.flatnonzero(flags)
         else:
-            chosen = self._numbers(which)  # type: ignore[arg-type]
+            chosen = self._numbers(which, "which")  # type: ignore[arg-type]
         if len(chosen) == len(self) and (chosen == np.arange(len(self))).all():
             rows: Any = slice(None)
         else:
@@ -418,12 +421,13 @@ class Prompts(Sequences):
         origin = None if self.origin is None else self.origin[rows]
         return Prompts(parts, self.vocabulary, self._texts, bos=self.bos, note=self.note, origin=origin)
 
+    @checked()
     def document_text(self, document: int) -> str:
         """Return the whole text from which prompts were cut, by its number."""
-        if self._texts is not None:
+        if self._texts is not None and document < len(self._texts):
             return self._texts[document]
         if document not in self._prompt_of:
-            raise IndexError(f"document {document}: none of the prompts was cut from it")
+            raise IndexError(f"document={document}: document {document}: none of the prompts was cut from it")
         return self.text(self._prompt_of[document])
 
     @cached_property
@@ -437,3 +441,11 @@ def _fixed(values: np.ndarray) -> np.ndarray:
     values = np.asarray(values).view()
     values.flags.writeable = False
     return values
+
+
+def _flags(which: Any) -> np.ndarray | None:
+    """Return a bool mask as an array; None for what are no bools."""
+    if hasattr(which, "dtype"):
+        return np.asarray(which) if str(which.dtype).endswith("bool") else None
+    flags = isinstance(which, list | tuple) and which and all(isinstance(v, bool | np.bool_) for v in which)
+    return np.array(which) if flags else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..settings import checked, integer
+from ..settings import checked, count, integer, mapping, of, several, string
 from .files import from_json, open_lines
 from .spans import Spans
 
@@ -19,6 +19,7 @@ _NO_SPACE_AFTER = {*"([{$£€“‘", "``"}
 Group = tuple[str, str, list[int]]
 
 
+@checked(skipped=mapping(count()))
 @dataclass
 class Annotated:
     """Texts and the spans on them.
@@ -80,12 +81,18 @@ def read_conll(file: str | Path, *, token_column: int = 0, tag_column: int = -1,
         elif columns[0].startswith("-DOCSTART-"):
             divided = True
             documents.append([[]])
-        elif len(columns) < 2 or max(token_column, tag_column) >= len(columns):
-            raise ValueError(f"{file} line {number}: {line!r} has no tag: expected a token and a tag")
+        elif len(columns) < 2 or not all(-len(columns) <= c < len(columns) for c in (token_column, tag_column)):
+            raise ValueError(
+                f"{file} line {number}: {line!r} has no tag: expected a token and a tag, in the columns "
+                f"token_column={token_column} and tag_column={tag_column}"
+            )
         else:
             tag = columns[tag_column]
             if tag != "O" and (tag[1:2] != "-" or tag[0] not in "BIOESLU"):
-                raise ValueError(f"{file} line {number}: tag {tag!r} is none of O, B-, I-, E-, S-, L-, U- with a type")
+                raise ValueError(
+                    f"{file} line {number}: tag {tag!r} (tag_column={tag_column}) is none of O, B-, I-, E-, S-, L-, "
+                    "U- with a type"
+                )
             documents[-1][-1].append((columns[token_column], tag))
     units = documents if divided else [[s] for d in documents for s in d]
     texts: list[str] = []
@@ -363,11 +370,12 @@ def read_spans_jsonl(file: str | Path, *, kind: str = "entity", encoding: str = 
             continue
         try:
             entry = from_json(line, f"{file} line {number}")
-            text = entry["text"]
+            text = string("text", entry["text"])
             for given in entry.get("spans", entry.get("entities", entry.get("label", []))):
                 named = isinstance(given, dict)
                 span: dict[str, Any] = given if named else dict(zip(("start", "stop", "type"), given, strict=False))
-                start, stop = int(span["start"]), int(span["stop"] if "stop" in span else span["end"])
+                start = integer("start", span["start"])
+                stop = integer("stop", span["stop"] if "stop" in span else span["end"])
                 if not 0 <= start < stop <= len(text):
                     where = f"{file} line {number}"
                     raise ValueError(
@@ -378,14 +386,19 @@ def read_spans_jsonl(file: str | Path, *, kind: str = "entity", encoding: str = 
                     {"document": len(texts), "start": start, "stop": stop, "kind": span.get("kind", kind), **extra}
                 )
             texts.append(text)
-        except (KeyError, TypeError, AttributeError) as e:
+        except (KeyError, TypeError, AttributeError, ValueError) as e:
+            if str(e).startswith(str(file)):
+                raise
             raise ValueError(f"{file} line {number}: no text with spans ({type(e).__name__}: {e})") from None
     if not texts:
         raise ValueError(f"{file}: no text in it")
     return Annotated(texts, Spans.from_records(records, texts))
 
 
-@checked()
+@checked(
+    texts=several(of("a text, or a spaCy Doc", lambda v: isinstance(v, str) or hasattr(v, "ents"))),
+    pipeline=string | of("a loaded pipeline", lambda v: hasattr(v, "pipe") and not hasattr(v, "dtypes")),
+)
 def spacy_spans(texts: Iterable[str], pipeline: Any = "en_core_web_sm") -> Annotated:
     """Find named entities with spaCy.
 

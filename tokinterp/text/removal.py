@@ -18,6 +18,7 @@ ARTICLES = frozenset({"a", "an", "the"})
 Judge = Callable[[str], "str | Sequence[bool] | np.ndarray"]
 
 
+@checked()
 @dataclass
 class Removal:
     """A text with some of its units deleted.
@@ -114,11 +115,9 @@ def remove(text: str, what: str | Judge) -> Removal:
         gone = _judged(text, strings, what(text))
     elif what == "articles":
         gone = np.array([s.lower() in ARTICLES for s in strings], dtype=bool)
-    elif what in CONDITIONS:
+    else:
         wanted = {"stop words": (1,), "punctuation": (2,), "stop words and punctuation": (1, 2)}[what]
         gone = np.isin(classes, wanted)
-    else:
-        raise ValueError(f"no condition {what!r}: take one of {', '.join(CONDITIONS)}, or give a callable")
     return delete(text, units, classes, gone)
 
 
@@ -147,15 +146,14 @@ def remove_random(removal: Removal, seed: int, within: str = "any") -> Removal:
     >>> bool(remove_random(first, seed=0).removed.sum() == first.removed.sum())
     True
     """
-    if within not in ("any", "class"):
-        raise ValueError(f"within={within!r}: take 'any' or 'class'")
     rng, gone = np.random.default_rng(seed), np.zeros(len(removal.removed), dtype=bool)
     groups = [np.arange(len(gone))] if within == "any" else [np.flatnonzero(removal.classes == c) for c in range(3)]
     for members in groups:
         n = int(removal.removed[members].sum())
         if within == "class" and n and n == len(members) > 1:
             raise ValueError(
-                f"every {CLASSES[removal.classes[members[0]]]} of the text was deleted, so a control within the class "
+                f"within={within!r}: every {CLASSES[removal.classes[members[0]]]} of the text was deleted, so a "
+                "control within the class "
                 "would delete the same: use within='any'"
             )
         gone[rng.choice(members, n, replace=False)] = True

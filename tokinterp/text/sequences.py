@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..settings import checked, integer, model, none, several, short
 from .vocabulary import Vocabulary
 
 
@@ -43,8 +44,8 @@ class Sequences:
         return digest
 
     def _range(self, i: int) -> slice:
-        if not 0 <= i < len(self):
-            raise IndexError(f"prompt {i}: there are {len(self)} prompts, numbered from 0")
+        if isinstance(i, bool) or not isinstance(i, int | np.integer) or not 0 <= i < len(self):
+            raise IndexError(f"i={short(i)}: prompt {short(i)}: there are {len(self)} prompts, numbered from 0")
         return slice(int(self.starts[i]), int(self.starts[i + 1]))
 
     def ids(self, i: int) -> np.ndarray:
@@ -85,13 +86,18 @@ class Sequences:
         ids = np.where(mask, self.token_ids[where], 0).astype(np.int64)
         return ids, mask, self.vocabulary.special(ids) & mask
 
-    def _numbers(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
-        chosen = np.asarray(numbers, dtype=np.int64).reshape(-1)
+    def _numbers(self, numbers: Sequence[int] | np.ndarray, name: str = "numbers") -> np.ndarray:
+        if isinstance(numbers, int | np.integer) and not isinstance(numbers, bool):
+            numbers = [int(numbers)]
+        chosen = np.array(several(integer)(name, numbers), dtype=np.int64).reshape(-1)
         bad = chosen[(chosen < 0) | (chosen >= len(self))]
         if len(bad):
-            raise IndexError(f"prompt {bad[0]}: there are {len(self)} prompts, numbered from 0")
+            raise IndexError(
+                f"{name}={short(numbers)}: prompt {bad[0]}: there are {len(self)} prompts, numbered from 0"
+            )
         return chosen
 
+    @checked(model=model | none)
     def batches(self, batch_tokens: int, start: int = 0, *, model: Any = None) -> Iterator[list[int]]:
         """Yield the numbers of the prompts of each batch: longest prompts first, ties by number.
 
@@ -110,8 +116,6 @@ class Sequences:
         >>> list(Prompts.from_ids([[1], [1, 2, 3], [1, 2]]).batches(4))
         [[1], [2, 0]]
         """
-        if batch_tokens < 1:
-            raise ValueError(f"batch_tokens = {batch_tokens}: a batch holds at least one token")
         steps = getattr(model, "length_steps", ())
         order = np.argsort(-np.diff(self.starts), kind="stable")
         while start < len(order):

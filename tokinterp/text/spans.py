@@ -9,6 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..settings import (
+    checked,
+    integer,
+    kept_texts,
+    mapping,
+    places,
+    prompts,
+    refuse,
+    several,
+    short,
+    string,
+    strings,
+    whole,
+    words,
+)
 from .words import find_words, trimmed
 
 if TYPE_CHECKING:
@@ -20,6 +35,13 @@ CROSSES, OUTSIDE, TRUNCATED, DROPPED = (
 COLUMNS = ("document", "start", "stop", "kind", "type")
 
 
+@checked(
+    texts=kept_texts,
+    parts=several(several(string)),
+    **dict.fromkeys(("document", "start", "stop"), whole),
+    kind=words,
+    type=words,
+)
 @dataclass
 class Spans:
     """Character spans on numbered texts: words, entities, multiword expressions, and so on.
@@ -62,6 +84,7 @@ class Spans:
         return f"Spans({counts or 'none'}, on {len(np.unique(self.document))} texts)"
 
     @classmethod
+    @checked(records=several(mapping()), texts=strings)
     def from_records(cls, records: Iterable[Mapping[str, Any]], texts: Sequence[str] | None = None) -> Spans:
         """Build from mappings with document, start, stop, kind, and optionally type and parts.
 
@@ -72,13 +95,15 @@ class Spans:
         """
         rows = list(records)
         column = {
-            name: np.array([r[name] for r in rows], dtype=np.int64).reshape(-1)
+            name: np.array(
+                [integer(f"records[{n}][{name!r}]", _value(r, n, name)) for n, r in enumerate(rows)], np.int64
+            )
             for name in ("document", "start", "stop")
         }
         parts = [list(r.get("parts") or []) for r in rows]
         out = cls(
             **column,
-            kind=np.array([str(r["kind"]) for r in rows], dtype=np.str_),
+            kind=np.array([str(_value(r, n, "kind")) for n, r in enumerate(rows)], dtype=np.str_),
             type=np.array([str(r.get("type", "")) for r in rows], dtype=np.str_),
             texts=texts,
             parts=parts if any(parts) else None,
@@ -87,20 +112,22 @@ class Spans:
         outside = sizes is not None and len(out) and (out.document.min() < 0 or out.document.max() >= len(sizes))
         bad = (out.start < 0) | (out.stop <= out.start)
         if outside:
-            raise ValueError(f"spans on text {out.document.max()}, but there are {len(texts or ())} texts")
+            raise ValueError(f"records: spans on text {out.document.max()}, but there are {len(texts or ())} texts")
         if sizes is not None and len(out):
             bad |= out.stop > sizes[out.document]
         if bad.any():
             n = int(np.flatnonzero(bad)[0])
             size = "" if sizes is None else f", which has {sizes[out.document[n]]} characters"
-            raise ValueError(f"span {n} is {out.start[n]}..{out.stop[n]} of text {out.document[n]}{size}")
+            raise ValueError(
+                f"records[{n}]={short(rows[n])}: span {n} is {out.start[n]}..{out.stop[n]} of text "
+                f"{out.document[n]}{size}"
+            )
         return out
 
     @classmethod
+    @checked(texts=prompts | strings)
     def words(cls, texts: Sequence[str] | Prompts) -> Spans:
         """Find the words of texts, or of the texts of prompts; see `find_words` for what a word is."""
-        if isinstance(texts, str):
-            raise TypeError("texts is one string, not a list of texts: write [text] for a single one")
         numbered: Iterable[tuple[int, str]]
         if hasattr(texts, "document_text"):
             prompts: Any = texts
@@ -114,13 +141,15 @@ class Spans:
         kind = np.full(len(edges), "word")
         return cls(document, edges[:, 0], edges[:, 1], kind, np.full(len(edges), ""), kept)  # type: ignore[arg-type]
 
+    @checked(mask=places)
     def where(self, mask: np.ndarray) -> Spans:
         """Return the spans at which ``mask`` (bool or places) is true."""
-        rows = np.arange(len(self))[mask]
+        rows = _rows(mask, len(self))
         parts = None if self.parts is None else [self.parts[n] for n in rows]
         columns: Any = {n: getattr(self, n)[rows] for n in COLUMNS}
         return Spans(**columns, texts=self.texts, parts=parts)
 
+    @checked()
     def of_kind(self, kind: str, type: str | None = None) -> Spans:
         """Return the spans of one kind, and optionally one type."""
         mask = self.kind == kind
@@ -143,6 +172,7 @@ class Spans:
         columns: Any = {n: np.concatenate([getattr(self, n), getattr(other, n)]) for n in COLUMNS}
         return Spans(**columns, texts=self.texts if self.texts is not None else other.texts, parts=parts)
 
+    @checked()
     def align(self, prompts: Prompts) -> TokenSpans:
         """Find the tokens of each span.
 
@@ -203,7 +233,8 @@ class Spans:
         mine = self.texts[document] if document < len(self.texts) else None
         if mine is not prompts.document_text(document) and mine != prompts.document_text(document):
             raise ValueError(
-                f"text {document} of the spans is not text {document} of the prompts: make the prompts from the texts "
+                f"prompts: text {document} of the spans is not text {document} of the prompts: make the prompts from "
+                "the texts "
                 "that came with the spans, in the same order, none left out"
             )
 
@@ -229,6 +260,7 @@ class Spans:
         return inside, first, last, aligned
 
 
+@checked(**dict.fromkeys(("span", "prompt", "start", "stop", "unaligned"), whole))
 @dataclass
 class TokenSpans:
     """Spans found as runs of tokens, and the ones that were not.
@@ -284,14 +316,33 @@ class TokenSpans:
         """(row,) tokens of each span found."""
         return self.stop - self.start
 
+    @checked(mask=places)
     def where(self, mask: np.ndarray) -> TokenSpans:
         """Return the rows at which ``mask`` is true; ``unaligned`` stays as it is."""
-        span, prompt, start, stop = (r[mask] for r in (self.span, self.prompt, self.start, self.stop))
+        rows = _rows(mask, len(self))
+        span, prompt, start, stop = (r[rows] for r in (self.span, self.prompt, self.start, self.stop))
         return TokenSpans(self.spans, span, prompt, start, stop, self.unaligned, self.reasons)
 
+    @checked()
     def last_tokens(self, prompts: Prompts, kind: str | None = None) -> np.ndarray:
         """Return (token,) bool over the stream of all tokens, true on the last token of each span (of a kind)."""
         rows = np.arange(len(self)) if kind is None else np.flatnonzero(self.kind == kind)
         out = np.zeros(prompts.n_tokens, dtype=bool)
         out[prompts.starts[self.prompt[rows]] + self.stop[rows] - 1] = True
         return out
+
+
+def _value(record: Mapping[str, Any], n: int, name: str) -> Any:
+    if name not in record:
+        raise ValueError(f"records[{n}]={short(record)}: no {name!r}: a span has document, start, stop and kind")
+    return record[name]
+
+
+def _rows(mask: Any, n: int) -> np.ndarray:
+    """Return the places that a mask, or a list of places, chooses among n."""
+    if isinstance(mask, np.ndarray) and mask.dtype == bool and len(mask) != n:
+        refuse("mask", mask, f"there are {n} spans: give as many bools, or places")
+    try:
+        return np.arange(n)[mask]
+    except IndexError:
+        refuse("mask", mask, f"there are {n} spans, with places 0 to {n - 1}")

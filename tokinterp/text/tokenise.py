@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import UserDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from ..settings import refuse, short
+from ..settings import refuse, short, string
 from .offsets import offsets_of
+from .prefix import prefix
 from .vocabulary import Vocabulary
 
 CHUNK_TEXTS, CHUNK_CHARS = 512, 2_000_000
-LONG_TEXT = 5_000_000
-"""Characters from which tokenising takes seconds; where it may be cut without changing a token, the caller knows."""
 
 
 @dataclass
@@ -118,21 +116,15 @@ class Limits:
 def check_texts(texts: Sequence[Any], limits: Limits) -> None:
     """Raise a clear error for an empty list, an empty text, something that is no text, or broken Unicode."""
     if not texts:
-        raise ValueError("the list of texts is empty: give at least one text")
+        raise ValueError(f"texts={short(texts)}: the list of texts is empty: give at least one text")
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(
                 f"texts[{number}]={short(text)}: text {number} is {type(text).__name__}, not a string: leave it out"
             )
         if not text and limits.on_empty == "error":
-            raise ValueError(f'text {number} is empty: leave it out, or give on_empty="drop"')
-        try:
-            text.encode()
-        except UnicodeEncodeError as e:
-            raise ValueError(
-                f"text {number} has a lone surrogate ({text[e.start]!a}) at character {e.start}, which is not "
-                "Unicode text: repair it with text.encode('utf-8', 'replace').decode()"
-            ) from None
+            raise ValueError(f'texts[{number}]={text!r}: text {number} is empty: leave it out, or give on_empty="drop"')
+        string(f"texts[{number}]", text)
 
 
 def check_ids(ids: Iterable[Any], source: Source, vocabulary: Vocabulary, bos: bool) -> list[np.ndarray]:
@@ -142,7 +134,11 @@ def check_ids(ids: Iterable[Any], source: Source, vocabulary: Vocabulary, bos: b
     out = []
     if isinstance(ids, Mapping | UserDict) and "input_ids" in ids:
         refuse("ids", ids, "give its ids alone, without padding: tokens['input_ids']")
-    if isinstance(ids, str | bytes | Mapping) or hasattr(ids, "columns") or not isinstance(ids, Iterable):
+    if (
+        isinstance(ids, str | bytes | Mapping | set | frozenset)
+        or hasattr(ids, "columns")
+        or not isinstance(ids, Iterable)
+    ):
         refuse("ids", ids, "give a list with one list of token ids per prompt")
     padding = _padding(source.tokenizer)
     for number, one in enumerate(ids):
@@ -150,29 +146,30 @@ def check_ids(ids: Iterable[Any], source: Source, vocabulary: Vocabulary, bos: b
             refuse("ids", one, f"prompt {number} is no list of ids: give [t['input_ids'] for t in ...]")
         try:
             array = np.asarray(one)
-        except ValueError:  # lists of different lengths
+        except (ValueError, TypeError):  # lists of different lengths, a table
             array = np.empty((0, 0))
         if array.ndim != 1 or len(array) == 0 or not np.issubdtype(array.dtype, np.integer):
             raise ValueError(
-                f"prompt {number} has shape {array.shape} and type {array.dtype}: give a list of at "
-                "least one token id per prompt"
+                f"ids[{number}]={short(one)}: prompt {number} has shape {array.shape} and type {array.dtype}: give a "
+                "list of at least one token id per prompt"
             )
-        check_vocabulary(array, f"prompt {number}", source, vocabulary)
+        check_vocabulary(array, f"ids[{number}]: prompt {number}", source, vocabulary)
         if padding is not None and padding in (array[0], array[-1]):
             raise ValueError(
-                f"prompt {number} begins or ends with the padding token {padding} of {source.name}: give ids without "
+                f"ids[{number}]: prompt {number} begins or ends with the padding token {padding} of {source.name}: "
+                "give ids without "
                 "padding (those where attention_mask is 1)"
             )
         if bos and array[0] != vocabulary.bos:
             array = np.append(np.int64(vocabulary.bos or 0), array)
         if source.max_tokens and len(array) > source.max_tokens:
             raise ValueError(
-                f"prompt {number} has {len(array)} tokens, more than the context of {source.name}, "
+                f"ids[{number}]: prompt {number} has {len(array)} tokens, more than the context of {source.name}, "
                 f"{source.max_tokens}: cut it"
             )
         out.append(array.astype(np.int32))
     if not out:
-        raise ValueError("the list of prompts is empty: give at least one list of token ids")
+        raise ValueError("ids=[]: the list of prompts is empty: give at least one list of token ids")
     return out
 
 
@@ -201,24 +198,20 @@ def tokenise(
     from tqdm.auto import tqdm
 
     check_texts(texts, limits)
-    longest = max(map(len, texts))
-    if limits.on_long == "truncate" and longest > LONG_TEXT:
-        logging.getLogger("tokinterp").warning(
-            "a text of %d characters is tokenised as a whole, though max_tokens=%d are kept: cut it before",
-            longest, limits.longest,
-        )  # fmt: skip
+    most = None if limits.on_long == "window" else limits.longest
     rows: list[tuple[np.ndarray, np.ndarray]] = []
     facts: list[tuple[int, ...]] = []
     dropped: list[int] = []
     with tqdm(total=len(texts), unit="text", desc="tokenise", delay=2, disable=not progress) as bar:
         for chunk in _chunks(texts):
-            for number, ids, offsets in _encode(chunk, texts, source, vocabulary):
-                check_vocabulary(ids, f"text {number}", source, vocabulary)
+            for number, ids, offsets, all_of_it in _encode(chunk, texts, source, vocabulary, most):
+                check_vocabulary(ids, f"texts[{number}]: text {number}", source, vocabulary)
                 if not len(ids) and limits.on_empty == "error":
                     raise ValueError(
-                        f'text {number} ({texts[number]!r}) has no tokens: leave it out, or give on_empty="drop"'
+                        f"texts[{number}]: text {number} ({texts[number]!r}) has no tokens: leave it out, or give "
+                        'on_empty="drop"'
                     )
-                cuts = _windows(number, ids, source, vocabulary, limits)
+                cuts = _windows(number, ids, source, vocabulary, limits, all_of_it)
                 chars = _characters(texts[number], offsets, cuts)
                 for (start, stop, whole), edges in zip(cuts, chars, strict=True):
                     bos = int(limits.bos and not (len(ids) and ids[start] == vocabulary.bos))
@@ -265,14 +258,22 @@ def _chunks(texts: Sequence[str]) -> Iterator[range]:
 
 
 def _encode(
-    chunk: range, texts: Sequence[str], source: Source, vocabulary: Vocabulary
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Yield (number, ids, offsets) of the texts of a chunk, without special tokens added."""
+    chunk: range, texts: Sequence[str], source: Source, vocabulary: Vocabulary, most: int | None
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, bool]]:
+    """Yield (number, ids, offsets, whether all) of the texts of a chunk, without special tokens added.
+
+    Of a long text of which no more than ``most`` tokens are kept, those of a beginning that has more.
+    """
     tokenizer = source.tokenizer
+
+    def count(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+
+    given = {n: texts[n] if most is None else prefix(texts[n], most, count, vocabulary) for n in chunk}
     fast = getattr(tokenizer, "is_fast", False)
     options = {"return_offsets_mapping": True} if fast else {}
     batch = tokenizer(
-        [texts[n] for n in chunk], add_special_tokens=False, return_attention_mask=False, verbose=False, **options
+        list(given.values()), add_special_tokens=False, return_attention_mask=False, verbose=False, **options
     )
     for place, number in enumerate(chunk):
         ids = np.array(batch["input_ids"][place], dtype=np.int64)
@@ -281,13 +282,13 @@ def _encode(
             claimed = np.fromiter(chain.from_iterable(pairs), np.int64, 2 * len(pairs)).reshape(-1, 2)
         else:
             claimed = None
-        offsets = offsets_of(texts[number], ids, claimed, vocabulary)
+        offsets = offsets_of(given[number], ids, claimed, vocabulary)
         offsets[vocabulary.special(ids)] = -1
-        yield number, ids, offsets
+        yield number, ids, offsets, len(given[number]) == len(texts[number])
 
 
 def _windows(
-    number: int, ids: np.ndarray, source: Source, vocabulary: Vocabulary, limits: Limits
+    number: int, ids: np.ndarray, source: Source, vocabulary: Vocabulary, limits: Limits, all_of_it: bool = True
 ) -> list[tuple[int, int, bool]]:
     """Return (start, stop, nothing cut off) of the prompts to be cut from one tokenised text."""
     begins = limits.bos and len(ids) > 0 and ids[0] == vocabulary.bos
@@ -296,7 +297,8 @@ def _windows(
         return [(0, n, True)]
     if limits.on_long == "error":
         raise ValueError(
-            f"text {number} has {n + add} tokens, more than the limit of {limits.longest} ({source.name}): "
+            f"texts[{number}]: text {number} has {'' if all_of_it else 'at least '}{n + add} tokens, more than the "
+            f"limit of {limits.longest} ({source.name}): "
             'give max_tokens to truncate, or on_long="window"'
         )
     if limits.on_long == "truncate":

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..describe import tokenizer_hash
+from ..settings import checked, count, none, several, tokenizer
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -43,6 +44,7 @@ class Vocabulary:
         Hash of the tokenizer as it was when this was made; empty without one.
     """
 
+    @checked(tokenizer=tokenizer | none, size=count(1))
     def __init__(self, tokenizer: Any = None, size: int | None = None) -> None:
         self.tokenizer = tokenizer
         self.hash = tokenizer_hash(tokenizer)  # as it is now: tokens that are added later made none of the ids
@@ -93,7 +95,7 @@ class Vocabulary:
 
     def bytes(self, ids: Sequence[int] | np.ndarray) -> list[bytes]:
         """Return the UTF-8 bytes that each id stands for, a leading space included."""
-        listed = np.asarray(ids).tolist()
+        listed = _listed(ids)
         self._learn(listed)
         return [self._bytes[i] for i in listed]
 
@@ -103,7 +105,7 @@ class Vocabulary:
         Spaces and line breaks are real; bytes that are no whole UTF-8 character are written as ``\xe2``, NUL as
         ``\x00``.
         """
-        listed = np.asarray(ids).tolist()
+        listed = _listed(ids)
         self._learn(listed)
         return [self._shown[i] for i in listed]
 
@@ -129,6 +131,12 @@ class Vocabulary:
             return False
         ids = self.tokenizer("a")["input_ids"]
         return bool(ids) and ids[0] == self.bos
+
+
+def _listed(ids: Sequence[int] | np.ndarray) -> list[int]:
+    if isinstance(ids, np.ndarray) and ids.ndim == 1 and ids.dtype.kind in "iu":
+        return ids.tolist()
+    return several(count())("ids", ids)
 
 
 def _kind(tokenizer: Any) -> str:
