@@ -78,7 +78,7 @@ def run(
     for level in levels:
         asked = {
             "dimension": ti.IntrinsicDimension(scales=scales, tokens=0, small="nan"),
-            "spectrum": ti.Spectrum(keep=1),
+            "spectrum": ti.Spectrum(entries=1),
             "lens": ti.LogitLens(top=0, tokens=0),
         }
         store = beside(out, f"shuffle_{level}.zarr")

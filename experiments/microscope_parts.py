@@ -77,7 +77,7 @@ def linearity(case: Case, settings: Any) -> dict[str, xr.Dataset]:
     return case.measure("linearity", case.prompts, {
         "linearity": ti.Linearity(),
         "linearity_all": ti.Linearity(exclude=(), held_out=False),
-        "spectrum": ti.Spectrum(components=1, keep=1),
+        "spectrum": ti.Spectrum(components=1, entries=1),
     })  # fmt: skip
 
 

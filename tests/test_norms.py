@@ -44,14 +44,14 @@ def test_planted_massive_activations_are_listed():
     assert int(ds["massive_rows"].sum()) == 2
 
 
-@pytest.mark.parametrize("options", [{}, {"tokens": 0, "layers": [1]}, {"rule": "sun2024", "factor": 1.5, "keep": 3}])
+@pytest.mark.parametrize("options", [{}, {"tokens": 0, "layers": [1]}, {"rule": "sun2024", "factor": 1.5, "entries": 3}])
 def test_contract_of_norms(options):
     ds = assert_contract(lambda: TokenNorms(**options))
     assert ("token" in ds.dims) == (options.get("tokens") != 0)
 
 
 def test_a_low_factor_lists_rows_in_any_order():
-    ds = assert_contract(lambda: TokenNorms(factor=1.2, keep=5))
+    ds = assert_contract(lambda: TokenNorms(factor=1.2, entries=5))
     assert ds.sizes["entry"] > 4
     each = [ds["entry_ratio"].values[ds["entry_layer"].values == n] for n in range(4)]
     assert all((np.diff(r) <= 0).all() for r in each)

@@ -122,17 +122,17 @@ def equal(a: xr.Dataset, b: xr.Dataset):
 @given(partitions(5))
 def test_any_batches_in_any_order_give_the_same_dataset(batches):
     model = with_sink()
-    equal(model.measured(Spectrum(keep=4)).result(), model.measured(Spectrum(keep=4), batches).result())
+    equal(model.measured(Spectrum(entries=4)).result(), model.measured(Spectrum(entries=4), batches).result())
 
 
 @settings(max_examples=8, deadline=None)
 @given(partitions(5))
 def test_parts_merge_to_the_whole(batches):
     model = with_sink()
-    first, *others = (model.measured(Spectrum(keep=4), [b]) for b in batches)
+    first, *others = (model.measured(Spectrum(entries=4), [b]) for b in batches)
     for other in others:
         first.merge(other)
-    equal(model.measured(Spectrum(keep=4)).result(), first.result())
+    equal(model.measured(Spectrum(entries=4)).result(), first.result())
 
 
 def test_merging_into_an_empty_one_takes_a_copy():
@@ -273,7 +273,7 @@ def test_table_lists_the_largest_entries_with_where_they_are():
     np.testing.assert_allclose(ds["massive_ratio"][0], 950 / np.median(np.abs(model.streams[0][1])), rtol=0.08)
     assert ds["massive_rows"].sel(layer=1).values.tolist() == [3, 2]
     assert ds["massive_rows"].sel(layer=0).values.tolist() == [0, 0]
-    few = model.measured(Spectrum(keep=2, rule="sun2024"), [[1], [0]]).result()
+    few = model.measured(Spectrum(entries=2, rule="sun2024"), [[1], [0]]).result()
     assert few["massive_value"].values.tolist() == [950.0, -900.0]
     assert few["n"].values.tolist() == [[70, 68], [70, 67]]
 
@@ -284,7 +284,7 @@ def test_table_lists_the_largest_entries_with_where_they_are():
         ({"exclude": ("bos",)}, r"exclude=\('bos',\): 'bos' is none of 'special', 'massive'"),
         ({"rule": "big"}, "rule='big': give 'norm' or 'sun2024'"),
         ({"factor": 1.0}, "factor=1.0"),
-        ({"keep": 0}, "keep=0"),
+        ({"entries": 0}, "entries=0"),
         ({"thresholds": (0.9, 1.0)}, "thresholds="),
         ({"components": 0}, "components=0"),
     ],

@@ -15,7 +15,7 @@ from .dataset import check, read, write
 from .measure import measure, measure_on_cluster
 from .measurements.attention import AttentionMass, AttentionSinks
 from .measurements.augmentation import augmentation_metrics, compare_models
-from .measurements.base import Measurement
+from .measurements.base import Field, Measurement
 from .measurements.context import ContextMemory
 from .measurements.context_training import fit_context_decoder
 from .measurements.cosine import CosineSimilarity
@@ -64,7 +64,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AttentionMass", "AttentionSinks", "Batch", "Cases", "ContextMemory", "CosineSimilarity", "Curvature",
-    "ErasureScores", "FirstTokenAttention", "InformationImbalance", "IntrinsicDimension", "Item",
+    "ErasureScores", "Field", "FirstTokenAttention", "InformationImbalance", "IntrinsicDimension", "Item",
     "LayerSimilarity", "Lexicon", "LinearMaps", "Linearity", "LogitDimension", "LogitLens", "MatrixEntropy",
     "Measurement", "Model", "ModelInfo", "Modules", "NeighbourGraph", "NeighbourOverlap", "PerCloud",
     "PieceAttention", "PooledStates", "PrefixRecall", "ProbeScores", "Prompts", "Site", "Spans", "Spectrum",

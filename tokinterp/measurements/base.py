@@ -1,15 +1,17 @@
-"""What every measurement is: settings, running sums, finished rows, and four verbs."""
+"""What every measurement is: settings, fields, running sums, finished rows, and four verbs."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 import xarray as xr
 
+from ..capture import resid
+from ..dataset import block_coords, layer_coords, variable
 from ..describe import describe, own_code
 from ..settings import choose
 
@@ -20,29 +22,76 @@ if TYPE_CHECKING:
     from .clouds import Neighbourhood
 
 Tensors = dict[str, torch.Tensor]
+KEYS = {"prompt": ("prompt",), "token": ("token_prompt", "token_position")}
+"""The columns that tell the rows of a table apart, by the first dimension of its fields."""
+
+
+class Field(NamedTuple):
+    """What a variable of a result is, said once.
+
+    Attributes
+    ----------
+    dims : tuple of str
+        Its dimensions. The first says where it is kept: ``prompt`` and ``token`` in tables with a row for each, all
+        others in sums, or made from both in ``derive``.
+    long_name, units : str
+        What the numbers are, and in which unit.
+    references : str, optional
+        Paper and equation that define it.
+
+    Examples
+    --------
+    >>> Field(("prompt", "layer"), "mean cosine of pairs of tokens").units
+    '1'
+    """
+
+    dims: tuple[str, ...]
+    long_name: str
+    units: str = "1"
+    references: str | None = None
 
 
 class Measurement:
     """One question asked of every batch of a run.
 
-    A subclass keeps its settings as attributes named like its constructor's arguments, and everything it has
-    seen so far in two dictionaries:
+    A subclass says in ``fields`` what its result contains, keeps its settings as attributes named like its
+    constructor's arguments, and everything it has seen so far in two dictionaries:
 
     ``sums``
-        tensors of fixed size (float64 sums, int64 counts), on the device of the model;
+        tensors of fixed size (float64 sums, int64 counts), on the device of the model: ``add``;
     ``rows``
-        lists of tensors that are concatenated along axis 0: one entry per finished prompt or token.  Tables of
-        different length (per prompt, per token) live side by side; each carries its own keys (prompt number,
+        lists of tensors that are concatenated along axis 0: one entry per finished prompt or token: ``keep``.  Tables
+        of different length (per prompt, per token) live side by side; each carries its own keys (prompt number,
         position), so that the order in which batches arrive never matters.
 
     From these follow the four verbs: ``update(batch)``, ``merge(other)``, ``state()``/``load(state)`` and
-    ``result()``.  A subclass writes ``sites``, ``update`` and ``result``, and overrides ``start`` to check its
-    input before the model runs and ``merge_sums`` where adding the sums is not right.
+    ``result()``.  A subclass writes ``update``; ``sites`` if it looks at more than the stream at its ``layers``;
+    ``derive`` for what follows from sums or from other columns; ``coords`` for the dimensions that are its own. It
+    overrides ``start`` to check its input before the model runs, and ``merge_sums`` where adding the sums is not right.
 
     A measurement that has to read the prompts more than once sets ``passes`` and looks at ``self.reading``
     (0, 1, ...) in ``update``; ``end_reading()`` is called after each reading.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> class Lengths(ti.Measurement):
+    ...     fields = {"length": ti.Field(("prompt", "layer"), "mean norm of the rows of the stream")}
+    ...     layers = None
+    ...     def update(self, batch):
+    ...         x = [batch.resid(n).norm(dim=-1) * batch.mask for n in self.at_layers()]
+    ...         self.keep(batch, length=torch.stack([n.sum(1) for n in x], 1) / batch.mask.sum(1, keepdim=True))
+    >>> run = ti.measure(ti.load_model(), ["The Nile flows north."], {"norms": Lengths()}, progress=False)
+    >>> run["norms"]["length"].dims, run["norms"]["length"].attrs["long_name"]
+    (('prompt', 'layer'), 'mean norm of the rows of the stream')
     """
 
+    fields: Mapping[str, Field] = {}
+    """The variables of the result, in order; a name that begins with ``_`` is kept or summed, and not a part of it."""
+    tokens: int | None = 0
+    """Fields of single tokens are kept for the prompts numbered below this; None keeps all, 0 none."""
+    block_site: str = "attn_out"
+    """The site by which blocks are named."""
     passes: int = 1
     streams: bool = False
     """Whether its sites are shown to ``look`` one by one during the pass and let go, instead of kept for ``update``."""
@@ -53,6 +102,7 @@ class Measurement:
         cls._as_defined = dict(vars(cls))
 
     _as_defined: dict[str, Any]
+    info: ModelInfo
 
     def __init__(self) -> None:
         self.sums: Tensors = {}
@@ -61,8 +111,10 @@ class Measurement:
 
     # -- what a subclass writes -------------------------------------------------------------------------------
     def sites(self, info: ModelInfo) -> list[Site]:
-        """Return the sites whose activations ``update`` needs."""
-        raise NotImplementedError(f"{type(self).__name__} does not say which sites it needs")
+        """Return the sites whose activations ``update`` needs: by default the stream at the layers."""
+        if not hasattr(self, "layers"):
+            raise NotImplementedError(f"{type(self).__name__} does not say which sites it needs")
+        return resid(self.at_layers(info))
 
     def neighbourhoods(self, info: ModelInfo) -> list[Neighbourhood]:
         """Return what ``update`` will ask of the neighbours in token clouds, so that one search serves all."""
@@ -72,6 +124,10 @@ class Measurement:
         """Check settings against model and prompts before anything expensive, and forget earlier data."""
         self.info = info
         self.sums, self.rows, self.reading = {}, {}, 0
+        if hasattr(self, "layers"):
+            self.at_layers()
+        if hasattr(self, "blocks"):
+            self.at_blocks()
 
     def update(self, batch: Batch) -> None:
         """Take what is needed from one batch of activations."""
@@ -87,9 +143,133 @@ class Measurement:
     def end_reading(self) -> None:
         """Called after each complete reading of the prompts, before the next one or ``result``."""
 
+    def derive(self, found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+        """Return the fields that follow from the columns and sums found, also in place of those."""
+        return {}
+
+    def coords(self) -> Mapping[str, Any]:
+        """Return values, long name and units of the dimensions that are this measurement's own."""
+        return {}
+
+    def notes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return attributes of variables that depend on the settings."""
+        return {}
+
+    # -- the result -------------------------------------------------------------------------------------------
+    def at_layers(self, info: ModelInfo | None = None) -> list[int]:
+        """Return the layers of this run: those asked for, or all."""
+        return choose_layers(getattr(self, "layers", None), info or self.info)
+
+    def at_blocks(self, info: ModelInfo | None = None) -> list[int]:
+        """Return the blocks of this run: those asked for, or those whose two ends are among the layers."""
+        if hasattr(self, "blocks"):
+            return choose_blocks(getattr(self, "blocks", None), info or self.info)
+        layers = self.at_layers(info)
+        return [n for n in layers if n + 1 in layers]
+
+    def keep(self, batch: Batch, **columns: torch.Tensor) -> None:
+        """Keep fields of a batch; called once for each batch, with all of them.
+
+        Parameters
+        ----------
+        batch : Batch
+            Where they come from.
+        **columns : torch.Tensor
+            (prompt, ...) of a field per prompt; (prompt, position, ...) of one per token, of which the rows of the
+            first ``tokens`` prompts are kept.
+
+        Raises
+        ------
+        TypeError
+            For a name that ``fields`` does not have, or a value of another shape.
+        """
+        tables: dict[str, Tensors] = {dim: {} for dim in KEYS}
+        for name, value in columns.items():
+            self._check_column(name, value, batch)
+            tables[self.fields[name].dims[0]][name] = value
+        if tables["prompt"]:
+            self.append(prompt=batch.prompt_numbers, **tables["prompt"])
+        if tables["token"]:
+            rows = batch.rows_below(self.tokens)
+            self.keep_rows(
+                batch, rows,
+                **{n: batch.flatten(v)[rows] if len(rows) else v[:0, 0] for n, v in tables["token"].items()},
+            )  # fmt: skip
+
+    def keep_rows(self, batch: Batch, rows: torch.Tensor, **columns: torch.Tensor) -> None:
+        """Keep fields of the tokens at some places among the rows of a batch; axis 0 of each column counts them."""
+        self.append(
+            token_prompt=batch.row_prompt[rows], token_position=batch.row_position[rows], token_id=batch.row_ids[rows],
+            **columns,
+        )  # fmt: skip
+
+    def _check_column(self, name: str, value: torch.Tensor, batch: Batch) -> None:
+        who = f"{type(self).__name__}.keep({name}=)"
+        field = self.fields.get(name)
+        if field is None:
+            raise TypeError(f"{who}: it is not in fields, which has {', '.join(self.fields) or 'nothing'}")
+        if field.dims[0] not in KEYS:
+            raise TypeError(f"{who}: its first dimension is {field.dims[0]!r}, neither prompt nor token; use add()")
+        start = (len(batch),) if field.dims[0] == "prompt" else tuple(batch.ids.shape)
+        if tuple(value.shape[: len(start)]) != start or value.ndim != len(start) + len(field.dims) - 1:
+            axes = ("prompt", "position", *field.dims[1:]) if field.dims[0] == "token" else field.dims
+            raise TypeError(f"{who} has the shape {tuple(value.shape)}; ({', '.join(axes)}) begins with {start}")
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return the columns of all tables, each sorted by its keys, and the sums that are fields."""
+        out: dict[str, np.ndarray] = {}
+        if not self.rows and not self.sums:
+            raise ValueError(f"{type(self).__name__} has seen no batch yet")
+        for dim, keys in KEYS.items():
+            if keys[0] not in self.rows:
+                continue
+            own = [n for n, f in self.fields.items() if f.dims[0] == dim and n in self.rows]
+            names = [*keys, *(["token_id"] if dim == "token" else []), *own]
+            out.update(zip(names, self.table(*names, by=len(keys)), strict=True))
+        out.update({n: self.sums[n].cpu().numpy() for n in self.fields if n in self.sums})
+        return out
+
     def result(self) -> xr.Dataset:
-        """Return the labelled result of everything seen so far."""
-        raise NotImplementedError(f"{type(self).__name__} has no result()")
+        """Return the labelled result of everything seen so far: the variables of ``fields``."""
+        found: dict[str, Any] = self.columns()
+        found.update(self.derive(found))
+        data: dict[str, xr.Variable] = {}
+        for name, (dims, *text) in self.fields.items():
+            if name in found and not name.startswith("_"):
+                data[name] = variable(dims, found[name], *text)
+        known = {*self.fields, *KEYS, *(k for keys in KEYS.values() for k in keys), "token_id"}
+        if unknown := sorted({*found} - known):
+            raise TypeError(f"{type(self).__name__}.derive() gives {', '.join(unknown)}, which fields does not have")
+        out = xr.Dataset(data, self._coordinates(data, found))
+        for name, attrs in self.notes().items():
+            if name in out.variables:
+                out[name].attrs.update(attrs)
+        return out
+
+    def _coordinates(self, data: Mapping[str, xr.Variable], found: Mapping[str, Any]) -> dict[str, Any]:
+        dims = {d for v in data.values() for d in v.dims}
+        out: dict[str, Any] = {}
+        if "prompt" in found:
+            out["prompt"] = variable("prompt", found["prompt"], "number of the prompt in the input", "1")
+        if "token" in dims:
+            out["token_prompt"] = variable("token", found["token_prompt"], "number of the prompt in the input", "1")
+            out["position"] = variable("token", found["token_position"], "place in the sequence, BOS counted", "1")
+            out["token_id"] = variable("token", found["token_id"], "token id", "1")
+        if "block" in dims:
+            out.update(block_coords(self.at_blocks(), self.info, self.block_site))
+            if "layer" in dims:  # which has the others under the same names
+                out = {k: v for k, v in out.items() if "block" not in v.dims or k == "block"}
+        if "layer" in dims:
+            out.update(layer_coords(self.at_layers(), self.info))
+        if "other_layer" in dims:
+            out["other_layer"] = variable("other_layer", np.array(self.at_layers()), "blocks applied", "1")
+        if "head" in dims:
+            size = next(v.sizes["head"] for v in data.values() if "head" in v.dims)
+            out["head"] = variable("head", np.arange(size), "attention head, 0 first", "1")
+        for name, given in self.coords().items():
+            if name in dims:
+                out[name] = variable(name, *given)
+        return out
 
     # -- what they all share ----------------------------------------------------------------------------------
     def settings(self) -> dict[str, Any]:
@@ -153,17 +333,17 @@ class Measurement:
         self.sums = {k: v.to(device, copy=True, memory_format=own) for k, v in state["sums"].items()}
         self.rows = {k: [v] for k, v in state["rows"].items()}
 
-    def table(self, *names: str) -> list[np.ndarray]:
+    def table(self, *names: str, by: int | None = None) -> list[np.ndarray]:
         """Return columns as arrays, sorted by the first column given, then the second, and so on.
 
         All named columns must have the same number of rows; the sort is what makes a result independent of the
-        order of the batches.  Only one-dimensional integer columns take part in the sort.
+        order of the batches.  Only one-dimensional integer columns take part in the sort, or the first ``by``.
         """
         missing = [n for n in names if n not in self.rows]
         if missing:
             raise ValueError(f"{type(self).__name__} has seen no batch yet: no rows named {missing}")
         columns = [torch.cat([p.cpu() for p in self.rows[n]]).numpy() for n in names]
-        keys = [c for c in columns if c.ndim == 1 and np.issubdtype(c.dtype, np.integer)]
+        keys = columns[:by] if by else [c for c in columns if c.ndim == 1 and np.issubdtype(c.dtype, np.integer)]
         order = np.lexsort(keys[::-1])
         return [c[order] for c in columns]
 

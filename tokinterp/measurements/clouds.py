@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,9 +11,11 @@ import torch
 
 from ..kernels.massive import massive_rows
 from ..kernels.neighbours import Neighbours, nearest
+from .base import Measurement
 
 if TYPE_CHECKING:
     from ..capture import Batch
+    from ..models.base import ModelInfo
     from ..text.prompts import Prompts
 
 ANYWHERE = "massive_anywhere"
@@ -38,6 +40,98 @@ class Neighbourhood(NamedTuple):
     layers: tuple[int, ...]
     ranks: frozenset[int]
     exclude: tuple[str, ...] = ("special",)
+
+
+class OfLayers(Measurement):
+    """What looks at one layer after the other: ``of_layer`` finds the fields of a layer, and they are put together."""
+
+    exclude: Sequence[str] = ()
+
+    def of_layer(self, batch: Batch, layer: int, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return fields of one layer, without their axis ``layer``; those not of prompts or tokens are summed.
+
+        Parameters
+        ----------
+        batch : Batch
+            With the stream at the layer.
+        layer : int
+            Which one.
+        mask : torch.Tensor
+            (prompt, position) bool, true on the tokens that ``exclude`` does not leave out.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no of_layer()")
+
+    def update(self, batch: Batch) -> None:
+        """Take the fields of the layers of a batch."""
+        self.keep(batch, **self.each_layer(batch))
+
+    def each_layer(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Return the fields of prompts and tokens with their axis ``layer``; add the others to the sums."""
+        parts: dict[str, list[torch.Tensor]] = {}
+        layers = self.at_layers()
+        for layer, mask in zip(layers, cloud_masks(batch, layers, self.exclude), strict=True):
+            for name, value in self.of_layer(batch, layer, mask).items():
+                parts.setdefault(name, []).append(value)
+        out = {}
+        for name, values in parts.items():
+            dims = self.fields[name].dims
+            if dims[0] == "layer":
+                self.add(name, torch.stack(values))
+            else:
+                out[name] = torch.stack(values, dims.index("layer") + (dims[0] == "token"))
+        return out
+
+
+class OfClouds(Measurement):
+    """What is read off the neighbours in the cloud of each prompt and layer.
+
+    Parameters
+    ----------
+    layers : iterable of int, optional
+        Layers to look at; all by default.
+    tokens : int, optional
+        Fields of single tokens are kept for the prompts numbered below this; None keeps all, 0 none.
+    exclude : sequence of str
+        Tokens left out: ``"special"``, ``"massive"`` (rows found at that layer).
+    small : str
+        What happens to a prompt with too few tokens: ``"error"`` before the run, or ``"nan"``.
+    max_bytes : int, optional
+        Working memory.
+    """
+
+    def __init__(
+        self, layers: Iterable[int] | None, tokens: int | None, exclude: Sequence[str], small: str,
+        max_bytes: int | None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.layers, self.tokens, self.exclude = layers, tokens, tuple(exclude)
+        self.small, self.max_bytes = small, max_bytes
+
+    def ranks(self) -> Collection[int]:
+        """Return the neighbour ranks that are needed exactly."""
+        raise NotImplementedError(f"{type(self).__name__} does not say which ranks() it needs")
+
+    def of_clouds(self, near: Neighbours) -> dict[str, torch.Tensor]:
+        """Return fields of clouds: (cloud, ...), or (cloud, position, ...) of fields of tokens."""
+        raise NotImplementedError(f"{type(self).__name__} has no of_clouds()")
+
+    def neighbourhoods(self, info: ModelInfo) -> list[Neighbourhood]:
+        """Return the ranks."""
+        return [Neighbourhood(tuple(self.at_layers(info)), frozenset(self.ranks()), self.exclude)]
+
+    def update(self, batch: Batch) -> None:
+        """Search the neighbours in the clouds of a batch, some layers at a time, and read off the fields."""
+        parts: dict[str, list[torch.Tensor]] = {}
+        for _, near in neighbours(batch, self.neighbourhoods(self.info)[0], self.max_bytes):
+            for name, value in self.of_clouds(near).items():
+                if self.fields[name].dims[0] == "token":
+                    value = value[:, : batch.ids.shape[1]]
+                parts.setdefault(name, []).append(value.unflatten(0, (-1, len(batch))))
+        out = {}
+        for name, values in parts.items():
+            after = 2 if self.fields[name].dims[0] == "token" else 1
+            out[name] = torch.cat(values).movedim(0, after)
+        self.keep(batch, **out)
 
 
 def cloud_sizes(prompts: Prompts, exclude: Sequence[str]) -> np.ndarray:

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 
-from ..capture import resid
-from ..dataset import layer_coords, variable
 from ..kernels.cosine import close_pairs, lagged_cosine, neighbour_angles, unit_rows
 from ..kernels.spectrum import centred_cosine, mean_cosine
 from ..settings import checked, number, ranks, several
-from .base import Measurement, choose_layers
-from .clouds import Neighbourhood, check_sizes, cloud_masks, neighbours
+from .base import Field
+from .clouds import Neighbourhood, OfLayers, check_sizes, neighbours
 
 if TYPE_CHECKING:
-    from ..capture import Batch, Site
+    from ..capture import Batch
     from ..models.base import ModelInfo
     from ..text.prompts import Prompts
 
 BINS = 36  # of 5 degrees
+VISWANATHAN = "Viswanathan et al. 2025, arXiv 2501.10573"
+ETHAYARAJH = "Ethayarajh 2019, arXiv 1909.00512 (here all pairs instead of a sample)"
+TIMKEY = "Timkey and van Schijndel 2021, arXiv 2109.04404"
+CLOUD = ("prompt", "layer")
 
 
 @checked(lags=ranks, close=several(number(above=0, below=2)))
-class CosineSimilarity(Measurement):
+class CosineSimilarity(OfLayers):
     """Mean cosine between token vectors at each layer, with its controls, and angles between nearest neighbours.
 
     Parameters
@@ -72,6 +73,29 @@ class CosineSimilarity(Measurement):
     ('prompt', 'layer')
     """
 
+    fields = {
+        "n_tokens": Field(CLOUD, "tokens that take part", "token"),
+        "cosine": Field(CLOUD, "mean cosine of pairs of different tokens"),
+        "cosine_diagonal": Field(CLOUD, "mean cosine of pairs of tokens, each with itself counted", "1", VISWANATHAN),
+        "cosine_centred": Field(CLOUD, "mean cosine of pairs of different tokens, about the mean of the prompt"),
+        "cosine_lag": Field((*CLOUD, "offset"), "mean cosine of tokens so many places apart"),
+        "close_pairs": Field((*CLOUD, "threshold"), "share of pairs of tokens with a cosine above the threshold"),
+        "smoothness": Field((*CLOUD, "offset"), "mean cosine of tokens so many places apart, less that of all pairs"),
+        "cosine_across": Field(("layer",), "mean cosine of tokens of different prompts", "1", ETHAYARAJH),
+        "cosine_adjusted": Field(("layer",), "mean cosine in a prompt less that across prompts", "1", ETHAYARAJH),
+        "channel": Field(("layer", "rank"), "channel with the largest shares in the mean cosine"),
+        "channel_share": Field(
+            ("layer", "rank"), "share of the channel in the mean cosine of all pairs of tokens", "1", TIMKEY
+        ),
+        "angle": Field(CLOUD, "mean angle at a token between its two nearest neighbours", "degree", VISWANATHAN),
+        "angle_count": Field(("layer", "bin"), "tokens with an angle in the bin", "token"),
+        "_unit": Field(("layer", "channel"), "sum of the unit vectors"),
+        "_unit_square": Field(("layer", "channel"), "sum of their squares"),
+        "_prompt_square": Field(("layer",), "sum over prompts of the squared length of their sum of unit vectors"),
+        "_number": Field(("layer",), "unit vectors"),
+        "_number_square": Field(("layer",), "sum over prompts of the square of their number"),
+    }
+
     def __init__(
         self,
         layers: Iterable[int] | None = None,
@@ -86,77 +110,62 @@ class CosineSimilarity(Measurement):
         self.layers, self.lags, self.close = layers, tuple(lags), tuple(float(x) for x in close)
         self.angles, self.channels, self.exclude, self.max_bytes = angles, channels, tuple(exclude), max_bytes
 
-    def sites(self, info: ModelInfo) -> list[Site]:
-        """Return the stream at the layers."""
-        return resid(choose_layers(self.layers, info))
-
     def neighbourhoods(self, info: ModelInfo) -> list[Neighbourhood]:
         """Return the two nearest, if angles are asked for."""
         return [self._neighbourhood(info)] if self.angles else []
 
     def _neighbourhood(self, info: ModelInfo) -> Neighbourhood:
-        return Neighbourhood(tuple(choose_layers(self.layers, info)), frozenset((1, 2)), self.exclude)
+        return Neighbourhood(tuple(self.at_layers(info)), frozenset((1, 2)), self.exclude)
 
     def start(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers and channels against the model, and that some prompt has a pair of tokens."""
         super().start(info, prompts)
-        choose_layers(self.layers, info)
         if self.channels > info.d_model:
             raise ValueError(f"channels={self.channels}: the stream of {info.id} has only {info.d_model}")
         check_sizes(prompts, self.exclude, 2, "nan", "a pair of tokens needs")
 
     # -- one batch --------------------------------------------------------------------------------------------
     def update(self, batch: Batch) -> None:
-        """Take the cosines in a batch, layer by layer."""
-        layers = choose_layers(self.layers, self.info)
-        masks = cloud_masks(batch, layers, self.exclude)
-        columns: dict[str, list[torch.Tensor]] = {}
-        sums: dict[str, list[torch.Tensor]] = {}
-        for layer, mask in zip(layers, masks, strict=True):
-            x = batch.points(layer)
-            unit, directed = unit_rows(x, mask)
-            total, number = unit.sum(1, dtype=torch.float64), directed.sum(1)
-            norm = torch.linalg.vector_norm(x.float(), dim=-1)
-            width = unit.shape[1]
-            lags = [n for n in self.lags if n < width]
-            lagged = unit.new_full((len(batch), len(self.lags)), torch.nan, dtype=torch.float64)
-            if lags:
-                lagged[:, : len(lags)] = lagged_cosine(unit, directed, lags)[0]
-            close = torch.stack(
-                [close_pairs(u[None], d[None], self._thresholds)[0] for u, d in zip(unit, directed, strict=True)]
-            )
-            row = {
-                "n_tokens": number,
-                "cosine": mean_cosine(total, number),
-                "cosine_diagonal": mean_cosine(total, number, diagonal=True),
-                "cosine_centred": centred_cosine(x.float().masked_fill(~mask[..., None], 0), norm, mask),
-                "cosine_lag": lagged,
-                "close_pairs": close,
-            }
-            own = {
-                "unit": total.sum(0),
-                "unit_square": unit.double().square().sum((0, 1)),
-                "prompt_square": total.square().sum(),
-                "number": number.sum(),
-                "number_square": number.square().sum(),
-            }
-            for name, column in row.items():
-                columns.setdefault(name, []).append(column)
-            for name, value in own.items():
-                sums.setdefault(name, []).append(value)
+        """Take the cosines in a batch, layer by layer, and the angles."""
+        columns = self.each_layer(batch)
         if self.angles:
             columns["angle"], counts = self._angles(batch)
             self.add("angle_count", counts)
-        for name, parts in sums.items():
-            self.add(name, torch.stack(parts))
-        self.append(prompt=batch.prompt_numbers, **{n: torch.stack(parts, 1) for n, parts in columns.items()})
+        self.keep(batch, **columns)
+
+    def of_layer(self, batch: Batch, layer: int, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Take the cosines at a layer."""
+        x = batch.points(layer)
+        unit, directed = unit_rows(x, mask)
+        total, number = unit.sum(1, dtype=torch.float64), directed.sum(1)
+        norm = torch.linalg.vector_norm(x.float(), dim=-1)
+        lags = [n for n in self.lags if n < unit.shape[1]]
+        lagged = unit.new_full((len(batch), len(self.lags)), torch.nan, dtype=torch.float64)
+        if lags:
+            lagged[:, : len(lags)] = lagged_cosine(unit, directed, lags)[0]
+        close = torch.stack(
+            [close_pairs(u[None], d[None], self._thresholds)[0] for u, d in zip(unit, directed, strict=True)]
+        )
+        return {
+            "n_tokens": number,
+            "cosine": mean_cosine(total, number),
+            "cosine_diagonal": mean_cosine(total, number, diagonal=True),
+            "cosine_centred": centred_cosine(x.float().masked_fill(~mask[..., None], 0), norm, mask),
+            "cosine_lag": lagged,
+            **({"close_pairs": close} if self.close else {}),
+            "_unit": total.sum(0),
+            "_unit_square": unit.double().square().sum((0, 1)),
+            "_prompt_square": total.square().sum(),
+            "_number": number.sum(),
+            "_number_square": number.square().sum(),
+        }
 
     @property
     def _thresholds(self) -> list[float]:
         return [1 - x for x in self.close]
 
-    def _angles(self, batch: Batch) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Return the mean angles (prompt,) of each layer and int64 counts (layer, bin)."""
+    def _angles(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the mean angles (prompt, layer) and int64 counts (layer, bin)."""
         means, counts = [], []
         for group, near in neighbours(batch, self._neighbourhood(self.info), self.max_bytes):
             indices = near.indices.unflatten(0, (len(group), len(batch)))
@@ -167,68 +176,37 @@ class CosineSimilarity(Measurement):
                 place = torch.where(angle.isnan(), BINS, place).flatten()
                 counts.append(torch.zeros(BINS + 1, dtype=torch.int64, device=place.device).index_add_(
                     0, place, torch.ones_like(place))[:BINS])  # fmt: skip
-        return means, torch.stack(counts)
+        return torch.stack(means, 1), torch.stack(counts)
 
     # -- the outcome ------------------------------------------------------------------------------------------
-    def result(self) -> xr.Dataset:
-        """Return the dataset described in the class."""
-        layers = choose_layers(self.layers, self.info)
-        names = ["n_tokens", *PROMPT, *(["angle"] if self.angles else [])]
-        prompt, *columns = self.table("prompt", *names)
-        found = dict(zip(names, columns, strict=True))
-        v = variable
-        data: dict[str, Any] = {"n_tokens": v(("prompt", "layer"), found["n_tokens"], "tokens that take part", "token")}
-        for name, (dims, *text) in PROMPT.items():
-            if name == "close_pairs" and not self.close:
-                continue
-            data[name] = v(("prompt", "layer", *dims), found[name], *text)
-        smooth = found["cosine_lag"] - found["cosine"][..., None]
-        name = "mean cosine of tokens so many places apart, less that of all pairs"
-        data["smoothness"] = v(("prompt", "layer", "offset"), smooth, name, "1")
-        sums = {name: x.cpu().numpy() for name, x in self.sums.items()}
-        n, n2 = sums["number"].astype(float), sums["number_square"].astype(float)
+    def derive(self, found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+        """Return contrasts, cosines across prompts, and the channels that carry the mean cosine."""
+        n, n2 = found["_number"].astype(float), found["_number_square"].astype(float)
         with np.errstate(invalid="ignore", divide="ignore"):
-            across = ((sums["unit"] ** 2).sum(-1) - sums["prompt_square"]) / (n**2 - n2)
-            part = (sums["unit"] ** 2 - sums["unit_square"]) / (n * (n - 1))[:, None]
+            across = ((found["_unit"] ** 2).sum(-1) - found["_prompt_square"]) / (n**2 - n2)
+            part = (found["_unit"] ** 2 - found["_unit_square"]) / (n * (n - 1))[:, None]
             within = np.array([x[np.isfinite(x)].mean() if np.isfinite(x).any() else np.nan for x in found["cosine"].T])
             share = part / part.sum(-1, keepdims=True)
         across = np.where(n**2 > n2, across, np.nan)
-        data["cosine_across"] = v("layer", across, "mean cosine of tokens of different prompts", "1", ETHAYARAJH)
-        name = "mean cosine in a prompt less that across prompts"
-        data["cosine_adjusted"] = v("layer", within - across, name, "1", ETHAYARAJH)
-        coords: dict[str, Any] = {
-            "prompt": v("prompt", prompt, "number of the prompt in the input", "1"),
-            "offset": v("offset", np.array(self.lags), "places between the two tokens", "token"),
-            **layer_coords(layers, self.info),
+        out = {
+            "smoothness": found["cosine_lag"] - found["cosine"][..., None],
+            "cosine_across": across,
+            "cosine_adjusted": within - across,
         }
-        if self.close:
-            name = "cosine above which a pair is close"
-            coords["threshold"] = v("threshold", np.array(self._thresholds), name, "1")
         if self.channels:
-            order = np.argsort(-np.nan_to_num(part), axis=-1, kind="stable")[:, : self.channels]
-            data["channel"] = v(("layer", "rank"), order, "channel with the largest shares in the mean cosine", "1")
-            value = np.take_along_axis(share, order, -1)
-            name = "share of the channel in the mean cosine of all pairs of tokens"
-            data["channel_share"] = v(("layer", "rank"), value, name, "1", TIMKEY)
-            coords["rank"] = v("rank", np.arange(self.channels), "order by share, 0 first", "1")
-        if self.angles:
-            name = "mean angle at a token between its two nearest neighbours"
-            data["angle"] = v(("prompt", "layer"), found["angle"], name, "degree", VISWANATHAN)
-            data["angle_count"] = v(("layer", "bin"), sums["angle_count"], "tokens with an angle in the bin", "token")
-            middle = (np.arange(BINS) + 0.5) * 180 / BINS
-            coords["bin"] = v("bin", middle, "middle of the bin of angles", "degree")
-        out = xr.Dataset(data, coords)
-        out["n_tokens"].attrs["exclude"] = ", ".join(self.exclude) or "nothing"
+            out["channel"] = np.argsort(-np.nan_to_num(part), axis=-1, kind="stable")[:, : self.channels]
+            out["channel_share"] = np.take_along_axis(share, out["channel"], -1)
         return out
 
+    def coords(self) -> Mapping[str, Any]:
+        """Return lags, thresholds, ranks of channels and bins of angles."""
+        return {
+            "offset": (np.array(self.lags), "places between the two tokens", "token"),
+            "threshold": (np.array(self._thresholds), "cosine above which a pair is close", "1"),
+            "rank": (np.arange(self.channels), "order by share, 0 first", "1"),
+            "bin": ((np.arange(BINS) + 0.5) * 180 / BINS, "middle of the bin of angles", "degree"),
+        }
 
-VISWANATHAN = "Viswanathan et al. 2025, arXiv 2501.10573"
-ETHAYARAJH = "Ethayarajh 2019, arXiv 1909.00512 (here all pairs instead of a sample)"
-TIMKEY = "Timkey and van Schijndel 2021, arXiv 2109.04404"
-PROMPT: dict[str, tuple[Any, ...]] = {
-    "cosine": ((), "mean cosine of pairs of different tokens", "1"),
-    "cosine_diagonal": ((), "mean cosine of pairs of tokens, each with itself counted", "1", VISWANATHAN),
-    "cosine_centred": ((), "mean cosine of pairs of different tokens, about the mean of the prompt", "1"),
-    "cosine_lag": (("offset",), "mean cosine of tokens so many places apart", "1"),
-    "close_pairs": (("threshold",), "share of pairs of tokens with a cosine above the threshold", "1"),
-}
+    def notes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return what is left out."""
+        return {"n_tokens": {"exclude": ", ".join(self.exclude) or "nothing"}}

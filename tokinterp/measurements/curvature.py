@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-import xarray as xr
 
 from ..capture import resid
-from ..dataset import block_coords, layer_coords, variable
 from ..kernels.trajectory import nanmean, position_curvature, turning
 from ..settings import checked
-from .base import Measurement, choose_layers
+from .base import Field, Measurement
 from .clouds import cloud_masks
 
 if TYPE_CHECKING:
     from ..capture import Batch, Site
     from ..models.base import ModelInfo
     from ..text.prompts import Prompts
+
+HENAFF = "Henaff et al. 2019, Nat. Neurosci. 22, 984; Hosseini and Fedorenko 2023, arXiv 2311.04930"
+SKEAN = "Skean et al. 2025, arXiv 2502.02013, code"
+LAYER, BLOCK, TOKEN = ("prompt", "layer"), ("prompt", "block"), ("token", "layer")
 
 
 @checked()
@@ -56,6 +58,20 @@ class Curvature(Measurement):
     True
     """
 
+    fields = {
+        "curvature": Field(LAYER, "mean turning angle from token to token", "rad", HENAFF),
+        "curvature_absolute": Field(LAYER, "mean angle between the lines of successive steps", "rad", SKEAN),
+        "n_angles": Field(LAYER, "turning angles that take part"),
+        "depth_curvature": Field(
+            LAYER, "mean turning angle of a token from layer to layer (none at the first and last layer)", "rad"
+        ),
+        "relative_step": Field(BLOCK, "mean length of a block's update over the norm of its input"),
+        "norm_ratio": Field(BLOCK, "mean norm of a block's output over that of its input"),
+        "step_cosine": Field(BLOCK, "mean cosine of a block's input and output"),
+        "token_curvature": Field(TOKEN, "turning angle at the token", "rad", HENAFF),
+        "token_depth_curvature": Field(TOKEN, "turning angle of the token's way through the layers", "rad", HENAFF),
+    }
+
     def __init__(
         self,
         layers: Iterable[int] | None = None,
@@ -68,31 +84,35 @@ class Curvature(Measurement):
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the stream at the layers, at all of them with ``depth``."""
-        chosen = choose_layers(self.layers, info)
-        return resid(range(info.n_layers + 1) if self.depth else chosen)
+        return resid(range(info.n_layers + 1) if self.depth else self.at_layers(info))
+
+    def at_blocks(self, info: ModelInfo | None = None) -> list[int]:
+        """Return all blocks: what happens over depth is seen at each."""
+        return list(range((info or self.info).n_layers))
 
     def start(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers, and that some prompt has three tokens."""
         super().start(info, prompts)
-        choose_layers(self.layers, info)
         if max(prompts.lengths) < 3:
             raise ValueError(f"the longest prompt has {max(prompts.lengths)} tokens: an angle needs three")
 
     # -- one batch --------------------------------------------------------------------------------------------
     def update(self, batch: Batch) -> None:
         """Take the angles of a batch."""
-        layers = choose_layers(self.layers, self.info)
+        layers = self.at_layers()
         every = [s.at for s in self.sites(self.info)]
         masks = dict(zip(every, cloud_masks(batch, every, self.exclude), strict=True))
         angles = torch.stack([position_curvature(batch.points(n), masks[n]) for n in layers], dim=2)
         mean, number = nanmean(angles)
         unsigned, _ = nanmean(torch.minimum(angles, torch.pi - angles))
         columns = {"curvature": mean, "curvature_absolute": unsigned, "n_angles": number}
-        bend = None
+        if self.tokens != 0:
+            columns["token_curvature"] = angles
         if self.depth:
             bend = self._follow(batch, masks, columns)
-        self.append(prompt=batch.prompt_numbers, **columns)
-        self._keep_tokens(batch, angles, None if bend is None else bend[:, :, layers])
+            if self.tokens != 0:
+                columns["token_depth_curvature"] = bend[:, :, layers]
+        self.keep(batch, **columns)
 
     def _follow(self, batch: Batch, masks: dict[int, torch.Tensor], columns: dict[str, torch.Tensor]) -> torch.Tensor:
         """Add the columns (prompt, block or layer) of the way through the layers; return (prompt, position, layer)."""
@@ -117,62 +137,10 @@ class Curvature(Measurement):
                 bend[..., n - 1] = turning(step_before, step).masked_fill(out, torch.nan)
             step_before, x, norm = step, y, norm_after
         columns.update({name: torch.stack(values, dim=1) for name, values in blocks.items()})
-        columns["depth_curvature"] = nanmean(bend)[0][:, choose_layers(self.layers, self.info)]
+        columns["depth_curvature"] = nanmean(bend)[0][:, self.at_layers()]
         return bend
 
-    def _keep_tokens(self, batch: Batch, angles: torch.Tensor, bend: torch.Tensor | None) -> None:
-        kept = batch.rows_below(self.tokens)
-        if not len(kept):
-            return
-        columns = {"token_curvature": batch.flatten(angles)[kept]}
-        if bend is not None:
-            columns["token_depth_curvature"] = batch.flatten(bend)[kept]
-        self.append(
-            token_prompt=batch.row_prompt[kept], token_position=batch.row_position[kept], token_id=batch.row_ids[kept],
-            **columns,
-        )  # fmt: skip
-
-    # -- the outcome ------------------------------------------------------------------------------------------
-    def result(self) -> xr.Dataset:
-        """Return the dataset described in the class."""
-        layers = choose_layers(self.layers, self.info)
-        names = [n for n in PROMPT if n in self.rows]
-        prompt, *columns = self.table("prompt", *names)
-        data: dict[str, Any] = {}
-        for name, column in zip(names, columns, strict=True):
-            dim, *text = PROMPT[name]
-            data[name] = variable(("prompt", dim), column, *text)
-            data[name].attrs["excluded"] = ", ".join(self.exclude) or "nothing"
-        coords = {"prompt": variable("prompt", prompt, "number of the prompt in the input", "1")}
-        if "token_prompt" in self.rows:
-            names = [n for n in TOKEN if n in self.rows]
-            number, position, ids, *columns = self.table("token_prompt", "token_position", "token_id", *names)
-            for name, column in zip(names, columns, strict=True):
-                data[name] = variable(("token", "layer"), column, TOKEN[name], "rad", HENAFF)
-            coords["token_prompt"] = variable("token", number, "number of the prompt in the input", "1")
-            coords["position"] = variable("token", position, "place in the sequence, BOS counted", "1")
-            coords["token_id"] = variable("token", ids, "token id", "1")
-        if self.depth:
-            blocks = block_coords(range(self.info.n_layers), self.info)
-            coords["block"] = blocks["block"]
-        return xr.Dataset(data, {**coords, **layer_coords(layers, self.info)})
-
-
-HENAFF = "Henaff et al. 2019, Nat. Neurosci. 22, 984; Hosseini and Fedorenko 2023, arXiv 2311.04930"
-PROMPT: dict[str, tuple[Any, ...]] = {
-    "curvature": ("layer", "mean turning angle from token to token", "rad", HENAFF),
-    "curvature_absolute": (
-        "layer", "mean angle between the lines of successive steps", "rad", "Skean et al. 2025, arXiv 2502.02013, code",
-    ),
-    "n_angles": ("layer", "turning angles that take part", "1"),
-    "depth_curvature": (
-        "layer", "mean turning angle of a token from layer to layer (none at the first and last layer)", "rad",
-    ),
-    "relative_step": ("block", "mean length of a block's update over the norm of its input", "1"),
-    "norm_ratio": ("block", "mean norm of a block's output over that of its input", "1"),
-    "step_cosine": ("block", "mean cosine of a block's input and output", "1"),
-}  # fmt: skip
-TOKEN = {
-    "token_curvature": "turning angle at the token",
-    "token_depth_curvature": "turning angle of the token's way through the layers",
-}
+    def notes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return what is left out."""
+        left = ", ".join(self.exclude) or "nothing"
+        return {name: {"excluded": left} for name, field in self.fields.items() if field.dims[0] == "prompt"}

@@ -2,33 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 
-from ..capture import resid
-from ..dataset import layer_coords, variable
 from ..kernels import gride as estimators
 from ..kernels.airi import airi_from_neighbours
 from ..kernels.neighbours import Neighbours
 from ..settings import checked, count, one_of, refuse
-from .base import Measurement, choose_layers
-from .clouds import Neighbourhood, cloud_sizes, neighbours
+from .base import Field
+from .clouds import OfClouds, cloud_sizes
 
 if TYPE_CHECKING:
-    from ..capture import Batch, Site
     from ..models.base import ModelInfo
     from ..text.prompts import Prompts
 
 PER_RANK = estimators.PER_RANK
+CLOUD = ("prompt", "layer")
 FITS = (*estimators.TWONN, "airi")
+DENTI = "Denti, Doimo, Laio and Mira 2022, Scientific Reports 12, 20005 (GRIDE)"
+FACCO = "Facco, d'Errico, Rodriguez and Laio 2017, Scientific Reports 7, 12140 (TwoNN)"
+LEVINA = "Levina and Bickel 2005, NIPS 17; MacKay and Ghahramani 2005, comment on it (harmonic mean)"
+AIRI = "Razzhigaev et al. 2024, Findings of EACL; 2025, arXiv 2502.15007 (released code)"
+CLOUDS = "Viswanathan et al. 2025, arXiv 2501.10573 (one cloud per prompt and layer)"
+REFUSED = (
+    "0: nothing; 1: fewer than four distinct points per neighbour rank for some estimate; 2: NaN or infinite "
+    "activations; 3: too many equal distances"
+)
+
+
+def gride_fields(*cloud: str) -> dict[str, Field]:
+    """Return the fields of GRIDE, of clouds that lie along some dimensions, and of the sizes of the clouds."""
+    scale = (*cloud, "scale")
+    return {
+        "dimension": Field(scale, "intrinsic dimension by GRIDE", "1", f"{DENTI}; {CLOUDS}"),
+        "dimension_error": Field(
+            scale, "standard error of the GRIDE dimension, points taken as independent", "1", DENTI
+        ),
+        "distance": Field(scale, "mean distance to the two neighbours of the scale"),
+        "n_tied": Field(scale, "points left out because the two distances are equal"),
+        "n_cut": Field(scale, "points with an outlying ratio, left out of the dimension but not of its error"),
+        "n_points": Field(cloud, "tokens in the cloud, duplicates counted"),
+        "n_unique": Field(cloud, "distinct points in the cloud"),
+        "refused": Field(cloud, "why an estimate is missing"),
+    }
+
+
+def gride_columns(found: estimators.Gride) -> dict[str, torch.Tensor]:
+    """Return the estimates of GRIDE under the names of their fields."""
+    columns = found._asdict()
+    columns["dimension_error"] = columns.pop("error")
+    return columns
 
 
 @checked(k=count(2), twonn=one_of(*FITS), average=one_of(*estimators.MEANS))
-class IntrinsicDimension(Measurement):
+class IntrinsicDimension(OfClouds):
     """Intrinsic dimension of the cloud of token vectors of each prompt at each layer.
 
     One cloud per prompt and layer, one table of exact nearest neighbours per cloud, and from it GRIDE at several
@@ -82,6 +112,17 @@ class IntrinsicDimension(Measurement):
     ('prompt', 'layer', 'scale')
     """
 
+    fields = {
+        **gride_fields(*CLOUD),
+        "dimension_mle": Field(("prompt", "layer"), "intrinsic dimension by maximum likelihood", "1", LEVINA),
+        "dimension_twonn": Field(
+            ("prompt", "layer"), "intrinsic dimension from the two nearest neighbours", "1", FACCO
+        ),
+        "n_redone": Field(("prompt", "layer"), "points whose neighbours were searched again with more digits"),
+        "n_removed": Field(CLOUD, "exact duplicates removed"),
+        "local_dimension": Field(("token", "layer"), "intrinsic dimension around the token", "1", LEVINA),
+    }
+
     def __init__(
         self,
         scales: Sequence[int] = (2, 4, 8, 16, 32, 64),
@@ -95,36 +136,16 @@ class IntrinsicDimension(Measurement):
         small: str = "error",
         max_bytes: int | None = None,
     ) -> None:
-        super().__init__()
-        self.scales, self.layers, self.k, self.twonn, self.average = tuple(scales), layers, k, twonn, average
-        self.unbiased, self.tokens, self.exclude = unbiased, tokens, tuple(exclude)
-        self.small, self.max_bytes = small, max_bytes
+        super().__init__(layers, tokens, exclude, small, max_bytes)
+        self.scales, self.k, self.twonn, self.average, self.unbiased = tuple(scales), k, twonn, average, unbiased
         if unbiased and k < 3:
             refuse("k", k, "the unbiased estimate needs at least 3 neighbours; 20 is usual")
-
-    @property
-    def ranks(self) -> int:
-        """Neighbours that are searched."""
-        return max(*self.scales, self.k)
-
-    def sites(self, info: ModelInfo) -> list[Site]:
-        """Return the stream at the layers."""
-        return resid(choose_layers(self.layers, info))
-
-    def neighbourhoods(self, info: ModelInfo) -> list[Neighbourhood]:
-        """Return the ranks of the scales, and the first k."""
-        return [self._neighbourhood(info)]
-
-    def _neighbourhood(self, info: ModelInfo) -> Neighbourhood:
-        ranks = {*self.scales, *(n // 2 for n in self.scales), *range(1, self.k + 1), 1, 2}
-        return Neighbourhood(tuple(choose_layers(self.layers, info)), frozenset(ranks), self.exclude)
 
     def start(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers against the model, and scales and k against the lengths of the prompts."""
         super().start(info, prompts)
-        choose_layers(self.layers, info)
         lengths = cloud_sizes(prompts, self.exclude)
-        needed = PER_RANK * self.ranks
+        needed = PER_RANK * max(*self.scales, self.k)
         what = f"scale {max(self.scales)}" if max(self.scales) >= self.k else f"k={self.k}"
         if self.small == "nan":
             needed = PER_RANK * min(*self.scales, self.k)
@@ -144,32 +165,12 @@ class IntrinsicDimension(Measurement):
                 f"neighbour): {way}"
             )
 
-    # -- one batch --------------------------------------------------------------------------------------------
-    def update(self, batch: Batch) -> None:
-        """Search the neighbours of the clouds of a batch, some layers at a time, and estimate."""
-        columns: dict[str, list[torch.Tensor]] = {}
-        limit = np.inf if self.tokens is None else self.tokens
-        kept = torch.from_numpy(np.flatnonzero(np.repeat(np.asarray(batch.numbers), batch.lengths) < limit))
-        kept = kept.to(batch.device)
-        for _, near in neighbours(batch, self._neighbourhood(self.info), self.max_bytes):
-            for name, column in self._estimate(near).items():
-                columns.setdefault(name, []).append(column.unflatten(0, (-1, len(batch))))
-            if self.tokens != 0:
-                local = self._local(near)[:, : batch.ids.shape[1]].unflatten(0, (-1, len(batch)))
-                columns.setdefault("local_dimension", []).append(local)
-        joined = {name: torch.cat(parts).transpose(0, 1) for name, parts in columns.items()}  # (prompt, layer, ...)
-        if self.tokens != 0:
-            local = batch.flatten(joined.pop("local_dimension").transpose(1, 2))[kept]
-            self.append(
-                token_prompt=batch.row_prompt[kept],
-                token_position=batch.row_position[kept],
-                token_id=batch.row_ids[kept],
-                local_dimension=local,
-            )
-        self.append(prompt=batch.prompt_numbers, **joined)
+    def ranks(self) -> Collection[int]:
+        """Return the ranks of the scales, and the first k."""
+        return {*self.scales, *(n // 2 for n in self.scales), *range(1, self.k + 1), 1, 2}
 
-    def _estimate(self, near: Neighbours) -> dict[str, torch.Tensor]:
-        """Return columns (cloud, ...) of everything but the local dimension."""
+    def of_clouds(self, near: Neighbours) -> dict[str, torch.Tensor]:
+        """Estimate."""
         valid = near.valid & near.finite[:, None]
         found = estimators.gride(near.distances, valid, self.scales)
         mle = estimators.mle(near.distances, valid, self.k, average=self.average, unbiased=self.unbiased)
@@ -178,10 +179,10 @@ class IntrinsicDimension(Measurement):
         else:
             two = estimators.twonn(near.distances, valid, self.twonn)
         missing = found.dimension.isnan().any(1) | mle.isnan() | two.isnan()
-        few = near.n_unique < PER_RANK * self.ranks
+        few = near.n_unique < PER_RANK * max(*self.scales, self.k)
         reason = torch.where(near.finite, torch.where(few, 1, torch.where(missing, 3, 0)), 2)
-        return {
-            **found._asdict(),
+        out = {
+            **gride_columns(found),
             "dimension_mle": mle,
             "dimension_twonn": two,
             "n_points": near.n_points,
@@ -189,6 +190,7 @@ class IntrinsicDimension(Measurement):
             "n_redone": near.n_redone,
             "refused": reason.to(torch.int8),
         }
+        return out if self.tokens == 0 else {**out, "local_dimension": self._local(near)}
 
     def _local(self, near: Neighbours) -> torch.Tensor:
         """Return (cloud, point) float32 local dimensions; a copy has that of its first."""
@@ -196,64 +198,24 @@ class IntrinsicDimension(Measurement):
         enough = near.n_unique >= PER_RANK * self.k
         return torch.where(enough[:, None], local.gather(1, near.first), torch.nan).float()
 
-    # -- the outcome ------------------------------------------------------------------------------------------
-    def result(self) -> xr.Dataset:
-        """Return the dataset described in the class."""
-        layers = choose_layers(self.layers, self.info)
-        prompt, *columns = self.table("prompt", *PROMPT)
-        data = {}
-        for (name, (dims, *text)), column in zip(PROMPT.items(), columns, strict=True):
-            data[NAMES.get(name, name)] = variable(("prompt", "layer", *dims), column, *text)
-        data["n_removed"] = variable(
-            ("prompt", "layer"), data["n_points"].values - data["n_unique"].values, "exact duplicates removed", "1"
-        )
-        coords: dict[str, Any] = {
-            "prompt": variable("prompt", prompt, "number of the prompt in the input", "1"),
-            "scale": variable("scale", np.array(self.scales), "farther neighbour rank n2 = 2 n1 of GRIDE", "1"),
-            **layer_coords(layers, self.info),
-        }
-        if self.tokens != 0:
-            number, position, ids, local = self.table("token_prompt", "token_position", "token_id", "local_dimension")
-            data["local_dimension"] = variable(
-                ("token", "layer"), local, "intrinsic dimension around the token", "1", LEVINA
-            )
-            coords["token_prompt"] = variable("token", number, "number of the prompt in the input", "1")
-            coords["position"] = variable("token", position, "place in the sequence, BOS counted", "1")
-            coords["token_id"] = variable("token", ids, "token id", "1")
-        out = xr.Dataset(data, coords)
-        for name in ("dimension_mle", "local_dimension"):
-            if name in out:
-                out[name].attrs.update(k=self.k, divisor="k - 2" if self.unbiased else "k - 1")
-        out["dimension_mle"].attrs["average"] = self.average
-        out["dimension_twonn"].attrs["fit"] = self.twonn
+    def derive(self, found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+        """Return the duplicates."""
+        return {"n_removed": found["n_points"] - found["n_unique"]}
+
+    def coords(self) -> Mapping[str, Any]:
+        """Return the scales."""
+        return {"scale": (np.array(self.scales), "farther neighbour rank n2 = 2 n1 of GRIDE", "1")}
+
+    def notes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return how each estimate is made."""
+        divisor = {"k": self.k, "divisor": "k - 2" if self.unbiased else "k - 1"}
+        two: dict[str, Any] = {"fit": self.twonn}
         if self.twonn == "airi":
-            out["dimension_twonn"].attrs.update(references=AIRI, duplicates="counted as released, which inflates it")
-        out["n_points"].attrs["exclude"] = ", ".join(self.exclude) or "nothing"
-        out["refused"].attrs["meaning"] = REFUSED
-        return out
-
-
-DENTI = "Denti, Doimo, Laio and Mira 2022, Scientific Reports 12, 20005 (GRIDE)"
-FACCO = "Facco, d'Errico, Rodriguez and Laio 2017, Scientific Reports 7, 12140 (TwoNN)"
-LEVINA = "Levina and Bickel 2005, NIPS 17; MacKay and Ghahramani 2005, comment on it (harmonic mean)"
-AIRI = "Razzhigaev et al. 2024, Findings of EACL; 2025, arXiv 2502.15007 (released code)"
-CLOUDS = "Viswanathan et al. 2025, arXiv 2501.10573 (one cloud per prompt and layer)"
-REFUSED = (
-    "0: nothing; 1: fewer than four distinct points per neighbour rank for some estimate; 2: NaN or infinite "
-    "activations; 3: too many equal distances"
-)
-NAMES = {"error": "dimension_error"}
-_SCALE, _WHOLE = ("scale",), ()
-PROMPT: dict[str, tuple[Any, ...]] = {
-    "dimension": (_SCALE, "intrinsic dimension by GRIDE", "1", f"{DENTI}; {CLOUDS}"),
-    "error": (_SCALE, "standard error of the GRIDE dimension, points taken as independent", "1", DENTI),
-    "distance": (_SCALE, "mean distance to the two neighbours of the scale", "1"),
-    "dimension_mle": (_WHOLE, "intrinsic dimension by maximum likelihood", "1", LEVINA),
-    "dimension_twonn": (_WHOLE, "intrinsic dimension from the two nearest neighbours", "1", FACCO),
-    "n_tied": (_SCALE, "points left out because the two distances are equal", "1"),
-    "n_cut": (_SCALE, "points with an outlying ratio, left out of the dimension but not of its error", "1"),
-    "n_points": (_WHOLE, "tokens in the cloud, duplicates counted", "1"),
-    "n_unique": (_WHOLE, "distinct points in the cloud", "1"),
-    "n_redone": (_WHOLE, "points whose neighbours were searched again with more digits", "1"),
-    "refused": (_WHOLE, "why an estimate is missing", "1"),
-}
+            two.update(references=AIRI, duplicates="counted as released, which inflates it")
+        return {
+            "dimension_mle": {**divisor, "average": self.average},
+            "local_dimension": divisor,
+            "dimension_twonn": two,
+            "n_points": {"exclude": ", ".join(self.exclude) or "nothing"},
+            "refused": {"meaning": REFUSED},
+        }

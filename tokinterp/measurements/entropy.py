@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import xarray as xr
 
-from ..capture import resid
-from ..dataset import layer_coords, variable
 from ..kernels import entropy
 from ..kernels.state import neutral
 from ..settings import checked, count, names, number, refuse, several
-from .base import Measurement, choose_layers
+from .base import Field, Measurement
 from .clouds import cloud_masks
 
 if TYPE_CHECKING:
-    from ..capture import Batch, Site
+    from ..capture import Batch
     from ..models.base import ModelInfo
     from ..text.prompts import Prompts
 
+SKEAN = "Skean et al. 2025, arXiv 2502.02013, eq. 1; Giraldo et al. 2014"
+GARRIDO = "Garrido et al. 2023, arXiv 2210.02885, eq. 1 (without its 1e-7)"
+LAYER, ORDER = ("prompt", "layer"), ("prompt", "layer", "order")
 VARIANTS = ("skean2025", "skean2025_frobenius", "skean2025_length")
 
 
@@ -74,6 +75,28 @@ class MatrixEntropy(Measurement):
     True
     """
 
+    fields = {
+        "n_rows": Field(LAYER, "tokens that take part"),
+        "prompt_entropy": Field(ORDER, "matrix entropy of the tokens of a prompt", "nat", SKEAN),
+        "prompt_entropy_share": Field(ORDER, "prompt entropy divided by log min(tokens, channels)", "1", SKEAN),
+        "prompt_entropy_skean2025": Field(
+            ORDER, "prompt entropy as published: centred unit rows, negative Gram entries set to 0", "nat", SKEAN
+        ),
+        "prompt_entropy_skean2025_frobenius": Field(
+            LAYER, "order 2 as published, too large by 2 log min(tokens, channels)", "nat", SKEAN
+        ),
+        "prompt_entropy_skean2025_length": Field(
+            LAYER, 'prompt entropy as normalised by "length": the number of tokens', "1", SKEAN
+        ),
+        "prompt_effective_rank": Field(LAYER, "exp of the von Neumann entropy of the tokens of a prompt", "1", SKEAN),
+        "n_prompts": Field(("layer",), "prompts that take part in the dataset entropy"),
+        "dataset_entropy": Field(("layer", "order"), "matrix entropy of the mean-pooled prompts", "nat", SKEAN),
+        "dataset_entropy_share": Field(
+            ("layer", "order"), "dataset entropy divided by log min(prompts, channels)", "1", SKEAN
+        ),
+        "dataset_rankme": Field(("layer",), "RankMe of the mean-pooled prompts, uncentred", "1", GARRIDO),
+    }
+
     def __init__(
         self,
         layers: Iterable[int] | None = None,
@@ -93,14 +116,10 @@ class MatrixEntropy(Measurement):
         if len(set(self.alpha)) < len(self.alpha):
             refuse("alpha", alpha, "name each order once")
 
-    def sites(self, info: ModelInfo) -> list[Site]:
-        """Return the stream at the layers."""
-        return resid(choose_layers(self.layers, info))
-
     def start(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers and memory."""
         super().start(info, prompts)
-        need = 8 * len(choose_layers(self.layers, info)) * info.d_model**2
+        need = 8 * len(self.at_layers()) * info.d_model**2
         if self.dataset and need > self.max_bytes:
             raise ValueError(
                 f"the dataset entropy of {info.id} needs {need / 2**30:.1f} GiB of sums: choose fewer layers=, "
@@ -110,19 +129,29 @@ class MatrixEntropy(Measurement):
     # -- one batch --------------------------------------------------------------------------------------------
     def update(self, batch: Batch) -> None:
         """Decompose the Gram matrices of the prompts and add their means to the sums."""
-        layers = choose_layers(self.layers, self.info)
+        layers = self.at_layers()
         masks = cloud_masks(batch, layers, self.exclude)
-        self.append(prompt=batch.prompt_numbers, n_rows=torch.stack([m.sum(1) for m in masks], dim=1))
+        columns = {"n_rows": torch.stack([m.sum(1) for m in masks], dim=1)}
         if self.dataset:
             self._add_means(batch, layers, masks)
         wanted = [b for b, n in enumerate(batch.numbers) if self.prompts is None or n < self.prompts]
-        if not wanted:
-            return
-        here = batch if len(wanted) == len(batch) else batch.select(wanted)
-        masks = masks if here is batch else [m[wanted] for m in masks]
-        values = [self._of_prompts(here, layer, m) for layer, m in zip(layers, masks, strict=True)]
-        columns = {name: torch.stack([v[name] for v in values], dim=1) for name in values[0]}
-        self.append(own_prompt=here.prompt_numbers, **columns)
+        sizes = {"layer": len(layers), "order": len(self.alpha)}
+        for name in self._asked():
+            shape = (len(batch), *(sizes[d] for d in self.fields[name].dims[1:]))
+            columns[name] = torch.full(shape, torch.nan, dtype=torch.float64, device=batch.device)
+        if wanted:
+            here = batch if len(wanted) == len(batch) else batch.select(wanted)
+            for i, (layer, mask) in enumerate(zip(layers, masks, strict=True)):
+                for name, value in self._of_prompts(here, layer, mask[wanted]).items():
+                    columns[name][wanted, i] = value.double()
+        self.keep(batch, **columns)
+
+    def _asked(self) -> list[str]:
+        """Return the names of the fields that take a decomposition of each prompt."""
+        if self.prompts == 0:
+            return []
+        own = [f"prompt_entropy_{name}" for name in self.published]
+        return ["prompt_entropy", "prompt_entropy_share", "prompt_effective_rank", *own]
 
     def _of_prompts(self, batch: Batch, layer: int, keep: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return (prompt, order) entropies of one layer."""
@@ -133,23 +162,25 @@ class MatrixEntropy(Measurement):
         if self.unit:
             x = torch.nn.functional.normalize(x, dim=-1)
         spectrum = entropy.gram_spectrum(x)
-        out = {"entropy": torch.stack([entropy.renyi(spectrum, a) for a in self.alpha], dim=-1)}
+        out = {"prompt_entropy": torch.stack([entropy.renyi(spectrum, a) for a in self.alpha], dim=-1)}
         most = (number - int(self.centre)).clamp_max(x.shape[-1]).double()
         # of one direction nothing can be said: 0 / 0
-        out["share"] = out["entropy"] / torch.where(most > 1, most.log(), torch.nan)[:, None]
-        out["rank"] = entropy.renyi(spectrum, 1.0).exp()
+        out["prompt_entropy_share"] = out["prompt_entropy"] / torch.where(most > 1, most.log(), torch.nan)[:, None]
+        out["prompt_effective_rank"] = entropy.renyi(spectrum, 1.0).exp()
         if "skean2025" in self.published:
             clamped = [entropy.clamped_spectrum(row[part]) for row, part in zip(released, keep, strict=True)]
-            out["skean2025"] = torch.stack(
+            out["prompt_entropy_skean2025"] = torch.stack(
                 [torch.stack([entropy.renyi(s, a) for a in self.alpha]) if len(s) else
                  torch.full((len(self.alpha),), torch.nan, dtype=torch.float64, device=x.device) for s in clamped]
             )  # fmt: skip
         if "skean2025_frobenius" in self.published:
             nan = torch.full((), torch.nan, dtype=torch.float64, device=x.device)
             parts = [row[part] for row, part in zip(released, keep, strict=True)]
-            out["skean2025_frobenius"] = torch.stack([entropy.frobenius_entropy(p) if len(p) else nan for p in parts])
+            out["prompt_entropy_skean2025_frobenius"] = torch.stack(
+                [entropy.frobenius_entropy(p) if len(p) else nan for p in parts]
+            )
         if "skean2025_length" in self.published:
-            out["skean2025_length"] = number.double()
+            out["prompt_entropy_skean2025_length"] = number.double()
         return out
 
     def _add_means(self, batch: Batch, layers: list[int], masks: list[torch.Tensor]) -> None:
@@ -165,35 +196,24 @@ class MatrixEntropy(Measurement):
             self.sums["count"][i] += (number > 0).sum()
 
     # -- the outcome ------------------------------------------------------------------------------------------
-    def result(self) -> xr.Dataset:
-        """Return the dataset described in the class."""
-        layers = choose_layers(self.layers, self.info)
-        prompt, n_rows = self.table("prompt", "n_rows")
-        data: dict[str, Any] = {"n_rows": variable(("prompt", "layer"), n_rows, "tokens that take part", "1")}
-        if "own_prompt" in self.rows:
-            names = [n for n in PROMPT if n in self.rows]
-            own, *columns = self.table("own_prompt", *names)
-            for name, column in zip(names, columns, strict=True):
-                full = np.full((len(prompt), *column.shape[1:]), np.nan)
-                full[np.searchsorted(prompt, own)] = column
-                key, text, units, source = PROMPT[name]
-                data[key] = variable(("prompt", "layer", "order")[: full.ndim], full, text, units, source)
-                data[key].attrs["rows"] = self._rows_text()
-        if self.dataset:
-            data.update(self._of_dataset())
-        coords = {
-            "prompt": variable("prompt", prompt, "number of the prompt in the input", "1"),
-            "order": variable("order", np.array(self.alpha), "order alpha of the Renyi entropy", "1"),
-            **layer_coords(layers, self.info),
-        }
-        return xr.Dataset(data, coords)
+    def derive(self, found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+        """Return the entropies of the prompts of the corpus."""
+        return self._of_dataset() if self.dataset else {}
+
+    def coords(self) -> Mapping[str, Any]:
+        """Return the orders."""
+        return {"order": (np.array(self.alpha), "order alpha of the Renyi entropy", "1")}
+
+    def notes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return which rows take part."""
+        return {name: {"rows": self._rows_text()} for name in self.fields if name.startswith("prompt_")}
 
     def _rows_text(self) -> str:
         done = [w for w, on in (("centred", self.centre), ("scaled to length 1", self.unit)) if on]
         left = f"without {', '.join(self.exclude)}" if self.exclude else "all tokens"
         return "; ".join([left, *done])
 
-    def _of_dataset(self) -> dict[str, xr.Variable]:
+    def _of_dataset(self) -> dict[str, np.ndarray]:
         count, d = self.sums["count"].cpu(), self.info.d_model
         cuda = self.info.device.startswith("cuda") and torch.cuda.is_available()
         table = []
@@ -206,18 +226,12 @@ class MatrixEntropy(Measurement):
         found = np.array([[float(v) for v in row] for row in table])
         most = np.minimum(count.numpy(), d).astype(float)
         share = found[:, :-1] / np.where(most > 1, np.log(np.maximum(most, 2)), np.nan)[:, None]
-        by = ("layer", "order")
         return {
-            "n_prompts": variable("layer", count, "prompts that take part in the dataset entropy", "1"),
-            "dataset_entropy": variable(by, found[:, :-1], "matrix entropy of the mean-pooled prompts", "nat", SKEAN),
-            "dataset_entropy_share": variable(
-                by, share, "dataset entropy divided by log min(prompts, channels)", "1", SKEAN
-            ),
-            "dataset_rankme": variable(
-                "layer", found[:, -1], "RankMe of the mean-pooled prompts, uncentred", "1",
-                "Garrido et al. 2023, arXiv 2210.02885, eq. 1 (without its 1e-7)",
-            ),
-        }  # fmt: skip
+            "n_prompts": count.numpy(),
+            "dataset_entropy": found[:, :-1],
+            "dataset_entropy_share": share,
+            "dataset_rankme": found[:, -1],
+        }
 
 
 @checked()
@@ -270,22 +284,3 @@ def diff_erank(untrained: xr.Dataset, trained: xr.Dataset) -> xr.DataArray:
     out = a.copy(data=a.values - b.values)
     out.attrs = {"long_name": "effective rank, untrained minus trained", "units": "1", "references": "arXiv 2401.17139"}
     return out.rename("diff_erank")
-
-
-SKEAN = "Skean et al. 2025, arXiv 2502.02013, eq. 1; Giraldo et al. 2014"
-PROMPT = {
-    "entropy": ("prompt_entropy", "matrix entropy of the tokens of a prompt", "nat", SKEAN),
-    "share": ("prompt_entropy_share", "prompt entropy divided by log min(tokens, channels)", "1", SKEAN),
-    "skean2025": (
-        "prompt_entropy_skean2025", "prompt entropy as published: centred unit rows, negative Gram entries set to 0",
-        "nat", SKEAN,
-    ),
-    "skean2025_frobenius": (
-        "prompt_entropy_skean2025_frobenius", "order 2 as published, too large by 2 log min(tokens, channels)", "nat",
-        SKEAN,
-    ),
-    "skean2025_length": (
-        "prompt_entropy_skean2025_length", 'prompt entropy as normalised by "length": the number of tokens', "1", SKEAN,
-    ),
-    "rank": ("prompt_effective_rank", "exp of the von Neumann entropy of the tokens of a prompt", "1", SKEAN),
-}  # fmt: skip

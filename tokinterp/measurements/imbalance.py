@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 
-from ..capture import resid
-from ..dataset import block_coords, layer_coords, variable
 from ..kernels.membership import membership, neighbour_lists, rank_rows
 from ..settings import checked, ranks, refuse
-from .base import Measurement, choose_layers
+from .base import Field, Measurement
 from .clouds import Neighbourhood, check_sizes, same_points, tables
 
 if TYPE_CHECKING:
-    from ..capture import Batch, Site
+    from ..capture import Batch
     from ..models.base import ModelInfo
     from ..text.prompts import Prompts
+
+GLIELMO = "Glielmo et al. 2022, PNAS Nexus 1, pgac039, equation 1"
+MISSING = "NaN where a prompt has fewer than k + 2 tokens, and so in all other values"
 
 
 @checked(k=ranks)
@@ -66,6 +66,25 @@ class InformationImbalance(Measurement):
     ('k', 'layer', 'other_layer')
     """
 
+    fields = {
+        "n_points": Field(("prompt",), "tokens in the cloud"),
+        "least": Field(("prompt", "k"), "information imbalance of a cloud with itself, (k + 1) / N"),
+        "imbalance_pair": Field(
+            ("k", "layer", "other_layer"),
+            "information imbalance from a layer to another, mean over prompts",
+            "1",
+            GLIELMO,
+        ),
+        "imbalance_forward": Field(
+            ("prompt", "block", "k"), "information imbalance from layer b to b + 1", "1", GLIELMO
+        ),
+        "imbalance_backward": Field(
+            ("prompt", "block", "k"), "information imbalance from layer b + 1 to b", "1", GLIELMO
+        ),
+        "_pair": Field(("k", "layer", "other_layer"), "sum over prompts of the imbalances of pairs"),
+        "_pair_prompts": Field(("k", "layer", "other_layer"), "prompts in it"),
+    }
+
     def __init__(
         self,
         k: Sequence[int] = (1,),
@@ -78,21 +97,14 @@ class InformationImbalance(Measurement):
         self.k, self.layers, self.exclude = tuple(k), layers, tuple(exclude)
         self.small, self.max_bytes = small, max_bytes
 
-    def sites(self, info: ModelInfo) -> list[Site]:
-        """Return the stream at the layers."""
-        return resid(choose_layers(self.layers, info))
-
     def neighbourhoods(self, info: ModelInfo) -> list[Neighbourhood]:
         """Return the numbers of neighbours."""
-        return [self._neighbourhood(info)]
-
-    def _neighbourhood(self, info: ModelInfo) -> Neighbourhood:
-        return Neighbourhood(tuple(choose_layers(self.layers, info)), frozenset(self.k), same_points(self.exclude))
+        return [Neighbourhood(tuple(self.at_layers(info)), frozenset(self.k), same_points(self.exclude))]
 
     def start(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers against the model, and k against the lengths of the prompts."""
         super().start(info, prompts)
-        layers = choose_layers(self.layers, info)
+        layers = self.at_layers()
         if len(layers) < 2:
             refuse("layers", layers, "an imbalance is between two layers at least")
         k = max(self.k) if self.small == "error" else min(self.k)
@@ -100,9 +112,9 @@ class InformationImbalance(Measurement):
 
     def update(self, batch: Batch) -> None:
         """Rank the neighbours in the clouds of a batch, prompt by prompt."""
-        layers = choose_layers(self.layers, self.info)
+        layers = self.at_layers()
         at = torch.tensor([i for i, n in enumerate(layers) if n + 1 in layers], dtype=torch.int64, device=batch.device)
-        found = tables(batch, self._neighbourhood(self.info), self.max_bytes)
+        found = tables(batch, self.neighbourhoods(self.info)[0], self.max_bytes)
         ks = torch.tensor(self.k, device=batch.device, dtype=torch.int64)
         forward, backward, numbers = [], [], []
         for p, n in enumerate(batch.lengths):
@@ -120,56 +132,33 @@ class InformationImbalance(Measurement):
             whole = found.finite[p]
             usable = (number >= ks + 2)[:, None, None] & whole[:, None] & whole
             delta = 2 * delta / number**2 / ks[:, None, None]
-            self.add("pair", torch.where(usable, delta, 0.0))
-            self.add("pair_prompts", usable.long())
+            self.add("_pair", torch.where(usable, delta, 0.0))
+            self.add("_pair_prompts", usable.long())
             delta = delta.where(usable, torch.nan)
             forward.append(delta[:, at, at + 1].T)
             backward.append(delta[:, at + 1, at].T)
             numbers.append(number)
-        self.append(
-            prompt=batch.prompt_numbers,
-            n_points=torch.stack(numbers),
-            forward=torch.stack(forward),
-            backward=torch.stack(backward),
-        )
+        ends = {}
+        if len(at):
+            ends = {"imbalance_forward": torch.stack(forward), "imbalance_backward": torch.stack(backward)}
+        self.keep(batch, n_points=torch.stack(numbers), **ends)
 
     @staticmethod
     def _centred(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         x = x.double().masked_fill(~mask[:, None], 0)
         return x - x.sum(0) / mask.sum()
 
-    def result(self) -> xr.Dataset:
-        """Return the dataset described in the class."""
-        layers = choose_layers(self.layers, self.info)
-        blocks = [n for n in layers if n + 1 in layers]
-        prompt, n_points, forward, backward = self.table("prompt", "n_points", "forward", "backward")
+    def derive(self, found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+        """Return the least possible value, and the means over prompts."""
+        n, ks = found["n_points"][:, None], np.array(self.k)
         with np.errstate(invalid="ignore"):
-            pair = self.sums["pair"].cpu().numpy() / self.sums["pair_prompts"].cpu().numpy()
-        v, ks = variable, np.array(self.k)
-        least = np.where(n_points[:, None] >= ks + 2, (ks + 1) / n_points[:, None], np.nan)
-        data: dict[str, Any] = {
-            "n_points": v("prompt", n_points, "tokens in the cloud", "1"),
-            "least": v(("prompt", "k"), least, "information imbalance of a cloud with itself, (k + 1) / N", "1"),
-            "imbalance_pair": v(
-                ("k", "layer", "other_layer"), pair, "information imbalance from a layer to another, mean over prompts",
-                "1", GLIELMO),
-        }  # fmt: skip
-        coords: dict[str, Any] = {
-            "prompt": v("prompt", prompt, "number of the prompt in the input", "1"),
-            "k": v("k", ks, "neighbours", "1"),
-            "other_layer": v("other_layer", np.array(layers), "blocks applied", "1"),
-            **layer_coords(layers, self.info),
-        }
-        if blocks:
-            coords["block"] = block_coords(blocks, self.info)["block"]
-            name = "information imbalance from layer b to b + 1"
-            data["imbalance_forward"] = v(("prompt", "block", "k"), forward, name, "1", GLIELMO)
-            name = "information imbalance from layer b + 1 to b"
-            data["imbalance_backward"] = v(("prompt", "block", "k"), backward, name, "1", GLIELMO)
-        out = xr.Dataset(data, coords)
-        out["n_points"].attrs["exclude"] = ", ".join(self.exclude) or "nothing"
-        out["least"].attrs["missing"] = "NaN where a prompt has fewer than k + 2 tokens, and so in all other values"
-        return out
+            pair = found["_pair"] / found["_pair_prompts"]
+        return {"least": np.where(n >= ks + 2, (ks + 1) / n, np.nan), "imbalance_pair": pair}
 
+    def coords(self) -> Mapping[str, Any]:
+        """Return the numbers of neighbours."""
+        return {"k": (np.array(self.k), "neighbours", "1")}
 
-GLIELMO = "Glielmo et al. 2022, PNAS Nexus 1, pgac039, equation 1"
+    def notes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return what is left out, and where values are missing."""
+        return {"n_points": {"exclude": ", ".join(self.exclude) or "nothing"}, "least": {"missing": MISSING}}

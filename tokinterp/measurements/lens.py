@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 
 from ..capture import resid
-from ..dataset import layer_coords, variable
 from ..kernels import lens
 from ..kernels.massive import massive_rows
 from ..settings import checked, names
-from .base import Measurement, choose_layers
+from .base import Field, Measurement
 
 if TYPE_CHECKING:
     from ..capture import Batch, Site
@@ -24,6 +22,13 @@ if TYPE_CHECKING:
 
 VARIANTS = ("raw", "normed", "tuned")
 BUFFERS = 4  # blocks of rows x vocab alive at once: logits, their exponentials, the last layer's probabilities, head
+
+POSITIONS = "those with a next token in the prompt"
+LENS = (
+    "nostalgebraist 2020, interpreting GPT: the logit lens; Razzhigaev et al. 2025, arXiv 2502.15007, section 3.4 (raw)"
+)
+QUANTITIES = ("cross_entropy", "entropy", "kl", "confidence", "agreement", "accuracy")
+EACH, WHOLE, TOP = ("layer", "variant"), ("variant",), ("layer", "variant", "rank")
 
 
 @checked(variants=names(*VARIANTS, least=1))
@@ -76,6 +81,40 @@ class LogitLens(Measurement):
     True
     """
 
+    fields = {
+        "n_targets": Field(("prompt",), "positions with a next token"),
+        "n_positions": Field(("prompt", *EACH), "positions that take part in the means"),
+        "cross_entropy": Field(("prompt", *EACH), "mean cross-entropy of the true next token", "nat", LENS),
+        "entropy": Field(("prompt", *EACH), "mean entropy of the prediction", "nat"),
+        "kl": Field(
+            ("prompt", *EACH),
+            "mean KL divergence of the layer's prediction from the last layer's, KL(last || layer)",
+            "nat",
+        ),
+        "confidence": Field(
+            ("prompt", *EACH), "mean -log p of the most probable token (confidence in the released code)", "nat", LENS
+        ),
+        "agreement": Field(("prompt", *EACH), "share of positions whose most probable token is the last layer's"),
+        "accuracy": Field(("prompt", *EACH), "share of positions whose most probable token is the true next token"),
+        "first_layer": Field(("prompt", *WHOLE), "mean first layer whose most probable token is the last layer's"),
+        "stable_layer": Field(
+            ("prompt", *WHOLE), "mean layer from which on the most probable token stays the last layer's"
+        ),
+        "token_cross_entropy": Field(("token", *EACH), "cross-entropy of the true next token", "nat", LENS),
+        "token_entropy": Field(("token", *EACH), "entropy of the prediction", "nat"),
+        "token_kl": Field(("token", *EACH), "KL(last layer || layer) of the predictions", "nat"),
+        "token_confidence": Field(
+            ("token", *EACH), "-log p of the most probable token (confidence in the released code)", "nat", LENS
+        ),
+        "token_first_layer": Field(("token", *WHOLE), "first layer whose most probable token is the last layer's"),
+        "token_stable_layer": Field(
+            ("token", *WHOLE), "layer from which on the most probable token stays the last layer's"
+        ),
+        "target_rank": Field(("token", *EACH), "tokens more probable than the true next one, -1 without one"),
+        "top_id": Field(("token", *TOP), "most probable next tokens"),
+        "top_prob": Field(("token", *TOP), "their probability"),
+    }
+
     def __init__(
         self,
         layers: Iterable[int] | None = None,
@@ -97,14 +136,13 @@ class LogitLens(Measurement):
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the stream at the layers and at the last one."""
-        return resid(sorted({*choose_layers(self.layers, info), info.n_layers}))
+        return resid(sorted({*self.at_layers(info), info.n_layers}))
 
     def start(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers and ``top`` against the model, and that some prompt has a next token."""
         super().start(info, prompts)
         if self.tuned is not None:
-            self.tuned.check(info, choose_layers(self.layers, info))
-        choose_layers(self.layers, info)
+            self.tuned.check(info, self.at_layers(info))
         if self.top > info.d_vocab:
             raise ValueError(f"top={self.top}: {info.id} has only {info.d_vocab} tokens")
         if max(prompts.lengths) < 2:
@@ -113,7 +151,7 @@ class LogitLens(Measurement):
     # -- one batch --------------------------------------------------------------------------------------------
     def update(self, batch: Batch) -> None:
         """Decode a batch block by block."""
-        layers = choose_layers(self.layers, self.info)
+        layers = self.at_layers()
         n, shape, device = batch.n_tokens, (len(layers), len(self.variants)), batch.device
         flat = batch.flatten(torch.arange(batch.ids.numel(), device=device, dtype=torch.int64).view_as(batch.ids))
         target = batch.flatten(batch.labels(1))
@@ -142,9 +180,8 @@ class LogitLens(Measurement):
         if self.tokens != 0:
             chosen = torch.from_numpy(kept).to(device)
             columns = {q: values[q] for q in ("cross_entropy", "entropy", "kl", "confidence")}
-            columns.update(first_layer=first, stable_layer=stable, prompt=batch.row_prompt, position=batch.row_position)
-            columns.update(id=batch.row_ids)
-            self.append(**{f"token_{name}": column[chosen] for name, column in columns.items()}, **table)
+            columns.update(first_layer=first, stable_layer=stable)
+            self.keep_rows(batch, chosen, **{f"token_{n}": c[chosen] for n, c in columns.items()}, **table)
 
     def _block_rows(self, device: torch.device) -> int:
         a_row = 4 * BUFFERS * self.info.d_vocab
@@ -219,8 +256,8 @@ class LogitLens(Measurement):
             return total / weight.sum(1)  # 0/0 is NaN: no position takes part
 
         everywhere = weight.all(2)
-        self.append(
-            prompt=batch.prompt_numbers,
+        self.keep(
+            batch,
             n_targets=batch.mask.sum(1) - 1,
             n_positions=weight.sum(1),
             first_layer=mean(first, everywhere),
@@ -229,60 +266,15 @@ class LogitLens(Measurement):
         )
 
     # -- the outcome ------------------------------------------------------------------------------------------
-    def result(self) -> xr.Dataset:
-        """Return the dataset described in the class."""
-        layers = choose_layers(self.layers, self.info)
-        prompt, n_targets, *columns = self.table("prompt", "n_targets", *PROMPT)
-        data = {"n_targets": variable("prompt", n_targets, "positions with a next token", "1")}
-        for (name, (dims, *text)), column in zip(PROMPT.items(), columns, strict=True):
-            data[name] = variable(("prompt", *dims), column, *text)
-        coords = {
-            "prompt": variable("prompt", prompt, "number of the prompt in the input", "1"),
-            "variant": variable("variant", np.array(self.variants), "how a layer is decoded", "1"),
-            **layer_coords(layers, self.info),
+    def coords(self) -> Mapping[str, Any]:
+        """Return variants and ranks."""
+        return {
+            "variant": (np.array(self.variants), "how a layer is decoded", "1"),
+            "rank": (np.arange(self.top), "order by probability, 0 first", "1"),
         }
-        if self.tokens != 0:
-            names = [n for n in TOKEN if self.top or not n.startswith("top_")]
-            number, position, ids, *columns = self.table("token_prompt", "token_position", "token_id", *names)
-            for name, column in zip(names, columns, strict=True):
-                dims, *text = TOKEN[name]
-                data[name] = variable(("token", *dims), column, *text)
-            coords["token_prompt"] = variable("token", number, "number of the prompt in the input", "1")
-            coords["position"] = variable("token", position, "place in the sequence, BOS counted", "1")
-            coords["token_id"] = variable("token", ids, "token id", "1")
-            if self.top:
-                coords["rank"] = variable("rank", np.arange(self.top), "order by probability, 0 first", "1")
-        out = xr.Dataset(data, coords)
-        for name in PROMPT:
-            out[name].attrs["positions"] = POSITIONS + (f"; without {', '.join(self.exclude)}" if self.exclude else "")
-        return out
 
-
-POSITIONS = "those with a next token in the prompt"
-LENS = (
-    "nostalgebraist 2020, interpreting GPT: the logit lens; Razzhigaev et al. 2025, arXiv 2502.15007, section 3.4 (raw)"
-)
-QUANTITIES = ("cross_entropy", "entropy", "kl", "confidence", "agreement", "accuracy")
-_EACH, _WHOLE = ("layer", "variant"), ("variant",)
-PROMPT: dict[str, tuple[Any, ...]] = {
-    "n_positions": (_EACH, "positions that take part in the means", "1"),
-    "cross_entropy": (_EACH, "mean cross-entropy of the true next token", "nat", LENS),
-    "entropy": (_EACH, "mean entropy of the prediction", "nat"),
-    "kl": (_EACH, "mean KL divergence of the layer's prediction from the last layer's, KL(last || layer)", "nat"),
-    "confidence": (_EACH, "mean -log p of the most probable token (confidence in the released code)", "nat", LENS),
-    "agreement": (_EACH, "share of positions whose most probable token is the last layer's", "1"),
-    "accuracy": (_EACH, "share of positions whose most probable token is the true next token", "1"),
-    "first_layer": (_WHOLE, "mean first layer whose most probable token is the last layer's", "1"),
-    "stable_layer": (_WHOLE, "mean layer from which on the most probable token stays the last layer's", "1"),
-}
-TOKEN: dict[str, tuple[Any, ...]] = {
-    "token_cross_entropy": (_EACH, "cross-entropy of the true next token", "nat", LENS),
-    "token_entropy": (_EACH, "entropy of the prediction", "nat"),
-    "token_kl": (_EACH, "KL(last layer || layer) of the predictions", "nat"),
-    "token_confidence": (_EACH, "-log p of the most probable token (confidence in the released code)", "nat", LENS),
-    "token_first_layer": (_WHOLE, "first layer whose most probable token is the last layer's", "1"),
-    "token_stable_layer": (_WHOLE, "layer from which on the most probable token stays the last layer's", "1"),
-    "target_rank": (_EACH, "tokens more probable than the true next one, -1 without one", "1"),
-    "top_id": ((*_EACH, "rank"), "most probable next tokens", "1"),
-    "top_prob": ((*_EACH, "rank"), "their probability", "1"),
-}
+    def notes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return which positions take part in the means."""
+        said = POSITIONS + (f"; without {', '.join(self.exclude)}" if self.exclude else "")
+        means = [n for n, f in self.fields.items() if f.dims[0] == "prompt" and n != "n_targets"]
+        return {name: {"positions": said} for name in means}

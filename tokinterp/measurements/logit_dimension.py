@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 
 from ..capture import Site
-from ..dataset import variable
 from ..kernels import gride as estimators
 from ..kernels.neighbours import nearest
 from ..settings import checked, one_of
 from .base import Measurement
 from .clouds import check_sizes, cloud_masks
+from .dimension import REFUSED, gride_columns, gride_fields
 
 if TYPE_CHECKING:
     from ..capture import Batch
@@ -63,6 +62,8 @@ class LogitDimension(Measurement):
     >>> run["logits"]["dimension"].dims
     ('prompt', 'scale')
     """
+
+    fields = gride_fields("prompt")
 
     def __init__(
         self,
@@ -113,28 +114,19 @@ class LogitDimension(Measurement):
             reason = torch.where(near.finite, torch.where(few, 1, 0), 2)
             reason = torch.where((reason == 0) & found.dimension.isnan().any(1), 3, reason)
             for name, column in {
-                **found._asdict(), "n_points": near.n_points, "n_unique": near.n_unique, "refused": reason,
+                **gride_columns(found), "n_points": near.n_points, "n_unique": near.n_unique, "refused": reason,
             }.items():  # fmt: skip
                 columns.setdefault(name, []).append(column)
-        self.append(prompt=batch.prompt_numbers, **{name: torch.cat(parts) for name, parts in columns.items()})
+        self.keep(batch, **{name: torch.cat(parts) for name, parts in columns.items()})
 
-    def result(self) -> xr.Dataset:
-        """Return the dataset described in the class."""
-        from .dimension import PROMPT, REFUSED
+    def coords(self) -> Mapping[str, Any]:
+        """Return the scales."""
+        return {"scale": (np.array(self.scales), "farther neighbour rank n2 = 2 n1 of GRIDE", "1")}
 
-        names = [n for n in PROMPT if n in (*estimators.Gride._fields, "n_points", "n_unique", "refused")]
-        prompt, *columns = self.table("prompt", *names)
-        data: dict[str, Any] = {}
-        for name, column in zip(names, columns, strict=True):
-            dims, long_name, *rest = PROMPT[name]
-            new = "dimension_error" if name == "error" else name
-            data[new] = variable(("prompt", *dims), column, long_name, *rest)
-        coords = {
-            "prompt": variable("prompt", prompt, "number of the prompt in the input", "1"),
-            "scale": variable("scale", np.array(self.scales), "farther neighbour rank n2 = 2 n1 of GRIDE", "1"),
+    def notes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return the space, and what is left out."""
+        return {
+            "dimension": {"long_name": f"intrinsic dimension of the cloud of {self.space}, by GRIDE"},
+            "n_points": {"exclude": ", ".join(self.exclude) or "nothing"},
+            "refused": {"meaning": REFUSED},
         }
-        out = xr.Dataset(data, coords)
-        out["dimension"].attrs["long_name"] = f"intrinsic dimension of the cloud of {self.space}, by GRIDE"
-        out["n_points"].attrs["exclude"] = ", ".join(self.exclude) or "nothing"
-        out["refused"].attrs["meaning"] = REFUSED
-        return out

@@ -7,22 +7,35 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 
-from ..capture import resid
-from ..dataset import block_coords, layer_coords, variable
 from ..kernels.membership import membership, neighbour_lists
 from ..kernels.state import neutral
 from ..settings import checked, mapping, ranks, refuse, several, string
-from .base import Measurement, choose_layers
+from .base import Field, Measurement
 from .clouds import Neighbourhood, Tables, check_sizes, same_points, tables
 
 if TYPE_CHECKING:
-    from ..capture import Batch, Site
+    from ..capture import Batch
     from ..models.base import ModelInfo
     from ..text.prompts import Prompts
 
 LABELS = ("token_id", "next_token", "token_class")
+DOIMO = "Doimo et al. 2020, arXiv 2007.03506; Viswanathan et al. 2025, arXiv 2501.10573"
+MISSING = "NaN where a prompt has fewer than k + 2 tokens, and so in all other values"
+BLOCK, LABEL = ("prompt", "block", "k"), ("prompt", "layer", "k", "label")
+WAYS = {
+    "": "",
+    "_balanced": ", every class of the same weight",
+    "_corrected": ", of as many as its class has",
+}
+LABEL_FIELDS = {
+    f"label_{what}{way}": Field(dims, f"neighbours with the label of the token{said}{text}", "1", source)
+    for way, text in WAYS.items()
+    for what, dims, said, source in (
+        ("overlap", LABEL, "", DOIMO),
+        ("chance", ("prompt", "k", "label"), ", by chance", None),
+    )
+}
 
 
 @checked(k=ranks, labels=several(string) | string, classes=mapping())
@@ -85,6 +98,21 @@ class NeighbourOverlap(Measurement):
     ('prompt', 'block', 'k')
     """
 
+    fields = {
+        "n_points": Field(("prompt",), "tokens in the cloud"),
+        "n_copies": Field(("prompt", "layer"), "tokens that are an exact copy of an earlier one"),
+        "chance": Field(("prompt", "k"), "overlap of unrelated clouds, k / (N - 1)"),
+        "overlap": Field(BLOCK, "overlap of neighbours between a layer and the next", "1", DOIMO),
+        "overlap_corrected": Field(BLOCK, "overlap of neighbours, 0 by chance"),
+        "overlap_pair": Field(
+            ("k", "layer", "other_layer"), "overlap of neighbours between two layers, mean over prompts", "1", DOIMO
+        ),
+        **LABEL_FIELDS,
+        "token_overlap": Field(("token", "block", "k"), "overlap of neighbours of the token", "1", DOIMO),
+        "_pair": Field(("k", "layer", "other_layer"), "sum over prompts of the overlaps of pairs"),
+        "_pair_prompts": Field(("k", "layer", "other_layer"), "prompts in it"),
+    }
+
     def __init__(
         self,
         k: Sequence[int] = (1, 10, 30),
@@ -111,23 +139,15 @@ class NeighbourOverlap(Measurement):
         if bad:
             raise ValueError(f"classes[{bad[0]!r}]: give whole numbers (token,) under a name other than {LABELS}")
 
-    def sites(self, info: ModelInfo) -> list[Site]:
-        """Return the stream at the layers."""
-        return resid(choose_layers(self.layers, info))
-
     def neighbourhoods(self, info: ModelInfo) -> list[Neighbourhood]:
         """Return the numbers of neighbours."""
-        return [self._neighbourhood(info)]
-
-    def _neighbourhood(self, info: ModelInfo) -> Neighbourhood:
-        return Neighbourhood(tuple(choose_layers(self.layers, info)), frozenset(self.k), same_points(self.exclude))
+        return [Neighbourhood(tuple(self.at_layers(info)), frozenset(self.k), same_points(self.exclude))]
 
     def start(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers, lengths and labels, and sort the tokens into classes if they are asked for."""
         super().start(info, prompts)
-        layers = choose_layers(self.layers, info)
-        self.blocks = [n for n in layers if n + 1 in layers]
-        if not self.blocks and not self.pairs and not self.labels:
+        layers = self.at_layers()
+        if not self.at_blocks() and not self.pairs and not self.labels:
             raise ValueError(f"layers={layers}: no two follow each other; take neighbours, or pairs=True")
         k = max(self.k) if self.small == "error" else min(self.k)
         check_sizes(prompts, self.exclude, k + 2, self.small, f"k={k} needs")
@@ -146,26 +166,17 @@ class NeighbourOverlap(Measurement):
     # -- one batch --------------------------------------------------------------------------------------------
     def update(self, batch: Batch) -> None:
         """Compare the neighbours in the clouds of a batch, prompt by prompt."""
-        found = tables(batch, self._neighbourhood(self.info), self.max_bytes)
+        found = tables(batch, self.neighbourhoods(self.info)[0], self.max_bytes)
         labels = self._label_codes(batch)
         columns: dict[str, list[torch.Tensor]] = {}
-        if self.tokens != 0:  # a table even if none of the prompts is kept
-            none = torch.zeros(0, dtype=torch.int64, device=batch.device)
-            empty = torch.zeros(0, len(self.blocks), len(self.k), device=batch.device, dtype=torch.float32)
-            self.append(token_prompt=none, token_position=none, token_id=none, token_overlap=empty)
+        width = batch.ids.shape[1]
         for p, n in enumerate(batch.lengths):
             one = Tables(found.indices[p, :, :n], found.first[p, :, :n], found.finite[p], found.mask[p, :n])
             for name, column in self._prompt(one, labels[:, p, :n]).items():
+                if name == "token_overlap":
+                    column = torch.nn.functional.pad(column, (0, 0, 0, 0, 0, width - n))
                 columns.setdefault(name, []).append(column)
-            if self.tokens is None or batch.numbers[p] < self.tokens:
-                self.append(
-                    token_prompt=torch.full((n,), batch.numbers[p], device=batch.device, dtype=torch.int64),
-                    token_position=torch.arange(n, device=batch.device, dtype=torch.int64),
-                    token_id=batch.ids[p, :n],
-                    token_overlap=columns["token"][-1],
-                )
-        columns.pop("token")
-        self.append(prompt=batch.prompt_numbers, **{name: torch.stack(parts) for name, parts in columns.items()})
+        self.keep(batch, **{name: torch.stack(parts) for name, parts in columns.items()})
 
     def _label_codes(self, batch: Batch) -> torch.Tensor:
         """Return (label, prompt, position) int64 labels, -1 where there is none."""
@@ -183,9 +194,9 @@ class NeighbourOverlap(Measurement):
         return out
 
     def _prompt(self, one: Tables, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the columns of one prompt, without a prompt axis; ``token`` (position, block, k) float32."""
-        layers = choose_layers(self.layers, self.info)
-        at = [layers.index(b) for b in self.blocks]
+        """Return the columns of one prompt, without a prompt axis; ``token_overlap`` (position, block, k) float32."""
+        layers = self.at_layers()
+        at = [layers.index(b) for b in self.at_blocks()]
         n, device = len(one.mask), one.mask.device
         lists = neighbour_lists(one.indices, one.first, one.mask)
         kept = torch.zeros(n, len(at), len(self.k), device=device, dtype=torch.float32)
@@ -212,14 +223,16 @@ class NeighbourOverlap(Measurement):
         kept = torch.where(mask[:, None, None] & large & (whole[at] & whole[[a + 1 for a in at]])[:, None], kept, nan)
         if self.pairs:
             usable = large[:, None, None] & whole[:, None] & whole
-            self.add("pair", torch.where(usable, pair / (number * ks)[:, None, None], 0.0))
-            self.add("pair_prompts", usable.long())
+            self.add("_pair", torch.where(usable, pair / (number * ks)[:, None, None], 0.0))
+            self.add("_pair_prompts", usable.long())
         out = {
-            "token": kept.float(),
             "n_points": number,
-            "overlap": kept.nanmean(0),
             "n_copies": (one.mask & (one.first != torch.arange(n, device=device, dtype=torch.int64))).sum(1),
         }
+        if at:
+            out["overlap"] = kept.nanmean(0)
+            if self.tokens != 0:
+                out["token_overlap"] = kept.float()
         if self.labels:
             out |= self._against_labels(hits.double(), labels, mask, large, whole)
         return out
@@ -249,69 +262,23 @@ class NeighbourOverlap(Measurement):
         return out
 
     # -- the outcome ------------------------------------------------------------------------------------------
-    def result(self) -> xr.Dataset:
-        """Return the dataset described in the class."""
-        layers = choose_layers(self.layers, self.info)
-        prompt, n_points, overlap, copies = self.table("prompt", "n_points", "overlap", "n_copies")
-        ks = np.array(self.k)
-        large = n_points[:, None] >= ks + 2
-        with np.errstate(divide="ignore"):
-            chance = np.where(large, ks / (n_points[:, None] - 1.0), np.nan)
-        v = variable
-        data: dict[str, Any] = {
-            "n_points": v("prompt", n_points, "tokens in the cloud", "1"),
-            "n_copies": v(("prompt", "layer"), copies, "tokens that are an exact copy of an earlier one", "1"),
-            "chance": v(("prompt", "k"), chance, "overlap of unrelated clouds, k / (N - 1)", "1"),
-            "overlap": v(("prompt", "block", "k"), overlap, "overlap of neighbours between a layer and the next", "1",
-                         DOIMO),
-            "overlap_corrected": v(
-                ("prompt", "block", "k"), (overlap - chance[:, None]) / (1 - chance[:, None]),
-                "overlap of neighbours, 0 by chance", "1"),
-        }  # fmt: skip
-        coords: dict[str, Any] = {
-            "prompt": v("prompt", prompt, "number of the prompt in the input", "1"),
-            "k": v("k", ks, "neighbours", "1"),
-            **layer_coords(layers, self.info),
-        }
-        if self.blocks:
-            coords["block"] = block_coords(self.blocks, self.info)["block"]
-        else:
-            data = {n: x for n, x in data.items() if "block" not in x.dims}
-        if self.pairs:
-            with np.errstate(invalid="ignore"):
-                pair = self.sums["pair"].cpu().numpy() / self.sums["pair_prompts"].cpu().numpy()
-            name = "overlap of neighbours between two layers, mean over prompts"
-            data["overlap_pair"] = v(("k", "layer", "other_layer"), pair, name, "1", DOIMO)
-            coords["other_layer"] = v("other_layer", np.array(layers), "blocks applied", "1")
-        if self.labels:
-            coords["label"] = v("label", np.array(self.labels), "what neighbours are compared by", "1")
-            for way, text in WAYS.items():
-                (value,) = self.table("prompt", f"label_overlap{way}")[1:]
-                (luck,) = self.table("prompt", f"label_chance{way}")[1:]
-                data[f"label_overlap{way}"] = v(
-                    ("prompt", "layer", "k", "label"),
-                    value,
-                    f"neighbours with the label of the token{text}",
-                    "1",
-                    DOIMO,
-                )
-                name = f"neighbours with the label of the token, by chance{text}"
-                data[f"label_chance{way}"] = v(("prompt", "k", "label"), luck, name, "1")
-        if self.tokens != 0 and self.blocks:
-            number, position, ids, value = self.table("token_prompt", "token_position", "token_id", "token_overlap")
-            data["token_overlap"] = v(("token", "block", "k"), value, "overlap of neighbours of the token", "1", DOIMO)
-            coords["token_prompt"] = v("token", number, "number of the prompt in the input", "1")
-            coords["position"] = v("token", position, "place in the sequence, BOS counted", "1")
-            coords["token_id"] = v("token", ids, "token id", "1")
-        out = xr.Dataset(data, coords)
-        out["n_points"].attrs["exclude"] = ", ".join(self.exclude) or "nothing"
-        out["chance"].attrs["missing"] = "NaN where a prompt has fewer than k + 2 tokens, and so in all other values"
+    def derive(self, found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+        """Return chance, the overlap beyond it, and the means over prompts of all pairs of layers."""
+        n, ks = found["n_points"][:, None], np.array(self.k)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            out = {"chance": np.where(n >= ks + 2, ks / (n - 1.0), np.nan)}
+            if self.pairs:
+                out["overlap_pair"] = found["_pair"] / found["_pair_prompts"]
+        if "overlap" in found:
+            luck = out["chance"][:, None]
+            out["overlap_corrected"] = (found["overlap"] - luck) / (1 - luck)
         return out
 
+    def coords(self) -> Mapping[str, Any]:
+        """Return the numbers of neighbours, and what they are compared by."""
+        label = (np.array(self.labels), "what neighbours are compared by", "1")
+        return {"k": (np.array(self.k), "neighbours", "1"), "label": label}
 
-DOIMO = "Doimo et al. 2020, arXiv 2007.03506; Viswanathan et al. 2025, arXiv 2501.10573"
-WAYS = {
-    "": "",
-    "_balanced": ", every class of the same weight",
-    "_corrected": ", of as many as its class has",
-}
+    def notes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return what is left out, and where values are missing."""
+        return {"n_points": {"exclude": ", ".join(self.exclude) or "nothing"}, "chance": {"missing": MISSING}}

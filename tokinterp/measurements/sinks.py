@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 
 from ..capture import Site
-from ..dataset import block_coords, variable
 from ..kernels.attention import attention_received
 from ..settings import checked, level
-from .base import Measurement, choose_blocks
+from .base import Field, Measurement
 
 if TYPE_CHECKING:
     from ..capture import Batch
     from ..models.base import ModelInfo
     from ..text.prompts import Prompts
+
+GU = "Gu et al. 2024, arXiv 2410.10781, section 3; Xiao et al. 2023, arXiv 2309.17453"
 
 
 @checked(threshold=level)
@@ -52,7 +52,17 @@ class FirstTokenAttention(Measurement):
     ('prompt', 'block', 'head')
     """
 
+    fields = {
+        "first_token_mass": Field(
+            ("prompt", "block", "head"), "mean attention of later positions to the first token", "1", GU
+        ),
+        "sink_rate": Field(
+            ("prompt", "block"), "share of heads with more than the threshold on the first token", "1", GU
+        ),
+        "uniform": Field(("prompt",), "the same of a head that looks everywhere alike"),
+    }
     streams = True
+    block_site = "pattern"
 
     def __init__(self, blocks: Iterable[int] | None = None, threshold: float = 0.3) -> None:
         super().__init__()
@@ -60,12 +70,11 @@ class FirstTokenAttention(Measurement):
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the attention patterns of the blocks."""
-        return [Site("pattern", b) for b in choose_blocks(self.blocks, info)]
+        return [Site("pattern", b) for b in self.at_blocks(info)]
 
     def start(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check the blocks, and that some prompt has two tokens."""
         super().start(info, prompts)
-        choose_blocks(self.blocks, info)
         if max(prompts.lengths) < 2:
             raise ValueError("every prompt has a single token, which can only look at itself: give longer prompts")
 
@@ -81,32 +90,14 @@ class FirstTokenAttention(Measurement):
         later = batch.mask.sum(1) - 1
         even = 1 / torch.arange(1, batch.ids.shape[1] + 1, device=batch.device, dtype=torch.float64)
         uniform = (even * batch.mask)[:, 1:].sum(1) / later
-        self.append(prompt=batch.prompt_numbers, mass=mass, uniform=uniform)
+        self.keep(batch, first_token_mass=mass, uniform=uniform)
 
-    def result(self) -> xr.Dataset:
-        """Return the dataset described in the class."""
-        prompt, mass, uniform = self.table("prompt", "mass", "uniform")
+    def derive(self, found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+        """Return the share of heads that are sinks."""
+        mass = found["first_token_mass"]
         with np.errstate(invalid="ignore"):
-            rate = np.where(np.isnan(mass).all(2), np.nan, (mass > self.threshold).mean(2))
-        data = {
-            "first_token_mass": variable(
-                ("prompt", "block", "head"), mass, "mean attention of later positions to the first token", "1", GU
-            ),
-            "sink_rate": variable(
-                ("prompt", "block"),
-                rate,
-                f"share of heads with more than {self.threshold:g} on the first token",
-                "1",
-                GU,
-            ),
-            "uniform": variable("prompt", uniform, "the same of a head that looks everywhere alike", "1"),
-        }
-        coords = {
-            "prompt": variable("prompt", prompt, "number of the prompt in the input", "1"),
-            "head": variable("head", np.arange(mass.shape[2]), "attention head, 0 first", "1"),
-            **block_coords(choose_blocks(self.blocks, self.info), self.info, "pattern"),
-        }
-        return xr.Dataset(data, coords)
+            return {"sink_rate": np.where(np.isnan(mass).all(2), np.nan, (mass > self.threshold).mean(2))}
 
-
-GU = "Gu et al. 2024, arXiv 2410.10781, section 3; Xiao et al. 2023, arXiv 2309.17453"
+    def notes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return the threshold."""
+        return {"sink_rate": {"long_name": f"share of heads with more than {self.threshold:g} on the first token"}}

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 
-from ..capture import resid
-from ..dataset import layer_coords, variable
 from ..kernels import massive, moments, spectrum
 from ..kernels.state import neutral
 from ..settings import checked, count, level, pair, refuse, several
-from .base import Measurement, Tensors, choose_layers
+from .base import Field, Measurement, Tensors
 
 if TYPE_CHECKING:
-    from ..capture import Batch, Site
+    from ..capture import Batch
     from ..models.base import ModelInfo
     from ..text.prompts import Prompts
 
 FLOAT32 = float(torch.finfo(torch.float32).eps)
 
+SUN = "Sun et al. 2024, arXiv 2402.17762, section 2"
+CHUN = "Chun et al. 2026, arXiv 2509.26560, row-corrected; Himeno and Yamada 2014, J. Multivariate Anal. 130, 27"
+SHAPE = "Razzhigaev et al. 2024, The Shape of Learning, Findings of EACL"
+ROY = "Roy and Vetterli 2007, EUSIPCO"
+REQ = "Agrawal et al. 2022, alpha-ReQ, NeurIPS; fit of Stringer et al. 2019, Nature 571, 361"
+PROMPTS = "Viswanathan et al. 2025, arXiv 2501.10573"
+CORPUS, PROMPT = ("layer", "subset"), ("prompt", "layer", "subset")
 
-@checked(thresholds=several(level), components=count(1), keep=count(1), power_law=pair(count(1), count(1)))
+
+@checked(thresholds=several(level), components=count(1), entries=count(1), power_law=pair(count(1), count(1)))
 class Spectrum(Measurement):
     """Covariance spectrum, anisotropy and mean cosine of the stream at each layer, and its massive activations.
 
@@ -49,7 +54,7 @@ class Spectrum(Measurement):
         Shares of the variance for ``pca_components``.
     components : int, optional
         How many eigenvalues are kept in the result; all by default.
-    keep : int
+    entries : int
         Massive entries listed per layer, largest ratio first.
     power_law : (int, int)
         First and last eigenvalue, from 1, of the fit of ``power_law``.
@@ -84,6 +89,43 @@ class Spectrum(Measurement):
     ['all', 'regular']
     """
 
+    fields = {
+        "n": Field(CORPUS, "rows that take part"),
+        "rank_limit": Field(CORPUS, "largest possible rank, min(n - 1, d_model)"),
+        "mean_norm": Field(CORPUS, "mean Euclidean norm of rows"),
+        "anisotropy": Field(CORPUS, "share of the largest eigenvalue of the covariance", "1", SHAPE),
+        "participation_ratio": Field(CORPUS, "participation ratio, plug-in"),
+        "participation_ratio_unbiased": Field(
+            CORPUS, "participation ratio, numerator and denominator unbiased", "1", CHUN
+        ),
+        "effective_rank": Field(CORPUS, "effective rank of the centred cloud, from singular values", "1", ROY),
+        "effective_rank_variance": Field(CORPUS, "effective rank of the centred cloud, from eigenvalues"),
+        "pca_components": Field((*CORPUS, "threshold"), "principal components that reach a share of the variance"),
+        "kaiser": Field(CORPUS, "eigenvalues above their mean"),
+        "broken_stick": Field(
+            CORPUS, "leading components above the broken stick", "1", "Jackson 1993, Ecology 74, 2204"
+        ),
+        "power_law": Field(CORPUS, "exponent of the decay of the eigenvalues", "1", REQ),
+        "total_variance": Field(CORPUS, "trace of the covariance"),
+        "mean_cosine": Field(CORPUS, "mean cosine of pairs of different rows of the corpus, about the origin"),
+        "mean_cosine_diagonal": Field(CORPUS, "the same with each row paired with itself too"),
+        "eigenvalue": Field((*CORPUS, "component"), "eigenvalue of the covariance (divisor n - 1)"),
+        "prompt_n": Field(PROMPT, "rows of the prompt that take part"),
+        "prompt_norm": Field(PROMPT, "mean Euclidean norm of the prompt's rows"),
+        "prompt_cosine": Field(PROMPT, "mean cosine of pairs of different rows of the prompt, about the origin"),
+        "prompt_cosine_diagonal": Field(PROMPT, "the same with each row paired with itself too", "1", PROMPTS),
+        "prompt_cosine_centred": Field(PROMPT, "mean cosine of pairs of different rows, about the mean of the prompt"),
+        "nonfinite_rows": Field(("layer",), "rows with NaN or infinite entries, left out"),
+        "massive_rows": Field(("layer", "rule"), "rows with massive activations", "1", SUN),
+        "massive_layer": Field(("token",), "layer of the massive entry"),
+        "massive_channel": Field(("token",), "channel of the massive entry"),
+        "massive_value": Field(("token",), "massive entry of the stream"),
+        "massive_ratio": Field(
+            ("token",), "its magnitude over the median magnitude of its prompt (4,096 entries sampled)"
+        ),
+        "massive_norm_ratio": Field(("token",), "norm of its row over the median norm of its prompt"),
+    }
+
     def __init__(
         self,
         layers: Iterable[int] | None = None,
@@ -92,12 +134,13 @@ class Spectrum(Measurement):
         factor: float = 10.0,
         thresholds: Sequence[float] = (0.9, 0.95, 0.99),
         components: int | None = None,
-        keep: int = 20,
+        entries: int = 20,
         power_law: tuple[int, int] = (11, 500),
     ) -> None:
         super().__init__()
         self.layers, self.exclude, self.rule, self.factor = layers, exclude, rule, factor
-        self.thresholds, self.components, self.keep, self.power_law = tuple(thresholds), components, keep, power_law
+        self.thresholds, self.components, self.entries = tuple(thresholds), components, entries
+        self.power_law = power_law
         if power_law[0] > power_law[1] - 9:
             refuse("power_law", power_law, "give the first and last eigenvalue of the fit, at least 10 of them")
 
@@ -106,21 +149,16 @@ class Spectrum(Measurement):
         """Names on the dimension ``subset``."""
         return ["all", "regular"] if self.exclude else ["all"]
 
-    def sites(self, info: ModelInfo) -> list[Site]:
-        """Return the stream at the layers."""
-        return resid(choose_layers(self.layers, info))
-
     def start(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers and eigenvalues asked for against the model."""
         super().start(info, prompts)
-        choose_layers(self.layers, info)
         if self.components is not None and self.components > info.d_model:
             refuse("components", self.components, f"the stream of {info.id} has only {info.d_model} channels")
 
     # -- one batch --------------------------------------------------------------------------------------------
     def update(self, batch: Batch) -> None:
         """Add the rows of a batch."""
-        layers = choose_layers(self.layers, self.info)
+        layers = self.at_layers()
         sizes, parts, rules = zip(*(self._parts(batch, layer) for layer in layers), strict=True)
         if "shift" not in self.sums:
             self._begin(batch, layers, [p[:, 0] for p in parts])
@@ -133,7 +171,7 @@ class Spectrum(Measurement):
             self.sums["nonfinite"][i] += (batch.mask & ~parts[i].any(1)).sum()
             self.sums["massive_rows"][i] += rules[i].sum((1, 2))
             self._add_entries(i, batch, layer, sizes[i], rules[i][massive.RULES.index(self.rule)])
-        self.append(prompt=batch.prompt_numbers, **{k: torch.stack(v, dim=1) for k, v in columns.items()})
+        self.keep(batch, **{k: torch.stack(v, dim=1) for k, v in columns.items()})
 
     def _parts(self, batch: Batch, layer: int) -> tuple[massive.Sizes, torch.Tensor, torch.Tensor]:
         """Sizes; (prompt, part, position) bool regular and excluded rows; (rule, prompt, position) massive ones."""
@@ -168,7 +206,7 @@ class Spectrum(Measurement):
         self.sums["units"] = torch.zeros(count, parts, dtype=torch.int64, device=device)
         self.sums["nonfinite"] = torch.zeros(count, dtype=torch.int64, device=device)
         self.sums["massive_rows"] = torch.zeros(count, len(massive.RULES), dtype=torch.int64, device=device)
-        for name, column in massive.no_entries(count, self.keep, device=device)._asdict().items():
+        for name, column in massive.no_entries(count, self.entries, device=device)._asdict().items():
             self.sums[f"entry_{name}"] = column
 
     def _add_layer(
@@ -206,7 +244,7 @@ class Spectrum(Measurement):
 
     def _add_entries(self, i: int, batch: Batch, layer: int, sizes: massive.Sizes, rows: torch.Tensor) -> None:
         found = massive.massive_entries(
-            batch.resid(layer), batch.ids, batch.prompt_numbers, sizes, rows, self.rule, self.keep
+            batch.resid(layer), batch.ids, batch.prompt_numbers, sizes, rows, self.rule, self.entries
         )
         for name, column in self._with_entries(i, found)._asdict().items():
             self.sums[f"entry_{name}"][i] = column
@@ -214,7 +252,7 @@ class Spectrum(Measurement):
     def _with_entries(self, i: int | slice, other: massive.Entries) -> massive.Entries:
         mine = (self.sums[f"entry_{name}"][i] for name in massive.Entries._fields)
         return massive.largest(
-            massive.Entries(*(torch.cat([a, b.to(a)], dim=-1) for a, b in zip(mine, other, strict=True))), self.keep
+            massive.Entries(*(torch.cat([a, b.to(a)], dim=-1) for a, b in zip(mine, other, strict=True))), self.entries
         )
 
     def merge_sums(self, other: Tensors) -> None:
@@ -238,35 +276,25 @@ class Spectrum(Measurement):
             self.sums[name] += other[name]
 
     # -- the outcome ------------------------------------------------------------------------------------------
-    def result(self) -> xr.Dataset:
-        """Return the dataset described in the class."""
-        prompt, *columns = self.table("prompt", *PROMPT_COLUMNS)
-        layers = choose_layers(self.layers, self.info)
-        cells = [self._numbers(i) for i in range(len(layers))]
-        stacked: dict[str, Any] = {k: np.stack([c[k] for c in cells]) for k in cells[0]}
-        data = {k: variable(("layer", "subset", *dims), stacked[k], *text) for k, (dims, *text) in CORPUS.items()}
-        for (name, text), column in zip(PROMPT_COLUMNS.items(), columns, strict=True):
-            data[name] = variable(("prompt", "layer", "subset"), column, *text)
-        data["nonfinite_rows"] = variable(
-            "layer", self.sums["nonfinite"], "rows with NaN or infinite entries, left out", "1"
-        )
-        data["massive_rows"] = variable(
-            ("layer", "rule"), self.sums["massive_rows"], "rows with massive activations", "1", SUN
-        )
-        coords = {
-            "prompt": variable("prompt", prompt, "number of the prompt in the input", "1"),
-            "subset": variable("subset", np.array(self.subsets), "which rows take part", "1"),
-            "threshold": variable("threshold", np.array(self.thresholds), "share of the variance", "1"),
-            "component": variable("component", np.arange(stacked["eigenvalue"].shape[-1]), "largest first", "1"),
-            "rule": variable("rule", np.array(massive.RULES), "what counts as massive", "1"),
-            **layer_coords(layers, self.info),
+    def derive(self, found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+        """Return the spectral numbers, and the table of massive entries."""
+        cells = [self._numbers(i) for i in range(len(self.at_layers()))]
+        stacked = {k: np.stack([c[k] for c in cells]) for k in cells[0]}
+        return {**stacked, "nonfinite_rows": self.sums["nonfinite"].cpu().numpy(), **self._entry_table()}
+
+    def coords(self) -> Mapping[str, Any]:
+        """Return subsets, thresholds, components and rules."""
+        return {
+            "subset": (np.array(self.subsets), "which rows take part", "1"),
+            "threshold": (np.array(self.thresholds), "share of the variance", "1"),
+            "component": (np.arange(self.components or self.info.d_model), "largest first", "1"),
+            "rule": (np.array(massive.RULES), "what counts as massive", "1"),
         }
-        table, table_coords = self._entry_table(layers)
-        out = xr.Dataset({**data, **table}, {**coords, **table_coords})
-        out["subset"].attrs["regular"] = (
-            f"without: {', '.join(self.exclude) or 'nothing'} (massive by rule {self.rule})"
-        )
-        return out
+
+    def notes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return what the regular rows are without."""
+        left = ", ".join(self.exclude) or "nothing"
+        return {"subset": {"regular": f"without: {left} (massive by rule {self.rule})"}}
 
     def _numbers(self, i: int) -> dict[str, np.ndarray]:
         """All numbers of one layer, each with a first axis ``subset``."""
@@ -310,31 +338,15 @@ class Spectrum(Measurement):
         cells += cells[: len(part) - len(cells)]  # nothing was excluded here: the same rows
         return {k: np.stack([c[k].cpu().numpy() for c in cells]) for k in cells[0]}
 
-    def _entry_table(self, layers: list[int]) -> tuple[dict[str, xr.Variable], dict[str, xr.Variable]]:
+    def _entry_table(self) -> dict[str, np.ndarray]:
         columns = {n: self.sums[f"entry_{n}"].cpu().numpy() for n in massive.Entries._fields}
         layer, place = np.nonzero(columns["channel"] >= 0)
         columns = {n: c[layer, place] for n, c in columns.items()}
         for name in ("ratio", "norm_ratio"):  # the median of a prompt can be 0
             columns[name] = np.where(np.isfinite(columns[name]), columns[name], np.nan)
-
-        def column(name: str, text: str) -> xr.Variable:
-            return variable("token", columns[name], text, "1")
-
-        data = {
-            "massive_layer": variable("token", np.array(layers)[layer], "layer of the massive entry", "1"),
-            "massive_channel": column("channel", "channel of the massive entry"),
-            "massive_value": column("value", "massive entry of the stream"),
-            "massive_ratio": column(
-                "ratio", "its magnitude over the median magnitude of its prompt (4,096 entries sampled)"
-            ),
-            "massive_norm_ratio": column("norm_ratio", "norm of its row over the median norm of its prompt"),
-        }
-        coords = {
-            "token_prompt": column("prompt", "number of the prompt in the input"),
-            "position": column("position", "place in the sequence, BOS counted"),
-            "token_id": column("token_id", "token id"),
-        }
-        return data, coords
+        own = {f"massive_{n}": columns[n] for n in ("channel", "value", "ratio", "norm_ratio")}
+        keys = {f"token_{n}": columns[n] for n in ("prompt", "position")} | {"token_id": columns["token_id"]}
+        return {"massive_layer": np.array(self.at_layers())[layer], **own, **keys}
 
 
 def _moments(sums: Tensors, layer: int) -> list[moments.Moments]:
@@ -348,36 +360,3 @@ def _moments(sums: Tensors, layer: int) -> list[moments.Moments]:
 def _to_subsets(parts: torch.Tensor) -> torch.Tensor:
     """(prompt, part, ...) sums over regular and excluded rows -> (prompt, subset, ...) over all and regular ones."""
     return parts if parts.shape[1] == 1 else torch.stack([parts.sum(1), parts[:, 0]], dim=1)
-
-
-SUN = "Sun et al. 2024, arXiv 2402.17762, section 2"
-CHUN = "Chun et al. 2026, arXiv 2509.26560, row-corrected; Himeno and Yamada 2014, J. Multivariate Anal. 130, 27"
-SHAPE = "Razzhigaev et al. 2024, The Shape of Learning, Findings of EACL"
-ROY = "Roy and Vetterli 2007, EUSIPCO"
-REQ = "Agrawal et al. 2022, alpha-ReQ, NeurIPS; fit of Stringer et al. 2019, Nature 571, 361"
-PROMPTS = "Viswanathan et al. 2025, arXiv 2501.10573"
-CORPUS: dict[str, tuple[Any, ...]] = {
-    "n": ((), "rows that take part", "1"),
-    "rank_limit": ((), "largest possible rank, min(n - 1, d_model)", "1"),
-    "mean_norm": ((), "mean Euclidean norm of rows", "1"),
-    "anisotropy": ((), "share of the largest eigenvalue of the covariance", "1", SHAPE),
-    "participation_ratio": ((), "participation ratio, plug-in", "1"),
-    "participation_ratio_unbiased": ((), "participation ratio, numerator and denominator unbiased", "1", CHUN),
-    "effective_rank": ((), "effective rank of the centred cloud, from singular values", "1", ROY),
-    "effective_rank_variance": ((), "effective rank of the centred cloud, from eigenvalues", "1"),
-    "pca_components": (("threshold",), "principal components that reach a share of the variance", "1"),
-    "kaiser": ((), "eigenvalues above their mean", "1"),
-    "broken_stick": ((), "leading components above the broken stick", "1", "Jackson 1993, Ecology 74, 2204"),
-    "power_law": ((), "exponent of the decay of the eigenvalues", "1", REQ),
-    "total_variance": ((), "trace of the covariance", "1"),
-    "mean_cosine": ((), "mean cosine of pairs of different rows of the corpus, about the origin", "1"),
-    "mean_cosine_diagonal": ((), "the same with each row paired with itself too", "1"),
-    "eigenvalue": (("component",), "eigenvalue of the covariance (divisor n - 1)", "1"),
-}
-PROMPT_COLUMNS: dict[str, tuple[str, ...]] = {
-    "prompt_n": ("rows of the prompt that take part", "1"),
-    "prompt_norm": ("mean Euclidean norm of the prompt's rows", "1"),
-    "prompt_cosine": ("mean cosine of pairs of different rows of the prompt, about the origin", "1"),
-    "prompt_cosine_diagonal": ("the same with each row paired with itself too", "1", PROMPTS),
-    "prompt_cosine_centred": ("mean cosine of pairs of different rows, about the mean of the prompt", "1"),
-}
