@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 
 from ..capture import Site
-from ..dataset import block_coords, variable
 from ..kernels.attention import attention_masses, attention_received, chance
 from ..settings import checked, count, level
-from .base import Measurement, choose_blocks
+from .base import Field, Measurement
 from .token_sets import check_sets, padded, resolve
 
 if TYPE_CHECKING:
@@ -21,6 +19,13 @@ if TYPE_CHECKING:
     from ..models.base import ModelInfo
     from ..text.prompts import Prompts
 
+LEAST = 16
+SINK = "Gu et al. 2024, arXiv 2410.10781 (Sink_eps)"
+KOBAYASHI = "Kobayashi et al. 2020, arXiv 2004.10102"
+LEARNED = 0.01  # of the attention must go to a learned sink to be more than rounding
+SETS = ("query_set", "key_set")
+EACH = ("prompt", "block", "head", *SETS)
+NET = "net of position 0 and of the query itself"
 KEYS = {"sink": "first", "separators": "separators", "other": "other"}
 
 
@@ -63,6 +68,25 @@ class AttentionMass(Measurement):
     1.0
     """
 
+    fields = {
+        "n_queries": Field(("prompt", "query_set"), "queries"),
+        "n_keys": Field(("prompt", "key_set"), "positions of the set"),
+        "chance": Field(("prompt", *SETS), "share of the visible positions that are of the set"),
+        "mass": Field(EACH, "mean attention on the set"),
+        "enrichment": Field(EACH, "attention on the set over chance"),
+        "net_mass": Field(EACH, f"mean attention on the set, {NET}"),
+        "net_chance": Field(EACH, f"share of the visible positions that are of the set, {NET}"),
+        "net_enrichment": Field(EACH, f"attention on the set over chance, {NET}"),
+        "valued_mass": Field(
+            EACH, "mean share of the set in attention weighted by the norm of what is written", "1", KOBAYASHI
+        ),
+        "heads_above": Field(("prompt", "block", *SETS), "heads whose mass is above the threshold"),
+        "sink_mass": Field(
+            ("prompt", "block", "head", "query_set"), "mean attention left to a learned sink, on no position"
+        ),
+        "_short": Field(("prompt", "block", "head", "query_set"), "mean attention on no position, rounding included"),
+    }
+    block_site = "pattern"
     streams = True
 
     def __init__(
@@ -80,12 +104,11 @@ class AttentionMass(Measurement):
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the patterns, and the values if they are weighed."""
         names = ("value", "pattern") if self.value_weighted else ("pattern",)
-        return [Site(name, b) for b in choose_blocks(self.blocks, info) for name in names]
+        return [Site(name, b) for b in self.at_blocks(info) for name in names]
 
     def start(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check blocks, and find the tokens of each set."""
         super().start(info, prompts)
-        choose_blocks(self.blocks, info)
         self._starts = prompts.starts
         self._keys, self._queries = resolve(prompts, self.keys), resolve(prompts, self.queries)
         for what, packed, names in (("queries", self._queries, self.queries), ("keys", self._keys, self.keys)):
@@ -106,7 +129,7 @@ class AttentionMass(Measurement):
         """Take the masses of a batch."""
         asked, on = (padded(p, self._starts, batch) for p in (self._queries, self._keys))
         n_q, n_s = asked.shape[1], on.shape[1]
-        blocks = choose_blocks(self.blocks, self.info)
+        blocks = self.at_blocks()
         looks = torch.stack([batch.seen(self, Site("pattern", b)) for b in blocks], 1)  # (prompt, block, head, ...)
         sums, net_queries, short = looks.split((n_q * n_s * 4, n_q, n_q), dim=-1)
         mass, net, net_chance, valued = sums.unflatten(-1, (n_q, n_s, 4)).unbind(-1)
@@ -114,54 +137,30 @@ class AttentionMass(Measurement):
         per_query, per_net = n[:, None, None, :, None], net_queries[..., None]
         mean = mass / per_query
         here = on.any(-1)[:, None, None, None]
-        self.append(
-            prompt=batch.prompt_numbers, n_queries=n, n_keys=on.sum(-1), chance=chance(asked, on) / n[..., None],
+        weighed = {"valued_mass": torch.where(here, valued / per_query, 0 * per_query)} if self.value_weighted else {}
+        self.keep(
+            batch, n_queries=n, n_keys=on.sum(-1), chance=chance(asked, on) / n[..., None],
             mass=mean, net_mass=net / per_net, net_chance=net_chance / per_net,
             enrichment=mean / (chance(asked, on) / n[..., None])[:, None, None],
             net_enrichment=net / torch.where(net_chance > 0, net_chance, torch.nan),
-            valued_mass=torch.where(here, valued / per_query, 0 * per_query),
-            heads_above=(mean > self.threshold).sum(2), sink_mass=short / n[:, None, None],
+            heads_above=(mean > self.threshold).sum(2), _short=short / n[:, None, None], **weighed,
         )  # fmt: skip
 
-    def result(self) -> xr.Dataset:
-        """Return the dataset described in the class."""
-        names = [n for n in MASS if n != "valued_mass" or self.value_weighted]
-        prompt, *columns = self.table("prompt", *names)
-        if np.nan_to_num(columns[-1]).max(initial=0) <= LEARNED:
-            names = names[:-1]
-            columns = columns[:-1]
-        data = {n: variable(("prompt", *MASS[n][0]), c, *MASS[n][1:]) for n, c in zip(names, columns, strict=True)}
-        data["heads_above"].attrs["threshold"] = self.threshold
-        coords = {
-            "prompt": variable("prompt", prompt, "number of the prompt in the input", "1"),
-            "query_set": variable("query_set", np.array(list(self.queries)), "which positions look", "1"),
-            "key_set": variable("key_set", np.array(list(self.keys)), "which positions are looked at", "1"),
-            "head": variable("head", np.arange(self.info.n_heads), "attention head", "1"),
-            **block_coords(choose_blocks(self.blocks, self.info), self.info, "pattern"),
+    def derive(self, found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+        """Return the mass on a learned sink, where there is one."""
+        learned = np.nan_to_num(found["_short"]).max(initial=0) > LEARNED
+        return {"sink_mass": found["_short"]} if learned else {}
+
+    def coords(self) -> Mapping[str, Any]:
+        """Return the names of the sets."""
+        return {
+            "query_set": (np.array(list(self.queries)), "which positions look", "1"),
+            "key_set": (np.array(list(self.keys)), "which positions are looked at", "1"),
         }
-        return xr.Dataset(data, coords)
 
-
-LEARNED = 0.01  # of the attention must go to a learned sink to be more than rounding
-_SETS = ("query_set", "key_set")
-_EACH = ("block", "head", *_SETS)
-_SINKS = "net of position 0 and of the query itself"
-MASS: dict[str, tuple[Any, ...]] = {
-    "n_queries": (("query_set",), "queries", "1"),
-    "n_keys": (("key_set",), "positions of the set", "1"),
-    "chance": (_SETS, "share of the visible positions that are of the set", "1"),
-    "mass": (_EACH, "mean attention on the set", "1"),
-    "enrichment": (_EACH, "attention on the set over chance", "1"),
-    "net_mass": (_EACH, f"mean attention on the set, {_SINKS}", "1"),
-    "net_chance": (_EACH, f"share of the visible positions that are of the set, {_SINKS}", "1"),
-    "net_enrichment": (_EACH, f"attention on the set over chance, {_SINKS}", "1"),
-    "valued_mass": (
-        _EACH, "mean share of the set in attention weighted by the norm of what is written", "1",
-        "Kobayashi et al. 2020, arXiv 2004.10102",
-    ),
-    "heads_above": (("block", *_SETS), "heads whose mass is above the threshold", "1"),
-    "sink_mass": (("block", "head", "query_set"), "mean attention left to a learned sink, on no position", "1"),
-}  # fmt: skip
+    def notes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return the threshold."""
+        return {"heads_above": {"threshold": self.threshold}}
 
 
 @checked(tokens=count(2), threshold=level)
@@ -198,6 +197,21 @@ class AttentionSinks(Measurement):
     64
     """
 
+    fields = {
+        "sink_rate": Field(("block", "head", "position"), "share of prompts above the threshold", "1", SINK),
+        "received": Field(("block", "head", "position"), "mean attention received", "1", SINK),
+        "n_queries": Field(("position",), "queries that see the position"),
+        "first_received": Field(("prompt", "block", "head"), "mean attention that position 0 receives", "1", SINK),
+        "largest_later": Field(
+            ("prompt", "block", "head"), "largest attention received by a later position", "1", SINK
+        ),
+        "largest_position": Field(("prompt", "block", "head"), "the later position that receives most"),
+        "first_above": Field(("prompt",), "share of heads with position 0 above the threshold"),
+        "key_norm": Field(("block", "position"), "mean norm of the keys of all heads"),
+        "value_norm": Field(("block", "position"), "mean norm of the values of all heads"),
+        "_count": Field((), "prompts that are long enough"),
+    }
+    block_site = "pattern"
     streams = True
 
     def __init__(
@@ -210,12 +224,11 @@ class AttentionSinks(Measurement):
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the patterns, and keys and values if their norms are asked for."""
         names = ("key", "value", "pattern") if self.norms else ("pattern",)
-        return [Site(name, b) for b in choose_blocks(self.blocks, info) for name in names]
+        return [Site(name, b) for b in self.at_blocks(info) for name in names]
 
     def start(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check that some prompt is long enough."""
         super().start(info, prompts)
-        choose_blocks(self.blocks, info)
         if max(prompts.lengths) < self.tokens:
             raise ValueError(
                 f"tokens={self.tokens}: the longest prompt has {max(prompts.lengths)}; give longer prompts or fewer "
@@ -233,49 +246,35 @@ class AttentionSinks(Measurement):
         full = torch.tensor(batch.lengths, device=batch.device, dtype=torch.int64) >= self.tokens
         if batch.ids.shape[1] < self.tokens:
             return
-        blocks = choose_blocks(self.blocks, self.info)
+        blocks = self.at_blocks()
         received = torch.stack([batch.seen(self, Site("pattern", b)) for b in blocks], 1)[full]
         above = received > self.threshold
         later, place = received[..., 1 : self.tokens - self.least + 1].max(-1)
-        self.add("above", above.sum(0))
+        self.add("sink_rate", above.sum(0))
         self.add("received", received.sum(0))
-        self.add("count", full.sum())
+        self.add("_count", full.sum())
         self.append(
-            prompt=batch.prompt_numbers[full], first=received[..., 0], largest_later=later,
+            prompt=batch.prompt_numbers[full], first_received=received[..., 0], largest_later=later,
             largest_position=place + 1, first_above=above[..., 0].double().mean((1, 2)),
         )  # fmt: skip
         for name in ("key", "value") if self.norms else ():
             norms = torch.stack([batch.seen(self, Site(name, b)) for b in blocks], 1)[full]
             self.add(f"{name}_norm", norms.sum(0))
 
-    def result(self) -> xr.Dataset:
-        """Return the dataset described in the class."""
-        prompt, first, later, place, share = self.table(
-            "prompt", "first", "largest_later", "largest_position", "first_above"
-        )
-        n = self.sums["count"]
-        by, sample = ("block", "head", "position"), ("prompt", "block", "head")
-        above = self.sums["above"].float()
-        data = {
-            "sink_rate": variable(by, above / n, f"share of prompts above {self.threshold:g}", "1", SINK),
-            "received": variable(by, self.sums["received"] / n, "mean attention received", "1", SINK),
-            "n_queries": variable("position", np.arange(self.tokens, 0, -1), "queries that see the position", "1"),
-            "first_received": variable(sample, first, "mean attention that position 0 receives", "1", SINK),
-            "largest_later": variable(sample, later, "largest attention received by a later position", "1", SINK),
-            "largest_position": variable(sample, place, "the later position that receives most", "1"),
-            "first_above": variable("prompt", share, f"share of heads with position 0 above {self.threshold:g}", "1"),
-        }  # fmt: skip
-        for name in ("key", "value") if self.norms else ():
-            norm = self.sums[f"{name}_norm"] / n
-            data[f"{name}_norm"] = variable(("block", "position"), norm, f"mean norm of the {name}s of all heads", "1")
-        coords = {
-            "prompt": variable("prompt", prompt, "number of the prompt in the input", "1"),
-            "position": variable("position", np.arange(self.tokens), "place in the sequence, BOS counted", "1"),
-            "head": variable("head", np.arange(self.info.n_heads), "attention head", "1"),
-            **block_coords(choose_blocks(self.blocks, self.info), self.info, "pattern"),
+    def derive(self, found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+        """Return means over the prompts."""
+        n, sums = self.sums["_count"], self.sums
+        means = {k: sums[k] / n for k in ("received", "key_norm", "value_norm") if k in sums}
+        return {**means, "sink_rate": sums["sink_rate"].float() / n, "n_queries": np.arange(self.tokens, 0, -1)}
+
+    def coords(self) -> Mapping[str, Any]:
+        """Return the positions."""
+        return {"position": (np.arange(self.tokens), "place in the sequence, BOS counted", "1")}
+
+    def notes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return the threshold."""
+        over = f"above {self.threshold:g}"
+        return {
+            "sink_rate": {"long_name": f"share of prompts {over}"},
+            "first_above": {"long_name": f"share of heads with position 0 {over}"},
         }
-        return xr.Dataset(data, coords)
-
-
-LEAST = 16
-SINK = "Gu et al. 2024, arXiv 2410.10781 (Sink_eps)"

@@ -50,6 +50,11 @@ class Field(NamedTuple):
     units: str = "1"
     references: str | None = None
 
+    @property
+    def table(self) -> str:
+        """``prompt`` or ``token``: where its rows are kept; empty for what is summed or derived."""
+        return self.dims[0] if self.dims and self.dims[0] in KEYS else ""
+
 
 class Measurement:
     """One question asked of every batch of a run.
@@ -186,7 +191,7 @@ class Measurement:
         tables: dict[str, Tensors] = {dim: {} for dim in KEYS}
         for name, value in columns.items():
             self._check_column(name, value, batch)
-            tables[self.fields[name].dims[0]][name] = value
+            tables[self.fields[name].table][name] = value
         if tables["prompt"]:
             self.append(prompt=batch.prompt_numbers, **tables["prompt"])
         if tables["token"]:
@@ -208,11 +213,11 @@ class Measurement:
         field = self.fields.get(name)
         if field is None:
             raise TypeError(f"{who}: it is not in fields, which has {', '.join(self.fields) or 'nothing'}")
-        if field.dims[0] not in KEYS:
-            raise TypeError(f"{who}: its first dimension is {field.dims[0]!r}, neither prompt nor token; use add()")
-        start = (len(batch),) if field.dims[0] == "prompt" else tuple(batch.ids.shape)
+        if not field.table:
+            raise TypeError(f"{who}: its first dimension is neither prompt nor token, but {field.dims}; use add()")
+        start = (len(batch),) if field.table == "prompt" else tuple(batch.ids.shape)
         if tuple(value.shape[: len(start)]) != start or value.ndim != len(start) + len(field.dims) - 1:
-            axes = ("prompt", "position", *field.dims[1:]) if field.dims[0] == "token" else field.dims
+            axes = ("prompt", "position", *field.dims[1:]) if field.table == "token" else field.dims
             raise TypeError(f"{who} has the shape {tuple(value.shape)}; ({', '.join(axes)}) begins with {start}")
 
     def columns(self) -> dict[str, np.ndarray]:
@@ -223,7 +228,7 @@ class Measurement:
         for dim, keys in KEYS.items():
             if keys[0] not in self.rows:
                 continue
-            own = [n for n, f in self.fields.items() if f.dims[0] == dim and n in self.rows]
+            own = [n for n, f in self.fields.items() if f.table == dim and n in self.rows]
             names = [*keys, *(["token_id"] if dim == "token" else []), *own]
             out.update(zip(names, self.table(*names, by=len(keys)), strict=True))
         out.update({n: self.sums[n].cpu().numpy() for n in self.fields if n in self.sums})

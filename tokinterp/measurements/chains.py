@@ -11,12 +11,11 @@ import torch
 from ..capture import resid
 from ..kernels import linear
 from ..kernels.massive import massive_rows
-from .base import Measurement, Tensors, choose_blocks
+from .base import Measurement, Tensors
 
 if TYPE_CHECKING:
     from ..capture import Batch, Site
     from ..models.base import ModelInfo
-    from ..text.prompts import Prompts
 
 
 class Chains(Measurement):
@@ -28,27 +27,18 @@ class Chains(Measurement):
     factor: float
     parts: int = 1
 
-    def chosen(self) -> list[int]:
-        """Return the blocks of this run."""
-        return choose_blocks(self.blocks, self.info)
-
-    def layers(self, info: ModelInfo) -> list[int]:
+    def at_layers(self, info: ModelInfo | None = None) -> list[int]:
         """Return the layers at the two ends of the blocks."""
-        return sorted({layer for b in choose_blocks(self.blocks, info) for layer in (b, b + 1)})
+        return sorted({layer for b in self.at_blocks(info) for layer in (b, b + 1)})
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the stream at the two ends of the blocks."""
-        return resid(self.layers(info))
-
-    def start(self, info: ModelInfo, prompts: Prompts) -> None:
-        """Check the blocks against the model."""
-        super().start(info, prompts)
-        self.chosen()
+        return resid(self.at_layers(info))
 
     def ends(self) -> list[tuple[int, int]]:
         """Return the places of the two layers of each block on the axis ``layer`` of the sums."""
-        layers = self.layers(self.info)
-        return [(layers.index(b), layers.index(b + 1)) for b in self.chosen()]
+        layers = self.at_layers()
+        return [(layers.index(b), layers.index(b + 1)) for b in self.at_blocks()]
 
     def kept(self, batch: Batch) -> torch.Tensor:
         """Return (prompt, position) bool, true on real tokens that no layer in use excludes."""
@@ -56,13 +46,13 @@ class Chains(Measurement):
         if "special" in self.exclude:
             keep = keep & ~batch.special
         if "massive" in self.exclude:
-            for layer in self.layers(self.info):
+            for layer in self.at_layers():
                 keep = keep & ~massive_rows(batch.resid(layer), batch.mask, self.rule, self.factor)
         return keep
 
     def add_batch(self, batch: Batch, keep: torch.Tensor) -> None:
         """Add the kept rows of a batch to the sums; part p holds the prompts whose number is p modulo ``parts``."""
-        layers, ends = self.layers(self.info), self.ends()
+        layers, ends = self.at_layers(), self.ends()
         flat = batch.flatten(keep)
         if "shift" not in self.sums:
             some = torch.where(flat.any(), flat, torch.ones_like(flat)).double()

@@ -74,11 +74,11 @@ class OfLayers(Measurement):
                 parts.setdefault(name, []).append(value)
         out = {}
         for name, values in parts.items():
-            dims = self.fields[name].dims
-            if dims[0] == "layer":
-                self.add(name, torch.stack(values))
+            field = self.fields[name]
+            if field.table:
+                out[name] = torch.stack(values, field.dims.index("layer") + (field.table == "token"))
             else:
-                out[name] = torch.stack(values, dims.index("layer") + (dims[0] == "token"))
+                self.add(name, torch.stack(values))
         return out
 
 
@@ -124,12 +124,12 @@ class OfClouds(Measurement):
         parts: dict[str, list[torch.Tensor]] = {}
         for _, near in neighbours(batch, self.neighbourhoods(self.info)[0], self.max_bytes):
             for name, value in self.of_clouds(near).items():
-                if self.fields[name].dims[0] == "token":
+                if self.fields[name].table == "token":
                     value = value[:, : batch.ids.shape[1]]
                 parts.setdefault(name, []).append(value.unflatten(0, (-1, len(batch))))
         out = {}
         for name, values in parts.items():
-            after = 2 if self.fields[name].dims[0] == "token" else 1
+            after = 2 if self.fields[name].table == "token" else 1
             out[name] = torch.cat(values).movedim(0, after)
         self.keep(batch, **out)
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 
 from ..capture import resid
-from ..dataset import variable
 from ..models.context_decoder import ContextDecoder
 from ..settings import checked, count
-from .base import Measurement
+from .base import Field, Measurement
 from .context_training import prefixes
 
 if TYPE_CHECKING:
@@ -21,6 +20,11 @@ if TYPE_CHECKING:
     from ..text.prompts import Prompts
 
 ROWS = 64  # prefixes decoded at once
+PAPER = "Razzhigaev et al. 2025, arXiv 2502.15007, section 3.2"
+LOSS = {
+    "context_loss": "cross-entropy per token of the prefix, written from the token's states",
+    "context_loss_blank": "cross-entropy per token of the prefix, written from the mean state",
+}
 
 
 @checked(tokens=count(1))
@@ -54,6 +58,16 @@ class ContextMemory(Measurement):
     >>> run["memory"]["context_loss"].dims
     ('token',)
     """
+
+    fields = {
+        "prefix_length": Field(("token",), "tokens before the token, BOS not counted", "token"),
+        **{name: Field(("token",), text, "nat", PAPER) for name, text in LOSS.items()},
+        **{
+            f"{name}_by_length": Field(("prompt", "bin"), f"{text}, mean over tokens", "nat", PAPER)
+            for name, text in LOSS.items()
+        },
+        "n_by_length": Field(("prompt", "bin"), "tokens in the bin", "token"),
+    }
 
     def __init__(self, decoder: ContextDecoder, tokens: int | None = None, control: bool = True) -> None:
         super().__init__()
@@ -96,49 +110,37 @@ class ContextMemory(Measurement):
         if not len(row):  # a table even if none of the prompts is kept
             none = torch.zeros(0, dtype=torch.float32, device=batch.device)
             found = {name: [none] for name in found if self.control or name == "context_loss"}
-        self.append(
-            token_prompt=batch.prompt_numbers[row],
-            token_position=position,
-            token_id=batch.ids[row, position],
-            prefix_length=length[row, position],
-            **{name: torch.cat(parts) for name, parts in found.items() if parts},
-        )
+        columns = {name: torch.cat(parts) for name, parts in found.items() if parts}
+        rows = batch.flatten(wanted).nonzero()[:, 0]
+        self.keep_rows(batch, rows, prefix_length=length[row, position], **columns)
 
-    def result(self) -> xr.Dataset:
-        """Return the dataset described in the class."""
-        names = [n for n in LOSS if self.control or n == "context_loss"]
-        number, position, ids, length, *columns = self.table(
-            "token_prompt", "token_position", "token_id", "prefix_length", *names
-        )
-        v = variable
-        edges = 2 ** np.arange(int(np.log2(length.max(initial=1))) + 1)
+    def derive(self, found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+        """Return means by bins of the length."""
+        number, length = found["token_prompt"], found["prefix_length"]
+        edges = self._edges()
         place, prompts = np.log2(length).astype(int), np.unique(number)
         at = np.searchsorted(prompts, number) * len(edges) + place
+        shape = (len(prompts), len(edges))
         n = np.bincount(at, minlength=len(prompts) * len(edges))
-        data = {"prefix_length": v("token", length, "tokens before the token, BOS not counted", "token")}
-        for name, column in zip(names, columns, strict=True):
-            data[name] = v("token", column, LOSS[name], "nat", PAPER)
-            with np.errstate(invalid="ignore"):
-                mean = np.bincount(at, column.astype(np.float64), minlength=len(n)) / n
-            data[f"{name}_by_length"] = v(
-                ("prompt", "bin"), mean.reshape(len(prompts), len(edges)), f"{LOSS[name]}, mean over tokens", "nat",
-                PAPER,
-            )  # fmt: skip
-        data["n_by_length"] = v(("prompt", "bin"), n.reshape(len(prompts), len(edges)), "tokens in the bin", "token")
-        coords = {
-            "prompt": v("prompt", prompts, "number of the prompt in the input", "1"),
-            "bin": v("bin", edges, "shortest prefix of the bin; the longest is one less than twice as long", "token"),
-            "token_prompt": v("token", number, "number of the prompt in the input", "1"),
-            "position": v("token", position, "place in the sequence, BOS counted", "1"),
-            "token_id": v("token", ids, "token id", "1"),
-        }
-        out = xr.Dataset(data, coords)
-        out["context_loss"].attrs["decoder"] = repr(self.decoder)
+        out: dict[str, Any] = {"prompt": prompts, "n_by_length": n.reshape(shape)}
+        for name in LOSS:
+            if name in found:
+                with np.errstate(invalid="ignore"):
+                    mean = np.bincount(at, found[name].astype(np.float64), minlength=len(n)) / n
+                out[f"{name}_by_length"] = mean.reshape(shape)
         return out
 
+    def _edges(self) -> np.ndarray:
+        """Return the shortest prefixes of bins that double."""
+        longest = max((int(part.max()) for part in self.rows["prefix_length"] if len(part)), default=1)
+        return 2 ** np.arange(int(np.log2(longest)) + 1)
 
-PAPER = "Razzhigaev et al. 2025, arXiv 2502.15007, section 3.2"
-LOSS = {
-    "context_loss": "cross-entropy per token of the prefix, written from the token's states",
-    "context_loss_blank": "cross-entropy per token of the prefix, written from the mean state",
-}
+    def coords(self) -> Mapping[str, Any]:
+        """Return the bins of lengths."""
+        return {
+            "bin": (self._edges(), "shortest prefix of the bin; the longest is one less than twice as long", "token")
+        }
+
+    def notes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return the decoder."""
+        return {"context_loss": {"decoder": repr(self.decoder)}}

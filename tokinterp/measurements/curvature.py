@@ -143,4 +143,4 @@ class Curvature(Measurement):
     def notes(self) -> Mapping[str, Mapping[str, Any]]:
         """Return what is left out."""
         left = ", ".join(self.exclude) or "nothing"
-        return {name: {"excluded": left} for name, field in self.fields.items() if field.dims[0] == "prompt"}
+        return {name: {"excluded": left} for name, field in self.fields.items() if field.table == "prompt"}

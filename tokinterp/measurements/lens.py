@@ -276,5 +276,5 @@ class LogitLens(Measurement):
     def notes(self) -> Mapping[str, Mapping[str, Any]]:
         """Return which positions take part in the means."""
         said = POSITIONS + (f"; without {', '.join(self.exclude)}" if self.exclude else "")
-        means = [n for n, f in self.fields.items() if f.dims[0] == "prompt" and n != "n_targets"]
+        means = [n for n, f in self.fields.items() if f.table == "prompt" and n != "n_targets"]
         return {name: {"positions": said} for name in means}

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 
-from ..dataset import block_coords, variable
 from ..kernels import linear
 from ..kernels.duplicates import first_of_kind
 from ..settings import checked, number
+from .base import Field
 from .chains import Chains
 
 if TYPE_CHECKING:
     from ..capture import Batch
 
 REFUSED = "0: given; 1: no more distinct rows than directions: any map fits; 2: no output but the input"
+
+SECRETLY = "Razzhigaev et al. 2024, arXiv 2405.12250, section 3; 2025, arXiv 2502.15007, section 3.1"
+STEPS = ("relative_step", "relative_step_after", "cosine")
 
 
 @checked(cutoff=number(0, below=1))
@@ -70,6 +72,41 @@ class Linearity(Chains):
     ('block',)
     """
 
+    fields = {
+        "linearity": Field(
+            ("block",), "share of the next layer's variance that a linear map of this layer explains", "1", SECRETLY
+        ),
+        "linearity_adjusted": Field(("block",), "linearity, adjusted for the number of parameters of the map"),
+        "linearity_held_out": Field(("block",), "linearity on the half of the prompts that the map was not fitted on"),
+        "linearity_without_residual": Field(
+            ("block",), "share of the variance of what the block adds that is linear", "1", SECRETLY
+        ),
+        "linearity_without_residual_adjusted": Field(
+            ("block",), "linearity without the residual, adjusted for parameters"
+        ),
+        "linearity_without_residual_held_out": Field(
+            ("block",), "linearity without the residual on the other half of the prompts"
+        ),
+        "linearity_floor": Field(
+            ("block",), "expected linearity of independent clouds of as many rows, rank / (n - 1)"
+        ),
+        "rotation_similarity": Field(
+            ("block",), "nuclear norm of the normalised cross-covariance (orthogonal Procrustes)"
+        ),
+        "rank": Field(("block",), "directions of the input that the map uses"),
+        "n": Field(("block",), "rows that take part", "token"),
+        "n_distinct": Field(
+            ("block",), "the same without rows that repeat an earlier one of their prompt at both layers", "token"
+        ),
+        "refused": Field(("block",), "why a score is missing"),
+        "prompt_n": Field(("prompt",), "rows of the prompt that take part", "token"),
+        "relative_step": Field(("prompt", "block"), "mean norm of what the block adds over the norm of its input"),
+        "relative_step_after": Field(
+            ("prompt", "block"), "mean norm of what the block adds over the norm of its output", "1", SECRETLY
+        ),
+        "cosine": Field(("prompt", "block"), "mean cosine of a token's stream before and after the block"),
+    }
+
     def __init__(
         self,
         blocks: Iterable[int] | None = None,
@@ -88,42 +125,30 @@ class Linearity(Chains):
         """Add the rows of a batch."""
         keep = self.kept(batch)
         self.add_batch(batch, keep)
-        first = {n: first_of_kind(batch.points(n), keep) for n in self.layers(self.info)}
+        first = {n: first_of_kind(batch.points(n), keep) for n in self.at_layers()}
         place = torch.arange(keep.shape[1], dtype=torch.int64, device=batch.device)
-        copies = [(first[b] == first[b + 1]) & (first[b] != place) for b in self.chosen()]
+        copies = [(first[b] == first[b + 1]) & (first[b] != place) for b in self.at_blocks()]
         self.add("distinct", torch.stack([(keep & ~c).sum() for c in copies]))
-        columns: dict[str, list[torch.Tensor]] = {name: [] for name in PROMPT}
-        for b in self.chosen():
+        columns: dict[str, list[torch.Tensor]] = {name: [] for name in STEPS}
+        for b in self.at_blocks():
             x, y = batch.resid(b).float(), batch.resid(b + 1).float()
             before, after = torch.linalg.vector_norm(x, dim=-1), torch.linalg.vector_norm(y, dim=-1)
             step = torch.linalg.vector_norm(y - x, dim=-1)
             cosine = torch.linalg.vecdot(x, y) / (before * after)
-            for name, value in zip(PROMPT, (step / before, step / after, cosine), strict=True):
+            for name, value in zip(STEPS, (step / before, step / after, cosine), strict=True):
                 ok = keep & value.isfinite()
                 total = value.masked_fill(~ok, 0).sum(1, dtype=torch.float64)
                 columns[name].append(total / ok.sum(1))
-        self.append(
-            prompt=batch.prompt_numbers, prompt_n=keep.sum(1), **{k: torch.stack(v, 1) for k, v in columns.items()}
-        )
+        self.keep(batch, prompt_n=keep.sum(1), **{k: torch.stack(v, 1) for k, v in columns.items()})
 
-    def result(self) -> xr.Dataset:
-        """Return the dataset described in the class."""
-        blocks = self.chosen()
-        prompt, n, *columns = self.table("prompt", "prompt_n", *PROMPT)
-        cells = [self._numbers(i) for i in range(len(blocks))]
-        data: dict[str, Any] = {
-            name: variable("block", np.array([c[name] for c in cells]), *text)
-            for name, text in BLOCK.items()
-            if name in cells[0]
-        }
-        data["prompt_n"] = variable("prompt", n, "rows of the prompt that take part", "token")
-        for (name, text), column in zip(PROMPT.items(), columns, strict=True):
-            data[name] = variable(("prompt", "block"), column, *text)
-        coords = {"prompt": variable("prompt", prompt, "number of the prompt in the input", "1")}
-        out = xr.Dataset(data, {**coords, **block_coords(blocks, self.info)})
-        out["refused"].attrs["meaning"] = REFUSED
-        out["n"].attrs["exclude"] = ", ".join(self.exclude) or "nothing"
-        return out
+    def derive(self, found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+        """Return the scores of the blocks."""
+        cells = [self._numbers(i) for i in range(len(self.at_blocks()))]
+        return {name: np.array([c[name] for c in cells]) for name in cells[0]}
+
+    def notes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return what is left out, and why scores are missing."""
+        return {"refused": {"meaning": REFUSED}, "n": {"exclude": ", ".join(self.exclude) or "nothing"}}
 
     def _numbers(self, place: int) -> dict[str, Any]:
         """All numbers of one block."""
@@ -163,28 +188,3 @@ def _held_out(halves: list[linear.Pair], fits: list[linear.Fit]) -> float:
         left += float(linear.held_out(fits[i], train, test))
         total += float(test.total)
     return 1 - left / total if total > 0 else np.nan
-
-
-SECRETLY = "Razzhigaev et al. 2024, arXiv 2405.12250, section 3; 2025, arXiv 2502.15007, section 3.1"
-BLOCK: dict[str, tuple[str, ...]] = {
-    "linearity": ("share of the next layer's variance that a linear map of this layer explains", "1", SECRETLY),
-    "linearity_adjusted": ("linearity, adjusted for the number of parameters of the map", "1"),
-    "linearity_held_out": ("linearity on the half of the prompts that the map was not fitted on", "1"),
-    "linearity_without_residual": ("share of the variance of what the block adds that is linear", "1", SECRETLY),
-    "linearity_without_residual_adjusted": ("linearity without the residual, adjusted for parameters", "1"),
-    "linearity_without_residual_held_out": ("linearity without the residual on the other half of the prompts", "1"),
-    "linearity_floor": ("expected linearity of independent clouds of as many rows, rank / (n - 1)", "1"),
-    "rotation_similarity": ("nuclear norm of the normalised cross-covariance (orthogonal Procrustes)", "1"),
-    "rank": ("directions of the input that the map uses", "1"),
-    "n": ("rows that take part", "token"),
-    "n_distinct": (
-        "the same without rows that repeat an earlier one of their prompt at both layers",
-        "token",
-    ),
-    "refused": ("why a score is missing", "1"),
-}
-PROMPT: dict[str, tuple[str, ...]] = {
-    "relative_step": ("mean norm of what the block adds over the norm of its input", "1"),
-    "relative_step_after": ("mean norm of what the block adds over the norm of its output", "1", SECRETLY),
-    "cosine": ("mean cosine of a token's stream before and after the block", "1"),
-}

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 
-from ..dataset import block_coords, variable
 from ..kernels import linear
 from ..settings import checked, count, number, one_of
+from .base import Field
 from .chains import Chains
 from .linear_maps import TENSORS, LinearMaps, map_of
 
@@ -24,6 +23,13 @@ if TYPE_CHECKING:
 
 FITS = ("corpus", "prompt")
 SCALES = ("rms", "paper", "token")
+
+PAPER = "Razzhigaev et al. 2025, arXiv 2502.15007, equations 1 and 2"
+LONG = {
+    "rms": "distance from the linear map, over the root mean square spread of the outputs",
+    "paper": "distance from the linear map of Frobenius-normalised clouds",
+    "token": "distance from the linear map, over the token's distance from the mean",
+}
 
 
 @checked(fit=one_of(*FITS), scale=one_of(*SCALES), tokens=count(1), cutoff=number(0, below=1))
@@ -72,6 +78,14 @@ class TokenNonlinearity(Chains):
     ('token', 'block')
     """
 
+    fields = {
+        "nonlinearity": Field(("token", "block"), LONG["rms"], "1", PAPER),
+        "nonlinearity_mean": Field(("token",), f"{LONG['rms']}, mean over blocks", "1", PAPER),
+        "fitted": Field(("token",), "whether the token was among those that the map is fitted on"),
+        "linearity": Field(("block",), "linearity of the fit on its own rows"),
+        "n": Field((), "rows of the fit", "token"),
+    }
+
     def __init__(
         self,
         blocks: Iterable[int] | None = None,
@@ -95,7 +109,7 @@ class TokenNonlinearity(Chains):
         """Check blocks, maps, and that there are more tokens than directions."""
         super().start(info, prompts)
         if self.maps is not None:
-            self.maps.check(info, self.chosen())
+            self.maps.check(info, self.at_blocks())
             return
         n = sum(prompts.lengths) if self.fit == "corpus" else max(prompts.lengths)
         if n - 1 <= info.d_model:
@@ -113,24 +127,18 @@ class TokenNonlinearity(Chains):
             return
         index = batch.rows_below(self.tokens)
         if not len(index):  # a table even if none of the prompts is kept
-            error = torch.zeros(0, len(self.chosen()), dtype=torch.float64, device=batch.device)
+            error = torch.zeros(0, len(self.at_blocks()), dtype=torch.float64, device=batch.device)
         elif self.fit == "prompt":
             error = self._by_prompt(batch, batch.flatten(keep))[index]
         else:
             error = self._by_maps(batch, index)
-        self.append(
-            token_prompt=batch.row_prompt[index],
-            token_position=batch.row_position[index],
-            token_id=batch.row_ids[index],
-            fitted=batch.flatten(keep)[index],
-            nonlinearity=error.float(),
-        )
+        self.keep_rows(batch, index, fitted=batch.flatten(keep)[index], nonlinearity=error.float())
 
     def end_reading(self) -> None:
         """Turn the sums of the first reading into maps."""
         if self.reading or self.passes == 1:
             return
-        maps = [map_of(self.pair(i), self.cutoff) for i in range(len(self.chosen()))]
+        maps = [map_of(self.pair(i), self.cutoff) for i in range(len(self.at_blocks()))]
         device, count = self.sums["count"].device, self.sums["count"].sum()
         self.sums = {name: torch.stack([m[name] for m in maps]).to(device) for name in TENSORS}
         self.sums["n"] = count
@@ -156,14 +164,14 @@ class TokenNonlinearity(Chains):
             raise ValueError("no map was fitted by this measurement: measure with fit='corpus' and a new store")
         tensors = {name: self.sums[name].cpu() for name in TENSORS}
         return LinearMaps(
-            self.chosen(), **tensors, n=int(self.sums["n"]), model=self.info.id, weights=self.info.identity
+            self.at_blocks(), **tensors, n=int(self.sums["n"]), model=self.info.id, weights=self.info.identity
         )
 
     def _maps(self, device: torch.device) -> dict[str, torch.Tensor]:
         if self.maps is None:
             return self.sums
         if "n" not in self.sums:  # once per run, on the device
-            places = [self.maps.blocks.index(b) for b in self.chosen()]
+            places = [self.maps.blocks.index(b) for b in self.at_blocks()]
             self.sums = {name: getattr(self.maps, name)[places].to(device) for name in TENSORS}
             self.sums["n"] = torch.tensor(self.maps.n, device=device, dtype=torch.int64)
         return self.sums
@@ -171,7 +179,7 @@ class TokenNonlinearity(Chains):
     def _by_maps(self, batch: Batch, index: torch.Tensor) -> torch.Tensor:
         """Return (row, block) scaled distances of chosen rows."""
         maps, out = self._maps(batch.device), []
-        for i, b in enumerate(self.chosen()):
+        for i, b in enumerate(self.at_blocks()):
             x, y = (batch.flatten(batch.points(n))[index].double() for n in (b, b + 1))
             mean, size = maps["mean_out"][i], maps["spread"][i]
             error = linear.residual_norms(x, y, maps["mean_in"][i], mean, maps["weight"][i])
@@ -186,9 +194,9 @@ class TokenNonlinearity(Chains):
 
     def _by_prompt(self, batch: Batch, keep: torch.Tensor) -> torch.Tensor:
         """Return (row, block) distances from the map of each prompt."""
-        out = torch.full((batch.n_tokens, len(self.chosen())), torch.nan, dtype=torch.float64, device=batch.device)
+        out = torch.full((batch.n_tokens, len(self.at_blocks())), torch.nan, dtype=torch.float64, device=batch.device)
         edges = np.concatenate([[0], np.cumsum(batch.lengths)]).tolist()
-        for i, b in enumerate(self.chosen()):
+        for i, b in enumerate(self.at_blocks()):
             before, after = (batch.flatten(batch.points(n)) for n in (b, b + 1))
             for start, stop in pairwise(edges):
                 x, y = before[start:stop].double(), after[start:stop].double()
@@ -201,36 +209,19 @@ class TokenNonlinearity(Chains):
                 out[start:stop, i] = self._scaled(error, y - mean_y, m["spread"], pair.count)
         return out
 
-    def result(self) -> xr.Dataset:
-        """Return the dataset described in the class."""
-        blocks = self.chosen()
-        number, position, ids, fitted, error = self.table(
-            "token_prompt", "token_position", "token_id", "fitted", "nonlinearity"
-        )
-        mean = error.mean(1)
-        data = {
-            "nonlinearity": variable(("token", "block"), error, LONG[self.scale], "1", PAPER),
-            "nonlinearity_mean": variable("token", mean, f"{LONG[self.scale]}, mean over blocks", "1", PAPER),
-            "fitted": variable("token", fitted, "whether the token was among those that the map is fitted on", "1"),
-        }
+    def derive(self, found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+        """Return means over blocks, and what the maps are."""
+        out: dict[str, Any] = {"nonlinearity_mean": found["nonlinearity"].mean(1)}
         if self.fit == "corpus":
             maps = self._maps(torch.device("cpu"))
-            data["linearity"] = variable("block", maps["linearity"], "linearity of the fit on its own rows", "1")
-            data["n"] = variable((), maps["n"], "rows of the fit", "token")
-        coords = {
-            "token_prompt": variable("token", number, "number of the prompt in the input", "1"),
-            "position": variable("token", position, "place in the sequence, BOS counted", "1"),
-            "token_id": variable("token", ids, "token id", "1"),
-        }
-        out = xr.Dataset(data, {**coords, **block_coords(blocks, self.info)})
-        out["nonlinearity"].attrs["missing"] = "NaN: the fit has no more rows than directions and passes through all"
-        out["fitted"].attrs["exclude"] = ", ".join(self.exclude) or "nothing"
+            out.update(linearity=maps["linearity"], n=maps["n"])
         return out
 
-
-PAPER = "Razzhigaev et al. 2025, arXiv 2502.15007, equations 1 and 2"
-LONG = {
-    "rms": "distance from the linear map, over the root mean square spread of the outputs",
-    "paper": "distance from the linear map of Frobenius-normalised clouds",
-    "token": "distance from the linear map, over the token's distance from the mean",
-}
+    def notes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return the scale, what is left out of the fit, and why values are missing."""
+        missing = "NaN: the fit has no more rows than directions and passes through all"
+        return {
+            "nonlinearity": {"long_name": LONG[self.scale], "missing": missing},
+            "nonlinearity_mean": {"long_name": f"{LONG[self.scale]}, mean over blocks"},
+            "fitted": {"exclude": ", ".join(self.exclude) or "nothing"},
+        }

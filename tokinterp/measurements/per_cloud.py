@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 
-from ..capture import resid
-from ..dataset import layer_coords, variable
 from ..describe import in_words
 from ..kernels.duplicates import first_of_kind
 from ..kernels.state import neutral
 from ..settings import checked, count, one_of, positive, refuse, short
-from .base import Measurement, choose_layers
+from .base import Field, Measurement
 from .clouds import check_sizes, cloud_masks
 
 if TYPE_CHECKING:
-    from ..capture import Batch, Site
+    from ..capture import Batch
     from ..models.base import ModelInfo
     from ..text.prompts import Prompts
 
@@ -98,27 +95,33 @@ class PerCloud(Measurement):
             raise TypeError(
                 f"estimator={short(estimator)}: give an object with fit(points) or a function of the points"
             )
-        if not name.isidentifier():
-            refuse("name", name, "it becomes a variable of the result: use letters, digits and _")
+        if not name.isidentifier() or name.startswith("_"):
+            refuse("name", name, "it becomes a variable of the result: use letters and digits, and _ inside")
         if name in OWN or f"{name}_token" in OWN:
             refuse("name", name, f"the result has {', '.join(sorted(OWN))} of its own: choose another name")
         self.estimator, self.read, self.name, self.units = estimator, read, name, units
         self.layers, self.tokens, self.distinct, self.exclude, self.least = layers, tokens, distinct, exclude, least
-
-    def sites(self, info: ModelInfo) -> list[Site]:
-        """Return the stream at the layers."""
-        return resid(choose_layers(self.layers, info))
+        what, cloud = type(estimator).__name__, ("prompt", "layer")
+        if not hasattr(estimator, "fit"):
+            what = getattr(estimator, "__name__", what)
+        self.fields = {
+            name: Field(cloud, f"{name} of the token cloud by {what}", units),
+            "reason": Field(cloud, "why a value is missing, or what the estimator warned of"),
+            "n_points": Field(cloud, "tokens in the cloud, duplicates counted"),
+            "n_used": Field(cloud, "points that the estimator got"),
+            f"{name}_token": Field(("token", "layer"), f"{name} at the token by {what}", units),
+            "_said": Field((*cloud, "byte"), "the reason, in bytes"),
+        }
 
     def start(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers and lengths."""
         super().start(info, prompts)
-        choose_layers(self.layers, info)
         check_sizes(prompts, self.exclude, self.least, "nan", f"least={self.least} asks for")
 
     # -- one batch --------------------------------------------------------------------------------------------
     def update(self, batch: Batch) -> None:
         """Estimate, cloud by cloud."""
-        layers = choose_layers(self.layers, self.info)
+        layers = self.at_layers()
         masks = cloud_masks(batch, layers, self.exclude)
         shape = (len(batch), len(layers))
         value = np.full(shape, np.nan)
@@ -142,21 +145,10 @@ class PerCloud(Measurement):
                     full = np.full(n, np.nan)
                     full[chosen] = each
                     local[i, :n, j] = np.where(keep, full[place], np.nan)
-        self.append(
-            prompt=batch.prompt_numbers,
-            value=torch.from_numpy(value),
-            counts=torch.from_numpy(counts),
-            reason=torch.from_numpy(reason),
-        )
+        columns = {self.name: value, "n_points": counts[..., 0], "n_used": counts[..., 1], "_said": reason}
         if self.tokens != 0:
-            limit = np.inf if self.tokens is None else self.tokens
-            kept = torch.from_numpy(np.flatnonzero(np.repeat(np.asarray(batch.numbers), batch.lengths) < limit))
-            self.append(
-                token_prompt=batch.row_prompt.cpu()[kept],
-                token_position=batch.row_position.cpu()[kept],
-                token_id=batch.row_ids.cpu()[kept],
-                local=torch.from_numpy(np.concatenate([local[i, :n] for i, n in enumerate(batch.lengths)]))[kept],
-            )
+            columns[f"{self.name}_token"] = local
+        self.keep(batch, **{n: torch.from_numpy(c).to(batch.device) for n, c in columns.items()})
 
     def _estimate(self, points: np.ndarray) -> tuple[float, np.ndarray | None, str]:
         """Return the value of a cloud, the values of its points (if any), and what went wrong (or nothing)."""
@@ -202,38 +194,17 @@ class PerCloud(Measurement):
         return whole, each
 
     # -- the outcome ------------------------------------------------------------------------------------------
-    def result(self) -> xr.Dataset:
-        """Return the dataset described in the class."""
-        layers = choose_layers(self.layers, self.info)
-        prompt, value, counts, coded = self.table("prompt", "value", "counts", "reason")
-        reason = np.empty(value.shape, dtype=object)
-        for at in np.ndindex(*value.shape):
-            text = coded[at].tobytes().rstrip(b"\0").decode("utf-8", "ignore").replace("\0", "")
-            reason[at] = text
-        v, what = variable, type(self.estimator).__name__
-        if not hasattr(self.estimator, "fit"):
-            what = getattr(self.estimator, "__name__", what)
-        data = {
-            self.name: v(("prompt", "layer"), value, f"{self.name} of the token cloud by {what}", self.units),
-            "reason": v(("prompt", "layer"), reason, "why a value is missing, or what the estimator warned of", "1"),
-            "n_points": v(("prompt", "layer"), counts[..., 0], "tokens in the cloud, duplicates counted", "1"),
-            "n_used": v(("prompt", "layer"), counts[..., 1], "points that the estimator got", "1"),
-        }
-        coords: dict[str, Any] = {
-            "prompt": v("prompt", prompt, "number of the prompt in the input", "1"),
-            **layer_coords(layers, self.info),
-        }
-        if self.tokens != 0:
-            number, position, ids, local = self.table("token_prompt", "token_position", "token_id", "local")
-            text = f"{self.name} at the token by {what}"
-            data[f"{self.name}_token"] = v(("token", "layer"), local, text, self.units)
-            coords["token_prompt"] = v("token", number, "number of the prompt in the input", "1")
-            coords["position"] = v("token", position, "place in the sequence, BOS counted", "1")
-            coords["token_id"] = v("token", ids, "token id", "1")
-        out = xr.Dataset(data, coords)
-        out["n_points"].attrs["exclude"] = ", ".join(self.exclude) or "nothing"
-        out[self.name].attrs["estimator"] = in_words(self.estimator)
-        return out
+    def derive(self, found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+        """Return the reasons as strings."""
+        reason = np.empty(found["_said"].shape[:2], dtype=object)
+        for at in np.ndindex(*reason.shape):
+            reason[at] = found["_said"][at].tobytes().rstrip(b"\0").decode("utf-8", "ignore").replace("\0", "")
+        return {"reason": reason}
+
+    def notes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return what is left out, and the estimator."""
+        left = {"exclude": ", ".join(self.exclude) or "nothing"}
+        return {"n_points": left, self.name: {"estimator": in_words(self.estimator)}}
 
 
 @checked(alpha=positive, sizes=count(2), repeats=count(1))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 
 from ..capture import Site
-from ..dataset import block_coords, variable
 from ..settings import checked, count, several
 from ..text.spans import Spans
-from .base import Measurement, choose_blocks
+from .base import Field, Measurement
 
 if TYPE_CHECKING:
     from ..capture import Batch
@@ -21,6 +19,8 @@ if TYPE_CHECKING:
     from ..text.prompts import Prompts
 
 PAPER = "Kaplan et al. 2025, arXiv 2410.05864"
+
+EACH = ("prompt", "pieces", "block", "head")
 
 
 @checked(sizes=several(count(2), ascending=True))
@@ -55,6 +55,13 @@ class PieceAttention(Measurement):
     ('prompt', 'pieces', 'block')
     """
 
+    fields = {
+        "attention": Field(EACH, "attention from the last token of a word to its earlier tokens", "1", PAPER),
+        "control": Field(EACH, "attention from a one-token word to as many one-token words before it"),
+        "n_words": Field(("prompt", "pieces"), "words"),
+        "n_control": Field(("prompt", "pieces"), "words of the control"),
+    }
+    block_site = "pattern"
     streams = True
 
     def __init__(
@@ -66,15 +73,16 @@ class PieceAttention(Measurement):
     ) -> None:
         super().__init__()
         self.sizes, self.blocks, self.by_head, self.min_position = tuple(sizes), blocks, by_head, min_position
+        if not by_head:
+            self.fields = {n: f._replace(dims=f.dims[:3]) for n, f in self.fields.items()}
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the attention weights of the blocks."""
-        return [Site("pattern", b) for b in choose_blocks(self.blocks, info)]
+        return [Site("pattern", b) for b in self.at_blocks(info)]
 
     def start(self, info: ModelInfo, prompts: Prompts) -> None:
         """Find the words, and the runs of one-token words they are compared with."""
         super().start(info, prompts)
-        choose_blocks(self.blocks, info)
         found = Spans.words(prompts).align(prompts)
         # One row for each query: prompt, query, size, whether it is the control.
         rows = [
@@ -119,7 +127,10 @@ class PieceAttention(Measurement):
         count = count.unflatten(0, (len(batch), len(self.sizes), 2))
         looks = torch.stack([batch.seen(self, site) for site in self.sites(self.info)], 3)
         # 0/0 is NaN: the prompt has no such word.
-        self.append(prompt=batch.prompt_numbers, mass=looks / count[..., None, None], count=count.long())
+        mass, n = looks / count[..., None, None], count.long()
+        if not self.by_head:
+            mass = mass[..., 0]
+        self.keep(batch, attention=mass[:, :, 0], control=mass[:, :, 1], n_words=n[:, :, 0], n_control=n[:, :, 1])
 
     def _rows(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return, for each word of a batch and its control: place of the prompt, query, size, and cell of the sum."""
@@ -131,25 +142,6 @@ class PieceAttention(Measurement):
         kind = (size[:, None] == torch.tensor(self.sizes, device=batch.device, dtype=torch.int64)).int().argmax(1)
         return place, query, size, (place * len(self.sizes) + kind) * 2 + control
 
-    def result(self) -> xr.Dataset:
-        """Return the mean weights of words and control by prompt, size, block (and head)."""
-        blocks = choose_blocks(self.blocks, self.info)
-        prompt, mass, count = self.table("prompt", "mass", "count")
-        v, dims = variable, ("prompt", "pieces", "block", "head")[: 4 if self.by_head else 3]
-        mass = mass if self.by_head else mass[..., 0]
-        text = "attention from the last token of a word to its earlier tokens"
-        plain = "attention from a one-token word to as many one-token words before it"
-        data = {
-            "attention": v(dims, mass[:, :, 0], text, "1", PAPER),
-            "control": v(dims, mass[:, :, 1], plain, "1"),
-            "n_words": v(("prompt", "pieces"), count[:, :, 0], "words", "1"),
-            "n_control": v(("prompt", "pieces"), count[:, :, 1], "words of the control", "1"),
-        }
-        coords = {
-            "prompt": v("prompt", prompt, "number of the prompt in the input", "1"),
-            "pieces": v("pieces", np.array(self.sizes), "tokens of the word", "token"),
-            **block_coords(blocks, self.info, "pattern"),
-        }
-        if self.by_head:
-            coords["head"] = v("head", np.arange(self.info.n_heads), "attention head", "1")
-        return xr.Dataset(data, coords)
+    def coords(self) -> Mapping[str, Any]:
+        """Return the numbers of tokens."""
+        return {"pieces": (np.array(self.sizes), "tokens of the word", "token")}

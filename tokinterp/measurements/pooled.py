@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 
-from ..capture import resid
-from ..dataset import layer_coords, variable
 from ..settings import checked, names, one_of, refuse
 from ..text.classes import CLASSES, token_classes
-from .base import Measurement, choose_layers
+from .base import Field, Measurement
 from .clouds import cloud_masks
 
 if TYPE_CHECKING:
-    from ..capture import Batch, Site
+    from ..capture import Batch
     from ..models.base import ModelInfo
     from ..text.prompts import Prompts
 
@@ -61,6 +58,11 @@ class PooledStates(Measurement):
     (('prompt', 'layer', 'channel'), True)
     """
 
+    fields = {
+        "state": Field(("prompt", "layer", "channel"), "mean of the stream over tokens"),
+        "n_rows": Field(("prompt", "layer"), "tokens that take part"),
+    }
+
     def __init__(
         self,
         layers: Iterable[int] | None = None,
@@ -73,6 +75,8 @@ class PooledStates(Measurement):
         super().__init__()
         self.layers, self.pooling, self.classes = layers, pooling, classes
         self.exclude, self.centred_unit, self.max_bytes = exclude, centred_unit, max_bytes
+        if pooling == "tokens":
+            self.fields = {"state": Field(("token", "layer", "channel"), "stream")}
         if centred_unit and pooling != "mean":
             refuse("centred_unit", centred_unit, f"it goes with pooling='mean', not with {pooling!r}")
         if pooling == "tokens" and "massive" in self.exclude:
@@ -80,15 +84,11 @@ class PooledStates(Measurement):
                 "exclude", exclude, "with pooling='tokens' rows would differ from layer to layer: leave 'massive' out"
             )
 
-    def sites(self, info: ModelInfo) -> list[Site]:
-        """Return the stream at the layers."""
-        return resid(choose_layers(self.layers, info))
-
     def start(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers, classes and the size of the result."""
         super().start(info, prompts)
         rows = len(prompts.lengths) if self.pooling != "tokens" else int(sum(prompts.lengths))
-        need = 4 * rows * len(choose_layers(self.layers, info)) * info.d_model
+        need = 4 * rows * len(self.at_layers()) * info.d_model
         if need > self.max_bytes:
             raise ValueError(
                 f"{rows} rows of {info.d_model} channels at these layers are {need / 2**30:.1f} GiB: choose fewer "
@@ -102,7 +102,7 @@ class PooledStates(Measurement):
 
     def update(self, batch: Batch) -> None:
         """Keep the rows of a batch."""
-        layers = choose_layers(self.layers, self.info)
+        layers = self.at_layers()
         masks = cloud_masks(batch, layers, self.exclude)
         if self._allowed is not None:
             allowed = np.zeros(batch.ids.shape, bool)
@@ -111,20 +111,11 @@ class PooledStates(Measurement):
             chosen = torch.from_numpy(allowed).to(batch.device)
             masks = [m & chosen for m in masks]
         if self.pooling == "tokens":
-            keep = batch.flatten(masks[0])
-            rows = torch.stack([batch.rows(n)[keep].float() for n in layers], dim=1)
-            self.append(
-                prompt=batch.row_prompt[keep],
-                position=batch.row_position[keep],
-                token_id=batch.row_ids[keep],
-                state=rows,
-            )
+            rows = batch.flatten(masks[0]).nonzero()[:, 0]
+            self.keep_rows(batch, rows, state=torch.stack([batch.rows(n)[rows].float() for n in layers], dim=1))
             return
         found = [self._pool(batch.resid(n), m) for n, m in zip(layers, masks, strict=True)]
-        self.append(
-            prompt=batch.prompt_numbers, n_rows=torch.stack([m.sum(1) for m in masks], dim=1),
-            state=torch.stack(found, dim=1),
-        )  # fmt: skip
+        self.keep(batch, n_rows=torch.stack([m.sum(1) for m in masks], dim=1), state=torch.stack(found, dim=1))
 
     def _pool(self, x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
         number = keep.sum(1)
@@ -139,23 +130,10 @@ class PooledStates(Measurement):
         row = x[torch.arange(len(x), device=x.device, dtype=torch.int64), last.clamp_min(0)].float()
         return row.masked_fill(number[:, None] == 0, torch.nan)
 
-    def result(self) -> xr.Dataset:
-        """Return the dataset described in the class."""
-        layers = choose_layers(self.layers, self.info)
-        coords: dict[str, Any] = layer_coords(layers, self.info)
-        coords["channel"] = variable("channel", np.arange(self.info.d_model), "coordinate of the stream", "1")
-        text = {"mean": "mean of the stream over tokens", "last": "stream at the last token", "tokens": "stream"}
-        name = text[self.pooling]
-        if self.pooling == "tokens":
-            number, position, ids, state = self.table("prompt", "position", "token_id", "state")
-            coords["token_prompt"] = variable("token", number, "number of the prompt in the input", "1")
-            coords["position"] = variable("token", position, "place in the sequence, BOS counted", "1")
-            coords["token_id"] = variable("token", ids, "token id", "1")
-            return xr.Dataset({"state": variable(("token", "layer", "channel"), state, name, "1")}, coords)
-        prompt, n_rows, state = self.table("prompt", "n_rows", "state")
-        coords["prompt"] = variable("prompt", prompt, "number of the prompt in the input", "1")
-        data = {
-            "state": variable(("prompt", "layer", "channel"), state, name, "1"),
-            "n_rows": variable(("prompt", "layer"), n_rows, "tokens that take part", "1"),
-        }
-        return xr.Dataset(data, coords)
+    def coords(self) -> Mapping[str, Any]:
+        """Return the coordinates of the stream."""
+        return {"channel": (np.arange(self.info.d_model), "coordinate of the stream", "1")}
+
+    def notes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return which state it is."""
+        return {"state": {"long_name": "stream at the last token"}} if self.pooling == "last" else {}

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 
-from ..capture import resid
-from ..dataset import layer_coords, variable
 from ..kernels import linear
 from ..kernels.massive import massive_rows
 from ..settings import checked, count, positive
-from .base import Measurement, choose_layers
+from .base import Field, Measurement
 
 if TYPE_CHECKING:
-    from ..capture import Batch, Site
+    from ..capture import Batch
     from ..models.base import ModelInfo
     from ..text.prompts import Prompts
 
 HALVES = 2
+
+TOKEN = ("token", "layer")
 
 
 @checked(n_words=count(1), ridge=positive, tokens=count(1))
@@ -67,6 +66,14 @@ class PrefixRecall(Measurement):
     ('token', 'layer')
     """
 
+    fields = {
+        "recall": Field(TOKEN, "share of the prefix's vocabulary tokens among the highest scored"),
+        "recall_base": Field(("token",), "the same by the mean bag of prefixes of that length"),
+        "explained_token": Field(TOKEN, "explained share of the bag of the prefix, held out"),
+        "n_seen": Field(("token",), "different vocabulary tokens in the prefix", "token"),
+        "explained": Field(("layer",), "explained share of the bags of prefixes beyond their length, held out"),
+        "n_fitted": Field((), "tokens fitted on, both halves", "token"),
+    }
     passes = 2
 
     def __init__(
@@ -80,14 +87,9 @@ class PrefixRecall(Measurement):
         super().__init__()
         self.layers, self.n_words, self.ridge, self.exclude, self.tokens = layers, n_words, ridge, exclude, tokens
 
-    def sites(self, info: ModelInfo) -> list[Site]:
-        """Return the stream at the layers."""
-        return resid(choose_layers(self.layers, info))
-
     def start(self, info: ModelInfo, prompts: Prompts) -> None:
         """Choose the vocabulary, and check that there are two halves."""
         super().start(info, prompts)
-        choose_layers(self.layers, info)
         if len(prompts.lengths) < HALVES:
             raise ValueError("one prompt cannot be halved into prompts to fit and to score: give at least 2")
         count = np.bincount(prompts.token_ids[~prompts.special_mask], minlength=info.d_vocab)
@@ -120,7 +122,7 @@ class PrefixRecall(Measurement):
             self._score(batch, index, bags, level, half)
 
     def _add(self, batch: Batch, index: Any, bags: Any, level: Any, half: Any, wanted: torch.Tensor) -> None:
-        layers = choose_layers(self.layers, self.info)
+        layers = self.at_layers()
         device, d, n = batch.device, self.info.d_model, len(self.words)
         if "shift" not in self.sums:
             shift = torch.stack([batch.flatten(batch.points(layer)).double().mean(0) for layer in layers])
@@ -177,7 +179,7 @@ class PrefixRecall(Measurement):
         }  # fmt: skip
 
     def _score(self, batch: Batch, index: Any, bags: Any, level: Any, half: Any) -> None:
-        layers, other = choose_layers(self.layers, self.info), 1 - half
+        layers, other = self.at_layers(), 1 - half
         base = self.sums["bag"][other, level]
         known = ~base.isnan().any(1)
         total = ((bags - base) ** 2).sum(1)
@@ -195,46 +197,17 @@ class PrefixRecall(Measurement):
             self.sums["left"][i] += torch.where(known, left, 0.0).sum()
             recall.append(_recall(score, bags))
             explained.append(torch.where(total > 0, 1 - left / total, torch.nan))
-        if self.tokens is not None:
-            few = batch.row_prompt[index] < self.tokens
-        else:
-            few = torch.ones_like(half, dtype=torch.bool)
-        self.append(
-            token_prompt=batch.row_prompt[index][few],
-            token_position=batch.row_position[index][few],
-            token_id=batch.row_ids[index][few],
-            n_seen=bags.sum(1).long()[few],
-            recall=torch.stack(recall, 1)[few].float(),
-            recall_base=_recall(base, bags)[few].float(),
-            explained_token=torch.stack(explained, 1)[few].float(),
-        )
+        few = batch.row_prompt[index] < (np.inf if self.tokens is None else self.tokens)
+        self.keep_rows(
+            batch, index[few], n_seen=bags.sum(1).long()[few], recall=torch.stack(recall, 1)[few].float(),
+            recall_base=_recall(base, bags)[few].float(), explained_token=torch.stack(explained, 1)[few].float(),
+        )  # fmt: skip
 
-    def result(self) -> xr.Dataset:
-        """Return the dataset described in the class."""
-        layers, v = choose_layers(self.layers, self.info), variable
-        number, position, ids, seen, recall, base, explained = self.table(
-            "token_prompt", "token_position", "token_id", "n_seen", "recall", "recall_base", "explained_token"
-        )
+    def derive(self, found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+        """Return what is explained of all tokens together."""
         left, total = self.sums["left"].cpu(), self.sums["total"].cpu()
-        each = ("token", "layer")
-        data = {
-            "recall": v(each, recall, "share of the prefix's vocabulary tokens among the highest scored", "1"),
-            "recall_base": v("token", base, "the same by the mean bag of prefixes of that length", "1"),
-            "explained_token": v(each, explained, "explained share of the bag of the prefix, held out", "1"),
-            "n_seen": v("token", seen, "different vocabulary tokens in the prefix", "token"),
-            "explained": v("layer", torch.where(total > 0, 1 - left / total, torch.nan), EXPLAINED, "1"),
-            "n_fitted": v((), self.sums["fitted"].sum().long(), "tokens fitted on, both halves", "token"),
-        }
-        coords = {
-            "token_prompt": v("token", number, "number of the prompt in the input", "1"),
-            "position": v("token", position, "place in the sequence, BOS counted", "1"),
-            "token_id": v("token", ids, "token id", "1"),
-            **layer_coords(layers, self.info),
-        }
-        return xr.Dataset(data, coords)
-
-
-EXPLAINED = "explained share of the bags of prefixes beyond their length, held out"
+        explained = torch.where(total > 0, 1 - left / total, torch.nan)
+        return {"explained": explained, "n_fitted": self.sums["fitted"].sum().long()}
 
 
 def _recall(score: torch.Tensor, bags: torch.Tensor) -> torch.Tensor:

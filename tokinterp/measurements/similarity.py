@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 
-from ..capture import resid
-from ..dataset import layer_coords, variable
 from ..kernels import similarity as sim
 from ..kernels.moments import BLOCK_ROWS
 from ..kernels.state import neutral
 from ..settings import checked, count, names, one_of, positive, refuse
 from ..stats.jackknife import jackknife_error
 from ..stats.resample import LEAST
-from .base import Measurement, choose_layers
+from .base import Field, Measurement
 from .clouds import cloud_masks, same_points
 
 if TYPE_CHECKING:
-    from ..capture import Batch, Site
+    from ..capture import Batch
     from ..models.base import ModelInfo
     from ..text.prompts import Prompts
 
+SONG = "Song et al. 2012, JMLR 13, 1393, eq. 5; Kornblith et al. 2019, arXiv 1905.00414"
+TEXTS: dict[str, tuple[str, str]] = {
+    "cka": ("linear CKA, biased", "Kornblith et al. 2019, arXiv 1905.00414, eq. 3"),
+    "cka_debiased": ("linear CKA, debiased", SONG),
+    "cka_rbf": ("CKA with a Gaussian kernel, biased", "Kornblith et al. 2019, arXiv 1905.00414"),
+    "cka_rbf_debiased": ("CKA with a Gaussian kernel, debiased", SONG),
+    "procrustes": ("orthogonal Procrustes similarity", "Williams et al. 2021, arXiv 2110.14739; Schoenemann 1966"),
+    "rsa": ("Spearman correlation of pairwise distances", "Kriegeskorte et al. 2008, Front. Syst. Neurosci. 2, 4"),
+    "mutual_neighbours": ("mutual k nearest neighbours by cosine", "Huh et al. 2024, arXiv 2405.07987, section 3"),
+}
+PAIR = ("layer", "other_layer")
+PAIR_FIELDS = {
+    **{name: Field(PAIR, text, "1", source) for name, (text, source) in TEXTS.items()},
+    **{
+        f"{name}_null": Field(PAIR, f"{text}, rows of the other layer permuted", "1", source)
+        for name, (text, source) in TEXTS.items()
+    },
+    **{
+        f"{name}_error": Field(PAIR, f"jackknife standard error over prompts of: {text}", "1", source)
+        for name, (text, source) in TEXTS.items()
+        if name in ("cka", "cka_debiased")
+    },
+}
 OVER = ("sample", "prompt", "corpus")
 
 
@@ -85,6 +105,13 @@ class LayerSimilarity(Measurement):
     (('layer', 'other_layer'), True)
     """
 
+    fields = {
+        "n_rows": Field(("prompt",), "tokens that take part"),
+        "n_sample": Field((), "tokens in the sample"),
+        **PAIR_FIELDS,
+        "_hsic": Field(("prompt", "layer", "other_layer", "debiased"), "HSIC of the tokens of a prompt"),
+    }
+
     def __init__(
         self,
         layers: Iterable[int] | None = None,
@@ -111,14 +138,10 @@ class LayerSimilarity(Measurement):
         streamed = {"sample": (), "prompt": ("cka",), "corpus": ("cka", "procrustes")}[self.over]
         return [m for m in self.measures if m not in streamed]
 
-    def sites(self, info: ModelInfo) -> list[Site]:
-        """Return the stream at the layers."""
-        return resid(choose_layers(self.layers, info))
-
     def start(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers and memory, and draw the sample of tokens."""
         super().start(info, prompts)
-        count, d, n = len(choose_layers(self.layers, info)), info.d_model, min(self.sample, sum(prompts.lengths))
+        count, d, n = len(self.at_layers()), info.d_model, min(self.sample, sum(prompts.lengths))
         if count < 2:
             raise ValueError("one layer cannot be compared with another: give at least two")
         need = count * (4 * d * n + 24 * n**2) if self._sampled else 0
@@ -148,13 +171,14 @@ class LayerSimilarity(Measurement):
     # -- one batch --------------------------------------------------------------------------------------------
     def update(self, batch: Batch) -> None:
         """Take the sampled rows and add to the sums."""
-        layers = choose_layers(self.layers, self.info)
+        layers = self.at_layers()
         keep = cloud_masks(batch, layers, same_points(self.exclude))[0]
-        self.append(prompt=batch.prompt_numbers, n_rows=keep.sum(1))
+        columns = {"n_rows": keep.sum(1)}
+        if "cka" in self.measures and self.over == "prompt":
+            columns["_hsic"] = self._of_each(batch, layers, keep)
+        self.keep(batch, **columns)
         if self._sampled:
             self._take_sample(batch, layers, keep)
-        if "cka" in self.measures and self.over == "prompt":
-            self._add_prompts(batch, layers, keep)
         if self.over == "corpus":
             self._add_corpus(batch, layers, keep)
 
@@ -169,7 +193,8 @@ class LayerSimilarity(Measurement):
             sample_rows=torch.stack([batch.points(n).flatten(0, 1)[flat].float() for n in layers], dim=1),
         )
 
-    def _add_prompts(self, batch: Batch, layers: list[int], keep: torch.Tensor) -> None:
+    def _of_each(self, batch: Batch, layers: list[int], keep: torch.Tensor) -> torch.Tensor:
+        """Return (prompt, layer, layer, debiased or not) the HSIC of the tokens of each prompt."""
         found = []
         for b, n in enumerate(batch.lengths):
             part = keep[b, :n]
@@ -178,7 +203,7 @@ class LayerSimilarity(Measurement):
             with neutral():
                 grams = x @ x.mT
                 found.append(torch.stack([sim.hsic(grams, debiased, keep=part) for debiased in (False, True)], dim=-1))
-        self.append(hsic_prompt=batch.prompt_numbers, hsic=torch.stack(found))
+        return torch.stack(found)
 
     def _add_corpus(self, batch: Batch, layers: list[int], keep: torch.Tensor) -> None:
         index, d = keep.flatten().nonzero()[:, 0], self.info.d_model
@@ -202,38 +227,26 @@ class LayerSimilarity(Measurement):
                 self.sums["cross"][place].addmm_(x[i].T, x[j])
 
     # -- the outcome ------------------------------------------------------------------------------------------
-    def result(self) -> xr.Dataset:
-        """Return the dataset described in the class."""
-        layers = choose_layers(self.layers, self.info)
-        prompt, n_rows = self.table("prompt", "n_rows")
-        data: dict[str, Any] = {"n_rows": variable("prompt", n_rows, "tokens that take part", "1")}
-        found: dict[str, np.ndarray] = {}
+    def derive(self, found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+        """Return the similarities of all pairs of layers."""
+        out: dict[str, Any] = {}
         if self._sampled:
-            n, values = self._of_sample()
-            found.update(values)
-            data["n_sample"] = variable((), n, "tokens in the sample", "1")
-        if "cka" in self.measures and self.over == "prompt":
-            found.update(self._of_prompts())
+            out["n_sample"], values = self._of_sample()
+            out.update(values)
+        if "_hsic" in found:
+            out.update(self._of_prompts(found["_hsic"]))
         if self.over == "corpus":
-            found.update(self._of_corpus(len(layers)))
-        for name, values in found.items():
+            out.update(self._of_corpus(len(self.at_layers())))
+        return out
+
+    def notes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return of which rows each number is."""
+        out = {}
+        for name in PAIR_FIELDS:
             base = name.removesuffix("_null").removesuffix("_error")
-            text, source = TEXTS[base]
-            rows = {"cka": self.over, "cka_debiased": self.over}.get(base, "sample")
-            if base == "procrustes" and self.over == "corpus":
-                rows = "corpus"
-            if name.endswith("_null"):
-                text, rows = f"{text}, rows of the other layer permuted", "sample"
-            elif name.endswith("_error"):
-                text = f"jackknife standard error over prompts of: {text}"
-            data[name] = variable(("layer", "other_layer"), values, text, "1", source)
-            data[name].attrs["rows"] = rows
-        coords = {
-            "prompt": variable("prompt", prompt, "number of the prompt in the input", "1"),
-            "other_layer": variable("other_layer", np.array(layers), "blocks applied", "1"),
-            **layer_coords(layers, self.info),
-        }
-        return xr.Dataset(data, coords)
+            streamed = base in ("cka", "cka_debiased") or (base == "procrustes" and self.over == "corpus")
+            out[name] = {"rows": self.over if streamed and not name.endswith("_null") else "sample"}
+        return out
 
     def _of_sample(self) -> tuple[int, dict[str, np.ndarray]]:
         _, _, keep, rows = self.table("sample_prompt", "sample_position", "sample_keep", "sample_rows")
@@ -251,8 +264,7 @@ class LayerSimilarity(Measurement):
             found.update({f"{k}_null": v.cpu().numpy() for k, v in mixed.items()})
         return len(x), found
 
-    def _of_prompts(self) -> dict[str, np.ndarray]:
-        _, each = self.table("hsic_prompt", "hsic")
+    def _of_prompts(self, each: np.ndarray) -> dict[str, np.ndarray]:
         each = each[np.isfinite(each).all((1, 2, 3))]
         whole = torch.from_numpy(each.sum(0))
         found: dict[str, np.ndarray] = {}
@@ -285,15 +297,3 @@ class LayerSimilarity(Measurement):
         if "procrustes" in self.measures:  # the nuclear norm of a layer with itself is its squared Frobenius norm
             out["procrustes"] = sim.cka(found["procrustes"]).numpy()
         return out
-
-
-SONG = "Song et al. 2012, JMLR 13, 1393, eq. 5; Kornblith et al. 2019, arXiv 1905.00414"
-TEXTS: dict[str, tuple[str, str]] = {
-    "cka": ("linear CKA, biased", "Kornblith et al. 2019, arXiv 1905.00414, eq. 3"),
-    "cka_debiased": ("linear CKA, debiased", SONG),
-    "cka_rbf": ("CKA with a Gaussian kernel, biased", "Kornblith et al. 2019, arXiv 1905.00414"),
-    "cka_rbf_debiased": ("CKA with a Gaussian kernel, debiased", SONG),
-    "procrustes": ("orthogonal Procrustes similarity", "Williams et al. 2021, arXiv 2110.14739; Schoenemann 1966"),
-    "rsa": ("Spearman correlation of pairwise distances", "Kriegeskorte et al. 2008, Front. Syst. Neurosci. 2, 4"),
-    "mutual_neighbours": ("mutual k nearest neighbours by cosine", "Huh et al. 2024, arXiv 2405.07987, section 3"),
-}
