@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import xarray as xr
 
-from ..capture import resid
-from ..dataset import layer_coords, variable
 from ..kernels.state import neutral
-from ..measurements.base import Measurement, choose_layers
+from ..measurements.base import Field, Measurement
 from ..settings import checked, count
 from . import match3
 from .tasks import Task
 from .words import Words
 
 if TYPE_CHECKING:
-    from ..capture import Batch, Site
+    from ..capture import Batch
     from ..models.base import ModelInfo
     from ..text.prompts import Prompts
 
+EACH = ("layer", "slot")
 REFERENCE = "Bharadwaj 2024, arXiv 2412.04537"
 
 
@@ -57,19 +56,26 @@ class FillerContents(Measurement):
     ('layer', 'slot')
     """
 
+    fields = {
+        "recovery": Field(EACH, "share of fillers whose best word is valid there", "1", REFERENCE),
+        "recovery_shuffled": Field(EACH, "the same, valid for other rows (chance)"),
+        "reciprocal_rank": Field(EACH, "mean reciprocal rank of the best valid word"),
+        "filler_share": Field(EACH, "share of fillers whose best word is the filler"),
+        "match_recovery": Field(("layer",), "recovery where a third row completes the pair", "1", REFERENCE),
+        "n_matches": Field((), "fillers with a third row to name", "token"),
+        "n_prompts": Field((), "prompts"),
+        "_matched": Field(EACH, "fillers whose best word is valid and names a third row"),
+        "_matches": Field(("slot",), "fillers with a third row to name"),
+    }
+
     def __init__(self, n: int, d: int, m: int = 10, layers: Iterable[int] | None = None) -> None:
         super().__init__()
         self.n, self.d, self.m = Task(n=n, d=d, m=m).n, d, m
         self.layers = None if layers is None else list(layers)
 
-    def sites(self, info: ModelInfo) -> list[Site]:
-        """Return the stream at the layers."""
-        return resid(choose_layers(self.layers, info))
-
     def start(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check that all prompts are of the filler format of this task."""
         super().start(info, prompts)
-        choose_layers(self.layers, info)
         self.n_slots = check_fillers(self._words, info, prompts)
         self.n_slots = min(self.n_slots, self.n * (self.n - 1))
 
@@ -86,7 +92,7 @@ class FillerContents(Measurement):
         match = torch.zeros_like(valid[..., 0])
         match[:, 1::2] = match3.partner(rows, self.m)[:, : match[:, 1::2].shape[1]] >= 0
         found: dict[str, list[torch.Tensor]] = {}
-        for layer in choose_layers(self.layers, self.info):
+        for layer in self.at_layers():
             logits = batch.unembed(batch.resid(layer)[:, slots])[..., : len(words)].double()
             is_filler = logits.argmax(-1) == words.filler
             logits[..., words.filler] = -torch.inf
@@ -95,38 +101,30 @@ class FillerContents(Measurement):
             top = logits.masked_fill(~valid, -torch.inf).amax(-1, keepdim=True)
             rank = 1 + (logits > top).sum(-1)
             for name, value in (
-                ("recovery", right), ("shuffled", wrong.gather(-1, best)[..., 0]), ("reciprocal", 1 / rank.double()),
-                ("filler", is_filler), ("matched", right & match),
+                ("recovery", right), ("recovery_shuffled", wrong.gather(-1, best)[..., 0]),
+                ("reciprocal_rank", 1 / rank.double()), ("filler_share", is_filler), ("_matched", right & match),
             ):  # fmt: skip
                 found.setdefault(name, []).append(value.double().sum(0))
         for name, values in found.items():
             self.add(name, torch.stack(values))
-        self.add("matches", match.double().sum(0))
-        self.add("count", torch.tensor(len(batch), dtype=torch.float64, device=batch.device))
+        self.add("_matches", match.double().sum(0))
+        self.add("n_prompts", torch.tensor(len(batch), dtype=torch.float64, device=batch.device))
 
-    def result(self) -> xr.Dataset:
-        """Return recovery, its chance, the rank of the best valid word, and the share of dots, by layer and slot."""
-        if not self.sums:
-            raise ValueError("FillerContents has seen no batch yet")
-        v, full, s = variable, ("layer", "slot"), self.sums
-        share = {k: s[k] / s["count"] for k in ("recovery", "shuffled", "reciprocal", "filler")}
-        matched = s["matched"].sum(1) / s["matches"].sum()  # 0/0 is NaN: no prompt has a triple
-        data = {
-            "recovery": v(full, share["recovery"], "share of fillers whose best word is valid there", "1", REFERENCE),
-            "recovery_shuffled": v(full, share["shuffled"], "the same, valid for other rows (chance)", "1"),
-            "reciprocal_rank": v(full, share["reciprocal"], "mean reciprocal rank of the best valid word", "1"),
-            "filler_share": v(full, share["filler"], "share of fillers whose best word is the filler", "1"),
-            "match_recovery": v("layer", matched, "recovery where a third row completes the pair", "1", REFERENCE),
-            "n_matches": v((), s["matches"].sum(), "fillers with a third row to name", "token"),
-            "n_prompts": v((), s["count"], "prompts", "1"),
-        }
+    def derive(self, found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+        """Return shares, from counts."""
+        shares = ("recovery", "recovery_shuffled", "reciprocal_rank", "filler_share")
+        matches = found["_matches"].sum()
+        with np.errstate(invalid="ignore"):  # 0/0 is NaN: no prompt has a triple
+            matched = found["_matched"].sum(1) / matches
+        return {**{k: found[k] / found["n_prompts"] for k in shares}, "match_recovery": matched, "n_matches": matches}
+
+    def coords(self) -> Mapping[str, Any]:
+        """Return the slots, and what the chain of thought says there."""
         kind = ["row of the pair" if t % 2 == 0 else "third row or digit of the sum" for t in range(self.n_slots)]
-        coords: dict[str, Any] = {
-            **layer_coords(choose_layers(self.layers, self.info), self.info),
-            "slot": v("slot", range(self.n_slots), "filler, counted from the first", "1"),
-            "slot_kind": v("slot", kind, "what the chain of thought says there", "1"),
+        return {
+            "slot": (range(self.n_slots), "filler, counted from the first", "1"),
+            "slot_kind": ("slot", kind, "what the chain of thought says there", "1"),
         }
-        return xr.Dataset(data, coords)
 
 
 def check_fillers(words: Words, info: ModelInfo, prompts: Prompts) -> int:

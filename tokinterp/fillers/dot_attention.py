@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 
 from ..capture import Site
-from ..dataset import block_coords, variable
-from ..measurements.base import Measurement, choose_blocks
+from ..measurements.base import Field, Measurement
 from ..settings import checked, count
 from . import match3
 from .contents import check_fillers
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
 
 QUERIES = ("fillers", "answer")
 KEYS = ("rows", "end of input", "other fillers", "self")
+EACH = ("prompt", "block", "head")
 REFERENCE = "Pfau, Merrill and Bowman 2024, arXiv 2404.15758 (order of the pairs)"
 
 
@@ -62,6 +61,16 @@ class DotAttention(Measurement):
     True
     """
 
+    fields = {
+        "mass": Field((*EACH, "query_set", "key_set"), "mean attention on the set"),
+        "own_rows": Field(EACH, "attention of a filler on the two rows of its pair", "1", REFERENCE),
+        "two_other_rows": Field(EACH, "attention of a filler on two rows that are not of its pair"),
+        "slot_match": Field(EACH, "attention of the answer position on a filler whose pair is completed"),
+        "slot_plain": Field(EACH, "attention of the answer position on a filler whose pair is not"),
+        "n_matches": Field(("prompt",), "fillers whose pair is completed by a third row", "token"),
+        "chance": Field(("query_set", "key_set"), "the same of uniform attention"),
+    }
+    block_site = "pattern"
     streams = True
 
     def __init__(self, n: int, d: int, m: int = 10, blocks: Iterable[int] | None = None) -> None:
@@ -71,12 +80,11 @@ class DotAttention(Measurement):
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the patterns."""
-        return [Site("pattern", b) for b in choose_blocks(self.blocks, info)]
+        return [Site("pattern", b) for b in self.at_blocks(info)]
 
     def start(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check blocks, and that all prompts are of the filler format of this task."""
         super().start(info, prompts)
-        choose_blocks(self.blocks, info)
         self.n_fillers = check_fillers(self.words, info, prompts)
 
     @property
@@ -114,29 +122,17 @@ class DotAttention(Measurement):
 
     def update(self, batch: Batch) -> None:
         """Take the masses of a batch."""
-        blocks = choose_blocks(self.blocks, self.info)
+        blocks = self.at_blocks()
         found = torch.stack([batch.seen(self, Site("pattern", b)) for b in blocks], 1)  # (prompt, block, head, 13)
         mine, rest, hits, plain, number = found[..., 8:].unbind(-1)
         slots = min(self.n_fillers, self.n * (self.n - 1))
-        self.append(
-            prompt=batch.prompt_numbers, mass=found[..., :8].unflatten(-1, (2, 4)), own_rows=mine, two_other_rows=rest,
+        self.keep(
+            batch, mass=found[..., :8].unflatten(-1, (2, 4)), own_rows=mine, two_other_rows=rest,
             slot_match=hits / number, slot_plain=plain / (slots - number), n_matches=number[:, 0, 0],
         )  # fmt: skip
 
-    def result(self) -> xr.Dataset:
-        """Return the dataset described in the class."""
-        names = ("mass", "own_rows", "two_other_rows", "slot_match", "slot_plain", "n_matches")
-        prompt, *columns = self.table("prompt", *names)
-        each = ("prompt", "block", "head")
-        texts: dict[str, tuple[Any, ...]] = {
-            "mass": ((*each, "query_set", "key_set"), "mean attention on the set", "1"),
-            "own_rows": (each, "attention of a filler on the two rows of its pair", "1", REFERENCE),
-            "two_other_rows": (each, "attention of a filler on two rows that are not of its pair", "1"),
-            "slot_match": (each, "attention of the answer position on a filler whose pair is completed", "1"),
-            "slot_plain": (each, "attention of the answer position on a filler whose pair is not", "1"),
-            "n_matches": ("prompt", "fillers whose pair is completed by a third row", "token"),
-        }
-        data = {k: variable(texts[k][0], c, *texts[k][1:]) for k, c in zip(names, columns, strict=True)}
+    def derive(self, found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+        """Return the masses of uniform attention."""
         n, f = self.n, self.n_fillers
         seen = n + 2 + np.arange(f)  # positions that filler 0, 1, ... can see
         last = n + 2 + f
@@ -144,12 +140,11 @@ class DotAttention(Measurement):
             [(n / seen).mean(), (1 / seen).mean(), (np.arange(f) / seen).mean(), (1 / seen).mean()],
             [n / last, 1 / last, f / last, 1 / last],
         ]
-        data["chance"] = variable(("query_set", "key_set"), chance, "the same of uniform attention", "1")
-        coords = {
-            "prompt": variable("prompt", prompt, "number of the prompt in the input", "1"),
-            "query_set": variable("query_set", np.array(QUERIES), "which positions look", "1"),
-            "key_set": variable("key_set", np.array(KEYS), "which positions are looked at", "1"),
-            "head": variable("head", np.arange(self.info.n_heads), "attention head", "1"),
-            **block_coords(choose_blocks(self.blocks, self.info), self.info, "pattern"),
+        return {"chance": chance}
+
+    def coords(self) -> Mapping[str, Any]:
+        """Return the names of the sets."""
+        return {
+            "query_set": (np.array(QUERIES), "which positions look", "1"),
+            "key_set": (np.array(KEYS), "which positions are looked at", "1"),
         }
-        return xr.Dataset(data, coords)

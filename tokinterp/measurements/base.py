@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from .clouds import Neighbourhood
 
 Tensors = dict[str, torch.Tensor]
-KEYS = {"prompt": ("prompt",), "token": ("token_prompt", "token_position")}
+KEYS = {
+    "prompt": ("prompt",),
+    "token": ("token_prompt", "token_position"),
+    "span": ("span_prompt", "start", "stop"),
+}
 """The columns that tell the rows of a table apart, by the first dimension of its fields."""
 
 
@@ -32,8 +36,8 @@ class Field(NamedTuple):
     Attributes
     ----------
     dims : tuple of str
-        Its dimensions. The first says where it is kept: ``prompt`` and ``token`` in tables with a row for each, all
-        others in sums, or made from both in ``derive``.
+        Its dimensions. The first says where it is kept: ``prompt``, ``token`` and ``span`` in tables with a row for
+        each, all others in sums, or made from both in ``derive``.
     long_name, units : str
         What the numbers are, and in which unit.
     references : str, optional
@@ -52,7 +56,7 @@ class Field(NamedTuple):
 
     @property
     def table(self) -> str:
-        """``prompt`` or ``token``: where its rows are kept; empty for what is summed or derived."""
+        """``prompt``, ``token`` or ``span``: where its rows are kept; empty for what is summed or derived."""
         return self.dims[0] if self.dims and self.dims[0] in KEYS else ""
 
 
@@ -153,7 +157,10 @@ class Measurement:
         return {}
 
     def coords(self) -> Mapping[str, Any]:
-        """Return values, long name and units of the dimensions that are this measurement's own."""
+        """Return values, long name and units of the dimensions that are this measurement's own.
+
+        What stands beside a dimension under another name has the dimension before the values.
+        """
         return {}
 
     def notes(self) -> Mapping[str, Mapping[str, Any]]:
@@ -188,7 +195,7 @@ class Measurement:
         TypeError
             For a name that ``fields`` does not have, or a value of another shape.
         """
-        tables: dict[str, Tensors] = {dim: {} for dim in KEYS}
+        tables: dict[str, Tensors] = {"prompt": {}, "token": {}}
         for name, value in columns.items():
             self._check_column(name, value, batch)
             tables[self.fields[name].table][name] = value
@@ -213,8 +220,8 @@ class Measurement:
         field = self.fields.get(name)
         if field is None:
             raise TypeError(f"{who}: it is not in fields, which has {', '.join(self.fields) or 'nothing'}")
-        if not field.table:
-            raise TypeError(f"{who}: its first dimension is neither prompt nor token, but {field.dims}; use add()")
+        if field.table not in ("prompt", "token"):
+            raise TypeError(f"{who}: its dimensions are {field.dims}; add() is for sums, append() for spans")
         start = (len(batch),) if field.table == "prompt" else tuple(batch.ids.shape)
         if tuple(value.shape[: len(start)]) != start or value.ndim != len(start) + len(field.dims) - 1:
             axes = ("prompt", "position", *field.dims[1:]) if field.table == "token" else field.dims
@@ -260,6 +267,10 @@ class Measurement:
             out["token_prompt"] = variable("token", found["token_prompt"], "number of the prompt in the input", "1")
             out["position"] = variable("token", found["token_position"], "place in the sequence, BOS counted", "1")
             out["token_id"] = variable("token", found["token_id"], "token id", "1")
+        if "span" in dims:
+            out["span_prompt"] = variable("span", found["span_prompt"], "number of the prompt in the input", "1")
+            out["start"] = variable("span", found["start"], "first token of the span, BOS counted", "token")
+            out["stop"] = variable("span", found["stop"], "token after the span", "token")
         if "block" in dims:
             out.update(block_coords(self.at_blocks(), self.info, self.block_site))
             if "layer" in dims:  # which has the others under the same names
@@ -274,6 +285,8 @@ class Measurement:
         for name, given in self.coords().items():
             if name in dims:
                 out[name] = variable(name, *given)
+            elif len(given) == 4 and given[0] in dims:
+                out[name] = variable(*given)
         return out
 
     # -- what they all share ----------------------------------------------------------------------------------

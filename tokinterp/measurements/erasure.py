@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -10,11 +10,10 @@ import torch
 import xarray as xr
 
 from ..capture import resid
-from ..dataset import variable
 from ..describe import digest
 from ..kernels import segmentation as seg
 from ..settings import checked, count, integer, names, one_of, several
-from .base import Measurement
+from .base import Field, Measurement
 from .depth import default_layers
 
 if TYPE_CHECKING:
@@ -129,6 +128,21 @@ class ErasureScores(Measurement):
     True
     """
 
+    fields = {
+        "psi": Field(("span",), "erasure score", "1", f"{PAPER}, equation 1"),
+        "seen": Field(("span",), "share of the terms whose target was a label of the probes"),
+        "mean_delta": Field(("prompt", "offset"), "mean drop of the true token"),
+        "n_terms": Field(("prompt", "offset"), "positions with a delta", "token"),
+        "n_segments": Field(("prompt",), "segments"),
+        "n_multi": Field(("prompt",), "segments of two or more tokens"),
+        "mean_psi": Field(("prompt",), "mean erasure score of segments of two or more tokens"),
+        "in_units": Field(("prompt",), "share of tokens in segments of two or more tokens with psi > 0"),
+        "centre": Field(("offset",), "what was subtracted: mean drop"),
+        "delta": Field(("token", "offset"), "drop of the true token", "1", f"{PAPER}, section 5"),
+        "token_psi": Field(("token",), "erasure score of the segment that holds the token"),
+        "_covered": Field(("prompt",), "tokens in segments"),
+    }
+
     def __init__(
         self,
         probes: Probes,
@@ -174,7 +188,7 @@ class ErasureScores(Measurement):
         out = {"probes": probes_hash(self.probes, self.offsets), "start": self.start_layer, "end": self.end_layer}
         return out | {n: list(v) if isinstance(v := getattr(self, n), tuple) else v for n in names}
 
-    def layers(self, info: ModelInfo) -> tuple[int, int]:
+    def between(self, info: ModelInfo) -> tuple[int, int]:
         """Return start and end for a model, the defaults filled in."""
         start, end = default_layers(info.n_layers)
         start = start if self.start_layer is None else self.start_layer
@@ -182,12 +196,12 @@ class ErasureScores(Measurement):
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the stream at the two layers."""
-        return resid(self.layers(info))
+        return resid(self.between(info))
 
     def start(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check the probes against the model and the prompts."""
         super().start(info, prompts)
-        start, end = self.layers(info)
+        start, end = self.between(info)
         if hasattr(self.probes, "check_model"):
             self.probes.check_model(info)  # pyright: ignore[reportAttributeAccessIssue]
         if start >= end:
@@ -226,12 +240,16 @@ class ErasureScores(Measurement):
             for first in range(0, len(batch), step):
                 part = slice(first, first + step)
                 token_psi[part] = self._segment(batch, part, delta[part], exists[part], inside[part])
-            self._append_prompts(batch, delta, token_psi)
-            self._append_tokens(batch, delta, token_psi)
+            known = ~delta.isnan()
+            total = seg.on_grid(delta).nan_to_num(nan=0.0).sum(1)
+            columns = {"n_terms": known.sum(1), "mean_delta": total / known.sum(1)}
+            if self.tokens != 0:
+                columns.update(delta=delta, token_psi=token_psi)
+            self.keep(batch, _covered=(~token_psi.isnan()).sum(1), **columns)
 
     def delta(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return delta, NaN where missing, and whether there is a target: both (prompt, position, offset)."""
-        start, end = self.layers(self.info)
+        start, end = self.between(self.info)
         rows = [batch.rows(layer) for layer in (start, end)]
         flat = batch.flatten(torch.arange(batch.ids.numel(), device=batch.device, dtype=torch.int64).view_as(batch.ids))
         shape = (*batch.ids.shape, len(self.offsets))
@@ -284,10 +302,10 @@ class ErasureScores(Measurement):
         )
         self.append(
             span_prompt=batch.prompt_numbers[part][text],
-            span_start=start.to(torch.int32),
-            span_stop=stop.to(torch.int32),
-            span_psi=score,
-            span_seen=(seen / all_terms).float(),
+            start=start.to(torch.int32),
+            stop=stop.to(torch.int32),
+            psi=score,
+            seen=(seen / all_terms).float(),
         )
         begins = lengths > 0
         which = begins.flatten().cumsum(0).view_as(lengths) - 1
@@ -296,60 +314,36 @@ class ErasureScores(Measurement):
         spread = score[which.clamp(min=0)] if len(score) else torch.zeros_like(which, dtype=torch.float32)
         return spread.masked_fill(place >= reach, torch.nan)
 
-    def _append_prompts(self, batch: Batch, delta: torch.Tensor, token_psi: torch.Tensor) -> None:
-        known = ~delta.isnan()
-        total = seg.on_grid(delta).nan_to_num(nan=0.0).sum(1)
-        covered = (~token_psi.isnan()).sum(1)
-        self.append(prompt=batch.prompt_numbers, n_terms=known.sum(1), mean_delta=total / known.sum(1), covered=covered)
-
-    def _append_tokens(self, batch: Batch, delta: torch.Tensor, token_psi: torch.Tensor) -> None:
-        if self.tokens == 0:
-            return
-        limit = np.inf if self.tokens is None else self.tokens
-        kept = np.flatnonzero(np.repeat(np.asarray(batch.numbers), batch.lengths) < limit)
-        chosen = torch.from_numpy(kept).to(batch.device)
-        columns = {
-            "token_prompt": batch.row_prompt, "token_position": batch.row_position, "token_id": batch.row_ids,
-            "delta": batch.flatten(delta), "token_psi": batch.flatten(token_psi),
-        }  # fmt: skip
-        self.append(**{name: c[chosen] for name, c in columns.items()})
-
     # -- the outcome ------------------------------------------------------------------------------------------
     def result(self) -> xr.Dataset:
         """Return the dataset described in the class."""
-        span = dict(zip(SPAN, self.table(*(f"span_{n}" for n in SPAN)), strict=True))
-        prompt, n_terms, mean_delta, covered = self.table("prompt", "n_terms", "mean_delta", "covered")
-        start, end = self.layers(self.info)
-        units = "nat" if self.scale == "logprob" else "1"
-        drop = f"drop of the {SCALES[self.scale]} of the true token from layer {start} to {end}"
-        drop += ", minus its mean" if self.centred else ""
-        coords = {
-            "offset": variable("offset", np.array(self.offsets), "place decoded minus place probed", "1"),
-            "prompt": variable("prompt", prompt, "number of the prompt in the input", "1"),
-            "span_prompt": variable("span", span["prompt"], "number of the prompt in the input", "1"),
-            "start": variable("span", span["start"], "first token of the segment, BOS counted", "token"),
-            "stop": variable("span", span["stop"], "token after the segment", "token"),
-        }
-        data = {
-            "psi": variable("span", span["psi"], "erasure score", units, f"{PAPER}, equation 1"),
-            "seen": variable("span", span["seen"], "share of the terms whose target was a label of the probes", "1"),
-            "mean_delta": variable(("prompt", "offset"), mean_delta, f"mean {drop}", units),
-            "n_terms": variable(("prompt", "offset"), n_terms, "positions with a delta", "token"),
-            **_per_prompt(prompt, covered, span, units),
-        }
-        if self.centred:
-            centre = self.centre().cpu().numpy()
-            data["centre"] = variable("offset", centre, f"what was subtracted: mean {drop.split(',')[0]}", units)
-        if self.tokens != 0:
-            names = ("token_prompt", "token_position", "token_id", "delta", "token_psi")
-            number, position, ids, delta, psi = self.table(*names)
-            data["delta"] = variable(("token", "offset"), delta, drop, units, f"{PAPER}, section 5")
-            data["token_psi"] = variable("token", psi, "erasure score of the segment that holds the token", units)
-            coords["token_prompt"] = variable("token", number, "number of the prompt in the input", "1")
-            coords["position"] = variable("token", position, "place in the sequence, BOS counted", "1")
-            coords["token_id"] = variable("token", ids, "token id", "1")
+        start, end = self.between(self.info)
         attrs: dict[str, Any] = {k: int(v) if isinstance(v, bool) else v for k, v in self.scoring().items()}
-        return xr.Dataset(data, coords, {**attrs, "start_layer": start, "end_layer": end})
+        return super().result().assign_attrs({**attrs, "start_layer": start, "end_layer": end})
+
+    def derive(self, found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+        """Return what is counted per prompt, and the centre."""
+        out = _per_prompt(found)
+        return {**out, "centre": self.centre().cpu().numpy()} if self.centred else out
+
+    def coords(self) -> Mapping[str, Any]:
+        """Return the offsets."""
+        return {"offset": (np.array(self.offsets), "place decoded minus place probed", "1")}
+
+    def notes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return what dropped, between which layers, and in which units."""
+        start, end = self.between(self.info)
+        units = {"units": "nat" if self.scale == "logprob" else "1"}
+        plain = f"drop of the {SCALES[self.scale]} of the true token from layer {start} to {end}"
+        drop = plain + (", minus its mean" if self.centred else "")
+        return {
+            "psi": units,
+            "mean_psi": units,
+            "token_psi": units,
+            "delta": {"long_name": drop, **units},
+            "mean_delta": {"long_name": f"mean {drop}", **units},
+            "centre": {"long_name": f"what was subtracted: mean {plain}", **units},
+        }
 
     def scoring(self) -> dict[str, Any]:
         """Return the settings that the scores of other spans need."""
@@ -357,13 +351,11 @@ class ErasureScores(Measurement):
         return {"scale": self.scale, "segmentation": self.segmentation, **{n: getattr(self, n) for n in names}}
 
 
-SPAN: tuple[str, ...] = ("prompt", "start", "stop", "psi", "seen")
-
-
-def _per_prompt(prompt: np.ndarray, covered: np.ndarray, span: dict[str, np.ndarray], units: str) -> dict[str, Any]:
+def _per_prompt(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the variables that count segments, per prompt."""
-    where = np.searchsorted(prompt, span["prompt"])
-    length = span["stop"] - span["start"]
+    prompt, covered, psi = found["prompt"], found["_covered"], found["psi"]
+    where = np.searchsorted(prompt, found["span_prompt"])
+    length = found["stop"] - found["start"]
     multi = length > 1
 
     def total(weights: np.ndarray) -> np.ndarray:
@@ -371,14 +363,14 @@ def _per_prompt(prompt: np.ndarray, covered: np.ndarray, span: dict[str, np.ndar
 
     n_multi = total(multi)
     mean = np.full(len(prompt), np.nan)
-    np.divide(total(np.where(multi, span["psi"], 0)), n_multi, out=mean, where=n_multi > 0)
+    np.divide(total(np.where(multi, psi, 0)), n_multi, out=mean, where=n_multi > 0)
     share = np.full(len(prompt), np.nan)
-    np.divide(total(length * (multi & (span["psi"] > 0))), covered, out=share, where=covered > 0)
+    np.divide(total(length * (multi & (psi > 0))), covered, out=share, where=covered > 0)
     return {
-        "n_segments": variable("prompt", total(np.ones(len(where))).astype(np.int64), "segments", "1"),
-        "n_multi": variable("prompt", n_multi.astype(np.int64), "segments of two or more tokens", "1"),
-        "mean_psi": variable("prompt", mean, "mean erasure score of segments of two or more tokens", units),
-        "in_units": variable("prompt", share, "share of tokens in segments of two or more tokens with psi > 0", "1"),
+        "n_segments": total(np.ones(len(where))).astype(np.int64),
+        "n_multi": n_multi.astype(np.int64),
+        "mean_psi": mean,
+        "in_units": share,
     }
 
 
