@@ -44,7 +44,9 @@ def test_planted_massive_activations_are_listed():
     assert int(ds["massive_rows"].sum()) == 2
 
 
-@pytest.mark.parametrize("options", [{}, {"tokens": 0, "layers": [1]}, {"rule": "sun2024", "factor": 1.5, "entries": 3}])
+@pytest.mark.parametrize(
+    "options", [{}, {"tokens": 0, "layers": [1]}, {"rule": "sun2024", "factor": 1.5, "entries": 3}]
+)
 def test_contract_of_norms(options):
     ds = assert_contract(lambda: TokenNorms(**options))
     assert ("token" in ds.dims) == (options.get("tokens") != 0)

@@ -97,7 +97,7 @@ class Measurement:
 
     fields: Mapping[str, Field] = {}
     """The variables of the result, in order; a name that begins with ``_`` is kept or summed, and not a part of it."""
-    tokens: int | None = 0
+    tokens: Any = 0
     """Fields of single tokens are kept for the prompts numbered below this; None keeps all, 0 none."""
     block_site: str = "attn_out"
     """The site by which blocks are named."""
@@ -246,9 +246,9 @@ class Measurement:
         found: dict[str, Any] = self.columns()
         found.update(self.derive(found))
         data: dict[str, xr.Variable] = {}
-        for name, (dims, *text) in self.fields.items():
+        for name, field in self.fields.items():
             if name in found and not name.startswith("_"):
-                data[name] = variable(dims, found[name], *text)
+                data[name] = variable(field.dims, found[name], field.long_name, field.units, field.references)
         known = {*self.fields, *KEYS, *(k for keys in KEYS.values() for k in keys), "token_id"}
         if unknown := sorted({*found} - known):
             raise TypeError(f"{type(self).__name__}.derive() gives {', '.join(unknown)}, which fields does not have")

@@ -117,7 +117,7 @@ class OfClouds(Measurement):
 
     def neighbourhoods(self, info: ModelInfo) -> list[Neighbourhood]:
         """Return the ranks."""
-        return [Neighbourhood(tuple(self.at_layers(info)), frozenset(self.ranks()), self.exclude)]
+        return [Neighbourhood(tuple(self.at_layers(info)), frozenset(self.ranks()), tuple(self.exclude))]
 
     def update(self, batch: Batch) -> None:
         """Search the neighbours in the clouds of a batch, some layers at a time, and read off the fields."""

@@ -115,7 +115,7 @@ class CosineSimilarity(OfLayers):
         return [self._neighbourhood(info)] if self.angles else []
 
     def _neighbourhood(self, info: ModelInfo) -> Neighbourhood:
-        return Neighbourhood(tuple(self.at_layers(info)), frozenset((1, 2)), self.exclude)
+        return Neighbourhood(tuple(self.at_layers(info)), frozenset((1, 2)), tuple(self.exclude))
 
     def start(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers and channels against the model, and that some prompt has a pair of tokens."""
