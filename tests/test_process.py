@@ -99,10 +99,11 @@ def every_measurement():
     def below(kind):
         for sub in kind.__subclasses__():
             yield from below(sub)
-            if not sub.__subclasses__() and sub.__module__.startswith("tokinterp.") and sub.result is not kind.result:
+            says = sub.fields or sub.result is not ti.Measurement.result
+            if not sub.__subclasses__() and sub.__module__.startswith("tokinterp.") and says:
                 yield sub
 
-    return sorted({k for k in below(ti.Measurement) if k.result is not ti.Measurement.result}, key=lambda k: k.__name__)
+    return sorted({*below(ti.Measurement)}, key=lambda k: k.__name__)
 
 
 def measured(model):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..models.base import ModelInfo
     from ..text.prompts import Prompts
 
+CLOUD = ("prompt", "layer")
 LONGEST = 160  # bytes kept of a reason
 OWN = {
     "reason", "n_points", "n_used", "prompt", "layer", "token", "position", "token_id", "token_prompt", "text", "site",
@@ -76,6 +77,13 @@ class PerCloud(Measurement):
     (1, 2)
     """
 
+    fields = {
+        "reason": Field(CLOUD, "why a value is missing, or what the estimator warned of"),
+        "n_points": Field(CLOUD, "tokens in the cloud, duplicates counted"),
+        "n_used": Field(CLOUD, "points that the estimator got"),
+        "_said": Field((*CLOUD, "byte"), "the reason, in bytes"),
+    }
+
     def __init__(
         self,
         estimator: Any,
@@ -101,16 +109,13 @@ class PerCloud(Measurement):
             refuse("name", name, f"the result has {', '.join(sorted(OWN))} of its own: choose another name")
         self.estimator, self.read, self.name, self.units = estimator, read, name, units
         self.layers, self.tokens, self.distinct, self.exclude, self.least = layers, tokens, distinct, exclude, least
-        what, cloud = type(estimator).__name__, ("prompt", "layer")
+        what = type(estimator).__name__
         if not hasattr(estimator, "fit"):
             what = getattr(estimator, "__name__", what)
         self.fields = {
-            name: Field(cloud, f"{name} of the token cloud by {what}", units),
-            "reason": Field(cloud, "why a value is missing, or what the estimator warned of"),
-            "n_points": Field(cloud, "tokens in the cloud, duplicates counted"),
-            "n_used": Field(cloud, "points that the estimator got"),
+            name: Field(CLOUD, f"{name} of the token cloud by {what}", units),
+            **type(self).fields,
             f"{name}_token": Field(("token", "layer"), f"{name} at the token by {what}", units),
-            "_said": Field((*cloud, "byte"), "the reason, in bytes"),
         }
 
     def start(self, info: ModelInfo, prompts: Prompts) -> None:
