@@ -246,8 +246,9 @@ def circumstances(attrs: Mapping[Any, Any]) -> list[str]:
 def check(data: xr.Dataset | xr.DataTree) -> None:
     """Raise ValueError, naming every problem, if a result does not follow the conventions.
 
-    Every dimension must be one of :data:`DIMS`, every variable must have ``long_name`` and ``units``, every dataset
-    its provenance; layers are counted from 0 to n_layers; no infinite values; no strings that netCDF refuses.
+    Every dimension must be one of :data:`DIMS`, or be named in the attribute ``dimensions`` and have a coordinate that
+    says what it is; every variable must have ``long_name`` and ``units``, every dataset its provenance; layers are
+    counted from 0 to n_layers; no infinite values; no strings that netCDF refuses.
 
     Examples
     --------
@@ -267,7 +268,9 @@ def check(data: xr.Dataset | xr.DataTree) -> None:
     problems = [f"attribute {a!r} is missing" for a in REQUIRED if a not in data.attrs]
     if data.attrs.get("Conventions", CONVENTIONS) != CONVENTIONS:
         problems.append(f"Conventions is {data.attrs['Conventions']!r}, not {CONVENTIONS!r}")
-    problems += [f"unknown dimension {d!r} (known: {', '.join(DIMS)})" for d in data.dims if d not in DIMS]
+    own = str(data.attrs.get("dimensions", "")).split(", ")
+    unknown = [d for d in data.dims if d not in DIMS and not (d in own and d in data.coords)]
+    problems += [f"unknown dimension {d!r} (known: {', '.join(DIMS)})" for d in unknown]
     problems += _unfit(data.attrs)
     for name, v in data.variables.items():
         problems += [f"variable {name!r} has no {a}" for a in ("long_name", "units") if not v.attrs.get(a)]

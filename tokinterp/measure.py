@@ -28,6 +28,7 @@ from .paths import new_path
 from .settings import checked, count, number, share
 from .signals import at_once
 from .text.prompts import Prompts
+from .trial import try_out
 
 
 @at_once()
@@ -125,6 +126,7 @@ def measure(
         if n > 1 and m.passes > 1:
             raise ValueError(f"{type(m).__name__} reads the prompts {m.passes} times: it cannot be run in shares")
     _check_sites(model, measurements)
+    try_out(model, prompts, measurements, edits)
     keep = Checkpoint(path, facts, (i, n)) if path is not None else None
     try:
         if path is not None and dataset.exists(path):  # another process finished it between our looking and locking

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import xarray as xr
 
 from ..capture import resid
-from ..dataset import block_coords, layer_coords, variable
+from ..dataset import DIMS, block_coords, layer_coords, variable
 from ..describe import describe, own_code
-from ..settings import choose
+from ..settings import checked, choose
 
 if TYPE_CHECKING:
     from ..capture import Batch, Site
@@ -30,7 +31,9 @@ KEYS = {
 """The columns that tell the rows of a table apart, by the first dimension of its fields."""
 
 
-class Field(NamedTuple):
+@checked()
+@dataclass(frozen=True)
+class Field:
     """What a variable of a result is, said once.
 
     Attributes
@@ -253,6 +256,8 @@ class Measurement:
         if unknown := sorted({*found} - known):
             raise TypeError(f"{type(self).__name__}.derive() gives {', '.join(unknown)}, which fields does not have")
         out = xr.Dataset(data, self._coordinates(data, found))
+        if own := [str(d) for d in out.dims if d not in DIMS and d in out.coords]:
+            out.attrs["dimensions"] = ", ".join(own)
         for name, attrs in self.notes().items():
             if name in out.variables:
                 out[name].attrs.update(attrs)

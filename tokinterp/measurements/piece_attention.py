@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,7 +75,7 @@ class PieceAttention(Measurement):
         super().__init__()
         self.sizes, self.blocks, self.by_head, self.min_position = tuple(sizes), blocks, by_head, min_position
         if not by_head:
-            self.fields = {n: f._replace(dims=f.dims[:3]) for n, f in self.fields.items()}
+            self.fields = {n: replace(f, dims=f.dims[:3]) for n, f in self.fields.items()}
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the attention weights of the blocks."""
