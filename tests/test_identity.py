@@ -309,7 +309,7 @@ SETTINGS = [
     (ti.LogitLens, {"top": 0}, [{"top": 1}, {"top": 0, "layers": [1]}, {"top": 0, "tokens": 1}]),
     (ti.IntrinsicDimension, {"scales": (2,), "k": 3, "small": "nan"}, [{"scales": (2,), "k": 4, "small": "nan"}]),
     (ti.Spectrum, {}, [{"layers": [1]}]),
-    (ti.TokenNorms, {}, [{"keep": 2}]),
+    (ti.TokenNorms, {}, [{"entries": 2}]),
     (ti.Curvature, {}, [{"exclude": ()}]),
     (ti.CosineSimilarity, {}, [{"layers": [2]}]),
 ]

@@ -230,7 +230,7 @@ class Measurement:
             axes = ("prompt", "position", *field.dims[1:]) if field.table == "token" else field.dims
             raise TypeError(f"{who} has the shape {tuple(value.shape)}; ({', '.join(axes)}) begins with {start}")
 
-    def columns(self) -> dict[str, np.ndarray]:
+    def _columns(self) -> dict[str, np.ndarray]:
         """Return the columns of all tables, each sorted by its keys, and the sums that are fields."""
         out: dict[str, np.ndarray] = {}
         if not self.rows and not self.sums:
@@ -246,7 +246,7 @@ class Measurement:
 
     def result(self) -> xr.Dataset:
         """Return the labelled result of everything seen so far: the variables of ``fields``."""
-        found: dict[str, Any] = self.columns()
+        found: dict[str, Any] = self._columns()
         found.update(self.derive(found))
         data: dict[str, xr.Variable] = {}
         for name, field in self.fields.items():
