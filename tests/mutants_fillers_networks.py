@@ -15,7 +15,7 @@ MATCH3 = "tests/test_fillers_match3.py::"
 TRAINING = "tests/test_fillers_training.py::"
 
 MUTANTS = [
-    ("filler share of others", F + "contents.py", '("filler", is_filler)', '("filler", ~is_filler)',
+    ("filler share of others", F + "contents.py", '("filler_share", is_filler)', '("filler_share", ~is_filler)',
      CONTENTS + "test_contents_are_those_of_a_loop"),
     ("filler stays in the vocabulary", F + "contents.py", "logits[..., words.filler] = -torch.inf", "pass",
      CONTENTS + "test_contents_are_those_of_a_loop"),
@@ -25,7 +25,7 @@ MUTANTS = [
      CONTENTS + "test_contents_are_those_of_a_loop"),
     ("chance rows are the rows", F + "contents.py", "for r in (rows, other)", "for r in (rows, rows)",
      CONTENTS + "test_contents_find_the_chain_of_thought_where_it_was_written"),
-    ("match recovery of all slots", F + "contents.py", '("matched", right & match)', '("matched", right)',
+    ("match recovery of all slots", F + "contents.py", '("_matched", right & match)', '("_matched", right)',
      CONTENTS + "test_contents_find_the_chain_of_thought_where_it_was_written"),
     ("linear probe tested on its fit", F + "probe.py", "for s in (100, 101)]", "for s in (100, 100)]",
      PROBE + "test_the_linear_probe_is_scored_on_other_examples"),
