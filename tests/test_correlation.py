@@ -27,7 +27,7 @@ def results(n=60, layers=3, seed=0, slope=(0.0, 0.6, 2.0)):
     d = xr.Dataset(
         {"dimension": variable(("prompt", "layer", "scale"), np.exp(log), "d", "1")}, {**depth, **scale}, attrs
     )
-    ce = np.stack([loss + 5, loss + 1, loss], 1)[..., None]
+    ce = np.stack([5 + loss[::-1], 5 - loss, loss], 1)[..., None]
     lens = xr.Dataset({"cross_entropy": variable(("prompt", "layer", "variant"), ce, "loss", "nat")}, depth, attrs)
     more = {
         "n_tokens": length, "n_types": length // 2, "type_token_ratio": np.full(n, 0.5),

@@ -351,3 +351,15 @@ def test_padding_that_is_not_finite_does_not_count():
     assert nonfinite_layer(batch).tolist() == [-1, -1, -1]
     batch.resid(2)[1, 3] = torch.nan
     assert nonfinite_layer(batch).tolist() == [-1, 2, -1]
+    inside = model.batch(range(2))
+    inside.activations = {ti.Site("mlp_out", 1): inside.resid(0).clone()}  # between layers 1 and 2
+    inside.get("mlp_out", 1)[0, 2] = torch.nan
+    assert nonfinite_layer(inside).tolist() == [2, -1]
+
+
+def test_strings_of_tokens_are_those_of_their_positions():
+    prompts = ti.Prompts.from_texts(["the river and the sea", "to the north"], tiny())
+    asked = {"m": ti.PooledStates(layers=[0], pooling="tokens")}  # without special tokens
+    ds = ti.measure(tiny(), prompts, asked, progress=False)["m"]
+    place = zip(ds["token_prompt"].values.tolist(), ds["position"].values.tolist(), strict=True)
+    assert ds["text"].values.tolist() == [prompts.strings(p)[k] for p, k in place]

@@ -204,3 +204,25 @@ def test_least_counts_values():
     ds = xr.Dataset({"x": ("token", values)}, place)
     prompts = ti.Prompts.from_ids([list(range(5, 15))] * 4)
     assert class_profile(ds, "x", labels, prompts, least=6)["subset"].values.tolist() == ["even"]
+    assert class_profile(ds, "x", labels, prompts, least=5)["subset"].values.tolist() == ["even", "odd"]
+
+
+def test_the_longest_of_overlapping_spans_counts():
+    from tiny import tiny
+
+    texts = ["the river and the sea"]
+    prompts = ti.Prompts.from_texts(texts, tiny())
+    long = {"document": 0, "start": 0, "stop": 9, "kind": "x", "type": "long"}
+    short = {"document": 0, "start": 4, "stop": 9, "kind": "x", "type": "short"}
+    for records in ([long, short], [short, long]):
+        found = span_labels(ti.Spans.from_records(records, texts).align(prompts), prompts, other="-")
+        assert set(found.tolist()) == {"long", "-"}
+
+
+def test_intervals_of_a_mean_far_from_zero_lie_around_it():
+    far = result(0)
+    far["x"] = far["x"] + 1000
+    out, near = class_profile(far, "x", labels(), PROMPTS), class_profile(result(0), "x", labels(), PROMPTS)
+    np.testing.assert_allclose(out["mean"], near["mean"] + 1000, rtol=1e-9)
+    np.testing.assert_allclose(out["mean_interval"], near["mean_interval"] + 1000, rtol=1e-9)
+    np.testing.assert_allclose(out["effect_interval"], near["effect_interval"], atol=1e-6)

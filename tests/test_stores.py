@@ -77,6 +77,15 @@ def test_share_of_another_run_is_refused(tmp_path):
         resumed(tmp_path / "run.zarr")
 
 
+def test_the_checkpoints_of_a_share_are_not_those_of_another(tmp_path):
+    """They hold other prompts: a copied folder would count its own twice and the others never."""
+    store = tmp_path / "run.zarr"
+    root = stopped_at(store, left=1, share=(0, 2)).parent
+    shutil.copytree(root / "share-0-of-2", root / "share-1-of-2")
+    with pytest.raises(ValueError, match=r"share-1-of-2 holds another run's checkpoints"):
+        resumed(store, share=(1, 2))
+
+
 def test_kill_while_clearing_up_leaves_only_litter(tmp_path, monkeypatch, whole):
     store = tmp_path / "run.zarr"
     delete = owner._delete
@@ -656,3 +665,13 @@ def test_share_of_the_command_line(monkeypatch):
     monkeypatch.setenv("SLURM_ARRAY_TASK_MAX", "9")
     with pytest.raises(ValueError, match="use one without gaps"):
         parse_share("slurm")
+
+
+def test_handlers_from_before_are_put_back():
+    def now():
+        return [signal.getsignal(n) for n in (*signals.SIGNALS, *signals.WARNINGS)]
+
+    before = now()
+    with stopping():
+        assert signal.getsignal(signal.SIGTERM) not in before
+    assert now() == before
