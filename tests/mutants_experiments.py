@@ -6,7 +6,7 @@ SUMMARY = "experiments/microscope_summary.py"
 ERASURE, FIGURES = "experiments/erasure_summary.py", "figures/__main__.py"
 LOSS = "tokinterp/measurements/removal_loss.py"
 BESIDE = "tests/test_experiments_record.py"
-SAID = "tests/test_experiments_erasure.py -k record_is_plain"
+SAID = "tests/test_experiments_erasure_summary.py"
 ENTROPY = "tests/test_entropy.py"
 
 MUTANTS = [

@@ -42,6 +42,7 @@ def test_groups_are_what_the_library_measures(done, model):
     assert expected <= set(tree["trained"].children)
     assert {"scores", "text", "units"} <= set(tree["untrained"].children)
     ti.check(tree)
+    assert float(tree["trained/seeds"]["delta_sd"].min()) > 1e-6  # probes of another seed are other probes
     sizes = ((texts[:8], model.info.max_tokens), (texts[10:16], 60))
     fit, cut = (ti.Prompts.from_texts(t, model, max_tokens=n) for t, n in sizes)
     probes = ti.fit_probes(model, fit, layers=[0, 1, 3], offsets=erasure_offsets(), progress=False)
@@ -100,6 +101,9 @@ def test_figure_is_drawn_with_and_without_controls(done):
     assert isinstance(fig, Figure)
     assert fig.get_size_inches()[0] <= 7
     assert fig.axes[0].get_ylabel() == "accuracy"
+    gaps = [tree[f"{n}/scores"]["gap"].sel(subset="last piece", offset=0).values for n in ("trained", "untrained")]
+    for line, gap in zip(fig.axes[1].lines, gaps, strict=False):
+        np.testing.assert_array_equal(line.get_ydata(), gap)
     few = xr.DataTree.from_dict({f"trained/{n}": tree[f"trained/{n}"].to_dataset() for n in ("scores", "text")})
     assert isinstance(draw(few), Figure)
 

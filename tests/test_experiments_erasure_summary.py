@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import xarray as xr
+from tiny import tiny
 
 import tokinterp as ti
 from experiments import erasure
@@ -46,6 +47,25 @@ def test_the_largest_gap_is_looked_for_behind_the_embedding_and_beside_the_untra
     assert "no sign of anything learned" not in one
     blank["last piece"]["offset 0"]["gap_interval"][0][1] = 0.41
     assert "no sign of anything learned" in gap_sentences(trained, blank)[0]
+
+
+@pytest.mark.parametrize(("low", "null"), [(0.1, False), (-0.1, True), (0.0, True)])
+def test_a_gap_whose_interval_holds_zero_is_a_null(low, null):
+    trained = {"layer": [0, 2], "last piece": {"offset 0": row((0.0, 0.2), (-0.1, low), (0.1, 0.4), (1.0, 0.9))}}
+    assert ("not lower than at other tokens (null)" in gap_sentences(trained, None)[0]) == null
+    trained["last piece"]["offset 0"]["n"] = 29
+    assert gap_sentences(trained, None) == []
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"), [((0.4, 0.6), "not distinguishable from"), ((0.6, 0.8), "above"), ((0.1, 0.4), "below")]
+)
+def test_known_units_score_above_chance_or_not(interval, verdict):
+    one = {"start_layer": 1, "end_layer": 2, "psi_mean": 0.1, "share_above_threshold": None}
+    unit = {"n": 40, "auroc": 0.5, "interval": interval}
+    last = psi_sentences({"text": one, "units": {"word": unit}}, {})[-1]
+    assert last.startswith(f"Known units (word, 40) score {verdict} random spans")
+    assert len(psi_sentences({"text": one, "units": {"word": {**unit, "n": 29}}}, {})) == 1
 
 
 def test_gaps_of_the_table_are_those_of_the_result():
@@ -106,7 +126,7 @@ def test_ends_are_chosen_by_the_gap_at_offset_0():
     assert erasure.choose_ends(ds, 3, 0, None) == (0, 2)
 
 
-def test_the_bundled_texts_of_fit_and_test_are_not_the_same(bundled, monkeypatch):
+def test_the_bundled_texts_of_fit_and_test_are_not_the_same(monkeypatch):
     """And nothing else may be fitted on: whatever is scored was not in the fit."""
     seen = {}
 
@@ -126,7 +146,7 @@ def test_the_bundled_texts_of_fit_and_test_are_not_the_same(bundled, monkeypatch
     monkeypatch.setattr(ti, "fit_probes", fit)
     monkeypatch.setattr(ti.Prompts, "from_texts", from_texts)
     with pytest.raises(Seen):
-        erasure.run(bundled, small=True, progress=False)
+        erasure.run(tiny(), small=True, progress=False)
     train, *tests = seen["made"]
     assert seen["fit"] <= train
     assert all(test == tests[0] for test in tests)

@@ -52,6 +52,26 @@ def test_every_part_lies_beside_its_controls(results):
     np.testing.assert_allclose(drop.sel(subset="random").sum(), drop.sel(subset="condition").sum(), rtol=0.1)
 
 
+def test_what_is_trained_on_is_other_text_under_the_same_condition(model, monkeypatch):
+    seen = {}
+
+    def lens(case, settings):
+        seen[case.null] = case.prompts, case.texts()
+        asked = {"lens": ti.LogitLens(top=0, tokens=0)}
+        return {"lens": ti.measure(case.model, case.prompts, asked, progress=False)["lens"].to_dataset()}
+
+    monkeypatch.setattr(microscope_parts, "lens", lens)
+    microscope.run(model, TEXTS, parts=("lens",), controls=("shuffle:5",), small=True, progress=False)
+    (text, train), (shuffled, mixed) = seen["none"], seen["shuffle:5"]
+    measured = {text.document_text(int(d)) for d in text.documents}
+    assert measured <= {*TEXTS[:6]}
+    assert {train.document_text(int(d)) for d in train.documents} <= {*TEXTS[6:]}
+    for plain, moved in ((text, shuffled), (train, mixed)):
+        assert plain.lengths == moved.lengths
+        assert plain.hash != moved.hash
+        assert all(sorted(plain.ids(i)) == sorted(moved.ids(i)) for i in range(len(plain)))
+
+
 def test_the_published_linearity_is_that_of_all_rows(results, model):
     _, tree = results
     texts = TEXTS[: len(TEXTS) * 2 // 3]

@@ -6,6 +6,7 @@ import xarray as xr
 
 from experiments import microscope_parts
 from experiments import microscope_summary as summary
+from experiments.microscope import Settings
 from experiments.microscope_summary import sentences
 
 
@@ -73,3 +74,44 @@ def test_what_is_about_its_group_has_no_mean_there():
     values = xr.DataArray([1.0, 3.0, 10.0, np.nan, 20.0], dims="token", name="x")
     found = microscope_parts.within(values, np.array([5, 5, 2, 2, 2]))
     np.testing.assert_allclose(found, [-1, 1, -5, np.nan, 5])
+
+
+def test_memory_is_counted_beyond_the_mean_state(monkeypatch):
+    """The part of the decoder, with everything dear put in place of."""
+    loss, blank = np.array([3.0, 1.0]), np.array([1.0, 2.0])
+    data = {
+        "context_loss": ("token", loss), "context_loss_blank": ("token", blank),
+        **{f"{n}_by_length": (("prompt", "bin"), np.ones((1, 1)))
+           for n in ("context_loss", "context_loss_blank", "n")},
+    }  # fmt: skip
+    asked = []
+
+    class Case:
+        model = out = None
+        progress = False
+
+        def texts(self):
+            return None
+
+        def beside(self, *_):
+            return None
+
+        def measure(self, what, prompts, asked):
+            return {"memory": xr.Dataset(data)}
+
+        prompts = None
+
+    monkeypatch.setattr(microscope_parts.ti, "fit_context_decoder", lambda *_, **__: "decoder")
+    monkeypatch.setattr(microscope_parts.ti, "ContextMemory", lambda decoder: None)
+    monkeypatch.setattr(microscope_parts, "fragments", lambda *_: None)
+    monkeypatch.setattr(microscope_parts, "by_class", lambda ds, name, case: ds[name])
+    monkeypatch.setattr(microscope_parts, "_tokens", lambda *_: {"nonlinearity": {"nonlinearity_mean": "error"}})
+    monkeypatch.setattr(microscope_parts, "correlate", lambda *given: asked.append(given))
+    settings = Settings()
+    found = microscope_parts.memory(Case(), settings)  # pyright: ignore[reportArgumentType]
+    assert found["memory"].values.tolist() == [2, -1]
+    assert found["memory_raw"].values.tolist() == [3, 1]
+    (given,) = asked
+    assert given[0] == "error"
+    assert given[1].values.tolist() == [3, 1]
+    assert given[3].values.tolist() == [2, -1]

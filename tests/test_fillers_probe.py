@@ -195,6 +195,15 @@ def test_experiment_and_figure(tmp_path):
     assert set(found["attention"]["answer"]) == {"rows", "end of input", "other fillers", "self"}
     with pytest.raises(ValueError, match="tier 'huge'"):
         dot_by_dot.run(tier="huge")
+    contents = tree["dots/contents"].to_dataset()
+    for name in ("recovery", "recovery_shuffled"):
+        np.testing.assert_allclose(found[f"{name}_of_digits"], contents[name][:, 1::2].mean("slot"), atol=1e-4)
+    change, match = (tree["dots/ablation"][n].values for n in ("slot_change", "slot_match"))
+    for name, wanted in (("completed", 1), ("not_completed", 0)):
+        rows = [change[0, s, p] for p in range(len(match)) for s in range(match.shape[1]) if match[p, s] == wanted]
+        assert found[f"slot_change_{name}"] == pytest.approx(np.mean(rows), abs=1e-4)
+    own = tree["training/match3-n3-d1-m5-strict/filler"]["accuracy"].sel(format="filler", stratum="all").values[0]
+    assert any(np.array_equal(line.get_ydata(), own) for line in fig.axes[0].lines)
     task, tier = Task(n=8), dot_by_dot.TIERS["gpu10"]
     ratio = dot_by_dot.equal_flops(task, tier).steps / tier.schedule.steps
     assert ratio == pytest.approx((4.3 + 4.3 * 69 / 75) / 2 / 0.63, rel=0.03)

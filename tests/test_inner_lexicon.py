@@ -287,6 +287,8 @@ def test_the_figure_and_its_parts(results, tmp_path):
     assert isinstance(fig, Figure)
     assert fig.get_size_inches()[0] <= 7
     assert [ax.get_xlabel() for ax in fig.axes] == ["layer"] * 4 + ["block"] * 2
+    own = results["trained/probe"]["accuracy"].sel(subset="last").values
+    np.testing.assert_allclose(fig.axes[0].lines[0].get_ydata(), own)
     assert plots.save(fig, tmp_path / "a.png").stat().st_size > 1000
     ax = plots.retrieval_by_layer(results["trained/natural"].to_dataset(), "success")
     assert ax.get_ylabel() == "share of words retrieved"
