@@ -69,6 +69,23 @@ def test_the_embedding_of_a_dot_says_nothing(lm):
     assert ds["accuracy"].sel(target="match").isnull().any(("trunk", "layer")).values.tolist() == [False, True, True]
 
 
+def test_the_discriminant_has_equal_priors_whatever_is_common():
+    rng = np.random.default_rng(0)
+    y, wanted = (rng.choice(3, (n, 1, 1), p=[0.75, 0.2, 0.05]) for n in (150, 80))
+    centres = rng.normal(size=(3, 4))
+    x, z = (centres[c[:, 0, 0]][:, None] + rng.normal(size=(len(c), 1, 4)) + 5 for c in (y, wanted))
+    given = (torch.from_numpy(a) for a in (x, y, z, wanted))
+    right = dot_probes._right(*given, 3, 0.3)[:, 0, 0].numpy()
+    a, b, c = x[:, 0] - x[:, 0].mean(0), z[:, 0] - x[:, 0].mean(0), y[:, 0, 0]
+    means = np.stack([a[c == k].mean(0) for k in range(3)])
+    total = a.T @ a / len(a)
+    within = sum((a[c == k] - means[k]).T @ (a[c == k] - means[k]) for k in range(3)) / len(a)
+    weight = np.linalg.solve(0.7 * within + 0.3 * np.trace(total) / 4 * np.eye(4), means.T).T
+    said = (b @ weight.T - (weight * means).sum(1) / 2).argmax(1)
+    np.testing.assert_array_equal(right, said == wanted[:, 0, 0])
+    assert (said == 2).mean() > 0.1  # although it is rare
+
+
 def test_fit_and_test_share_no_input_and_repeat_none():
     fit, test = different_halves(TASK, 900)
     a, b = ({tuple(r) for r in s.rows.flatten(1).tolist()} for s in (fit, test))
