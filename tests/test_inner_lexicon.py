@@ -134,6 +134,8 @@ def test_variants_of_a_real_network_equal_a_loop(cases):
                 scores = scores / matrices[matrix].norm(dim=-1) if product == "cosine" else scores
                 rank = int((scores > scores[few.whole[n][0]]).sum())
                 assert int(found["rank"].sel(layer=layer, variant=variant)[n]) == pytest.approx(rank, abs=1)
+    assert (found["rank"] == 1).any()
+    np.testing.assert_array_equal(found["retrieved"], found["rank"] == 0)
     part = retrieve_words(model, few, [2], ["output, normed, dot"])
     assert (part["rank"].values[:, 0, 0] == found["rank"].sel(layer=2, variant="output, normed, dot").values).all()
 

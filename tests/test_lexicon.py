@@ -153,6 +153,12 @@ def test_nonwords_match_words_in_each_part(lexicon, canonical, parts_by):
             missing += (a - b).total()
             assert not b - a  # no token comes from elsewhere
     assert missing <= 3 * (is_word.sum() - (~is_word).sum())
+    again = words_and_nonwords(lexicon, 400, canonical=canonical, parts_by=parts_by, seed=1)
+    mine, theirs = (
+        {(w, p) for w, p, x in zip(i.ids, i.part.tolist(), i.is_word, strict=True) if x} for i in (items, again)
+    )
+    both = {w for w, _ in mine} & {w for w, _ in theirs}
+    assert np.mean([(w, p) in theirs for w, p in mine if w in both]) < 0.6  # parts are drawn by the seed
     if parts_by == "token":
         last = np.array([w[-1] for w in ids])
         assert all(len(set(part[last == t])) == 1 for t in set(last))

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from tiny import tiny
 
+import tokinterp as ti
 from tokinterp.measurements.word_probe import WordSet, word_probe
 
 
@@ -65,3 +67,27 @@ def test_an_even_vote_counts_half():
     found = word_probe(tiny(), items, [0, 2], k=12, places=("last",), n_boot=5)
     assert (found["words"] == 0.5).all()
     assert (found["nonwords"] == 0.5).all()
+
+
+def test_votes_are_those_of_a_loop():
+    rng = np.random.default_rng(0)
+    ids = [tuple(map(int, row)) for row in rng.integers(10, 270, (40, 3))]
+    is_word, part = rng.random(40) < 0.7, np.arange(40) % 4
+    found = word_probe(tiny(), WordSet(ids, is_word, part), [1, 3], k=3, n_boot=5)
+    for layer in (1, 3):
+        states = []
+        for item in ids:
+            with torch.no_grad():
+                got = tiny().run(torch.tensor([[1, *item]]), [ti.Site("resid", layer)])
+            states.append(got[ti.Site("resid", layer)][0].double().numpy())
+        for place, at in (("last", -1), ("penultimate", -2)):
+            x = np.array([s[at] for s in states])
+            right = []
+            for i in range(40):
+                others = [j for j in range(40) if part[j] != part[i]]
+                near = sorted(others, key=lambda j, i=i, x=x: ((x[i] - x[j]) ** 2).sum())[:3]
+                right.append((is_word[near].mean() > 0.5) == is_word[i])
+            one = found.sel(subset=place, layer=layer)
+            assert float(one["words"]) == pytest.approx(np.mean(np.array(right)[is_word]))
+            assert float(one["nonwords"]) == pytest.approx(np.mean(np.array(right)[~is_word]))
+    assert (abs(found["words"] - found["nonwords"]) > 0.01).all()
