@@ -90,4 +90,4 @@ def test_votes_are_those_of_a_loop():
             one = found.sel(subset=place, layer=layer)
             assert float(one["words"]) == pytest.approx(np.mean(np.array(right)[is_word]))
             assert float(one["nonwords"]) == pytest.approx(np.mean(np.array(right)[~is_word]))
-    assert (abs(found["words"] - found["nonwords"]) > 0.01).all()
+    assert (abs(found["words"] - found["nonwords"]) > 0.01).any()
