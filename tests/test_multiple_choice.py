@@ -5,7 +5,7 @@ import tarfile
 import numpy as np
 import pytest
 import torch
-from tiny import tiny
+from tiny import byte_tokenizer, tiny, tiny_lm
 
 import tokinterp as ti
 
@@ -34,6 +34,52 @@ def test_logprobs_equal_brute_force(score):
     filled = np.nan_to_num(ds["logprob"].values, nan=-np.inf)
     assert (ds["choice"] == filled.argmax(1)).all()
     assert ((ds["margin"] > 0) == (ds["correct"] == 1)).all()
+
+
+def test_solved_items_stand_before_each_with_their_own_answers():
+    from tokinterp.measurements.multiple_choice import item_prompt
+
+    shots = [ti.Item("to and", ("in", "the"), 1, "x"), ti.Item("the owl", ("a", "b", "c"), 0)]
+    assert item_prompt(ITEMS[0], shots) == (
+        "The following are multiple choice questions (with answers).\n\n"
+        "to and\nA. in\nB. the\nAnswer: B\n\nthe owl\nA. a\nB. b\nC. c\nAnswer: A\n\n"
+        "the river to the\nA. north\nB. in\nAnswer:"
+    )
+    assert item_prompt(ITEMS[0], shots[:1], letters=False).endswith("to and\nAnswer: the\n\nthe river to the\nAnswer:")
+    model, few = ti.wrap(tiny_lm("llama", max_position_embeddings=256), byte_tokenizer(), id="long"), shots[:1]
+    ds = ti.multiple_choice(model, ITEMS[:1], score="option", shots=few)
+    text = item_prompt(ITEMS[0], few, letters=False)
+    context = len(model.tokenizer(text)["input_ids"])
+    for k, option in enumerate(ITEMS[0].options):
+        ids = model.tokenizer(f"{text} {option}")["input_ids"]
+        logp = model.lm(torch.tensor([ids])).logits[0].detach().log_softmax(-1)
+        want = sum(float(logp[i - 1, ids[i]]) for i in range(context, len(ids)))
+        assert float(ds["logprob"][0, k]) == pytest.approx(want, abs=1e-4)
+
+
+def test_options_are_edited_where_that_is_asked_for():
+    from dataclasses import replace
+
+    def edit(text):
+        return text.replace("the", "an")
+
+    items = [ti.Item("the river to the", ("the north", "in the end"), 0)]
+    question = [replace(items[0], question=edit(items[0].question))]
+    both = [replace(question[0], options=tuple(map(edit, items[0].options)))]
+    for given, options in ((question, False), (both, True)):
+        found = ti.multiple_choice(tiny(), items, score="option", edit=edit, edit_options=options)
+        direct = ti.multiple_choice(tiny(), given, score="option")
+        np.testing.assert_allclose(found["logprob"], direct["logprob"])
+        other = ti.multiple_choice(tiny(), question if options else both, score="option")
+        assert not np.allclose(found["logprob"], other["logprob"])
+
+
+def test_the_margin_is_over_the_best_wrong_answer():
+    ds = ti.multiple_choice(tiny(), ITEMS, score="option")
+    for n, item in enumerate(ITEMS):
+        values = ds["logprob"][n, : len(item.options)].values.tolist()
+        right = values.pop(item.answer)
+        assert float(ds["margin"][n]) == pytest.approx(right - max(values))
 
 
 def test_long_items():

@@ -1,13 +1,15 @@
 """Scores of token probes: equal to counting by hand, the ceiling, planted erasure, refusals."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from planted import PlantedModel, planted_texts
-from tiny import tiny_lm
+from tiny import tiny, tiny_lm
 
 import tokinterp as ti
-from tokinterp.measurements.probe_scores import ProbeScores, score_probes, token_subsets
+from tokinterp.measurements.probe_scores import SUBSETS, ProbeScores, score_probes, token_subsets
 from tokinterp.measurements.probes import ProbeSettings, TokenProbes, fit_probes
 from tokinterp.models import wrap
 
@@ -73,7 +75,8 @@ def by_hand(probes, model, train, prompts, layer, offset):
             best = follow.get(source)
             answer = max(set(best), key=lambda x: (best.count(x), -x)) if best else unigram
             hit, top = (seen and order[0] == place), (seen and place in order[:5])
-            rows.append((where, hit, top, -float(logits[t, place]) if seen else 0, seen, answer == label))
+            rows.append((where, hit, top, -float(logits[t, place]) if seen else 0, seen, answer == label,
+                         unigram == label))  # fmt: skip
     return rows
 
 
@@ -82,7 +85,7 @@ def test_scores_are_those_of_counting_token_by_token(real, offset):
     model, probes, train, test = real
     few = test[[0, 3, 5]]
     layer = probes.layers[-1]
-    scores = score_probes(probes, model, few, layers=[layer], offsets=[offset], progress=False, batch_tokens=70)
+    scores = score_probes(probes, model, few, layers=[layer], progress=False, batch_tokens=70)
     rows = by_hand(probes, model, train, few, layer, offset)
     checked = 0
     for name in scores["subset"].values:
@@ -94,6 +97,7 @@ def test_scores_are_those_of_counting_token_by_token(real, offset):
             assert float(here["accuracy"]) == pytest.approx(sum(r[1] for r in mine) / n)
             assert float(here["top5_accuracy"]) == pytest.approx(sum(r[2] for r in mine) / n)
             assert float(here["bigram_accuracy"]) == pytest.approx(sum(r[5] for r in mine) / n)
+            assert float(here["unigram_accuracy"]) == pytest.approx(sum(r[6] for r in mine) / n)
             assert float(here["ceiling"]) == pytest.approx(seen / n)
         if seen:
             assert float(here["cross_entropy"]) == pytest.approx(sum(r[3] for r in mine) / seen, rel=1e-4, abs=1e-6)
@@ -101,6 +105,22 @@ def test_scores_are_those_of_counting_token_by_token(real, offset):
         else:
             assert np.isnan(here["cross_entropy"])
     assert checked >= 12
+
+
+def test_the_gap_draws_both_of_its_subsets_together():
+    """Documents differ much in accuracy and not at all in the gap."""
+    m = ProbeScores.__new__(ProbeScores)
+    m.subsets, m.layers, m.offsets, m.level, m.n_boot, m.seed = list(SUBSETS), [0], [0], 0.95, 300, 0
+    m.info, m._documents = tiny().info, np.arange(40)
+    m.probes = SimpleNamespace(text=None, digest="x", facts={})  # pyright: ignore[reportAttributeAccessIssue]
+    counts = np.full((40, len(SUBSETS), 1, 4), 100.0)
+    hits = np.zeros((40, len(SUBSETS), 1, 1, 3))
+    hits[..., 0] = np.random.default_rng(0).integers(30, 90, 40)[:, None, None, None]
+    hits[:, SUBSETS.index("last piece"), ..., 0] -= 20
+    m.table = lambda *_: (np.arange(40), counts, hits)  # pyright: ignore[reportAttributeAccessIssue]
+    found = m.result().sel(subset="last piece", layer=0, offset=0)
+    np.testing.assert_allclose([found["gap"], *found["gap_interval"]], 0.2)
+    assert float(found["accuracy_interval"][1] - found["accuracy_interval"][0]) > 0.05
 
 
 def test_the_embedding_probe_reaches_the_ceiling_of_seen_labels(real):

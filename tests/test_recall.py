@@ -40,7 +40,14 @@ def test_proxy_equals_brute_force():
             if r:
                 top = np.argsort(-guess, kind="stable")[:r]
                 assert float(one["recall"]) == pytest.approx(bag[top].mean(), abs=1e-6)
+                usual = np.argsort(-base, kind="stable")[:r]
+                assert float(one["recall_base"]) == pytest.approx(bag[usual].mean(), abs=1e-6)
+            far = ((bag - base) ** 2).sum()
+            if far > 1e-9:
+                share = 1 - ((bag - guess) ** 2).sum() / far
+                assert float(one["explained_token"]) == pytest.approx(share, abs=1e-4)
     assert float(ds["explained"][0]) == pytest.approx(1 - left / total, abs=1e-4)
+    assert not np.allclose(ds["recall"][:, 0], ds["recall_base"], equal_nan=True)
 
 
 def test_a_planted_memory_is_found_where_it_is_and_not_where_it_was_wiped():

@@ -4,10 +4,12 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from scipy.stats import t
 
 from tokinterp.dataset import variable
+from tokinterp.kernels.segmentation import span_scores
 from tokinterp.measurements.units import evaluate, psi_of_spans
 from tokinterp.measurements.vocabulary import read_out
 from tokinterp.text import Prompts, Spans
@@ -47,6 +49,41 @@ def test_controls_are_other_spans_of_the_length_of_their_unit():
         values, counts = np.unique(control.round(8), return_counts=True)
         np.testing.assert_allclose(values, np.sort(delta[p, [q + n - 1 for q in free]]), atol=2e-8)
         assert np.abs(counts - 200 / len(free)).max() < 5 * np.sqrt(200 / len(free))  # each place as often
+
+
+@pytest.mark.parametrize(("denominator", "left", "right"), [("code", 1, 0), ("paper", 1, 1), ("code", 0, 1)])
+def test_units_are_scored_as_the_result_was(denominator, left, right):
+    prompts = Prompts.from_ids([[5, 6, 7, 8, 9, 3, 4, 5]])
+    delta = np.random.default_rng(0).random((8, 3))
+    delta[0, 1:] = delta[1, 2] = np.nan
+    attrs = {"denominator": denominator, "left_penalty": left, "right_penalty": right}
+    coords = {"token_prompt": ("token", np.zeros(8, int)), "offset": [0, -1, -2]}
+    ds = xr.Dataset({"delta": (("token", "offset"), delta)}, coords, attrs)
+    places = [(0, 1, 3), (0, 3, 6), (0, 6, 7)]
+    found = psi_of_spans(ds, prompts, spans_of(prompts, places), n_boot=5)
+    scores = span_scores(
+        torch.from_numpy(delta), None, (0, -1, -2), denominator=denominator, left_penalty=bool(left),
+        right_penalty=bool(right), max_length=3,
+    )  # fmt: skip
+    assert found["start"].values.tolist() == [1, 3]  # a single token is no unit
+    np.testing.assert_allclose(found["psi"], [scores[1, 1], scores[3, 2]])
+
+
+def test_controls_are_drawn_by_the_seed():
+    prompts = Prompts.from_ids(np.random.default_rng(1).integers(3, 9, (4, 20)).tolist())
+    units = spans_of(prompts, [(p, a, a + 2) for p in range(4) for a in (0, 6)])
+    one, again, other = (psi_of_spans(with_delta(prompts), prompts, units, n_boot=5, seed=s) for s in (0, 0, 1))
+    np.testing.assert_array_equal(one["control_psi"], again["control_psi"])
+    assert not np.allclose(one["control_psi"], other["control_psi"])
+
+
+def test_a_place_counts_once_and_single_tokens_not_at_all():
+    prompts = Prompts.from_ids([[3, 4, 5, 3, 4, 6]])
+    rows = [(0, 0, 2, 0.9), (0, 3, 5, 0.9)]
+    units = spans_of(prompts, [(0, 0, 2), (0, 0, 2), (0, 5, 6)])  # the same place twice: it occurs once
+    scores = evaluate(read_out(segments(prompts, rows), prompts), units, prompts)
+    assert scores["n_units"].item() == 1
+    assert scores["n_attainable"].item() == 0
 
 
 def test_auroc_counts_pairs_and_its_interval_draws_prompts():
