@@ -107,6 +107,14 @@ def test_scores_are_those_of_counting_token_by_token(real, offset):
     assert checked >= 12
 
 
+def test_every_label_of_the_training_text_was_seen(real):
+    """At each offset by its own labels: the last token of a text is one behind others, and before none."""
+    model, probes, train, _ = real
+    found = score_probes(probes, model, train, layers=[0], progress=False, n_boot=2).sel(subset="all")
+    assert (found["ceiling"] == 1).all()
+    assert (found["n_seen"] == found["n_positions"]).all()
+
+
 def test_the_gap_draws_both_of_its_subsets_together():
     """Documents differ much in accuracy and not at all in the gap."""
     m = ProbeScores.__new__(ProbeScores)

@@ -8,6 +8,7 @@ import torch
 from tiny import tiny_lm
 
 import tokinterp as ti
+from tokinterp.measurements import probe_training
 from tokinterp.measurements import probes as fitting
 from tokinterp.measurements.probe_training import Job, train
 from tokinterp.measurements.probes import ProbeSettings, fit_probes
@@ -130,3 +131,28 @@ def test_the_best_epoch_is_kept(model):
     rows = list(ti.stream(model, held, ti.resid([1])))
     loss = -torch.cat([probes.log_probs(b.rows(1), 1, 0, b.row_ids) for b in rows]).double().nanmean()
     assert float(loss) == pytest.approx(float(history[best, 1]), rel=1e-5)
+
+
+def test_batches_are_drawn_anew_in_every_epoch_by_the_seed():
+    starts, usable = np.array([0, 4, 9, 12, 20]), np.array([1, 2, 3, 5, 6, 8, 11, 13, 14, 17, 19])
+
+    def batches(seed, epoch, **options):
+        none = torch.zeros(0)
+        job = Job(none, None, starts, usable, 2, [0], ProbeSettings(**options), seed, torch.float32)
+        return [b.tolist() for b in probe_training._places(job, epoch)]
+
+    for options, every in (({"rows": 3}, usable), ({"documents": 1}, np.arange(20))):
+        one = batches(0, 0, **options)
+        assert sorted(t for b in one for t in b) == every.tolist()
+        assert one == batches(0, 0, **options)
+        for others in ([batches(0, e, **options) for e in range(5)], [batches(s, 0, **options) for s in range(5)]):
+            assert len({str(b) for b in others}) > 2
+    assert [len(b) for b in batches(0, 0, rows=3)] == [3, 3, 3, 2]
+
+
+def test_rates_rise_over_the_warm_up_and_fall_to_the_end():
+    s = ProbeSettings(epochs=4, warmup=5, decay=True)
+    found = [probe_training._factor(s, n, 10) for n in range(40)]
+    np.testing.assert_allclose(found, [min(1, (n + 1) / 5) * (1 - n / 40) for n in range(40)])
+    plain = ProbeSettings(epochs=4, warmup=0, decay=False)
+    assert {probe_training._factor(plain, n, 10) for n in range(40)} == {1.0}
