@@ -172,6 +172,26 @@ def test_scores_and_segments_are_those_of_the_literal_code(denominator):
             assert psi == pytest.approx(literal.score(rows, start, stop - 1, denominator), abs=1e-6)
 
 
+@pytest.mark.parametrize("scale", ["rank", "logprob"])
+def test_other_scales_are_those_of_a_loop(scale):
+    model, probes, measurement = standin(scale=scale)
+    ds = model.measured(measurement).result()
+    for document, ids in enumerate(model.ids):
+        delta = ds["delta"].values[ds["token_prompt"].values == document]
+        for t in range(len(ids)):
+            for column, i in enumerate((0, -1, -2)):
+                if t + i < 0:
+                    assert np.isnan(delta[t, column])
+                    continue
+                score = []
+                for layer in (1, 3):
+                    logits = probes.weight(layer, i).double() @ torch.from_numpy(model.streams[document][layer][t])
+                    own = logits[int(ids[t + i])]
+                    rank = int((logits > own).sum())
+                    score.append(1 / (1 + rank) if scale == "rank" else float(own - logits.logsumexp(0)))
+                assert delta[t, column] == pytest.approx(score[0] - score[1], abs=1e-5)
+
+
 @given(partitions(5))
 @settings(max_examples=20, deadline=None)
 def test_any_batches_give_the_same_result(batches):

@@ -5,11 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import tiny_lm
+from tiny import byte_tokenizer, tiny_lm
 
 import tokinterp as ti
 from tokinterp.kernels import probes as kernel
 from tokinterp.measurements import probes as fitting
+from tokinterp.measurements.probe_text import label_ids
 from tokinterp.measurements.probe_training import Job
 from tokinterp.measurements.probes import ProbeSettings, TokenProbes, fit_probes
 from tokinterp.models import wrap
@@ -122,6 +123,39 @@ def test_factored_probes_stay_in_the_span_of_the_unembedding(model):
     batch = next(iter(ti.stream(model, text(seed=1), ti.resid([0]))))
     right = (probes.rank(batch.rows(0), 0, 0, batch.row_ids) == 0).float().mean()
     assert right > 0.95
+
+
+def test_what_is_trained_is_what_it_says(monkeypatch):
+    """Sources are no special tokens, classes those of each offset; the frozen head has mean square rows of 1."""
+
+    class Seen(Exception):
+        pass
+
+    jobs = []
+
+    def catch(states, held, job, *_):
+        jobs.append(job)
+        raise Seen
+
+    monkeypatch.setattr(fitting, "train", catch)
+    model = wrap(tiny_lm("llama"), byte_tokenizer(), id="tiny")
+    prompts = ti.Prompts.from_texts(["the river ran to the north"] * 3, model)
+    for bos in (False, True):
+        asked = {"method": "factored", "layers": [1], "offsets": [-1, 0], "settings": ProbeSettings(bos=bos)}
+        with pytest.raises(Seen):
+            fit_probes(model, prompts, **asked, progress=False)
+    plain, with_bos = jobs
+    special = prompts.special_mask
+    assert special.sum() == 3
+    assert plain.usable.tolist() == np.flatnonzero(~special).tolist()
+    assert with_bos.usable.tolist() == list(range(prompts.n_tokens))
+    for row, offset in enumerate((-1, 0)):
+        labels = label_ids(prompts, offset)
+        known = np.unique(prompts.token_ids[~special])
+        wanted = [int(np.searchsorted(known, x)) if x >= 0 else -1 for x in labels]
+        assert plain.targets[row].tolist() == wanted
+    rows = model.lm.get_output_embeddings().weight.detach()[known]
+    np.testing.assert_allclose(plain.head, rows / rows.square().sum(1).mean().sqrt(), rtol=1e-5)
 
 
 def test_prompts_with_nan_states_are_left_out_and_named(caplog):

@@ -171,6 +171,15 @@ def test_dynamic_program_is_optimal(n, m, seed, weight, penalty):
     assert all(float(worth[p, k - 1]) > 0 for p, k in enumerate(lengths) if k)
 
 
+def test_the_worth_of_a_span_is_its_score_for_each_token():
+    psi = torch.tensor([[0.5, 0.25, 1.0]])
+    assert seg.worth_of(psi, "length", 0.25).tolist() == [[0.25, 0.0, 2.25]]
+    assert seg.worth_of(psi, "span", 0.25).tolist() == [[0.25, 0.0, 0.75]]
+    long = torch.tensor([[0.6, 0.5], [0.6, -torch.inf]])
+    assert seg.segment_dp(long).tolist() == [1, 1]  # 1.2 for two, 1.0 for the whole
+    assert seg.segment_dp(torch.tensor([[0.6, 0.7], [0.6, -torch.inf]])).tolist() == [2, 0]
+
+
 def test_a_batch_is_its_texts_and_padding_changes_nothing():
     torch.manual_seed(0)
     delta = torch.rand(3, 20, 3) * 1.6 - 0.8

@@ -49,3 +49,12 @@ def test_probes_of_another_model_or_place_are_refused(model, fitted, tmp_path):
         fitted.weight(0, 1)
     with pytest.raises(ValueError, match=r"states of shape \(2, 31\)"):
         fitted.log_probs(x[:, 1:], 0, 0, torch.zeros(2).long())
+
+
+def test_predictions_are_the_greatest_logits_in_order(fitted, model):
+    states = ti.capture(model, text(), [0], ti.resid([2])).rows(2)
+    found = fitted.predict(states, 2, -1, k=3)
+    logits = fitted.standardise(states, 2) @ fitted.weight(2, -1).T
+    for row, ids in zip(logits, found, strict=True):
+        best = sorted(range(len(row)), key=lambda c, row=row: -float(row[c]))[:3]
+        assert ids.tolist() == fitted.labels[best].tolist()
