@@ -260,3 +260,14 @@ def test_nothing_else_draws_with_replacement():
             if draws.search(text) and name != "stats/resample.py" and name not in colours:
                 found.append(f"{folder}/{name}")
     assert not found
+
+
+def test_a_summary_counts_the_values_and_documents_that_there_are():
+    import xarray as xr
+
+    x = np.array([[1.0, 2.0], [3.0, np.nan], [np.nan, np.nan], [8.0, 4.0], [9.0, 9.0]])
+    ds = xr.Dataset({"x": (("prompt", "layer"), x)}, {"document": ("prompt", [0, 0, 1, 2, 3])})
+    found = ti.summary(ds)
+    assert found["x"].values.tolist() == [21 / 4, 15 / 3]
+    assert found["x_count"].values.tolist() == [4, 3]
+    assert found["x_groups"].values.tolist() == [3, 3]
