@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from text_helpers import tokenizer
+from tiny import byte_tokenizer
 
 import tokinterp as ti
 from tokinterp.measurements.word_probe import words_and_nonwords
@@ -110,6 +111,17 @@ def test_misspelt_words_are_several_tokens_and_no_words(name):
         assert written[0] == text[0]
         assert written.lower() not in known
     check_context(cases, lexicon, 20)
+
+
+def test_a_misspelling_that_is_a_word_of_the_corpus_is_none():
+    text = "so the and river the and river"
+    options = {"typos": ("delete",), "min_letters": 3, "min_context": 0}
+    found = typo_cases(Lexicon.of(ti.Prompts.from_texts([text], byte_tokenizer())), **options)
+    assert {*found.written} <= {"te", "th", "ad", "an", "rver", "rier", "rivr", "rive"}
+    assert len(found) > 1
+    known = f"{text} te th ad an rver rier rivr rive"
+    with pytest.raises(ValueError, match="no word of one token can be misspelt"):
+        typo_cases(Lexicon.of(ti.Prompts.from_texts([known], byte_tokenizer())), **options)
 
 
 def test_natural_words_are_as_they_stand(lexicon):

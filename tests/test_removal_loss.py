@@ -93,6 +93,13 @@ def test_class_controls_delete_other_function_words_and_nothing_else(answers):
     assert np.mean([content(t) != content(q) for t, q in zip(anywhere, QUESTIONS, strict=True)]) > 0.8
 
 
+@pytest.mark.parametrize(("edit_options", "number"), [(False, 60), (True, 0)])
+def test_options_of_which_nothing_is_left_have_no_control_within_their_class(answers, edit_options, number):
+    items = [ti.Item(q, ("the", "an elm"), 0) for q in QUESTIONS]
+    ds = ti.removal_accuracy(tiny(), items, ["articles"], edit_options=edit_options)
+    assert int(ds["n_class_control"][0]) == number
+
+
 def test_surviving_loss_equals_brute_force():
     model, text = tiny(), "the river runs to the north, and a river ends"
     r = remove(text, "articles")
