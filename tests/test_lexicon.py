@@ -114,12 +114,12 @@ def test_misspelt_words_are_several_tokens_and_no_words(name):
 
 
 def test_a_misspelling_that_is_a_word_of_the_corpus_is_none():
-    text = "so the and river the and river"
+    text = "so the and the and"
     options = {"typos": ("delete",), "min_letters": 3, "min_context": 0}
     found = typo_cases(Lexicon.of(ti.Prompts.from_texts([text], byte_tokenizer())), **options)
-    assert {*found.written} <= {"te", "th", "ad", "an", "rver", "rier", "rivr", "rive"}
+    assert {*found.written} <= {"te", "th", "ad", "an"}
     assert len(found) > 1
-    known = f"{text} te th ad an rver rier rivr rive"
+    known = f"{text} te th ad an"
     with pytest.raises(ValueError, match="no word of one token can be misspelt"):
         typo_cases(Lexicon.of(ti.Prompts.from_texts([known], byte_tokenizer())), **options)
 
