@@ -88,6 +88,13 @@ def test_correlations_are_of_the_same_prompts_and_the_same_layer(tree, model):
     np.testing.assert_allclose(q, false_discovery(p.values))
 
 
+def test_controls_are_drawn_by_the_seed(model):
+    settings = {**SETTINGS, "controls": ("random_ids",), "parts": ("lens",), "limit": 4}
+    a, b = (token_geometry.run(model, TEXTS, seed=s, **settings)["lens"]["cross_entropy"] for s in (0, 1))
+    np.testing.assert_array_equal(a.sel(null="none"), b.sel(null="none"))
+    assert not np.allclose(a.sel(null="random_ids"), b.sel(null="random_ids"))
+
+
 def test_text_has_more_prompts_than_its_controls(tree):
     assert (tree["correlation"]["n"] == 9).all()
     assert (tree["correlation_text"]["n"] == 10).all()
