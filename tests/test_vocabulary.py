@@ -135,12 +135,12 @@ def test_filters():
 
 
 def test_ties_go_to_the_more_frequent_and_one_document_has_no_interval():
-    prompts = Prompts.from_ids([[3, 4, 5, 6, 3, 4, 5, 6, 7, 8], [5, 6, 7, 8, 9, 9, 9, 9, 9, 9]])
+    prompts = Prompts.from_ids([[3, 4, 5, 6, 3, 4, 5, 6, 7, 8], [5, 6, 7, 8], [5, 6]])
     rows = [(0, 0, 2, 0.5), (0, 4, 6, 0.5), (0, 2, 4, 0.5), (0, 6, 8, 0.25), (1, 0, 2, 0.75), (0, 8, 10, 0.0)]
-    ds = segments(prompts, [*rows, (1, 2, 4, 0.0)])
+    ds = segments(prompts, [*rows, (1, 2, 4, 0.0), (2, 0, 2, 0.5)])
     found = read_out(ds, prompts)
     assert token_ids(found) == [(5, 6), (3, 4)]  # of equal scores; 7 8 is at the limit, not above it
-    assert found["n_documents"].values.tolist() == [2, 1]
+    assert found["n_documents"].values.tolist() == [3, 1]
     assert np.isfinite(found["psi_interval"][:, 0]).all()
     assert np.isnan(found["psi_interval"][:, 1]).all()
     assert token_ids(read_out(ds, prompts, min_psi=None)) == [(5, 6), (3, 4), (7, 8)]
