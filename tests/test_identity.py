@@ -158,6 +158,60 @@ def test_the_state_after_a_pass_is_that_before():
     assert model.identify() == first
 
 
+LONG = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [3.0] * 4, "rope_theta": 1e4}
+ROPES = {
+    "dynamic": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4},
+    "longrope": {**LONG, "original_max_position_embeddings": 16, "factor": 4.0},
+}
+
+
+@pytest.mark.parametrize("kind", ROPES)
+def test_identity_does_not_depend_on_what_ran_before_and_leaves_the_model_alone(kind):
+    lm = tiny_lm(max_position_embeddings=64 if kind == "longrope" else 16, rope_parameters=ROPES[kind])
+    model = ti.wrap(lm)
+    first, rope = model.identify(), lm.model.rotary_emb
+    start = rope.inv_freq.clone()
+    for length in (40, 3):
+        with torch.no_grad():
+            lm(torch.arange(length)[None] + 3)
+        found = {k: v for k, v in vars(rope).items() if not k.startswith("_")}, dict(rope._buffers)
+        bits = {k: v.clone() for k, v in rope._buffers.items()}
+        assert (length == 40) == (not torch.equal(rope.inv_freq, start)), "the test needs a text that changes it"
+        assert model.identify() == first
+        assert describe(lm) == describe(lm)
+        assert {k: v for k, v in vars(rope).items() if not k.startswith("_")} == found[0]
+        assert rope._buffers.keys() == found[1].keys()
+        assert all(rope._buffers[k] is v and torch.equal(v, bits[k]) for k, v in found[1].items())
+    again = tiny_lm(max_position_embeddings=64 if kind == "longrope" else 16, rope_parameters=ROPES[kind])
+    with torch.no_grad():
+        again(torch.arange(40)[None] + 3)
+    assert ti.wrap(again).identify().facts == first.facts
+    assert model.passes == ti.wrap(again).passes
+
+
+@pytest.mark.parametrize("how", ["whole", "inside"])
+def test_a_compiled_model_is_not_compiled_to_be_identified(how):
+    compiled = []
+
+    def backend(graph, _):
+        compiled.append(graph)
+        return graph.forward
+
+    lm = tiny_lm()
+    first = ti.wrap(lm).identify()
+    if how == "whole":
+        lm.compile(backend=backend)
+    else:
+        lm.model.layers[1].compile(backend=backend)
+    model = ti.wrap(lm)
+    assert model.identify().identity == first.identity
+    assert not compiled
+    with torch.no_grad():
+        lm(torch.tensor([[1, 5, 6]]))
+    assert compiled, "the test needs a model that does compile"
+    torch._dynamo.reset()
+
+
 def test_hooks_that_keep_what_they_see_do_not_change_the_model():
     lm = tiny_lm()
     seen, last = [], {}
@@ -246,7 +300,7 @@ def test_prompts_do_not_change_after_they_are_made():
 
 
 def test_a_tokenizer_that_was_changed_after_the_prompts_were_made_is_refused():
-    model = tiny(byte_tokenizer())
+    model = ti.wrap(tiny_lm(), copy.deepcopy(byte_tokenizer()), id="m")
     prompts = ti.Prompts.from_texts(["a river"], model)
     model.tokenizer.add_tokens(["zebra"])
     with pytest.raises(ValueError, match="was changed after they were made: make them anew"):

@@ -15,6 +15,7 @@ from ..describe import KNOWN, describe, hash_json, own_code, tokenizer_hash
 from ..kernels.state import passing
 from .base import ModelInfo
 from .modules import numbers_of
+from .rope import as_found, run_plain
 
 COLUMNS = 1021  # a prime, so that equal places in rows of a matrix fall into different columns
 BLOCK = COLUMNS * 4096
@@ -99,7 +100,8 @@ def module_facts(module: nn.Module) -> dict[str, Any]:
         return {}
     token = _BUSY.set(busy | {id(m) for m in module.modules()})
     try:
-        return _module_facts(module)
+        with as_found(module):
+            return _module_facts(module)
     finally:
         _BUSY.reset(token)
 
@@ -254,12 +256,16 @@ class Identified:
 
 
 def look(lm: nn.Module, size: int, longest: int, device: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what a causal LM computes as it is now: `module_facts`, and how a pass over fixed ids went."""
-    with passing(lm):
-        logits: Any = lm(input_ids=fixed_ids(size, longest, device), use_cache=False).logits
-    attention = str(getattr(lm.config, "_attn_implementation", "") or "")
-    # after the pass, which brings states that follow the length of a text to their start
-    return module_facts(lm), {"attention": attention, "logits": fixed_logits(logits)}
+    """Return what a causal LM computes as it is now: `module_facts`, and how a pass over fixed ids went.
+
+    The model is left as it was found, and what it ran before plays no part.
+    """
+    with as_found(lm):
+        with passing(lm):
+            logits: Any = run_plain(lm, {"input_ids": fixed_ids(size, longest, device), "use_cache": False}).logits
+        attention = str(getattr(lm.config, "_attn_implementation", "") or "")
+        # after the pass, which brings states that follow the length of a text to their start
+        return module_facts(lm), {"attention": attention, "logits": fixed_logits(logits)}
 
 
 def logits_agree(a: list[Any], b: list[Any], dtype: str) -> bool:

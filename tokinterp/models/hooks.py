@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,7 @@ from . import attention, proof
 from .base import Activations, ModelInfo
 from .fingerprint import Identified
 from .modules import Head, Modules, Parts, size_of, submodule
-from .rope import check_lengths, dynamic_ropes, length_steps, reset
+from .rope import check_lengths, dynamic_ropes, length_steps, reset, run_plain
 from .watch import Change, Heads, Look, Show
 
 TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-7, torch.bfloat16: 6e-2, torch.float16: 1e-2}
@@ -214,11 +214,9 @@ class HookedLM(Identified):
         return kept
 
     def forward(self, **inputs: Any) -> Any:
-        """Run the Hugging Face model itself; compiled modules run eagerly, because a compiled graph has no hooks."""
-        compiled = any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in self.lm.modules())
+        """Run the Hugging Face model itself, as if it had run nothing before; compiled modules run eagerly."""
         reset(self._ropes)
-        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
-            return self.lm(**inputs)
+        return run_plain(self.lm, inputs)
 
     def notes(self, sites: Sequence[Site]) -> dict[str, str]:
         """Return what a result of these sites has to say of the model, as attributes."""

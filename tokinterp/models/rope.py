@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -41,9 +43,10 @@ def check_lengths(steps: tuple[int, ...], longest: torch.Tensor, width: int) -> 
 
 
 def dynamic_ropes(lm: nn.Module) -> list[Any]:
-    """Return the modules whose rotary frequencies stay scaled to the longest sequence they have seen."""
+    """Return the modules whose rotary frequencies stay those of a sequence that they have seen."""
     kinds = ((m, getattr(m, "rope_type", None)) for m in lm.modules())
-    return [m for m, k in kinds if "dynamic" in str(k) and hasattr(m, "max_seq_len_cached")]
+    follow = [m for m, k in kinds if "dynamic" in str(k) or "longrope" in str(k)]
+    return [m for m in follow if hasattr(m, "max_seq_len_cached")]
 
 
 def reset(ropes: list[Any]) -> None:
@@ -53,8 +56,47 @@ def reset(ropes: list[Any]) -> None:
         for kind in kinds:
             first = getattr(rope, f"{kind}original_inv_freq", None)
             if first is not None:
-                rope.register_buffer(
-                    f"{kind}inv_freq", first.to(getattr(rope, f"{kind}inv_freq").device), persistent=False
-                )
+                own = first.to(getattr(rope, f"{kind}inv_freq").device, copy=True)  # LongRoPE writes into it
+                rope.register_buffer(f"{kind}inv_freq", own, persistent=False)
                 setattr(rope, f"{kind}max_seq_len_cached", rope.original_max_seq_len)
         rope.max_seq_len_cached = rope.original_max_seq_len
+
+
+_NOTHING = object()
+
+
+@contextmanager
+def as_found(lm: nn.Module) -> Iterator[None]:
+    """Begin as a model begins, whatever ran before, and leave its buffers and plain attributes as they were found.
+
+    Rotary embeddings keep the frequencies of the longest text they have seen.
+
+    Examples
+    --------
+    >>> net = nn.Linear(1, 1)
+    >>> net.longest = 4
+    >>> with as_found(net):
+    ...     net.longest, net.longer = 8, 9
+    >>> net.longest, hasattr(net, "longer")
+    (4, False)
+    """
+    ropes = dynamic_ropes(lm)
+    before = [(m, dict(m.__dict__), dict(m._buffers)) for m in lm.modules()]
+    try:
+        reset(ropes)
+        yield
+    finally:
+        for m, *kept in before:
+            for then, now in zip(kept, (m.__dict__, m._buffers), strict=True):
+                for name in then.keys() | now.keys():  # one by one: another thread may be running the model
+                    if name not in then:
+                        del now[name]
+                    elif now.get(name, _NOTHING) is not then[name]:
+                        now[name] = then[name]
+
+
+def run_plain(lm: nn.Module, inputs: dict[str, Any]) -> Any:
+    """Run a Hugging Face model itself; compiled modules run eagerly, because a compiled graph has no hooks."""
+    compiled = any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in lm.modules())
+    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+        return lm(**inputs)
