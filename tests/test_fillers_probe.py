@@ -2,6 +2,8 @@
 
 import copy
 import json
+import signal
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from tokinterp.fillers import probe
 from tokinterp.fillers.network import Network, as_model, build, parameters_hash
 from tokinterp.fillers.schedule import Schedule
 from tokinterp.fillers.tasks import Task
+from tokinterp.fitting import Fit
 
 TASK = Task(n=4, d=2, m=5)
 SHORT = Schedule(steps=3, batch=8, rate=1e-2)
@@ -89,6 +92,64 @@ def test_probe_result(lm):
     said = tuned(input_ids=short.ids).logits[torch.arange(60), short.answer_at].argmax(-1)
     assert float((said == test.answer).double().mean()) == float(ds["accuracy"].sel(trunk="net", kept=0.5))
     ti.check(ds)
+
+
+class Killed(Exception):
+    pass
+
+
+def halting(monkeypatch, number, how):
+    """Let the probes be interrupted, or die, at a step; return the list of steps taken."""
+    step, taken = Fit.step, []
+
+    def watched(self, said, state=None):
+        taken.append(said)
+        if len(taken) == number and how == "signal":
+            signal.raise_signal(signal.SIGINT)
+        step(self, said, state)
+        if len(taken) == number and how == "kill":
+            raise Killed
+
+    monkeypatch.setattr(Fit, "step", watched)
+    return taken
+
+
+@pytest.mark.parametrize("variant", probe.VARIANTS)
+def test_probes_go_on_where_they_were_stopped(variant, lm, tmp_path, monkeypatch):
+    options = {"kept": (0, 1), "schedule": SHORT, "test_examples": 20, "device": "cpu", "progress": False}
+    nets = {"net": lm}
+    whole, weights = probe.probe_fillers(nets, TASK, variant=variant, **options), []
+    finetune = probe.finetune
+
+    def kept(*args):
+        weights.append(parameters_hash(tuned := finetune(*args)))
+        return tuned
+
+    monkeypatch.setattr(probe, "finetune", kept)
+    assert probe.probe_fillers(nets, TASK, variant=variant, **options)["auc"].equals(whole["auc"])
+    assert len(weights) == 4
+    for number, how in ((1, "kill"), (5, "signal"), (6, "kill"), (12, "kill")):
+        store = tmp_path / f"{number}.zarr"
+        call = partial(probe.probe_fillers, nets, TASK, variant=variant, store=store, checkpoint_every=0)
+        with monkeypatch.context() as patch:
+            taken = halting(patch, number, how)
+            with pytest.raises(KeyboardInterrupt if how == "signal" else Killed):
+                call(**options)
+            with pytest.raises(ValueError, match=r"belongs to another run; it differs in: .*schedule"):
+                call(**{**options, "schedule": Schedule(steps=4, batch=8, rate=1e-2)})
+            with pytest.raises(ValueError, match=r"it differs in: .*networks"):
+                probe.probe_fillers({"net": build(TASK, Network(2, 32, 2, 64), 1)}, TASK, **options, store=store)
+            before = len(weights)
+            found = call(**options)
+        assert len(taken) == 12, "finished steps were taken again"
+        assert weights[before:] == weights[4 - len(weights[before:]) : 4], "other bits"
+        for name, value in whole.variables.items():
+            assert found[name].variable.equals(value), name
+        assert found.attrs["fingerprint"] == whole.attrs["fingerprint"]
+        assert call(**options).equals(whole)
+        assert [p.name for p in tmp_path.iterdir() if p.name.startswith((f"{number}.", "."))] == [store.name]
+    with pytest.raises(ValueError, match="belongs to another run"):
+        call(**{**options, "seed": 1})
 
 
 def test_probes_refuse_what_they_cannot_do(lm):
@@ -230,6 +291,7 @@ def test_command_line_trains_probes_and_says_what_is_wrong(tmp_path, capsys):
         "--prompts", 4, "--test-examples", 20, "--device", "cpu",
     )  # fmt: skip
     assert code == 0, err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["nets", "probe.zarr", "run.zarr"]
     assert "fillers kept" not in out
     assert set(ti.read(tmp_path / "probe.zarr").children) == {"probe", "linear_probe", "dots"}
     other = ["--folder", tmp_path / "serial", *common[2:], *small, "--n-layers", 2, "--mix", "serial=1"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,15 +16,19 @@ import torch
 import xarray as xr
 from tqdm.auto import tqdm
 
-from ..dataset import check, variable
+from ..dataset import check, numbers_version, read, variable, write
+from ..fitted import Tensors
+from ..fitting import Fit, State
 from ..kernels.state import neutral
-from ..settings import checked, count, fraction, one_of, positive, several
+from ..settings import checked, count, fraction, number, one_of, positive, several
+from ..signals import at_once
 from ..stamp import stamped
 from .evaluation import evaluate, loss_sum
 from .formats import IGNORED, Sequences
 from .network import Network, build, network_info, parameters_hash
 from .schedule import Schedule
 from .tasks import Samples, Task, majority
+from .train import load_optimiser, network_tensors, optimiser_tensors
 
 REFERENCE = "Pfau, Merrill and Bowman 2024, arXiv 2404.15758, figure 4"
 VARIANTS = ("frozen", "released")
@@ -64,7 +70,8 @@ def freeze(lm: Any, variant: str) -> set[str]:
     return {name for name, _ in lm.named_parameters()} - chosen
 
 
-@checked(kept=several(fraction, 1), variant=one_of(*VARIANTS), test_examples=count(1))
+@at_once()
+@checked(kept=several(fraction, 1), variant=one_of(*VARIANTS), test_examples=count(1), checkpoint_every=number(0))
 @neutral()
 def probe_fillers(
     trunks: Mapping[str, Any],
@@ -77,6 +84,8 @@ def probe_fillers(
     test_examples: int = 2000,
     seed: int = 0,
     device: torch.device | str | None = None,
+    store: str | Path | None = None,
+    checkpoint_every: float = 60.0,
     progress: bool = True,
 ) -> xr.Dataset:
     """Finetune the end of a network to answer after fewer fillers, once for each share kept.
@@ -104,6 +113,11 @@ def probe_fillers(
         Examples of the test; seed of the data.
     device : torch.device or str, optional
         A GPU if there is one.
+    store : path, optional
+        zarr folder for the result.  What is finished, and the state of the probe under way, are kept in
+        ``STORE.partial``: the same call goes on from there and ends in the same numbers.  A finished result is read.
+    checkpoint_every : float
+        Seconds between two saved states, at least ten times as long as saving takes; 0 saves every step.
     progress : bool
         Show a bar.
 
@@ -116,9 +130,12 @@ def probe_fillers(
     Raises
     ------
     ValueError
-        For Match2, an unknown variant, no trunk, shares outside 0 to 1, or fewer than two blocks.
+        For Match2, an unknown variant, no trunk, shares outside 0 to 1, or fewer than two blocks; for a store of other
+        networks or settings (names what differs).
     RuntimeError
-        If a frozen parameter changed.
+        If a frozen parameter changed, or another process is writing the store.
+    KeyboardInterrupt
+        After Ctrl-C or another signal, once the step in progress has been finished and kept.
     """
     shares = _check_probe(trunks, task, kept, variant)
     schedule = schedule or Schedule(steps=10_000_000 // 256, batch=256, rate=1e-4)
@@ -126,18 +143,59 @@ def probe_fillers(
     trunks = dict(trunks)
     if random_trunk:
         trunks["random"] = _untrained_like(next(iter(trunks.values())), task, seed)
-    test = task.test_set("filler", test_examples, PROBE_SEED, place)
-    accuracy = np.full((len(trunks), len(shares), len(task.strata)), np.nan)
-    auc = np.full(accuracy.shape[:2], np.nan)
-    with tqdm(total=len(trunks) * len(shares), disable=not progress, desc=f"probe {variant}") as bar:
-        for t, lm in enumerate(trunks.values()):
-            for s, share in enumerate(shares):
-                shorter = Samples(keep_fillers(test.sequences, task, share), test.answer, test.rows, test.stratum)
-                tuned = finetune(lm, task, share, variant, schedule, seed, place)
-                found = evaluate(tuned, task, shorter)
-                accuracy[t, s] = [np.nan if x is None else x for x in found.accuracy]
-                auc[t, s] = np.nan if found.auc is None else found.auc
-                bar.update()
+    parameters = {
+        "task": asdict(task), "variant": variant, "schedule": asdict(schedule), "kept": shares, "seed": seed,
+        "trunks": {name: parameters_hash(lm) for name, lm in trunks.items()}, "test_examples": test_examples,
+    }  # fmt: skip
+    networks = {name: network_info(lm, task, parameters_hash(lm)).identity for name, lm in trunks.items()}
+    facts = {**parameters, "networks": networks, "device": place.type, "tokinterp": numbers_version()}
+    with Fit(store, facts, checkpoint_every) as keep:
+        if keep.finished:
+            assert keep.path is not None
+            found = read(keep.path).to_dataset()
+            keep.belongs(json.loads(found.attrs.get("facts", "{}")))
+            return found
+        test = task.test_set("filler", test_examples, PROBE_SEED, place)
+        scores = _probe_all(trunks, task, shares, variant, schedule, seed, test, keep, progress)
+        accuracy = np.array([x for x, _ in scores], dtype=float).reshape(len(trunks), len(shares), len(task.strata))
+        auc = np.array([x for _, x in scores], dtype=float).reshape(len(trunks), len(shares))
+        ds = _probe_dataset(task, shares, list(trunks), accuracy, auc, test)
+        ds = finish(ds, next(iter(trunks.values())), task, parameters, "FillersProbe", seed)
+        ds.attrs["facts"] = json.dumps(facts, sort_keys=True)
+        if keep.path is not None:
+            write(ds, keep.path)
+            keep.done()
+        return ds
+
+
+def _probe_all(
+    trunks: Mapping[str, Any], task: Task, shares: Sequence[float], variant: str, schedule: Schedule, seed: int,
+    test: Samples, keep: Fit, progress: bool,
+) -> list[tuple[list[float | None], float | None]]:  # fmt: skip
+    """Return (accuracy of each stratum, AUC) for each trunk and share, from what was kept on."""
+    place = test.answer.device
+    begin = keep.state()
+    scores = [(accuracy, auc) for accuracy, auc in begin[0]["scores"]] if begin else []
+    todo = [(name, share) for name in trunks for share in shares]
+    with tqdm(total=len(todo), initial=len(scores), disable=not progress, desc=f"probe {variant}") as bar:
+        for name, share in todo[len(scores) :]:
+            shorter = Samples(keep_fillers(test.sequences, task, share), test.answer, test.rows, test.stratum)
+
+            def each(step: int, state: Callable[[], Tensors], name: str = name, share: float = share) -> None:
+                said = f"after {step} of {schedule.steps} steps of {name} with {share:g} of the fillers"
+                keep.step(said, lambda: ({"scores": scores, "step": step}, state()))
+
+            tuned = finetune(trunks[name], task, share, variant, schedule, seed, place, begin, each)
+            begin = None
+            found = evaluate(tuned, task, shorter)
+            scores.append((list(found.accuracy), found.auc))
+            bar.update()
+    return scores
+
+
+def _probe_dataset(
+    task: Task, shares: Sequence[float], names: Sequence[str], accuracy: np.ndarray, auc: np.ndarray, test: Samples
+) -> xr.Dataset:
     n_kept = [task.n_fillers - math.floor(task.n_fillers * (1 - share) + 1e-9) for share in shares]
     v = variable
     data = {
@@ -148,21 +206,27 @@ def probe_fillers(
         "majority": v((), majority(test.answer), "share of the most common answer", "1"),
     }
     coords = {
-        "trunk": v("trunk", np.array(list(trunks)), "network that is probed", "1"),
+        "trunk": v("trunk", np.array(names), "network that is probed", "1"),
         "kept": v("kept", np.asarray(shares), "share of the fillers kept", "1"),
         "stratum": v("stratum", np.array(task.strata), "kind of example", "1"),
     }
-    parameters = {
-        "task": asdict(task), "variant": variant, "schedule": asdict(schedule), "kept": shares, "seed": seed,
-        "trunks": {name: parameters_hash(lm) for name, lm in trunks.items()}, "test_examples": test_examples,
-    }  # fmt: skip
-    return finish(xr.Dataset(data, coords), next(iter(trunks.values())), task, parameters, "FillersProbe", seed)
+    return xr.Dataset(data, coords)
 
 
 def finetune(
-    lm: Any, task: Task, share: float, variant: str, schedule: Schedule, seed: int, device: torch.device | str
-) -> Any:
+    lm: Any, task: Task, share: float, variant: str, schedule: Schedule, seed: int, device: torch.device | str,
+    begin: State | None = None, each: Callable[[int, Callable[[], Tensors]], None] | None = None,
+) -> Any:  # fmt: skip
     """Return a copy of a network finetuned to answer after a share of the fillers.
+
+    Parameters
+    ----------
+    lm, task, share, variant, schedule, seed, device
+        As for `probe_fillers`.
+    begin : tuple of dict and dict, optional
+        Notes, with ``step``, and tensors to go on from; they end in the same bits as training without a stop.
+    each : callable, optional
+        Called after every step with the number of steps taken and a function that returns the tensors to go on from.
 
     Raises
     ------
@@ -175,8 +239,13 @@ def finetune(
     trained = [p for p in tuned.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=schedule.rate, betas=schedule.betas, weight_decay=schedule.weight_decay)
     fast = torch.autocast("cuda", torch.bfloat16) if torch.device(device).type == "cuda" else nullcontext()
-    batches = task.stream("filler", schedule.batch, PROBE_SEED + 1000 * seed + 17, CHUNK, device)
-    for step, batch in zip(range(schedule.steps), batches, strict=False):
+    first = 0
+    if begin is not None:
+        first = begin[0]["step"]
+        tuned.load_state_dict(network_tensors(begin[1]))
+        load_optimiser(optimiser, begin[1])
+    batches = task.stream("filler", schedule.batch, PROBE_SEED + 1000 * seed + 17, CHUNK, device, first=first)
+    for step, batch in zip(range(first, schedule.steps), batches, strict=False):
         optimiser.param_groups[0]["lr"] = schedule.rate_at(step)
         short = keep_fillers(batch, task, share)
         with torch.enable_grad():
@@ -187,6 +256,8 @@ def finetune(
         torch.nn.utils.clip_grad_norm_(trained, schedule.clip)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
+        if each is not None:
+            each(step + 1, lambda: {f"lm/{k}": v for k, v in tuned.state_dict().items()} | optimiser_tensors(optimiser))
     if parameters_hash(tuned, frozen) != before:
         raise RuntimeError("a frozen parameter changed during the probe's training: its result is void")
     return tuned.eval()

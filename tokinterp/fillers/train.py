@@ -216,22 +216,15 @@ class Run:
 
     def state(self) -> State:
         """Return all that training needs to go on."""
-        adam = self.optimiser.state_dict()["state"]
-        return self.notes(), self.weights() | {f"opt/{n}/{k}": v for n, s in adam.items() for k, v in s.items()}
+        return self.notes(), self.weights() | optimiser_tensors(self.optimiser)
 
     def take_up(self, begin: State) -> None:
         """Take what `state` returned."""
         notes, tensors = begin
         for k in self.notes():
             setattr(self, k, notes[k])
-        self.lm.load_state_dict(_weights(tensors))
-        state = self.optimiser.state_dict()
-        for key, value in tensors.items():
-            kind, _, rest = key.partition("/")
-            if kind == "opt":
-                number, _, name = rest.partition("/")
-                state["state"].setdefault(int(number), {})[name] = value
-        self.optimiser.load_state_dict(state)
+        self.lm.load_state_dict(network_tensors(tensors))
+        load_optimiser(self.optimiser, tensors)
 
     def take_result(self, keep: Fit) -> None:
         """Take the network that the same call has finished."""
@@ -246,8 +239,26 @@ def network_file(folder: str | Path, seed: int) -> Path:
     return local_path(folder, "folder") / f"seed-{seed}.safetensors"
 
 
-def _weights(tensors: Mapping[str, torch.Tensor]) -> Tensors:
+def network_tensors(tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    """Return the state of a network among the tensors of a file."""
     return {k[3:]: v for k, v in tensors.items() if k.startswith("lm/")}
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> Tensors:
+    """Return the state of an optimiser as named tensors, for a file."""
+    found = optimiser.state_dict()["state"]
+    return {f"opt/{n}/{k}": v for n, s in found.items() for k, v in s.items()}
+
+
+def load_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give an optimiser the state that `optimiser_tensors` returned."""
+    state = optimiser.state_dict()
+    for key, value in tensors.items():
+        kind, _, rest = key.partition("/")
+        if kind == "opt":
+            number, _, name = rest.partition("/")
+            state["state"].setdefault(int(number), {})[name] = value
+    optimiser.load_state_dict(state)
 
 
 def load_networks(folder: str | Path) -> tuple[Task, dict[int, Any]]:
@@ -271,7 +282,7 @@ def load_networks(folder: str | Path) -> tuple[Task, dict[int, Any]]:
         facts = facts["fit"]
         task = Task(**facts["task"])
         lm = build(task, Network(**facts["network"]), facts["seed"])
-        lm.load_state_dict(_weights(tensors))
+        lm.load_state_dict(network_tensors(tensors))
         out[facts["seed"]] = lm
     assert task is not None
     return task, out

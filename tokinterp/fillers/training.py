@@ -95,15 +95,17 @@ def probe(
     seed: Annotated[int | None, typer.Option(help="Which network; the first by default.")] = None,
     prompts: Annotated[int, typer.Option(help="Prompts whose dots are read, layer by layer.")] = 200,
     test_examples: Annotated[int, typer.Option(help="Examples of the test.")] = 2000,
+    checkpoint_every: Annotated[float, typer.Option(help="Seconds between two checkpoints.")] = 60.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the result that is there.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")] = None,
 ) -> None:
-    """Answer after a share of the fillers, and read what the dots hold."""
+    """Answer after a share of the fillers, and read what the dots hold; the same command goes on after a stop."""
     import xarray as xr
 
     from ..dataset import write
     from ..fitting import new_place
     from ..models.hf import choose_device
+    from ..owner import discard
     from .contents import read_dots
     from .probe import linear_probe, probe_fillers
     from .schedule import Schedule
@@ -122,9 +124,10 @@ def probe(
     if control is not None:
         trunks["no fillers"] = next(iter(load_networks(control)[1].values()))
     place = choose_device(device)
+    probes = output.with_name(output.name + ".probes")  # until the whole is written
     ds = probe_fillers(
         trunks, task, kept=shares, variant=variant, schedule=Schedule(steps=steps, batch=batch, rate=rate),
-        device=place, test_examples=test_examples,
+        device=place, test_examples=test_examples, store=probes, checkpoint_every=checkpoint_every,
     )  # fmt: skip
     linear = linear_probe(networks[seed], task, examples=test_examples, device=place)
     dots = read_dots(networks[seed], task, prompts=prompts)
@@ -133,6 +136,7 @@ def probe(
     tree = xr.DataTree.from_dict(groups)
     tree.attrs = dict(ds.attrs)
     write(tree, output, overwrite=overwrite)
+    discard(probes)
     for t in ds["trunk"].values:
         scores = ", ".join(f"{float(a):.3f}" for a in ds["accuracy"].sel(trunk=t).values)
         say(f"{t}: {scores} with {kept} of {task.n_fillers} fillers (majority {float(ds['majority']):.3f})")
