@@ -10,6 +10,7 @@ from torch import nn
 
 import tokinterp as ti
 from tokinterp.capture import INNER
+from tokinterp.models import attention, points
 from tokinterp.models.modules import find_modules
 
 S = ti.Site
@@ -137,9 +138,9 @@ def test_backends_give_the_same_numbers(family, backend, folders, extras):
     hf = ti.load_model(folders(family), device="cpu")
     other = ti.load_model(folders(family), backend=backend, device="cpu")
     assert other.info.backend == backend
-    # TransformerLens computes attention itself, and shows only its weights.
-    assert hf.offers - other.offers == (set(INNER) if backend == "transformer_lens" else set())
-    assert other.offers <= hf.offers
+    # TransformerLens has hook points for the rotated queries and keys of GPT-NeoX, but does not run them.
+    unseen = {"query", "key"} if (backend, family) == ("transformer_lens", "neox") else set()
+    assert other.offered == {k: v for k, v in hf.offered.items() if k not in unseen}
     same = {k: v for k, v in vars(other.info).items() if k != "backend"}
     assert same == {k: v for k, v in vars(hf.info).items() if k != "backend"}
     ids = some_ids(11, 3)
@@ -153,12 +154,57 @@ def test_backends_give_the_same_numbers(family, backend, folders, extras):
         other.run(ids, [S("resid", 4)])
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "neox"])
+def test_queries_keys_and_values_are_changed_alike_through_transformer_lens(family, folders, extras):
+    """TransformerLens shows them at hook points, whose outputs are theirs to change."""
+    hf = ti.load_model(folders(family), device="cpu")
+    lens = ti.load_model(folders(family), backend="transformer_lens", device="cpu")
+    ids, last = some_ids(9, 2), [S("resid", N), S("pattern", 1)]
+    plain = hf.run(ids, last)
+    for name in [n for n in INNER if n in lens.offers]:
+        width = hf.run(ids, [S(name, 1)])[S(name, 1)].shape[-1]
+        vector = torch.linspace(-1, 1, width)
+        for edit in (ti.edits.add(S(name, 1), vector, positions=[3]), ti.edits.zero(S(name, 1), positions=slice(2, 5))):
+            a, b = hf.run(ids, last, edits=[edit]), lens.run(ids, last, edits=[edit])
+            for site in last:
+                torch.testing.assert_close(a[site], b[site], rtol=1e-4, atol=1e-5, msg=f"{name} {site}")
+            assert not torch.equal(a[last[0]], plain[last[0]])
+    with pytest.raises(ValueError, match="width"):
+        lens.run(ids, last, edits=[ti.edits.add(S("value", 1), torch.ones(5))])
+
+
+def test_points_that_are_not_what_attention_uses_are_not_offered(folders, extras, monkeypatch):
+    monkeypatch.setattr(points, "QUERIES_KEYS", (("q.hook_out", "k.hook_out"),))  # before they are rotated
+    lens = ti.load_model(folders("llama"), backend="transformer_lens", device="cpu")
+    assert set(INNER) & lens.offers == {"value"}
+    with pytest.raises(ValueError, match="do not pass through the attention function"):
+        lens.run(some_ids(9, 2), [S("query", 1)])
+    monkeypatch.undo()
+    monkeypatch.setattr(points, "VALUES", "q.hook_out")
+    assert not set(INNER) & ti.load_model(folders("neox"), backend="transformer_lens", device="cpu").offers
+
+
+def test_a_block_whose_points_are_not_proved_is_named(folders, extras, monkeypatch):
+    real = attention.find_points
+    calls = []
+
+    def found(*args):
+        calls.append(args)
+        return {} if len(calls) == 2 else real(*args)
+
+    monkeypatch.setattr(attention, "find_points", found)
+    lens = ti.load_model(folders("llama"), backend="transformer_lens", device="cpu")
+    assert lens.offered["query"] == (0, 2)
+    with pytest.raises(ValueError, match=r"site query is not available in block 1 .* take only those that have it"):
+        lens.run(some_ids(9, 2), [S("query", 1)])
+
+
 def test_backends_agree_on_a_trained_model(extras):
     text = "Once upon a time, there was a little girl named Lily."
     hf = ti.load_model(device="cpu")
     ids = torch.tensor(hf.tokenizer(text)["input_ids"])[None]
     sites = [S("resid", n) for n in range(hf.info.n_layers + 1)]
-    sites += [S(name, b) for name in sorted(hf.offers - {"resid", *INNER}) for b in range(hf.info.n_layers)]
+    sites += [S(name, b) for name in sorted(hf.offers - {"resid"}) for b in range(hf.info.n_layers)]
     a = hf.run(ids, sites)
     for backend in ("transformer_lens", "nnsight"):
         b = ti.load_model(backend=backend, device="cpu").run(ids, sites)

@@ -9,11 +9,13 @@ import torch
 import transformers as T
 from tiny import CONFIGS, VOCAB, byte_tokenizer, some_ids, some_prompts, tiny, tiny_lm
 from torch import nn
+from transformers.models.falcon.modeling_falcon import build_alibi_tensor
 
 import tokinterp as ti
 from tokinterp import edits as E
 from tokinterp import fillers
 from tokinterp.models.modules import vectors_of
+from tokinterp.models.watch import SdpaCalls
 
 S = ti.Site
 LAST = S("resid", 3)
@@ -74,9 +76,10 @@ def odd(family, attention=None):
 
 
 # -- what is offered -----------------------------------------------------------------------------------------
-def test_attention_that_changes_the_stream_when_looked_at_is_not_offered():
+def test_attention_that_changes_the_stream_when_looked_at_is_not_offered(monkeypatch):
     """Falcon's eager attention adds ALiBi twice: weights of another model than the one that runs."""
-    model, ids = odd("falcon_alibi"), some_ids(20)
+    monkeypatch.setattr(SdpaCalls, "listen", lambda *_: None)
+    model, ids = ti.wrap(tiny_lm("odd falcon_alibi"), byte_tokenizer(), id="falcon_alibi"), some_ids(20)
     assert not {"pattern", "query", "key", "value"} & model.offers
     with pytest.raises(ValueError, match=r"pattern is not available .*the stream differs by 0\.\d+ of its range"):
         model.run(ids, [S("pattern", 0)])
@@ -84,6 +87,39 @@ def test_attention_that_changes_the_stream_when_looked_at_is_not_offered():
         model.run(ids, [LAST], edits=[E.knock_out([5])])
     eager = odd("falcon_alibi", "eager")  # there the weights are those of the model that runs
     assert "pattern" in eager.offers
+
+
+def test_attention_of_a_module_that_calls_torch_is_seen_there():
+    """The model's own call is shown and changed, ALiBi included, which Falcon gives as a mask."""
+    model, ids = odd("falcon_alibi"), some_ids(20)
+    assert model.attention.way == "sdpa"
+    assert {model.offered[n] for n in ("pattern", "query", "key", "value")} == {(0, 1, 2)}
+    sites = [S(n, 1) for n in ("pattern", "query", "key", "value")]
+    found = model.run(ids, [LAST, *sites])
+    assert torch.equal(found[LAST], model.run(ids, [LAST])[LAST]), "looking changes the stream"
+    weights, q, k, v = (found[s] for s in sites)
+    q, k, v = (x.unflatten(2, (4, 8)).transpose(1, 2) for x in (q, k, v))
+    alibi = build_alibi_tensor(torch.ones_like(ids), 4, torch.float32).view(2, 4, 1, -1)
+    shut = torch.full((20, 20), -torch.inf).triu(1)
+    right = ((q @ k.mT + alibi) / 8**0.5 + shut).softmax(-1)
+    torch.testing.assert_close(weights, right, rtol=1e-4, atol=1e-6)
+    mixed = {}
+    dense = model.lm.transformer.h[1].self_attention.dense
+    handle = dense.register_forward_pre_hook(lambda _m, args: mixed.update(value=args[0]))
+    model.run(ids, [LAST])
+    torch.testing.assert_close((right @ v).transpose(1, 2).flatten(2), mixed["value"], rtol=1e-4, atol=1e-5)
+    handle.remove()
+    cut = E.knock_out([3], queries=slice(4, None), blocks=[1], heads=[2])
+    hidden = right.clone()
+    hidden[:, 2, 4:, 3] = 0
+    torch.testing.assert_close(
+        model.run(ids, sites[:1], edits=[cut])[sites[0]], hidden / hidden.sum(-1, keepdim=True), rtol=1e-4, atol=1e-6
+    )
+    zero = model.run(ids, [S("attn_out", 1)], edits=[E.zero(sites[3])])[S("attn_out", 1)]
+    torch.testing.assert_close(zero, (dense.bias if dense.bias is not None else 0) * torch.ones_like(zero))
+    written = model.written_norm(1, found[sites[3]])
+    by_hand = v @ dense.weight.T.unflatten(0, (4, 8))
+    torch.testing.assert_close(written, by_hand.norm(dim=-1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("family", "blocks"), [("minimax", (0, 2)), ("qwen3_next", (1,))])

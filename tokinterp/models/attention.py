@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +16,8 @@ from ..describe import numbered
 from ..edits import KnockOut
 from ..kernels.state import passing
 from .modules import ATTENTION, submodule
-from .watch import Heads, Look, Watch, configured, cut_hook, implementation, show_hook, watching
+from .points import Point, candidates, find_points
+from .watch import Heads, Look, SdpaCalls, Watch, configured, cut_hook, implementation, show_hook, watching
 
 if TYPE_CHECKING:
     from .hooks import HookedLM
@@ -57,9 +58,12 @@ class Attention:
     ----------
     way : str or None
         ``"function"`` where transformers' attention functions are used, which show everything; ``"eager"`` where only
-        the weights that a module returns can be seen; None where the model's own numbers do not survive looking.
+        the weights that a module returns can be seen; ``"sdpa"`` where modules call torch's attention function by
+        themselves, and return no weights or other ones; None where the model's own numbers do not survive looking.
     shapes : dict of int to Shape
-        Heads of the blocks that can be seen by ``"function"``.
+        Heads of the blocks whose queries, keys and values can be seen.
+    points : dict of int to dict
+        Block -> site -> where it is seen with ``"eager"``: at hook points of TransformerLens.
     sinks : tuple of int
         Blocks whose weights do not sum to one, because a learned sink takes a share.
     output : str or None
@@ -70,6 +74,7 @@ class Attention:
         self.model, self.tolerance = model, tolerance
         self.way: str | None = None
         self.shapes: dict[int, Shape] = {}
+        self.points: dict[int, dict[str, Point]] = {}
         self.sinks: tuple[int, ...] = ()
         self.output: str | None = None
         self.of: dict[int, nn.Module] = {b: m for b, k in enumerate(model._blocks) if (m := self._find(k)) is not None}
@@ -88,6 +93,11 @@ class Attention:
                 watch.looks |= {id(m): look for m in self.of[look.block].modules()}
             stack.enter_context(watching(self.model.lm, watch))
             return
+        if self.way == "sdpa":
+            calls = stack.enter_context(SdpaCalls(mask))
+            for look in looks:
+                calls.listen(stack, self.of[look.block], look)
+            return
         stack.enter_context(configured(self.model.lm, "eager"))
         for look in looks:
             attn = self.of[look.block]
@@ -96,6 +106,9 @@ class Attention:
                 stack.callback(attn.register_forward_pre_hook(hook, with_kwargs=True).remove)
             if look.show is not None:
                 stack.callback(attn.register_forward_hook(show_hook(look.show)).remove)
+            if look.change is not None:
+                for name, point in self.points[look.block].items():
+                    point.listen(stack, partial(look.change, name))
 
     def check_places(self, places: torch.Tensor) -> None:
         """Refuse places with an attention whose window counts tokens by itself, where that would matter.
@@ -121,7 +134,7 @@ class Attention:
             return
         plain = self._stream(ids, [])
         why = "its attention module returns no weights"
-        for way in ("function", "eager"):
+        for way in ("function", "eager", "sdpa"):
             self.way = way
             seen: dict[int, tuple[torch.Tensor, Heads | None, torch.Tensor]] = {}
             looks = [Look(b, show=lambda *got, b=b, seen=seen: seen.update({b: got})) for b in self.of]
@@ -187,9 +200,35 @@ class Attention:
             )
             model.withheld |= {"pattern": told} | dict.fromkeys(INNER, told)
         if self.way == "eager":
-            model.withheld |= dict.fromkeys(INNER, _NO_FUNCTION)
+            self._find_points(seen, ids)
         elif inner:
             self.output = self._find_output(seen, ids)
+
+    def _find_points(self, seen: dict[int, Any], ids: torch.Tensor) -> None:
+        """Offer queries, keys and values of the blocks that show them at hook points."""
+        model = self.model
+        modules = {b: found for b in seen if (found := candidates(self.of[b]))}
+        outs: dict[int, dict[str, list[torch.Tensor]]] = {b: {p: [] for p in found} for b, found in modules.items()}
+        weights: dict[int, torch.Tensor] = {}
+        looks = [Look(b, show=lambda w, _v, _m, b=b: weights.update({b: w})) for b in modules]
+        with ExitStack() as stack:
+            for b, found in modules.items():
+                for path, module in found.items():
+                    keep = lambda _m, _a, out, at=outs[b][path]: at.append(out.detach().clone())  # noqa: E731
+                    stack.callback(module.register_forward_hook(keep).remove)
+            self._stream(ids, looks)
+        for b, found in modules.items():
+            if b in model.offered.get("pattern", ()):
+                self.points[b] = points = find_points(found, outs[b], weights[b], max(self.tolerance, 1e-3))
+                of = {m: path for path, m in found.items()}
+                sizes = {n: p.unfold(outs[b][of[p.module]][0]).shape for n, p in points.items()}
+                if sizes:
+                    held, mixed = sizes.get("key", (0, 0, 0, 0)), sizes.get("value", (0, 0, 0, 0))
+                    self.shapes[b] = Shape(weights[b].shape[1], held[1] or mixed[1], held[3], mixed[3])
+        for name in INNER:
+            model._assume(name, blocks=[b for b, points in self.points.items() if name in points])
+            if len(model.offered.get(name, ())) < model.info.n_layers:
+                model.withheld[name] = _NO_FUNCTION
 
     def _find_output(self, seen: dict[int, Any], ids: torch.Tensor) -> str | None:
         """Return the path of the projection that attention writes what it mixed through, the same in every block."""

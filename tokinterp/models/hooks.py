@@ -20,7 +20,7 @@ from .base import Activations, ModelInfo
 from .fingerprint import Identified
 from .modules import Head, Modules, Parts, size_of, submodule
 from .rope import check_lengths, dynamic_ropes, length_steps, reset, run_plain
-from .watch import Change, Heads, Look, Show
+from .watch import Change, Look, Show
 
 TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-7, torch.bfloat16: 6e-2, torch.float16: 1e-2}
 
@@ -299,18 +299,17 @@ class HookedLM(Identified):
             return show
 
         def on_heads(b: int) -> Change:
-            def change(*heads: torch.Tensor) -> Heads:
-                parts = []
-                for name, old in zip(INNER, heads, strict=True):
-                    site = Site(name, b)
-                    if site not in used:
-                        parts.append(old)
-                        continue
-                    side = attention.flat(old)
-                    new = reach(site, side)
-                    parts.append(old if new is side else attention.by_head(new, old))
-                stop_at((b, -1))
-                return parts[0], parts[1], parts[2]
+            left = {name for name in INNER if Site(name, b) in used}
+
+            def change(name: str, old: torch.Tensor) -> torch.Tensor:
+                if name not in left:
+                    return old
+                left.remove(name)
+                side = attention.flat(old)
+                new = reach(Site(name, b), side)
+                if not left:
+                    stop_at((b, -1))
+                return old if new is side else attention.by_head(new, old)
 
             return change
 

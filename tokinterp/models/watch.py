@@ -5,19 +5,21 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
+from ..capture import INNER
 from .masks import additive, check_sight, close, follow_places, open_edges
 
 OWN = ("eager", "sdpa")  # implementations that are run as they are; the others give way to eager
 _WATCH = "_tokinterp_watch"
 Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-Change = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Heads]
+Change = Callable[[str, torch.Tensor], torch.Tensor]
 Show = Callable[[torch.Tensor, Heads | None, torch.Tensor], None]
 
 
@@ -30,7 +32,8 @@ class Look:
     block : int
         Its number.
     change : callable, optional
-        Sees, and puts others in the place of, queries, keys and values (prompt, head, position, d_head).
+        Sees ``"query"``, ``"key"`` and ``"value"`` (prompt, head, position, d_head) one by one, and returns what is
+        put in their place.
     show : callable, optional
         Sees (weights, (queries, keys, values), what attention mixed of the values).
     cut : torch.Tensor, optional
@@ -83,7 +86,7 @@ def _attend(
     look = watch.looks.get(id(module))
     own = _forward(module, watch.own)
     if look is not None and look.change is not None:
-        query, key, value = look.change(query, key, value)
+        query, key, value = (look.change(n, x) for n, x in zip(INNER, (query, key, value), strict=True))
     causal = kwargs.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
     causal = watch.own != "eager" and mask is None and causal and query.shape[2] > 1
@@ -157,6 +160,49 @@ def implementation(config: Any) -> str:
     """Return the attention implementation whose numbers a model gives: its own, or eager in the place of others."""
     own = getattr(config, "_attn_implementation", None)
     return own if own in OWN else "eager"
+
+
+class SdpaCalls(TorchFunctionMode):
+    """A pass that shows, and changes, what modules give torch's own attention function, where they call it themselves.
+
+    The module's own call is made, so that its numbers are the model's; weights are computed beside it from the queries,
+    keys and masks (or biases, as of ALiBi) that it was given.
+    """
+
+    def __init__(self, real: torch.Tensor) -> None:
+        super().__init__()
+        self.real, self.look = real, None
+
+    def listen(self, stack: ExitStack, attn: nn.Module, look: Look) -> None:
+        """Say what is wanted of the calls inside an attention module."""
+        stack.callback(attn.register_forward_pre_hook(lambda *_: setattr(self, "look", look)).remove)
+        stack.callback(attn.register_forward_hook(lambda *_: setattr(self, "look", None), always_call=True).remove)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Pass on every call but those of attention."""
+        if func is torch.nn.functional.scaled_dot_product_attention and self.look is not None:
+            return self._attend(self.look, *args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def _attend(
+        self, look: Look, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+        attn_mask: torch.Tensor | None = None, dropout_p: float = 0.0, is_causal: bool = False,
+        scale: float | None = None, **kwargs: Any,
+    ) -> torch.Tensor:  # fmt: skip
+        if look.change is not None:
+            query, key, value = (look.change(n, x) for n, x in zip(INNER, (query, key, value), strict=True))
+        if look.cut is not None:
+            attn_mask = close(attn_mask, look.cut, query, key, is_causal, self.real, look.block)
+            is_causal = False
+        own = torch.nn.functional.scaled_dot_product_attention
+        out = own(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **kwargs)
+        if look.show is not None:
+            mask = attn_mask if attn_mask is not None else open_edges(None, query, key, is_causal)
+            held = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
+            scores = query.float() @ held.float().mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+            weights = (scores + additive(mask, torch.float32)).softmax(-1).to(query.dtype)
+            look.show(weights, (query, key, value), out.transpose(1, 2))
+        return out
 
 
 def show_hook(show: Show) -> Callable[..., None]:
