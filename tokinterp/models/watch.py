@@ -197,10 +197,12 @@ class SdpaCalls(TorchFunctionMode):
         own = torch.nn.functional.scaled_dot_product_attention
         out = own(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **kwargs)
         if look.show is not None:
-            mask = attn_mask if attn_mask is not None else open_edges(None, query, key, is_causal)
+            open_to = attn_mask if attn_mask is not None else open_edges(None, query, key, is_causal)
+            mask = additive(open_to, torch.float32)
+            assert mask is not None
             held = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
             scores = query.float() @ held.float().mT * (query.shape[-1] ** -0.5 if scale is None else scale)
-            weights = (scores + additive(mask, torch.float32)).softmax(-1).to(query.dtype)
+            weights = (scores + mask).softmax(-1).to(query.dtype)
             look.show(weights, (query, key, value), out.transpose(1, 2))
         return out
 
