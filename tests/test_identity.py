@@ -212,6 +212,47 @@ def test_a_compiled_model_is_not_compiled_to_be_identified(how):
     torch._dynamo.reset()
 
 
+def test_a_model_that_changes_while_it_is_measured_is_refused(tmp_path):
+    class Changes(Norms):
+        def __init__(self, change=lambda: None):
+            super().__init__()
+            self.change, self.batches = change, 0
+
+        def settings(self):
+            return {}
+
+        def update(self, batch):
+            super().update(batch)
+            self.batches += 1
+            if self.batches == 1:
+                self.change()
+
+    def doubled(p):
+        with torch.no_grad():
+            p.mul_(2)
+
+    changes = {
+        "weights": lambda lm: doubled(lm.model.layers[1].mlp.up_proj.weight),
+        "config": lambda lm: setattr(lm.config, "rms_norm_eps", 0.5),
+        "state": lambda lm: setattr(lm.model.layers[0].self_attn, "scaling", 0.1),
+        "hooks": lambda lm: lm.model.layers[0].register_forward_hook(lambda _m, _a, out: out * 2),
+    }
+    for name, change in changes.items():
+        lm, store = tiny_lm(), tmp_path / "run.zarr"
+        with pytest.raises(RuntimeError, match=rf"the {name} of m changed while it was measured.*nothing .* is kept"):
+            run(lm, {"n": Changes(partial(change, lm))}, store=store, batch_tokens=12, checkpoint_every=0)
+        assert not list(tmp_path.iterdir()), name
+    run(tiny_lm(), {"n": Changes()}, store=tmp_path / "run.zarr", batch_tokens=12)
+
+
+def test_a_hook_that_puts_the_model_into_training_mode_is_refused():
+    lm = tiny_lm()
+    lm.model.layers[0].register_forward_hook(lambda *_: lm.train() and None)
+    with pytest.raises(RuntimeError, match="was put into training mode in the middle of a computation"):
+        ti.wrap(lm)
+    assert not lm.training
+
+
 def test_hooks_that_keep_what_they_see_do_not_change_the_model():
     lm = tiny_lm()
     seen, last = [], {}

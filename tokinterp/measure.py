@@ -89,7 +89,7 @@ def measure(
         For settings that do not fit the model or the prompts, before anything is run; for a store of another run
         (names what differs); if every prompt gives NaN or infinite activations.
     RuntimeError
-        If another process is writing the store.
+        If another process is writing the store, or the model was changed meanwhile.
     OSError
         If the store cannot be written; what is finished is kept.
     KeyboardInterrupt
@@ -134,6 +134,7 @@ def measure(
         numbers = range(i, len(prompts), n)
         runner = Runner(model, prompts, numbers, measurements, edits, keep, float(checkpoint_every), progress)
         runner.run(batch_tokens)
+        _check_unchanged(model, keep)
         if keep is None:
             return _result(model, prompts, measurements, runner.bookkeeping, facts, edits, said)
         assert path is not None
@@ -210,6 +211,18 @@ def _facts(tree: xr.DataTree, path: Path) -> Facts:
     if "facts" not in tree.attrs:
         raise ValueError(f"{path} is a result, but not of measure(): choose another store")
     return json.loads(tree.attrs["facts"])
+
+
+def _check_unchanged(model: Model, keep: Checkpoint | None) -> None:
+    """Refuse a run in which something changed the model: its numbers are of several, and are not kept."""
+    changed = model.changed() if hasattr(model, "changed") else []  # type: ignore[attr-defined]
+    if changed:
+        if keep is not None:
+            keep.remove()
+        raise RuntimeError(
+            f"the {' and '.join(changed)} of {model.info.id} changed while it was measured (a hook, an adapter, a "
+            "thread that trains?), so that the numbers are of several models: nothing of this run is kept, measure it again"
+        )
 
 
 class AllNonfiniteError(ValueError):

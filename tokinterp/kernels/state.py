@@ -68,6 +68,11 @@ def evaluating(*modules: nn.Module | None) -> Iterator[None]:
 
     Threads may share a module: it trains again when the last of them is done.
 
+    Raises
+    ------
+    RuntimeError
+        If something inside, such as a hook, puts one of them back into training mode.
+
     Examples
     --------
     >>> net = nn.Sequential(nn.Dropout(0.9), nn.Dropout(0.9).eval())
@@ -85,6 +90,11 @@ def evaluating(*modules: nn.Module | None) -> Iterator[None]:
             m.training = False
     try:
         yield
+        if woken := [type(m).__name__ for root in modules if root is not None for m in root.modules() if m.training]:
+            raise RuntimeError(
+                f"{woken[0]} was put into training mode in the middle of a computation, so that dropout may have "
+                "changed its numbers: remove the hook (or stop the thread) that calls train()"
+            )
     finally:
         with _lock:
             for m in mine:

@@ -243,6 +243,14 @@ class Identified:
         )
         return self.info
 
+    def changed(self) -> list[str]:
+        """Return what is not as `identify` found it last, without a pass: weights, config, state, hooks."""
+        now = module_facts(self.lm)
+        same = (now.pop("weights"), now["state"])
+        weights, now["state"] = self._renamed.get(same, same)
+        then = {"weights": self.info.weights, **self.info.facts}
+        return [name for name, value in {"weights": weights, **now}.items() if then.get(name) != value]
+
     def _begin(self) -> None:
         """Look for the first time; a bridge changes the modules, but not what they compute: they keep their hashes."""
         given, self._renamed, self.passes = self.info, {}, {}
