@@ -250,7 +250,6 @@ def test_a_hook_that_puts_the_model_into_training_mode_is_refused():
     lm.model.layers[0].register_forward_hook(lambda *_: lm.train() and None)
     with pytest.raises(RuntimeError, match="was put into training mode in the middle of a computation"):
         ti.wrap(lm)
-    assert not lm.training
 
 
 def test_hooks_that_keep_what_they_see_do_not_change_the_model():

@@ -221,7 +221,7 @@ def _check_unchanged(model: Model, keep: Checkpoint | None) -> None:
             keep.remove()
         raise RuntimeError(
             f"the {' and '.join(changed)} of {model.info.id} changed while it was measured (a hook, an adapter, a "
-            "thread that trains?), so that the numbers are of several models: nothing of this run is kept, measure it again"
+            "thread that trains?), so that the numbers are of several models: nothing of it is kept, measure it again"
         )
 
 

@@ -75,7 +75,7 @@ class Batches:
         self.left_out: list[int] = []
 
     def __iter__(self) -> Iterator[tuple[Batch, torch.Tensor]]:
-        starts = torch.as_tensor(self.prompts.starts, device=self.model.device)
+        starts = torch.from_numpy(self.prompts.starts.copy()).to(self.model.device)
         sites, left_out = resid(self.layers), self.left_out
         for batch in stream(self.model, self.prompts, sites, batch_tokens=self.batch_tokens, start=self.read):
             n_tokens, n_prompts = batch.n_tokens, len(batch)
