@@ -97,7 +97,7 @@ class TokenProbes:
             return part.get(name)
         key = (layer, name, str(device))
         source = part[name] if isinstance(part, dict) else None
-        if key not in self._near or (source is not None and self._near[key][1] != source._version):
+        if key not in self._near or (source is not None and self._near[key][1] != _edits(source)):
             if source is not None:
                 value = source
             elif device.type != "cpu":
@@ -110,13 +110,13 @@ class TokenProbes:
             value = value.float().to(device)
             if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] < 4 * value.nbytes:
                 return value
-            self._near[key] = value, (value if source is None else source)._version
+            self._near[key] = value, _edits(value if source is None else source)
         return self._near[key][0]
 
     def _edited(self, layer: int) -> Tensors:
         """Return the tensors of a layer on disk that were read and then changed in place."""
         near = {name: found for (at, name, place), found in self._near.items() if at == layer and place == "cpu"}
-        return {name: value for name, (value, version) in near.items() if value._version != version}
+        return {name: value for name, (value, version) in near.items() if _edits(value) != version}
 
     @checked(layer=count(), offset=integer)
     def weight(self, layer: int, offset: int) -> torch.Tensor:
@@ -338,6 +338,11 @@ class TokenProbes:
         from .probe_authors import read_checkpoints
 
         return read_checkpoints(paths, model)
+
+
+def _edits(tensor: torch.Tensor) -> int:
+    """Return how often a tensor was changed in place; inference tensors do not count."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def check_layer(tensors: Tensors, offsets: Sequence[int], n_classes: int, width: int, what: str) -> None:
