@@ -13,6 +13,7 @@ from torch import nn
 
 import tokinterp as ti
 from tokinterp.checkpoint import compare_facts, fingerprint
+from tokinterp.describe import describe
 from tokinterp.models.fingerprint import weights_hash
 
 PROMPTS = [9, 12]

@@ -61,7 +61,8 @@ def fit_probes(
     trust_remote_code: Annotated[bool, Option(help="Run code from the model's repository.")] = False,
 ) -> None:
     """Fit linear probes that read the token at t + offset off the stream at t, for measure -m erasure."""
-    from .cli import choose_bos, load_named, make_prompts, parse_layers, read_named
+    from .cli import check_named, choose_bos, load_named, make_prompts, read_named
+    from .cli_settings import parse_layers
     from .measurements.probes import fit_probes as fit
     from .paths import new_path
 
@@ -81,11 +82,14 @@ def fit_probes(
     cutting: dict[str, Any] = {
         "max_tokens": max_tokens, "min_tokens": min_tokens, "on_long": on_long, "bos": choose_bos(bos), "stride": None
     }  # fmt: skip
+    place: dict[str, Any] = {
+        "backend": backend, "dtype": dtype, "device": device, "revision": revision,
+        "trust_remote_code": trust_remote_code,
+    }  # fmt: skip
+    check_named(model, **place)
     found = read_named(texts, reading, cutting)
     other = None if val is None else read_named(val, reading, cutting)
-    loaded = load_named(
-        model, backend=backend, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code
-    )
+    loaded = load_named(model, **place)
     prompts = make_prompts(found, loaded, cutting)
     held = None if other is None else make_prompts(other, loaded, cutting)
     say(f"{loaded}\n{prompts}", err=True)
@@ -312,8 +316,8 @@ def as_text(rows: list[dict[str, Any]]) -> str:
     """Return rows as an aligned table: rank, score with its interval, count, unit, context."""
     cells = [("rank", "psi", "95 % interval", "count", "unit", "context")]
     for r in rows:
-        one = np.isnan(r["psi_low"])
-        interval = "one document" if one else f"{r['psi_low']:.3f} to {r['psi_high']:.3f}"
+        few = np.isnan(r["psi_low"])
+        interval = "fewer than 3 documents" if few else f"{r['psi_low']:.3f} to {r['psi_high']:.3f}"
         unit = in_one_line(r["text"])
         cells.append(
             (str(r["rank"]), f"{r['psi']:.3f}", interval, str(r["count"]), f"|{unit}|", in_one_line(r["context"]))
