@@ -98,7 +98,7 @@ MUTANTS = [
      "new = mask.expand(torch.broadcast_shapes(mask.shape, cut.shape)).masked_fill(cut, shut)",
      "new = mask.expand(torch.broadcast_shapes(mask.shape, cut.shape))", SITES + "whatever_the_mask"),
     ("watch: weights of the query before the change", M + "watch.py",
-     "query, key, value = look.change(query, key, value)", "_, key, value = look.change(query, key, value)",
+     "query, key, value = look.changed(query, key, value)", "_, key, value = look.changed(query, key, value)",
      SITES + "query_times_keys"),
     ("watch: configs stay changed", M + "watch.py", "            m.config = c  # type", "            c = c  # type",
      MODELS + "'pattern_is and llama'"),

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..capture import INNER
 from .masks import additive, check_sight, close, follow_places, open_edges
 
 OWN = ("eager", "sdpa")  # implementations that are run as they are; the others give way to eager
@@ -44,6 +43,12 @@ class Look:
     change: Change | None = None
     show: Show | None = None
     cut: torch.Tensor | None = None
+
+    def changed(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> Heads:
+        """Return what is put in the place of queries, keys and values."""
+        if self.change is None:
+            return query, key, value
+        return self.change("query", query), self.change("key", key), self.change("value", value)
 
 
 @dataclass
@@ -85,8 +90,8 @@ def _attend(
     mask = attention_mask
     look = watch.looks.get(id(module))
     own = _forward(module, watch.own)
-    if look is not None and look.change is not None:
-        query, key, value = (look.change(n, x) for n, x in zip(INNER, (query, key, value), strict=True))
+    if look is not None:
+        query, key, value = look.changed(query, key, value)
     causal = kwargs.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
     causal = watch.own != "eager" and mask is None and causal and query.shape[2] > 1
@@ -189,8 +194,7 @@ class SdpaCalls(TorchFunctionMode):
         attn_mask: torch.Tensor | None = None, dropout_p: float = 0.0, is_causal: bool = False,
         scale: float | None = None, **kwargs: Any,
     ) -> torch.Tensor:  # fmt: skip
-        if look.change is not None:
-            query, key, value = (look.change(n, x) for n, x in zip(INNER, (query, key, value), strict=True))
+        query, key, value = heads = look.changed(query, key, value)
         if look.cut is not None:
             attn_mask = close(attn_mask, look.cut, query, key, is_causal, self.real, look.block)
             is_causal = False
@@ -203,7 +207,7 @@ class SdpaCalls(TorchFunctionMode):
             held = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
             scores = query.float() @ held.float().mT * (query.shape[-1] ** -0.5 if scale is None else scale)
             weights = (scores + mask).softmax(-1).to(query.dtype)
-            look.show(weights, (query, key, value), out.transpose(1, 2))
+            look.show(weights, heads, out.transpose(1, 2))
         return out
 
 
