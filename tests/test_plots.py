@@ -100,7 +100,7 @@ def test_dimension_plots_take_their_numbers_from_the_scale_asked(tiny_run):
     assert [t.get_text() for t in by_scale.get_xticklabels()] == ["2", "4", "8"]
     with pytest.raises(ValueError, match="not measured at scale 16: there are 2, 4, 8"):
         plots.dimension_by_layer(ds, scale=16)
-    with pytest.raises(ValueError, match="gride, mle, twonn"):
+    with pytest.raises(ValueError, match="estimator='pca': give one of 'gride', 'mle', 'twonn'"):
         plots.dimension_by_layer(ds, estimator="pca")
 
 

@@ -316,7 +316,7 @@ def test_bad_input(planted):
         read_out(ds, other)
     with pytest.raises(ValueError, match="give the prompts"):
         read_out(ds)
-    with pytest.raises(ValueError, match="no results"):
+    with pytest.raises(ValueError, match=r"ds=\[\]: give a list"):
         read_out([])
     with pytest.raises(ValueError, match="'any' or 'word'"):
         read_out(ds, prompts, boundaries="both")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @checked(
-    ds=result | several(pair(result, instance("Prompts")), 1),
+    ds=several(pair(result, instance("Prompts")), 1) | result,
     min_count=count(1),
     min_psi=number(),
     boundaries=one_of(*BOUNDARIES),
