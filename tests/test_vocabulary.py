@@ -371,3 +371,14 @@ def test_another_seed_is_another_draw_of_documents(planted):
     draw = lambda seed: read_out(run, prompts, n_boot=50, seed=seed)["psi_interval"].values  # noqa: E731
     np.testing.assert_array_equal(draw(1), draw(1))
     assert (draw(1) != draw(2)).any()
+
+
+def test_a_unit_of_one_document_has_no_interval():
+    prompts = Prompts.from_ids([[5, 6, 7, 5, 6], [5, 6, 9], [8, 5, 6]])
+    rows = [(0, 0, 2, 0.3), (0, 3, 5, 0.5), (1, 0, 2, 0.4), (2, 1, 3, 0.9), (0, 1, 3, 0.2), (0, 1, 3, 0.6)]
+    found = read_out(segments(prompts, rows), prompts, min_count=1)
+    ids = found["ids"].values.tolist()
+    assert found["n_documents"].values[ids.index("5 6")] == 3
+    assert found["n_documents"].values[ids.index("6 7")] == 1
+    assert np.isfinite(found["psi_interval"].values[:, ids.index("5 6")]).all()
+    assert np.isnan(found["psi_interval"].values[:, ids.index("6 7")]).all()
