@@ -382,3 +382,12 @@ def test_a_unit_of_one_document_has_no_interval():
     assert found["n_documents"].values[ids.index("6 7")] == 1
     assert np.isfinite(found["psi_interval"].values[:, ids.index("5 6")]).all()
     assert np.isnan(found["psi_interval"].values[:, ids.index("6 7")]).all()
+
+
+def test_ties_go_to_the_more_frequent_and_thresholds_are_of_several_tokens():
+    prompts = Prompts.from_ids([[5, 6, 7, 9, 9]])
+    rows = [(0, 0, 2, 0.5), (0, 1, 3, 0.5), (0, 1, 3, 0.5), (0, 3, 5, 0.5)]
+    found = read_out(segments(prompts, rows), prompts, min_count=1)
+    assert found["ids"].values.tolist() == ["6 7", "5 6", "9 9"]
+    single = [(0, 0, 1, 1000.0)] * 50 + [(0, 0, 2, float(n)) for n in range(101)]
+    assert permutation_threshold(segments(prompts, single)) == 95.0
