@@ -11,7 +11,7 @@ TOKENS = {"token_prompt": ("token", [0, 0, 1, 2])}
 
 def windows():
     prompts = ti.Prompts.from_ids([[1, 3], [1, 4], [1, 5]])
-    prompts.documents[:] = [0, 0, 1]
+    prompts.documents = np.array([0, 0, 1])
     return prompts
 
 

@@ -167,7 +167,7 @@ def test_intervals_are_over_documents(real):
     assert 0 < float(width.squeeze()) < 0.5
     # windows of one document are drawn together: of a single document there is no interval
     same = test[[0, 1, 2]]
-    same.documents[:] = 0
+    same.documents = np.zeros(3, np.int64)
     m = ProbeScores(probes, layers=[0], offsets=[0], n_boot=20)
     m.start(model.info, test[[0, 1, 2]])
     m._documents = same.documents
