@@ -414,6 +414,7 @@ CALLS: dict[str, Callable[[World], Call]] = {
         "split_cases": {"lexicon": lambda w: w.lexicon, "min_letters": 1, "min_context": 1},
         "typo_cases": {"lexicon": lambda w: w.lexicon, "min_letters": 1, "min_context": 1},
         # measurements that need something
+        "Field": {"dims": ("prompt", "layer"), "long_name": "a"},
         "DotAttention": {"n": 4, "d": 2, "m": 3}, "Measurement": {},
         "ContextMemory": {"decoder": lambda w: _decoder(w)}, "ErasureScores": {"probes": lambda w: w.probes},
         "ProbeScores": {"probes": lambda w: w.probes}, "PerCloud": {"estimator": ti.cluster_count},

@@ -98,7 +98,8 @@ class AttentionMass(Measurement):
         threshold: float = 0.3,
     ) -> None:
         super().__init__()
-        self.keys, self.queries = check_sets("keys", keys), check_sets("queries", queries or {"all": "all"})
+        self.keys = check_sets("keys", keys)
+        self.queries = check_sets("queries", {"all": "all"} if queries is None else queries)
         self.blocks, self.value_weighted, self.threshold = blocks, value_weighted, threshold
 
     def sites(self, info: ModelInfo) -> list[Site]:
