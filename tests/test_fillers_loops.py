@@ -383,6 +383,8 @@ def test_effects_of_massive_rows_are_those_of_a_loop(massive):
     ti.check(ds)
     assert ds["n_massive"].values.tolist() == [2, 2, 0]
     channels = [int(c) for c in ds.attrs["note"].split("[")[1].rstrip("]").split(",")]
+    assert 5 in channels
+    assert len(channels) < 10  # of 32
     batch = ti.capture(model, prompts, [0, 1, 2], ti.resid([1]))
     x = batch.resid(1)
     hot = massive_rows(x, batch.mask)

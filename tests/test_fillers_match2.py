@@ -70,3 +70,9 @@ def test_match2_shares_of_labels():
     for label, wanted in ((8, 0.629), (10, 0.172), (6, 0.153), (4, 0.035)):
         assert abs(float(share[label]) - wanted) < 4 * np.sqrt(wanted * (1 - wanted) * (1 / count + 1 / 20_000))
     assert majority(sample.answer) == pytest.approx(float(share.max()))
+
+
+def test_keys_are_drawn_by_the_seed():
+    one, again, other = (match2.key_table(s, 10, 12) for s in (0, 0, 1))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import tokinterp as ti
-from tokinterp.fillers.network import Network, as_model, build, flops_per_example
+from tokinterp.fillers.network import Network, as_model, build, flops_per_example, parameters_hash
 from tokinterp.fillers.tasks import Task
 
 TINY = Network(2, 32, 2, 64)
@@ -39,3 +39,8 @@ def test_the_wrapped_model_gives_the_logits_of_the_network():
     assert prompts.special(0).sum() == 4 + 1 + 2
     with pytest.raises(ValueError, match=r"m\*\*d = 1000000 row words"):
         as_model(lm, Task(n=4, d=6))
+
+
+def test_weights_are_drawn_by_the_seed():
+    one, again, other = (parameters_hash(build(TASK, TINY, s)) for s in (0, 0, 1))
+    assert one == again != other

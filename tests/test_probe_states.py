@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_lm
+from tiny import byte_tokenizer, tiny_lm
 
 import tokinterp as ti
 from tokinterp.measurements.probes import ProbeSettings, fit_probes
@@ -55,3 +55,17 @@ def test_layers_in_groups_give_the_same_and_too_little_memory_is_refused(model, 
     assert parts.digest == whole.digest
     with pytest.raises(ValueError, match=r"fitting one layer needs .* but max_bytes is 0.00 GiB"):
         fit_probes(model, text(), max_bytes=1000, **options)
+
+
+@pytest.mark.parametrize("method", ["softmax", "ridge"])
+def test_special_tokens_take_no_part_in_mean_and_scale(method):
+    """Over several batches, of which the first alone gives another mean."""
+    model = wrap(tiny_lm("llama"), byte_tokenizer(), id="tiny")
+    prompts = ti.Prompts.from_texts(["the river ran to the north", "and in", "to the moon and the owl"], model)
+    probes = fit_probes(
+        model, prompts, layers=[2], offsets=[-1, 0], method=method, settings=FAST, batch_tokens=10, progress=False
+    )
+    rows = torch.cat([ti.capture(model, prompts, [i], ti.resid([2])).rows(2) for i in range(3)]).double()
+    own = rows[torch.from_numpy(~prompts.special_mask)]
+    mean, scale = own.mean(0), own.std(0, unbiased=False)
+    torch.testing.assert_close(probes.standardise(rows, 2).double(), (rows - mean) / scale, rtol=1e-4, atol=1e-4)

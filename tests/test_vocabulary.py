@@ -146,6 +146,20 @@ def test_ties_go_to_the_more_frequent_and_one_document_has_no_interval():
     assert token_ids(read_out(ds, prompts, min_psi=None)) == [(5, 6), (3, 4), (7, 8)]
 
 
+def test_a_context_is_the_text_around_the_unit():
+    prompts = Prompts.from_texts(["kato mikato tane"], MODEL)
+    ds = segments(prompts, [(0, 6, 8, 0.9), (0, 5, 6, 0.1)])
+    (one,) = contexts(read_out(ds, prompts, min_count=1), prompts, width=3)
+    assert one == "to [mi]kat"
+
+
+def test_single_tokens_have_no_part_in_the_threshold():
+    prompts = Prompts.from_ids([[3, 4, 5, 6, 7, 8, 9]])
+    ds = segments(prompts, [(0, 0, 2, 0.1), (0, 2, 4, 0.3), (0, 4, 5, 0.9), (0, 5, 6, -0.9)])
+    assert permutation_threshold(ds, 0.5) == pytest.approx(0.2)
+    assert permutation_threshold([ds, ds], 0.95) == pytest.approx(np.quantile([0.1, 0.3, 0.1, 0.3], 0.95))
+
+
 def test_word_boundaries_are_those_of_the_text():
     tokenizer = byte_tokenizer()
     text = "the well-known cats' house, 1867"
