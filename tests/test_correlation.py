@@ -57,6 +57,9 @@ def test_correlations_are_those_of_scipy():
             np.testing.assert_allclose(one["pearson_interval"], r.confidence_interval(0.95), rtol=1e-9)
             assert float(one["pearson_p"]) == pytest.approx(r.pvalue, abs=0.01)
             assert float(one["spearman"]) == pytest.approx(stats.spearmanr(x[ok], loss[ok]).statistic, rel=1e-9)
+            half = stats.norm.ppf(0.975) * np.sqrt(1.06 / (ok.sum() - 3))
+            wanted = np.tanh(np.arctanh(float(one["spearman"])) + half * np.array([-1, 1]))
+            np.testing.assert_allclose(one["spearman_interval"], wanted, rtol=1e-9)
             fixed = np.stack([covariates[k].values for k in covariates.data_vars], 1).astype(float)[ok]
             design = np.c_[np.ones(ok.sum()), fixed]
             rest = [v - design @ np.linalg.lstsq(design, v, rcond=None)[0] for v in (x[ok], loss[ok])]
