@@ -56,4 +56,6 @@ MUTANTS = [
     ("loss of registers counted", F + "massive.py", "counted = member[:, 2, 1:]",
      "counted = (member[:, 2] | member[:, 0])[:, 1:]",
      T + "fillers_massive.py::test_loss_with_registers_is_that_of_the_text"),
+    ("enrichment with sink of sentinels", "tokinterp/fillers/sentinel.py", 'ds["net_enrichment"]', 'ds["enrichment"]',
+     "tests/test_fillers_loops.py::test_changes_by_sentinels_are_those_of_a_loop"),
 ]  # fmt: skip

@@ -137,4 +137,7 @@ MUTANTS = [
     ("table: sums instead of means", "tokinterp/tables.py", "v = means[name] if name in means else ds[name]",
      "v = ds[name].sum('prompt') if name in means else ds[name]",
      T + "report.py::test_table_has_means_with_their_intervals"),
+    ("word probe: parts by seed 0", "tokinterp/measurements/word_probe.py",
+     "default_rng(seed).permutation", "default_rng(0).permutation",
+     "tests/test_lexicon.py::test_parts_are_drawn_by_the_seed"),
 ]  # fmt: skip

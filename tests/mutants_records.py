@@ -173,4 +173,7 @@ MUTANTS = [
     ("gap drawn at another offset", "figures/erasure.py", "one = ds.sel(subset=kind, offset=0)",
      "one = ds.isel(offset=0).sel(subset=kind)",
      T + "experiments_erasure.py::test_figure_is_drawn_with_and_without_controls"),
+    ("nulls drawn with seed 0", "experiments/token_geometry.py",
+     "draw_null(model, prompts, null, seed)", "draw_null(model, prompts, null, 0)",
+     "tests/test_experiments_token_geometry.py::test_controls_are_drawn_by_the_seed"),
 ]  # fmt: skip
