@@ -29,7 +29,7 @@ REFERENCE = "Pfau, Merrill and Bowman 2024, arXiv 2404.15758 (order of the pairs
 
 @checked(n=count(3), d=count(1), m=count(2))
 class DotAttention(Measurement):
-    """Attention of the fillers and of the answer position on rows, end of the input, fillers and self (HC4, HC5).
+    """Attention of the fillers and of the answer position on rows, end of the input, fillers and self.
 
     Patterns are reduced block by block and never held together.
 

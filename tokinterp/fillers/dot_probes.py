@@ -48,7 +48,7 @@ def probe_contents(
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> xr.Dataset:
-    """Read what the chain of thought would say at each filler from the filler's stream, layer by layer (HC3).
+    """Read what the chain of thought would say at each filler from the filler's stream, layer by layer.
 
     Filler t stands where word t of the parallel chain of thought would, which is about pair t // 2 of the rows.  For
     each trunk, layer and filler a linear discriminant (`shrunk_lda`, equal priors) is fitted to the state and

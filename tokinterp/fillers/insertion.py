@@ -45,7 +45,7 @@ def insert(
     batch_tokens: int = 4096,
     seed: int = 0,
 ) -> xr.Dataset:
-    """Insert fillers and compare every answer with that to the same item without (F1 to F7 of the specification).
+    """Insert fillers and compare every answer with that to the same item without.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def insert(
     cue, exact, seed
         See `build_items`.
     announce : str
-        Text that announces fillers where none come (F7), with whatever separates it from the question; empty for none.
+        Text that announces fillers where none come, with whatever separates it from the question; empty for none.
     demonstrations : iterable of Question or (prompt, answer)
         Solved before every item, each with as many fillers of the same kind and place as the item; without fillers
         where there are none.
@@ -179,10 +179,10 @@ def insertion_tests(ds: xr.Dataset, *, level: float = 0.95, n_boot: int = 2000, 
     -------
     xarray.Dataset
         By ``filler``, ``placement`` and ``n_fillers``: accuracy_change with interval, helped, hurt and McNemar's exact
-        p (F1); log_prob_change with interval and sign test p, mean reciprocal rank (F2). ``placement_specificity``
-        with interval by filler and k (F3), ``type_variance`` of the accuracy change over kinds of equal token count
-        (F4), ``half_k``, the smallest k that reaches half of the largest log_prob_change, NaN where that is not above
-        0, and ``monotonicity``, Spearman's correlation of k and mean change (F6); ``announced_*`` (F7).
+        p; log_prob_change with interval and sign test p, mean reciprocal rank. ``placement_specificity``
+        with interval by filler and k, ``type_variance`` of the accuracy change over kinds of equal token count,
+        ``half_k``, the smallest k that reaches half of the largest log_prob_change, NaN where that is not above 0, and
+        ``monotonicity``, Spearman's correlation of k and mean change; ``announced_*``, of the announcement.
     """
     logp, right = ds["log_prob"].values, ds["correct"].values > 0
     grid = ds["n_fillers"].values

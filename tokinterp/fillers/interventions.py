@@ -62,17 +62,16 @@ def intervene(
     model, questions, n_fillers, kind, placement, cue, exact, seed
         See `build_items`.
     interventions : sequence of str, optional
-        All by default. ``"insertion"``: x_k against x_0 (C1). ``"deletion"``: x_0, also with the places of x_k kept
-        (C2).
-        ``"knock-out"``: fillers hidden from all tokens behind them (C3b), ``"knock-out of the answer"``: from the
+        All by default. ``"insertion"``: x_k against x_0. ``"deletion"``: x_0, also with the places of x_k kept.
+        ``"knock-out"``: fillers hidden from all tokens behind them, ``"knock-out of the answer"``: from the
         answer position only, ``"windows"``: from it in windows of blocks, ``"blind fillers"``: the question
-        hidden from the fillers (C3d), ``"knock-out, places closed"``: hidden and the places behind them moved up, which
+        hidden from the fillers, ``"knock-out, places closed"``: hidden and the places behind them moved up, which
         equals deletion. ``"mean ablation"`` (over items, slot by slot), ``"zero ablation"``, ``"resample ablation"``
         (of another item): of the fillers' stream at all layers. ``"transplant"``: keys and values of the fillers
-        of another item of the same layout, and the same of its question as positive control (C5). ``"places closed"``:
-        what follows the fillers gets its places of k = 0 (C7). ``"patches"``: the stream at the answer position of x_k
-        put into x_0, layer by layer (C8, sufficiency). With demonstrations, all these change the target's fillers alone
-        (x_0 keeps those of its demonstrations), ``"truncation"`` is the deletion of the target's only (C6), and
+        of another item of the same layout, and the same of its question as positive control. ``"places closed"``:
+        what follows the fillers gets its places of k = 0. ``"patches"``: the stream at the answer position of x_k
+        put into x_0, layer by layer (sufficiency). With demonstrations, all these change the target's fillers alone
+        (x_0 keeps those of its demonstrations), ``"truncation"`` is the deletion of the target's only, and
         ``"deletion everywhere"`` takes the demonstrations' too.
     demonstrations : iterable of Question or (prompt, answer)
         Solved before every item, with as many fillers, see `build_items`.

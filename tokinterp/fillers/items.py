@@ -245,7 +245,7 @@ def build_items(
         Solved before every item, in the same layout; none of them may be one of the questions.
     demo_fillers : int, optional
         Filler tokens of each demonstration, ``n_fillers`` by default. With ``n_fillers=0`` the demonstrations keep
-        theirs and only the target's are cut (C6, truncation).
+        theirs and only the target's are cut (truncation).
     between : str
         What separates demonstrations from each other and from the item.
     exact : bool

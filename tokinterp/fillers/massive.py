@@ -38,7 +38,7 @@ SUN = "Sun et al. 2024, arXiv 2402.17762"
 def massive_roles(
     model: Model, prompts: Prompts, sets: dict | None = None, *, rule: str = "norm", factor: float = 10.0
 ) -> xr.Dataset:
-    """Say which tokens carry massive activations and whether large norms go with attention received (MA3 to MA5).
+    """Say which tokens carry massive activations and whether large norms go with attention received.
 
     Parameters
     ----------
@@ -52,11 +52,11 @@ def massive_roles(
     Returns
     -------
     xarray.Dataset
-        ``massive_share`` by layer and ``key_set``: share of the tokens of a set that are massive (MA3).
+        ``massive_share`` by layer and ``key_set``: share of the tokens of a set that are massive.
         ``norm_rank_correlation`` by prompt and block: Spearman's, of the norm of a token entering the block and the
-        attention it receives, mean over heads (MA4). ``update_variation`` by prompt, block and head: how much what
+        attention it receives, mean over heads. ``update_variation`` by prompt, block and head: how much what
         queries take from position 0 varies over queries, ||u_q - mean u|| / ||mean u|| as root mean square, from the
-        third query on (MA5); a constant update is a bias. Both are NaN in blocks of a hybrid that have no attention
+        third query on; a constant update is a bias. Both are NaN in blocks of a hybrid that have no attention
         weights (named in ``blocks_without_pattern``).
 
     Raises
@@ -130,7 +130,7 @@ CONTROL = ", ordinary rows"
 def massive_effects(
     model: Model, prompts: Prompts, *, rule: str = "norm", factor: float = 10.0, batch_tokens: int = 4096, seed: int = 0
 ) -> xr.Dataset:
-    """Set massive entries to zero, or to their mean, at the layer where they first appear (MA2).
+    """Set massive entries to zero, or to their mean, at the layer where they first appear.
 
     Parameters
     ----------

@@ -175,7 +175,7 @@ def policy_loss(
     batch_tokens: int = 4096,
     seed: int = 0,
 ) -> xr.Dataset:
-    """Measure what a model loses when only the keys of a policy stay visible (P3).
+    """Measure what a model loses when only the keys of a policy stay visible.
 
     Parameters
     ----------

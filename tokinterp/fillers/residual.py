@@ -77,7 +77,7 @@ def shift(
     exact: bool = True,
     seed: int = 0,
 ) -> xr.Dataset:
-    """Follow what fillers do to the stream at the answer position, layer by layer (R1, R2, R3, R7).
+    """Follow what fillers do to the stream at the answer position, layer by layer.
 
     Parameters
     ----------
@@ -208,14 +208,14 @@ def filler_states(
     exact: bool = True,
     seed: int = 0,
 ) -> xr.Dataset:
-    """Describe the states of the fillers: do they differ from each other, and from item to item (R4, R5)?
+    """Describe the states of the fillers: do they differ from each other, and from item to item?
 
     Returns
     -------
     xarray.Dataset
         By layer and ``slot``: ``next_cosine`` with the next filler, and ``next_cosine_centred`` after the mean over
-        items at each slot is taken away (R4; the last slot is NaN). By layer and ``component`` (slot, item, residual):
-        ``variance_share`` of a two-way split and ``chance_share``, that of independent noise (R5). By layer:
+        items at each slot is taken away (the last slot is NaN). By layer and ``component`` (slot, item, residual):
+        ``variance_share`` of a two-way split and ``chance_share``, that of independent noise. By layer:
         ``same_slot_cosine`` over pairs of items.
 
     Raises
@@ -277,7 +277,7 @@ def filler_probes(
     ridge: float = 1.0,
     seed: int = 0,
 ) -> xr.Dataset:
-    """Read answers and inputs from fillers, question and cue with ridge probes, folds over items (R6).
+    """Read answers and inputs from fillers, question and cue with ridge probes, folds over items.
 
     A probe predicts the embedding of a token; what is given is the cross-validated share of its variance. Targets:
     the ``answer``, the last token of the question (``input``), and ``shuffled answer``, the control. Sources: the mean

@@ -33,7 +33,7 @@ def routing(
     exact: bool = True,
     seed: int = 0,
 ) -> xr.Dataset:
-    """Compare attention from the answer position on the question by way of the fillers with that directly (T6).
+    """Compare attention from the answer position on the question by way of the fillers with that directly.
 
     Parameters
     ----------

@@ -36,7 +36,7 @@ def sentinels(
     batch_tokens: int = 4096,
     seed: int = 0,
 ) -> xr.Dataset:
-    """Insert a token behind every chunk of a text and measure what it holds (SR1 to SR3).
+    """Insert a token behind every chunk of a text and measure what it holds.
 
     The frozen analogue of <SR> (Luo et al. 2024, arXiv 2406.10985), which is trained: expect little.
 
@@ -57,10 +57,10 @@ def sentinels(
     xarray.Dataset
         By prompt: ``loss``, cross-entropy of the tokens from the second chunk on, and ``hidden_change``, its change
         when each token sees only its own chunk and the first token. By ``filler`` too: ``sentinel_change``, its change
-        by the insertion of sentinels (SR1); ``kept_change``, when the chunks before are hidden and their sentinels not;
-        ``enrichment`` of attention on sentinels over chance, net of sink and self, mean over heads (SR2). By ``filler``
+        by the insertion of sentinels; ``kept_change``, when the chunks before are hidden and their sentinels not;
+        ``enrichment`` of attention on sentinels over chance, net of sink and self, mean over heads. By ``filler``
         alone: ``gap_left`` = sum of kept_change over the prompts / sum of hidden_change, with ``gap_left_interval``, 95
-        %, documents (else prompts) drawn: 0 if sentinels hold all that earlier chunks gave, 1 if nothing (SR3); NaN
+        %, documents (else prompts) drawn: 0 if sentinels hold all that earlier chunks gave, 1 if nothing; NaN
         where hiding the chunks costs nothing. (A mean of ratios of single prompts would be ruled by those that lose
         next to nothing.) Only tokens predicted from a token of the text count, the same in all conditions.
 

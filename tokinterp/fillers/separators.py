@@ -34,7 +34,7 @@ TARGETS = ("segment", "segment without its last token")
 def segment_coverage(
     model: Model, prompts: Prompts, *, window: int | None = None, initial: int = 1, batch_tokens: int = 1024
 ) -> xr.Dataset:
-    """Measure which share of the attention on past segments falls on their separators (P2).
+    """Measure which share of the attention on past segments falls on their separators.
 
     Segments are (b_{i-1}, b_i] between separators b_i. Attention within reach (the query's own segment, or the last
     ``window`` tokens) and on the first ``initial`` tokens, the sink, is left out.
@@ -157,7 +157,7 @@ def segment_probe(
     batch_tokens: int = 4096,
     seed: int = 0,
 ) -> xr.Dataset:
-    """Read the mean embedding of a segment's content from its separator and from its last content token (P4).
+    """Read the mean embedding of a segment's content from its separator and from its last content token.
 
     Ridge probes, folds over prompts. The last content token knows its own embedding, which is part of the mean: the
     second target leaves it out, and compares the two fairly.
@@ -276,7 +276,7 @@ def segments(ids: np.ndarray, marks: Sequence[int], start: int = 0, least: int =
 def separator_windows(
     model: Model, prompts: Prompts, *, width: int | None = None, batch_tokens: int = 1024, seed: int = 0
 ) -> xr.Dataset:
-    """Hide the separators from all later tokens in one window of blocks after the other, and in all (P5).
+    """Hide the separators from all later tokens in one window of blocks after the other, and in all.
 
     Parameters
     ----------

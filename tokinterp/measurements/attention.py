@@ -51,7 +51,7 @@ class AttentionMass(Measurement):
 
     Notes
     -----
-    Per prompt, for a set S and queries Q (T1 to T5): ``mass`` = mean over q of the weights on S; ``enrichment`` = mass
+    Per prompt, for a set S and queries Q: ``mass`` = mean over q of the weights on S; ``enrichment`` = mass
     over ``chance``, the mean of |S and [0..q]| / (q + 1). ``net_*`` are the same with position 0 and q itself taken
     out, of the sets and of the whole, over the queries that have something left: a sink holds most of the mass and
     writes little. ``valued_mass`` is the share of S in the sum of weights times written norms. Where a prompt has no
