@@ -5,9 +5,10 @@ import logging
 import numpy as np
 import pytest
 import torch
-from tiny import byte_tokenizer, tiny_lm
+from tiny import byte_tokenizer, some_prompts, tiny, tiny_lm
 
 import tokinterp as ti
+from tokinterp.measurements.probe_states import capture_states
 from tokinterp.measurements.probes import ProbeSettings, fit_probes
 from tokinterp.models import wrap
 
@@ -69,3 +70,15 @@ def test_special_tokens_take_no_part_in_mean_and_scale(method):
     own = rows[torch.from_numpy(~prompts.special_mask)]
     mean, scale = own.mean(0), own.std(0, unbiased=False)
     torch.testing.assert_close(probes.standardise(rows, 2).double(), (rows - mean) / scale, rtol=1e-4, atol=1e-4)
+
+
+def test_captured_rows_are_the_models_about_the_mean_of_the_tokens_of_the_text():
+    """In the order of the tokens, whatever that of the batches; validation by the mean and scale of the training."""
+    model, prompts = tiny(), some_prompts([12, 20, 7])
+    found = capture_states(model, prompts, [2], torch.float32, 30, lambda _: None, True)
+    rows = torch.cat([ti.capture(model, prompts, [i], ti.resid([2])).rows(2) for i in range(3)]).double()
+    text = rows[torch.from_numpy(~prompts.special_mask)]
+    wanted = (rows - text.mean(0)) / text.std(0, correction=0)
+    torch.testing.assert_close(found.rows[2].double(), wanted, rtol=1e-3, atol=1e-3)
+    other = capture_states(model, prompts[[2]], [2], torch.float32, 30, lambda _: None, True, found.standard)
+    torch.testing.assert_close(other.rows[2].double(), wanted[-7:], rtol=1e-3, atol=1e-3)
