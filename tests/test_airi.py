@@ -1,9 +1,13 @@
 """The LLM-Microscope dimension: right without duplicates, inflated by them exactly as described."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from contract import assert_contract
+from golden.llm_microscope import paired
 from standin import StandIn
 
 import tokinterp as ti
@@ -11,15 +15,12 @@ from tokinterp.kernels.airi import airi_from_neighbours, airi_twonn
 from tokinterp.kernels.neighbours import nearest
 
 torch.set_num_threads(1)
+FOUND = json.loads((Path(__file__).parent / "golden" / "llm_microscope.json").read_text(encoding="utf-8"))
 
 
 def cloud(share, seed, n=2048, d=10):
     """n points of a d-dimensional Gaussian, of which a share coincide with others in pairs."""
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal((n, d))
-    pairs = round(share * n / 2)
-    x[n - pairs :] = x[:pairs]
-    return torch.from_numpy(x)
+    return torch.from_numpy(paired(share, seed, n, d))
 
 
 # specs of the defect, measured with the released code: share of points with a coincident one -> estimate
@@ -35,21 +36,12 @@ def test_counting_only_the_points_on_the_line_repairs_it(share):
     assert found == pytest.approx(9.5, abs=0.8)
 
 
-def test_equals_the_released_steps_word_for_word():
-    x = cloud(0.05, 3, n=300).numpy()
-    z = x - x.mean(0)
-    z = z / np.linalg.norm(z, axis=1).mean()
-    mu = []
-    for i in range(len(z)):
-        r = np.sort(np.delete(np.linalg.norm(z - z[i], axis=1), i))[:2]
-        mu.append(-1.0 if r[0] < 1e-8 else r[1] / r[0])
-    mu = np.sort(mu)
-    u = int((mu <= 1 + 1e-8).sum())
-    rest = mu[u:]
-    f = (u + np.arange(1, len(rest) + 1)) / len(z)
-    k = len(rest) // 5
-    want = (np.log(rest[:k]) * -np.log(1 - f[:k])).sum() / (np.log(rest[:k]) ** 2).sum()
-    assert float(airi_twonn(torch.from_numpy(x), block=77)) == pytest.approx(want, rel=1e-10)
+@pytest.mark.parametrize("case", FOUND["dimension"], ids=lambda c: f"{c['share']} coincide")
+def test_equals_the_authors_function(case):
+    x = cloud(case["share"], case["seed"], case["n"])
+    wanted = pytest.approx(case["dimension"], rel=1e-6)  # their F is float32
+    assert float(airi_twonn(x, block=77)) == wanted
+    assert float(airi_from_neighbours(nearest(x, 2))) == wanted
 
 
 def test_shift_scale_and_rotation_change_nothing():

@@ -1,9 +1,13 @@
 """Cosines in and across prompts, and angles between neighbours: by definition, in theory, in any batches."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from contract import assert_contract
+from golden import token_geometry
 from standin import StandIn
 from tiny import some_prompts, tiny
 
@@ -49,6 +53,15 @@ def test_every_number_is_what_its_name_says():
         share = (unit.sum(0) ** 2 - (unit**2).sum(0)) / off(whole).sum()
         np.testing.assert_array_equal(one["channel"], np.argsort(-share)[:3])
         np.testing.assert_allclose(one["channel_share"], np.sort(share)[::-1][:3], atol=1e-5)
+
+
+def test_published_mean_is_that_of_the_authors_function():
+    x = token_geometry.clouds()[0]
+    model = StandIn((len(x),), n_layers=1, d=x.shape[1])
+    model.streams[0][:] = x
+    found = model.measured(ti.CosineSimilarity(exclude=())).result()
+    wanted = json.loads(Path(token_geometry.__file__).with_suffix(".json").read_text(encoding="utf-8"))["cosine"]
+    assert float(found["cosine_diagonal"].sel(prompt=0, layer=1)) == pytest.approx(wanted, abs=1e-6)
 
 
 def test_shuffled_pairs_have_the_mean_of_all_pairs():

@@ -1,11 +1,12 @@
 """ErasureScores: a planted language, the published steps written out, the four verbs, and bad input."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from golden import erasure_literal as literal
+from golden import footprints
 from hypothesis import given, settings
 from planted import LinearProbes, PlantedModel, planted_spans, planted_texts
 from standin import StandIn, partitions
@@ -17,6 +18,7 @@ from tokinterp.text import Prompts
 from tokinterp.text.bigrams import sample_bigrams
 
 MODEL = PlantedModel()
+FOUND = json.loads((Path(footprints.__file__).with_suffix(".json")).read_text(encoding="utf-8"))
 
 
 def planted_run(prompts=None, **options):
@@ -129,7 +131,7 @@ def test_bigram_text_has_only_the_bigrams_of_the_text():
 
 # -- the published steps, on numbers that mean nothing -------------------------------------------------------------
 def standin(seed=0, labels=range(17), **options):
-    """A random stream, random probes, and the measurement, with the literal probabilities of every document."""
+    """A random stream, random probes, and the measurement."""
     model = StandIn(lengths=(9, 5, 12, 2, 7), seed=seed)
     model.prompts = Prompts.from_ids(model.ids)
     probes = LinearProbes.random([1, 3], [0, -1, -2], model.d, list(labels), seed, scale=0.7)
@@ -137,39 +139,25 @@ def standin(seed=0, labels=range(17), **options):
     return model, probes, ErasureScores(probes, **settings)
 
 
-def rows_of(model, probes, document):
-    """The rows of a document as the literal code has them."""
-    ids, out = model.ids[document], []
-    for t in range(len(ids)):
-        out.append({})
-        for i in literal.OFFSETS:
-            if t + i < 0:
-                out[t][i] = None
-                continue
-            p = {}
-            for name, layer in (("first", 1), ("last", 3)):
-                logits = probes.weight(layer, i).double() @ torch.from_numpy(model.streams[document][layer][t])
-                p[name] = float(torch.softmax(logits, 0)[int(ids[t + i])])
-            out[t][i] = p
-    return out
-
-
 @pytest.mark.parametrize("denominator", ["code", "paper"])
-def test_scores_and_segments_are_those_of_the_literal_code(denominator):
-    model, probes, measurement = standin(denominator=denominator)
-    ds = model.measured(measurement).result()
-    for document in range(len(model.ids)):
-        rows = rows_of(model, probes, document)
+def test_scores_and_segments_are_those_of_the_authors_functions(denominator):
+    model, probes = footprints.streams()
+    model.prompts = Prompts.from_ids(model.ids)
+    asked = {"start": footprints.START, "end": footprints.END, "tokens": None, "exclude": ()}
+    ds = model.measured(ErasureScores(probes, denominator=denominator, **asked)).result()
+    for document, theirs in enumerate(FOUND["streams"]):
         delta = ds["delta"].values[ds["token_prompt"].values == document]
-        for t, row in enumerate(literal.delta(rows)):
-            assert delta[t] == pytest.approx([np.nan if x is None else x for x in row], abs=1e-6, nan_ok=True)
+        for row, own in zip(theirs["delta"], delta, strict=True):
+            assert own == pytest.approx([np.nan if x is None else x for x in row], abs=1e-6, nan_ok=True)
         here = ds["span_prompt"].values == document
         mine = sorted(zip(*(ds[n].values[here].tolist() for n in ("start", "stop", "psi")), strict=True))
         if denominator == "code":
-            theirs = sorted((p, q + 1, psi) for p, q, psi in literal.segment(rows))
-            assert [s[:2] for s in mine] == [s[:2] for s in theirs]
+            assert [s[:2] for s in mine] == sorted((p, q + 1) for p, q in theirs["segments"])
         for start, stop, psi in mine:
-            assert psi == pytest.approx(literal.score(rows, start, stop - 1, denominator), abs=1e-6)
+            wanted, terms = theirs["psi"][start][stop - 1 - start], 1 + 2 * (stop - start)
+            if denominator == "paper":  # the same sum, but missing terms count
+                wanted *= (1 + sum(x is not None for row in theirs["delta"][start:stop] for x in row[1:])) / terms
+            assert psi == pytest.approx(wanted, abs=1e-6)
 
 
 @pytest.mark.parametrize("scale", ["rank", "logprob"])

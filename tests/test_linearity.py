@@ -19,7 +19,9 @@ from tokinterp.kernels import linear
 torch.set_num_threads(1)
 GOLDEN = Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN))
-from procrustes_linearity import clouds, literal  # noqa: E402, F401
+from llm_microscope import clouds  # noqa: E402
+
+FOUND = json.loads((GOLDEN / "llm_microscope.json").read_text(encoding="utf-8"))
 
 
 def pair(x, y):
@@ -45,7 +47,7 @@ def noise(n, d, seed=0):
 
 # -- kernel: theorems -----------------------------------------------------------------------------------------
 def test_equals_the_published_function():
-    for case in json.loads((GOLDEN / "procrustes_linearity.json").read_text())["cases"]:
+    for case in FOUND["linear"]:
         x, y = clouds(case["seed"], case["n"], case["d"])
         p = pair(x, y)
         fit = linear.solve(p)

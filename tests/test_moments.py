@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden.llm_microscope import clouds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -190,6 +191,13 @@ def test_participation_ratio_equals_the_authors_package():
         values = spectrum.eigenvalues(found.scatter, found.count)
         assert float(spectrum.participation_ratio(values)) == pytest.approx(case["naive"], rel=1e-9)
         assert float(spectrum.unbiased_participation_ratio(found)) == pytest.approx(case["row"], rel=1e-8)
+
+
+def test_anisotropy_is_that_of_the_authors_function():
+    for case in json.loads((GOLDEN.parent / "llm_microscope.json").read_text(encoding="utf-8"))["linear"]:
+        found = moments.central(of(clouds(case["seed"], case["n"], case["d"])[0]))
+        values = spectrum.eigenvalues(found.scatter, found.count)
+        assert float(spectrum.anisotropy(values)) == pytest.approx(case["anisotropy"], rel=1e-10)
 
 
 def test_correction_removes_the_bias_of_few_rows():

@@ -5,8 +5,8 @@ import pytest
 import torch
 from contract import assert_contract
 from hypothesis import given, settings
-from standin import partitions
-from test_linearity import literal, stand_in, streamed
+from standin import StandIn, partitions
+from test_linearity import FOUND, clouds, stand_in, streamed
 from tiny import some_prompts, tiny
 
 import tokinterp as ti
@@ -44,12 +44,14 @@ def test_errors_relative_to_the_token():
 
 
 def test_one_map_for_each_prompt_is_the_released_variant():
-    model = stand_in(lengths=(40, 5, 30))
+    cases = {0: FOUND["linear"][0], 2: FOUND["linear"][3]}
+    model = StandIn(lengths=(cases[0]["n"], 5, cases[2]["n"]), d=8)
+    for prompt, case in cases.items():
+        model.streams[prompt][:2] = clouds(case["seed"], case["n"], case["d"])
     ds = streamed(model, ti.TokenNonlinearity(exclude=(), fit="prompt", scale="paper"))
-    for prompt in (0, 2):
-        x, y = (model.streams[prompt][n] for n in (0, 1))
+    for prompt, case in cases.items():
         here = (ds["token_prompt"] == prompt).values
-        np.testing.assert_allclose(ds["nonlinearity"].values[here, 0], literal(x, y)[1], rtol=2e-3)
+        np.testing.assert_allclose(ds["nonlinearity"].values[here, 0], case["released_errors"], rtol=1e-3)
     assert np.isnan(ds["nonlinearity"].values[(ds["token_prompt"] == 1).values]).all()  # passes through all 5 tokens
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from contract import assert_contract
+from golden import token_geometry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from standin import StandIn
@@ -23,6 +24,7 @@ RECIPE = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(RECIPE)
 DADAPY = json.loads((GOLDEN / "dadapy_overlap.json").read_text())
 KS = RECIPE.KS
+VISWANATHAN = json.loads((GOLDEN / "token_geometry.json").read_text(encoding="utf-8"))
 
 
 def near_lists(x, k, mask=None):
@@ -164,6 +166,11 @@ def test_dadapy_and_scikit_learn_on_token_clouds(bundled):
             for way, key in (("forward", "there"), ("backward", "back")):
                 found = float(run["imbalance"][f"imbalance_{way}"].sel(one))
                 assert found == pytest.approx(wanted[key][str(k)], rel=3e-3)
+
+
+def test_overlap_is_that_of_the_function_of_viswanathan():
+    for k, wanted in VISWANATHAN["overlap"].items():
+        assert overlap(*token_geometry.clouds(), int(k)) == pytest.approx(wanted, rel=1e-12)
 
 
 # -- labels -------------------------------------------------------------------------------------------------------

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden import erasure_literal as literal
+from golden import footprints
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokinterp.kernels import segmentation as seg
 
 NAN = math.nan
+FOUND = json.loads((Path(footprints.__file__).with_suffix(".json")).read_text(encoding="utf-8"))
 # Section 3 of the sheet on token erasure: 4 tokens, offsets 0, -1, -2.
 DELTA = torch.tensor([[0.1, NAN, NAN], [0.2, 0.5, NAN], [0.6, 0.4, 0.3], [0.0, -0.1, 0.2]])
 VECTOR = {
@@ -85,28 +86,15 @@ def test_prefix_sums_are_the_literal_sum(text, denominator, left, right, max_len
             assert float(psi[p, k]) == pytest.approx(expected, abs=1e-8), (p, q)
 
 
-def test_golden_values_of_the_published_steps():
-    golden = json.loads((Path(literal.__file__).with_suffix(".json")).read_text())
-    for document in golden["documents"]:
-        delta = torch.tensor([[NAN if x is None else x for x in row] for row in document["delta"]], dtype=torch.float64)
-        n = len(delta)
-        for denominator in ("code", "paper"):
-            psi = seg.span_scores(delta, denominator=denominator)
-            mine = [float(psi[p, q - p]) for p in range(n) for q in range(p, n)]
-            assert mine == pytest.approx(document[denominator], abs=1e-8)
-        _, start, stop = seg.segments(seg.segment_greedy(seg.span_scores(delta))[None])
-        assert sorted(zip(start.tolist(), (stop - 1).tolist(), strict=True)) == sorted(map(tuple, document["segments"]))
-
-
-def test_golden_file_is_what_the_recipe_makes():
-    import random
-
-    golden = json.loads((Path(literal.__file__).with_suffix(".json")).read_text())
-    rng = random.Random(literal.SEED)
-    for document in golden["documents"]:
-        rows = literal.random_document(len(document["delta"]), rng)
-        assert literal.delta(rows) == document["delta"]
-        assert [s[:2] for s in literal.segment(rows)] == document["segments"]
+@pytest.mark.parametrize("document", range(len(footprints.LENGTHS)))
+def test_scores_and_segments_are_those_of_the_authors_functions(document):
+    found, rows = FOUND["random"][document], footprints.random_drops()[document]
+    delta = torch.tensor([[NAN if x is None else x for x in row] for row in rows], dtype=torch.float64)
+    psi, n = seg.span_scores(delta, denominator="code"), len(delta)
+    for p in range(n):
+        assert psi[p, : n - p].tolist() == pytest.approx(found["psi"][p], abs=1e-8)
+    _, start, stop = seg.segments(seg.segment_greedy(psi)[None])
+    assert sorted(zip(start.tolist(), (stop - 1).tolist(), strict=True)) == sorted(map(tuple, found["segments"]))
 
 
 def greedy_by_sorting(psi):

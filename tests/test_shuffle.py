@@ -1,17 +1,20 @@
 """Shuffled prompts: what stays, what moves, and that the order is drawn fairly and reproducibly."""
 
+import json
 from collections import Counter
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from golden import token_geometry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from text_helpers import MAKERS, TEXTS, PieceTokenizer, byte_tokenizer, tokenizer
 
 from tokinterp.text import Prompts, shuffle_blocks, shuffle_words
-from tokinterp.text.shuffle import block_lengths, random_ids
+from tokinterp.text.shuffle import block_lengths, permute_units, random_ids
 
 lengths = st.lists(st.integers(1, 300), min_size=1, max_size=4)
 
@@ -51,6 +54,15 @@ def test_blocks_move_whole(ns, level, seed):
         if level == 0:
             assert ids.tolist() == list(range(n))
     np.testing.assert_array_equal(shuffled.origin, shuffled.token_ids)
+
+
+def test_blocks_in_an_order_are_those_of_the_authors_function():
+    found = json.loads(Path(token_geometry.__file__).with_suffix(".json").read_text(encoding="utf-8"))["shuffled"]
+    assert [(c["level"], c["tokens"], c["seed"]) for c in found] == token_geometry.SHUFFLES
+    for case in found:
+        sizes = block_lengths(case["tokens"], case["level"])
+        same = np.random.RandomState(case["seed"])  # draws what np.random.seed makes theirs draw
+        assert permute_units(np.repeat(np.arange(len(sizes)), sizes), same).tolist() == case["order"]
 
 
 def test_single_tokens_at_the_last_level():

@@ -7,6 +7,16 @@ import json
 
 import numpy as np
 
+SOURCE = {
+    "package": "dadapy 0.3.4", "repository": "sissa-data-science/DADApy", "numpy": "1.26.4",
+    "commit": "d9038b3, whose code of dimensions is that of the package",
+    "calls": {
+        "gride, error, distance": "Data(coordinates=x).return_id_scaling_gride(range_max=64)",
+        "twonn_ml": "Data(coordinates=x).compute_id_2NN(algorithm='ml')",
+        "twonn_base": "Data(coordinates=x).compute_id_2NN(algorithm='base', mu_fraction=0.9)",
+    },
+}  # fmt: skip
+
 
 def cloud(name):
     """The clouds; no two rows are equal."""
@@ -33,4 +43,4 @@ if __name__ == "__main__":
             "twonn_ml": float(data.compute_id_2NN(algorithm="ml")[0]),
             "twonn_base": float(data.compute_id_2NN(algorithm="base", mu_fraction=0.9)[0]),
         }  # fmt: skip
-    print(json.dumps(out, indent=1))
+    print(json.dumps({"source": SOURCE, "clouds": out}, indent=1))

@@ -14,6 +14,16 @@ import numpy as np
 KS = (1, 10, 30)
 LAYERS = (1, 2, 3, 4)
 TOKENS = 260
+SOURCE = {
+    "package": "dadapy 0.3.4", "repository": "sissa-data-science/DADApy", "numpy": "1.26.4",
+    "commit": "d9038b3, a snapshot of the same code",
+    "calls": {
+        "overlap": "Data(coordinates=x).return_data_overlap(coordinates=y, k=k)",
+        "there, back": "_return_imbalance(neighbours of x, neighbours of y, rng, k=k) and the other way round",
+        "labels": "Data(coordinates=x).return_label_overlap(labels, k=k, weighted=...)",
+    },
+}  # fmt: skip
+"""What made the numbers. The commit is of the repository's published snapshot; the package is what ran."""
 
 
 def views():
@@ -67,7 +77,10 @@ if __name__ == "__main__":
         "plain": {str(k): float(data.return_label_overlap(labels, k=k, weighted=False)) for k in KS},
         "balanced": {str(k): float(data.return_label_overlap(labels, k=k, weighted=True)) for k in KS},
     }
-    out = {"views": {"overlap": overlaps(a, b), "there": imbalances(a, b), "back": imbalances(b, a), "labels": label}}
+    out = {
+        "source": SOURCE,
+        "views": {"overlap": overlaps(a, b), "there": imbalances(a, b), "back": imbalances(b, a), "labels": label},
+    }
     clouds = np.load(file)["arr_0"]
     for i in range(len(LAYERS) - 1):
         x, y = clouds[i], clouds[i + 1]

@@ -10,6 +10,15 @@ import numpy as np
 
 SETTINGS = ((6, 1, 10), (8, 2, 5), (9, 3, 3), (10, 3, 10))  # rows, coordinates, modulus
 COUNT = 12
+SOURCE = {
+    "repository": "JacobPfau/fillerTokens", "commit": "cb39af6458b7476ba07f25e89a9c8fd339c1e229",
+    "calls": {
+        "serial_solve": "Match3(d, m, n).serial_solve(rows)",
+        "rand_cot": "rand_cot(rows, Match3(d, m, n).probabilistic_dense_solve(rows))",
+        "solve": "Match3(d, m, n).solve(rows)",
+        "match2_solve": "sum(Match2(d, m, n).solve(rows))",
+    },
+}  # fmt: skip
 
 
 def match3_rows(n, d, m):
@@ -34,7 +43,7 @@ if __name__ == "__main__":
     from src.match2 import Match2
     from src.match3 import Match3, rand_cot
 
-    out = {}
+    out = {"source": SOURCE}
     for n, d, m in SETTINGS:
         three, two = Match3(d, m, n), Match2(d, m, n)
         three.random = np.random.default_rng(0)

@@ -17,4 +17,8 @@ if __name__ == "__main__":
     for seed, n, d in ((0, 40, 12), (1, 8, 30), (2, 200, 5)):
         found = participation_ratio(rows(seed, n, d), return_all=True)
         cases.append({"seed": seed, "n": n, "d": d, "naive": found["naive"], "row": found["row"]})
-    print(json.dumps({"package": "dimensionality 0.1.4", "cases": cases}, indent=1))
+    source = {
+        "package": "dimensionality 0.1.4", "repository": "badooki/dimensionality",
+        "commit": "not recorded by the package", "call": "participation_ratio(rows, return_all=True)",
+    }  # fmt: skip
+    print(json.dumps({"source": source, "cases": cases}, indent=1))

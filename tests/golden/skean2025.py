@@ -1,8 +1,11 @@
 """Write skean2025.json: entropy and LiDAR of seeded arrays, by the functions of Skean et al. 2025.
 
     git clone https://github.com/OFSkean/information_flow && git -C information_flow checkout 703d566f7391
-    pip install representation-itl==1.0.7 dadapy
-    PYTHONPATH=information_flow/experiments/utils/metrics python tests/golden/skean2025.py
+    git clone https://github.com/uk-cliplab/representation-itl && git -C representation-itl checkout fd0da54ac25b
+    pip install dadapy
+    PYTHONPATH=information_flow/experiments/utils/metrics:representation-itl/src python tests/golden/skean2025.py
+
+The archive of representation-itl 1.0.7 that the package index has holds no code; the repository does.
 
 Called are ``compute_entropy(torch.stack([normalize(rows)]), alpha, ["raw", "maxEntropy"])`` on the rows of one prompt,
 and ``compute_lidar`` on the means of normalised rows, shape (1, prompts, readings, channels), as their
@@ -15,7 +18,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-COMMIT = "703d566f7391390a2af967bf36fa1c7e5662175a"
+SOURCES = [
+    {"repository": "OFSkean/information_flow", "commit": "703d566f7391390a2af967bf36fa1c7e5662175a",
+     "file": "experiments/utils/metrics/metric_functions.py",
+     "calls": {"entropy": "compute_entropy(torch.stack([normalize(rows)]), alpha, ['raw', 'maxEntropy'])",
+               "lidar": "compute_lidar(means of normalize(rows), 1, ['maxEntropy'])"}},
+    {"repository": "uk-cliplab/representation-itl", "commit": "fd0da54ac25b0f8c3d7d85d1aea104f6e3ab340a",
+     "file": "src/repitl/matrix_itl.py", "calls": {"both": "matrixAlphaEntropy, by the functions above"}},
+]  # fmt: skip
 CASES = [(0, 12, 30, 1), (1, 40, 8, 1), (2, 12, 30, 2), (3, 40, 8, 2), (4, 20, 20, 0.5)]
 """Seed, rows, channels, order."""
 LIDAR = [(0, 7, 3, 9, 12), (1, 12, 2, 6, 5)]
@@ -51,8 +61,7 @@ def main():
         x = torch.stack([torch.stack(p) for p in pooled])[None]
         value = compute_lidar(x, 1, ["maxEntropy"])["maxEntropy"][0]
         lidars.append({"seed": seed, "prompts": prompts, "q": q, "n": n, "d": d, "maxEntropy": value})
-    found = {"repository": "OFSkean/information_flow", "commit": COMMIT, "package": "representation-itl 1.0.7",
-             "entropy": cases, "lidar": lidars}  # fmt: skip
+    found = {"sources": SOURCES, "entropy": cases, "lidar": lidars}
     Path(__file__).with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
