@@ -56,7 +56,8 @@ def scores_table(ds: xr.Dataset) -> dict[str, Any]:
                     row[name] = here[name].item()
             if s != "other" and (s.startswith("last") or s.endswith("piece")):
                 row["gap"] = here["gap"].values
-                row["gap_interval"] = here["gap_interval"].transpose("bound", "layer").values
+                for name in ("gap_interval", "gap_band"):
+                    row[name] = here[name].transpose("bound", "layer").values
             out[s][f"offset {o}"] = row
     return out
 
@@ -157,7 +158,10 @@ def gap_sentences(trained: dict[str, Any], blank: dict[str, Any] | None) -> list
             row = trained[name].get(f"offset {offset}")
             if row is None or "gap" not in row or row["n"] < FEWEST:
                 continue
-            gap, (low, high) = np.asarray(row["gap"]), np.asarray(row["gap_interval"])
+            gap, (low, high) = (
+                np.asarray(row["gap"]),
+                np.asarray(row["gap_band"]),
+            )  # of all layers at once: one is chosen
             if not np.isfinite(gap).any():
                 continue
             k = int(np.nanargmax(gap[1:])) + 1 if len(gap) > 1 else 0  # layer 0 knows nothing of the context
@@ -166,7 +170,8 @@ def gap_sentences(trained: dict[str, Any], blank: dict[str, Any] | None) -> list
             text = (
                 f"{name}, offset {offset:+d} ({row['n']} positions): accuracy {accuracy[0]:.2f} at layer {layer[0]}, "
                 f"{accuracy[-1]:.2f} at layer {layer[-1]}; at layer {layer[k]}, where the gap is largest, {verdict}: "
-                f"gap {gap[k]:+.3f} [{low[k]:+.3f}, {high[k]:+.3f}], at layer {layer[0]} {gap[0]:+.3f}"
+                f"gap {gap[k]:+.3f} [{low[k]:+.3f}, {high[k]:+.3f}] (for all {len(gap)} layers at once), at layer "
+                f"{layer[0]} {gap[0]:+.3f}"
             )
             if blank is not None and name in blank and layer[k] in blank["layer"]:
                 other = blank[name][f"offset {offset}"]
@@ -186,7 +191,8 @@ def psi_sentences(trained: dict[str, Any], blank: dict[str, Any]) -> list[str]:
     parts = [f"{n} {trained[n]['psi_mean']:.3f}" for n in names]
     parts += [f"untrained network {blank['text']['psi_mean']:.3f}"] if "text" in blank else []
     out = [
-        f"Mean psi of segments of two or more tokens, layers {one['start_layer']} to {one['end_layer']}: text "
+        f"Mean psi of segments of two or more tokens, layers {one['start_layer']} to {one['end_layer']} (unless given, "
+        f"the end is chosen by the gap on the same texts): text "
         f"{one['psi_mean']:.3f}; {', '.join(parts)}."
     ]
     if isinstance(one["share_above_threshold"], float):

@@ -235,7 +235,7 @@ def beyond_the_answer(sets: dict[str, xr.Dataset]) -> dict[str, Any]:
                 str(s): {
                     "layer": int(d["layer"][best.sel(source=s)]),
                     "explained": [_number(d["explained"].sel(source=s).isel(layer=best.sel(source=s))),
-                                  *_pair(d["explained_interval"].sel(source=s).isel(layer=best.sel(source=s)))],
+                                  *_pair(d["explained_band"].sel(source=s).isel(layer=best.sel(source=s)))],
                 } for s in d["source"].values
             }  # fmt: skip
     s = ti.summary(sets["windows"])
@@ -317,7 +317,7 @@ def seen(out: dict[str, Any]) -> list[str]:
         what = "untrained" if name.startswith("un") else "trained"
         said += [
             f"{what}: content of a segment read at the {source}, best layer {v['layer']}: "
-            "{:.3f} [{:.3f}, {:.3f}] of the variance".format(*v["explained"])
+            "{:.3f} [{:.3f}, {:.3f}] of the variance (for all layers at once)".format(*v["explained"])
             for source, v in out.get(name, {}).items()
         ]
     both = out["windows"]["all blocks"]

@@ -46,8 +46,8 @@ def sentences(record: dict[str, Any]) -> Iterator[str]:
                 key = stem if name == "linearity_all" else f"{stem}_held_out"
                 yield f"{key.replace('_', ' ')}, mean over blocks: " + _each(rows, lambda x, key=key: _mean(x[key]))
     if rows := record.get("spectrum"):
-        yield "greatest anisotropy, all rows: " + _each(rows, lambda x: np.nanmax(x["all"]))
-        yield "greatest anisotropy, regular rows: " + _each(rows, lambda x: np.nanmax(x["regular"]))
+        yield "greatest anisotropy of all layers, all rows: " + _each(rows, lambda x: np.nanmax(x["all"]))
+        yield "greatest anisotropy of all layers, regular rows: " + _each(rows, lambda x: np.nanmax(x["regular"]))
     for name, said in (("nonlinearity", "nonlinearity"), ("memory", "context loss beyond the mean state")):
         for null, row in record.get(name, {}).items():
             known = {c: x for c, x in row.items() if np.isfinite(x["effect"])}

@@ -49,7 +49,7 @@ def sentences(record: dict[str, Any]) -> Iterator[str]:
         rows = {null: x["peak"].get(scale) for null, x in record.get("dimension", {}).items()}
         if all(rows.values()) and rows:
             said = ", ".join(f"{null} {x['value']:.2f} (layer {x['layer']})" for null, x in rows.items() if x)
-            yield f"peak of the dimension at n2 = {scale}: {said}"
+            yield f"peak of the mean dimension at n2 = {scale} (largest of all layers, same prompts): {said}"
     five = record.get("dimension", {}).get("shuffle:5")
     if five and "4" in five["ratio_to_text"]:
         ratio = five["ratio_to_text"]["4"]

@@ -82,10 +82,16 @@ def test_the_record_is_plain_json_and_its_sentences_follow_the_numbers(done, tmp
         tree["trained/scores"]["accuracy"].sel(subset="last piece", offset=0).values, rel=1e-3
     )
     assert any(line.startswith("last piece, offset +0") for line in kept["seen"])
-    row = {"n": 50, "accuracy": [1, 0.9], "gap": [0.0, 0.2], "gap_interval": [[-0.1, -0.1], [0.1, 0.4]]}
+    row = {
+        "n": 50,
+        "accuracy": [1, 0.9],
+        "gap": [0.0, 0.2],
+        "gap_interval": [[0, 0], [0, 0]],
+        "gap_band": [[-0.1, -0.1], [0.1, 0.4]],
+    }
     scores = {"layer": [0, 2], "last piece": {"offset 0": row}}
     assert "not lower than at other tokens (null)" in erasure_summary.gap_sentences(scores, None)[0]
-    row["gap_interval"] = [[-0.1, 0.1], [0.1, 0.4]]
+    row["gap_band"] = [[-0.1, 0.1], [0.1, 0.4]]
     assert "null" not in erasure_summary.gap_sentences(scores, None)[0]
     row["n"] = 5
     assert erasure_summary.gap_sentences(scores, None) == []

@@ -34,15 +34,18 @@ def test_segments_of_several_tokens_are_counted():
 
 
 def row(gap, low, high, accuracy=(1.0, 0.9, 0.7), n=50):
-    return {"n": n, "accuracy": list(accuracy), "gap": list(gap), "gap_interval": [list(low), list(high)]}
+    bounds = [list(low), list(high)]
+    alone = [[g - 0.001 for g in gap], [g + 0.001 for g in gap]]  # of one layer by itself: not for the largest
+    return {"n": n, "accuracy": list(accuracy), "gap": list(gap), "gap_band": bounds, "gap_interval": alone}
 
 
 def test_the_largest_gap_is_looked_for_behind_the_embedding_and_beside_the_untrained_network():
     trained = {"layer": [0, 2, 4], "last piece": {"offset 0": row((0.9, 0.1, 0.3), (0.8, 0, 0.2), (1, 0.2, 0.4))}}
     blank = {"layer": [0, 4], "last piece": {"offset 0": row((0, 0.35), (-0.1, 0.3), (0.1, 0.38))}}
+    blank["last piece"]["offset 0"]["gap_interval"] = [[-0.1, 0.3], [0.1, 0.38]]
     (one,) = gap_sentences(trained, blank)
     assert "accuracy 1.00 at layer 0, 0.70 at layer 4; at layer 4, where the gap is largest, lower than" in one
-    assert "gap +0.300 [+0.200, +0.400], at layer 0 +0.900" in one
+    assert "gap +0.300 [+0.200, +0.400] (for all 3 layers at once), at layer 0 +0.900" in one
     assert "untrained network there +0.350 [+0.300, +0.380]" in one
     assert "no sign of anything learned" not in one
     blank["last piece"]["offset 0"]["gap_interval"][0][1] = 0.41
@@ -75,6 +78,7 @@ def test_gaps_of_the_table_are_those_of_the_result():
             "accuracy": (("subset", "layer", "offset"), np.arange(8.0).reshape(2, 2, 2)),
             "gap": (("subset", "layer", "offset"), -np.arange(8.0).reshape(2, 2, 2)),
             "gap_interval": (("bound", "subset", "layer", "offset"), np.arange(16.0).reshape(2, 2, 2, 2)),
+            "gap_band": (("bound", "subset", "layer", "offset"), -np.arange(16.0).reshape(2, 2, 2, 2)),
         },
         {"subset": ["last piece", "other"], "layer": [0, 3], "offset": [-1, 0]}, {"n_documents": 4},
     )  # fmt: skip
@@ -85,6 +89,7 @@ def test_gaps_of_the_table_are_those_of_the_result():
     assert here["accuracy"].tolist() == [1, 3]
     assert here["gap"].tolist() == [-1, -3]
     assert here["gap_interval"].tolist() == [[1, 3], [9, 11]]
+    assert here["gap_band"].tolist() == [[-1, -3], [-9, -11]]
 
 
 def test_the_vocabulary_is_scored_as_a_whole_and_beside_its_own_controls():

@@ -66,7 +66,8 @@ def test_the_layer_that_is_said_is_the_best():
     explained = rng.random((2, 3, 4))
     segments = xr.Dataset(
         {"explained": (("target", "source", "layer"), explained),
-         "explained_interval": (("bound", "target", "source", "layer"), np.stack([explained - 0.1, explained + 0.1]))},
+         "explained_interval": (("bound", "target", "source", "layer"), np.stack([explained, explained])),
+         "explained_band": (("bound", "target", "source", "layer"), np.stack([explained - 0.1, explained + 0.1]))},
         {"source": ["separator", "last", "other"], "layer": [0, 2, 4, 6]},
     )  # fmt: skip
     coverage = xr.Dataset({n: (("prompt", "block"), rng.random((4, 2))) for n in

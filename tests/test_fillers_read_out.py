@@ -8,7 +8,7 @@ import tokinterp as ti
 from tokinterp.fillers.items import build_items
 from tokinterp.fillers.read_out import cell_clusters, cluster_cells, deranged, read_fillers
 from tokinterp.fillers.residual import filler_probes, slots_of
-from tokinterp.fillers.results import share_explained
+from tokinterp.fillers.results import explained_band, share_explained
 
 QUESTIONS = ti.bundled_questions("cloze")[:12]
 
@@ -28,9 +28,27 @@ def test_probes_find_a_planted_code_and_no_shuffled_one():
     assert value < 0.1
 
 
+def test_the_best_layer_of_probes_that_explain_nothing_seldom_explains_something():
+    """Units of several rows; the layers of one place belong together, those of another place do not count."""
+    rng, times, wrong = np.random.default_rng(0), 200, np.zeros(2)
+    unit = np.repeat(np.arange(36), 3)
+    for seed in range(times):
+        total = rng.uniform(1, 3, (108, 1, 1)) * np.ones((1, 2, 9))
+        error = total * (1 + 0.3 * rng.normal(size=total.shape) + 0.3 * rng.normal(size=(36, 2, 9))[unit])
+        value, low, _ = share_explained(error, total, unit, n_boot=300, seed=seed)
+        band = explained_band(error, total, unit, n_boot=300, seed=seed)
+        best = int(value[0].argmax())
+        assert band[0, 0, best] < value[0, best] < band[1, 0, best]
+        wrong += [band[0, 0, best] > 0, low[0, best] > 0]
+    assert wrong[0] / times < 0.06
+    assert wrong[1] / times > 0.12
+
+
 def test_probes_read_the_question_where_it_stands(bundled):
     ds = filler_probes(bundled, ti.bundled_questions("cloze")[:40], n_fillers=4)
     ti.check(ds)
+    widths = [ds[n].sel(target="answer").diff("bound").values for n in ("explained_interval", "explained_band")]
+    assert (widths[1] > widths[0]).mean() > 0.9
     own = ds["explained"].sel(target="input", source="last of question", layer=0)
     assert float(own) > 0.5
     assert float(ds["explained"].sel(target="shuffled answer").max()) < 0.2

@@ -131,6 +131,27 @@ def test_the_gap_draws_both_of_its_subsets_together():
     assert float(found["accuracy_interval"][1] - found["accuracy_interval"][0]) > 0.05
 
 
+def test_the_largest_gap_of_layers_without_one_seldom_excludes_nothing():
+    m = ProbeScores.__new__(ProbeScores)
+    m.subsets, m.level, rng = ["other", "last piece"], 0.95, np.random.default_rng(0)
+    times, wrong, n = 200, np.zeros(2), np.full((40, 2, 1), 60.0)
+    n[:, 1] = rng.integers(0, 20, (40, 1))
+    for seed in range(times):
+        hits = rng.binomial(np.repeat(n[:, :, None], 9, 2).astype(int), 0.5).astype(float)
+        out = {}
+        m._gap(out, hits, n, {"level": 0.95, "n_boot": 300, "seed": seed})
+        gap, alone, band = (out[k].values[..., 1, :, 0] for k in ("gap", "gap_interval", "gap_band"))
+        k = int(gap.argmax())
+        assert band[0, k] < gap[k] < band[1, k]
+        wrong += [band[0, k] > 0, alone[0, k] > 0]
+    assert wrong[0] / times < 0.06
+    assert wrong[1] / times > 0.12
+    n[3:, 1] = 0  # two documents with both
+    n[2, 1] = 0
+    m._gap(out, hits * (n[:, :, None] > 0), n, {"level": 0.95, "n_boot": 30, "seed": 0})
+    assert np.isnan(out["gap_band"].values).all()
+
+
 def test_the_embedding_probe_reaches_the_ceiling_of_seen_labels(real):
     """What it cannot know is what never was a label: Feucht et al. (2024), App.; sheet section 1."""
     model, probes, _, test = real

@@ -166,6 +166,35 @@ def test_simultaneous_intervals_leave_out_constants_and_count_groups():
     np.testing.assert_allclose(twice, r.simultaneous_interval(x, seed=1))
 
 
+def test_parts_of_a_ratio_stand_for_it():
+    rng = np.random.default_rng(0)
+    below = rng.integers(5, 60, (40, 2)).astype(float)
+    below[:3, 1] = 0
+    above = rng.binomial(below.astype(int), 0.3).astype(float)
+    parts = r.ratio_parts(above, below)
+    np.testing.assert_allclose(np.nanmean(parts, 0), above.sum(0) / below.sum(0))
+    assert np.isnan(parts).sum(0).tolist() == [0, 3]
+    for column in range(2):
+        one = r.simultaneous_interval(parts[:, column])
+        whole = r.ratio_interval(above[:, column], below[:, column], n_boot=4000)
+        np.testing.assert_allclose(one, whole, atol=0.1 * (whole[1] - whole[0]))
+
+
+def test_the_best_of_columns_without_effect_seldom_excludes_the_null():
+    """Ratios of sums of unequal documents, the best of 9: its interval is that of the band, not of a column alone."""
+    rng, times, both = np.random.default_rng(1), 250, np.zeros(2)
+    for seed in range(times):
+        below = np.repeat(rng.integers(10, 80, (30, 1)), 9, 1)
+        above = rng.binomial(below, 0.4)
+        best = int((above.sum(0) / below.sum(0)).argmax())
+        band = r.simultaneous_band(r.ratio_parts(above, below)[:, None], n_boot=300, seed=seed)
+        assert band.shape == (2, 1, 9)
+        alone = r.ratio_interval(above[:, best], below[:, best], n_boot=300, seed=seed)
+        both += [band[0, 0, best] > 0.4, alone[0] > 0.4]
+    assert both[0] / times < 0.06
+    assert both[1] / times > 0.12
+
+
 @pytest.mark.parametrize("wrong", [{"level": 1.0}, {"level": 0.0}, {"n_boot": 0}])
 def test_wrong_arguments_are_named(wrong):
     for f in (r.mean_interval, r.simultaneous_interval):

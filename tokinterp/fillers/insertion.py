@@ -235,7 +235,7 @@ def insertion_tests(ds: xr.Dataset, *, level: float = 0.95, n_boot: int = 2000, 
         if curve.max() > 0:
             half[place] = grid[np.argmax(curve >= curve.max() / 2)]
         trend[place] = spearman(grid, curve)
-    data["half_k"] = variable(dims[:2], half, "fillers at which half of the largest gain is reached", "token")
+    data["half_k"] = variable(dims[:2], half, "fillers at half of the largest gain of these items", "token")
     data["monotonicity"] = variable(dims[:2], trend, "rank correlation of k and the change of log-probability", "1")
     if "announced_log_prob" in ds:
         told = ds["announced_log_prob"].values - logp[:, 0, 0, 0]

@@ -17,7 +17,7 @@ from ..settings import checked, count, one_of, positive, several, short
 from .answers import chunks, pad
 from .insertion import _bundled, _short
 from .items import PLACEMENTS, Items, _pair, build_items
-from .results import BOUNDS, finish, numbers, share_explained
+from .results import BOUNDS, explained_band, finish, numbers, share_explained
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -294,8 +294,9 @@ def filler_probes(
     Returns
     -------
     xarray.Dataset
-        ``explained`` by ``target``, ``source`` and ``layer``, with ``explained_interval`` over items; at most 1, below
-        0 where the mean does better.
+        ``explained`` by ``target``, ``source`` and ``layer``, with ``explained_interval`` over items and
+        ``explained_band``, the same for all layers at once: that of the best layer; at most 1, below 0 where the mean
+        does better.
     """
     questions = list(_bundled() if questions is None else questions)
     items = build_items(model, questions, n_fillers=n_fillers, kind=kind, cue=cue, exact=exact, seed=seed)
@@ -321,12 +322,17 @@ def filler_probes(
         for layer in range(h.shape[1]):
             for i, y in enumerate(embedded.values()):
                 out[:, :, i, j, layer] = held_out(h[:, layer], y, fold, folds, ridge)
-    value, *bounds = share_explained(out[0], out[1], np.arange(len(items)), seed=seed)
+    unit = np.arange(len(items))
+    value, *bounds = share_explained(out[0], out[1], unit, seed=seed)
+    band = explained_band(out[0], out[1], unit, seed=seed)
     each, what = ("target", "source", "layer"), "variance of the target explained, held out"
     over = interval_name(what, 0.95, "items", len(items))
     data = {
         "explained": variable(each, value, what, "1"),
         "explained_interval": variable(("bound", *each), np.stack(bounds), over, "1"),
+        "explained_band": variable(
+            ("bound", *each), band, interval_name(f"{what}, at all layers at once,", 0.95, "items", len(items)), "1"
+        ),
     }
     coords = {
         "bound": BOUNDS,

@@ -19,7 +19,7 @@ from ..settings import checked, count, positive
 from .answers import compare
 from .policies import SEP, Policy, _noise, keep_only, separators_of
 from .residual import held_out
-from .results import BOUNDS, finish, share_explained, shown_blocks
+from .results import BOUNDS, explained_band, finish, share_explained, shown_blocks
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -179,9 +179,9 @@ def segment_probe(
     -------
     xarray.Dataset
         ``explained`` by ``target``, ``source`` and ``layer``, held-out share of the variance: at most 1, below 0 where
-        the mean does better; ``explained_interval``, over documents (where prompts are windows of them) or prompts. The
-        third source, the separator of another segment of the same prompt, is the control for what all segments of a
-        text share. ``n_segments``.
+        the mean does better; ``explained_interval``, over documents (where prompts are windows of them) or prompts, and
+        ``explained_band``, the same for all layers at once: that of the best layer. The third source, the separator of
+        another segment of the same prompt, is the control for what all segments of a text share. ``n_segments``.
 
     Raises
     ------
@@ -235,12 +235,17 @@ def segment_probe(
         for s in range(3):
             for n in range(len(chosen)):
                 out[:, :, i, s, n] = held_out(h[:, s, n], torch.stack(y), fold, folds, ridge)
-    value, *bounds = share_explained(out[0], out[1], document[np.searchsorted(rows, owner)], seed=seed)
+    unit = document[np.searchsorted(rows, owner)]
+    value, *bounds = share_explained(out[0], out[1], unit, seed=seed)
+    band = explained_band(out[0], out[1], unit, seed=seed)
     each, what = ("target", "source", "layer"), "variance of the target explained, held out"
     over = interval_name(what, 0.95, groups, len(found))
     data = {
         "explained": variable(each, value, what, "1"),
         "explained_interval": variable(("bound", *each), np.stack(bounds), over, "1"),
+        "explained_band": variable(
+            ("bound", *each), band, interval_name(f"{what}, at all layers at once,", 0.95, groups, len(found)), "1"
+        ),
         "n_segments": variable((), len(held), "segments", "1"),
     }
     coords = {

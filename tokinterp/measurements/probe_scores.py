@@ -16,7 +16,7 @@ from ..describe import describe
 from ..documents import interval_name
 from ..kernels.state import neutral
 from ..settings import checked, refuse
-from ..stats.resample import group_sums, ratio_interval, resample_columns
+from ..stats.resample import group_sums, ratio_interval, ratio_parts, resample_columns, simultaneous_band
 from ..text.classes import CLASSES, TokenClasses, token_classes
 from ..text.spans import Spans
 from .base import Measurement
@@ -66,7 +66,8 @@ class ProbeScores(Measurement):
     A probe cannot be right about a label never seen, so ``ceiling``, the share of seen labels, is the best accuracy
     there is, and the accuracy of a probe of the embedding at offset 0; ``relative_accuracy`` is accuracy divided by it.
     Cross-entropy is over seen labels.  Intervals (`tokinterp.stats.resample`) draw whole documents, hits divided by
-    positions; those of ``gap`` draw both of its subsets together.  They are NaN where fewer than 3 documents
+    positions; those of ``gap`` draw both of its subsets together, and ``gap_band`` holds at all layers at once: it is
+    that of the layer with the largest gap.  They are NaN where fewer than 3 documents
     (``n_groups``) have a part.
 
     Examples
@@ -250,6 +251,12 @@ class ProbeScores(Measurement):
         out["gap"] = variable(dims, value[base] - value, what, "1", PAPER)
         name = interval_name(what, self.level, "documents", len(hits))
         out["gap_interval"] = variable(("bound", *dims), bounds, name, "1")
+        both = (count > 0) & (count[:, [base]] > 0)  # (document, subset, layer, offset): documents with both subsets
+        theirs, own = (ratio_parts(x * both, y * both) for x, y in ((hits[:, [base]], count[:, [base]]), (hits, count)))
+        band = simultaneous_band((theirs - own).swapaxes(2, 3), **draw).swapaxes(2, 3)
+        band += out["gap"].values - _ratio(np.nansum(theirs - own, 0), both.sum(0))
+        name = interval_name(f"{what}, at all layers at once,", self.level, "documents", len(hits))
+        out["gap_band"] = variable(("bound", *dims), band, name, "1")
 
 
 @checked()

@@ -341,6 +341,50 @@ def simultaneous_interval(
     return out.reshape(2, *shape)
 
 
+def ratio_parts(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Return (group, ...) values whose mean is sum(above) / sum(below) and whose spread is that of it (delta method).
+
+    NaN where a group has 0 below: it has no part.  With them `simultaneous_interval` does for ratios of sums what it
+    does for means.
+
+    Examples
+    --------
+    >>> ratio_parts(np.array([1.0, 3.0, 0.0]), np.array([1.0, 3.0, 0.0])).tolist()
+    [1.0, 1.0, nan]
+    >>> float(ratio_parts(np.array([1.0, 3.0]), np.array([4.0, 4.0])).mean())
+    0.5
+    """
+    a, b = (np.asarray(x, dtype=np.float64) for x in np.broadcast_arrays(above, below))
+    total = b.sum(0)
+    value = ratio(a.sum(0), total)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(b != 0, value + (b != 0).sum(0) * (a - value * b) / total, np.nan)
+
+
+def simultaneous_band(values: np.ndarray, *, level: float = 0.95, n_boot: int = 2000, seed: int = 0) -> np.ndarray:
+    """Return (2, ..., column) intervals that hold together for all columns of each place of the other axes.
+
+    For a curve over layers of which the best is looked at: see `simultaneous_interval`.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        (group, ..., column); NaN is left out.
+    level, n_boot, seed
+        See `simultaneous_interval`.
+
+    Examples
+    --------
+    >>> simultaneous_band(np.random.default_rng(0).normal(size=(30, 2, 9))).shape
+    (2, 2, 9)
+    """
+    out = np.full((2, *values.shape[1:]), np.nan)
+    for place in np.ndindex(*values.shape[1:-1]):
+        rows = (slice(None), *place)
+        out[rows] = simultaneous_interval(values[rows], level=level, n_boot=n_boot, seed=seed)
+    return out
+
+
 def _studentised(apart: np.ndarray, below: np.ndarray, level: float, n_boot: int, seed: int) -> np.ndarray:
     """Return (2,) how many of its standard errors the farthest mean of a draw lies above and below, at most.
 
@@ -385,5 +429,6 @@ def _check(level: float, n_boot: int) -> None:
 
 __all__ = [
     "LEAST", "blocks", "check_level", "expanded_tail", "group_sums", "mean_interval", "mean_sums", "n_draws",
-    "percentiles", "ratio", "ratio_interval", "resample", "resample_columns", "simultaneous_interval", "weights",
+    "percentiles", "ratio", "ratio_interval", "ratio_parts", "resample", "resample_columns", "simultaneous_band",
+    "simultaneous_interval", "weights",
 ]  # fmt: skip
