@@ -214,7 +214,7 @@ def test_report_and_plot_show_erasure(call, folder, tmp_path):
         (["vocabulary", "RUN", "--min-psi", "high"], "write a number or none"),
         (["vocabulary", "RUN", "--result", "lens"], "no result of ErasureScores called 'lens'"),
         (["vocabulary", "RUN", "--texts", "/no/such.jsonl"], "no such file"),
-        (["vocabulary", "RUN", "--model", "/no/such/model"], "cannot load '/no/such/model'"),
+        (["vocabulary", "RUN", "--model", "/no/such/model"], "--model '/no/such/model': cannot load it"),
         (["vocabulary", "/no/such.zarr"], "no result at"),
     ],
 )  # fmt: skip

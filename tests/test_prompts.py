@@ -233,7 +233,7 @@ def test_decode_covers_all_bytes(pieces):
         (lambda t: Prompts.from_ids([[-1]], t), "prompt 0 has token id -1"),
         (lambda t: Prompts.from_ids([[3] * 51], model(t, 50)), "prompt 0 has 51 tokens.*tiny, 50"),
         (lambda t: Prompts.from_ids([[3]], bos=True), "no BOS token"),
-        (lambda t: next(Prompts.from_ids([[3]]).batches(0)), "batch_tokens = 0"),
+        (lambda t: next(Prompts.from_ids([[3]]).batches(0)), "batch_tokens=0: give a whole number"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_clear_line(call, message):
@@ -247,7 +247,7 @@ def test_bad_input_is_one_clear_line(call, message):
     [
         (lambda t: Prompts.from_texts("one text", t), r"one string.*\[text\]"),
         (lambda t: Prompts.from_texts(["a", 3], t), "text 1 is int"),
-        (lambda t: Prompts.from_texts(["a"], "gpt2"), "'gpt2' is neither.*ti.load_model"),
+        (lambda t: Prompts.from_texts(["a"], "gpt2"), "model_or_tokenizer='gpt2': give a model.*ti.load_model"),
     ],
 )
 def test_wrong_types(call, message):

@@ -6,21 +6,20 @@ import functools
 import inspect
 import json
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.models import OptionInfo
 
 from . import cli_erasure
 from .cli_output import demo_folder, draw_all, figure_folder
 from .cli_settings import (
     MEASUREMENTS,
     MeasureCommand,
+    about_option,
     asked,
     make_measurements,
     measurement_class,
@@ -95,32 +94,13 @@ def command(run: Callable[..., None], on: typer.Typer | None = None, kind: Any =
             if _show_traceback:
                 traceback.print_exc()
             message = " ".join(str(error).split()) or type(error).__name__
-            message = about_option(message, run)
+            message = about_option(message, run, kwargs)
             if not isinstance(error, ValueError | OSError | ImportError | RuntimeError | TypeError):
                 message = f"{type(error).__name__}: {message} (--traceback shows where)"
             say(f"error: {message}", err=True)
             raise typer.Exit(1) from None
 
     return (app if on is None else on).command(cls=kind)(quiet)
-
-
-ALSO = {"store": ("output",), "path": ("texts", "run"), "name_or_folder": ("model",)}
-"""Parameters of the library that have another name on the command line."""
-
-
-def about_option(message: str, run: Callable[..., None]) -> str:
-    """Return what the library says of a parameter, ``max_tokens=0: ...``, as said of the command's option."""
-    found = re.match(r"(\w+) ?= ?", message)
-    if not found:
-        return message
-    hints = get_type_hints(run, include_extras=True)
-    for name in (found[1], found[1].removesuffix("s"), *ALSO.get(found[1], ())):
-        for info in getattr(hints.get(name), "__metadata__", ()):
-            flag = name.upper()
-            if isinstance(info, OptionInfo):
-                flag = (info.param_decls or [f"--{name.replace('_', '-')}"])[-1]
-            return f"{flag} {message[found.end() :]}"
-    return message
 
 
 # -- commands -------------------------------------------------------------------------------------------------

@@ -126,7 +126,7 @@ def vocabulary(
     from .paths import new_file
 
     if output is not None and output.suffix not in (".csv", ".txt"):
-        raise ValueError(f"{output}: write .csv or .txt")
+        raise ValueError(f"--output {output}: write .csv or .txt")
     if output is not None:
         output = new_file(output, overwrite)
     try:

@@ -62,9 +62,15 @@ def figure_folder(folder: Path, format: str, overwrite: bool) -> Path:
 def draw_all(run: xr.DataTree, folder: Path, format: str = "png", prompt: int | None = None) -> list[Path]:
     """Save the figures of every result of a run and return their paths."""
     from . import plots
+    from .plots.tokens import prompt_of
     from .tables import named_results
 
     paths = []
+    if prompt is not None:
+        known = {int(n) for ds in named_results(run).values() if "token" in ds.dims for n in prompt_of(ds)}
+        if prompt not in known:
+            there = f"they have those of {min(known)} to {max(known)}" if known else "measure with tokens=None"
+            raise ValueError(f"prompt={prompt}: the results have no value per token of this prompt: {there}")
     for name, ds in named_results(run).items():
         for figure, _, fig in plots.overview(ds, prompt):
             stem = name.replace("/", "_")

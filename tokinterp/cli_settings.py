@@ -1,17 +1,18 @@
-"""The measurements of the command line: their names, their settings, and what a command asks of them."""
+"""The measurements of the command line: their names, settings, what a command asks of them, and its refusals."""
 
 from __future__ import annotations
 
 import inspect
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from typer.core import TyperCommand
+from typer.models import OptionInfo
 
 from . import cli_erasure
 from .settings import like
@@ -155,4 +156,43 @@ def parse_layers(text: str) -> list[int]:
         if not found or int(found[2] or found[1]) < int(found[1]):
             raise ValueError(f"--layers {text}: write numbers and ranges, for example 0,4,8 or 0-12")
         out += range(int(found[1]), int(found[2] or found[1]) + 1)
+    return out
+
+
+# -- refusals -------------------------------------------------------------------------------------------------
+ALSO = {
+    "store": ("output",), "path": ("texts", "run", "items"), "name_or_folder": ("model",),
+    "save_seconds": ("checkpoint_every",), "validation": ("val",), "offset": ("offsets",),
+}  # fmt: skip
+"""Parameters of the library that have another name on the command line."""
+
+
+def about_option(message: str, run: Callable[..., None], given: dict[str, Any]) -> str:
+    """Return what the library says of a parameter, ``max_tokens=0: ...``, as said of the command's option.
+
+    A message that begins with neither is said of the option whose value stands in it.
+    """
+    flags = flags_of(run)
+    if found := re.match(r"(\w+) ?= ?", message):
+        for name in (found[1], found[1].removesuffix("s"), *ALSO.get(found[1], ())):
+            if name in flags:
+                return f"{flags[name]} {message[found.end() :]}"
+    if re.match(rf"(?:{'|'.join(map(re.escape, flags.values()))}|-\w)\b", message):
+        return message
+    usual = inspect.signature(run).parameters
+    for name, value in given.items():
+        if name in flags and value != usual[name].default:
+            for one in value if isinstance(value, list) else [value]:
+                if isinstance(one, str | Path) and re.search(rf"(?<!\w){re.escape(str(one))}(?!\w)", message):
+                    return f"{flags[name]} {one}: {message}"
+    return message
+
+
+def flags_of(run: Callable[..., None]) -> dict[str, str]:
+    """Return what each parameter of a command is called on the command line: ``--max-tokens``, or ``RUN``."""
+    out = {}
+    for name, hint in get_type_hints(run, include_extras=True).items():
+        for info in getattr(hint, "__metadata__", ()):
+            option = isinstance(info, OptionInfo)
+            out[name] = (info.param_decls or [f"--{name.replace('_', '-')}"])[-1] if option else name.upper()
     return out

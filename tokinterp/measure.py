@@ -323,9 +323,10 @@ def _report_nonfinite(number: np.ndarray, layer: np.ndarray, model: Model) -> No
         return
     first = f"prompt {number[bad[0]]}: from layer {layer[bad[0]]} on"
     if len(bad) == len(layer):
+        dtype = model.info.dtype
+        other = "" if dtype == "float32" else f", or load the model with dtype='float32' instead of {dtype!r}"
         raise AllNonfiniteError(
-            f"all {len(layer)} prompts give NaN or infinite activations ({first}): load the model with dtype='float32' "
-            f"or 'bfloat16' instead of {model.info.dtype!r}, or look at the edits"
+            f"all {len(layer)} prompts give NaN or infinite activations ({first}): look at the weights and edits{other}"
         )
     logging.getLogger("tokinterp").warning(
         "%d of %d prompts give NaN or infinite activations and are left out (%s); first_nonfinite_layer names them all",

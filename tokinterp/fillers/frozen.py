@@ -10,7 +10,7 @@ import typer
 
 from ..escape import say
 from ..paths import local_path
-from ..settings import short
+from ..settings import check, short
 
 ModelName = Annotated[str, typer.Argument(help="Name on the Hugging Face hub, local folder, or 'bundled'.")]
 Items = Annotated[
@@ -50,8 +50,12 @@ def insert(
     from .interventions import intervene
 
     output = new_place(output, overwrite)
+    grid = numbers(n_fillers)
+    check(run_insert, n_fillers=grid, kinds=kind, cue=cue)
+    if decide:
+        check(verdict, n_fillers=decide, kind=kind[0])
     check_named(model, device=device)
-    questions, grid = read_items(items, limit), numbers(n_fillers)
+    questions = read_items(items, limit)
     loaded = load_named(model, device=device)
     found = run_insert(loaded, questions, n_fillers=grid, kinds=kind, cue=cue, exact=exact)
     tests = insertion_tests(found)
@@ -98,6 +102,7 @@ def attention(
     if n_fillers < 1:
         raise ValueError(f"--n-fillers {n_fillers}: attention on fillers needs some")
     output = new_path(output, "--output")
+    check(build_items, n_fillers=n_fillers, kind=kind, cue=cue)
     check_named(model, device=device)
     questions = read_items(items, limit)
     loaded = load_named(model, device=device)
@@ -134,7 +139,10 @@ def read_items(path: Path | None, limit: int | None = None) -> list[tuple[str, s
 
     path = local_path(path, "--items")
     if path.suffix == ".csv":
-        return [(prompt, answer) for prompt, answer in islice(table(path, ["prompt", "answer"]), limit)]
+        items = [(prompt, answer) for prompt, answer in islice(table(path, ["prompt", "answer"]), limit)]
+        if not items:
+            raise ValueError(f"{path}: no item in it")
+        return items
     if path.suffix != ".jsonl":
         raise ValueError(f"{path}: items are read from .jsonl or .csv")
     items = []

@@ -293,7 +293,7 @@ def _shares(task: Task, mixture: Mapping[str, float], batch: int) -> dict[str, i
     for form, share in mixture.items():
         task.check_format(form)
         if not share > 0:
-            raise ValueError(f"mixture gives {form} the share {share}: shares are positive")
+            raise ValueError(f"mixture={dict(mixture)}: mixture gives {form} the share {share}: shares are positive")
     if not mixture:
         raise ValueError("the mixture is empty: name a format, for example {'filler': 0.5, 'parallel': 0.5}")
     total = sum(mixture.values())

@@ -52,6 +52,8 @@ def train(
     from .train import train as run_training
 
     output, folder = new_place(output, overwrite), new_path(folder, "--folder")
+    if folder.is_dir() and any(folder.iterdir()) and not any(folder.glob("seed-*.safetensors*")):
+        raise FileExistsError(f"--folder {folder}: something else than networks is there: give another name")
     number = int(fillers) if fillers.removeprefix("-").isdecimal() else fillers
     task = Task(family, n, d, m, mode, number, serial_quantile=serial_quantile)
     forms = parse_mixture(mixture)

@@ -92,8 +92,8 @@ class TextStatistics:
         for o, label in found.items():
             if not (label >= 0).any():
                 raise ValueError(
-                    f"offset {o}: no token of these prompts has a label there (the longest has {max(prompts.lengths)} "
-                    "tokens): give longer prompts or smaller offsets"
+                    f"offsets={list(offsets)}: offset {o}: no token of these prompts has a label there (the longest "
+                    f"has {max(prompts.lengths)} tokens): give longer prompts or smaller offsets"
                 )
         kept = np.unique(source)
         kept = kept if bos else kept[~np.isin(kept, prompts.vocabulary.special_ids)]

@@ -143,7 +143,9 @@ def fit_probes(
     if method not in METHODS:
         raise ValueError(f"method={method!r}: choose from {', '.join(METHODS)}")
     if s.plateau and validation is None and method in ("softmax", "factored"):
-        raise ValueError("these settings lower the learning rate by the validation loss: give validation=")
+        raise ValueError(
+            f"settings={settings!r}: these lower the learning rate by the validation loss: give validation="
+        )
     if shrinkage <= 0:
         raise ValueError(f"shrinkage={shrinkage}: give a positive number")
     for name, p in (("prompts", prompts), ("validation", validation)):

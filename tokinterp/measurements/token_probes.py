@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from ..fitted import Tensors, check_finite, check_shapes
 from ..kernels import probes as kernel
-from ..settings import checked, count, instance, integer, mapping, of, path, several
+from ..settings import checked, count, instance, integer, mapping, of, path, several, short
 from .probe_text import TextStatistics
 
 if TYPE_CHECKING:
@@ -64,6 +64,12 @@ class TokenProbes:
         self, layers: Sequence[int], offsets: Sequence[int], labels: torch.Tensor, parts: Mapping[int, Tensors | Path],
         facts: dict[str, Any], text: TextStatistics | None = None,
     ) -> None:  # fmt: skip
+        if lacking := [layer for layer in layers if layer not in parts]:
+            raise ValueError(
+                f"parts={short(parts)}: it has no tensors or file of layer {lacking[0]} of layers={layers}"
+            )
+        if lacking := [k for k in ("d_model", "d_vocab") if k not in facts]:
+            raise ValueError(f"facts={short(facts)}: it has no {lacking[0]!r}: give the facts of other probes")
         self.layers, self.offsets, self.labels = list(layers), list(offsets), labels
         self.facts, self.text = dict(facts), text
         self._parts = dict(parts)

@@ -128,7 +128,8 @@ def tokens_of(ds: xr.Dataset, prompt: int, positions: Sequence[int] | range | No
     if not len(here):
         known = np.unique(number)
         raise ValueError(
-            f"prompt {prompt} has no tokens here: there are {len(known)} prompts, from {known[0]} to {known[-1]}"
+            f"prompt={prompt}: prompt {prompt} has no tokens here: there are {len(known)} prompts, from {known[0]} to "
+            f"{known[-1]}"
         )
     place = ds["position"].values[here]
     here, place = here[np.argsort(place, kind="stable")], np.sort(place, kind="stable")

@@ -250,6 +250,8 @@ class Prompts(Sequences):
         from .files import read_texts
 
         texts = read_texts(path, field=field, per_line=per_line, limit=limit, split=split, encoding=encoding)
+        if not any(texts):
+            raise ValueError(f"path={path}: no text in it: give a file with at least one that is not empty")
         return cls.from_texts(texts, model_or_tokenizer, **{"on_empty": "drop", **options})
 
     def __repr__(self) -> str:
