@@ -39,3 +39,11 @@ def test_figures_have_the_names_of_their_results(tiny_run, tmp_path):
     assert sorted(names) == sorted(p.name for p in tmp_path.iterdir())
     with pytest.raises(ValueError, match="nothing to draw"):
         draw_all(xr.DataTree(xr.Dataset(attrs={"a": 1})), tmp_path)
+
+
+def test_a_prompt_without_values_is_refused_before_a_figure_is_drawn(tiny_run, tmp_path):
+    for node, there in (("lens", "they have those of 0 to"), ("spectrum", "measure with tokens=None")):
+        run = xr.DataTree.from_dict({node: tiny_run[node].to_dataset()})
+        with pytest.raises(ValueError, match=rf"^prompt=999: the results have no value per token .*: {there}"):
+            draw_all(run, tmp_path / "figures", prompt=999)
+    assert not (tmp_path / "figures").exists()

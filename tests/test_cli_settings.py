@@ -1,16 +1,28 @@
 """Measurements of the command line: every name is one, and settings are read as they were meant."""
 
+from pathlib import Path
+
 import pytest
 
 import tokinterp as ti
-from tokinterp.cli_settings import MEASUREMENTS, make_measurements, measurement_class, parse_layers, settings_of
+from tokinterp import cli_erasure
+from tokinterp.cli import measure, measurements
+from tokinterp.cli_settings import (
+    MEASUREMENTS,
+    about_option,
+    make_measurements,
+    measurement_class,
+    parse_layers,
+    settings_of,
+)
+from tokinterp.fillers.training import train
 
 
 def test_every_name_is_a_measurement_whose_settings_are_told():
     for name, kind in MEASUREMENTS.items():
         assert measurement_class(name).__name__ == kind
         assert all(says for _, says in settings_of(name))
-    with pytest.raises(ValueError, match=r"-m spectrm: unknown measurement: .*did you mean 'spectrum'"):
+    with pytest.raises(ValueError, match=r"measurement=spectrm: unknown measurement: .*did you mean 'spectrum'"):
         measurement_class("spectrm")
 
 
@@ -42,3 +54,24 @@ def test_layers_are_numbers_and_ranges():
     for bad in ("a", "3-1", "", "1,,2"):
         with pytest.raises(ValueError, match="layers"):
             parse_layers(bad)
+
+
+@pytest.mark.parametrize(
+    ("run", "given", "message", "said"),
+    [
+        (measure, {}, "max_tokens=0: give", "--max-tokens 0: give"),
+        (measure, {}, "store='a': give", "--output 'a': give"),
+        (measure, {}, "path=x.txt: no such file", "TEXTS x.txt: no such file"),
+        (measure, {}, "measurement=lenz: unknown", "--measurement lenz: unknown"),
+        (measurements, {}, "measurement=lenz: unknown", "NAME lenz: unknown"),
+        (train, {}, "save_seconds=-1.0: give", "--checkpoint-every -1.0: give"),
+        (cli_erasure.vocabulary, {"run": Path("a.zarr")}, "no result at a.zarr", "RUN a.zarr: no result at a.zarr"),
+        (train, {"mixture": ["filler", "dots"]}, "match3 has no format 'dots'", "--mix dots: match3 has no format 'dots'"),
+        (measure, {"field": "text"}, "the text is long", "the text is long"),
+        (measure, {"field": "ex"}, "the text is long", "the text is long"),
+        (measure, {"model": "a"}, "--output a is there", "--output a is there"),
+        (measure, {"model": "a"}, "NAME=a: nothing", "MODEL a: NAME=a: nothing"),
+    ],
+)  # fmt: skip
+def test_a_refusal_is_said_of_the_option_that_it_is_about(run, given, message, said):
+    assert about_option(message, run, given) == said

@@ -59,6 +59,7 @@ def test_command_attention(call, tmp_path):
         (("attention", "bundled", "-k", "0"), "attention on fillers needs some"),
         (("attention", "bundled", "-k", "3000"), "fillers fit"),
         (("attention", "bundled", "--limit", "0"), "at least one item"),
+        (("insert", "./no-such-model", "--decide", "-3"), "--decide -3: give a whole number"),
     ],
 )
 def test_commands_refuse_in_one_line(call, tmp_path, arguments, message):
@@ -93,6 +94,7 @@ def test_items_of_a_file(tmp_path):
         ("h.jsonl", b"\n", "h.jsonl: no item in it"),
         ("i.csv", b"prompt,answer\n1\n", "i.csv line 2: 1 columns instead of 2"),
         ("e.jsonl", b"[" * 100_000, "e.jsonl line 1: not JSON"),
+        ("j.csv", b"prompt,answer\n", "j.csv: no item in it"),
     ],
 )
 def test_damaged_items_are_named_with_their_file(tmp_path, name, data, message):

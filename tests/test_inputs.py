@@ -234,6 +234,8 @@ FILES = {
     "null.jsonl": ('{"text": "a"}\n{"text": null}\n', r"null.jsonl line 2: 'text' is null: leave the record out"),
     "half.jsonl": ('{"text": "a\\ud800b"}\n', r"half.jsonl line 1: a lone surrogate"),
     "empty.csv": ("", r"empty.csv: the first line names no columns"),
+    "header.csv": ("text\n", r"path=.*header.csv: no text in it"),
+    "empty.txt": ("", r"path=.*empty.txt: no text in it"),
 }
 
 

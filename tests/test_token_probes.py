@@ -39,6 +39,10 @@ def test_probes_of_another_model_or_place_are_refused(model, fitted, tmp_path):
         TokenProbes.load(tmp_path / "probes", wrap(tiny_lm("llama", seed=1), id="other"))
     with pytest.raises(ValueError, match="d_model 32 do not fit"):
         fitted.check_model(dataclasses.replace(model.info, d_model=64))
+    with pytest.raises(ValueError, match=r"^parts=.*: 9 is none of layers=\[0, 1, 2, 3\]"):
+        TokenProbes(fitted.layers, [0], fitted.labels, {9: {}}, fitted.facts)
+    with pytest.raises(ValueError, match=r"^facts=.*: it has no 'd_model'"):
+        TokenProbes(fitted.layers, [0], fitted.labels, {}, {"d_vocab": 9})
     changed = TokenProbes(fitted.layers, [0], fitted.labels, {}, {**fitted.facts, "tokenizer": "x"})
     with pytest.raises(ValueError, match="whose tokenizer hash"):
         changed.check_model(model.info)

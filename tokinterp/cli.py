@@ -360,6 +360,8 @@ def read_named(texts: str, reading: dict[str, Any], cutting: dict[str, Any]) -> 
     if texts != BUNDLED:
         return read_texts(texts, **reading)
     check(read_texts, **reading)
+    if reading["split"] is not None:
+        raise ValueError(f"split={reading['split']}: the bundled texts have no splits; leave it out")
     return [t.text for t in bundled_texts()][: reading["limit"]]
 
 

@@ -137,8 +137,14 @@ def vocabulary(
         raise ValueError(
             "--trust-remote-code: name the model whose code may run with --model; a result does not decide"
         )
+    for flag, text in (("--texts", texts), ("--model", model), ("--revision", revision)):
+        if text is not None and not text.strip():
+            raise ValueError(f"{flag} {text!r}: give a name, or leave it out for what the run was measured with")
     tree = read(run)
-    ds = erasure_of(tree, result)
+    try:
+        ds = erasure_of(tree, result)
+    except ValueError as error:
+        raise ValueError(f"run={run}: {error}") from None
     prompts = prompts_of(tree, texts, model, revision, trust_remote_code)
     found = read_out(ds, prompts, min_count=min_count, min_psi=least, boundaries=boundaries)
     rows = vocabulary_rows(found, prompts, width)

@@ -87,7 +87,7 @@ def measurement_class(name: str) -> type[Measurement]:
     """
     if name not in MEASUREMENTS:
         raise ValueError(
-            f"-m {name}: unknown measurement: there are {', '.join(MEASUREMENTS)}{like(name, MEASUREMENTS)}"
+            f"measurement={name}: unknown measurement: there are {', '.join(MEASUREMENTS)}{like(name, MEASUREMENTS)}"
         )
     return getattr(import_module(f".measurements.{name}", __package__), MEASUREMENTS[name])
 
@@ -162,7 +162,7 @@ def parse_layers(text: str) -> list[int]:
 # -- refusals -------------------------------------------------------------------------------------------------
 ALSO = {
     "store": ("output",), "path": ("texts", "run", "items"), "name_or_folder": ("model",),
-    "save_seconds": ("checkpoint_every",), "validation": ("val",), "offset": ("offsets",),
+    "save_seconds": ("checkpoint_every",), "measurement": ("name",), "validation": ("val",), "offset": ("offsets",),
 }  # fmt: skip
 """Parameters of the library that have another name on the command line."""
 
@@ -177,7 +177,7 @@ def about_option(message: str, run: Callable[..., None], given: dict[str, Any]) 
         for name in (found[1], found[1].removesuffix("s"), *ALSO.get(found[1], ())):
             if name in flags:
                 return f"{flags[name]} {message[found.end() :]}"
-    if re.match(rf"(?:{'|'.join(map(re.escape, flags.values()))}|-\w)\b", message):
+    if message.startswith(("-", *flags.values())):
         return message
     usual = inspect.signature(run).parameters
     for name, value in given.items():

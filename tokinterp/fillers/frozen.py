@@ -10,7 +10,7 @@ import typer
 
 from ..escape import say
 from ..paths import local_path
-from ..settings import check, short
+from ..settings import check, count, short
 
 ModelName = Annotated[str, typer.Argument(help="Name on the Hugging Face hub, local folder, or 'bundled'.")]
 Items = Annotated[
@@ -53,7 +53,8 @@ def insert(
     grid = numbers(n_fillers)
     check(run_insert, n_fillers=grid, kinds=kind, cue=cue)
     if decide:
-        check(verdict, n_fillers=decide, kind=kind[0])
+        check(verdict, kind=kind[0])
+        count(1)("decide", decide)
     check_named(model, device=device)
     questions = read_items(items, limit)
     loaded = load_named(model, device=device)

@@ -64,10 +64,8 @@ class TokenProbes:
         self, layers: Sequence[int], offsets: Sequence[int], labels: torch.Tensor, parts: Mapping[int, Tensors | Path],
         facts: dict[str, Any], text: TextStatistics | None = None,
     ) -> None:  # fmt: skip
-        if lacking := [layer for layer in layers if layer not in parts]:
-            raise ValueError(
-                f"parts={short(parts)}: it has no tensors or file of layer {lacking[0]} of layers={layers}"
-            )
+        if odd := [k for k in parts if k not in layers]:
+            raise ValueError(f"parts={short(parts)}: {short(odd[0])} is none of layers={list(layers)}")
         if lacking := [k for k in ("d_model", "d_vocab") if k not in facts]:
             raise ValueError(f"facts={short(facts)}: it has no {lacking[0]!r}: give the facts of other probes")
         self.layers, self.offsets, self.labels = list(layers), list(offsets), labels

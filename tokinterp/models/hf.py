@@ -90,6 +90,8 @@ def read_config(
         )
     source = str(folder) if local else str(name)
     if local:
+        if revision is not None:
+            raise ValueError(f"revision={revision!r}: a folder has none; leave it out, or give the name on the hub")
         check_folder(folder, need_tokenizer=tokenizer is None)
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:

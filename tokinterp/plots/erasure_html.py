@@ -154,4 +154,4 @@ def _bracketed(tokens: str, psi: float, end: float) -> str:
 
 def _key(end: float, start_layer: str, end_layer: str) -> str:
     where = html.escape(f"{start_layer} to {end_layer}")
-    return f'<div class="key">psi, layer {where}: {-end:.2f} <span class="bar"></span> {end:.2f}</div>'
+    return f'<div class="key">psi, layer {where}: {-end:.3g} <span class="bar"></span> {end:.3g}</div>'

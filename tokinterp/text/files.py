@@ -94,6 +94,8 @@ def _read(
             raise FileNotFoundError(f"path={path}: no such file")
         yield from _hub(str(path), field, split, streaming)
         return
+    if split is not None:
+        refuse("split", split, f"{file} is a file, which has no splits; leave it out")
     if suffix == ".parquet":
         yield from _parquet(file, field)
     elif suffix in (".txt", ".md", ".jsonl", ".ndjson", ".json", ".csv", ".tsv"):
