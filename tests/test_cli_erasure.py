@@ -208,7 +208,7 @@ def test_report_and_plot_show_erasure(call, folder, tmp_path):
         (["fit-probes", "MODEL", "TEST", "-o", "p", "--offsets", "next"], "--offsets next: write whole numbers"),
         (["fit-probes", "MODEL", "TEST", "-o", "p", "--layers", "1,9"], "layer"),
         (["fit-probes", "MODEL", "TEST", "-o", "p", "--settings", "mine"], "--settings 'mine': give 'default'"),
-        (["fit-probes", "MODEL", "TEST", "-o", "p", "--settings", "feucht2024"], "--settings 'feucht2024': these lower"),
+        (["fit-probes", "MODEL", "TEST", "-o", "p", "--settings", "feucht2024"], "'feucht2024': these lower"),
         (["fit-probes", "MODEL", "TEST", "-o", "p", "--max-gigabytes", "0.00001"], "needs"),
         (["vocabulary", "RUN", "-o", "v.xlsx"], "write .csv or .txt"),
         (["vocabulary", "RUN", "--min-psi", "high"], "write a number or none"),
@@ -219,7 +219,7 @@ def test_report_and_plot_show_erasure(call, folder, tmp_path):
         (["vocabulary", "RUN", "--texts", ""], "--texts '': give a name, or leave it out"),
         (["measure", "MODEL", "TEST", "-m", "norms", "-o", "x.zarr", "--split", "train"], "--split 'train': "),
         (["measure", "MODEL", "TEST", "-m", "norms", "-o", "x.zarr", "--revision", "v2"], "--revision 'v2': a folder"),
-        (["measure", "MODEL", "bundled", "-m", "norms", "-o", "x.zarr", "--split", "a"], "--split a: the bundled texts"),
+        (["measure", "MODEL", "bundled", "-m", "norms", "-o", "x.zarr", "--split", "a"], "--split a: the bundled"),
     ],
 )  # fmt: skip
 def test_errors_are_one_line(call, folder, tiny_folder, tmp_path, monkeypatch, arguments, message):

@@ -66,7 +66,7 @@ def test_layers_are_numbers_and_ranges():
         (measurements, {}, "measurement=lenz: unknown", "NAME lenz: unknown"),
         (train, {}, "save_seconds=-1.0: give", "--checkpoint-every -1.0: give"),
         (cli_erasure.vocabulary, {"run": Path("a.zarr")}, "no result at a.zarr", "RUN a.zarr: no result at a.zarr"),
-        (train, {"mixture": ["filler", "dots"]}, "match3 has no format 'dots'", "--mix dots: match3 has no format 'dots'"),
+        (train, {"mixture": ["filler", "dots"]}, "no format 'dots'", "--mix dots: no format 'dots'"),
         (measure, {"field": "text"}, "the text is long", "the text is long"),
         (measure, {"field": "ex"}, "the text is long", "the text is long"),
         (measure, {"model": "a"}, "--output a is there", "--output a is there"),

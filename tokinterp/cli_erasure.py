@@ -63,6 +63,7 @@ def fit_probes(
     """Fit linear probes that read the token at t + offset off the stream at t, for measure -m erasure."""
     from .cli import check_named, choose_bos, load_named, make_prompts, read_named
     from .cli_settings import parse_layers
+    from .measurements.probe_settings import choose_settings
     from .measurements.probes import fit_probes as fit
     from .paths import new_path
 
@@ -86,6 +87,9 @@ def fit_probes(
         "backend": backend, "dtype": dtype, "device": device, "revision": revision,
         "trust_remote_code": trust_remote_code,
     }  # fmt: skip
+    choose_settings(settings)
+    if val is not None and not val.strip():
+        raise ValueError(f"--val {val!r}: give a file, a dataset, or 'bundled'")
     check_named(model, **place)
     found = read_named(texts, reading, cutting)
     other = None if val is None else read_named(val, reading, cutting)

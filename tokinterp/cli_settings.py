@@ -162,7 +162,8 @@ def parse_layers(text: str) -> list[int]:
 # -- refusals -------------------------------------------------------------------------------------------------
 ALSO = {
     "store": ("output",), "path": ("texts", "run", "items"), "name_or_folder": ("model",),
-    "save_seconds": ("checkpoint_every",), "measurement": ("name",), "validation": ("val",), "offset": ("offsets",),
+    "save_seconds": ("checkpoint_every",), "measurement": ("name",), "validation": ("val",),
+    "max_bytes": ("max_gigabytes",), "offset": ("offsets",),
 }  # fmt: skip
 """Parameters of the library that have another name on the command line."""
 
@@ -177,13 +178,14 @@ def about_option(message: str, run: Callable[..., None], given: dict[str, Any]) 
         for name in (found[1], found[1].removesuffix("s"), *ALSO.get(found[1], ())):
             if name in flags:
                 return f"{flags[name]} {message[found.end() :]}"
-    if message.startswith(("-", *flags.values())):
+    if re.match(r"--?[a-zA-Z]", message) or message.startswith(tuple(f"{flag} " for flag in flags.values())):
         return message
     usual = inspect.signature(run).parameters
     for name, value in given.items():
         if name in flags and value != usual[name].default:
             for one in value if isinstance(value, list) else [value]:
-                if isinstance(one, str | Path) and re.search(rf"(?<!\w){re.escape(str(one))}(?!\w)", message):
+                said = re.escape(str(Path(one))) if isinstance(one, str | Path) else ""
+                if said and re.search(rf"(?<!\w){said}(?!\w)", message):
                     return f"{flags[name]} {one}: {message}"
     return message
 

@@ -260,7 +260,7 @@ LIKE: dict[str, Kind] = {
     "encoding": encoding, "scales": scales, "device": device, "dtype": dtype, "texts": texts,
     "questions": several(question), "demonstrations": several(question), "task": instance("Task"),
     "lm": instance("Module"), "trunks": mapping(instance("Module")),
-    "store": path, "path": path, "file": path, "folder": path,
+    "store": path, "path": path, "file": path, "folder": path, "checkpoint_every": number(0),
 }  # fmt: skip
 """Kinds that go with a name wherever it is used."""
 ALIASES: dict[str, Kind] = {

@@ -25,7 +25,7 @@ from .loop import Measurements, Runner, nonfinite_layer
 from .measurements.base import Measurement
 from .models.base import Model, current
 from .paths import new_path
-from .settings import checked, count, number, share
+from .settings import checked, count, share
 from .signals import at_once
 from .text.prompts import Prompts
 from .trial import try_out
@@ -33,7 +33,7 @@ from .trial import try_out
 
 @at_once()
 @neutral()
-@checked(checkpoint_every=number(0), share=share)
+@checked(share=share)
 def measure(
     model: Model,
     prompts: Prompts | Sequence[str],

@@ -20,7 +20,7 @@ from ..dataset import check, numbers_version, read, variable, write
 from ..fitted import Tensors
 from ..fitting import Fit, State
 from ..kernels.state import neutral
-from ..settings import checked, count, fraction, number, one_of, positive, several
+from ..settings import checked, count, fraction, one_of, positive, several
 from ..signals import at_once
 from ..stamp import stamped
 from .evaluation import evaluate, loss_sum
@@ -71,7 +71,7 @@ def freeze(lm: Any, variant: str) -> set[str]:
 
 
 @at_once()
-@checked(kept=several(fraction, 1), variant=one_of(*VARIANTS), test_examples=count(1), checkpoint_every=number(0))
+@checked(kept=several(fraction, 1), variant=one_of(*VARIANTS), test_examples=count(1))
 @neutral()
 def probe_fillers(
     trunks: Mapping[str, Any],
