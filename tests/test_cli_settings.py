@@ -69,6 +69,7 @@ def test_layers_are_numbers_and_ranges():
         (train, {"mixture": ["filler", "dots"]}, "no format 'dots'", "--mix dots: no format 'dots'"),
         (measure, {"field": "text"}, "the text is long", "the text is long"),
         (measure, {"field": "ex"}, "the text is long", "the text is long"),
+        (measure, {"device": ""}, "nothing. And", "nothing. And"),
         (measure, {"model": "a"}, "--output a is there", "--output a is there"),
         (measure, {"model": "a"}, "NAME=a: nothing", "MODEL a: NAME=a: nothing"),
     ],

@@ -184,7 +184,7 @@ def about_option(message: str, run: Callable[..., None], given: dict[str, Any]) 
     for name, value in given.items():
         if name in flags and value != usual[name].default:
             for one in value if isinstance(value, list) else [value]:
-                said = re.escape(str(Path(one))) if isinstance(one, str | Path) else ""
+                said = re.escape(" ".join(str(Path(one)).split())) if isinstance(one, str | Path) and str(one) else ""
                 if said and re.search(rf"(?<!\w){said}(?!\w)", message):
                     return f"{flags[name]} {one}: {message}"
     return message

@@ -95,14 +95,13 @@ def attention(
 ) -> None:
     """Measure the attention of answers and fillers on fillers, question and sink."""
     from ..cli import check_named, load_named
-    from ..measure import measure
+    from ..measure import check_store, measure
     from ..measurements.attention import AttentionMass
-    from ..paths import new_path
     from .items import build_items
 
     if n_fillers < 1:
         raise ValueError(f"--n-fillers {n_fillers}: attention on fillers needs some")
-    output = new_path(output, "--output")
+    output = check_store(output, "--output")
     check(build_items, n_fillers=n_fillers, kind=kind, cue=cue)
     check_named(model, device=device)
     questions = read_items(items, limit)

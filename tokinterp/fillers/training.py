@@ -108,12 +108,14 @@ def probe(
     from ..fitting import new_place
     from ..models.hf import choose_device
     from ..owner import discard
+    from ..paths import local_path
     from .contents import read_dots
     from .probe import linear_probe, probe_fillers
     from .schedule import Schedule
     from .train import load_networks
 
     output = new_place(output, overwrite)
+    folder, control = local_path(folder, "folder"), None if control is None else local_path(control, "control")
     try:
         shares = [float(x) for x in kept.split(",")]
     except ValueError:
@@ -158,6 +160,8 @@ def parse_mixture(texts: list[str]) -> dict[str, float] | None:
         form, _, share = text.partition("=")
         try:
             out[form] = float(share or "1")
+            if not form:
+                raise ValueError
         except ValueError:
             raise ValueError(f"--mix {text}: write FORMAT=SHARE, for example filler=0.5") from None
     return out or None
