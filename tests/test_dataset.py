@@ -341,7 +341,7 @@ def test_differing_results_are_not_joined(other, message):
 def test_equal_names_and_nothing_are_refused():
     with pytest.raises(ValueError, match=r"the results come from \['tiny-llama', 'tiny-llama'\]: give a mapping"):
         ti.concat_models([example(), example(seed=1)])
-    with pytest.raises(ValueError, match="no results"):
+    with pytest.raises(ValueError, match=r"^results=\[\]: give a dictionary"):
         ti.concat_models([])
 
 

@@ -261,6 +261,7 @@ LIKE: dict[str, Kind] = {
     "questions": several(question), "demonstrations": several(question), "task": instance("Task"),
     "lm": instance("Module"), "trunks": mapping(instance("Module")),
     "store": path, "path": path, "file": path, "folder": path, "checkpoint_every": number(0),
+    "other": result | mapping(result, 1),
 }  # fmt: skip
 """Kinds that go with a name wherever it is used."""
 ALIASES: dict[str, Kind] = {

@@ -187,7 +187,7 @@ def pick(ds: xr.Dataset, name: str, select: Mapping[str, Any] | None = None) -> 
         If there is no such variable or value; says which there are.
     """
     if name not in ds.data_vars:
-        raise ValueError(f"no variable {name!r}: there are {', '.join(map(str, ds.data_vars))}")
+        raise ValueError(f"name={name!r}: no variable {name!r}: there are {', '.join(map(str, ds.data_vars))}")
     one = ds[[name]]
     for dim, value in (select or {}).items():
         if dim not in one.dims:

@@ -167,12 +167,14 @@ def inches_of(width: str | float) -> float:
     Raises
     ------
     ValueError
-        For a name that is no preset.
+        For a name that is no preset, or a number that is no width.
     """
     if isinstance(width, str):
         if width not in WIDTHS:
             raise ValueError(f"width {width!r}: write {' or '.join(map(repr, WIDTHS))}, or a number of inches")
         return WIDTHS[width]
+    if not 0 < width < np.inf:
+        raise ValueError(f"width={width}: give {' or '.join(map(repr, WIDTHS))}, or inches above 0")
     return float(width)
 
 
