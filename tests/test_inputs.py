@@ -182,7 +182,7 @@ def test_what_a_result_does_not_have_is_said_of_the_argument():
         ti.plots.intervals(ds, "curvatur", "layer")
     with pytest.raises(ValueError, match=r"results=\{\}: give"):
         ti.concat_models({})
-    with pytest.raises(ValueError, match=r"^width=-1: give 'column' or 'double', or inches above 0"):
+    with pytest.raises(ValueError, match=r"^width=-1.0: give 'column' or 'double', or inches above 0"):
         ti.plots.curvature_by_layer(ds, width=-1)
     with pytest.raises(ValueError, match=r"^name='lost': no variable 'lost'"):
         ti.plots.curvature_by_layer(ds, "lost")

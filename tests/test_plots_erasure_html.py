@@ -57,6 +57,7 @@ def test_colour_says_the_sign_and_the_limit(psi, red):
     assert min(weak) > 200  # near white: a tenth of the scale
     assert colour(erasure_html(small("abc", 0.0))) == (247, 247, 247)
     assert "-5.00" in erasure_html(small("abc", psi), limit=5.0)
+    assert ": -0.004 <" in erasure_html(small("abc", psi), limit=0.004)
 
 
 def test_a_whole_text_is_there_with_the_segments_that_were_found(tmp_path):

@@ -195,6 +195,9 @@ def flags_of(run: Callable[..., None]) -> dict[str, str]:
     out = {}
     for name, hint in get_type_hints(run, include_extras=True).items():
         for info in getattr(hint, "__metadata__", ()):
-            option = isinstance(info, OptionInfo)
-            out[name] = (info.param_decls or [f"--{name.replace('_', '-')}"])[-1] if option else name.upper()
+            if not isinstance(info, OptionInfo):
+                out[name] = name.upper()
+                continue
+            written = (info.default, *(info.param_decls or ()))  # typer keeps the first name as the default
+            out[name] = [f"--{name.replace('_', '-')}", *(w for w in written if isinstance(w, str))][-1]
     return out

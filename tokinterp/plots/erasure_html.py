@@ -154,4 +154,5 @@ def _bracketed(tokens: str, psi: float, end: float) -> str:
 
 def _key(end: float, start_layer: str, end_layer: str) -> str:
     where = html.escape(f"{start_layer} to {end_layer}")
-    return f'<div class="key">psi, layer {where}: {-end:.3g} <span class="bar"></span> {end:.3g}</div>'
+    shown = f"{end:.2f}" if end >= 0.1 else f"{end:.2g}"
+    return f'<div class="key">psi, layer {where}: -{shown} <span class="bar"></span> {shown}</div>'
