@@ -188,7 +188,7 @@ def test_bad_input_is_said_before_the_model_runs(monkeypatch):
         ({"expected": [[1]]}, "expected has 1 entries for 3 source prompts"),
         ({"expected": [[1], [], [2]]}, "expected has an empty entry"),
         ({"true": [1, 2]}, "true has 2 entries for 3 source prompts"),
-        ({"target": Target((1, 2), (2,))}, "target positions \\[2\\]: the target prompt has 2 tokens"),
+        ({"target": Target((1, 2), (2,))}, "target: positions \\[2\\]: the target prompt has 2 tokens"),
         ({"target": "no place"}, "target 'no place': write {x}"),
     ]
     for change, message in bad:

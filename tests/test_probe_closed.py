@@ -8,6 +8,7 @@ from tiny import tiny_lm
 import tokinterp as ti
 from tokinterp.measurements.probe_text import label_ids
 from tokinterp.measurements.probes import fit_probes
+from tokinterp.measurements.token_probes import check_layer
 from tokinterp.models import wrap
 
 torch.set_num_threads(1)
@@ -48,3 +49,25 @@ def test_closed_forms_equal_those_of_the_whole_data(model, method):
     found = probes.bias(2, -1)
     assert found is not None
     torch.testing.assert_close(found.double(), bias, atol=1e-4, rtol=1e-3)
+
+
+def test_a_class_that_is_never_a_label_at_an_offset_is_never_said_there(model, tmp_path):
+    prompts = ti.Prompts.from_ids([[5, 6, 7, 8, 5], [5, 6, 7, 8]])  # two tokens on there are 5, 7 and 8
+    probes = fit_probes(model, prompts, layers=[2], offsets=[-1, 2], method="lda", progress=False)
+    for found in (probes, ti.TokenProbes.load(probes.save(tmp_path / "lda"))):
+        bias, before = found.bias(2, 2), found.bias(2, -1)
+        assert bias is not None
+        assert before is not None
+        assert bias.isneginf().tolist() == [False, True, False, False]  # labels 5, 6, 7, 8
+        assert bool(before.isfinite().all())
+        states = torch.randn(50, 32, generator=torch.Generator().manual_seed(0)) * 9
+        assert 6 not in found.predict(states, 2, 2, 3)
+
+
+def test_infinite_numbers_of_other_kinds_are_refused():
+    weight = torch.tensor([[1.0, -1.0], [0.0, 0.0]])
+    right = {"weight.0": weight, "bias.0": torch.tensor([0.5, -torch.inf])}
+    check_layer(right, [0], 2, 2, "probes")
+    for bias in ([torch.nan, -torch.inf], [torch.inf, 0.0], [-torch.inf, 0.0], [-torch.inf, -torch.inf]):
+        with pytest.raises(ValueError, match=r"NaN or infinite numbers in bias\.0"):
+            check_layer({**right, "bias.0": torch.tensor(bias)}, [0], 2, 2, "probes")

@@ -352,6 +352,8 @@ def _edits(tensor: torch.Tensor) -> int:
 def check_layer(tensors: Tensors, offsets: Sequence[int], n_classes: int, width: int, what: str) -> None:
     """Refuse the probes of a layer that have another shape, or NaN or infinite numbers.
 
+    A class without rows at an offset has no weights there and the bias -inf (`kernels.probes.shrunk_lda`): that stays.
+
     Raises
     ------
     ValueError
@@ -362,6 +364,11 @@ def check_layer(tensors: Tensors, offsets: Sequence[int], n_classes: int, width:
     if "mean" in tensors or "scale" in tensors:
         shapes |= {"mean": (width,), "scale": (width,)}
     check_shapes(tensors, shapes, what)
-    check_finite({k: tensors[k] for k in shapes}, what, "fit them again, with a lower learning rate or in float32")
+    found = {k: tensors[k] for k in shapes}
+    for o in offsets:
+        if f"bias.{o}" in found and bool((never := found[f"bias.{o}"].isneginf()).any()):
+            never &= ~tensors[f"weight.{o}"][never].any() & ~never.all()
+            found[f"bias.{o}"] = found[f"bias.{o}"].masked_fill(never, 0.0)
+    check_finite(found, what, "fit them again, with a lower learning rate or in float32")
     if "scale" in tensors and not bool((tensors["scale"] > 0).all()):
         raise ValueError(f"{what} are damaged: a scale is not positive: fit them again")
