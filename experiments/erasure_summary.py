@@ -191,8 +191,8 @@ def psi_sentences(trained: dict[str, Any], blank: dict[str, Any]) -> list[str]:
     parts = [f"{n} {trained[n]['psi_mean']:.3f}" for n in names]
     parts += [f"untrained network {blank['text']['psi_mean']:.3f}"] if "text" in blank else []
     out = [
-        f"Mean psi of segments of two or more tokens, layers {one['start_layer']} to {one['end_layer']} (unless given, "
-        f"the end is chosen by the gap on the same texts): text "
+        f"Mean psi of segments of two or more tokens, layers {one['start_layer']} to {one['end_layer']} (an end "
+        f"that is neither given nor the paper's is chosen by the gap on the same texts): text "
         f"{one['psi_mean']:.3f}; {', '.join(parts)}."
     ]
     if isinstance(one["share_above_threshold"], float):
