@@ -246,9 +246,10 @@ def summary(tree: xr.DataTree) -> dict[str, Any]:
                 for t in ds["trunk"].values
             }  # fmt: skip
         linear = tree["linear_probe"].to_dataset()
-        out["linear_probe_best"] = {
-            int(n): round(float(linear["accuracy"].sel(layer=n).max()), 4) for n in linear["layer"]
-        }
+        for key, name in (("best", "accuracy"), ("best_shuffled", "shuffled")):  # of as many places, labels permuted
+            out[f"linear_probe_{key}"] = {
+                int(n): round(float(linear[name].sel(layer=n).max()), 4) for n in linear["layer"]
+            }
         out |= _dots(tree.children["dots"])
         dots = tree["dots/contents"].to_dataset()
         for name in ("recovery", "recovery_shuffled"):

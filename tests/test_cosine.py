@@ -132,6 +132,18 @@ def test_contract():
     assert not {"angle", "channel", "close_pairs"} & {*ds.data_vars}
 
 
+def test_without_thresholds_no_pair_is_looked_at(monkeypatch):
+    from tokinterp.kernels import cosine
+
+    unit, directed = torch.eye(4)[None], torch.ones(1, 4, dtype=torch.bool)
+    looked = []
+    monkeypatch.setattr(cosine, "neutral", lambda: looked.append(1) or torch.no_grad())
+    assert cosine.close_pairs(unit, directed, ()).shape == (1, 0)
+    assert looked == []
+    assert cosine.close_pairs(unit, directed, (0.5,)).tolist() == [[0.0]]
+    assert looked == [1]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({"lags": (0,)}, "lags"), ({"close": (0.0,)}, "close"), ({"channels": -1}, "channels"), ({"exclude": "x"}, "x")],

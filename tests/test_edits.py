@@ -284,6 +284,14 @@ def test_knock_outs_add_up_and_hide_nothing_if_empty():
     assert torch.equal(nothing, run(model, sites=[pattern])[pattern])
 
 
+def test_edges_of_equal_blocks_are_held_once():
+    model, ids = tiny("llama"), some_ids(T)
+    cuts = model._cuts([E.knock_out([1], [5]), E.knock_out([2], [6], blocks=[0, 1])], ids, torch.ones_like(ids).bool())
+    assert sorted(cuts) == [0, 1, 2]
+    assert cuts[0] is cuts[1]
+    assert (cuts[0][0, 0].sum(), cuts[2][0, 0].sum()) == (2, 1)
+
+
 def test_knock_out_in_padded_batches():
     """Functions of the ids choose edges prompt by prompt; padding takes no part."""
     model = tiny("llama")
