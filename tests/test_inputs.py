@@ -184,6 +184,8 @@ def test_what_a_result_does_not_have_is_said_of_the_argument():
         ti.concat_models({})
     with pytest.raises(ValueError, match=r"^width=-1.0: give 'column' or 'double', or inches above 0"):
         ti.plots.curvature_by_layer(ds, width=-1)
+    with pytest.raises(ValueError, match=r"^select=\{'a': 1\}: curvature has no dimension 'a'"):
+        ti.plots.by_layer(ds, "curvature", select={"a": 1})
     with pytest.raises(ValueError, match=r"^name='lost': no variable 'lost'"):
         ti.plots.curvature_by_layer(ds, "lost")
     with pytest.raises(TypeError, match=r"^other=\{'a': 1\}: "):

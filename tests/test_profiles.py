@@ -81,7 +81,7 @@ def test_missing_values_and_unlabelled_tokens_take_no_part():
         class_profile(ds, "x", kinds, PROMPTS, least=500)
     with pytest.raises(ValueError, match="no variable 'y'"):
         class_profile(ds, "y", kinds, PROMPTS)
-    with pytest.raises(ValueError, match="3 labels for prompts of 360 tokens"):
+    with pytest.raises(ValueError, match=r"^classes=.*: 3 labels for prompts of 360 tokens"):
         class_profile(ds, "x", ["a"] * 3, PROMPTS)
 
 

@@ -10,7 +10,7 @@ import xarray as xr
 
 from .dataset import variable
 from .kernels.state import neutral
-from .settings import checked, count, flag, several, string
+from .settings import checked, count, flag, several, short, string
 from .stamp import derived
 from .stats.resample import resample
 from .stats.tests import binomial, ranks
@@ -74,7 +74,8 @@ def labels_at(
     else:
         stream = np.asarray(classes).astype(str)
     if stream.shape != (prompts.n_tokens,):
-        raise ValueError(f"{stream.shape[0] if stream.ndim else 0} labels for prompts of {prompts.n_tokens} tokens")
+        n = stream.shape[0] if stream.ndim else 0
+        raise ValueError(f"classes={short(classes)}: {n} labels for prompts of {prompts.n_tokens} tokens")
     return stream[prompts.starts[_prompt_of(ds)] + ds["position"].values]
 
 

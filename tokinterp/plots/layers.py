@@ -191,7 +191,8 @@ def pick(ds: xr.Dataset, name: str, select: Mapping[str, Any] | None = None) -> 
     one = ds[[name]]
     for dim, value in (select or {}).items():
         if dim not in one.dims:
-            raise ValueError(f"{name} has no dimension {dim!r}: it has {', '.join(map(str, one[name].dims))}")
+            there = ", ".join(map(str, one[name].dims))
+            raise ValueError(f"select={dict(select or {})}: {name} has no dimension {dim!r}: it has {there}")
         wanted = list(value) if isinstance(value, list | tuple | range | np.ndarray) else [value]
         try:
             one = one.sel({dim: wanted})
