@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NUMBERS = ("token_prompt", "prompt")
 
 
-@checked()
+@checked(other=string)
 def span_labels(spans: TokenSpans, prompts: Prompts, kind: str | None = None, other: str = "") -> np.ndarray:
     """Return (token,) str of the stream of all prompts: the type of the span that each token belongs to.
 
