@@ -162,7 +162,8 @@ def prompt_covariates(prompts: Prompts) -> xr.Dataset:
     >>> found["type_token_ratio"].values.round(2).tolist()
     [0.67, 1.0]
     """
-    ids = [prompts.ids(i)[~prompts.special(i)] for i in range(len(prompts))]
+    bounds = zip(prompts.starts[:-1], prompts.starts[1:], strict=True)
+    ids = [prompts.token_ids[a:b][~prompts.special_mask[a:b]] for a, b in bounds]
     size = 1 + max((int(part.max()) for part in ids if len(part)), default=0)
     total = np.bincount(np.concatenate(ids), minlength=size)
     known = int((total > 0).sum())
