@@ -128,7 +128,7 @@ MUTANTS = [
      "tests/test_correlation.py::test_correlations_are_those_of_scipy"),
     ("covariates: frequency in the prompt too", "tokinterp/correlation.py", "others = total[types] - count",
      "others = total[types]", "tests/test_correlation.py::test_prompt_covariates_by_hand"),
-    ("covariates: special tokens", "tokinterp/correlation.py", "prompts.ids(i)[~prompts.special(i)]", "prompts.ids(i)",
+    ("covariates: special tokens", "tokinterp/correlation.py", "[a:b][~prompts.special_mask[a:b]]", "[a:b]",
      "tests/test_correlation.py::test_prompt_covariates_by_hand"),
     ("covariates: surprisal per type", "tokinterp/correlation.py", "-(count * np.log(chance)).sum() / n",
      "-np.log(chance).sum() / n", "tests/test_correlation.py::test_prompt_covariates_by_hand"),
