@@ -189,7 +189,7 @@ def test_bad_input_is_said_before_the_model_runs(monkeypatch):
         ({"expected": [[1], [], [2]]}, "expected has an empty entry"),
         ({"true": [1, 2]}, "true has 2 entries for 3 source prompts"),
         ({"target": Target((1, 2), (2,))}, "target: positions \\[2\\]: the target prompt has 2 tokens"),
-        ({"target": "no place"}, "target 'no place': write {x}"),
+        ({"target": "no place"}, "template='no place' of the target: write {x}"),
     ]
     for change, message in bad:
         with pytest.raises(ValueError, match=message):

@@ -96,3 +96,39 @@ def test_per_token_and_flat_variables_are_refused_by_name():
         plots.by_layer(ds, "surprise")
     with pytest.raises(ValueError, match="no layer or block"):
         plots.by_layer(xr.Dataset({"n": ("prompt", [1.0, 2.0])}), "n")
+
+
+def test_bands_and_names_belong_to_their_own_lines():
+    ds = curves_of(variant=["raw", "normed"])
+    ds["loss"] = ds["loss"] + xr.DataArray([0.0, 10.0], dims="variant", coords={"variant": ["raw", "normed"]})
+    ax = plots.by_layer(ds, "loss")
+    means = ti.summary(ds)
+    texts = [t.get_text() for t in ax.get_legend().get_texts()]
+    handles = [h.get_color() for h in ax.get_legend().get_lines()]
+    for line, band, variant in zip(ax.lines, ax.collections, ("raw", "normed"), strict=True):
+        np.testing.assert_allclose(line.get_ydata(), ds["loss"].sel(variant=variant).mean("prompt"))
+        corners = band.get_paths()[0].vertices[:, 1]
+        interval = means["loss_interval"].sel(variant=variant)
+        assert (corners.min(), corners.max()) == pytest.approx((float(interval.min()), float(interval.max())))
+        assert line.get_color() == handles[texts.index(variant)]
+
+
+def test_layers_chosen_stand_at_their_own_numbers_and_depths():
+    ds = curves_of()
+    ax = plots.by_layer(ds, "loss", layers=range(1, 4))
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), [1, 2, 3])
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), ds["loss"].mean("prompt").sel(layer=[1, 2, 3]))
+    relative = plots.by_layer(ds, "loss", layers=range(1, 4), relative=True)
+    np.testing.assert_allclose(relative.lines[0].get_xdata(), [0.25, 0.5, 0.75])
+
+
+def test_a_variable_without_prompts_is_drawn_with_its_own_interval():
+    at = {"layer": [0, 1]}
+    ds = xr.Dataset(
+        {"x": ("layer", [1.0, 2.0], {"units": "1"}), "y": ("layer", [5.0, 6.0], {"units": "1"}),
+         "x_interval": (("bound", "layer"), [[0.5, 1.5], [1.25, 2.25]]),
+         "y_interval": (("bound", "layer"), [[4.0, 5.0], [7.0, 8.0]])}, at,
+    )  # fmt: skip
+    for name, ends in (("x", (0.5, 2.25)), ("y", (4.0, 8.0))):
+        corners = plots.by_layer(ds, name).collections[0].get_paths()[0].vertices[:, 1]
+        assert (corners.min(), corners.max()) == ends

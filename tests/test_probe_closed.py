@@ -68,6 +68,12 @@ def test_infinite_numbers_of_other_kinds_are_refused():
     weight = torch.tensor([[1.0, -1.0], [0.0, 0.0]])
     right = {"weight.0": weight, "bias.0": torch.tensor([0.5, -torch.inf])}
     check_layer(right, [0], 2, 2, "probes")
-    for bias in ([torch.nan, -torch.inf], [torch.inf, 0.0], [-torch.inf, 0.0], [-torch.inf, -torch.inf]):
+    for bias in (
+        [torch.nan, -torch.inf],
+        [0.5, torch.inf],
+        [torch.inf, 0.0],
+        [-torch.inf, 0.0],
+        [-torch.inf, -torch.inf],
+    ):
         with pytest.raises(ValueError, match=r"NaN or infinite numbers in bias\.0"):
             check_layer({**right, "bias.0": torch.tensor(bias)}, [0], 2, 2, "probes")

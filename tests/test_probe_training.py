@@ -156,3 +156,18 @@ def test_rates_rise_over_the_warm_up_and_fall_to_the_end():
     np.testing.assert_allclose(found, [min(1, (n + 1) / 5) * (1 - n / 40) for n in range(40)])
     plain = ProbeSettings(epochs=4, warmup=0, decay=False)
     assert {probe_training._factor(plain, n, 10) for n in range(40)} == {1.0}
+
+
+def test_weights_begin_by_seed_layer_and_offset():
+    none = torch.zeros(0)
+
+    def weights(seed, layer, row):
+        job = Job(
+            none, None, np.array([0, 3]), np.arange(3), 4, [-1, 0], ProbeSettings(zeros=False), seed, torch.float32
+        )
+        return probe_training._start(layer, row, job, 9, torch.device("cpu")).weight
+
+    first = weights(0, 1, 0)
+    assert torch.equal(first, weights(0, 1, 0))
+    assert float(first.abs().max()) <= 1 / 3
+    assert not any(torch.equal(first, other) for other in (weights(1, 1, 0), weights(0, 2, 0), weights(0, 1, 1)))

@@ -15,8 +15,8 @@ from test_plots_erasure import small
 import tokinterp as ti
 from tokinterp.plots import overview
 from tokinterp.plots.erasure_html import erasure_html
-from tokinterp.report import report
-from tokinterp.tables import layer_table, number, summary_text
+from tokinterp.report import cell, lead, problems, report
+from tokinterp.tables import Column, layer_table, number, summary_text
 
 EVIL = "</script><script>alert('x')</script><img src=http://x.y/z>&amp;\u2028"
 
@@ -270,3 +270,18 @@ def test_report_table_and_captions_say_over_how_many_documents(tiny_run, tmp_pat
         assert said in summary_text(xr.DataTree.from_dict({"/lens": windows}))
         assert "nan to nan" not in shown
         assert "– to –" not in shown
+
+
+def test_cells_say_what_there_is_no_number_or_interval_for():
+    interval, count = np.array([[1.0, np.nan, 0.0], [3.0, np.nan, 0.0]]), np.array([4, 2, 0])
+    c = Column("x", "", "x", True, np.array([2.0, 5.0, np.nan]), interval, count)
+    assert [cell(c, i, 4) for i in range(3)] == ["2<span>1 to 3</span>", "5<span>no interval n=2</span>", "–"]
+
+
+def test_prompts_left_out_are_named_with_their_layers_and_the_lead_says_sizes():
+    facts = {"n_tokens": ("prompt", [4, 6, 9]), "first_nonfinite_layer": ("prompt", [-1, 0, 2])}
+    tree = xr.DataTree.from_dict({"p": xr.Dataset(facts, {"prompt": [5, 7, 8]}, {"n_layers": 3, "d_model": 16})})
+    assert "<b>2 of 3 prompts</b>" in problems(tree)
+    assert "prompt 7 (from layer 0), 8 (from layer 2)" in problems(tree)
+    assert "3 blocks, d_model 16" in lead(tree, ["m"])
+    assert "3 prompts, 19 tokens" in lead(tree, ["m"])

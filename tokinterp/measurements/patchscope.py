@@ -71,7 +71,9 @@ class Target:
         text = TEMPLATES.get(template, template)
         parts = text.split("{x}")
         if len(parts) < 2:
-            raise ValueError(f"template={template!r}: write {{x}} for the token, or one of {', '.join(TEMPLATES)}")
+            raise ValueError(
+                f"template={template!r} of the target: write {{x}} for the token, or one of {', '.join(TEMPLATES)}"
+            )
         if model.tokenizer is None:
             raise ValueError(f"{model.info.id} has no tokenizer: give patchscope a Target(ids, positions)")
         vocabulary = Vocabulary(model.tokenizer, model.info.d_vocab)
