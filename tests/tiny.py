@@ -111,6 +111,8 @@ def some_prompts(lengths, seed=0, model=None):
 class Norms(Measurement):
     """Test measurement with sums and rows: norm of every token, and of the mean, at some layers."""
 
+    tried = False  # tests count what happens in the run
+
     sleep = 0.0
 
     def __init__(self, layers=None, per_token=True):
@@ -149,6 +151,8 @@ class Norms(Measurement):
 
 class Spread(Measurement):
     """Test measurement that reads the prompts twice: the mean first, then distances to it."""
+
+    tried = False
 
     passes = 2
 

@@ -29,7 +29,7 @@ def try_out(model: Model, prompts: Prompts, measurements: Mapping[str, Measureme
     Exception
         Whatever ``update`` or ``result`` raises; a ValueError of ``result`` counts as a word about so short an input.
     """
-    own = {k: m for k, m in measurements.items() if not type(m).__module__.startswith("tokinterp.")}
+    own = {k: m for k, m in measurements.items() if m.tried and not type(m).__module__.startswith("tokinterp.")}
     for name, given in own.items():
         m = copy.copy(given)
         m.start(model.info, prompts)

@@ -105,6 +105,8 @@ class Measurement:
     block_site: str = "attn_out"
     """The site by which blocks are named."""
     passes: int = 1
+    tried: bool = True
+    """Whether one that is not of this package is tried on a prompt before the run (see `tokinterp.trial`)."""
     streams: bool = False
     """Whether its sites are shown to ``look`` one by one during the pass and let go, instead of kept for ``update``."""
 
