@@ -71,7 +71,7 @@ def test_all_prompts_not_finite_is_an_error(checkpoint_every, tmp_path):
     edits = [ti.edits.replace(S("resid", 1), torch.full((32,), float("nan")))]
     for store in (None, tmp_path / "run.zarr"):
         with pytest.raises(
-            AllNonfiniteError, match=r"all 7 prompts .* \(prompt 0: from layer 1 on\): load the model with dtype"
+            AllNonfiniteError, match=r"all 7 prompts .* \(prompt 0: from layer 1 on\): look at the weights and edits"
         ):
             measured(
                 which={"norms": Norms()}, edits=edits, store=store, checkpoint_every=checkpoint_every, batch_tokens=60

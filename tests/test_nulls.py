@@ -108,7 +108,9 @@ def test_random_ids_are_different_ordinary_tokens_drawn_from_the_prompt():
     ordinary = np.setdiff1d(np.arange(prompts.vocabulary.known), prompts.vocabulary.special_ids)
     assert count[ordinary].min() > 0.5 * count[ordinary].mean()
     with pytest.raises(ValueError, match="4 that are not special"):
-        random_ids(ti.Prompts.from_ids([[0, 1, 2, 3, 1, 2]], type("M", (), {"info": Small, "tokenizer": None})))
+        random_ids(
+            ti.Prompts.from_ids([[0, 1, 2, 3, 1, 2]], type("M", (), {"info": Small, "tokenizer": None, "run": None})())
+        )
 
 
 class Small:

@@ -167,4 +167,4 @@ def test_report_and_command_line_show_them(logits, readings, tmp_path, capsys):
     assert any("augmentation" in n for n in drawn)
     page = ti.report(tmp_path / "run.zarr", tmp_path / "report.html").read_text(encoding="utf-8")
     assert "one point of the vocabulary" in page
-    assert "jackknife intervals over prompts" in page
+    assert f"jackknife intervals over {int(readings['n_prompts'])} prompts" in page

@@ -248,6 +248,8 @@ class Measurement:
 
     def result(self) -> xr.Dataset:
         """Return the labelled result of everything seen so far: the variables of ``fields``."""
+        if not self.fields:
+            raise NotImplementedError(f"{type(self).__name__} has no result(), and no fields to make one of")
         found: dict[str, Any] = self._columns()
         found.update(self.derive(found))
         data: dict[str, xr.Variable] = {}
