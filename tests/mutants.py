@@ -180,11 +180,13 @@ def main() -> int:
                 print(f"{outcome:9} {m.name:45} {m.file} by {m.tests}", flush=True)
 
         with ThreadPoolExecutor(max(1, given.jobs)) as pool:
+            unfit = set()
             for tests, code, out in pool.map(clean, dict.fromkeys(m.tests for m in mutants)):
-                if code != 0:
-                    print(f"without any change, pytest {tests} ends with {code}:\n{out}")
-                    return 1
-            list(pool.map(one, mutants))
+                if code != 0:  # they would notice anything
+                    print(f"without any change, pytest {tests} ends with {code}:\n{out}", flush=True)
+                    unfit.add(tests)
+            outcomes.update({m.name: "not run" for m in mutants if m.tests in unfit})
+            list(pool.map(one, [m for m in mutants if m.tests not in unfit]))
     killed = sum(o == "killed" for o in outcomes.values())
     print(f"{killed} of {len(mutants)} killed in {time.monotonic() - started:.0f} s")
     for name, outcome in sorted(outcomes.items()):

@@ -29,7 +29,7 @@ MUTANTS = [
     ("hooks: parts are not copied", HOOKS, 'value if site.name == "resid" else value.clone()', "value",
      MODELS + "'parts_add_up and falcon'"),
     ("hooks: the pass goes on", HOOKS, "            if depth == deepest:\n", "            if depth > deepest:\n",
-     MODELS + "'pass_stops and llama'"),
+     "tests/test_hooks.py -k 'pass_stops and llama'"),
     ("hooks: stops at the shallowest site", HOOKS, "deepest = max(s.depth", "deepest = min(s.depth", STREAM),
     ("hooks: blocks that are skipped have no layer", HOOKS, "for layer in range(b + 1, until[b] + 1):\n                "
      "    new", "for layer in range(b + 1, b + 2):\n                    new", BLOCKS + "skips_leave"),
