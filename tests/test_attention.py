@@ -219,6 +219,8 @@ def test_patterns_are_let_go_block_by_block(bundled):
     alive, most = [], []
 
     class Watched(AttentionMass):
+        tried = False
+
         def look(self, batch, site, value):
             assert not batch.activations
             if site.name == "pattern":
