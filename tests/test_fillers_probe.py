@@ -308,6 +308,6 @@ def test_command_line_trains_probes_and_says_what_is_wrong(tmp_path, capsys):
     assert "are dropped:" in err
     assert 0 <= float(ti.read(tmp_path / "run.zarr")["serial_dropped"]) < 0.1
     code, _, err = call("train", *common, "-n", 2, "--overwrite")
-    assert (code, "--n 2 is too small for match3" in err) == (1, True)
+    assert (code, "error: -n 2 is too small for match3" in err) == (1, True)
     code, _, err = call("probe", tmp_path / "nothing", "-o", tmp_path / "x.zarr")
     assert (code, "has no trained networks" in err) == (1, True)

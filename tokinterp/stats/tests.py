@@ -144,7 +144,7 @@ def fisher(r: float, n: int, level: float = 0.95, variance: float = 1.0) -> tupl
     Examples
     --------
     >>> [round(x, 3) for x in fisher(0.5, 28)]
-    [0.156, 0.734, 0.006]
+    [0.156, 0.736, 0.006]
     """
     from scipy import special
 
