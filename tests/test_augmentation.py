@@ -132,6 +132,7 @@ def test_numbers_are_means_over_pairs_of_different_readings():
 
 
 # -- the functions --------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_metrics_of_a_model():
     model, prompts = tiny(), some_prompts([30, 24, 28, 20, 26, 22])
     ds = ti.augmentation_metrics(model, prompts, q=3, rate=0.15, published="skean2025", progress=False)

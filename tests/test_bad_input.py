@@ -247,6 +247,7 @@ CASES = {**PROMPTS, **ASKED, **STORES, **MODELS}
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.slow
 def test_bad_input_is_one_clear_line(case, good, tmp_path):
     call, message = CASES[case]
     with pytest.raises((ValueError, TypeError, OSError, IndexError)) as caught:

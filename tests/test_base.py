@@ -130,6 +130,7 @@ def test_nothing_seen_is_no_result():
         Steps().result()
 
 
+@pytest.mark.slow
 def test_every_field_is_in_a_result():
     asked = {}
     for kind in every_measurement():

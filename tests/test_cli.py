@@ -45,6 +45,7 @@ def stored(tiny_run, tmp_path_factory):
     return ti.write(tree, tmp_path_factory.mktemp("runs") / "run.zarr")
 
 
+@pytest.mark.slow
 def test_measure_is_the_library_call(call, tiny_folder, texts, tmp_path):
     store = tmp_path / "run.zarr"
     code, out, err = call(
@@ -71,6 +72,7 @@ def test_measure_is_the_library_call(call, tiny_folder, texts, tmp_path):
     assert "belongs to another run" in err
 
 
+@pytest.mark.slow
 def test_windows_and_bundled_texts(call, tiny_folder, tmp_path):
     store = tmp_path / "run.zarr"
     options = ["--limit", "1", "--max-tokens", "64", "--stride", "60", "--min-tokens", "20", "--bos", "no"]
@@ -337,6 +339,7 @@ def test_no_command_replaces_what_is_not_its_own(call, stored, tmp_path, monkeyp
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.png", "run.zarr", "thesis", "thesis.html"]
 
 
+@pytest.mark.slow
 def test_what_a_command_may_replace(call, stored, tmp_path, monkeypatch):
     done = []
     monkeypatch.setattr(cli, "draw_all", lambda run, folder, *_: done.append(folder) or [])
@@ -360,6 +363,7 @@ def test_parse_layers():
             parse_layers(bad)
 
 
+@pytest.mark.slow
 def test_short_texts_are_nan_and_counted(call, tiny_folder, texts, tmp_path):
     store = tmp_path / "run.zarr"
     arguments = ["--field", "body", "--set", "dimension.scales=[2,32]"]

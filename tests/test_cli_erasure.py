@@ -84,6 +84,7 @@ def test_the_paper_settings_are_reached_by_name(call, folder, tiny_folder):
     assert facts["bos"] is True
 
 
+@pytest.mark.slow
 def test_fit_probes_says_how_good_they_are_and_what_to_call_next(call, folder, model, tiny_folder, tmp_path):
     arguments = ["fit-probes", tiny_folder, folder / "train.jsonl", "-o", tmp_path / "my probes", "--layers", "0,2,3"]
     code, out, err = call(*arguments, "--max-tokens", "80", "--device", "cpu", "--offsets=-2,-1,0", "--method", "ridge")

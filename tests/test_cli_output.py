@@ -31,6 +31,7 @@ def test_figures_of_the_same_format_are_not_replaced_unasked(tmp_path):
         figure_folder(tmp_path, "gif", False)
 
 
+@pytest.mark.slow
 def test_figures_have_the_names_of_their_results(tiny_run, tmp_path):
     run = xr.DataTree.from_dict({"my lens/of": tiny_run["lens"].to_dataset()})
     names = [p.name for p in draw_all(run, tmp_path)]

@@ -49,6 +49,7 @@ def everything(**changes):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_neighbours_are_searched_once_for_all_measurements(searches):
     prompts = some_prompts([30, 40, 35])
     together = ti.measure(tiny(), prompts, everything(), progress=False, batch_tokens=60)

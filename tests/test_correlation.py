@@ -97,6 +97,7 @@ def test_intervals_cover():
     assert 0.88 <= hit / 150 <= 1
 
 
+@pytest.mark.slow
 def test_windows_of_one_document_are_not_independent():
     hit = alone = 0
     for seed in range(30):
@@ -144,6 +145,7 @@ def test_correlations_that_mean_nothing_are_refused_or_nan():
     assert ti.dimension_loss_correlation(constant, lens)["pearson"].isnull().all()
 
 
+@pytest.mark.slow
 def test_of_a_run(bundled):
     texts = [t.text for t in ti.bundled_texts()][:12]
     prompts = ti.Prompts.from_texts(texts, bundled, max_tokens=80)

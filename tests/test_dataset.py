@@ -149,6 +149,7 @@ def test_layers_and_blocks_are_labelled():
 
 # -- files ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["run.zarr", NC, "deep/er/run.zarr", "no suffix"])
+@pytest.mark.slow
 def test_files_come_back_as_they_were(name, tmp_path):
     path = ti.write(tree(), tmp_path / name)
     assert path == tmp_path / name
@@ -242,6 +243,7 @@ def test_nothing_there_and_something_else_there(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["run.zarr", NC])
+@pytest.mark.slow
 def test_existing_files_are_kept_unless_told_otherwise(name, tmp_path, monkeypatch):
     path = ti.write(tree(), tmp_path / name)
     with pytest.raises(FileExistsError, match="exists: give another name or overwrite=True"):

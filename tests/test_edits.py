@@ -224,6 +224,7 @@ def test_hiding_tokens_from_all_later_ones_equals_deleting_them(family, hidden, 
 
 @pytest.mark.parametrize("backend", ["transformer_lens", "nnsight"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "neox"])
+@pytest.mark.slow
 def test_edits_are_the_same_in_every_backend(family, backend, tmp_path, extras):
     tiny_lm(family).save_pretrained(tmp_path)
     byte_tokenizer().save_pretrained(tmp_path)
@@ -379,6 +380,7 @@ def test_parallel_blocks_refuse_edits_between_attention_and_mlp():
 
 
 # -- what is recorded -----------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_descriptions_tell_edits_apart_and_are_the_same_in_every_process(pytestconfig):
     here = described()
     assert len({json.dumps(d) for d in here}) == len(here), "two different edits have the same fingerprint"

@@ -207,6 +207,7 @@ def test_merge_and_state_give_the_same_result():
         fresh.merge(standin(seed=1)[2])
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes(tmp_path):
     prompts = Prompts.from_texts(planted_texts(6), MODEL)
     probes = LinearProbes.planted(MODEL, [1, 3])

@@ -110,6 +110,7 @@ def test_words_above_32767_stay_what_they_are(tmp_path):
     assert set(Windows(tmp_path, 0).batch(512, 256)[:, 1:].flatten().tolist()) == {65_000}
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_with_a_new_plan(data, tmp_path):
     def go(steps, more=True):
         return train(tmp_path / "run", TINY, None, steps, 2, None, 0.5, False, True, data=data, more=more)

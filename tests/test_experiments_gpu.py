@@ -40,6 +40,7 @@ def test_steps_are_chosen_by_letter_or_name_and_share_the_time():
     assert sum(s.limit for s in STEPS.values()) < 430  # of nine minutes
 
 
+@pytest.mark.slow
 def test_lines_for_a_gpu_are_found_in_code_and_not_in_words(tmp_path):
     (tmp_path / "tokinterp").mkdir()
     text = '"""On cuda."""\n\ndef f(x):\n    """cuda"""\n    # torch.cuda\n    if x.is_cuda:\n        return 1\n'
@@ -70,6 +71,7 @@ def test_tests_that_take_a_device_are_found():
     assert lists.missing() == []
 
 
+@pytest.mark.slow
 def test_a_child_that_fails_or_hangs_is_told_and_leaves_nothing_running(tmp_path):
     log = tmp_path / "log"
 

@@ -69,6 +69,7 @@ def test_results_do_not_share_what_is_kept_beside_them():
     assert record.beside("runs/a.zarr", "shuffle:5.zarr") == Path("runs/a.shuffle_5.zarr")
 
 
+@pytest.mark.slow
 def test_what_is_kept_belongs_to_its_texts_and_seed(prompts, tmp_path, monkeypatch):
     def case(p, out=tmp_path / "m.zarr"):
         return microscope_parts.Case(tiny(), p, "none", np.empty(0), out, text=p)
@@ -96,6 +97,7 @@ def removal(prompts, null="none", seed=3, **options):
     return microscope_parts.removal(case, settings)["removal"]
 
 
+@pytest.mark.slow
 def test_each_control_of_a_removal_is_what_it_says(prompts):
     found = removal(prompts)
     first = [remove(t, "articles") for t in TEXTS]
@@ -115,6 +117,7 @@ def test_each_control_of_a_removal_is_what_it_says(prompts):
     assert found["difference"].sel(variant="stop words", subset="random").notnull().all()
 
 
+@pytest.mark.slow
 def test_shuffled_text_of_the_removal_is_the_words_of_the_text_in_another_order(prompts):
     found = removal(prompts, "shuffle:5")
     words = shuffle_words(prompts, 3)
@@ -125,10 +128,12 @@ def test_shuffled_text_of_the_removal_is_the_words_of_the_text_in_another_order(
     assert not np.allclose(one["loss_original"], text["loss_original"])
 
 
+@pytest.mark.slow
 def test_the_random_tokens_of_a_null_are_those_whose_loss_is_measured(prompts):
     assert not np.allclose(removal(prompts, "random_ids")["loss_original"], removal(prompts)["loss_original"])
 
 
+@pytest.mark.slow
 def test_the_untrained_network_is_the_one_whose_loss_is_measured(prompts):
     assert not np.allclose(removal(prompts, "untrained")["loss_original"], removal(prompts)["loss_original"])
 
@@ -182,6 +187,7 @@ def test_no_two_conditions_of_a_figure_share_a_colour():
     assert len({x["color"] for x in looks.values()}) == 5
 
 
+@pytest.mark.slow
 def test_a_figure_is_drawn_of_the_result_that_was_named(tmp_path, monkeypatch, capsys):
     seen = []
 

@@ -110,6 +110,7 @@ def test_a_new_folder_is_beside_the_place(tmp_path):
 
 
 @posix
+@pytest.mark.slow
 def test_every_writer_keeps_to_the_umask(tmp_path, umask, bundled):
     """A group that shares a folder can read and go on with what each of it wrote."""
     umask(0o002)
@@ -149,6 +150,7 @@ def test_a_lock_of_another_user_can_be_taken(tmp_path, monkeypatch):
         open_lock(tmp_path / "link")
 
 
+@pytest.mark.slow
 def test_home_is_expanded_and_addresses_are_refused_wherever_a_path_is_taken(tmp_path, monkeypatch, bundled, tiny_run):
     from tokinterp import plots
     from tokinterp.fillers.frozen import read_items

@@ -29,6 +29,7 @@ def changed(lm):
 
 
 # -- figures --------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_figures_of_all_four_results(lm, changed):
     ds = probe_contents({"filler": lm}, TASK, examples=400, n_boot=20, targets=("pair sum", "match"))
     dots = read_dots(lm, TASK, prompts=5)

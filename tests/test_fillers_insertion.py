@@ -31,6 +31,7 @@ def test_inserting_nothing_changes_nothing(found):
     assert float(found["kl"].sel(n_fillers=10).min()) > 0
 
 
+@pytest.mark.slow
 def test_insertion_does_not_depend_on_the_batches(bundled, found):
     again = insert(bundled, QUESTIONS, n_fillers=[2, 10], kinds=["dots", "words"], batch_tokens=1)
     for name in found.data_vars:

@@ -139,6 +139,7 @@ def test_a_filler_that_merges_with_the_cue_says_what_it_became(bundled):
     assert "exact=False" in merged
 
 
+@pytest.mark.slow
 def test_demonstrations_come_before_every_item(bundled):
     shown, asked = QUESTIONS[3:5], QUESTIONS[:3]
     ds = insert(bundled, asked, n_fillers=[4], kinds=["dots"], announce="", demonstrations=shown)

@@ -67,6 +67,7 @@ def test_a_planted_sink_moves_to_the_registers():
 
 
 @pytest.mark.parametrize("behind_bos", [False, True])
+@pytest.mark.slow
 def test_loss_with_registers_is_that_of_the_text(bundled, behind_bos):
     prompts = ti.Prompts.from_texts([t.text for t in ti.bundled_texts()[:2]], bundled, max_tokens=40)
     ds = registers(bundled, prompts, n_registers=[3], behind_bos=behind_bos)

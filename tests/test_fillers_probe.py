@@ -115,6 +115,7 @@ def halting(monkeypatch, number, how):
 
 
 @pytest.mark.parametrize("variant", probe.VARIANTS)
+@pytest.mark.slow
 def test_probes_go_on_where_they_were_stopped(variant, lm, tmp_path, monkeypatch):
     options = {"kept": (0, 1), "schedule": SHORT, "test_examples": 20, "device": "cpu", "progress": False}
     nets = {"net": lm}

@@ -28,6 +28,7 @@ def test_probes_find_a_planted_code_and_no_shuffled_one():
     assert value < 0.1
 
 
+@pytest.mark.slow
 def test_the_best_layer_of_probes_that_explain_nothing_seldom_explains_something():
     """Units of several rows; the layers of one place belong together, those of another place do not count."""
     rng, times, wrong = np.random.default_rng(0), 200, np.zeros(2)
@@ -44,6 +45,7 @@ def test_the_best_layer_of_probes_that_explain_nothing_seldom_explains_something
     assert wrong[1] / times > 0.12
 
 
+@pytest.mark.slow
 def test_probes_read_the_question_where_it_stands(bundled):
     ds = filler_probes(bundled, ti.bundled_questions("cloze")[:40], n_fillers=4)
     ti.check(ds)
@@ -96,6 +98,7 @@ def test_likeness_is_that_of_a_loop():
     assert likeness(ami, np.array(cluster)) == pytest.approx((np.mean(same), np.mean(apart)))
 
 
+@pytest.mark.slow
 def test_cell_clusters_of_a_model(bundled, monkeypatch):
     from tokinterp.fillers import read_out
 

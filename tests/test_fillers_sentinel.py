@@ -34,6 +34,7 @@ def test_sentinels_read_their_chunk_and_only_they_are_kept():
     assert hidden[5].nonzero()[:, 0].tolist() == [0, 4, 5]
 
 
+@pytest.mark.slow
 def test_sentinels_on_a_text(bundled, prompts):
     ds = sentinels(bundled, prompts, kinds=("newlines", "words"), chunk=16)
     ti.check(ds)

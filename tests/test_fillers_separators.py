@@ -70,6 +70,7 @@ def test_coverage_of_a_model(bundled, prompts):
         segment_coverage(bundled, prompts, window=500)
 
 
+@pytest.mark.slow
 def test_a_probe_finds_what_the_last_token_holds(bundled, prompts):
     texts = ti.Prompts.from_texts([t.text for t in ti.bundled_texts()], bundled, max_tokens=200)
     ds = segment_probe(bundled, texts, layers=[0, 8])
@@ -141,6 +142,7 @@ def test_segments_end_with_their_first_separator():
     assert [s.tolist() for s in segments(ids, (9,), 1, least=2)] == [[1, 2, 3]]
 
 
+@pytest.mark.slow
 def test_hiding_separators_is_hiding_them(bundled, prompts):
     marks = separators_of(prompts)
     ds = separator_windows(bundled, prompts[:3], width=3)

@@ -46,6 +46,7 @@ def test_a_small_network_beats_the_majority_in_seconds():
     assert float(parts.sum()) == pytest.approx(500 * float(last["accuracy"].sel(stratum="all")))
 
 
+@pytest.mark.slow
 def test_resuming_gives_the_same_bits(tmp_path):
     def run(folder):
         return quick(seeds=(0, 1), steps=9, folder=folder, save_seconds=0)

@@ -90,6 +90,7 @@ def stopping(monkeypatch, number, how):
 
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize(("how", "error"), [("signal", KeyboardInterrupt), ("kill", Killed)])
+@pytest.mark.slow
 def test_a_fit_stopped_at_any_step_goes_on_to_the_same_bits(fit, how, error, whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         taken = stopping(patch, 0, how)
@@ -136,6 +137,7 @@ def test_a_store_of_another_fit_is_refused(fit, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("fit", FITS)
+@pytest.mark.slow
 def test_damage_is_noticed_on_resume_and_on_load(fit, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stopping(patch, 3 if fit in (ridge, lens, decoder) else 14, "kill")

@@ -91,6 +91,7 @@ CHANGES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_change_of_a_model_is_another_identity():
     found = {"none": ti.wrap(tiny_lm()).info.identity}
     for name, change in CHANGES.items():
@@ -125,6 +126,7 @@ def test_the_identity_is_taken_when_a_run_starts():
     [("llama", {"rms_norm_eps": 0.3}), ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}),
      ("mixtral", {"num_experts_per_tok": 1})],
 )  # fmt: skip
+@pytest.mark.slow
 def test_a_store_of_a_model_with_another_config_is_refused(family, changes, tmp_path):
     store = tmp_path / "a.zarr"
     one, two = tiny_lm(family), tiny_lm(family, **changes)
@@ -191,6 +193,7 @@ def test_identity_does_not_depend_on_what_ran_before_and_leaves_the_model_alone(
 
 
 @pytest.mark.parametrize("how", ["whole", "inside"])
+@pytest.mark.slow
 def test_a_compiled_model_is_not_compiled_to_be_identified(how):
     compiled = []
 
@@ -213,6 +216,7 @@ def test_a_compiled_model_is_not_compiled_to_be_identified(how):
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 def test_a_model_that_changes_while_it_is_measured_is_refused(tmp_path):
     class Changes(Norms):
         def __init__(self, change=lambda: None):
@@ -388,6 +392,7 @@ class Own(Base):
 """
 
 
+@pytest.mark.slow
 def test_an_edited_measurement_is_another_run(tmp_path):
     store = tmp_path / "own.zarr"
     first = written(OWN.format(power=1, more=""))
@@ -411,6 +416,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(("kind", "base", "others"), SETTINGS, ids=lambda v: getattr(v, "__name__", ""))
+@pytest.mark.slow
 def test_every_setting_is_part_of_the_fingerprint(kind, base, others):
     def mark(**settings):
         return run(measurements={"m": kind(**settings)}).attrs["fingerprint"]
@@ -420,6 +426,7 @@ def test_every_setting_is_part_of_the_fingerprint(kind, base, others):
     assert mark(**base) == found[0]
 
 
+@pytest.mark.slow
 def test_edits_order_of_settings_and_dtype():
     site = ti.Site("attn_out", 0)
     found = [
@@ -466,6 +473,7 @@ def test_what_is_made_of_a_result_has_a_name_of_its_own():
     assert json.loads(made["level"].attrs["parameters"])["level"] == 0.9
 
 
+@pytest.mark.slow
 def test_functions_that_run_a_model_are_named_by_all_that_decides_them():
     items = [ti.Item("The Nile is a", ("river", "mountain"), 0)]
     model = ti.load_model()

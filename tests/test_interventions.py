@@ -35,6 +35,7 @@ def test_every_intervention_has_its_row(found, bundled):
     assert blocks[-1].endswith(str(bundled.info.n_layers - 1))
 
 
+@pytest.mark.slow
 def test_without_fillers_nothing_changes(bundled):
     """U2: with k = 0 there is nothing to hide, ablate or patch."""
     without = [i for i in ALL if i != "transplant of the question"]
@@ -105,6 +106,7 @@ def test_transplants_from_an_equal_donor_change_nothing(bundled):
     assert float(abs(ds["donor_change"]).max()) < 1e-4
 
 
+@pytest.mark.slow
 def test_donors_have_the_same_layout_and_another_answer(bundled):
     items = build_items(bundled, ti.bundled_questions("cloze"), n_fillers=4)
     found = donors(items)
@@ -144,6 +146,7 @@ def test_batches_do_not_matter(bundled):
     np.testing.assert_allclose(one["kl"], many["kl"], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_interventions_are_those_made_by_hand():
     """One item after the other, position by position: what is put where, at which layers, in which blocks."""
     model = ti.wrap(tiny_lm("llama", **LONG), byte_tokenizer(), id="longer")

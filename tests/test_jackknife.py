@@ -90,6 +90,7 @@ def test_prompts_left_out_are_left_out_literally():
     assert values["lidar_share"] == pytest.approx(values["lidar"] / 9)
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_expected_value_where_a_bootstrap_leaves_it():
     n, runs, groups = 30, 60, 10
     values, inside, drawn = [], [], []
@@ -111,6 +112,7 @@ def test_intervals_cover_the_expected_value_where_a_bootstrap_leaves_it():
     assert (np.abs(np.mean(drawn, 0) - mean) > sd).all(), "draws with replacement would have done"
 
 
+@pytest.mark.slow
 def test_intervals_of_a_model():
     texts = [t.text[:120] for t in ti.bundled_texts("story")[:8]]
     model = ti.load_model()

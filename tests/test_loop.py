@@ -38,6 +38,7 @@ def blow_up(ids, mask):
 
 @pytest.mark.parametrize("batch_tokens", [30, 10_000])
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 3e38])
+@pytest.mark.slow
 def test_prompts_that_are_not_finite_are_named_and_left_out(value, batch_tokens, tmp_path, caplog):
     which = {"norms": Norms(), "spread": Spread(), "lens": ti.LogitLens(tokens=None, top=2)}
     edit = ti.edits.replace(S("resid", 1), torch.full((32,), value), blow_up)

@@ -136,6 +136,7 @@ def test_any_order_of_prompts_gives_the_same_result(whole, seed, batch_tokens):
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+@pytest.mark.slow
 def test_shares_merge_into_the_same_result(order, tmp_path, capsys):
     which = {k: m for k, m in measurements().items() if k in ("norms", "dimension", "lens")}
     store = tmp_path / "run.zarr"
@@ -151,6 +152,7 @@ def test_shares_merge_into_the_same_result(order, tmp_path, capsys):
     assert_same(again, run, exact=True)
 
 
+@pytest.mark.slow
 def test_shares_that_end_at_the_same_time_merge_once(tmp_path, monkeypatch):
     """All four shares are finished before the first of them merges, and each could be the one to do it."""
     store = tmp_path / "run.zarr"
@@ -206,6 +208,7 @@ def load_tiny():
     return ti.wrap(tiny_lm(), byte_tokenizer(), id="tiny-llama")
 
 
+@pytest.mark.slow
 def test_cluster_run_is_the_plain_run(tmp_path):
     which = {"norms": Norms(), "lens": ti.LogitLens(tokens=None, top=2)}
     options = {"store": tmp_path / "run.zarr", "shares": 3, "progress": False}
@@ -215,6 +218,7 @@ def test_cluster_run_is_the_plain_run(tmp_path):
     assert_same(again, run, exact=True)
 
 
+@pytest.mark.slow
 def test_cluster_of_dask(tmp_path, extras):
     from distributed import Client, LocalCluster
 

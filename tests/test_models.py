@@ -129,6 +129,7 @@ def test_the_stream_is_the_models_own_whether_or_not_attention_is_looked_at(fami
 # -- backends -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("family", ["llama", "gpt2", "neox"])
 @pytest.mark.parametrize("backend", ["transformer_lens", "nnsight"])
+@pytest.mark.slow
 def test_backends_give_the_same_numbers(family, backend, folders, extras):
     """Attention weights are among the sites, so every backend runs eager attention.
 
@@ -199,6 +200,7 @@ def test_a_block_whose_points_are_not_proved_is_named(folders, extras, monkeypat
         lens.run(some_ids(9, 2), [S("query", 1)])
 
 
+@pytest.mark.slow
 def test_backends_agree_on_a_trained_model(extras):
     text = "Once upon a time, there was a little girl named Lily."
     hf = ti.load_model(device="cpu")

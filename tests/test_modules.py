@@ -61,6 +61,7 @@ def test_vectors_are_what_a_module_does_not_what_its_weight_says():
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "cohere", "opt", "gpt2"])
+@pytest.mark.slow
 def test_the_head_gives_the_logits_of_the_model(family):
     lm = tiny_lm(family)
     head = Head(lm, find_modules(lm), lm.config)

@@ -125,6 +125,7 @@ def test_ties_go_by_index(device, products):
 
 
 @pytest.mark.parametrize("max_bytes", [2**30, 2_000_000])
+@pytest.mark.slow
 def test_coordinates_in_parts_and_rows_in_strips(max_bytes):
     """More coordinates than are taken at a time, and more points than fit into one strip."""
     x = gauss(900, 1200)

@@ -180,6 +180,7 @@ def test_words_are_found_however_their_letters_are_written(name, words):
 
 @given(text=TEXT)
 @settings(max_examples=300, deadline=None)
+@pytest.mark.slow
 def test_words_of_a_text_do_not_depend_on_its_normal_form(text):
     composed, apart = (find_words(unicodedata.normalize(form, text))[1] for form in ("NFC", "NFD"))
     assert [unicodedata.normalize("NFC", w) for w in apart] == composed

@@ -221,6 +221,7 @@ def test_next_token_and_class_labels():
 
 
 # -- the measurements ---------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_contracts():
     assert_contract(lambda: ti.NeighbourOverlap(k=(1, 3, 10), tokens=3))
     assert_contract(lambda: ti.InformationImbalance(k=(1, 5)))

@@ -96,6 +96,7 @@ def test_writer_that_lives_is_refused_and_a_dead_one_is_not(tmp_path, no_locks, 
     assert_same_node(resumed(store), whole, "norms")
 
 
+@pytest.mark.slow
 def test_writer_on_another_machine_is_known_by_its_signs_of_life(tmp_path, monkeypatch, whole, capsys):
     store = tmp_path / "run.zarr"
     file = as_owner(stopped_at(store), machine="another")

@@ -56,6 +56,7 @@ def test_the_layer_0_state_of_a_token_is_that_token(family):
     assert len({tuple(g) for g in found["generated"].values[:, 0].tolist()}) > 1
 
 
+@pytest.mark.slow
 def test_layers_sources_and_batches_do_not_mix():
     whole = patchscope(MODEL, PROMPTS, "repeat", n_tokens=3, true=[4, 5, 6])
     assert whole.sizes == {"prompt": 3, "layer": 4, "step": 3}

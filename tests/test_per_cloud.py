@@ -96,6 +96,7 @@ def test_any_scikit_learn_object_whose_answer_is_named(tmp_path):
         ti.measure(tiny(), prompts, other, store=tmp_path / "a.zarr", progress=False)
 
 
+@pytest.mark.slow
 def test_homology_dimension():
     rng = np.random.default_rng(0)
     for d, slack in ((1, 0.2), (2, 0.3), (4, 0.7)):

@@ -70,6 +70,7 @@ def test_weights_equal_eager_attention(lexicon, by_head):
     assert int(found["n_control"].sel(pieces=2).sum()) > 5
 
 
+@pytest.mark.slow
 def test_piece_attention_is_a_measurement(lexicon):
     found = assert_contract(lambda: PieceAttention((4, 5), min_position=2), tiny(), lexicon.prompts)
     assert found["attention"].dims == ("prompt", "pieces", "block")

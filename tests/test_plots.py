@@ -90,6 +90,7 @@ def test_eigenvalues_are_shares_that_sum_to_one(tiny_run):
     assert ax.get_xscale() == ax.get_yscale() == "log"
 
 
+@pytest.mark.slow
 def test_dimension_plots_take_their_numbers_from_the_scale_asked(tiny_run):
     ds = tiny_run["dimension"].to_dataset()
     ax = plots.dimension_by_layer(ds, scale=8)
@@ -105,6 +106,7 @@ def test_dimension_plots_take_their_numbers_from_the_scale_asked(tiny_run):
 
 
 @pytest.mark.parametrize("name", ["dimension", "spectrum", "lens"])
+@pytest.mark.slow
 def test_every_overview_is_legible_on_a_page(tiny_run, name):
     found = list(plots.overview(tiny_run[name].to_dataset()))
     assert found

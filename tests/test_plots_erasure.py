@@ -1,6 +1,7 @@
 """Erasure and probes as pictures and as HTML: what is shown is what was measured, and text stays text."""
 
 import numpy as np
+import pytest
 import xarray as xr
 from test_erasure import planted_run
 
@@ -22,6 +23,7 @@ def small(text, psi=0.5, **attrs):
     return xr.Dataset(data, coords, {"start_layer": 1, "end_layer": 3, "measurement": "ErasureScores", **attrs})
 
 
+@pytest.mark.slow
 def test_overviews_are_found_by_the_name_of_the_measurement(bundled):
     ds, _ = planted_run()
     ds.attrs["measurement"] = "ErasureScores"

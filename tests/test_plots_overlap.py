@@ -44,6 +44,7 @@ def correlation(run):
 
 
 @pytest.mark.parametrize("name", ["overlap", "imbalance", "graph", "cosine", "correlation"])
+@pytest.mark.slow
 def test_overviews_are_legible(run, correlation, name):
     ds = correlation if name == "correlation" else run[name].to_dataset(inherit=False)
     found = list(plots.overview(ds))

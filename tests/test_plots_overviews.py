@@ -26,6 +26,7 @@ def run(tiny_folder):
 
 
 @pytest.mark.parametrize("name", ["similarity", "entropy", "curvature", "norms", "sinks"])
+@pytest.mark.slow
 def test_overviews_are_legible(run, name):
     found = list(plots.overview(run[name].to_dataset()))
     assert len(found) == (2 if name == "norms" else 1)
@@ -151,6 +152,7 @@ def test_two_models_have_an_overview(tiny_folder):
     assert_legible(fig)
 
 
+@pytest.mark.slow
 def test_report_and_command_line_show_them(logits, readings, tmp_path, capsys):
     import xarray as xr
 

@@ -76,6 +76,7 @@ def test_padding_is_never_kept():
     assert not keep[:, :, 9:].any()
 
 
+@pytest.mark.slow
 def test_sizes_of_the_controls_match(bundled, prompts):
     found = policy_loss(bundled, prompts, window=8)
     ti.check(found)
@@ -88,6 +89,7 @@ def test_sizes_of_the_controls_match(bundled, prompts):
     assert list(found["policy"].values) == list(default_policies(prompts, separators_of(prompts)))
 
 
+@pytest.mark.slow
 def test_policy_loss_of_everything_is_zero_and_batches_do_not_matter(bundled, prompts):
     marks = separators_of(prompts)
     asked = {
@@ -102,6 +104,7 @@ def test_policy_loss_of_everything_is_zero_and_batches_do_not_matter(bundled, pr
         np.testing.assert_allclose(one[name], many[name], rtol=1e-3, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_edit_works_in_a_measurement_and_is_described(bundled, prompts):
     edit = keep_only(Policy("window", 1, 8))
     cut = ti.measure(bundled, prompts, {"lens": ti.LogitLens(top=0)}, edits=[edit], progress=False)

@@ -131,6 +131,7 @@ def test_the_gap_draws_both_of_its_subsets_together():
     assert float(found["accuracy_interval"][1] - found["accuracy_interval"][0]) > 0.05
 
 
+@pytest.mark.slow
 def test_the_largest_gap_of_layers_without_one_seldom_excludes_nothing():
     m = ProbeScores.__new__(ProbeScores)
     m.subsets, m.level, rng = ["other", "last piece"], 0.95, np.random.default_rng(0)
@@ -159,6 +160,7 @@ def test_the_embedding_probe_reaches_the_ceiling_of_seen_labels(real):
     assert float(found["accuracy"][0]) == pytest.approx(float(found["ceiling"][0]), abs=0.005)
 
 
+@pytest.mark.slow
 def test_batches_stores_and_spans_do_not_change_the_numbers(real, tmp_path):
     model, probes, _, test = real
     spans = spans_of(test)
@@ -211,6 +213,7 @@ class Forgetful(PlantedModel):
         return super().strength(ids).clamp(min=0)
 
 
+@pytest.mark.slow
 def test_planted_erasure_is_found_where_it_was_planted():
     """From layer 3 on the last letter of a word is gone: there a fitted probe falls to the commonest letter."""
     model = Forgetful()

@@ -127,6 +127,7 @@ def modes(model):
     return [m.training for m in model.lm.modules()]
 
 
+@pytest.mark.slow
 def test_all_measurements_are_the_same_in_a_hostile_process_and_in_training_mode():
     want, loud = reference(), models()[1]
     before, flags, drawn = modes(loud), [p.requires_grad for p in loud.lm.parameters()], draws()
@@ -143,6 +144,7 @@ def test_all_measurements_are_the_same_in_a_hostile_process_and_in_training_mode
     assert draws() == drawn
 
 
+@pytest.mark.slow
 def test_no_number_of_the_package_takes_its_dtype_from_the_default(monkeypatch):
     want = reference()
     monkeypatch.setattr(state, "DTYPE", torch.bfloat16)
@@ -179,6 +181,7 @@ def fits(model):
     return {k: v.detach().float().numpy() for k, v in out.items()}
 
 
+@pytest.mark.slow
 def test_all_fits_are_the_same_in_a_hostile_process_and_in_training_mode(monkeypatch):
     want, loud = fits(models()[0]), models()[1]
     before, drawn = modes(loud), draws()

@@ -311,6 +311,7 @@ def test_load_runs_a_handful_of_short_passes():
 
 
 # -- what others put around a model ---------------------------------------------------------------------------
+@pytest.mark.slow
 def test_compiled_models_are_run_eagerly():
     ids, last = some_ids(), S("resid", 3)
     wanted = tiny("llama").run(ids, [last, S("mlp_out", 1)])

@@ -174,6 +174,7 @@ def test_size_is_bounded_and_the_page_says_so(lean, tmp_path, options, expected)
     assert ("to keep this page below" in page.shown) == ("max_megabytes" in options)
 
 
+@pytest.mark.slow
 def test_a_stored_run_gives_the_same_page_twice(tiny_run, tmp_path):
     ds = tiny_run["spectrum"].to_dataset()
     store = ti.write(xr.DataTree.from_dict({"/": xr.Dataset(attrs=ds.attrs), "spectrum": ds}), tmp_path / "run.zarr")
@@ -246,6 +247,7 @@ def hostile(run):
     return xr.DataTree.from_dict(nodes)
 
 
+@pytest.mark.slow
 def test_no_value_of_a_result_becomes_markup(tiny_run, tmp_path):
     shown = Page(report(hostile(tiny_run), tmp_path / "a.html", title=RUNS + "<!--data-->"))
     assert [a["src"][:10] for t, a in shown.tags if t == "img"] == ["data:image"] * sum(
@@ -258,6 +260,7 @@ def test_no_value_of_a_result_becomes_markup(tiny_run, tmp_path):
     assert html.escape(RUNS) in named
 
 
+@pytest.mark.slow
 def test_report_table_and_captions_say_over_how_many_documents(tiny_run, tmp_path):
     ds = tiny_run["lens"].to_dataset()
     n = ds.sizes["prompt"]

@@ -67,6 +67,7 @@ def test_rows_of_every_token_of_a_class(bundled):
     np.testing.assert_array_equal(features, ask.transform(texts))
 
 
+@pytest.mark.slow
 def test_pipeline_on_the_bundled_model(bundled, stories):
     texts, labels = stories
     probe = make_pipeline(ti.TokenRepresentations(bundled, layer=2), StandardScaler(), LogisticRegression())

@@ -24,6 +24,7 @@ def covered(bounds, truth):
 
 @pytest.mark.parametrize("n", [3, 5, 10, 20])
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.slow
 def test_means_are_covered(n, shape):
     draw, truth, least = SHAPES[shape]
     bounds = r.mean_interval(draw(np.random.default_rng(n), (n, 1500)), n_boot=500)
@@ -32,6 +33,7 @@ def test_means_are_covered(n, shape):
 
 @pytest.mark.parametrize("n", [5, 10, 20])
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.slow
 def test_ratios_of_unequal_groups_are_covered(n, shape):
     draw, truth, least = SHAPES[shape]
     rng = np.random.default_rng(n)
@@ -42,6 +44,7 @@ def test_ratios_of_unequal_groups_are_covered(n, shape):
 
 @pytest.mark.parametrize("n", [5, 10, 20])
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.slow
 def test_differences_of_pairs_are_covered(n, shape):
     draw, _, least = SHAPES[shape]
     rng = np.random.default_rng(n)
@@ -132,6 +135,7 @@ def test_draws_go_by_the_seed_and_not_by_the_block(monkeypatch):
 
 @pytest.mark.parametrize("n", [4, 12, 40])
 @pytest.mark.parametrize("alike", [0.0, 0.8])
+@pytest.mark.slow
 def test_simultaneous_intervals_cover_all_columns_at_once(n, alike):
     rng, times, columns = np.random.default_rng(n), 300, 40
     hits, single = 0, 0
@@ -214,6 +218,7 @@ def test_the_jackknife_covers_ratios():
     assert 0.9 < np.mean(hits) < 0.98
 
 
+@pytest.mark.slow
 def test_a_summary_of_windows_draws_documents():
     model = ti.load_model()
     texts = [t.text for t in ti.bundled_texts("story")[:4]]

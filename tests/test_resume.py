@@ -96,6 +96,7 @@ class Stops(Norms):
 
 @pytest.mark.parametrize("left", [0, 1, 2, 3])
 @pytest.mark.parametrize("checkpoint_every", [0, 1000])
+@pytest.mark.slow
 def test_failure_in_the_middle_is_taken_up_again(left, checkpoint_every, tmp_path, whole):
     store = tmp_path / "run.zarr"
     options = {"store": store, "batch_tokens": BATCH, "checkpoint_every": checkpoint_every}

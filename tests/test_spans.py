@@ -110,6 +110,7 @@ def test_aligned_words_are_the_strings_of_their_tokens(name, options):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(UNICODE, min_size=1, max_size=3), st.integers(3, 12))
+@pytest.mark.slow
 def test_words_of_any_text_are_found_or_reported(texts, width):
     prompts = Prompts.from_texts(texts, byte_tokenizer(), max_tokens=width, on_long="window")
     spans = Spans.words(prompts)
@@ -148,6 +149,7 @@ def test_choosing_and_joining_spans():
 # -- readers --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_bundled_annotations_align():
     texts, spans = [t.text for t in bundled_texts()], bundled_spans()
     for name in NAMES:

@@ -120,6 +120,7 @@ def equal(a: xr.Dataset, b: xr.Dataset):
 
 @settings(max_examples=12, deadline=None)
 @given(partitions(5))
+@pytest.mark.slow
 def test_any_batches_in_any_order_give_the_same_dataset(batches):
     model = with_sink()
     equal(model.measured(Spectrum(entries=4)).result(), model.measured(Spectrum(entries=4), batches).result())
@@ -127,6 +128,7 @@ def test_any_batches_in_any_order_give_the_same_dataset(batches):
 
 @settings(max_examples=8, deadline=None)
 @given(partitions(5))
+@pytest.mark.slow
 def test_parts_merge_to_the_whole(batches):
     model = with_sink()
     first, *others = (model.measured(Spectrum(entries=4), [b]) for b in batches)

@@ -3,6 +3,7 @@
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ LETTERS = "abcdefgh"
 # -- spelling -----------------------------------------------------------------------------------------------------
 @given(st.text("abcxyz", min_size=1, max_size=9), st.sampled_from(TYPOS), st.integers(0, 10**6))
 @settings(max_examples=300, deadline=None)
+@pytest.mark.slow
 def test_a_typing_error_is_one_error_and_never_at_the_first_letter(word, typo, seed):
     wrong = misspell(word, typo, np.random.default_rng(seed), LETTERS)
     if wrong is None:

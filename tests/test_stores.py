@@ -640,6 +640,7 @@ def test_signal_in_the_last_batch(tmp_path):
 
 
 # -- what is not this run's own -------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_nulls_neither_take_nor_delete_results_beside_them(tmp_path):
     asked, prompts = {"norms": ti.CosineSimilarity(layers=[1])}, some_prompts(LENGTHS)
     for name in ("run.none.zarr", "run.shuffle_1.zarr"):

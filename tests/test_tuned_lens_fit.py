@@ -40,6 +40,7 @@ def test_closed_form_is_least_squares_towards_the_last_layer(start, prompts):
     assert start.digest != lens.digest
 
 
+@pytest.mark.slow
 def test_fitting_never_raises_the_divergence_where_it_was_checked_and_training_lowers_it(start, prompts):
     ds = lens_of(start, prompts)
     kl = ds["kl"].mean("prompt")

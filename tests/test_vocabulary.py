@@ -106,6 +106,7 @@ def test_interval_covers_the_spread_between_documents():
 
 @given(st.integers(1, 7), st.booleans())
 @settings(max_examples=8, deadline=None)
+@pytest.mark.slow
 def test_shards_add_up(cut, merged):
     texts = planted_texts(8, words=20)
     whole = read_out(*measured(texts), n_boot=20)
