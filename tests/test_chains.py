@@ -25,6 +25,7 @@ def explained(x, y):
 
 @settings(max_examples=15, deadline=None)
 @given(partitions(4))
+@pytest.mark.slow
 def test_streamed_equals_whole(batches):
     model = stand_in()
     ds = streamed(model, ti.Linearity(exclude=()), batches)

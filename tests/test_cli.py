@@ -168,6 +168,7 @@ def test_load_says_what_a_model_is_and_offers(call, tiny_folder):
         ({"--on-long": "error", "--max-tokens": "8"}, "8"),
     ],
 )
+@pytest.mark.slow
 def test_bad_input_is_one_line_and_leaves_nothing(call, tiny_folder, texts, tmp_path, change, message):
     store = tmp_path / "run.zarr"
     options = {"-m": "lens", "-o": store, "--field": "body", **change}
@@ -198,6 +199,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(call, tiny_folder, texts, tmp_
         ({"COMMAND": "fit-probes", "--val": "/no/such/file.txt"}, "/no/such/file.txt: no such file"),
     ],
 )
+@pytest.mark.slow
 def test_what_is_wrong_is_said_before_the_model_is_loaded(call, texts, stored, tmp_path, monkeypatch, change, message):
     monkeypatch.setattr(cli, "load_named", lambda *_, **__: pytest.fail("the model was loaded"))
     ti.write(ti.read(stored)["lens"].to_dataset(), tmp_path / "other.zarr")
@@ -237,6 +239,7 @@ def test_a_wrong_model_is_said_before_the_texts_are_read(call, texts, tmp_path, 
 
 
 @pytest.mark.parametrize("name", cli.MEASUREMENTS)
+@pytest.mark.slow
 def test_every_setting_of_a_measurement_can_be_looked_up(call, name):
     settings = inspect.signature(cli.measurement_class(name)).parameters
     code, out, _ = call("measurements", name)

@@ -139,6 +139,7 @@ def test_measure_with_probes_is_the_library_call(folder, model):
         xr.testing.assert_equal(run[name].to_dataset(), same[name].to_dataset())
 
 
+@pytest.mark.slow
 def test_vocabulary_is_the_ranked_table_with_contexts(call, folder, model, tmp_path):
     prompts = prompts_of(model, TEXTS[5:], 90)
     found = ti.read_out(ti.read(folder / "run.zarr")["erasure"].to_dataset(), prompts, min_psi=None)
@@ -174,6 +175,7 @@ def test_texts_that_were_moved_are_named_and_other_texts_refused(call, folder, t
     assert "other tokens now than those measured" in err
 
 
+@pytest.mark.slow
 def test_the_command_stands_in_the_result_which_the_same_command_only_reads(call, folder, tiny_folder):
     run = folder / "run.zarr"
     said = json.loads(ti.read(run).attrs["command"])
@@ -223,6 +225,7 @@ def test_report_and_plot_show_erasure(call, folder, tmp_path):
         (["measure", "MODEL", "bundled", "-m", "norms", "-o", "x.zarr", "--split", "a"], "--split a: the bundled"),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_errors_are_one_line(call, folder, tiny_folder, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     names = {

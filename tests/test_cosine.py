@@ -126,6 +126,7 @@ def test_massive_rows_can_be_left_out():
     assert float(ds["cosine"].sel(prompt=0, layer=2)) == pytest.approx(off(cosines(x)).mean(), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_contract():
     assert_contract(lambda: ti.CosineSimilarity(close=(0.3,)))
     ds = assert_contract(lambda: ti.CosineSimilarity(angles=False, channels=0, close=(), exclude=(), layers=[1, 3]))

@@ -209,6 +209,7 @@ def flip_uncompressed(path):
         (lambda path: (path / "zarr.json").unlink(), "cannot be read .damaged, or no result"),
     ],
 )
+@pytest.mark.slow
 def test_damage_is_noticed(damage, message, tmp_path):
     path = ti.write(tree(), tmp_path / "run.zarr")
     damage(path)
@@ -281,6 +282,7 @@ def fail_in_the_middle(monkeypatch, error=None):
 
 
 @pytest.mark.parametrize("name", ["run.zarr", NC])
+@pytest.mark.slow
 def test_failure_in_the_middle_leaves_nothing(name, tmp_path, monkeypatch):
     fail_in_the_middle(monkeypatch)
     with pytest.raises(

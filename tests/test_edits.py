@@ -38,6 +38,7 @@ def vector(seed=0, *shape):
 # -- values at a site -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("op", ["replace", "add", "zero", "mean_ablate"])
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.slow
 def test_edit_changes_its_place_and_only_what_follows(family, op, device):
     model = tiny(family, device)
     new = vector(1).to(device)

@@ -182,6 +182,7 @@ def test_other_scales_are_those_of_a_loop(scale):
 
 @given(partitions(5))
 @settings(max_examples=20, deadline=None)
+@pytest.mark.slow
 def test_any_batches_give_the_same_result(batches):
     model, _, measurement = standin()
     whole = model.measured(measurement).result()

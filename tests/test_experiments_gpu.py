@@ -119,6 +119,7 @@ def test_floor_is_the_larger_of_operations_and_bytes_at_measured_rates(tmp_path)
     assert job(tmp_path, code="y").against(1.0, {"bfloat16": 1.0}) == {}  # other code: measured again first
 
 
+@pytest.mark.slow
 def test_times_are_medians_without_the_first_call():
     waits = iter([0.3, 0.001, 0.1, 0.001])
     found = timed(lambda: time.sleep(next(waits)), torch.device("cpu"), rounds=3)

@@ -150,6 +150,7 @@ def test_what_the_chains_leave_open_is_drawn_evenly():
     assert ((said == own).all(-1) | match2.matches(decoded, 10)[:, 2:5]).all()
 
 
+@pytest.mark.slow
 def test_long_serial_chains_are_dropped_from_training_alone():
     plain, short = (Task(n=6, d=2, m=5, serial_quantile=q) for q in (None, 0.8))
     limit, dropped, before, after = short.serial_filter

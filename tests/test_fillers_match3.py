@@ -55,6 +55,7 @@ def test_released_share_of_true(n, d, m, share):
     assert abs(found - share) < 4 * error
 
 
+@pytest.mark.slow
 def test_strict_labels_are_balanced_and_a_corruption_is_one_cell():
     for count in (1000, 1001):
         x = match3.draw(count, 8, 2, 10, draw())

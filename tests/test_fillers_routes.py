@@ -11,6 +11,7 @@ from tokinterp.fillers.routes import routing
 QUESTIONS = ti.bundled_questions("cloze")[:12]
 
 
+@pytest.mark.slow
 def test_routing_is_made_of_attention_masses(bundled):
     """T6 against the patterns themselves."""
     asked = QUESTIONS[:3]

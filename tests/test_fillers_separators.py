@@ -52,6 +52,7 @@ def test_coverage_of_uniform_and_of_planted_attention():
     assert 0 < float(chance[0, 0]) < 1
 
 
+@pytest.mark.slow
 def test_coverage_of_a_model(bundled, prompts):
     ds = segment_coverage(bundled, prompts)
     ti.check(ds)

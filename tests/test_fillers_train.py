@@ -102,6 +102,7 @@ def test_a_folder_of_another_run_and_a_damaged_one_are_refused(tmp_path):
         load_networks(tmp_path / "nothing")
 
 
+@pytest.mark.slow
 def test_result_follows_the_conventions(tmp_path):
     ds, _ = quick(mixture={"filler": 1, "parallel": 1, "serial": 1, "none": 1}, seeds=(3, 5))
     assert ds["accuracy"].dims == ("seed", "step", "format", "stratum")

@@ -114,6 +114,7 @@ def test_a_fit_stopped_at_any_step_goes_on_to_the_same_bits(fit, how, error, who
 
 
 @pytest.mark.parametrize("fit", FITS)
+@pytest.mark.slow
 def test_a_store_of_another_fit_is_refused(fit, tmp_path, monkeypatch):
     store = tmp_path / "fit"
     with monkeypatch.context() as patch:

@@ -89,6 +89,7 @@ def relative(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=relative)
+@pytest.mark.slow
 def test_import_rules(path):
     folder = relative(path).split("/")[0]
     for name, top in imports(path):

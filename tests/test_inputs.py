@@ -111,6 +111,7 @@ def refusal(function, good, parameter, wrong):
 
 
 @pytest.mark.parametrize("name", CALLS)
+@pytest.mark.slow
 def test_a_wrong_value_is_refused_by_the_name_of_its_parameter(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     function, good = call(name, world())
@@ -301,6 +302,7 @@ def test_an_unknown_encoding_is_refused(encoding, tmp_path):
         ti.Prompts.from_file(tmp_path / "a.txt", ti.load_tokenizer(), encoding=encoding)
 
 
+@pytest.mark.slow
 def test_a_null_in_a_table_is_named_with_its_record(tmp_path):
     parquet, arrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
     parquet.write_table(arrow.table({"text": ["abc"] * 1500 + [None]}), tmp_path / "nulls.parquet")

@@ -47,6 +47,7 @@ def test_the_interval_covers():
         assert least < ((low <= middle) & (middle <= high)).mean() < 0.975
 
 
+@pytest.mark.slow
 def test_groups_that_leave_a_remainder_give_its_variance_on_average():
     rng, n, found = np.random.default_rng(0), 23, []
     for _ in range(4000):

@@ -148,6 +148,7 @@ def test_both_variants_are_the_models_logits_at_the_last_layer_and_differ_before
 
 @settings(max_examples=12, deadline=None)
 @given(partitions(5), st.integers(1, 20000))
+@pytest.mark.slow
 def test_any_batches_and_blocks_give_the_same_dataset(batches, max_bytes):
     model = StandIn()
     whole = model.measured(LogitLens()).result()

@@ -116,6 +116,7 @@ def test_edits_take_part_and_are_recorded(whole):
 
 # -- invariance -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("batch_tokens", [1, 45, 90, 10_000])
+@pytest.mark.slow
 def test_any_batch_size_gives_the_same_result(whole, batch_tokens):
     assert_same(measured(batch_tokens=batch_tokens), whole)
 
@@ -322,6 +323,7 @@ def test_sums_are_float64_or_int64_whatever_comes_first():
 
 
 # -- notes ----------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_notes_stand_in_the_result_and_decide_nothing(tmp_path):
     asked, store = {"norms": Norms()}, tmp_path / "run.zarr"
     run = measured(which=asked, store=store, notes={"texts": "articles of May"})

@@ -124,6 +124,7 @@ def test_attention_of_a_module_that_calls_torch_is_seen_there():
 
 @pytest.mark.parametrize(("family", "blocks"), [("minimax", (0, 2)), ("qwen3_next", (1,))])
 @pytest.mark.parametrize("attention", [None, "eager"])
+@pytest.mark.slow
 def test_hybrids_offer_attention_in_the_blocks_that_have_it(family, blocks, attention):
     model, ids = odd(family, attention), some_ids(12)
     for name in ("pattern", "query", "key", "value"):
@@ -252,6 +253,7 @@ def leak(model, edit, n=12):
 
 @pytest.mark.parametrize("family", ["mpt", "doge", "laguna", "gpt_oss", "gpt_neo", "mistral", "llama4"])
 @pytest.mark.parametrize("attention", [None, "eager"])
+@pytest.mark.slow
 def test_what_is_hidden_reaches_no_later_position_whatever_the_mask(family, attention):
     model = odd(family, attention)
     assert leak(model, None) > 1e-3

@@ -24,6 +24,7 @@ PROMPTS = [22, 30, 17, 30, 25, 19, 28]
 # -- tokens ---------------------------------------------------------------------------------------------------
 @settings(max_examples=10, deadline=None)
 @given(partitions(4))
+@pytest.mark.slow
 def test_squares_of_the_published_errors_add_up_to_one_minus_the_score(batches):
     layer = streamed(stand_in(), ti.Linearity(exclude=()), batches)
     ds = streamed(stand_in(), ti.TokenNonlinearity(exclude=(), scale="paper"), batches)

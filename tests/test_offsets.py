@@ -136,6 +136,7 @@ def runs(offsets):
 @pytest.mark.parametrize("name", MAKERS)
 @given(text=TEXT)
 @settings(max_examples=40, deadline=None)
+@pytest.mark.slow
 def test_tokens_cover_the_characters_whose_bytes_they_hold(name, text):
     prompts = made(text, name)
     if prompts is None:

@@ -74,6 +74,7 @@ def test_failures_leave_nan_and_say_why():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_any_scikit_learn_object_whose_answer_is_named(tmp_path):
     from sklearn.cluster import KMeans
     from sklearn.neighbors import LocalOutlierFactor
@@ -134,6 +135,7 @@ def test_impossible_clusters():
             ti.cluster_count(x, **arguments)
 
 
+@pytest.mark.slow
 def test_contracts():
     assert_contract(lambda: ti.PerCloud(lambda x: (float(x.std()), x[:, 0]), tokens=2))
     assert_contract(lambda: ti.LogitDimension((2, 4), small="nan"))

@@ -53,6 +53,7 @@ def test_profile(run):
         plots.profile(ds)
 
 
+@pytest.mark.slow
 def test_overviews_are_legible(run):
     for name in ("linearity", "nonlinearity"):
         figures = list(plots.overview(run[1][name].to_dataset(inherit=False)))

@@ -143,6 +143,7 @@ def test_augmentation_is_drawn_with_its_interval(readings):
     assert len(fig.axes) == 2
 
 
+@pytest.mark.slow
 def test_two_models_have_an_overview(tiny_folder):
     model = ti.load_model(tiny_folder, device="cpu")
     texts = [t.text[:50] for t in ti.bundled_texts("story")[:12]]

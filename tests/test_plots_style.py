@@ -29,6 +29,7 @@ def test_pdf_keeps_text_as_truetype(tmp_path):
     assert b"/CIDFontType2" in data
 
 
+@pytest.mark.slow
 def test_names_with_dollar_signs_are_no_formulas(tmp_path):
     layer = variable("layer", np.arange(3), "blocks applied", "1")
     ds = xr.Dataset({"x": variable("layer", [1.0, 2.0, 3.0], "value", "1")}, {"layer": layer})

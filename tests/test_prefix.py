@@ -44,6 +44,7 @@ def whole(text, tokenizer, **options):
 
 @pytest.mark.parametrize("load", [byte_tokenizer, ti.load_tokenizer])
 @pytest.mark.parametrize("most", [2, 9, 60])
+@pytest.mark.slow
 def test_the_tokens_of_the_beginning_are_those_of_the_whole(load, most, short):
     tokenizer = load()
     assert prefix.begins_anew(Vocabulary(tokenizer))

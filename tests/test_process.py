@@ -308,6 +308,7 @@ def test_making_models_leaves_random_numbers_alone():
     "path", sorted([*PACKAGE.rglob("*.py"), *(ROOT / "experiments").rglob("*.py")]),
     ids=lambda p: p.relative_to(ROOT).as_posix(),
 )  # fmt: skip
+@pytest.mark.slow
 def test_every_new_tensor_says_dtype_and_device(path):
     source = path.read_text(encoding="utf-8")
     for node in ast.walk(ast.parse(source)):

@@ -275,6 +275,7 @@ def test_bidirectional_configs_are_refused(kind, config, said):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.slow
 def test_rounding_in_half_precision_is_no_leak(family):
     for dtype in (torch.bfloat16, torch.float16):
         ti.wrap(tiny_lm(family).to(dtype))

@@ -56,6 +56,7 @@ def test_differences_of_pairs_are_covered(n, shape):
 
 
 @pytest.mark.parametrize("level", [0.5, 0.8, 0.99])
+@pytest.mark.slow
 def test_other_levels(level):
     bounds = r.mean_interval(np.random.default_rng(0).standard_normal((15, 2000)), level=level, n_boot=1000)
     assert covered(bounds, 0.0) == pytest.approx(level, abs=0.04)
@@ -184,6 +185,7 @@ def test_parts_of_a_ratio_stand_for_it():
         np.testing.assert_allclose(one, whole, atol=0.1 * (whole[1] - whole[0]))
 
 
+@pytest.mark.slow
 def test_the_best_of_columns_without_effect_seldom_excludes_the_null():
     """Ratios of sums of unequal documents, the best of 9: its interval is that of the band, not of a column alone."""
     rng, times, both = np.random.default_rng(1), 250, np.zeros(2)

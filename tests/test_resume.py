@@ -177,6 +177,7 @@ def test_kill_after_the_result_is_written_leaves_no_checkpoints(tmp_path, monkey
         ({"model": ti.wrap(tiny_lm().bfloat16())}, r"dtype \(\"float32\" there, \"bfloat16\" now\)"),
     ],
 )
+@pytest.mark.slow
 def test_store_of_another_run_is_refused_and_named(options, named, finished, tmp_path):
     store = tmp_path / "run.zarr"
     stops = Stops()

@@ -111,6 +111,7 @@ def test_bos_stays_first_and_tokens_stay_the_same(name, shuffle):
             assert a == -1 or "\\x" in string or text[a:b] == string
 
 
+@pytest.mark.slow
 def test_words_move_whole():
     marked = "The| old| light|house|,| O|'|Brien|'s|:| |z|oo|.| a|b-c"
     prompts = Prompts.from_texts([marked.replace("|", "")], PieceTokenizer(marked))

@@ -306,6 +306,7 @@ def test_what_the_model_lacks_is_refused_before_it_runs():
         Spectrum().result()
 
 
+@pytest.mark.slow
 def test_in_one_pass_of_a_model_it_follows_the_conventions(tmp_path, tiny):
     prompts = ti.Prompts.from_ids([[1, 5, 6, 7, 9, 3], [1, 8, 9, 4]], tiny)
     run = ti.measure(tiny, prompts, {"spectrum": Spectrum()}, store=tmp_path / "run.zarr", progress=False)

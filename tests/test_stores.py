@@ -252,6 +252,7 @@ def test_changed_attributes_are_noticed(file, change, named, tmp_path):
         ti.read(path)
 
 
+@pytest.mark.slow
 def test_attributes_of_any_plain_kind_come_back_with_their_digest(tmp_path):
     run = tree()
     odd = {"i": np.int32(3), "f": np.float32(0.1), "l": [1.5, 2.0], "one": [7], "array": np.arange(3), "t": "é"}
@@ -442,6 +443,7 @@ def test_a_signal_stops_at_once_whatever_a_library_makes_of_it(how, name, status
 @posix
 @pytest.mark.parametrize("how", ["passes", "changes", "swallows"])
 @pytest.mark.parametrize("place", ["identity", "opening", "writing"])
+@pytest.mark.slow
 def test_a_run_is_stopped_while_it_is_set_up_or_written(how, place, tmp_path, monkeypatch, whole):
     store, name = tmp_path / "run.zarr", {"identity": "run_facts", "opening": "Checkpoint", "writing": "_result"}[place]
     with monkeypatch.context() as patched:
@@ -527,6 +529,7 @@ def test_out_of_memory_in_a_share_keeps_the_numbers_of_the_whole(tmp_path):
     assert run["n"]["length"].values.tolist() == lengths
 
 
+@pytest.mark.slow
 def test_given_maps_go_through_shares(tmp_path):
     prompts, info = some_prompts(LENGTHS), tiny().info
     maps = measured(prompts, which={"fit": (fit := ti.TokenNonlinearity(exclude=()))}) and fit.fitted()
@@ -617,6 +620,7 @@ def test_relative_store_does_not_follow_the_working_folder(tmp_path, monkeypatch
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
+@pytest.mark.slow
 def test_signal_in_the_last_batch(tmp_path):
     """A signal in the very last batch: everything is kept, and the same call only writes the result."""
     store = tmp_path / "run.zarr"
