@@ -1,17 +1,22 @@
 """The tuned lens: the identity is the logit lens, the closed form is least squares, training lowers the divergence."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from contract import assert_contract
-from tiny import some_prompts, tiny
+from golden import belrose2023
+from tiny import byte_tokenizer, some_prompts, tiny
 
 import tokinterp as ti
 from tokinterp.measurements.tuned_lens import TunedLens
+from tokinterp.measurements.tuned_lens_fit import _final, _kl
+from tokinterp.models import wrap
 
 torch.set_num_threads(1)
+AUTHORS = json.loads((Path(__file__).parent / "golden" / "belrose2023.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +129,54 @@ def test_training_that_made_it_worse_is_not_kept():
     assert found["kl_trained"] > found["kl_start"]
     assert torch.equal(worse.weight, start.weight)
     assert torch.equal(worse.bias, start.bias)
+
+
+# -- the authors' lens on the same network --------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def seeded():
+    """The network of the recipe, its prompts, and its stream at every layer."""
+    model = wrap(belrose2023.network(), byte_tokenizer(), id="seeded")
+    prompts = ti.Prompts.from_ids([*belrose2023.ids()], model)
+    return model, prompts, ti.capture(model, prompts, range(len(prompts)), ti.resid(range(belrose2023.BLOCKS + 1)))
+
+
+def lens_like(name, model):
+    """Our lens with the translators of the authors' one: as theirs begins, or set to the numbers of the seed."""
+    lens = TunedLens.identity(model.info)
+    if name == "set":
+        lens.weight, lens.bias = (torch.from_numpy(x).float() for x in belrose2023.translators())
+    return lens
+
+
+def test_translators_begin_as_the_authors_do(seeded):
+    lens = TunedLens.identity(seeded[0].info)
+    assert {f"{i}.{n}" for i in lens.layers for n in ("weight", "bias")} == set(AUTHORS["begin"]["parameters"])
+    assert (
+        {*AUTHORS["begin"]["parameters"].values()} == {0.0} == {*lens.weight.unique().tolist(), *lens.bias.tolist()[0]}
+    )
+
+
+@pytest.mark.parametrize("name", ["begin", "set"])
+def test_logits_are_those_of_the_authors_lens(name, seeded):
+    model, _, batch = seeded
+    lens = lens_like(name, model)
+    prompt, position = zip(*belrose2023.SHOWN, strict=True)
+    for layer in lens.layers:
+        points = batch.resid(layer)[list(prompt), list(position)]
+        found = model.unembed(lens.translate(points, layer))
+        torch.testing.assert_close(found, torch.tensor(AUTHORS[name]["logits"][layer]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["begin", "set"])
+def test_divergence_and_its_slopes_are_those_the_authors_train_with(name, seeded):
+    model, prompts, batch = seeded
+    lens, wanted = lens_like(name, model), AUTHORS[name]
+    ds = lens_of(lens, prompts, model, ("tuned",))
+    per_token = ds["token_kl"].sel(variant="tuned", layer=lens.layers).mean("token")
+    np.testing.assert_allclose(per_token, wanted["kl"], rtol=1e-5)
+    for i in range(len(lens.layers)):
+        own = [lens.weight[i].clone().requires_grad_(), lens.bias[i].clone().requires_grad_()]
+        kl = _kl(lens, batch, _final(batch), i, *own)
+        assert float(kl.detach()) == pytest.approx(wanted["kl"][i], rel=1e-5)
+        for slope, theirs in zip(torch.autograd.grad(kl, own), ("weight", "bias"), strict=True):
+            torch.testing.assert_close(slope, torch.tensor(wanted[f"{theirs}_gradient"][i]), rtol=1e-3, atol=2e-6)

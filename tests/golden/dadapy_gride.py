@@ -9,7 +9,8 @@ import numpy as np
 
 SOURCE = {
     "package": "dadapy 0.3.4", "repository": "sissa-data-science/DADApy", "numpy": "1.26.4",
-    "commit": "d9038b3, whose code of dimensions is that of the package",
+    "commit": "d9038b3b7be7e45b1f139881bf63d252b5f1b448",
+    "note": "the package is what ran; its files are those of this commit",
     "calls": {
         "gride, error, distance": "Data(coordinates=x).return_id_scaling_gride(range_max=64)",
         "twonn_ml": "Data(coordinates=x).compute_id_2NN(algorithm='ml')",

@@ -16,14 +16,14 @@ LAYERS = (1, 2, 3, 4)
 TOKENS = 260
 SOURCE = {
     "package": "dadapy 0.3.4", "repository": "sissa-data-science/DADApy", "numpy": "1.26.4",
-    "commit": "d9038b3, a snapshot of the same code",
+    "commit": "d9038b3b7be7e45b1f139881bf63d252b5f1b448",
+    "note": "the package is what ran; its files are those of this commit",
     "calls": {
         "overlap": "Data(coordinates=x).return_data_overlap(coordinates=y, k=k)",
         "there, back": "_return_imbalance(neighbours of x, neighbours of y, rng, k=k) and the other way round",
         "labels": "Data(coordinates=x).return_label_overlap(labels, k=k, weighted=...)",
     },
 }  # fmt: skip
-"""What made the numbers. The commit is of the repository's published snapshot; the package is what ran."""
 
 
 def views():

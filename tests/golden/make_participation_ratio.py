@@ -19,6 +19,8 @@ if __name__ == "__main__":
         cases.append({"seed": seed, "n": n, "d": d, "naive": found["naive"], "row": found["row"]})
     source = {
         "package": "dimensionality 0.1.4", "repository": "badooki/dimensionality",
-        "commit": "not recorded by the package", "call": "participation_ratio(rows, return_all=True)",
+        "commit": "d9f47dc068c7f6613e061d14c87f32391480c6e2",
+        "note": "the package is what ran; its files are those of this commit",
+        "calls": {"naive, row": "participation_ratio(rows, return_all=True)"},
     }  # fmt: skip
     print(json.dumps({"source": source, "cases": cases}, indent=1))
