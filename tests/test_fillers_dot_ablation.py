@@ -96,6 +96,13 @@ def test_interventions_are_those_made_by_hand(lm, changed):
     assert changed["true"].values.astype(bool).tolist() == (test.answer == true).tolist()
 
 
+def test_the_random_trunk_is_an_untrained_network_of_its_own(changed):
+    own = ablate_dots({"own": build(TASK, Network(2, 32, 2, 64), 10_000)}, TASK, prompts=40, batch=16)
+    for name in ("logit_change", "slot_change", "correct", "answered"):
+        np.testing.assert_array_equal(changed[name].sel(trunk="random"), own[name].sel(trunk="own"))
+    assert not np.allclose(*(changed["logit_change"].sel(trunk=t) for t in ("net", "random")), atol=1e-3)
+
+
 def test_ablations_that_put_back_what_was_there_change_nothing(lm, monkeypatch):
     """One prompt twice: its mean over prompts and the fillers of the other prompt are its own."""
     twice = TASK.test_set("filler", 1, 5)

@@ -69,6 +69,34 @@ def test_the_embedding_of_a_dot_says_nothing(lm):
     assert ds["accuracy"].sel(target="match").isnull().any(("trunk", "layer")).values.tolist() == [False, True, True]
 
 
+def test_a_class_without_examples_in_the_fit_has_no_accuracy(lm, monkeypatch):
+    """It could never be said: 0 of its test examples right would be said of the network."""
+    fit, test = different_halves(TASK, 900)
+    pair = (fit.rows[:, 0] + fit.rows[:, 1]) % 3
+    few = (pair[:, 1] != 2).nonzero()[:, 0]
+    part = type(fit)(type(fit.sequences)(*(t[few] for t in fit.sequences)), fit.answer[few], fit.rows[few],
+                     fit.stratum[few])  # fmt: skip
+    monkeypatch.setattr(dot_probes, "different_halves", lambda *_: (part, test))
+    ds = probe_contents({"net": lm}, TASK, slots=[0, 3], targets=("pair sum", "first row"), n_boot=20, layers=[1, 2])
+    gone = {"pair sum": [True, False], "first row": [False, False]}  # slot 0 is for rows 0 and 1
+    for target, wanted in gone.items():
+        for name in ("accuracy", "shuffled"):
+            one = ds.sel(target=target)
+            assert one[name].isnull().all(("trunk", "layer")).values.tolist() == wanted
+            assert one[name].isnull().any(("trunk", "layer")).values.tolist() == wanted
+            assert one[f"{name}_interval"].isnull().all(("trunk", "layer", "bound")).values.tolist() == wanted
+            assert one[f"{name}_mean"].notnull().all()
+
+
+def test_the_random_trunk_is_an_untrained_network_of_its_own(lm):
+    options = {"slots": [0, 3], "targets": ("first row",), "examples": 300, "n_boot": 5}
+    ds = probe_contents({"net": lm}, TASK, **options)
+    own = probe_contents({"own": build(TASK, Network(2, 32, 2, 64), 10_000)}, TASK, random_trunk=False, **options)
+    np.testing.assert_array_equal(ds["accuracy"].sel(trunk="random"), own["accuracy"].sel(trunk="own"))
+    assert not ds["accuracy"].sel(trunk="random").equals(ds["accuracy"].sel(trunk="net", drop=True))
+    assert not np.allclose(*(ds["accuracy"].sel(trunk=t, layer=2) for t in ("net", "random")))
+
+
 def test_the_discriminant_has_equal_priors_whatever_is_common():
     rng = np.random.default_rng(0)
     y, wanted = (rng.choice(3, (n, 1, 1), p=[0.75, 0.2, 0.05]) for n in (150, 80))

@@ -94,6 +94,26 @@ def test_probe_result(lm):
     ti.check(ds)
 
 
+def test_the_random_trunk_is_an_untrained_network_of_its_own(lm, monkeypatch):
+    """Of the shape of the first, from a seed that no trained network has; tuned and scored in its own place."""
+    tuned = {}
+
+    def remember(network, task, share, *rest):
+        tuned[parameters_hash(network)] = tuned.get(parameters_hash(network), 0) + 1
+        return network
+
+    monkeypatch.setattr(probe, "finetune", remember)
+    options = {"kept": (0, 1), "schedule": SHORT, "test_examples": 200, "device": "cpu", "progress": False}
+    own = build(TASK, Network(2, 32, 2, 64), 10_003)
+    ds = probe.probe_fillers({"net": lm}, TASK, seed=3, **options)
+    assert tuned == {parameters_hash(lm): 2, parameters_hash(own): 2}
+    alone = probe.probe_fillers({"own": own}, TASK, seed=3, random_trunk=False, **options)
+    assert alone["trunk"].values.tolist() == ["own"]
+    for name in ("auc", "stratum_accuracy"):
+        np.testing.assert_array_equal(ds[name].sel(trunk="random"), alone[name].sel(trunk="own"))
+    assert not np.allclose(*(ds["auc"].sel(trunk=t) for t in ("net", "random")))
+
+
 class Killed(Exception):
     pass
 

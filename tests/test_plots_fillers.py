@@ -35,3 +35,27 @@ def test_long_names_are_wrapped():
     lines = wrapped("a name of many words that is long", 12).split("\n")
     assert all(len(x) <= 12 for x in lines)
     assert " ".join(lines) == "a name of many words that is long"
+
+
+def test_a_control_is_drawn_at_its_own_values_beside_the_fillers():
+    """Each with its own name, its rows in the same order, whatever their order in the result."""
+    rows = ["a", "b", "c"]
+    values = {"dots": [1.0, 2.0, 3.0], "random words": [-1.0, -2.0, -3.0]}
+    made = {}
+    for name, order in (("dots", rows), ("random words", rows[::-1])):
+        x = xr.DataArray(values[name], {"intervention": rows}, "intervention").sel(intervention=order)
+        bounds = np.stack([x.values - 0.1, x.values + 0.3])
+        made[name] = xr.Dataset({"gap": x, "gap_interval": (("bound", "intervention"), bounds)})
+        made[name]["gap"].attrs.update(long_name="gap", units="nat")
+    ax = intervals(made["dots"], "gap", "intervention", other=made["random words"], labels=("dots", "random words"))
+    points = {line.get_label(): line for line in ax.lines if line.get_label() in values}
+    assert points.keys() == values.keys()
+    for name, line in points.items():
+        np.testing.assert_allclose(line.get_xdata(), values[name])
+        assert np.round(line.get_ydata()).tolist() == [0, 1, 2]
+    bars = [c.get_segments() for c in ax.collections]
+    for segments, name in zip(bars, values, strict=True):
+        found = [(s[0, 0], s[1, 0]) for s in segments]
+        np.testing.assert_allclose(found, [(v - 0.1, v + 0.3) for v in values[name]])
+    few = intervals(made["dots"], "gap", "intervention", without=("b",))
+    np.testing.assert_allclose(few.lines[-1].get_xdata(), [1, 3])

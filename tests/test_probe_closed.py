@@ -8,7 +8,7 @@ from tiny import tiny_lm
 import tokinterp as ti
 from tokinterp.measurements.probe_text import label_ids
 from tokinterp.measurements.probes import fit_probes
-from tokinterp.measurements.token_probes import check_layer
+from tokinterp.measurements.token_probes import TokenProbes, check_layer
 from tokinterp.models import wrap
 
 torch.set_num_threads(1)
@@ -62,6 +62,36 @@ def test_a_class_that_is_never_a_label_at_an_offset_is_never_said_there(model, t
         assert bool(before.isfinite().all())
         states = torch.randn(50, 32, generator=torch.Generator().manual_seed(0)) * 9
         assert 6 not in found.predict(states, 2, 2, 3)
+
+
+@pytest.mark.parametrize("method", ["ridge", "lda"])
+def test_every_offset_is_solved_with_its_own_labels(model, method):
+    """Offsets fitted together are those fitted alone, though their labels are not equally common."""
+    prompts = text(types=30)
+    together = fit_probes(model, prompts, layers=[1], offsets=[-3, 0, 2], method=method, progress=False)
+    for o in (-3, 0, 2):
+        alone = fit_probes(model, prompts, layers=[1], offsets=[o], method=method, progress=False)
+        torch.testing.assert_close(together.weight(1, o), alone.weight(1, o), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(together.bias(1, o), alone.bias(1, o), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(together.bias(1, -3), together.bias(1, 2), atol=1e-3)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_label_without_a_row_to_fit_has_no_loss_and_not_an_infinite_one(model):
+    """A type may be a label only in prompts that were left out of the fit."""
+    prompts = ti.Prompts.from_ids([[5, 6, 7, 8, 5, 6], [7, 8, 5, 6, 6, 7]])
+    fitted = fit_probes(model, prompts, layers=[1], offsets=[0], method="lda", progress=False)
+    part = {n: fitted._get(1, n, torch.device("cpu")).clone() for n in ("weight.0", "bias.0", "mean", "scale")}
+    part["weight.0"][1], part["bias.0"][1] = 0.0, -torch.inf  # of 5, 6, 7, 8
+    probes = TokenProbes([1], [0], fitted.labels, {1: part}, fitted.facts, fitted.text)
+    states = torch.randn(30, 32, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([5, 6, 7, 8, 9, -1]).repeat(5)
+    found, whole = probes.read(states, 1, 0, targets), (probes.standardise(states, 1) @ part["weight.0"].T).double()
+    unknown = torch.tensor([False, True, False, False, True, True]).repeat(5)
+    assert found.log_prob.isnan().equal(unknown)
+    assert (found.rank == -1).equal(unknown)
+    wanted = (whole + part["bias.0"].double()).log_softmax(1)
+    for row in (~unknown).nonzero()[:, 0].tolist():
+        assert float(found.log_prob[row]) == pytest.approx(float(wanted[row, int(targets[row]) - 5]), abs=1e-4)
 
 
 def test_infinite_numbers_of_other_kinds_are_refused():

@@ -1,5 +1,6 @@
 """Scores of token probes: equal to counting by hand, the ceiling, planted erasure, refusals."""
 
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,9 +10,10 @@ from planted import PlantedModel, planted_texts
 from tiny import tiny, tiny_lm
 
 import tokinterp as ti
-from tokinterp.measurements.probe_scores import SUBSETS, ProbeScores, score_probes, token_subsets
+from tokinterp.measurements.probe_scores import SUBSETS, ProbeScores, score_probes, token_subsets, word_lengths
 from tokinterp.measurements.probes import ProbeSettings, TokenProbes, fit_probes
 from tokinterp.models import wrap
+from tokinterp.text.classes import CLASSES
 
 torch.set_num_threads(1)
 
@@ -257,3 +259,54 @@ def test_refusals(real, texts):
     far = TokenProbes([0], [-len(word.ids(0))], probes.labels, {0: {}}, dict(probes.facts))
     with pytest.raises(ValueError, match="no token of these prompts has a label"):
         score_probes(far, model, word, progress=False)
+
+
+def test_a_seen_label_without_a_row_to_fit_leaves_no_cross_entropy_where_it_occurs():
+    model, texts = tiny(), ["rivers run to the sea", "the sea is wide in winter", "a river in the north"]
+    prompts = ti.Prompts.from_texts(texts, model)
+    fitted = fit_probes(model, prompts, layers=[1], offsets=[0], method="lda", progress=False)
+    whole = score_probes(fitted, model, prompts, progress=False, n_boot=5).sel(layer=1, offset=0)
+    assert whole["cross_entropy"].where(whole["n_seen"] > 0, 0).notnull().all()
+    part = {n: fitted._get(1, n, torch.device("cpu")).clone() for n in ("weight.0", "bias.0", "mean", "scale")}  # pyright: ignore[reportOptionalMemberAccess]
+    subsets, bits = token_subsets(prompts)
+    lost = int(prompts.token_ids[np.flatnonzero(bits >> subsets.index("last piece") & 1)[0]])
+    part["weight.0"][fitted.labels == lost] = 0.0
+    part["bias.0"][fitted.labels == lost] = -torch.inf
+    probes = TokenProbes([1], [0], fitted.labels, {1: part}, fitted.facts, fitted.text)
+    found = score_probes(probes, model, prompts, progress=False, n_boot=5).sel(layer=1, offset=0)
+    holds = {s: bool((prompts.token_ids[(bits >> n & 1) > 0] == lost).any()) for n, s in enumerate(subsets)}
+    holds |= {"seen label": True, "seen pair": True}
+    assert {True, False} == set(holds.values())
+    for name in subsets:
+        one = found.sel(subset=name)
+        assert not np.isinf(one["cross_entropy"])
+        assert bool(one["cross_entropy"].isnull()) == (holds[name] or not int(one["n_seen"])), name
+        assert not holds[name] or one["cross_entropy_interval"].isnull().all()
+        assert int(one["n_seen"]) == int(whole["n_seen"].sel(subset=name))
+
+
+def test_words_end_in_the_prompt_in_which_they_began():
+    """A loop over tokens; pieces of a word that began in the prompt before count for nothing."""
+    code = {n: k for k, n in enumerate(CLASSES)}
+    pieces = [code[n] for n in ("first piece", "middle piece", "last piece")]
+    rng = np.random.default_rng(0)
+    cut = 0
+    for _ in range(50):
+        codes = rng.choice([*pieces, *pieces, code["word"], code["stop word"], code["whitespace"]], 30)
+        starts = np.array([0, *np.sort(rng.choice(np.arange(1, 30), 4, replace=False)), 30])
+        wanted = np.zeros(30, np.int64)
+        for a, b in itertools.pairwise(starts.tolist()):
+            begun = None
+            for t in range(a, b):
+                if codes[t] == code["first piece"]:
+                    begun = t
+                elif codes[t] in (code["word"], code["stop word"]):
+                    wanted[t] = 1
+                elif codes[t] == code["last piece"]:
+                    if begun is None:
+                        cut += bool(np.isin(codes[:a], pieces[:1]).any())
+                    else:
+                        wanted[t] = int(np.isin(codes[begun : t + 1], pieces).sum())
+        given = SimpleNamespace(codes=codes), SimpleNamespace(starts=starts)
+        np.testing.assert_array_equal(word_lengths(*given), wanted)  # pyright: ignore[reportArgumentType]
+    assert cut > 20

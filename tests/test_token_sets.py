@@ -65,3 +65,22 @@ def test_wrong_rules_are_named(prompts):
         check_sets("keys", {})
     with pytest.raises(ValueError, match="set 'x' marks 3 tokens, the prompts have"):
         resolve(prompts, {"x": Marked(np.ones(3, dtype=bool))})
+
+
+def test_special_tokens_are_no_separators_whatever_their_text():
+    texts = [".", " ,", "", "\n", "a.", "?!", " ", "</s>", "::", "-"]
+    special = {".", " ", "</s>", ""}
+
+    class Words:
+        def strings(self, ids):
+            return [texts[i] for i in ids]
+
+        def special(self, ids):
+            return np.array([texts[i] in special for i in ids])
+
+    for keep in (special, set()):
+        special = keep
+        found = separator_ids(Words(), np.array([9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 0, 8]))
+        wanted = [i for i, t in enumerate(texts) if t and t not in keep and not t.strip(".,?!;: \n")]
+        assert found.tolist() == wanted
+    assert 2 not in found  # a token without text separates nothing

@@ -87,9 +87,9 @@ def probe_contents(
     -------
     Dataset
         ``accuracy`` (trunk, target, layer, slot), balanced over the classes, so that chance is exactly 1 / classes
-        (``chance``, by target), with ``accuracy_interval``; NaN where a class never occurs (pairs with the last row
-        have no match); ``shuffled``, the same with labels permuted before the fit; ``accuracy_mean``,
-        ``shuffled_mean`` over slots, with intervals; ``n_fit``, ``n_test`` (different inputs).
+        (``chance``, by target), with ``accuracy_interval``; NaN where a class never occurs in the fit or in the test
+        (pairs with the last row have no match); ``shuffled``, the same with labels permuted before the fit;
+        ``accuracy_mean``, ``shuffled_mean`` over slots, with intervals; ``n_fit``, ``n_test`` (different inputs).
 
     Raises
     ------
@@ -145,15 +145,17 @@ def probe_contents(
             row = chosen.index(layer)
             for g, name in enumerate(targets):
                 (y, k), (wanted, _) = labels[0][name], labels[1][name]
+                absent = (torch.nn.functional.one_hot(y, k).sum(0) == 0).flatten(1).any(1)  # (slot,) nothing to fit
                 for permuted in (0, 1):
                     right = _right(
                         x, y.gather(0, order.expand_as(y)) if permuted else y, z, wanted, k, shrinkage
                     )  # (test, slot, coordinate)
-                    one = _balanced(right, wanted, k, right.new_zeros(0, len(right)))[0]
+                    one = _balanced(right, wanted, k, right.new_zeros(0, len(right)))[0].masked_fill(absent, torch.nan)
                     score[permuted, t, g, row], mean[permuted, t, g, row] = one.cpu().numpy(), float(one.nanmean())
 
-                    def drawn(w: np.ndarray, right=right, wanted=wanted, k=k) -> np.ndarray:
+                    def drawn(w: np.ndarray, right=right, wanted=wanted, k=k, absent=absent) -> np.ndarray:
                         boot = _balanced(right, wanted, k, torch.from_numpy(w).to(right))[1:]
+                        boot = boot.masked_fill(absent, torch.nan)
                         return torch.cat([boot, boot.nanmean(1, keepdim=True)], 1).cpu().numpy()
 
                     bounds = resample(drawn, len(test.rows), **draw_rows)

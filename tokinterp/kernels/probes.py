@@ -23,9 +23,9 @@ class Reading(NamedTuple):
     Attributes
     ----------
     log_prob : torch.Tensor
-        (row,) float32, nat, of the target; NaN without one.
+        (row,) float32, nat, of the target; NaN without one, and where the probe had no row of it to be fitted on.
     rank : torch.Tensor
-        (row,) int64, number of classes with a greater logit (0: the target comes first); -1 without a target.
+        (row,) int64, number of classes with a greater logit (0: the target comes first); -1 where that is NaN.
     """
 
     log_prob: Tensor
@@ -183,7 +183,7 @@ def read_targets(
     target : torch.Tensor
         (row,) int64 class, -1 where there is none.
     bias : torch.Tensor, optional
-        (class,).
+        (class,); -inf for classes without rows (`shrunk_lda`), of which the probe knows nothing.
     scratch : Scratch, optional
         For this number of classes.
     rank : bool
@@ -196,6 +196,8 @@ def read_targets(
     ([0, 1], [0.0, -50.0])
     """
     scratch = scratch or Scratch(len(weight), len(x), x.device)
+    if bias is not None:  # not a probability of 0: there was nothing to fit
+        target = target.masked_fill(bias.isneginf()[target.clamp_min(0)], -1)
     known = target >= 0
     out = torch.full((len(x),), torch.nan, device=x.device, dtype=torch.float32)
     ranks = torch.full((len(x),), -1, dtype=torch.int64, device=x.device)

@@ -65,10 +65,10 @@ class ProbeScores(Measurement):
 
     A probe cannot be right about a label never seen, so ``ceiling``, the share of seen labels, is the best accuracy
     there is, and the accuracy of a probe of the embedding at offset 0; ``relative_accuracy`` is accuracy divided by it.
-    Cross-entropy is over seen labels.  Intervals (`tokinterp.stats.resample`) draw whole documents, hits divided by
-    positions; those of ``gap`` draw both of its subsets together, and ``gap_band`` holds at all layers at once: it is
-    that of the layer with the largest gap.  They are NaN where fewer than 3 documents
-    (``n_groups``) have a part.
+    Cross-entropy is over seen labels, NaN where a closed form had no row of one of them (its prompts were left out of
+    the fit, as not finite).  Intervals (`tokinterp.stats.resample`) draw whole documents, hits divided by positions;
+    those of ``gap`` draw both of its subsets together, and ``gap_band`` holds at all layers at once: it is that of the
+    layer with the largest gap.  They are NaN where fewer than 3 documents (``n_groups``) have a part.
 
     Examples
     --------
@@ -167,8 +167,11 @@ class ProbeScores(Measurement):
                     found = self.probes.read(x, layer, o, labels[k], standardised=True)
                     top1, top = found.rank == 0, (found.rank >= 0) & (found.rank < _TOP)
                     loss = -found.log_prob.double().nan_to_num(0.0)
-                    values = torch.stack([top1.double(), top.double(), loss], 1)
-                    hits[:, :, i, k] = _per_prompt(row, members[k], values, n)
+                    unfitted = (found.log_prob.isnan() & self.probes.seen(labels[k], o)).double()
+                    values = torch.stack([top1.double(), top.double(), loss, unfitted], 1)
+                    sums = _per_prompt(row, members[k], values, n)
+                    sums[..., 2].masked_fill_(sums[..., 3] > 0, torch.nan)  # no loss is known, and none is infinite
+                    hits[:, :, i, k] = sums[..., :3]
         self.append(prompt=batch.prompt_numbers.cpu(), counts=counts.cpu(), hits=hits.float().cpu())
 
     def _labels(self, batch: Batch, offset: int) -> torch.Tensor:

@@ -186,7 +186,8 @@ class TokenProbes:
         Returns
         -------
         Reading
-            ``log_prob`` (row,) float32, NaN, and ``rank`` (row,) int64, -1, where the target was never a label.
+            ``log_prob`` (row,) float32, NaN, and ``rank`` (row,) int64, -1, where the target was never a label of a row
+            that the probe was fitted on.
         """
         self._check(layer, offset)
         if resid.ndim != 2 or resid.shape[1] != self.facts["d_model"]:
