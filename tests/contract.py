@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from test_measure import assert_same
+from stored_runs import assert_same
 from tiny import some_prompts, tiny
 
 import tokinterp as ti

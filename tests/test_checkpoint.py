@@ -1,51 +1,16 @@
 """What is kept of a run: damaged, on a full disk, and taken up again."""
 
-import signal
-
 import pytest
 import torch
-from test_measure import measured
+from stored_runs import BATCH, Stops, assert_same_node, both, measured
 from tiny import Norms, Spread
 
 from tokinterp.checkpoint import partial_folder
-
-BATCH = 60
-
-
-def both():
-    return {"norms": Norms(), "spread": Spread()}
 
 
 @pytest.fixture(scope="module")
 def whole():
     return measured(which=both(), batch_tokens=BATCH)
-
-
-# -- stopped inside this process ------------------------------------------------------------------------------
-class Stops(Norms):
-    """Fails, or is interrupted, after so many batches of all runs together; keeps which prompts it saw."""
-
-    def __init__(self, layers=None, per_token=True):
-        super().__init__(layers, per_token)
-        self.left = 10**9
-        self.how = RuntimeError
-        self.seen = []
-
-    def update(self, batch):
-        if self.left == 0:
-            if self.how is RuntimeError:
-                raise RuntimeError("stopped by the test")
-            signal.raise_signal(signal.SIGINT)
-        self.left -= 1
-        self.seen += batch.numbers
-        super().update(batch)
-
-
-def assert_same_node(a, b, name):
-    one, two = a[name].to_dataset(), b[name].to_dataset()
-    assert set(one.variables) == set(two.variables)
-    for v in one.variables:
-        assert one[v].values.tobytes() == two[v].values.tobytes() or one[v].values.tolist() == two[v].values.tolist(), v
 
 
 def test_batch_size_of_the_first_call_is_kept(tmp_path, whole):

@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 from conftest import needs_extras
 from scipy import stats
-from test_measure import assert_same, measured
+from stored_runs import assert_same, measured
 from tiny import Norms, tiny
 
 import tokinterp as ti

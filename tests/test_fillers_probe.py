@@ -2,13 +2,13 @@
 
 import copy
 import json
-import signal
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from stopped_fits import Killed, stopping
 
 import tokinterp as ti
 from experiments import dot_by_dot
@@ -18,7 +18,6 @@ from tokinterp.fillers import probe
 from tokinterp.fillers.network import Network, as_model, build, parameters_hash
 from tokinterp.fillers.schedule import Schedule
 from tokinterp.fillers.tasks import Task
-from tokinterp.fitting import Fit
 
 TASK = Task(n=4, d=2, m=5)
 SHORT = Schedule(steps=3, batch=8, rate=1e-2)
@@ -114,26 +113,6 @@ def test_the_random_trunk_is_an_untrained_network_of_its_own(lm, monkeypatch):
     assert not np.allclose(*(ds["auc"].sel(trunk=t) for t in ("net", "random")))
 
 
-class Killed(Exception):
-    pass
-
-
-def halting(monkeypatch, number, how):
-    """Let the probes be interrupted, or die, at a step; return the list of steps taken."""
-    step, taken = Fit.step, []
-
-    def watched(self, said, state=None):
-        taken.append(said)
-        if len(taken) == number and how == "signal":
-            signal.raise_signal(signal.SIGINT)
-        step(self, said, state)
-        if len(taken) == number and how == "kill":
-            raise Killed
-
-    monkeypatch.setattr(Fit, "step", watched)
-    return taken
-
-
 @pytest.mark.parametrize("variant", probe.VARIANTS)
 @pytest.mark.slow
 def test_probes_go_on_where_they_were_stopped(variant, lm, tmp_path, monkeypatch):
@@ -153,7 +132,7 @@ def test_probes_go_on_where_they_were_stopped(variant, lm, tmp_path, monkeypatch
         store = tmp_path / f"{number}.zarr"
         call = partial(probe.probe_fillers, nets, TASK, variant=variant, store=store, checkpoint_every=0)
         with monkeypatch.context() as patch:
-            taken = halting(patch, number, how)
+            taken = stopping(patch, number, how)
             with pytest.raises(KeyboardInterrupt if how == "signal" else Killed):
                 call(**options)
             with pytest.raises(ValueError, match=r"belongs to another run; it differs in: .*schedule"):

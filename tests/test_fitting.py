@@ -3,11 +3,11 @@
 import json
 import os
 import shutil
-import signal
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from stopped_fits import Killed, stopping
 from tiny import some_prompts, tiny
 
 import tokinterp as ti
@@ -66,26 +66,6 @@ def read(fit, path):
 @pytest.fixture(scope="module")
 def whole():
     return {fit: fit().digest for fit in FITS}
-
-
-class Killed(Exception):
-    pass
-
-
-def stopping(monkeypatch, number, how):
-    """Let the fit be interrupted, or die, at a step; return the list of steps taken."""
-    step, taken = Fit.step, []
-
-    def watched(self, said, state=None):
-        taken.append(said)
-        if len(taken) == number and how == "signal":
-            signal.raise_signal(signal.SIGINT)
-        step(self, said, state)
-        if len(taken) == number and how == "kill":
-            raise Killed
-
-    monkeypatch.setattr(Fit, "step", watched)
-    return taken
 
 
 @pytest.mark.parametrize("fit", FITS)

@@ -3,30 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from tiny import Norms, Spread, some_prompts, tiny
+from stored_runs import LENGTHS, measured
+from tiny import Norms, Spread, some_prompts
 
 import tokinterp as ti
 from tokinterp.measure import AllNonfiniteError
 
 S = ti.Site
-
-
-LENGTHS = [22, 30, 17, 30, 25, 19, 28]
-
-
-def measurements():
-    return {
-        "norms": Norms(),
-        "spread": Spread(),
-        "dimension": ti.IntrinsicDimension(scales=(2, 4), k=4, tokens=None, small="nan"),
-        "spectrum": ti.Spectrum(),
-        "lens": ti.LogitLens(tokens=None, top=2),
-    }
-
-
-def measured(prompts=None, model=None, which=None, **options):
-    prompts = some_prompts(LENGTHS) if prompts is None else prompts
-    return ti.measure(model or tiny(), prompts, which or measurements(), progress=False, **options)
 
 
 # -- not finite -----------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from standin import StandIn
+from stored_runs import LENGTHS, assert_same, measured, measurements
 from tiny import Norms, Spread, byte_tokenizer, some_prompts, tiny, tiny_lm
 
 import tokinterp as ti
@@ -20,42 +21,6 @@ from tokinterp.measurements.base import Measurement
 
 measure_module = importlib.import_module("tokinterp.measure")  # the name is that of the function, too
 S = ti.Site
-LENGTHS = [22, 30, 17, 30, 25, 19, 28]
-
-
-def measurements():
-    return {
-        "norms": Norms(),
-        "spread": Spread(),
-        "dimension": ti.IntrinsicDimension(scales=(2, 4), k=4, tokens=None, small="nan"),
-        "spectrum": ti.Spectrum(),
-        "lens": ti.LogitLens(tokens=None, top=2),
-    }
-
-
-def measured(prompts=None, model=None, which=None, **options):
-    prompts = some_prompts(LENGTHS) if prompts is None else prompts
-    return ti.measure(model or tiny(), prompts, which or measurements(), progress=False, **options)
-
-
-def assert_same(a, b, exact=False):
-    """Same groups, names, coordinates and whole numbers; other numbers to a few roundings, or to the bit."""
-    assert sorted(n.path for n in a.subtree) == sorted(n.path for n in b.subtree)
-    for node in a.subtree:
-        one, two = node.to_dataset(inherit=False), b[node.path].to_dataset(inherit=False)
-        assert set(one.variables) == set(two.variables)
-        assert one.sizes == two.sizes
-        for name, v in one.variables.items():
-            x, y = v.values, two[name].values
-            where = f"{node.path} {name}"
-            assert x.dtype == y.dtype, where
-            if exact or x.dtype.kind not in "f":
-                np.testing.assert_array_equal(x, y, where)
-            else:  # another batch shape is another order of float32 sums in the model
-                np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-5, err_msg=where)
-        drop = {"created", "digests"}
-        left = {k: v for k, v in one.attrs.items() if k not in drop}
-        assert left == {k: v for k, v in two.attrs.items() if k not in drop}
 
 
 @pytest.fixture(scope="module")
@@ -231,27 +196,6 @@ def test_cluster_of_dask(tmp_path, extras):
         store = tmp_path / "run.zarr"
         run = ti.measure_on_cluster(client, load_tiny, some_prompts(LENGTHS), which, store=store, shares=3)
     assert_same(run, measured(which=which))
-
-
-# -- not finite -----------------------------------------------------------------------------------------------
-def blow_up(ids, mask):
-    """Every position of prompts with 17 or 28 tokens."""
-    n = mask.sum(1, keepdim=True)
-    return ((n == 17) | (n == 28)).expand_as(mask)
-
-
-# -- out of memory --------------------------------------------------------------------------------------------
-class Hungry(Norms):
-    """Fails like a GPU of too little memory for batches of more tokens than fit, at a chosen reading."""
-
-    fits = 64
-    failures = 0
-
-    def update(self, batch):
-        if batch.ids.numel() > self.fits:
-            type(self).failures += 1
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        super().update(batch)
 
 
 # -- refused before anything is run ---------------------------------------------------------------------------

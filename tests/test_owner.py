@@ -1,20 +1,23 @@
 """One writer at a time: locks, signs of life, dead and living writers."""
 
 import errno
-import json
 import os
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
-from test_measure import measured
-from test_resume import BATCH, Stops, assert_same_node
+from stored_runs import (
+    BATCH,
+    as_owner,
+    assert_same_node,
+    ended_process,
+    measured,
+    resumed,
+    stopped_at,
+)
 from tiny import Norms
 
 from tokinterp import owner
-from tokinterp.checkpoint import partial_folder
 
 posix = pytest.mark.skipif(os.name != "posix", reason="processes and signals of POSIX")
 
@@ -24,25 +27,10 @@ def whole():
     return measured(which={"norms": Norms()}, batch_tokens=BATCH)
 
 
-def stopped_at(store, left=2, **options):
-    """A run that failed after some batches, with a checkpoint after each."""
-    stops = Stops()
-    stops.left = left
-    with pytest.raises(RuntimeError, match="stopped by the test"):
-        measured(which={"norms": stops}, store=store, batch_tokens=BATCH, checkpoint_every=0, **options)
-    return partial_folder(store) / "share-0-of-1"
-
-
-def resumed(store, **options):
-    return measured(which={"norms": Stops()}, store=store, batch_tokens=BATCH, **options)
-
-
 @pytest.fixture(scope="module")
 def dead():
     """The number of a process that has ended."""
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    return child.pid
+    return ended_process()
 
 
 # -- one writer -----------------------------------------------------------------------------------------------
@@ -55,14 +43,6 @@ def no_locks(monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", fail)
-
-
-def as_owner(folder, **record):
-    """Make a folder look written by somebody."""
-    child = {"token": "ab", "host": "node7", "machine": owner.machine(), "pid": os.getppid(), "started": "", **record}
-    number = owner.last_owner(folder)[0] + 1
-    (folder / f"owner-{number:06d}.json").write_text(json.dumps(child))
-    return folder / f"owner-{number:06d}.json"
 
 
 @posix

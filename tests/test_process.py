@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from test_measure import assert_same
+from stored_runs import assert_same
 from tiny import byte_tokenizer, some_ids, some_prompts, tiny, tiny_lm
 
 import tokinterp as ti

@@ -1,10 +1,7 @@
 """Prompts: ids, offsets, token strings, limits, batches, files, and errors."""
 
 import copy
-import csv
 import hashlib
-import io
-import json
 import pickle
 from dataclasses import replace
 from types import SimpleNamespace
@@ -329,27 +326,6 @@ def test_texts_are_kept_once():
     arrays = (prompts.token_ids, prompts._offsets, prompts.starts, prompts.documents, prompts.chars)
     assert sum(a.nbytes for a in arrays) < 16 * prompts.n_tokens
     assert prompts.token_ids.nbytes + prompts._offsets.nbytes == 12 * prompts.n_tokens
-
-
-# -- files ----------------------------------------------------------------------------------------------------------
-
-RECORDS = [{"text": t, "id": n} for n, t in enumerate(["One\nline café.", 'Two, "quoted"', "Three 日本"])]
-PLAIN = [r["text"] for r in RECORDS]
-
-
-def written(folder, kind):
-    stream = io.StringIO()
-    if kind == "jsonl":
-        stream.write("".join(json.dumps(r) + "\n" for r in RECORDS))
-    elif kind == "json":
-        json.dump(PLAIN, stream)
-    else:
-        rows = csv.DictWriter(stream, ["id", "text"], delimiter="\t" if kind == "tsv" else ",")
-        rows.writeheader()
-        rows.writerows(RECORDS)
-    file = folder / f"texts.{kind}"
-    file.write_bytes(stream.getvalue().encode())
-    return file
 
 
 def test_vocabulary_of_a_whole_tokenizer_is_safe():

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 import torch
-from test_measure import LENGTHS, assert_same, measured
+from stored_runs import BATCH, LENGTHS, Stops, assert_same, assert_same_node, both, measured
 from tiny import Norms, Spread, some_prompts, tiny, tiny_lm
 
 import tokinterp as ti
@@ -17,11 +17,6 @@ from tokinterp.checkpoint import partial_folder
 from tokinterp.fitted import load_tensors, save_tensors
 
 S = ti.Site
-BATCH = 60
-
-
-def both():
-    return {"norms": Norms(), "spread": Spread()}
 
 
 @pytest.fixture(scope="module")
@@ -75,23 +70,6 @@ def test_memory_does_not_grow_with_the_number_of_prompts(children):
 
 
 # -- stopped inside this process ------------------------------------------------------------------------------
-class Stops(Norms):
-    """Fails, or is interrupted, after so many batches of all runs together; keeps which prompts it saw."""
-
-    def __init__(self, layers=None, per_token=True):
-        super().__init__(layers, per_token)
-        self.left = 10**9
-        self.how = RuntimeError
-        self.seen = []
-
-    def update(self, batch):
-        if self.left == 0:
-            if self.how is RuntimeError:
-                raise RuntimeError("stopped by the test")
-            signal.raise_signal(signal.SIGINT)
-        self.left -= 1
-        self.seen += batch.numbers
-        super().update(batch)
 
 
 @pytest.mark.parametrize("left", [0, 1, 2, 3])
@@ -117,13 +95,6 @@ def test_failure_in_the_middle_is_taken_up_again(left, checkpoint_every, tmp_pat
     for name in ("norms", "spread"):
         assert_same_node(run, whole, name)
     assert [p.name for p in tmp_path.iterdir()] == ["run.zarr"]
-
-
-def assert_same_node(a, b, name):
-    one, two = a[name].to_dataset(), b[name].to_dataset()
-    assert set(one.variables) == set(two.variables)
-    for v in one.variables:
-        assert one[v].values.tobytes() == two[v].values.tobytes() or one[v].values.tolist() == two[v].values.tolist(), v
 
 
 def test_interrupt_keeps_the_batch_in_progress(tmp_path, whole, capsys):

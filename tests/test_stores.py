@@ -13,9 +13,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from stored_runs import (
+    BATCH,
+    LENGTHS,
+    Stops,
+    as_owner,
+    assert_same,
+    assert_same_node,
+    ended_process,
+    measured,
+    resumed,
+    stopped_at,
+)
 from test_dataset import tree
-from test_measure import LENGTHS, assert_same, measured
-from test_resume import BATCH, Stops, assert_same_node
 from tiny import Norms, Spread, some_prompts, tiny, tiny_lm
 
 import tokinterp as ti
@@ -35,25 +45,10 @@ def whole():
     return measured(which={"norms": Norms()}, batch_tokens=BATCH)
 
 
-def stopped_at(store, left=2, **options):
-    """A run that failed after some batches, with a checkpoint after each."""
-    stops = Stops()
-    stops.left = left
-    with pytest.raises(RuntimeError, match="stopped by the test"):
-        measured(which={"norms": stops}, store=store, batch_tokens=BATCH, checkpoint_every=0, **options)
-    return partial_folder(store) / "share-0-of-1"
-
-
-def resumed(store, **options):
-    return measured(which={"norms": Stops()}, store=store, batch_tokens=BATCH, **options)
-
-
 @pytest.fixture(scope="module")
 def dead():
     """The number of a process that has ended."""
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    return child.pid
+    return ended_process()
 
 
 # -- whose a partial folder is --------------------------------------------------------------------------------
@@ -137,14 +132,6 @@ def test_number_of_shares_is_kept(tmp_path):
     stopped_at(store)
     with pytest.raises(ValueError, match=r"differs in: shares \(1 there, 2 now\)"):
         resumed(store, share=(0, 2))
-
-
-def as_owner(folder, **record):
-    """Make a folder look written by somebody."""
-    child = {"token": "ab", "host": "node7", "machine": owner.machine(), "pid": os.getppid(), "started": "", **record}
-    number = owner.last_owner(folder)[0] + 1
-    (folder / f"owner-{number:06d}.json").write_text(json.dumps(child))
-    return folder / f"owner-{number:06d}.json"
 
 
 def test_writer_that_was_replaced_writes_nothing_more(tmp_path, whole):
