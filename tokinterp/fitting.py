@@ -15,7 +15,7 @@ import torch
 from . import dataset, files
 from .checkpoint import Facts, compare_facts, fingerprint, partial_folder
 from .fitted import Tensors, load_tensors, save_tensors
-from .models.base import current
+from .models.steady import ModelChangedError, check_steady, current
 from .owner import Owner, discard, sweep
 from .paths import new_path
 from .signals import stopped, stopping
@@ -90,7 +90,8 @@ class Fit:
     ValueError
         If the folder belongs to another fit (names what differs), or does not say to which.
     RuntimeError
-        If another process is writing it.
+        If another process is writing it, or a model of the `steady` function that fits changed meanwhile: nothing of
+        the fit is kept then.
     """
 
     def __init__(self, store: str | Path | None, facts: Facts, every: float = 60.0, name: str = "store") -> None:
@@ -124,6 +125,7 @@ class Fit:
     def __exit__(self, *error: object) -> None:
         self._open.close()
         if self.path is not None and not self.finished:
+            self._kept = self._kept and not isinstance(error[1], ModelChangedError)
             self._discard_empty()
         self._let_go()
 
@@ -183,6 +185,7 @@ class Fit:
     def save(self, state: Callable[[], State]) -> None:
         """Keep a whole step now."""
         began = time.monotonic()
+        check_steady()
         notes, tensors = state()
         self.save_part(STATE, tensors, {"notes": notes}, finite=False)
         self._saved = time.monotonic()
@@ -191,7 +194,14 @@ class Fit:
     def save_part(
         self, name: str, tensors: Mapping[str, torch.Tensor], facts: Facts, kind: str = KIND, *, finite: bool = True
     ) -> str:
-        """Keep tensors in a file of the folder, which names this fit; return their digest."""
+        """Keep tensors in a file of the folder, which names this fit; return their digest.
+
+        Raises
+        ------
+        ModelChangedError
+            If the tensors may be of several models.
+        """
+        check_steady()
         digest = save_tensors(self.partial / name, tensors, kind, {**facts, "fit": self.mark}, finite=finite)
         self._kept = True
         return digest
@@ -219,14 +229,18 @@ class Fit:
             compare_facts(_read_facts(self.partial / "run.json"), self.facts, self.partial)
             self._clear()
 
-    def done(self) -> None:
-        """The result is at its place: clear up."""
-        self.finished = True
-        self._clear()
+    def finish(self, write: Callable[[Path], Any]) -> None:
+        """Write the result to its place, which a function is given, if there is one, and clear up."""
+        check_steady()
+        if self.path is not None:
+            write(self.path)
+            self.finished = True
+            self._clear()
 
     def rename(self) -> None:
         """Let the folder itself become the result."""
         assert self.path is not None
+        check_steady()
         (self.partial / STATE).unlink(missing_ok=True)
         os.replace(self.partial, self.path)
         self._let_go()

@@ -17,6 +17,7 @@ from .edits import Edit
 from .measurements.base import Measurement
 from .measurements.clouds import DECLARED
 from .models.base import Model, ModelInfo
+from .models.steady import check_steady
 from .signals import stopped, stopping
 from .text.prompts import Prompts
 
@@ -164,6 +165,7 @@ class Runner:
 
     def _save(self, at: Progress) -> Progress:
         assert self.keep is not None
+        check_steady()
         rows = {name: m.take_rows() for name, m in self.everything.items()}
         self.seen, self.on_device = {}, 0
         new = self.keep.save(at, self.everything, rows)

@@ -20,10 +20,10 @@ from .capture import INNER
 from .checkpoint import Checkpoint, Facts, compare_facts, fingerprint, partial_folder, read_progress, remove_partial
 from .documents import with_documents
 from .edits import Edit, KnockOut, SiteEdit
-from .kernels.state import neutral
 from .loop import Measurements, Runner, nonfinite_layer
 from .measurements.base import Measurement
-from .models.base import Model, current
+from .models.base import Model
+from .models.steady import ModelChangedError, check_steady, current, steady
 from .paths import new_path
 from .settings import checked, count, share
 from .signals import at_once
@@ -32,8 +32,8 @@ from .trial import try_out
 
 
 @at_once()
-@neutral()
 @checked(share=share)
+@steady
 def measure(
     model: Model,
     prompts: Prompts | Sequence[str],
@@ -134,7 +134,7 @@ def measure(
         numbers = range(i, len(prompts), n)
         runner = Runner(model, prompts, numbers, measurements, edits, keep, float(checkpoint_every), progress)
         runner.run(batch_tokens)
-        _check_unchanged(model, keep)
+        check_steady()
         if keep is None:
             return _result(model, prompts, measurements, runner.bookkeeping, facts, edits, said)
         assert path is not None
@@ -154,9 +154,9 @@ def measure(
             dataset.write(tree, path)
             keep.remove()
         return dataset.read(path)
-    except BaseException:
+    except BaseException as error:
         if keep is not None:
-            keep.discard_empty()
+            keep.remove() if isinstance(error, ModelChangedError) else keep.discard_empty()
         raise
     finally:
         if keep is not None:
@@ -211,18 +211,6 @@ def _facts(tree: xr.DataTree, path: Path) -> Facts:
     if "facts" not in tree.attrs:
         raise ValueError(f"{path} is a result, but not of measure(): choose another store")
     return json.loads(tree.attrs["facts"])
-
-
-def _check_unchanged(model: Model, keep: Checkpoint | None) -> None:
-    """Refuse a run in which something changed the model: its numbers are of several, and are not kept."""
-    changed = model.changed() if hasattr(model, "changed") else []  # type: ignore[attr-defined]
-    if changed:
-        if keep is not None:
-            keep.remove()
-        raise RuntimeError(
-            f"the {' and '.join(changed)} of {model.info.id} changed while it was measured (a hook, an adapter, a "
-            "thread that trains?), so that the numbers are of several models: nothing of it is kept, measure it again"
-        )
 
 
 class AllNonfiniteError(ValueError):

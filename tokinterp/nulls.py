@@ -15,10 +15,10 @@ import xarray as xr
 from . import dataset
 from .checkpoint import FORMAT, Facts, claim, compare_facts, fingerprint
 from .edits import Edit
-from .kernels.state import neutral
 from .loop import Measurements
 from .measure import measure, run_facts, store_path
 from .models.base import Model
+from .models.steady import steady
 from .owner import discard
 from .settings import checked, count, several, string
 from .signals import at_once
@@ -31,8 +31,8 @@ DEFAULT = ("none", "shuffle:5", "random_ids", "untrained")
 
 
 @at_once()
-@neutral()
 @checked(nulls=several(string) | string, replicates=count(1))
+@steady
 def measure_nulls(
     model: Model,
     prompts: Prompts | Sequence[str],

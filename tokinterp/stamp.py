@@ -11,7 +11,8 @@ import xarray as xr
 from .dataset import digests, kind, numbers_version, own_attributes, provenance
 from .describe import describe, hash_json
 from .documents import with_documents
-from .models.base import ModelInfo, current
+from .models.base import ModelInfo
+from .models.steady import current
 
 if TYPE_CHECKING:
     from .models.base import Model

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ..kernels.state import neutral
 from ..measurements.base import Field, Measurement
+from ..models.steady import steady
 from ..settings import checked, count
 from . import match3
 from .tasks import Task
@@ -192,7 +192,7 @@ def filler_prompts(task: Task, model: Any, count: int, seed: int = 0) -> Prompts
 
 
 @checked(prompts=count(1))
-@neutral()
+@steady
 def read_dots(lm: Any, task: Task, *, prompts: int = 200, seed: int = 0, progress: bool = False) -> xr.DataTree:
     """Measure the filler positions of a trained network in one pass of ``ti.measure``.
 

@@ -10,9 +10,9 @@ import xarray as xr
 
 from ..dataset import variable
 from ..documents import interval_name
-from ..kernels.state import neutral
 from ..measure import measure
 from ..measurements.attention import AttentionMass
+from ..models.steady import steady
 from ..settings import checked, count, short
 from ..stats.resample import mean_interval, simultaneous_interval
 from .insertion import _bundled, _short, insert
@@ -30,7 +30,7 @@ CRITERIA = (
 
 
 @checked(n_fillers=count(1))
-@neutral()
+@steady
 def verdict(
     model: Model,
     questions: Iterable[Any] | None = None,

@@ -14,7 +14,7 @@ import xarray as xr
 from ..capture import Site
 from ..dataset import variable
 from ..edits import Edit, knock_out, replace, zero
-from ..kernels.state import neutral
+from ..models.steady import steady
 from ..settings import checked, count, flag, names
 from . import match3
 from .network import as_model, parameters_hash
@@ -33,7 +33,7 @@ SEED = 400
 
 
 @checked(interventions=names(*INTERVENTIONS), prompts=count(2), batch=count(1), blocks=flag, slots=flag)
-@neutral()
+@steady
 def ablate_dots(
     trunks: Mapping[str, Any],
     task: Task,

@@ -14,7 +14,7 @@ import xarray as xr
 from ..dataset import layer_coords, variable
 from ..documents import interval_name
 from ..kernels.probes import shrunk_lda
-from ..kernels.state import neutral
+from ..models.steady import steady
 from ..settings import checked, count, names, number, several
 from ..stats.resample import resample
 from . import match3
@@ -32,7 +32,7 @@ SEED = 300
 @checked(
     slots=several(count(), 1), targets=names(*TARGETS, least=1), examples=count(1), shrinkage=number(above=0, high=1)
 )
-@neutral()
+@steady
 def probe_contents(
     trunks: Mapping[str, Any],
     task: Task,

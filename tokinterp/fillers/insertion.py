@@ -12,6 +12,7 @@ import xarray as xr
 from ..dataset import variable
 from ..documents import interval_name
 from ..kernels.state import neutral
+from ..models.steady import steady
 from ..profiles import mcnemar
 from ..settings import checked, count, names, several, string
 from ..stamp import derived
@@ -30,7 +31,7 @@ _QUANTITIES = ("log_prob", "correct", "rank", "kl", "js", "flip", "entropy_chang
 
 
 @checked(n_fillers=several(count(), 1), kinds=several(string, 1) | string, placements=names(*PLACEMENTS, least=1))
-@neutral()
+@steady
 def insert(
     model: Model,
     questions: Iterable[Any] | None = None,

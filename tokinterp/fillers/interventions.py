@@ -13,7 +13,7 @@ import xarray as xr
 from ..capture import Site
 from ..dataset import variable
 from ..edits import Edit, knock_out, replace, zero
-from ..kernels.state import neutral
+from ..models.steady import steady
 from ..settings import checked, count, names, one_of
 from .answers import Answers, Padded, ask, chunks, compare, pad
 from .insertion import _bundled, _short
@@ -39,7 +39,7 @@ _QUANTITIES = ("kl", "js", "flip", "entropy_change")
     interventions=names(*ALL, *SHOWN, least=1),
     width=count(1),
 )
-@neutral()
+@steady
 def intervene(
     model: Model,
     questions: Iterable[Any] | None = None,

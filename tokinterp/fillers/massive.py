@@ -14,10 +14,10 @@ from ..dataset import block_coords, layer_coords, variable
 from ..edits import replace
 from ..kernels.attention import attention_received
 from ..kernels.massive import check_rule, massive_entries, massive_rows, measure_sizes
-from ..kernels.state import neutral
 from ..measure import measure
 from ..measurements.attention import AttentionMass
 from ..measurements.token_sets import check_sets, padded, resolve
+from ..models.steady import steady
 from ..settings import checked, count, mapping, several
 from ..stats.tests import spearman
 from ..text.prompts import Prompts
@@ -34,7 +34,7 @@ SUN = "Sun et al. 2024, arXiv 2402.17762"
 
 
 @checked(sets=mapping())
-@neutral()
+@steady
 def massive_roles(
     model: Model, prompts: Prompts, sets: dict | None = None, *, rule: str = "norm", factor: float = 10.0
 ) -> xr.Dataset:
@@ -126,7 +126,7 @@ CONTROL = ", ordinary rows"
 
 
 @checked()
-@neutral()
+@steady
 def massive_effects(
     model: Model, prompts: Prompts, *, rule: str = "norm", factor: float = 10.0, batch_tokens: int = 4096, seed: int = 0
 ) -> xr.Dataset:
@@ -243,7 +243,7 @@ def _ordinary(prompts: Prompts, batch: Batch, massive: torch.Tensor, seed: int) 
 
 
 @checked(n_registers=several(count(), 1))
-@neutral()
+@steady
 def registers(
     model: Model,
     prompts: Prompts,

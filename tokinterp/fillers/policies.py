@@ -16,6 +16,7 @@ from ..describe import describe
 from ..edits import KnockOut
 from ..kernels.state import neutral
 from ..measurements.token_sets import separator_ids
+from ..models.steady import steady
 from ..settings import checked, count, one_of
 from .results import finish
 
@@ -164,7 +165,7 @@ def separators_of(prompts: Prompts) -> tuple[int, ...]:
 
 
 @checked(window=count(1))
-@neutral()
+@steady
 def policy_loss(
     model: Model,
     prompts: Prompts,

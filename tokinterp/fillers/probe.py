@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tqdm.auto import tqdm
 from ..dataset import check, numbers_version, read, variable, write
 from ..fitted import Tensors
 from ..fitting import Fit, State
-from ..kernels.state import neutral
+from ..models.steady import steady
 from ..settings import checked, count, fraction, one_of, positive, several
 from ..signals import at_once
 from ..stamp import stamped
@@ -72,7 +73,7 @@ def freeze(lm: Any, variant: str) -> set[str]:
 
 @at_once()
 @checked(kept=several(fraction, 1), variant=one_of(*VARIANTS), test_examples=count(1))
-@neutral()
+@steady
 def probe_fillers(
     trunks: Mapping[str, Any],
     task: Task,
@@ -162,9 +163,7 @@ def probe_fillers(
         ds = _probe_dataset(task, shares, list(trunks), accuracy, auc, test)
         ds = finish(ds, next(iter(trunks.values())), task, parameters, "FillersProbe", seed)
         ds.attrs["facts"] = json.dumps(facts, sort_keys=True)
-        if keep.path is not None:
-            write(ds, keep.path)
-            keep.done()
+        keep.finish(partial(write, ds))
         return ds
 
 
@@ -297,7 +296,7 @@ def finish(ds: xr.Dataset, lm: Any, task: Task, parameters: dict[str, Any], meas
 
 # -- linear probes --------------------------------------------------------------------------------------------
 @checked(positions=several(count(), 1), examples=count(1), ridge=positive)
-@neutral()
+@steady
 def linear_probe(
     lm: Any, task: Task, *, positions: Sequence[int] | None = None, examples: int = 2000, ridge: float = 1e-2,
     seed: int = 0, device: torch.device | str | None = None,

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 
 from ..dataset import layer_coords, variable
-from ..kernels.state import neutral
+from ..models.steady import steady
 from ..settings import checked, count, one_of, short
 from ..stats.jackknife import jackknife_interval, left_out
 from .answers import entropy
@@ -26,7 +26,7 @@ TOP_CELL, TOP_ITEM = 30, 50
 
 
 @checked(n_fillers=count(1), placement=one_of(*PLACEMENTS))
-@neutral()
+@steady
 def read_fillers(
     model: Model,
     questions: Iterable[Any] | None = None,
@@ -129,7 +129,7 @@ def read_fillers(
 
 
 @checked(n_fillers=count(1), placement=one_of(*PLACEMENTS), n_clusters=count(2), groups=count(2))
-@neutral()
+@steady
 def cell_clusters(
     model: Model,
     questions: Iterable[Any] | None = None,

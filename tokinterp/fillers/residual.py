@@ -12,7 +12,7 @@ import xarray as xr
 from ..capture import Site
 from ..dataset import layer_coords, variable
 from ..documents import interval_name
-from ..kernels.state import neutral
+from ..models.steady import steady
 from ..settings import checked, count, one_of, positive, several, short
 from .answers import chunks, pad
 from .insertion import _bundled, _short
@@ -65,7 +65,7 @@ def slots_of(items: Items) -> np.ndarray:
 
 
 @checked(n_fillers=several(count(), 1), placement=one_of(*PLACEMENTS))
-@neutral()
+@steady
 def shift(
     model: Model,
     questions: Iterable[Any] | None = None,
@@ -196,7 +196,7 @@ def attribute(model: Model, h: torch.Tensor, target: torch.Tensor) -> tuple[torc
 
 
 @checked(n_fillers=count(2), placement=one_of(*PLACEMENTS))
-@neutral()
+@steady
 def filler_states(
     model: Model,
     questions: Iterable[Any] | None = None,
@@ -264,7 +264,7 @@ def filler_states(
 
 
 @checked(n_fillers=count(1), folds=count(2), ridge=positive)
-@neutral()
+@steady
 def filler_probes(
     model: Model,
     questions: Iterable[Any] | None = None,

@@ -9,9 +9,9 @@ import numpy as np
 import xarray as xr
 
 from ..dataset import block_coords, variable
-from ..kernels.state import neutral
 from ..measure import measure
 from ..measurements.attention import AttentionMass
+from ..models.steady import steady
 from ..settings import checked, count
 from .insertion import _bundled, _short
 from .items import Items, _pair, build_items
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @checked(n_fillers=count(1))
-@neutral()
+@steady
 def routing(
     model: Model,
     questions: Iterable[Any] | None = None,

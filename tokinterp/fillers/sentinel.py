@@ -12,9 +12,9 @@ import xarray as xr
 
 from ..dataset import variable
 from ..documents import groups_of_prompts, interval_name
-from ..kernels.state import neutral
 from ..measure import measure
 from ..measurements.attention import AttentionMass
+from ..models.steady import steady
 from ..settings import checked, count, several, string
 from ..text.prompts import Prompts
 from .items import UNITS, Tokens
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @checked(kinds=several(string, 1) | string, chunk=count(2))
-@neutral()
+@steady
 def sentinels(
     model: Model,
     prompts: Prompts,

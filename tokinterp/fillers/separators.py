@@ -14,7 +14,7 @@ from ..capture import Site, capture, resid
 from ..dataset import block_coords, layer_coords, variable
 from ..documents import groups_of_prompts, interval_name
 from ..kernels.attention import LEAST
-from ..kernels.state import neutral
+from ..models.steady import steady
 from ..settings import checked, count, positive
 from .answers import compare
 from .policies import SEP, Policy, _noise, keep_only, separators_of
@@ -30,7 +30,7 @@ TARGETS = ("segment", "segment without its last token")
 
 
 @checked(window=count(1), initial=count())
-@neutral()
+@steady
 def segment_coverage(
     model: Model, prompts: Prompts, *, window: int | None = None, initial: int = 1, batch_tokens: int = 1024
 ) -> xr.Dataset:
@@ -145,7 +145,7 @@ def coverage(pattern: torch.Tensor, mark: torch.Tensor, far: torch.Tensor) -> tu
 
 
 @checked(least=count(2), folds=count(2), ridge=positive)
-@neutral()
+@steady
 def segment_probe(
     model: Model,
     prompts: Prompts,
@@ -277,7 +277,7 @@ def segments(ids: np.ndarray, marks: Sequence[int], start: int = 0, least: int =
 
 
 @checked(width=count(1))
-@neutral()
+@steady
 def separator_windows(
     model: Model, prompts: Prompts, *, width: int | None = None, batch_tokens: int = 1024, seed: int = 0
 ) -> xr.Dataset:

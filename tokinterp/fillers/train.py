@@ -176,9 +176,8 @@ class Run:
                     bar.set_postfix(_shown(self.history[-1]))
                 bar.update(1)
                 keep.step(f"after {self.step} of {total} steps of seed {self.seed}", self.state)
-        if keep.path is not None:
-            save_tensors(keep.path, self.weights(), FORMAT, {"fit": keep.facts, **self.notes()})
-            keep.done()
+        said = {"fit": keep.facts, **self.notes()}
+        keep.finish(lambda path: save_tensors(path, self.weights(), FORMAT, said))
 
     def take_step(self, batches: list[Sequences]) -> None:
         """Take one optimiser step: the mean loss over all supervised words of all formats."""

@@ -13,7 +13,7 @@ import xarray as xr
 from ..dataset import check, layer_coords, variable
 from ..kernels import entropy
 from ..kernels import similarity as sim
-from ..kernels.state import neutral
+from ..models.steady import steady
 from ..settings import checked, count, level, names, one_of, positive, short
 from ..stamp import stamped
 from ..stats.jackknife import jackknife_interval, left_out
@@ -41,7 +41,7 @@ METRICS = ("infonce", "lidar", "dime")
     published=names("skean2025"),
     groups=one_of(0) | count(2),
 )
-@neutral()
+@steady
 def augmentation_metrics(
     model: Model,
     prompts: Prompts | Sequence[str],
@@ -230,7 +230,7 @@ def reading_numbers(
 
 
 @checked(measures=names(*sim.MEASURES, least=1), pooling=one_of("mean", "last"), k=count(1))
-@neutral()
+@steady
 def compare_models(
     one: Model,
     two: Model,

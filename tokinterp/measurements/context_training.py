@@ -15,8 +15,9 @@ from tqdm import tqdm
 from ..capture import resid
 from ..fitted import check_finite
 from ..fitting import Fit, State, fit_facts
-from ..kernels.state import neutral, seeded
+from ..kernels.state import seeded
 from ..models.context_decoder import ContextDecoder
+from ..models.steady import steady
 from ..settings import checked, count, number, positive
 from ..signals import at_once
 from ..text.prompts import Prompts
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     hidden=count(1),
     checkpoint_every=number(0),
 )
-@neutral()
+@steady
 def fit_context_decoder(
     model: HookedLM,
     prompts: Prompts | Sequence[str],
@@ -156,9 +157,7 @@ def fit_context_decoder(
                 keep.step(f"after {len(losses)} of {steps} steps", partial(_state, decoder, optimizer, losses))
         decoder.facts["loss"] = _mean(losses)
         check_finite(decoder.tensors(), "the decoder", "training failed; lower lr and lr_new")
-        if keep.path is not None:
-            decoder.save(keep.path)
-            keep.done()
+        keep.finish(decoder.save)
         return decoder.requires_grad_(False)
 
 

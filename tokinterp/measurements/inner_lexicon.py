@@ -12,8 +12,8 @@ import xarray as xr
 from ..capture import Batch, capture, resid
 from ..dataset import layer_coords, variable
 from ..kernels.lookup import target_ranks
-from ..kernels.state import neutral
 from ..models.modules import vectors_of
+from ..models.steady import steady
 from ..settings import checked, instance, names, string
 from ..stamp import stamped
 from .base import choose_layers
@@ -30,7 +30,7 @@ CANONICITY = "Busigin and Pinter 2026, arXiv 2606.08562: canonicity"
 
 
 @checked(variants=names(*VARIANTS, least=1))
-@neutral()
+@steady
 def retrieve_words(
     model: Model,
     cases: Cases,
@@ -126,7 +126,7 @@ def retrieve_words(
 
 
 @checked()
-@neutral()
+@steady
 def canonicity(
     model: Model, cases: Cases, layers: Iterable[int] | None = None, *, batch_tokens: int = 8192
 ) -> xr.Dataset:
@@ -192,7 +192,7 @@ def canonicity(
 
 
 @checked(target=instance("Target") | string)
-@neutral()
+@steady
 def repeat_words(
     model: Model,
     cases: Cases,

@@ -16,7 +16,7 @@ import xarray as xr
 
 from ..capture import resid, stream
 from ..dataset import variable
-from ..kernels.state import neutral
+from ..models.steady import steady
 from ..paths import local_path
 from ..settings import LARGEST, checked, count, instance, one_of, several, short, string, word
 from ..stamp import stamped
@@ -151,7 +151,7 @@ def item_prompt(item: Item, shots: Sequence[Item] = (), letters: bool = True) ->
     shots=several(instance("Item")),
     on_long=one_of("error", "skip"),
 )
-@neutral()
+@steady
 def multiple_choice(
     model: Model,
     items: Sequence[Item],

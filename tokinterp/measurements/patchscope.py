@@ -13,7 +13,7 @@ import xarray as xr
 from ..capture import Site, capture, resid
 from ..dataset import layer_coords, variable
 from ..edits import SiteEdit
-from ..kernels.state import neutral
+from ..models.steady import steady
 from ..settings import checked, count, instance, integer, layers, one_of, several, string
 from ..stamp import stamped
 from ..text.prompts import Prompts
@@ -103,7 +103,7 @@ class Target:
     expected=several(several(count())),
     true=several(count()),
 )
-@neutral()
+@steady
 def patchscope(
     model: Model,
     source: Prompts | Sequence[str],

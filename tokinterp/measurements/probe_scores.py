@@ -14,7 +14,7 @@ from ..capture import resid
 from ..dataset import layer_coords, variable
 from ..describe import describe
 from ..documents import interval_name
-from ..kernels.state import neutral
+from ..models.steady import steady
 from ..settings import checked, refuse
 from ..stats.resample import group_sums, ratio_interval, ratio_parts, resample_columns, simultaneous_band
 from ..text.classes import CLASSES, TokenClasses, token_classes
@@ -263,7 +263,7 @@ class ProbeScores(Measurement):
 
 
 @checked()
-@neutral()
+@steady
 def score_probes(
     probes: TokenProbes, model: Model, prompts: Prompts, spans: Spans | None = None, **options: Any
 ) -> xr.Dataset:

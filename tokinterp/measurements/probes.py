@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..fitted import Tensors
 from ..fitting import Fit, State, fit_facts
-from ..kernels.state import neutral
+from ..models.steady import steady
 from ..settings import checked, instance, integer, one_of, positive, several, string
 from ..signals import at_once
 from .base import choose_layers
@@ -49,7 +49,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
     products=one_of(*DTYPES),
     shrinkage=positive,
 )
-@neutral()
+@steady
 def fit_probes(
     model: Model,
     prompts: Prompts,

@@ -10,8 +10,8 @@ import xarray as xr
 
 from ..dataset import variable
 from ..describe import digest
-from ..kernels.state import neutral
 from ..measure import measure
+from ..models.steady import steady
 from ..profiles import mcnemar
 from ..settings import checked, count, function, instance, mapping, one_of, several
 from ..stamp import stamped
@@ -28,7 +28,7 @@ CONDITION = one_of(*CONDITIONS) | function
 
 
 @checked(removals=several(instance("Removal"), 1))
-@neutral()
+@steady
 def surviving_loss(
     model: Model, removals: Sequence[Removal], *, max_tokens: int | None = None, progress: bool = False
 ) -> xr.Dataset:
@@ -141,7 +141,7 @@ def _unit_losses(
 
 
 @checked(items=several(instance("Item"), 1), conditions=mapping(CONDITION) | several(CONDITION, 1), controls=count(1))
-@neutral()
+@steady
 def removal_accuracy(
     model: Model,
     items: Sequence[Item],

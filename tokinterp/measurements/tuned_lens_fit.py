@@ -15,8 +15,8 @@ from ..capture import Batch, capture, resid, stream
 from ..fitting import Fit, State, fit_facts
 from ..kernels import linear
 from ..kernels.massive import massive_rows
-from ..kernels.state import neutral
 from ..loop import nonfinite_layer
+from ..models.steady import steady
 from ..settings import checked, count, number, positive
 from ..signals import at_once
 from ..text.prompts import Prompts
@@ -30,7 +30,7 @@ BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @at_once()
 @checked(ridge=number(0), steps=count(), lr=positive, step_tokens=count(1), check_tokens=count(1))
-@neutral()
+@steady
 def fit_tuned_lens(
     model: Model,
     prompts: Prompts | Sequence[str],
@@ -138,9 +138,7 @@ def fit_tuned_lens(
                 _keep_better(lens, first, check)
         lens.weight, lens.bias = lens.weight.cpu(), lens.bias.cpu()
         lens.check_numbers()
-        if keep.path is not None:
-            lens.save(keep.path)
-            keep.done()
+        keep.finish(lens.save)
         return lens
 
 

@@ -14,6 +14,7 @@ from ..dataset import layer_coords, variable
 from ..documents import interval_name
 from ..kernels.lookup import neighbour_votes
 from ..kernels.state import neutral
+from ..models.steady import steady
 from ..settings import checked, count, names, one_of, several
 from ..stamp import stamped
 from ..stats.resample import ratio, resample
@@ -142,7 +143,7 @@ def words_and_nonwords(
 
 
 @checked(k=count(1), places=names(*PLACES, least=1))
-@neutral()
+@steady
 def word_probe(
     model: Model,
     items: WordSet,

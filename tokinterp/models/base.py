@@ -62,11 +62,6 @@ class ModelInfo:
         return hash_json([self.weights, *(self.facts.get(k) for k in ("config", "state", "hooks"))])
 
 
-def current(model: Model) -> ModelInfo:
-    """Return what a model is now, its hooks, adapters and weights of this moment included; called by every run."""
-    return model.identify() if hasattr(model, "identify") else model.info
-
-
 Activations = dict["Site", torch.Tensor]
 
 

@@ -243,12 +243,13 @@ class Identified:
         )
         return self.info
 
-    def changed(self) -> list[str]:
-        """Return what is not as `identify` found it last, without a pass: weights, config, state, hooks."""
+    def changed(self, since: ModelInfo | None = None) -> list[str]:
+        """Return what is not as `identify` found it last, or then, without a pass: weights, config, state, hooks."""
         now = module_facts(self.lm)
         same = (now.pop("weights"), now["state"])
         weights, now["state"] = self._renamed.get(same, same)
-        then = {"weights": self.info.weights, **self.info.facts}
+        found = since or self.info
+        then = {"weights": found.weights, **found.facts}
         return [name for name, value in {"weights": weights, **now}.items() if then.get(name) != value]
 
     def _begin(self) -> None:
