@@ -191,7 +191,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(call, tiny_folder, texts, tmp_
         ({"--min-tokens": "0"}, "--min-tokens 0: give"),
         ({"-o": "OTHER"}, "is a result, but not of measure()"),
         ({"-o": "FILE/run.zarr"}, "is a file, not a folder"),
-        ({"-o": "s3://bucket/run.zarr"}, "--output='s3:/bucket/run.zarr' is a URL"),
+        ({"-o": "s3://bucket/run.zarr"}, "--output='s3://bucket/run.zarr' is a URL"),
         ({"--layers": "²"}, "--layers ²: write numbers and ranges"),
         ({"COMMAND": "fit-probes", "--offsets": "0,0"}, "--offsets [0, 0]: give each once"),
         ({"COMMAND": "fit-probes", "--method": "lasso"}, "--method 'lasso': give one of"),

@@ -39,6 +39,7 @@ def local_path(path: str | os.PathLike[str], name: str = "path") -> Path:
     if not text.strip() or "\0" in text:
         raise ValueError(f"{name}={text!r}: give the name of a file or folder")
     if _URL.match(text):
+        text = re.sub(":/+", "://", text, count=1)  # pathlib takes one of the two away
         raise ValueError(f"{name}={text!r} is a URL: give a file or folder of this machine, and copy from there")
     try:
         return Path(text).expanduser()

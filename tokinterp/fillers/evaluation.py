@@ -10,8 +10,7 @@ import torch
 from torch.nn import functional
 
 from ..kernels.segmentation import auroc
-from ..kernels.state import evaluating
-from ..models.steady import steady
+from ..kernels.state import evaluating, neutral
 from .formats import IGNORED
 from .tasks import Samples, Task
 
@@ -54,7 +53,7 @@ def loss_sum(logits: torch.Tensor, targets: torch.Tensor, task: Task) -> torch.T
     return (each * keep).sum()
 
 
-@steady
+@neutral()
 def evaluate(lm: Any, task: Task, test: Samples, batch: int = 512) -> Answers:
     """Score a network on the answer word alone, given all words before it.
 
