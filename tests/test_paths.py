@@ -13,7 +13,7 @@ def test_only_names_of_this_file_system_pass(monkeypatch, tmp_path):
     for bad in ("s3://b/x", "https://h/x", " ", "a\0b"):
         with pytest.raises(ValueError, match=r"^store="):
             local_path(bad, "store")
-    with pytest.raises(ValueError, match="^store='s3://b/x' is a URL"):
+    with pytest.raises(ValueError, match=r"^store='s3://b/x' is a URL"):
         local_path(Path("s3://b/x"), "store")
     for bad in (3, None, b"x"):
         with pytest.raises(TypeError, match="give a path as text"):
