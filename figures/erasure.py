@@ -6,6 +6,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.erasure_summary import FEWEST
 from tokinterp import plots
 from tokinterp.plots import style
 
@@ -35,7 +36,9 @@ def draw(results: xr.DataTree) -> Figure:
 def draw_gaps(trained: xr.DataTree, blank: xr.DataTree | None, ax: Axes) -> Axes:
     """Draw the gap at offset 0 of words and of further units, in the trained and the untrained network."""
     scores = trained["scores"].to_dataset()
-    kinds = [s for s in scores["subset"].values if s == "last piece" or s in ("last of name", "last of entity")]
+    enough = scores["n_positions"].sel(offset=0) >= FEWEST
+    kinds = [s for s in ("last piece", "last of name", "last of entity") if s in scores["subset"].values]
+    kinds = [s for s in kinds if s == "last piece" or enough.sel(subset=s)]
     networks = {"": scores} | ({} if blank is None else {", untrained": blank["scores"].to_dataset()})
     for k, kind in enumerate(kinds):
         for n, (name, ds) in enumerate(networks.items()):
@@ -59,7 +62,8 @@ def draw_precision(trained: xr.DataTree, blank: xr.DataTree | None, ax: Axes) ->
         ax.text(0.5, 0.5, "no unit occurs twice", ha="center", transform=ax.transAxes)
         return ax
     one = trained["text_evaluation"].to_dataset()
-    kinds = [s for s in ("word", "name", "entity") if s in one["subset"].values][:2]
+    kinds = [s for s in ("word", "name", "entity") if s in one["subset"].values]
+    kinds = [s for s in kinds if s == "word" or one["n_units"].sel(subset=s) >= FEWEST][:2]
     names = ("shuffled", "bigram")
     controls = {n: trained[f"{n}_evaluation"].to_dataset() for n in names if f"{n}_evaluation" in trained.children}
     if blank is not None and "text_evaluation" in blank.children:

@@ -138,15 +138,11 @@ def psi_distribution(
             dash = style.DASHES[n % len(style.DASHES)]
             axes.plot(psi, share, color=style.COLOURS[n % len(style.COLOURS)], ls=dash, label=f"{name} ({len(psi)})")
         if threshold is not None:
-            axes.axvline(threshold, color="0.4", lw=0.8, ls=":")
-            axes.annotate(
-                f"threshold {threshold:.2g}", (threshold, 0.98), xycoords=("data", "axes fraction"), va="top",
-                xytext=(2, 0), textcoords="offset points", fontsize=style.RC["legend.fontsize"], color="0.4",
-            )  # fmt: skip
+            axes.axvline(threshold, color="0.4", lw=0.8, zorder=0, label=f"threshold {threshold:.2g}")
         axes.set_ylim(0, 1.02)
         axes.set_xlabel(style.label(ds["psi"]))
         axes.set_ylabel("share of segments above")
-        style.small_legend(axes, "segments of")
+        style.small_legend(axes)
     return axes
 
 
@@ -160,7 +156,7 @@ def precision_recall(
     controls: Mapping[str, xr.Dataset] | None = None,
     width: str | float = "column",
 ) -> Axes:
-    """Draw precision against recall while going down the ranks of a vocabulary, with the chance level dotted.
+    """Draw precision against recall while going down the ranks of a vocabulary, with the chance level as a thin line.
 
     Parameters
     ----------
@@ -198,7 +194,8 @@ def precision_recall(
                 text = ", ".join(x for x in (str(subset), which) if x)
                 axes.plot(line.values, precision.values, color=colour, ls=dash, label=text)
                 if d == 0:
-                    axes.axhline(float(one["chance"].sel(subset=subset)), color=colour, lw=0.7, ls=":")
+                    chance = float(one["chance"].sel(subset=subset))
+                    axes.axhline(chance, color=colour, lw=0.5, alpha=0.7, zorder=0, label=f"{text}, chance")
         axes.set_ylim(0, 1.02)
         axes.set_xlim(left=0)
         axes.set_xlabel("recall of attainable units" if attainable else "recall")

@@ -124,6 +124,7 @@ def intervals(
             axes.plot(x, place, style.MARKERS[n], ms=3, color=colour, mfc="white" if n else None, label=label)
         axes.set_yticks(range(len(rows)), [wrapped((names or {}).get(str(r), str(r))) for r in rows])
         axes.invert_yaxis()
+        axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel(style.label(ds[name], ylabel, 44))
         if other is not None:
             axes.legend(loc="lower left", bbox_to_anchor=(0.08, 1), ncols=2, borderaxespad=0)
