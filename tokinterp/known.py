@@ -182,6 +182,14 @@ def _take_device(value: Any) -> Any:
     return value
 
 
+def _take_colours(value: Any) -> str:
+    from matplotlib import colormaps
+
+    if not isinstance(value, str) or value not in colormaps:
+        raise Refused
+    return value
+
+
 def _encodes(name: str) -> bool:
     try:
         return "a".encode(name) is not None
@@ -247,6 +255,7 @@ dtype = of(
     lambda v: isinstance(getattr(torch, v, None) if isinstance(v, str) else v, torch.dtype) or str(v) == "auto",
 )
 encoding = of("the name of an encoding, such as 'utf-8' or 'latin-1'", lambda v: isinstance(v, str) and _encodes(v))
+colours = Kind("the name of a matplotlib colormap, such as 'viridis'", _take_colours)
 layers = numbered("layer")
 blocks = numbered("block")
 exclude = names("special", "massive")
@@ -260,13 +269,15 @@ LIKE: dict[str, Kind] = {
     "encoding": encoding, "scales": scales, "device": device, "dtype": dtype, "texts": texts,
     "questions": several(question), "demonstrations": several(question), "task": instance("Task"),
     "lm": instance("Module"), "trunks": mapping(instance("Module")),
-    "store": path, "path": path, "file": path, "folder": path, "checkpoint_every": number(0),
+    "store": path, "path": path, "file": path, "folder": path, "checkpoint_every": number(0), "cmap": colours,
+    "height": positive,
     "other": result | mapping(result, 1),
 }  # fmt: skip
 """Kinds that go with a name wherever it is used."""
 ALIASES: dict[str, Kind] = {
     "Any": anything, "object": anything, "int": count(0), "float": number(), "str": string, "bool": flag, "None": none,
-    "Path": path, "Callable": function, "Mapping": mapping(), "dict": mapping(), "Model": model, "HookedLM": model,
+    "Path": path, "Callable": function, "Judge": function, "Mapping": mapping(), "dict": mapping(),
+    "Model": model, "HookedLM": model,
     "Dataset": result, "Tensor": instance("Tensor"), "ndarray": instance("ndarray"), "Probes": probes,
     "Axes": instance("Axes", "_AxesBase"), "Positions": positions, "Measurements": measurements, "Tokens": tokenizer,
     "Other": result | mapping(result, 1),

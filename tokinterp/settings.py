@@ -175,6 +175,8 @@ def _kind(node: ast.expr) -> Kind:
         if outer == "tuple":
             many = isinstance(inner[-1], ast.Constant) and inner[-1].value is ...
             return several(_kind(inner[0])) if many else pair(*map(_kind, inner))
+        if outer in ("Mapping", "dict") and _name(inner[0]) == "str":
+            return mapping(None if (held := _kind(inner[1])) is anything else held)
         return ALIASES.get(outer, instance(outer))
     return ALIASES.get(_name(node), instance(_name(node)))
 
@@ -230,6 +232,10 @@ def checked(**kinds: Kind) -> Callable[[T], T]:
                 return function(*bound.args, **bound.kwargs)
             except KeyError as error:
                 raise _lacking(error, {n: v for n, v in given.items() if n in own}) from error
+            except ValueError as error:
+                if type(error) is ValueError:
+                    error.args = (_said_of(str(error), {n: v for n, v in given.items() if n in own}),)
+                raise
 
         run.__kinds__ = chosen  # pyright: ignore[reportAttributeAccessIssue]
         return run  # pyright: ignore[reportReturnType]
@@ -240,6 +246,8 @@ def checked(**kinds: Kind) -> Callable[[T], T]:
 def _lacking(error: KeyError, given: Mapping[str, Any]) -> Exception:
     """Return the error for a name that a result does not have: what it is said of, and what there is."""
     missing = error.args[0] if error.args else None
+    if among := re.search(r"not all values found in index '(\w+)'", str(missing)):
+        return _absent(among[1], given) or error
     quoted = re.match(r"No variable named '(.*)'\. |'(.*)' is not a valid dimension or coordinate", str(missing))
     wanted = next((g for g in quoted.groups() if g is not None), missing) if quoted else missing
     results = {n: v for n, v in given.items() if hasattr(v, "data_vars")}
@@ -257,6 +265,40 @@ def _lacking(error: KeyError, given: Mapping[str, Any]) -> Exception:
                 "reads"
             )
     return error
+
+
+def _absent(dim: str, given: Mapping[str, Any]) -> ValueError | None:
+    """Return the error for a value that a dimension of a result does not have, said of the argument that asks."""
+    held = (ds[dim].values.tolist() for ds in given.values() if hasattr(ds, "data_vars") and dim in ds.coords)
+    known = next(held, [])
+    for name, value in given.items():
+        plain = _plain(value)
+        asked = plain if isinstance(plain, list) else [plain]
+        alike = {type(v) for v in asked} & {type(v) for v in known}
+        if alike and not {*map(repr, asked)} <= {*map(repr, known)}:
+            way = like(asked[0], known) if isinstance(asked[0], str) else ""
+            return ValueError(f"{name}={short(plain)}: there are {dim} {', '.join(map(str, known))}{way}")
+    return None
+
+
+def _said_of(message: str, given: Mapping[str, Any]) -> str:
+    """Return a refusal as said of one of the arguments given: what some function inside says, it says of its own."""
+    if any(re.search(rf"\b{name}(\[.*?\])?=", message) for name in given):
+        return message
+    head = re.match(r"\w+=", message)
+    for name, value in given.items():
+        shown = short(plain := _plain(value))
+        if isinstance(plain, str | list | dict) and shown in message:
+            return f"{name}={shown}: {message.removeprefix(f'{head[0]}{shown}: ' if head else '')}"
+    if lost := re.search(r"no variable '(\w+)'|(?:this|the) result", message):
+        for name, value in given.items():
+            if hasattr(value, "data_vars") and lost[1] not in value.variables:
+                return f"{name}={short(value)}: {message.removeprefix(f'name={lost[1]!r}: ')}"
+    return message
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if type(value).__name__ == "ndarray" else list(value) if isinstance(value, tuple) else value
 
 
 def check(function: Callable[..., Any], **given: Any) -> None:

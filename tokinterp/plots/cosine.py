@@ -108,7 +108,7 @@ def angle_histogram(ds: xr.Dataset, layers: Sequence[int] | None = None, *, ax: 
     """
     if "angle_count" not in ds:
         raise ValueError("no angles in this result: measure with angles=True")
-    layers = spread(ds["layer"].values, 5) if layers is None else list(layers)
+    layers = spread(ds["layer"].values, 5) if layers is None else list(dict.fromkeys(layers))
     count = ds["angle_count"].sel(layer=layers)
     share = count / count.sum("bin") / np.diff(ds["bin"].values)[0]
     with style.drawing(ax, width) as axes:

@@ -133,7 +133,7 @@ def psi_distribution(
                 raise ValueError(f"{name}: no segments in this result; measure ErasureScores")
             psi = np.sort(one["psi"].values[(one["stop"] - one["start"]).values >= min_tokens])
             if not len(psi):
-                raise ValueError(f"{name}: no segment has {min_tokens} or more tokens")
+                raise ValueError(f"min_tokens={min_tokens}: no segment of {name} has so many tokens")
             share = 1 - np.arange(len(psi)) / len(psi)
             dash = style.DASHES[n % len(style.DASHES)]
             axes.plot(psi, share, color=style.COLOURS[n % len(style.COLOURS)], ls=dash, label=f"{name} ({len(psi)})")
