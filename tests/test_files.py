@@ -1,15 +1,19 @@
 """Files are written whole, with the umask's permissions, and through no link."""
 
+import errno
 import os
+import pathlib
 import stat
 
 import pytest
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
+from tiny import some_prompts, tiny
 
 import tokinterp as ti
 from tokinterp import files
+from tokinterp.checkpoint import claim
 from tokinterp.owner import open_lock
 
 posix = pytest.mark.skipif(os.name != "posix", reason="permissions and links of POSIX")
@@ -62,6 +66,36 @@ def test_no_device_is_replaced(tmp_path):
         with pytest.raises(OSError, match="no plain file"):
             files.write_text(place, "x")
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_by_the_name_that_was_given(tmp_path, monkeypatch):
+    """Whatever permission bits say: a file system may be read-only for everybody."""
+
+    def closed(real):
+        def refuse(path, *args, **options):
+            if pathlib.Path(path).name.startswith("."):
+                raise OSError(errno.EROFS, "Read-only file system", str(path))
+            return real(path, *args, **options)
+
+        return refuse
+
+    monkeypatch.setattr(os, "open", closed(os.open))
+    monkeypatch.setattr(os, "mkdir", closed(os.mkdir))
+    fig, _ = ti.plots.figure()
+    prompts, norms = some_prompts([5]), {"n": ti.TokenNorms()}
+    for name, write in {
+        "a": lambda path: files.write_text(path, "x"),
+        "b": files.new_folder,
+        "c.png": lambda path: ti.plots.save(fig, path),
+        "d": lambda path: claim(path, {}),
+        "e": lambda path: ti.measure(tiny(), prompts, norms, store=path, progress=False),
+        "f": lambda path: ti.measure_nulls(tiny(), prompts, norms, ["none"], store=path, progress=False),
+    }.items():
+        with pytest.raises(OSError, match=rf"Read-only file system.*/{name}|{name}.*Read-only file") as caught:
+            write(tmp_path / name)
+        assert "/." not in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

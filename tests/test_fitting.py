@@ -272,6 +272,27 @@ def test_a_kill_while_clearing_up_leaves_nothing_to_take_up(fit, tmp_path, monke
     assert read(fit, tmp_path / "monday").digest == fit().digest
 
 
+def test_the_same_call_sweeps_what_a_kill_at_the_end_left(tmp_path, monkeypatch):
+    def dies(*args, **options):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", dies)
+        with pytest.raises(Killed):
+            lens(tmp_path / "fit")
+    (litter,) = tmp_path.glob(".*")
+    ridge(tmp_path / "probes")
+    for name in ("lock", "run.json", "owner-000001.json"):  # and after a folder was renamed to its place
+        (tmp_path / "probes" / name).write_text("{}")
+    assert ridge(tmp_path / "probes").digest == ridge().digest
+    assert not {"lock", "run.json", "owner-000001.json"} & {p.name for p in (tmp_path / "probes").iterdir()}
+    shutil.rmtree(tmp_path / "probes")
+    first = lens(tmp_path / "fit").digest
+    assert not litter.exists()
+    assert first == lens(tmp_path / "fit").digest
+    assert [p.name for p in tmp_path.iterdir()] == ["fit"]
+
+
 @pytest.mark.parametrize("exchange", [True, False])
 def test_a_good_folder_is_replaced_in_one_step(exchange, tmp_path, monkeypatch):
     old, new = tmp_path / "p", ridge(prompts=OTHERS)

@@ -4,8 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import xarray as xr
 
-from tokinterp.settings import check, checked, choose, count, mapping, names, number, numbered, one_of, pair, several
+from tokinterp.settings import (
+    check,
+    checked,
+    choose,
+    count,
+    kind_of,
+    mapping,
+    names,
+    number,
+    numbered,
+    one_of,
+    pair,
+    several,
+)
 
 
 @pytest.mark.parametrize(
@@ -58,3 +72,43 @@ def test_layers_are_those_of_the_model_in_order_and_once():
     assert choose("layers", [3, 1], 3, "m") in ([3, 1], [1, 3])
     with pytest.raises(ValueError, match=r"layers=\[4\]: m has layers 0 .*to 3"):
         choose("layers", [4], 3, "m")
+
+
+def test_a_dictionary_holds_what_its_annotation_says():
+    assert kind_of("Mapping[str, Sequence[float]]")("x", {"a": [1]}) == {"a": [1.0]}
+    for wrong in ({"a": 1}, {"a": ["b"]}, {1: [1.0]}):
+        with pytest.raises(ValueError, match=r"^x=\{"):
+            kind_of("Mapping[str, Sequence[float]]")("x", wrong)
+    assert kind_of("Mapping[str, Any]")("x", {"a": object}) == {"a": object}
+
+
+@checked()
+def shown(ds: xr.Dataset, colour: str = "x", layers: list[int] | None = None, k: str = "a") -> None:
+    """Refuses in its own words, and lets xarray refuse."""
+    ds["x"].sel(k=k)
+    if layers == [7]:
+        ds["x"].sel(layer=layers)
+    if layers == [9]:
+        raise ValueError("give layers=[1]")
+    if colour not in ds:
+        raise ValueError(f"name={colour!r}: no variable {colour!r}: there are x")
+    if layers:
+        raise ValueError(f"x was not measured at layer {layers!r}: there are 0, 1")
+    raise ValueError("name='y': no variable 'y': there are x")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"colour": "lost"}, r"^colour='lost': no variable 'lost': there are x$"),
+        ({"layers": [5]}, r"^layers=\[5\]: x was not measured at layer \[5\]: there are 0, 1$"),
+        ({"layers": [7]}, r"^layers=\[7\]: there are layer 0, 1$"),
+        ({"layers": [9]}, r"^give layers=\[1\]$"),
+        ({"k": "bb"}, r"^k='bb': there are k a, b; did you mean 'b'\?$"),
+        ({}, r"^ds=a Dataset .*: no variable 'y': there are x$"),
+    ],
+)
+def test_what_is_refused_inside_is_said_of_the_argument_given(given, said):
+    ds = xr.Dataset({"x": (("layer", "k"), np.ones((2, 2)))}, {"layer": [0, 1], "k": ["a", "b"]})
+    with pytest.raises(ValueError, match=said):
+        shown(ds, **given)

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from .describe import hash_json
-from .files import write_tensors
+from .files import naming, write_tensors
 from .files import write_text as replace_text
 from .measurements.base import Measurement
 from .models.fingerprint import logits_agree
@@ -256,7 +256,8 @@ def claim(root: Path, facts: Facts) -> None:
     """
     if not os.path.lexists(root):
         new = private_name(root, "new")
-        new.mkdir(parents=True)
+        with naming(root):
+            new.mkdir(parents=True)
         try:
             replace_text(new / "run.json", json.dumps(facts, sort_keys=True, indent=1))
             os.rename(new, root)

@@ -95,7 +95,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise OSError(f"{path} is no plain file but a folder, link or device: name another file")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _unused(path)
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o666)
+    with naming(path):
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o666)
     mode = os.fstat(handle).st_mode & 0o777
     os.close(handle)
     try:
@@ -119,8 +120,19 @@ def new_folder(path: str | Path) -> Path:
     path = local_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _unused(path)
-    temporary.mkdir()
+    with naming(path):
+        temporary.mkdir()
     return temporary
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of the system name the place that a caller gave, not the hidden file beside it."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def sync_folder(folder: Path) -> None:

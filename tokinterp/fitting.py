@@ -225,6 +225,8 @@ class Fit:
         """Refuse a finished result of other facts, and clear up what its own fit may have left behind."""
         assert self.path is not None
         compare_facts(facts, self.facts, self.path)
+        self._tidy()
+        sweep(self.path)
         with suppress(OSError, ValueError):
             compare_facts(_read_facts(self.partial / "run.json"), self.facts, self.partial)
             self._clear()
@@ -246,8 +248,13 @@ class Fit:
         self._let_go()
         files.sync_folder(self.path.parent)
         self.finished = True
-        for file in [p for p in self.path.iterdir() if p.name == "run.json" or is_bookkeeping(p)]:
-            file.unlink(missing_ok=True)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Delete what a folder that became the result needs no longer."""
+        if self.path is not None and self.path.is_dir():
+            for file in [p for p in self.path.iterdir() if p.name == "run.json" or is_bookkeeping(p)]:
+                file.unlink(missing_ok=True)
 
     def _clear(self) -> None:
         self._let_go()

@@ -288,7 +288,8 @@ def _said_of(message: str, given: Mapping[str, Any]) -> str:
     head = re.match(r"\w+=", message)
     for name, value in given.items():
         shown = short(plain := _plain(value))
-        if isinstance(plain, str | list | dict) and shown in message:
+        parts = [v for v in plain if isinstance(v, str)] if isinstance(plain, list) else []
+        if any(repr(part) in message for part in parts) or (isinstance(plain, str | list | dict) and shown in message):
             return f"{name}={shown}: {message.removeprefix(f'{head[0]}{shown}: ' if head else '')}"
     if lost := re.search(r"no variable '(\w+)'|(?:this|the) result", message):
         for name, value in given.items():

@@ -217,7 +217,7 @@ def piece_attention(
 def _grouped(ds: xr.Dataset, name: str, variant: str | None, by: str, kind: str | None) -> Iterator[Curve]:
     """Yield a line for each kind of case."""
     if by not in ds.coords:
-        raise ValueError(f"this result does not say the {by} of its cases: measure it with Cases")
+        raise ValueError(f"by={by!r}: this result does not say the {by} of its cases: measure it with Cases")
     if kind is not None:
         known = ds["kind"].values
         if kind not in known:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..documents import interval_said
-from ..settings import checked
+from ..settings import checked, one_of
 from . import style
 from .layers import by_layer, palette
 from .pairs import layer_pairs
@@ -61,7 +61,7 @@ def overlap_by_layer(
     return ax
 
 
-@checked()
+@checked(way=one_of("", "balanced", "corrected"))
 def label_overlap_by_layer(
     ds: xr.Dataset,
     label: str = "token_id",
