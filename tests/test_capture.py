@@ -123,3 +123,24 @@ def test_choose_layers_refuses_what_is_not_there():
     for bad in ([4], [-1], []):
         with pytest.raises(ValueError, match=r"layers=.*( to 3|from the end|means all)"):
             choose_layers(bad, info)
+
+
+def test_what_belongs_to_rows_is_found_without_a_copy_of_the_activations(monkeypatch):
+    """Values of single tokens of the first prompts; and where no prompt is left out, a batch stays as it is."""
+    model, prompts = tiny(), some_prompts([9, 7, 8])
+
+    def copied(self, keep):
+        raise AssertionError("every activation of the batch was copied")
+
+    monkeypatch.setattr(ti.Batch, "select", copied)
+    asked = {
+        "norms": ti.TokenNorms(tokens=2), "curvature": ti.Curvature(tokens=2), "spectrum": ti.Spectrum(),
+        "lens": ti.LogitLens(tokens=2), "overlap": ti.NeighbourOverlap([1], tokens=2, labels=()),
+        "entropy": ti.MatrixEntropy(),
+    }  # fmt: skip
+    found = ti.measure(model, prompts, asked, progress=False)
+    assert sorted(set(found["norms"]["token_prompt"].values.tolist())) == [0, 1]
+    batch = ti.capture(model, prompts, [0, 1, 2], ti.resid([1]))
+    stream = batch.resid(1)
+    assert stream.data_ptr() == batch.activations[ti.Site("resid", 1)].data_ptr()
+    assert batch.row_prompt.tolist() == [0] * 9 + [1] * 7 + [2] * 8

@@ -413,3 +413,11 @@ def test_summary_of_a_result_keeps_what_is_not_over_prompts():
         ti.summary(example(), n_boot=0)
     with pytest.raises(ValueError, match="dimension 'span' is empty"):
         ti.summary(example(), "span")
+
+
+def test_relative_depth_is_of_all_blocks_whatever_layers_are_measured():
+    info = tiny().info
+    found = layer_coords([0, 2], info)
+    assert found["relative_depth"].values.tolist() == [0, 2 / info.n_layers]
+    assert info.n_layers > 2
+    assert found["site"].values.tolist() == [ti.Site("resid", n).lens_name for n in (0, 2)]

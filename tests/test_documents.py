@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 
 import tokinterp as ti
-from tokinterp.documents import groups_of, with_documents
+from tokinterp.documents import groups_of, groups_of_prompts, with_documents
 
 TOKENS = {"token_prompt": ("token", [0, 0, 1, 2])}
 
@@ -31,3 +31,11 @@ def test_prompts_that_are_no_windows_are_left_as_they_are():
     assert (groups.tolist(), kind) == ([0, 0, 1, 2], "prompts")
     groups, kind = groups_of(ds, "prompt")
     assert (groups.tolist(), kind) == ([0, 1, 2], "prompts")
+
+
+def test_groups_of_prompts_by_number_are_their_documents():
+    groups, kind = groups_of_prompts(windows(), np.array([2, 0, 1]))
+    assert (groups.tolist(), kind) == ([1, 0, 0], "documents")
+    alone = ti.Prompts.from_ids([[1, 3], [1, 4], [1, 5]])
+    groups, kind = groups_of_prompts(alone, np.array([[2, 0]]))
+    assert (groups.tolist(), kind) == ([[2, 0]], "prompts")

@@ -90,3 +90,21 @@ def test_layers_and_blocks_are_those_of_the_model():
         choose_layers([4], info)
     with pytest.raises(ValueError, match="blocks"):
         choose_blocks([3], info)
+
+
+def test_one_name_is_one_quantity():
+    """What a block adds is measured by two measurements, and what it leaves of the norm by one; numbers agree."""
+    model, prompts = tiny(), some_prompts([9, 7, 8])
+    owners = [m for m in vars(ti).values() if isinstance(m, type) and issubclass(m, ti.Measurement)]
+    own = {name for name in ("norm_ratio", "relative_step") for m in owners if name in m.fields}
+    assert own == {"norm_ratio", "relative_step"}
+    assert [m.__name__ for m in owners if "norm_ratio" in m.fields] == ["Curvature"]
+    assert sorted(m.__name__ for m in owners if "relative_step" in m.fields) == ["Curvature", "Linearity"]
+    found = ti.measure(model, prompts, {"a": ti.Curvature(exclude=()), "b": ti.Linearity(exclude=())}, progress=False)
+    np.testing.assert_allclose(found["a"]["relative_step"], found["b"]["relative_step"], rtol=1e-5)
+    for i in range(3):
+        x = [ti.capture(model, prompts, [i], ti.resid([n])).rows(n).double() for n in (0, 1)]
+        step = ((x[1] - x[0]).norm(dim=1) / x[0].norm(dim=1)).mean()
+        ratio = (x[1].norm(dim=1) / x[0].norm(dim=1)).mean()
+        assert float(found["a"]["relative_step"][i, 0]) == pytest.approx(float(step), rel=1e-4)
+        assert float(found["a"]["norm_ratio"][i, 0]) == pytest.approx(float(ratio), rel=1e-4)

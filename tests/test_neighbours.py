@@ -239,3 +239,27 @@ def test_low_precision_products_are_not_used_and_stay_as_they_were(device, allow
 def test_impossible_k(k):
     with pytest.raises(ValueError, match=rf"k\D*{k}"):
         nearest(gauss(20, 4), k)
+
+
+def test_a_candidate_that_rounding_leaves_out_is_looked_for_again():
+    """One point more than there are candidates, all as far as the products of float32 can tell."""
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        n = 11  # k = 1 has 9 candidates
+        x = torch.from_numpy(np.eye(16)[:n] * (1 + 1e-8 * rng.permutation(n))[:, None])
+        near = nearest(x, 1, products=torch.float32)
+        apart = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
+        assert near.indices[0, :, 0].tolist() == apart.argmin(1).tolist()
+
+
+def test_what_is_not_finite_outside_the_mask_does_not_count():
+    x = torch.tensor([[[1.0, 2.0], [torch.nan, 0.0], [torch.inf, 1.0]], [[1.0, 2.0], [3.0, 2.0], [torch.nan, 0.0]]])
+    for mask, finite in (
+        ([[True, False, False], [True, True, False]], [True, True]),
+        ([[True, True, False], [False, False, True]], [False, False]),
+    ):
+        near = nearest(x, 1, torch.tensor(mask))
+        assert near.finite.tolist() == finite
+    near = nearest(x, 1, torch.tensor([[True, False, False], [True, True, False]]))
+    assert near.distances[0, 0].tolist() == [torch.inf]
+    assert near.distances[1, :2].flatten().tolist() == [2, 2]

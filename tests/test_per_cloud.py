@@ -166,3 +166,49 @@ def test_a_missing_library_ends_the_run():
 
     with pytest.raises(ModuleNotFoundError, match="skdim"):
         ti.measure(tiny(), some_prompts([9, 8]), {"x": ti.PerCloud(estimator)}, progress=False)
+
+
+def test_points_used_are_counted_and_excluded_copies_have_no_value():
+    model = StandIn((30,), n_layers=1)
+    model.streams[0][1][7] = model.streams[0][1][3]
+    model.streams[0][1][9] = model.streams[0][1][0]  # a copy of BOS, which takes no part
+    ds = model.measured(ti.PerCloud(lambda x: np.linalg.norm(x, axis=1), tokens=None)).result().sel(layer=1)
+    assert (ds["n_points"].item(), ds["n_used"].item()) == (29, 28)
+    value = ds["value_token"].values
+    assert np.isnan(value[0])
+    assert np.isfinite(value[1:]).all()
+    assert value[7] == value[3]
+    repeated = model.measured(ti.PerCloud(lambda x: float(len(x)), distinct=False)).result().sel(layer=1)
+    assert repeated["n_used"].item() == repeated["value"].item() == 29
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_homology_dimension_is_that_of_a_loop(alpha):
+    """Trees by Prim's rule, over subsamples of half of the points to all; the slope by the normal equations."""
+    points = np.random.default_rng(1).random((40, 2))
+    random, x, y = np.random.default_rng(3), [], []
+    for size in (20, 27, 33, 40):
+        total = []
+        for _ in range(2 if size < 40 else 1):
+            some = points[random.choice(40, size, replace=False)]
+            inside, edges = {0}, []
+            while len(inside) < size:
+                rest = [j for j in range(size) if j not in inside]
+                apart = {(i, j): np.linalg.norm(some[i] - some[j]) for i in inside for j in rest}
+                best = min(apart, key=lambda pair: apart[pair])
+                inside.add(best[1])
+                edges.append(apart[best] ** alpha)
+            total.append(sum(edges))
+        x.append(np.log(size))
+        y.append(np.log(np.mean(total)))
+    x, y = np.array(x) - np.mean(x), np.array(y)
+    slope = (x * y).sum() / (x * x).sum()
+    found = ti.homology_dimension(points, alpha=alpha, sizes=4, repeats=2, seed=3)
+    assert found == pytest.approx(alpha / (1 - slope), rel=1e-6)
+
+
+def test_the_largest_number_of_clusters_can_be_found():
+    rng = np.random.default_rng(0)
+    points = 20.0 * np.eye(8)[np.arange(60) % 4] + rng.standard_normal((60, 8))
+    assert ti.cluster_count(points, "kmeans", largest=4) == 4
+    assert ti.cluster_count(points, "kmeans", largest=3) < 4

@@ -78,6 +78,30 @@ def test_curves_are_the_means_and_chance_is_dotted(run):
     np.testing.assert_allclose(ax.lines[0].get_ydata(), drawn.isel(k=0), rtol=1e-6)
 
 
+@pytest.mark.parametrize("k", [None, 1, [3, 6]])
+def test_chance_is_that_of_the_neighbours_and_the_label_drawn(run, k):
+    """The mean over prompts, of the same numbers of neighbours, the same label and the same way of counting."""
+    ds = run["overlap"].to_dataset()
+    ks = [1, 3, 6] if k is None else k if isinstance(k, list) else [k]
+
+    def dotted(ax):
+        return [line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == ":"]
+
+    chance = ds["chance"].mean([d for d in ds["chance"].dims if d != "k"])
+    assert dotted(plots.overlap_by_layer(ds, k)) == pytest.approx(chance.sel(k=ks).values)
+    assert ds["chance"].std() > 0
+    corrected = plots.overlap_by_layer(ds, k, corrected=True)
+    assert dotted(corrected) == []
+    for n, line in zip(ks, corrected.lines, strict=False):
+        np.testing.assert_allclose(line.get_ydata(), ds["overlap_corrected"].sel(k=n).mean("prompt"))
+    for label in ds["label"].values.tolist():
+        for way in ("", "balanced", "corrected"):
+            drawn = dotted(plots.label_overlap_by_layer(ds, label, k, way=way))
+            level = ds["label_chance" + (f"_{way}" if way else "")].sel(label=label, k=ks)
+            mean = level.mean([d for d in level.dims if d != "k"]).values
+            np.testing.assert_allclose(np.sort(drawn), np.sort(mean), rtol=1e-6)
+
+
 def test_cosines_angles_and_graph(run):
     ds = run["cosine"].to_dataset()
     ax = plots.cosine_by_layer(ds)

@@ -34,5 +34,8 @@ def test_pairs_of_layers_are_the_right_way_round(run):
     x, y = ax.collections[0].get_offsets()[0]  # of layer 0
     assert x == pytest.approx(float(ds["imbalance_pair"].sel(k=1, layer=0, other_layer=1)))
     assert y == pytest.approx(float(ds["imbalance_pair"].sel(k=1, layer=1, other_layer=0)))
+    x, y = plots.imbalance_plane(ds, layer=1, k=4).collections[0].get_offsets()[0]
+    assert x == pytest.approx(float(ds["imbalance_pair"].sel(k=4, layer=0, other_layer=1)))
+    assert y == pytest.approx(float(ds["imbalance_pair"].sel(k=4, layer=1, other_layer=0)))
     ax = plots.imbalance_by_layer(ds, 4)
     np.testing.assert_allclose(ax.lines[1].get_ydata(), ds["imbalance_backward"].sel(k=4).mean("prompt"))

@@ -6,6 +6,8 @@ import torch
 from tiny import tiny_lm
 
 import tokinterp as ti
+from tokinterp.kernels.state import _products
+from tokinterp.measurements import probe_closed
 from tokinterp.measurements.probe_text import label_ids
 from tokinterp.measurements.probes import fit_probes
 from tokinterp.measurements.token_probes import TokenProbes, check_layer
@@ -107,3 +109,26 @@ def test_infinite_numbers_of_other_kinds_are_refused():
     ):
         with pytest.raises(ValueError, match=r"NaN or infinite numbers in bias\.0"):
             check_layer({**right, "bias.0": torch.tensor(bias)}, [0], 2, 2, "probes")
+
+
+@pytest.mark.parametrize("method", ["ridge", "lda"])
+def test_products_are_those_of_float32_whatever_the_caller_has_set(model, method, monkeypatch):
+    """A GPU would round moments to 10 bits; and rows are summed in blocks, the blocks in float64."""
+    seen, solve = [], probe_closed.SOLVERS[method]
+
+    def watched(gram, *rest):
+        seen.append(([getattr(p, name) == full for p, name, full in _products()], gram.dtype))
+        return solve(gram, *rest)
+
+    monkeypatch.setitem(probe_closed.SOLVERS, method, watched)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        found = fit_probes(model, text(), layers=[2], offsets=[-1], method=method, progress=False)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen
+    assert all(all(full) and dtype == torch.float64 for full, dtype in seen)
+    monkeypatch.setattr(probe_closed, "BLOCK_ROWS", 7)
+    again = fit_probes(model, text(), layers=[2], offsets=[-1], method=method, progress=False)
+    torch.testing.assert_close(again.weight(2, -1), found.weight(2, -1), atol=1e-4, rtol=1e-3)

@@ -11,7 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from text_helpers import MAKERS, TEXTS, PieceTokenizer, byte_tokenizer, space_tokenizer, tokenizer
+from tiny import some_prompts, tiny
 
+import tokinterp as ti
+from tokinterp.measurements.clouds import cloud_sizes
 from tokinterp.text import Prompts, Vocabulary
 from tokinterp.text.tokenise import Tokenised
 from tokinterp.text.vocabulary import decode, show
@@ -334,3 +337,48 @@ def test_vocabulary_of_a_whole_tokenizer_is_safe():
         strings = Vocabulary(tok).strings(np.arange(len(tok)))
         assert "\0" not in "".join(strings)
         "".join(strings).encode()
+
+
+@pytest.mark.parametrize("n", [3, 30])
+def test_special_tokens_are_looked_up_for_all_prompts_at_once(n, monkeypatch):
+    """However many prompts there are."""
+    model, rng = tiny(), np.random.default_rng(0)
+    prompts = ti.Prompts.from_ids([np.append(1, rng.integers(3, 200, 12)) for _ in range(n)], model)
+    looked, looks = [], 0
+    special = Vocabulary.special
+    monkeypatch.setattr(Vocabulary, "special", lambda self, ids: looked.append(len(ids)) or special(self, ids))
+    uses = {
+        "sizes": lambda: cloud_sizes(prompts, ("special",)),
+        "recall": lambda: ti.PrefixRecall().start(model.info, prompts),
+        "similarity": lambda: ti.LayerSimilarity().start(model.info, prompts),
+        "covariates": lambda: ti.prompt_covariates(prompts),
+        "shuffled": lambda: ti.text.shuffle_blocks(prompts, 1),
+        "random": lambda: ti.text.random_ids(prompts),
+        "augmented": lambda: ti.text.augment_prompts(prompts, q=1, rate=0.3),
+    }
+    for name, use in uses.items():
+        looked.clear()
+        use()
+        assert len(looked) <= 1, name
+        looks += len(looked)
+    assert looks >= 1
+
+
+def test_the_longest_of_all_prompts_is_looked_for_where_edits_need_it_alone():
+    """A pass over all prompts for every batch would be as many steps as prompts times batches."""
+
+    class Watched(list):
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            return super().__iter__()
+
+    model, prompts = tiny(), some_prompts([5, 7, 6])
+    prompts.__dict__["lengths"] = Watched(prompts.lengths)
+    for i in range(3):
+        ti.capture(model, prompts, [i], ti.resid([1]))
+    assert prompts.lengths.passes == 0  # pyright: ignore[reportAttributeAccessIssue]
+    beyond = ti.edits.zero(ti.Site("resid", 0), [6])  # only longer ones have that position
+    ti.capture(model, prompts, [0], ti.resid([1]), [beyond])
+    assert prompts.lengths.passes == 1  # pyright: ignore[reportAttributeAccessIssue]

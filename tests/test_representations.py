@@ -210,3 +210,13 @@ def test_what_scikit_learn_checks_of_any_estimator_and_another_process_needs():
     assert fitted.get_params() == before
     pd.testing.assert_frame_equal(fitted.transform(TEXTS[::-1]), again.transform(TEXTS)[::-1].reset_index(drop=True))
     pd.testing.assert_frame_equal(fitted.transform(TEXTS[:2]), again.transform(TEXTS)[:2], rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_that_are_left_out_are_as_asked():
+    model = tiny()
+    prompts = ti.Prompts.from_texts(TEXTS, model)
+    batch = ti.capture(model, prompts, range(6), ti.resid([2]))
+    for exclude, first in ((("special",), 1), ((), 0)):
+        found = ti.TokenRepresentations(model, 2, exclude=exclude).fit_transform(TEXTS)
+        for i, n in enumerate(prompts.lengths):
+            np.testing.assert_allclose(found[i], batch.resid(2)[i, first:n].mean(0), rtol=1e-4, atol=1e-5)

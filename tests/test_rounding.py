@@ -132,3 +132,27 @@ def test_a_run_of_one_token_at_the_start_counts_once(repeated):
         near = nearest(torch.cat([x[:1], x[10:]]), 5)
         once = gride(near.distances, near.valid, (2, 4)).dimension[0]
         np.testing.assert_allclose(found["dimension"][0, i].values, once, rtol=1e-9)
+
+
+def test_points_are_equal_within_the_mean_of_their_two_roundings():
+    """And not within the sum; pairs are found whatever the direction they lie in."""
+    for seed in range(5):
+        x = cloud(400, 3, seed)
+        near = rounding(x, torch.float32)
+        direction = torch.nn.functional.normalize(cloud(400, 3, seed + 10), dim=-1)
+        for share, joined in ((0.8, True), (1.3, False)):
+            pairs = torch.cat([x, (x.double() + share * (near[..., None] * direction).double()).float()], 1)
+            found = settle(pairs, torch.ones(1, 800, dtype=torch.bool), torch.float32)
+            same = (found[0, :400] == found[0, 400:]).all(-1)
+            assert bool(same.all()) if joined else not bool(same.any())
+
+
+def test_states_of_16_bits_are_equal_only_if_all_but_every_bit_is():
+    """Different tokens lie as little as 0.4 units in the last place apart there."""
+    for computed in (torch.float16, torch.bfloat16):
+        x = torch.ones(1, 1, 4).repeat(1, 2, 1)
+        x[0, 1, 0] += 0.4 * torch.finfo(computed).eps * float(torch.linalg.vector_norm(x[0, 0]))
+        mask = torch.ones(1, 2, dtype=torch.bool)
+        assert torch.equal(settle(x, mask, computed), x)
+        x[0, 1, 0] = 1 + 0.05 * torch.finfo(computed).eps * 2
+        assert torch.equal(settle(x, mask, computed)[0, 1], x[0, 0])

@@ -1,5 +1,6 @@
 """Provenance: whatever decides numbers decides the fingerprint, and nothing else does."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import xarray as xr
 from tiny import some_prompts, tiny
 
+from tokinterp.models.steady import current
 from tokinterp.stamp import derived, joined, mark_of, stamped
 
 
@@ -54,3 +56,15 @@ def test_what_is_made_of_results_belongs_to_them(given):
 
 def test_what_differs_becomes_a_list():
     assert joined([{"a": 1, "b": "x"}, {"a": 1, "b": "y"}, {"c": 2}]) == {"a": 1, "b": '["x", "y"]', "c": 2}
+
+
+def test_each_fact_of_the_network_changes_the_fingerprint(given):
+    """How it was run too: in another precision, by another backend, on another kind of device."""
+    ds, name, model, prompts, settings = given
+    info = current(model)
+    others = {"dtype": "bfloat16", "backend": "nnsight", "device": "cuda:0", "tokenizer": "other"}
+    changed = [dataclasses.replace(info, **{k: v}) for k, v in others.items()]
+    marks = [stamped(ds, name, i, prompts, settings).attrs["fingerprint"] for i in (info, *changed)]
+    assert len(set(marks)) == 1 + len(others)
+    same = dataclasses.replace(info, device="cpu:0" if info.device == "cpu" else "cpu")
+    assert stamped(ds, name, same, prompts, settings).attrs["fingerprint"] == marks[0]

@@ -48,18 +48,18 @@ def augment_prompts(
     >>> len(one), one.n_tokens < prompts.n_tokens, one.hash != two.hash
     (2, True, True)
     """
-    pool = prompts.token_ids[~prompts.vocabulary.special(prompts.token_ids)]
-    return [_reading(prompts, pool, kind, float(rate), int(seed), r) for r in range(q)]
+    ordinary = ~prompts.special_mask
+    return [_reading(prompts, ordinary, kind, float(rate), int(seed), r) for r in range(q)]
 
 
-def _reading(prompts: Prompts, pool: np.ndarray, kind: str, rate: float, seed: int, reading: int) -> Prompts:
+def _reading(prompts: Prompts, ordinary: np.ndarray, kind: str, rate: float, seed: int, reading: int) -> Prompts:
     note = f"augment({kind}, rate={rate!r}, seed={seed}, reading={reading})"
-    ids, origins = [], []
+    ids, origins, pool = [], [], prompts.token_ids[ordinary]
     for i in range(len(prompts)):
         own, origin = prompts.ids(i).copy(), np.arange(len(prompts.ids(i)))
         digest = hashlib.sha256(note.encode() + own.astype("<i4").tobytes()).digest()
         random = np.random.default_rng(int.from_bytes(digest[:16], "little"))
-        free = ~prompts.special(i)
+        free = ordinary[prompts.starts[i] : prompts.starts[i + 1]]
         edited = (random.random(len(own)) < rate) & free
         if kind == "delete":
             if free.any() and not (free & ~edited).any():

@@ -133,11 +133,11 @@ def random_ids(prompts: Prompts, seed: int = 0) -> Prompts:
             "are not special; make the prompts with max_tokens=, or from a model that says how large its vocabulary is"
         )
     note = f"random_ids(seed={int(seed)})"
-    ids = prompts.token_ids.copy()
+    ids, free = prompts.token_ids.copy(), ~prompts.special_mask
     for i in range(len(prompts)):
         digest = hashlib.sha256(note.encode() + prompts.ids(i).astype("<i4").tobytes()).digest()
         random = np.random.default_rng(int.from_bytes(digest[:16], "little"))
-        places = np.flatnonzero(~prompts.special(i)) + prompts.starts[i]
+        places = np.flatnonzero(free[prompts.starts[i] : prompts.starts[i + 1]]) + prompts.starts[i]
         ids[places] = random.choice(ordinary, len(places), replace=False)
     parts = Tokenised.bare(ids, prompts.starts, prompts.truncated)
     return Prompts(parts, vocabulary, bos=prompts.bos, note="; ".join(n for n in (prompts.note, note) if n))
@@ -178,9 +178,9 @@ def word_units(prompts: Prompts, i: int) -> np.ndarray:
 
 
 def _shuffled(prompts: Prompts, order: Callable[[int, int, int, Generator], np.ndarray], note: str) -> Prompts:
-    origin = np.empty(prompts.n_tokens, dtype=np.int32)
+    origin, marked = np.empty(prompts.n_tokens, dtype=np.int32), prompts.special_mask
     for i in range(len(prompts)):
-        special = prompts.special(i)
+        special = marked[prompts.starts[i] : prompts.starts[i + 1]]
         first = len(special) if special.all() else int(np.argmin(special))
         seed = hashlib.sha256(note.encode() + prompts.ids(i).astype("<i4").tobytes()).digest()
         random = np.random.default_rng(int.from_bytes(seed[:16], "little"))
