@@ -137,12 +137,11 @@ def accuracy_by_size(
         for a, (arm, found) in enumerate((name, points[name]) for name in names):
             sizes = sorted(found)
             shift = 0.06 * (a - (len(points) - 1) / 2)
-            axes.plot(
-                np.array(sizes) + shift, [found[s].mean() for s in sizes], style.DASHES[a], color=style.COLOURS[a],
-                label=ARMS.get(arm, arm),
-            )  # fmt: skip
+            colour, mark, dash = style.COLOURS[a], style.MARKERS[a], style.DASHES[a]
+            axes.plot(np.array(sizes) + shift, [found[s].mean() for s in sizes], ls=dash, color=colour)
             for s in sizes:
-                axes.plot([s + shift] * len(found[s]), found[s], style.MARKERS[a], color=style.COLOURS[a])
+                axes.plot([s + shift] * len(found[s]), found[s], mark, color=colour)
+            axes.plot([], [], ls=dash, marker=mark, color=colour, label=ARMS.get(arm, arm))  # as it is in the legend
         sizes = sorted(chance)
         axes.plot(sizes, [chance[s] for s in sizes], ":", color="0.4", marker="_", ms=14, label="majority")
         axes.set_xlim(min(sizes) - 0.4, max(sizes) + 0.4)
