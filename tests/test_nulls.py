@@ -5,6 +5,7 @@ import pytest
 from tiny import some_prompts, tiny
 
 import tokinterp as ti
+from tokinterp import nulls, owner
 from tokinterp.nulls import draw_null
 from tokinterp.text import random_ids, shuffle_blocks
 
@@ -150,3 +151,31 @@ def test_seeds_of_every_null_are_other_draws(null):
     drawn = [draw_null(tiny(), prompts, null, seed) for seed in (3, 3, 4)]
     marks = [(model.info.weights, texts.token_ids.tolist()) for model, texts in drawn]
     assert marks[0] == marks[1] != marks[2]
+
+
+@pytest.mark.parametrize("place", ["discard", "rmtree"])
+def test_the_same_call_sweeps_what_a_kill_at_the_end_left(place, tmp_path, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    def dies(path, *args, **options):
+        raise Killed
+
+    def call():
+        norms = {"n": ti.TokenNorms(tokens=0)}
+        return ti.measure_nulls(
+            tiny(), some_prompts([9, 8]), norms, ["none"], store=tmp_path / "run.zarr", progress=False
+        )
+
+    whole, real = tmp_path / "run.zarr", nulls.discard if place == "discard" else owner.shutil.rmtree
+
+    def at_the_end(path, *args, **options):
+        return dies(path) if whole.exists() and "nulls" in str(path.name) else real(path, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((nulls, "discard") if place == "discard" else (owner.shutil, "rmtree")), at_the_end)
+        with pytest.raises(Killed):
+            call()
+    assert len(list(tmp_path.iterdir())) == 2
+    assert call()["n"].identical(call()["n"])
+    assert [p.name for p in tmp_path.iterdir()] == ["run.zarr"]

@@ -326,10 +326,10 @@ def partial_folder(store: Path) -> Path:
     return store.with_name(store.name + ".partial")
 
 
-def remove_partial(store: Path, facts: Facts) -> None:
-    """Delete what is left of an unfinished run whose finished result is there."""
+def remove_partial(store: Path, facts: Facts, root: Path | None = None) -> None:
+    """Delete what is left of an unfinished run, in its folder, whose finished result is there."""
     sweep(store)
-    root = partial_folder(store)
+    root = root or partial_folder(store)
     with suppress(OSError, ValueError):
         if in_use(root):
             return

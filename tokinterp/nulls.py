@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from . import dataset
-from .checkpoint import FORMAT, Facts, claim, compare_facts, fingerprint
+from .checkpoint import FORMAT, Facts, claim, compare_facts, fingerprint, remove_partial
 from .edits import Edit
 from .loop import Measurements
 from .measure import measure, run_facts, store_path
@@ -104,13 +104,14 @@ def measure_nulls(
         **run_facts(model, prompts, measurements, options.get("edits", ())),
         "nulls": nulls, "seed": seed, "replicates": replicates,
     }  # fmt: skip
+    home = None if path is None else path.with_name(path.name + ".nulls")
     if path is not None and dataset.exists(path):
         tree = dataset.read(path)
         if "facts" not in tree.attrs:
             raise ValueError(f"{path} is a result, but not of measure_nulls(): choose another store")
         compare_facts(json.loads(tree.attrs["facts"]), facts, path)
+        remove_partial(path, facts, home)  # a kill between writing the result and clearing up
         return tree
-    home = None if path is None else path.with_name(path.name + ".nulls")
     if home is not None:
         claim(home, {**facts, "format": FORMAT})
     drawn: list[dict[str, xr.Dataset]] = []
