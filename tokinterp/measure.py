@@ -25,14 +25,14 @@ from .measurements.base import Measurement
 from .models.base import Model
 from .models.steady import ModelChangedError, check_steady, current, steady
 from .paths import new_path
-from .settings import checked, count, share
+from .settings import checked, count, mapping, share
 from .signals import at_once
 from .text.prompts import Prompts
 from .trial import try_out
 
 
 @at_once()
-@checked(share=share)
+@checked(share=share, notes=mapping())
 @steady
 def measure(
     model: Model,
