@@ -3,8 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-CORE_TESTS := capture classes cli dataset dimension edits lens measure models per_cloud prompts readers report \
-	sequences spans text_files tokenise words
+CORE_TESTS := cli/test_main geometry/test_dimension geometry/test_per_cloud lens/test_lens models/test_models \
+	results/test_dataset results/test_report results/test_stores results/test_summary run/test_batch run/test_edits \
+	run/test_engine test_scan text/test_classes text/test_files text/test_prompts text/test_readers text/test_sequences \
+	text/test_spans text/test_tokenise text/test_words
 
 .PHONY: demo test test-fast test-core mutants real-data lint bench figures notebooks clean
 
@@ -22,7 +24,7 @@ test-core: .venv/.dev  ## The wheel with its core dependencies in an empty envir
 	$(PYTHON) -m venv .venv-core
 	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl pytest hypothesis
 	cd dist && ../.venv-core/bin/tokinterp demo --out demo
-	TOKINTERP_CORE_ONLY=1 .venv-core/bin/pytest -q -o pythonpath= -p no:cacheprovider $(CORE_TESTS:%=tests/test_%.py)
+	TOKINTERP_CORE_ONLY=1 .venv-core/bin/pytest -q -o pythonpath=tests -p no:cacheprovider $(CORE_TESTS:%=tests/%.py)
 
 mutants: .venv/.dev  ## Apply small wrong changes one by one: a named test must notice each (half an hour and more)
 	$(BIN)/python tests/mutants.py

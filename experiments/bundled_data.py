@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tokinterp.files import write_text
+from tokinterp.files.whole import write_text
 
 BOS, EOS, PAD = "<bos>", "<eos>", "<pad>"
 TEST_SETS = ("wikipedia_val_500", "wikipedia_test_500", "wikipedia_train_1000", "wikitext103_1000")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from experiments.bundled_data import data_folder, test_documents
-from tokinterp.files import write_text
+from tokinterp.files.whole import write_text
 
 BITS = 12  # of one token id: five tokens are one uint64 key while the vocabulary is at most 4096
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from tokinterp.files import write_text
+from tokinterp.files.whole import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "tokinterp" / "data" / "model"

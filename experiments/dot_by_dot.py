@@ -32,15 +32,15 @@ import numpy as np
 import xarray as xr
 
 import tokinterp as ti
-from tokinterp.fillers.contents import read_dots
-from tokinterp.fillers.dot_ablation import ablate_dots
-from tokinterp.fillers.dot_probes import probe_contents
-from tokinterp.fillers.last import last_evaluation
-from tokinterp.fillers.network import Network, flops_per_example
-from tokinterp.fillers.probe import linear_probe, probe_fillers
-from tokinterp.fillers.schedule import Schedule
-from tokinterp.fillers.tasks import Task
-from tokinterp.fillers.train import train
+from tokinterp.fillers.tasks.dot_ablation import ablate_dots
+from tokinterp.fillers.tasks.dot_probes import probe_contents
+from tokinterp.fillers.tasks.dots import read_dots
+from tokinterp.fillers.tasks.last import last_evaluation
+from tokinterp.fillers.tasks.network import Network, flops_per_example
+from tokinterp.fillers.tasks.probe import linear_probe, probe_fillers
+from tokinterp.fillers.tasks.schedule import Schedule
+from tokinterp.fillers.tasks.task import Task
+from tokinterp.fillers.tasks.training import train
 
 from .record import about, write
 

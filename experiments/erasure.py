@@ -40,9 +40,9 @@ import numpy as np
 import xarray as xr
 
 import tokinterp as ti
-from tokinterp.dataset import variable
-from tokinterp.measurements.depth import default_layers, end_layer
-from tokinterp.measurements.replicates import seed_agreement
+from tokinterp.erasure.depth import default_layers, end_layer
+from tokinterp.erasure.replicates import seed_agreement
+from tokinterp.results.dataset import variable
 from tokinterp.text import shuffle_blocks
 from tokinterp.text.bigrams import sample_bigrams
 
@@ -158,11 +158,13 @@ def run(
     folder = beside(out, "probes")
     common: Any = {"settings": settings, "products": products, "max_bytes": max_bytes, "progress": progress}
 
-    def fitted(lm: ti.Model, name: str, where: Sequence[int], which: Sequence[int], seed: int = 0) -> ti.TokenProbes:
+    def fitted(
+        lm: ti.Model, name: str, where: Sequence[int], which: Sequence[int], seed: int = 0
+    ) -> ti.erasure.TokenProbes:
         store = None if folder is None else folder / name
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-        return ti.fit_probes(lm, fit, layers=where, offsets=which, store=store, seed=seed, **common)
+        return ti.erasure.fit_probes(lm, fit, layers=where, offsets=which, store=store, seed=seed, **common)
 
     def read(lm: ti.Model, name: str, p: ti.Prompts, asked: dict[str, ti.Measurement]) -> dict[str, xr.Dataset]:
         store = None if folder is None else folder / f"{name}.zarr"
@@ -177,7 +179,7 @@ def run(
 
     probes = fitted(model, "trained", probe_layers, offsets)
     tick("fit, trained")
-    scores = read(model, "scores", scored, {"scores": ti.ProbeScores(probes, spans)})["scores"]
+    scores = read(model, "scores", scored, {"scores": ti.erasure.ProbeScores(probes, spans)})["scores"]
     tree["trained/scores"] = scores
     tick("score, trained")
     first, last = choose_ends(scores, n_layers, start, end)
@@ -185,7 +187,7 @@ def run(
     options: Any = {"start": first, "tokens": None, "segmentation": segmentation}
     past = [o for o in offsets if o in (0, -1, -2)][::-1]
     asked: dict[str, Any] = {
-        f"end_{e}": ti.ErasureScores(probes, end=e, offsets=past, **options) for e in sorted({last, *others})
+        f"end_{e}": ti.erasure.ErasureScores(probes, end=e, offsets=past, **options) for e in sorted({last, *others})
     }
     measured = read(model, "text", cut, asked)
     texts = {"text": measured[f"end_{last}"]}
@@ -193,14 +195,14 @@ def run(
     rows = {e: ends_row(measured[f"end_{e}"], cut, units, min_count) for e in others}
     if rows:
         tree["trained/ends"] = side_by_side(rows)
-    tree["trained/units"] = ti.psi_of_spans(texts["text"], cut, units.align(cut))
+    tree["trained/units"] = ti.erasure.psi_of_spans(texts["text"], cut, units.align(cut))
     shuffled = {"shuffled": shuffle_blocks(cut, 5), "bigram": sample_bigrams(cut)}
     kinds = {n: p for n, p in shuffled.items() if n in controls}
     for name, p in kinds.items():
-        one = ti.ErasureScores(probes, end=last, offsets=past, **options)
+        one = ti.erasure.ErasureScores(probes, end=last, offsets=past, **options)
         texts[name] = read(model, name, p, {name: one})[name]
     aligned = units.align(cut)
-    threshold = ti.permutation_threshold(texts["shuffled"]) if "shuffled" in texts else None
+    threshold = ti.erasure.permutation_threshold(texts["shuffled"]) if "shuffled" in texts else None
     for name, ds in texts.items():
         add_vocabulary(tree, f"trained/{name}", ds, shuffled.get(name, cut), aligned, cut, min_count, threshold)
     tick("controls and vocabularies")
@@ -208,7 +210,7 @@ def run(
         again = [texts["text"]]
         for seed in range(1, seeds):
             other = fitted(model, f"seed_{seed}", [first, last], past, seed)
-            asked = {"text": ti.ErasureScores(other, end=last, offsets=past, **options)}
+            asked = {"text": ti.erasure.ErasureScores(other, end=last, offsets=past, **options)}
             again.append(read(model, f"text_seed_{seed}", cut, asked)["text"])
         tree["trained/seeds"] = seed_agreement(again)
         tick("probes trained again")
@@ -217,11 +219,11 @@ def run(
         where = sorted({*(untrained_layers or probe_layers), first, last})
         bare = fitted(blank, "untrained", where, offsets)
         tick("fit, untrained")
-        asked = {"scores": ti.ProbeScores(bare, spans)}
+        asked = {"scores": ti.erasure.ProbeScores(bare, spans)}
         tree["untrained/scores"] = read(blank, "untrained_scores", scored, asked)["scores"]
-        asked = {"text": ti.ErasureScores(bare, end=last, offsets=past, **options)}
+        asked = {"text": ti.erasure.ErasureScores(bare, end=last, offsets=past, **options)}
         ds = read(blank, "untrained_text", cut, asked)["text"]
-        tree["untrained/units"] = ti.psi_of_spans(ds, cut, aligned)
+        tree["untrained/units"] = ti.erasure.psi_of_spans(ds, cut, aligned)
         add_vocabulary(tree, "untrained/text", ds, cut, aligned, cut, min_count, None)
         tick("score and segment, untrained")
     found = xr.DataTree.from_dict(tree)
@@ -276,26 +278,26 @@ def add_vocabulary(
     kept = ds.isel(token=np.flatnonzero(ds["token_prompt"].values < SHOWN))
     tree[name] = kept.assign_attrs(threshold="none" if threshold is None else threshold)
     try:
-        vocabulary = ti.read_out(ds, prompts, min_count=min_count, min_psi=None)
+        vocabulary = ti.erasure.read_out(ds, prompts, min_count=min_count, min_psi=None)
     except ValueError:  # no unit occurs twice: a vocabulary of nothing
         return
     tree[f"{name}_vocabulary"] = vocabulary
-    tree[f"{name}_evaluation"] = ti.evaluate(vocabulary, units, cut)
+    tree[f"{name}_evaluation"] = ti.erasure.evaluate(vocabulary, units, cut)
 
 
 def ends_row(ds: xr.Dataset, prompts: ti.Prompts, units: ti.Spans, min_count: int) -> dict[str, Any]:
     """Return what the published table 3 has of one end layer, and the AUROC."""
-    compared = ti.psi_of_spans(ds, prompts, units.align(prompts), n_boot=100)
+    compared = ti.erasure.psi_of_spans(ds, prompts, units.align(prompts), n_boot=100)
     out: dict[str, Any] = {
         "auroc": compared["auroc"].sel(subset="word").item(),
         "auroc_interval": compared["auroc_interval"].sel(subset="word").values, "attrs": ds.attrs,
         "n_entries": 0, "precision": np.nan, "recall": np.nan, "attainable_recall": np.nan,
     }  # fmt: skip
     try:
-        vocabulary = ti.read_out(ds, prompts, min_count=min_count, min_psi=None, n_boot=1)
+        vocabulary = ti.erasure.read_out(ds, prompts, min_count=min_count, min_psi=None, n_boot=1)
     except ValueError:
         return out
-    score = ti.evaluate(vocabulary, units.align(prompts), prompts).sel(subset="word").isel(rank=-1)
+    score = ti.erasure.evaluate(vocabulary, units.align(prompts), prompts).sel(subset="word").isel(rank=-1)
     out |= {n: score[n].item() for n in ("precision", "recall", "attainable_recall")}
     return out | {"n_entries": vocabulary.sizes["rank"]}
 

@@ -20,30 +20,32 @@ import numpy as np
 import xarray as xr
 
 import tokinterp as ti
-from tokinterp.dataset import provenance
+from tokinterp.attention import (
+    massive_effects,
+    massive_roles,
+    policy_loss,
+    registers,
+    segment_coverage,
+    segment_probe,
+    sentinels,
+    separator_windows,
+)
 from tokinterp.fillers import (
-    build_items,
     cell_clusters,
     filler_probes,
     filler_states,
     insert,
     insertion_tests,
     intervene,
-    massive_effects,
-    massive_roles,
-    policy_loss,
     read_fillers,
-    registers,
     routing,
-    segment_coverage,
-    segment_probe,
-    sentinels,
-    separator_windows,
     shift,
     verdict,
-)  # fmt: skip
+)
 from tokinterp.fillers.interventions import ALL
 from tokinterp.models import HookedLM
+from tokinterp.results.dataset import provenance
+from tokinterp.text import build_items
 
 from .record import about, as_json, rounded, write
 
@@ -112,7 +114,10 @@ def run(
     for name, m in (("", model), ("untrained_", blank)):
         nodes[f"{name}insertion"] = insert(m, questions, n_fillers=grid, kinds=kinds if m is model else kinds[:1])
         nodes[f"{name}tests"] = insertion_tests(nodes[f"{name}insertion"])
-        asked = {"text_attention": ti.AttentionMass(), "sinks": ti.AttentionSinks(tokens=min(64, max(prompts.lengths)))}
+        asked = {
+            "text_attention": ti.attention.AttentionMass(),
+            "sinks": ti.attention.AttentionSinks(tokens=min(64, max(prompts.lengths))),
+        }
         found = ti.measure(m, prompts, asked, progress=False)
         nodes |= {f"{name}{k}": found.children[k].to_dataset(inherit=False) for k in asked}
         nodes[f"{name}coverage"] = segment_coverage(m, prompts)
@@ -132,7 +137,7 @@ def run(
     items = build_items(model, questions, **one)
     keys = {"fillers": items.mark("filler"), "question": items.mark("question"), "sink": "first", "other": "other"}
     looking = {"answer": "last", "fillers": items.mark("filler")}
-    found = ti.measure(model, items.prompts, {"attention": ti.AttentionMass(keys, looking)}, progress=False)
+    found = ti.measure(model, items.prompts, {"attention": ti.attention.AttentionMass(keys, looking)}, progress=False)
     nodes["attention"] = found.children["attention"].to_dataset(inherit=False)
     nodes["roles"] = massive_roles(model, prompts)
     nodes["massive"] = massive_effects(model, prompts)

@@ -19,7 +19,7 @@ import numpy as np
 import xarray as xr
 
 import tokinterp as ti
-from tokinterp.dataset import variable
+from tokinterp.results.dataset import variable
 from tokinterp.text import shuffle_blocks
 
 from .record import beside
@@ -77,9 +77,9 @@ def run(
     found: dict[str, dict[int, xr.Dataset]] = {}
     for level in levels:
         asked = {
-            "dimension": ti.IntrinsicDimension(scales=scales, tokens=0, small="nan"),
-            "spectrum": ti.Spectrum(entries=1),
-            "lens": ti.LogitLens(top=0, tokens=0),
+            "dimension": ti.geometry.IntrinsicDimension(scales=scales, tokens=0, small="nan"),
+            "spectrum": ti.geometry.Spectrum(entries=1),
+            "lens": ti.lens.LogitLens(top=0, tokens=0),
         }
         store = beside(out, f"shuffle_{level}.zarr")
         one = ti.measure(model, shuffle_blocks(prompts, level), asked, store=store, progress=progress)

@@ -103,20 +103,20 @@ def run(
     prompts = ti.Prompts.from_texts(
         texts, loaded, max_tokens=n_tokens, on_long="window", on_empty="drop", min_tokens=2, progress=progress
     )
-    lexicon = ti.Lexicon.of(prompts)
+    lexicon = ti.lexicon.Lexicon.of(prompts)
     options: dict[str, Any] = {"n_words": n_words, "min_letters": min_letters, "context": context, "seed": seed}
-    single = ti.split_cases(lexicon, sizes, **options) + ti.typo_cases(lexicon, **options)
-    natural = ti.natural_cases(lexicon, sizes, **options)
-    items = ti.words_and_nonwords(lexicon, n_probe, sizes=sizes, min_letters=min_letters, seed=seed)
+    single = ti.lexicon.split_cases(lexicon, sizes, **options) + ti.lexicon.typo_cases(lexicon, **options)
+    natural = ti.lexicon.natural_cases(lexicon, sizes, **options)
+    items = ti.lexicon.words_and_nonwords(lexicon, n_probe, sizes=sizes, min_letters=min_letters, seed=seed)
     found: dict[str, xr.Dataset] = {}
     for name in MODELS[: 2 if untrained else 1]:
         one = loaded if name == "trained" else ti.untrained(loaded, seed)
-        asked = {"pieces": ti.PieceAttention([n for n in sizes if n < 5])}
+        asked = {"pieces": ti.lexicon.PieceAttention([n for n in sizes if n < 5])}
         found |= {
-            f"{name}/probe": ti.word_probe(one, items, seed=seed),
-            f"{name}/split": ti.retrieve_words(one, single),
-            f"{name}/canonicity": ti.canonicity(one, single),
-            f"{name}/natural": ti.repeat_words(one, natural),
+            f"{name}/probe": ti.lexicon.word_probe(one, items, seed=seed),
+            f"{name}/split": ti.lexicon.retrieve_words(one, single),
+            f"{name}/canonicity": ti.lexicon.canonicity(one, single),
+            f"{name}/natural": ti.lexicon.repeat_words(one, natural),
             f"{name}/pieces": ti.measure(one, prompts[:16] if small else prompts, asked, progress=progress)
             .children["pieces"]
             .to_dataset(inherit=False),

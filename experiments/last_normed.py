@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tokinterp.capture import Site
+from tokinterp.run.sites import Site
 
 
 class LastNormed:

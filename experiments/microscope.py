@@ -45,7 +45,7 @@ import numpy as np
 import xarray as xr
 
 import tokinterp as ti
-from tokinterp.nulls import along_nulls, draw_null
+from tokinterp.run.nulls import along_nulls, draw_null
 from tokinterp.text.files import read_texts
 from tokinterp.text.removal import CONDITIONS
 
@@ -76,7 +76,7 @@ class Settings:
     conditions: Sequence[str] = CONDITIONS
     n_words: int = 256  # vocabulary of the recall probe
     seed: int = 0
-    mmlu: Sequence[ti.Item] = field(default=(), repr=False)
+    mmlu: Sequence[ti.behaviour.Item] = field(default=(), repr=False)
 
 
 SMALL = {"steps": 6, "rows": 8, "max_prefix": 8, "lens_steps": 1, "lens_tokens": 128, "lens_prompts": 4,
@@ -239,7 +239,7 @@ def main() -> None:
     given = {n: getattr(args, n) for n in vars(Settings()) if hasattr(args, n) and n != "mmlu"}
     settings = {n: v for n, v in given.items() if v is not None}
     if args.mmlu is not None:
-        settings["mmlu"] = ti.read_mmlu(args.mmlu, limit=args.mmlu_limit)
+        settings["mmlu"] = ti.behaviour.read_mmlu(args.mmlu, limit=args.mmlu_limit)
     tree = run(
         model, texts, read(args.train_texts), parts=[p for p in args.parts.split(",") if p],
         controls=[c for c in args.controls.split(",") if c], chunks=0 if bundled else args.chunks,

@@ -11,8 +11,8 @@ import numpy as np
 import xarray as xr
 
 import tokinterp as ti
-from tokinterp.dataset import variable
-from tokinterp.fitting import fit_facts
+from tokinterp.results.dataset import variable
+from tokinterp.run.fitting import fit_facts
 from tokinterp.text import removal as words
 from tokinterp.text import token_classes
 from tokinterp.text.shuffle import shuffle_words
@@ -75,9 +75,9 @@ def labels_of(prompts: ti.Prompts) -> np.ndarray:
 def linearity(case: Case, settings: Any) -> dict[str, xr.Dataset]:
     """Linearity of the blocks and anisotropy, with and without BOS and massive rows."""
     return case.measure("linearity", case.prompts, {
-        "linearity": ti.Linearity(),
-        "linearity_all": ti.Linearity(exclude=(), held_out=False),
-        "spectrum": ti.Spectrum(components=1, entries=1),
+        "linearity": ti.linearity.Linearity(),
+        "linearity_all": ti.linearity.Linearity(exclude=(), held_out=False),
+        "spectrum": ti.geometry.Spectrum(components=1, entries=1),
     })  # fmt: skip
 
 
@@ -98,13 +98,13 @@ def tokens(case: Case, settings: Any) -> dict[str, xr.Dataset]:
 
 def memory(case: Case, settings: Any) -> dict[str, xr.Dataset]:
     """Contextual memory from a trained decoder, by class of token, and its correlation with nonlinearity."""
-    decoder = ti.fit_context_decoder(
+    decoder = ti.memory.fit_context_decoder(
         case.model, fragments(case.texts(), settings.max_prefix + 1, case.model), steps=settings.steps,
         rows=settings.rows, max_prefix=settings.max_prefix, lr=settings.lr, lr_new=settings.lr_new, seed=settings.seed,
         warmup=max(1, min(100, settings.steps // 10)), file=case.beside("decoder", ".safetensors"),
         progress=case.progress,
     )  # fmt: skip
-    found = case.measure("memory", case.prompts, {"memory": ti.ContextMemory(decoder)})["memory"]
+    found = case.measure("memory", case.prompts, {"memory": ti.memory.ContextMemory(decoder)})["memory"]
     told = found["context_loss"] - found["context_loss_blank"]
     told.attrs = {"long_name": "cross-entropy of the prefix beyond that from the mean state", "units": "nat"}
     lengths = ["context_loss_by_length", "context_loss_blank_by_length", "n_by_length"]
@@ -121,11 +121,11 @@ def memory(case: Case, settings: Any) -> dict[str, xr.Dataset]:
 
 def lens(case: Case, settings: Any) -> dict[str, xr.Dataset]:
     """Curves of the logit lens: raw, normed and tuned."""
-    tuned = ti.fit_tuned_lens(
+    tuned = ti.lens.fit_tuned_lens(
         case.model, case.texts(), steps=settings.lens_steps, step_tokens=settings.lens_tokens, seed=settings.seed,
         check_tokens=2 * settings.lens_tokens, store=case.beside("lens", ".safetensors"), progress=case.progress,
     )  # fmt: skip
-    asked = {"lens": ti.LogitLens(top=0, tokens=0, variants=("raw", "normed", "tuned"), tuned=tuned)}
+    asked = {"lens": ti.lens.LogitLens(top=0, tokens=0, variants=("raw", "normed", "tuned"), tuned=tuned)}
     return case.measure("lens_curves", case.prompts[: settings.lens_prompts or len(case.prompts)], asked)
 
 
@@ -153,13 +153,13 @@ def _removal(case: Case, prompts: ti.Prompts, settings: Any) -> xr.Dataset:
     for what in settings.conditions:
         first = [words.remove(t, what) for t in texts]
         anywhere = [words.remove_random(r, settings.seed + i) for i, r in enumerate(first)]
-        kinds = [ti.surviving_loss(case.model, r, progress=False) for r in (first, anywhere)]
+        kinds = [ti.behaviour.surviving_loss(case.model, r, progress=False) for r in (first, anywhere)]
         kinds.append(xr.full_like(kinds[0].astype(float), np.nan, dtype=float))
         matched = [words.can_match(r) for r in first]
         if any(matched):
             same = [words.remove_random(r, settings.seed + i, "class") if matched[i] else r
                     for i, r in enumerate(first)]  # fmt: skip
-            loss = ti.surviving_loss(case.model, same, progress=False).astype(float)
+            loss = ti.behaviour.surviving_loss(case.model, same, progress=False).astype(float)
             kinds[2] = loss.where(xr.DataArray(matched, dims="prompt"))
         rows.append(xr.concat([k.astype(float) for k in kinds], "subset", combine_attrs="override"))
     out = xr.concat(rows, "variant", combine_attrs="override")
@@ -174,7 +174,9 @@ def _removal(case: Case, prompts: ti.Prompts, settings: Any) -> xr.Dataset:
 
 def mmlu(case: Case, settings: Any) -> dict[str, xr.Dataset]:
     """Accuracy on multiple-choice questions after deletions, with McNemar tests."""
-    out = ti.removal_accuracy(case.model, settings.mmlu, settings.conditions, seed=settings.seed, on_long="skip")
+    out = ti.behaviour.removal_accuracy(
+        case.model, settings.mmlu, settings.conditions, seed=settings.seed, on_long="skip"
+    )
     whole = "share of items answered correctly on the whole question"
     return {"mmlu": out.assign(accuracy_original=variable((), out.attrs["accuracy_original"], whole, "1"))}
 
@@ -182,8 +184,8 @@ def mmlu(case: Case, settings: Any) -> dict[str, xr.Dataset]:
 # -- what they share ------------------------------------------------------------------------------------------
 def _tokens(case: Case, settings: Any) -> dict[str, xr.Dataset]:
     asked: dict[str, ti.Measurement] = {
-        "nonlinearity": ti.TokenNonlinearity(),
-        "recall": ti.PrefixRecall(n_words=settings.n_words),
+        "nonlinearity": ti.linearity.TokenNonlinearity(),
+        "recall": ti.memory.PrefixRecall(n_words=settings.n_words),
     }
     return case.measure("tokens", case.prompts, asked)
 
@@ -217,7 +219,7 @@ def within(v: xr.DataArray, groups: np.ndarray) -> xr.DataArray:
 
 def by_class(ds: xr.Dataset, name: str, case: Case) -> xr.Dataset:
     """Return the profile of a variable over all of `CLASSES`, NaN for those with too few tokens."""
-    one = ti.class_profile(ds, name, case.moved(), case.prompts)
+    one = ti.results.class_profile(ds, name, case.moved(), case.prompts)
     whole = one.reindex(subset=list(CLASSES), fill_value={"n_tokens": 0, "n_prompts": 0})
     for v in one.variables:
         whole[v].attrs = one[v].attrs
@@ -231,10 +233,10 @@ def correlate(error: xr.DataArray, other: xr.DataArray, ds: xr.Dataset, told: xr
     from the mean state is subtracted (``told``) is due to the token's own states.
     """
     places = [within(v, v["position"].values) for v in (error, other)]
-    both = [ti.token_correlation(error, other), ti.token_correlation(*places)]
+    both = [ti.results.token_correlation(error, other), ti.results.token_correlation(*places)]
     names = ["published", "equal position"]
     if told is not None:
-        both.append(ti.token_correlation(error, told))
+        both.append(ti.results.token_correlation(error, told))
         names.append("beyond the mean state")
     out = xr.concat(both, "variant", combine_attrs="override")
     out = out.assign_coords(variant=variable("variant", np.array(names, dtype=object), "what is taken out before", "1"))

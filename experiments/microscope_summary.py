@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from tokinterp.summary import summary
+from tokinterp.results.summary import summary
 
 from .record import about
 

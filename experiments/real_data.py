@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import torch
 
 import tokinterp as ti
-from tokinterp.measurements.probe_scores import score_probes
-from tokinterp.measurements.probes import ProbeSettings, fit_probes
+from tokinterp.erasure.probe_scores import score_probes
+from tokinterp.erasure.probes import ProbeSettings, fit_probes
 from tokinterp.text import read_conll, read_conllu, read_conllulex
 
 STORY = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
@@ -160,7 +160,7 @@ def parts_of_speech(folder: Path) -> Outcome:
 
 def questions(folder: Path) -> Outcome:
     """MMLU has more than 14,000 questions of four options."""
-    items = ti.read_mmlu(folder / "tasks" / "mmlu.tar.xz")
+    items = ti.behaviour.read_mmlu(folder / "tasks" / "mmlu.tar.xz")
     options = {len(i.options) for i in items}
     return Outcome([len(items), options], ["over 14,000", {4}], len(items) >= 14_000 and options == {4})
 

@@ -17,9 +17,10 @@ import numpy as np
 import xarray as xr
 
 import tokinterp as ti
-from tokinterp.checkpoint import compare_facts
-from tokinterp.dataset import exists, git_commit, own_attributes, versions
-from tokinterp.files import write_text
+from tokinterp.files.whole import write_text
+from tokinterp.results.dataset import git_commit, own_attributes, versions
+from tokinterp.results.stores import exists
+from tokinterp.run.checkpoint import compare_facts
 
 PROVENANCE = (
     "model", "revision", "weights", "tokenizer", "prompts", "dtype", "device", "seed", "fingerprint", "git_commit",

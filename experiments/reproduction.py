@@ -25,7 +25,7 @@ import numpy as np
 import xarray as xr
 
 import tokinterp as ti
-from tokinterp.dataset import variable
+from tokinterp.results.dataset import variable
 
 from . import pile
 from .last_normed import LastNormed
@@ -119,8 +119,8 @@ def run(
     options: dict[str, Any] = {"max_tokens": length, "min_tokens": length, "bos": False, "progress": progress}
     prompts = ti.Prompts.from_texts([t.strip() for t in texts], model, **options)
     asked = {
-        "dimension": ti.IntrinsicDimension(scales, tokens=0, small="nan", exclude=()),  # no token is left out
-        "lens": ti.LogitLens([model.info.n_layers], top=0, tokens=0),
+        "dimension": ti.geometry.IntrinsicDimension(scales, tokens=0, small="nan", exclude=()),  # no token is left out
+        "lens": ti.lens.LogitLens([model.info.n_layers], top=0, tokens=0),
     }
     store = beside(out, "pass.zarr")
     network: Any = LastNormed(model)
@@ -129,7 +129,7 @@ def run(
     number = variable("prompt", numbers[prompts.documents], "number of the text in the input data set", "1")
     nodes = {name: ds.assign_coords(document=number) for name, ds in nodes.items()}
     after = nodes["dimension"].sel(layer=nodes["dimension"]["layer"] > 0)
-    nodes["correlation"] = ti.dimension_loss_correlation(after, nodes["lens"])
+    nodes["correlation"] = ti.geometry.dimension_loss_correlation(after, nodes["lens"])
     lines = list(compare(nodes["dimension"], nodes["lens"], nodes["correlation"], wanted))
     if lines:
         nodes["comparison"] = as_dataset(lines, nodes["lens"].attrs)

@@ -40,8 +40,8 @@ from typing import Any
 import xarray as xr
 
 import tokinterp as ti
-from tokinterp.dataset import variable
-from tokinterp.nulls import along_nulls, draw_null
+from tokinterp.results.dataset import variable
+from tokinterp.run.nulls import along_nulls, draw_null
 from tokinterp.stats.tests import false_discovery
 from tokinterp.text.files import read_texts
 
@@ -67,7 +67,7 @@ def run(
     limit: int | None = None,
     n_controls: int | None = 50,
     windows: bool = False,
-    tuned: ti.TunedLens | None = None,
+    tuned: ti.lens.TunedLens | None = None,
     last_normed: bool = False,
     seed: int = 0,
     small: bool = False,
@@ -137,7 +137,7 @@ def run(
     covariates: dict[str, xr.Dataset] = {}
     for null in ("none", *controls):
         passes[null], drawn = one_pass(model, common, null, asked, **settings)
-        covariates[null] = ti.prompt_covariates(drawn)
+        covariates[null] = ti.geometry.prompt_covariates(drawn)
         covariates[null].attrs = {**passes[null].attrs, "measurement": "prompt_covariates"}
     nodes = side_by_side(passes)
     for name, found in correlations(passes, covariates).items():
@@ -145,13 +145,13 @@ def run(
     nodes["covariates"] = along_nulls(covariates)
     if len(common) < len(prompts) and {"dimension", "lens"} <= {*parts}:
         whole, _ = one_pass(model, prompts, "none", asked, label="text", **settings)
-        every = {"none": ti.prompt_covariates(prompts)}
+        every = {"none": ti.geometry.prompt_covariates(prompts)}
         every["none"].attrs = dict(whole.attrs)
         for name, found in correlations({"none": whole}, every).items():
             nodes[f"{name}_text"] = found["none"]
     if tuned is not None:
-        lens = {"lens": ti.LogitLens(top=0, tokens=0, variants=("normed", "tuned"), tuned=tuned)}
-        both = ti.measure(model, common, {"dimension": ti.IntrinsicDimension(scales, tokens=0), **lens},
+        lens = {"lens": ti.lens.LogitLens(top=0, tokens=0, variants=("normed", "tuned"), tuned=tuned)}
+        both = ti.measure(model, common, {"dimension": ti.geometry.IntrinsicDimension(scales, tokens=0), **lens},
                           store=beside(out, "tuned.zarr"), progress=progress)  # fmt: skip
         nodes["tuned_correlation"] = entropy_correlation(both, "tuned")
     tree = xr.DataTree.from_dict(nodes)
@@ -186,12 +186,12 @@ def measurements(
 ) -> dict[str, ti.Measurement]:
     """Return the measurements of the parts."""
     all_parts: dict[str, ti.Measurement] = {
-        "dimension": ti.IntrinsicDimension(scales, tokens=0, small="nan"),
-        "overlap": ti.NeighbourOverlap(k, pairs=False, labels=(), small="nan"),
-        "cosine": ti.CosineSimilarity(),
-        "lens": ti.LogitLens(lens_layers, top=0, tokens=0),
-        "logits": ti.LogitDimension(scales, small="nan"),
-        "graph": ti.NeighbourGraph(k, small="nan"),
+        "dimension": ti.geometry.IntrinsicDimension(scales, tokens=0, small="nan"),
+        "overlap": ti.geometry.NeighbourOverlap(k, pairs=False, labels=(), small="nan"),
+        "cosine": ti.geometry.CosineSimilarity(),
+        "lens": ti.lens.LogitLens(lens_layers, top=0, tokens=0),
+        "logits": ti.geometry.LogitDimension(scales, small="nan"),
+        "graph": ti.geometry.NeighbourGraph(k, small="nan"),
     }
     return {name: all_parts[name] for name in PARTS if name in parts}
 
@@ -225,7 +225,7 @@ def correlations(passes: dict[str, xr.DataTree], covariates: dict[str, xr.Datase
         if "lens" not in parts:
             continue
         if "dimension" in parts:
-            found = ti.dimension_loss_correlation(
+            found = ti.geometry.dimension_loss_correlation(
                 without_embedding(parts["dimension"]), parts["lens"], covariates[null]
             )
             out.setdefault("correlation", {})[null] = found
@@ -233,7 +233,9 @@ def correlations(passes: dict[str, xr.DataTree], covariates: dict[str, xr.Datase
                 out.setdefault("entropy_correlation", {})[null] = entropy_correlation(tree)
         if "logits" in parts:
             for loss in ("entropy", "cross_entropy"):
-                found = ti.dimension_loss_correlation(parts["logits"], parts["lens"], covariates[null], loss=loss)
+                found = ti.geometry.dimension_loss_correlation(
+                    parts["logits"], parts["lens"], covariates[null], loss=loss
+                )
                 out.setdefault(f"logit_correlation_{loss}", {})[null] = found
     return out
 
@@ -248,7 +250,7 @@ def entropy_correlation(tree: xr.DataTree, variant: str = "normed") -> xr.Datase
     dimension = without_embedding(tree.children["dimension"].to_dataset(inherit=False))
     lens = tree.children["lens"].to_dataset(inherit=False).sel(variant=[variant])
     one = [
-        ti.dimension_loss_correlation(dimension.sel(layer=[n]), lens.sel(layer=n), loss="entropy")
+        ti.geometry.dimension_loss_correlation(dimension.sel(layer=[n]), lens.sel(layer=n), loss="entropy")
         for n in dimension["layer"].values
     ]
     out = xr.concat(one, "layer", data_vars="all", coords="minimal", compat="override", combine_attrs="override")
@@ -299,7 +301,7 @@ def main() -> None:
     tree = run(
         model, texts, parts=args.parts.split(","), controls=[c for c in args.controls.split(",") if c], **numbers,
         n_tokens=args.n_tokens, limit=args.limit, n_controls=args.n_controls or None, windows=args.windows,
-        tuned=args.tuned_lens and ti.TunedLens.load(args.tuned_lens), last_normed=args.last_normed, seed=args.seed,
+        tuned=args.tuned_lens and ti.lens.TunedLens.load(args.tuned_lens), last_normed=args.last_normed, seed=args.seed,
         small=args.small, out=args.out,
     )  # fmt: skip
     from .token_geometry_summary import sentences, summarise

@@ -32,7 +32,7 @@ from experiments.bundled_data import prepare
 from experiments.bundled_evaluation import evaluate
 from experiments.bundled_forward import loss_function
 from experiments.bundled_steps import Step, optimisers, rates_on
-from tokinterp.files import replacing, write_text
+from tokinterp.files.whole import replacing, write_text
 
 EXPORT = Path(__file__).resolve().parents[1] / "tokinterp" / "data" / "model"
 

@@ -19,10 +19,14 @@ from tiny import byte_tokenizer, tiny_lm
 
 import tokinterp as ti
 from tokinterp import fillers
-from tokinterp.text import lexicon as words
+from tokinterp.lexicon import words
+from tokinterp.scan import topics
 
-SPACES = ("", ".edits", ".plots", ".text", ".fillers", ".models")
-TASK = fillers.Task(n=4, d=2, m=3)
+SPACES = (
+    "", ".run.edits", ".plots", ".text", ".models", ".results", ".sklearn", *(f".{t}" for t in topics()),
+    ".fillers.tasks",
+)  # fmt: skip
+TASK = fillers.tasks.Task(n=4, d=2, m=3)
 PAIRS = [("The river", " in"), ("One and", " to"), ("Go", " the"), ("Let it be", " and")] * 3
 TEXTS = [
     "The river to the sea and the singing in the morning, into the evening.",
@@ -75,17 +79,17 @@ class World:
         return ti.Spans.words(TEXTS)
 
     @cached_property
-    def lexicon(self) -> ti.Lexicon:
-        return ti.Lexicon.of(ti.Prompts.from_texts(TEXTS * 2, self.model, progress=False))
+    def lexicon(self) -> ti.lexicon.Lexicon:
+        return ti.lexicon.Lexicon.of(ti.Prompts.from_texts(TEXTS * 2, self.model, progress=False))
 
     @cached_property
-    def cases(self) -> ti.Cases:
+    def cases(self) -> ti.lexicon.Cases:
         return words.typo_cases(self.lexicon, min_letters=1, min_context=1, n_words=3)
 
     @cached_property
-    def probes(self) -> ti.TokenProbes:
+    def probes(self) -> ti.erasure.TokenProbes:
         offsets = [-2, -1, 0]
-        return ti.fit_probes(
+        return ti.erasure.fit_probes(
             self.model, self.prompts, layers=[0, 1, 2, 3], offsets=offsets, method="ridge", progress=False
         )
 
@@ -94,15 +98,20 @@ class World:
         small: dict[str, Any] = {"scales": (2, 4), "small": "nan"}
         near: dict[str, Any] = {"k": (1, 2), "small": "nan"}
         asked = {
-            "mass": ti.AttentionMass(), "sinks": ti.AttentionSinks(tokens=8), "first": ti.FirstTokenAttention(),
-            "cosine": ti.CosineSimilarity(), "curvature": ti.Curvature(tokens=8), "entropy": ti.MatrixEntropy(),
-            "dimension": ti.IntrinsicDimension(**small, k=4, tokens=64), "graph": ti.NeighbourGraph(**near),
-            "imbalance": ti.InformationImbalance(**near), "overlap": ti.NeighbourOverlap(**near),
-            "lens": ti.LogitLens(tokens=None), "linearity": ti.Linearity(), "logits": ti.LogitDimension(**small),
-            "nonlinearity": ti.TokenNonlinearity(tokens=64), "norms": ti.TokenNorms(tokens=64),
-            "pieces": ti.PieceAttention(min_position=1), "pooled": ti.PooledStates(),
-            "similarity": ti.LayerSimilarity(),
-            "spectrum": ti.Spectrum(), "erasure": ti.ErasureScores(self.probes, start=1, end=3, tokens=None),
+            "mass": ti.attention.AttentionMass(), "sinks": ti.attention.AttentionSinks(tokens=8),
+            "first": ti.attention.FirstTokenAttention(),
+            "cosine": ti.geometry.CosineSimilarity(), "curvature": ti.geometry.Curvature(tokens=8),
+            "entropy": ti.geometry.MatrixEntropy(),
+            "dimension": ti.geometry.IntrinsicDimension(**small, k=4, tokens=64),
+            "graph": ti.geometry.NeighbourGraph(**near),
+            "imbalance": ti.geometry.InformationImbalance(**near), "overlap": ti.geometry.NeighbourOverlap(**near),
+            "lens": ti.lens.LogitLens(tokens=None), "linearity": ti.linearity.Linearity(),
+            "logits": ti.geometry.LogitDimension(**small),
+            "nonlinearity": ti.linearity.TokenNonlinearity(tokens=64), "norms": ti.geometry.TokenNorms(tokens=64),
+            "pieces": ti.lexicon.PieceAttention(min_position=1), "pooled": ti.geometry.PooledStates(),
+            "similarity": ti.geometry.LayerSimilarity(),
+            "spectrum": ti.geometry.Spectrum(), "erasure": ti.erasure.ErasureScores(self.probes, start=1, end=3,
+            tokens=None),
         }  # fmt: skip
         return ti.measure(self.model, self.prompts, asked, progress=False)
 
@@ -111,9 +120,9 @@ class World:
 
     @cached_property
     def network(self) -> Any:
-        from tokinterp.fillers.network import build
+        from tokinterp.fillers.tasks.network import build
 
-        net = build(TASK, fillers.Network(2, 32, 2, 64), 0)
+        net = build(TASK, fillers.tasks.Network(2, 32, 2, 64), 0)
         with torch.no_grad():
             for p in net.parameters():
                 if p.ndim == 2:
@@ -130,19 +139,19 @@ class World:
 
     @cached_property
     def items(self) -> Any:
-        return fillers.build_items(self.model, PAIRS[:2], n_fillers=2, kind=" x")
+        return ti.text.build_items(self.model, PAIRS[:2], n_fillers=2, kind=" x")
 
     @cached_property
     def representations(self) -> Any:
-        return ti.TokenRepresentations(self.model, 1).fit(TEXTS)
+        return ti.sklearn.TokenRepresentations(self.model, 1).fit(TEXTS)
 
     @cached_property
     def tuned(self) -> Any:
-        return ti.TunedLens.identity(self.model.info)
+        return ti.lens.TunedLens.identity(self.model.info)
 
     @cached_property
     def maps(self) -> Any:
-        return ti.LinearMaps(
+        return ti.linearity.LinearMaps(
             [0],
             torch.zeros(1, 32, 32),
             torch.zeros(1, 32),
@@ -182,16 +191,19 @@ class World:
 
     @cached_property
     def many_run(self) -> xr.DataTree:
-        asked = {"dimension": ti.IntrinsicDimension(scales=(2,), k=4, small="nan"), "lens": ti.LogitLens()}
+        asked = {
+            "dimension": ti.geometry.IntrinsicDimension(scales=(2,), k=4, small="nan"),
+            "lens": ti.lens.LogitLens(),
+        }
         return ti.measure(self.model, self.many, asked, progress=False)
 
     @cached_property
     def dot_attention(self) -> xr.Dataset:
-        from tokinterp.fillers.contents import filler_prompts
-        from tokinterp.fillers.network import as_model
+        from tokinterp.fillers.tasks.contents import filler_prompts
+        from tokinterp.fillers.tasks.network import as_model
 
         model = as_model(self.network, TASK)
-        asked = {"a": fillers.DotAttention(4, 2, 3)}
+        asked = {"a": fillers.tasks.DotAttention(4, 2, 3)}
         return ti.measure(model, filler_prompts(TASK, model, 4), asked, progress=False)["a"].to_dataset()
 
     @property
@@ -235,9 +247,9 @@ def _call(name: str, /, **arguments: Any) -> Callable[[World], Call]:
     return make
 
 
-@functools.wraps(ti.TokenRepresentations)
+@functools.wraps(ti.sklearn.TokenRepresentations)
 def _made_and_fitted(**settings: Any) -> Any:
-    return ti.TokenRepresentations(**settings).fit(TEXTS)
+    return ti.sklearn.TokenRepresentations(**settings).fit(TEXTS)
 
 
 def _find(name: str, w: World) -> Any:
@@ -262,7 +274,10 @@ MP: dict[str, Any] = {**M, "prompts": lambda w: w.prompts}
 MC: dict[str, Any] = {**M, "cases": lambda w: w.cases}
 Q: dict[str, Any] = {**M, "questions": PAIRS, "n_fillers": 4, "kind": " x", "exact": False}
 S = ti.Site("resid", 1)
-ITEMS = [ti.Item("the river to the", ("north", "in"), 0), ti.Item("and the moon", ("is", "rises", "to"), 2)]
+ITEMS = [
+    ti.behaviour.Item("the river to the", ("north", "in"), 0),
+    ti.behaviour.Item("and the moon", ("is", "rises", "to"), 2),
+]
 
 
 def _ds(name: str) -> dict[str, Any]:
@@ -273,21 +288,27 @@ def _of(name: str) -> dict[str, Any]:
     return {"ds": lambda w: w.result(name)}
 
 
+def _networks(w: World) -> Path:
+    _training(w)
+    return w.path("networks")
+
+
 def _training(w: World) -> xr.Dataset:
-    from tokinterp.fillers.train import train
+    from tokinterp.fillers.tasks.training import train
 
     if "training" not in w.made:
-        schedule = fillers.Schedule(steps=2, batch=8, rate=1e-3, evaluations=2)
-        network = fillers.Network(1, 16, 2, 16)
+        schedule = fillers.tasks.Schedule(steps=2, batch=8, rate=1e-3, evaluations=2)
+        network = fillers.tasks.Network(1, 16, 2, 16)
         w.made["training"], _ = train(
-            TASK, schedule=schedule, network=network, test_examples=20, device="cpu", progress=False
-        )
+            TASK, schedule=schedule, network=network, test_examples=20, device="cpu", progress=False,
+            folder=w.path("networks"),
+        )  # fmt: skip
     return w.made["training"]
 
 
 def _shuffled(w: World) -> xr.Dataset:
     prompts = ti.text.shuffle_blocks(w.prompts, 2)
-    return ti.measure(w.model, prompts, {"e": ti.ErasureScores(w.probes, start=1, end=3)}, progress=False)[
+    return ti.measure(w.model, prompts, {"e": ti.erasure.ErasureScores(w.probes, start=1, end=3)}, progress=False)[
         "e"
     ].to_dataset()
 
@@ -312,11 +333,11 @@ def _dots(w: World) -> xr.DataTree:
 
 
 def _fitted(w: World) -> Any:
-    return ti.TokenRepresentations(w.model, 1).fit(TEXTS)
+    return ti.sklearn.TokenRepresentations(w.model, 1).fit(TEXTS)
 
 
 def _word_set(w: World) -> Any:
-    from tokinterp.measurements.word_probe import WordSet
+    from tokinterp.lexicon.word_ends import WordSet
 
     last = np.repeat(np.arange(10, 34), 4)
     return WordSet([(7, int(b)) for b in last], (last % 2).astype(bool), (last // 2) % 3)
@@ -354,8 +375,9 @@ CALLS: dict[str, Callable[[World], Call]] = {
         "Site": {"name": "resid", "at": 1}, "Site.parse": {"text": "resid.1"}, "resid": {"layers": [0, 1]},
         "capture": {**MP, "numbers": [0], "sites": [S]}, "stream": {**MP, "sites": [S]},
         "model.run": {"ids": torch.tensor([[5, 6, 7]]), "sites": [S]}, "model.unembed": {"resid": torch.zeros(1, 32)},
-        "measure": {**MP, "measurements": {"n": ti.TokenNorms(tokens=0)}, "progress": False},
-        "measure_nulls": {**MP, "measurements": {"n": ti.TokenNorms(tokens=0)}, "nulls": ["none"], "progress": False},
+        "measure": {**MP, "measurements": {"n": ti.geometry.TokenNorms(tokens=0)}, "progress": False},
+        "measure_nulls": {**MP, "measurements": {"n": ti.geometry.TokenNorms(tokens=0)}, "nulls": ["none"],
+        "progress": False},
         # edits
         "SiteEdit": {"site": S, "op": "zero"}, "KnockOut": {"queries": None, "keys": [0]},
         "zero": {"site": S}, "mean_ablate": {"site": S}, "knock_out": {"keys": [0]},
@@ -417,7 +439,7 @@ CALLS: dict[str, Callable[[World], Call]] = {
         "Field": {"dims": ("prompt", "layer"), "long_name": "a"},
         "DotAttention": {"n": 4, "d": 2, "m": 3}, "Measurement": {},
         "ContextMemory": {"decoder": lambda w: _decoder(w)}, "ErasureScores": {"probes": lambda w: w.probes},
-        "ProbeScores": {"probes": lambda w: w.probes}, "PerCloud": {"estimator": ti.cluster_count},
+        "ProbeScores": {"probes": lambda w: w.probes}, "PerCloud": {"estimator": ti.geometry.cluster_count},
         # functions that measure
         "augmentation_metrics": {**MP, "draws": 2, "progress": False},
         "compare_models": {"one": lambda w: w.model, "two": lambda w: w.model, "texts": TEXTS * 2, "k": 3,
@@ -445,7 +467,7 @@ CALLS: dict[str, Callable[[World], Call]] = {
         "probes.predict": {"resid": torch.zeros(2, 32), "layer": 1, "offset": 0},
         "probes.classes": {"targets": torch.tensor([5, 6]), "offset": 0},
         "probes.seen": {"targets": torch.tensor([5, 6]), "offset": 0},
-        "TokenProbes.from_authors": {"paths": lambda w: (w.authors,)},
+        "read_feucht2024": {"paths": lambda w: (w.authors,)},
         "fit_tuned_lens": {**MP, "steps": 1, "progress": False},
         "TunedLens": {
             "layers": [0, 1], "weight": torch.zeros(2, 32, 32), "bias": torch.zeros(2, 32), "model": "a",
@@ -494,7 +516,7 @@ CALLS: dict[str, Callable[[World], Call]] = {
                               "b": lambda w: w.ds("lens")["token_cross_entropy"].isel(layer=1, variant=0)},
         # fillers
         "Task": {"n": 4, "d": 2}, "Network": {}, "Schedule": {}, "Policy": {"kind": "window"},
-        "keep_only": {"policy": lambda w: fillers.Policy("window")},
+        "keep_only": {"policy": lambda w: ti.attention.Policy("window")},
         "insert": {**M, "questions": PAIRS, "n_fillers": [2], "kinds": [" x"], "exact": False},
         "verdict": {**Q, "control": " y", "n_boot": 20},
         "insertion_tests": {**_of("insert"), "n_boot": 20},
@@ -512,7 +534,8 @@ CALLS: dict[str, Callable[[World], Call]] = {
                            "examples": 100, "n_boot": 5, "random_trunk": False},
         "linear_probe": {"lm": lambda w: w.network, "task": TASK, "positions": [4], "examples": 60},
         "probe_fillers": {"trunks": lambda w: {"net": w.network}, "task": TASK, "kept": (0.0, 1.0),
-                          "schedule": fillers.Schedule(steps=1, batch=4), "test_examples": 8, "random_trunk": False,
+                          "schedule": fillers.tasks.Schedule(steps=1, batch=4), "test_examples": 8,
+                          "random_trunk": False,
                           "progress": False},
         "items.mark": {"part": "filler"}, "items.positions": {"rows": [0], "width": 9, "part": "filler"},
         # plots
@@ -531,6 +554,9 @@ CALLS: dict[str, Callable[[World], Call]] = {
         "dots_by_layer": {"ds": lambda w: _dots(w)["contents"].to_dataset()},
         "cell_likeness": _of("cell_clusters"), "coverage_by_block": _of("segment_coverage"),
         "explained_by_source": _of("segment_probe"), "hidden_in_windows": _of("separator_windows"),
+        "load_networks": {"folder": lambda w: _networks(w)},
+        "train": {"task": TASK, "network": fillers.tasks.Network(1, 16, 2, 16), "test_examples": 20, "progress": False,
+                  "schedule": fillers.tasks.Schedule(steps=1, batch=4), "device": "cpu"},
         "accuracy_by_size": {"results": lambda w: {"4": {"a": _training(w)}}},
         "learning_curve": {"ds": lambda w: _training(w)},
         "stratum_accuracy": {"ds": lambda w: _training(w)}, "probe_curve": _of("probe_fillers"),

@@ -67,7 +67,7 @@ class Marks(Norms):
 
 def run(store=None, sleep=0.0, mark=None):
     Marks.sleep, Marks.mark = sleep, mark
-    which = {"norms": Marks(), "spread": Spread(), "lens": ti.LogitLens(tokens=None, top=2)}
+    which = {"norms": Marks(), "spread": Spread(), "lens": ti.lens.LogitLens(tokens=None, top=2)}
     prompts = some_prompts([12] * TOTAL)
     ti.measure(tiny(), prompts, which, store=store, batch_tokens=BATCH, checkpoint_every=0, progress=False)
 
@@ -127,7 +127,11 @@ def memory():
     model = tiny()
 
     def work(n):
-        which = {"norms": Norms(per_token=False), "spectrum": ti.Spectrum(), "lens": ti.LogitLens(tokens=0)}
+        which = {
+            "norms": Norms(per_token=False),
+            "spectrum": ti.geometry.Spectrum(),
+            "lens": ti.lens.LogitLens(tokens=0),
+        }
         ti.measure(model, some_prompts([64] * n), which, batch_tokens=2048, progress=False)
 
     (one, few), (other, many) = (wait(fork(lambda n=n: work(n))) for n in (400, 3000))

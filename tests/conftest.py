@@ -67,8 +67,8 @@ def tiny_run(tiny_folder):
     model = ti.load_model(tiny_folder, device="cpu")
     texts = [t.text[: 110 + 9 * n] for n, t in enumerate(ti.bundled_texts("story")[:5])]
     asked = {
-        "dimension": ti.IntrinsicDimension((2, 4, 8), k=6, small="nan"),
-        "spectrum": ti.Spectrum(),
-        "lens": ti.LogitLens(top=2, variants=("normed", "raw")),
+        "dimension": ti.geometry.IntrinsicDimension((2, 4, 8), k=6, small="nan"),
+        "spectrum": ti.geometry.Spectrum(),
+        "lens": ti.lens.LogitLens(top=2, variants=("normed", "raw")),
     }
     return ti.measure(model, ti.Prompts.from_texts(texts, model, max_tokens=256), asked, progress=False)

@@ -7,7 +7,7 @@ from stored_runs import assert_same
 from tiny import some_prompts, tiny
 
 import tokinterp as ti
-from tokinterp.capture import stream
+from tokinterp.run.stream import stream
 
 LENGTHS = [22, 30, 17, 30, 25, 19, 28]
 

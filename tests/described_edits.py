@@ -3,7 +3,7 @@
 import torch
 
 import tokinterp as ti
-from tokinterp import edits as E
+from tokinterp.run import edits as E
 
 
 def last_ones(count):

@@ -9,8 +9,8 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from tokinterp.capture import Site
-from tokinterp.models.base import ModelInfo
+from tokinterp.models.info import ModelInfo
+from tokinterp.run.sites import Site
 from tokinterp.text import Prompts
 
 LETTERS = "aeioklmnt"

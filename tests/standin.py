@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from tokinterp.capture import Batch, Site
-from tokinterp.models.base import ModelInfo
+from tokinterp.models.info import ModelInfo
+from tokinterp.run.batch import Batch
+from tokinterp.run.sites import Site
 
 
 class StandIn:

@@ -2,7 +2,7 @@
 
 import signal
 
-from tokinterp.fitting import Fit
+from tokinterp.run.fitting import Fit
 
 
 class Killed(Exception):

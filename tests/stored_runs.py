@@ -11,8 +11,8 @@ import pytest
 from tiny import Norms, Spread, some_prompts, tiny
 
 import tokinterp as ti
-from tokinterp import owner
-from tokinterp.checkpoint import partial_folder
+from tokinterp.files import owner
+from tokinterp.run.checkpoint import partial_folder
 
 LENGTHS = [22, 30, 17, 30, 25, 19, 28]
 BATCH = 60
@@ -22,9 +22,9 @@ def measurements():
     return {
         "norms": Norms(),
         "spread": Spread(),
-        "dimension": ti.IntrinsicDimension(scales=(2, 4), k=4, tokens=None, small="nan"),
-        "spectrum": ti.Spectrum(),
-        "lens": ti.LogitLens(tokens=None, top=2),
+        "dimension": ti.geometry.IntrinsicDimension(scales=(2, 4), k=4, tokens=None, small="nan"),
+        "spectrum": ti.geometry.Spectrum(),
+        "lens": ti.lens.LogitLens(tokens=None, top=2),
     }
 
 

@@ -16,7 +16,8 @@ from tiny import Norms, byte_tokenizer, some_ids, some_prompts, tiny, tiny_lm
 from torch import nn
 
 import tokinterp as ti
-from tokinterp import checkpoint, cli
+from tokinterp.cli import main as cli
+from tokinterp.run import checkpoint
 
 S = ti.Site
 
@@ -162,7 +163,7 @@ ASKED = {
     ),
     "no measurement": (lambda g, p: run(which=[]), r"no measurement: give a dictionary such as"),
     "k larger than the cloud": (
-        lambda g, p: run(which={"d": ti.IntrinsicDimension(scales=(2,), k=50)}),
+        lambda g, p: run(which={"d": ti.geometry.IntrinsicDimension(scales=(2,), k=50)}),
         r"2 of 2 prompts have fewer than .*k=50 needs.*k up to",
     ),
 }
@@ -263,7 +264,7 @@ def test_bad_input_is_one_clear_line(case, good, tmp_path):
 def test_nothing_is_written_by_a_refused_run(tmp_path):
     for options in (
         {"which": {"n": Norms(layers=[9])}},
-        {"which": {"n": ti.IntrinsicDimension(scales=(2,), k=50)}},
+        {"which": {"n": ti.geometry.IntrinsicDimension(scales=(2,), k=50)}},
         {"edits": [ti.edits.zero(S("resid", 9))]},
     ):
         with pytest.raises(ValueError, match=r"9|50"):

@@ -12,9 +12,9 @@ from tiny import Norms, byte_tokenizer, some_prompts, tiny, tiny_lm
 from torch import nn
 
 import tokinterp as ti
-from tokinterp.checkpoint import compare_facts, fingerprint
-from tokinterp.describe import describe
 from tokinterp.models.fingerprint import weights_hash
+from tokinterp.run.checkpoint import compare_facts, fingerprint
+from tokinterp.settings.describe import describe
 
 PROMPTS = [9, 12]
 scale = 2.0
@@ -156,7 +156,7 @@ def test_what_only_the_logits_show_is_refused_and_rounding_is_not(tmp_path, monk
 def test_the_state_after_a_pass_is_that_before():
     model = ti.wrap(tiny_lm())
     first = model.info
-    run(model.lm, {"lens": ti.LogitLens(top=0)}, some_prompts([40, 60]))
+    run(model.lm, {"lens": ti.lens.LogitLens(top=0)}, some_prompts([40, 60]))
     model.lm(torch.tensor([[1, 5, 6]]), output_hidden_states=True)
     assert model.identify() == first
 
@@ -374,7 +374,7 @@ def test_a_global_of_an_estimator_is_part_of_a_run():
     try:
         for value in (2.0, 3.0, 2.0):
             scale = value
-            asked = {"cloud": ti.PerCloud(scaled_spread)}
+            asked = {"cloud": ti.geometry.PerCloud(scaled_spread)}
             marks.append(run(measurements=asked).attrs["fingerprint"])
     finally:
         scale = old
@@ -406,12 +406,16 @@ def test_an_edited_measurement_is_another_run(tmp_path):
 
 
 SETTINGS = [
-    (ti.LogitLens, {"top": 0}, [{"top": 1}, {"top": 0, "layers": [1]}, {"top": 0, "tokens": 1}]),
-    (ti.IntrinsicDimension, {"scales": (2,), "k": 3, "small": "nan"}, [{"scales": (2,), "k": 4, "small": "nan"}]),
-    (ti.Spectrum, {}, [{"layers": [1]}]),
-    (ti.TokenNorms, {}, [{"entries": 2}]),
-    (ti.Curvature, {}, [{"exclude": ()}]),
-    (ti.CosineSimilarity, {}, [{"layers": [2]}]),
+    (ti.lens.LogitLens, {"top": 0}, [{"top": 1}, {"top": 0, "layers": [1]}, {"top": 0, "tokens": 1}]),
+    (
+        ti.geometry.IntrinsicDimension,
+        {"scales": (2,), "k": 3, "small": "nan"},
+        [{"scales": (2,), "k": 4, "small": "nan"}],
+    ),
+    (ti.geometry.Spectrum, {}, [{"layers": [1]}]),
+    (ti.geometry.TokenNorms, {}, [{"entries": 2}]),
+    (ti.geometry.Curvature, {}, [{"exclude": ()}]),
+    (ti.geometry.CosineSimilarity, {}, [{"layers": [2]}]),
 ]
 
 
@@ -443,25 +447,28 @@ def test_edits_order_of_settings_and_dtype():
 
 def test_long_settings_are_hashed_in_the_attributes():
     labels = np.arange(sum(PROMPTS)) % 7
-    asked = ti.NeighbourOverlap(k=(1,), layers=[1], labels=("pos",), classes={"pos": labels}, small="nan")
+    asked = ti.geometry.NeighbourOverlap(k=(1,), layers=[1], labels=("pos",), classes={"pos": labels}, small="nan")
     made = run(measurements={"o": asked})
     assert len(made["o"].attrs["parameters"]) < 1000
-    other = ti.NeighbourOverlap(k=(1,), layers=[1], labels=("pos",), classes={"pos": labels[::-1].copy()}, small="nan")
+    other = ti.geometry.NeighbourOverlap(
+        k=(1,), layers=[1], labels=("pos",), classes={"pos": labels[::-1].copy()}, small="nan"
+    )
     assert run(measurements={"o": other}).attrs["fingerprint"] != made.attrs["fingerprint"]
 
 
 # -- what is made of results ----------------------------------------------------------------------------------
 def test_what_is_made_of_a_result_has_a_name_of_its_own():
-    lens = run(measurements={"l": ti.LogitLens(top=0, tokens=None)})["l"].to_dataset()
+    lens = run(measurements={"l": ti.lens.LogitLens(top=0, tokens=None)})["l"].to_dataset()
     labels = ["a", "b"] * (sum(PROMPTS) // 2) + ["a"]
     prompts = some_prompts(PROMPTS)
     token = lens["token_entropy"].isel(layer=0, variant=0)
     made = {
         "summary": ti.summary(lens), "level": ti.summary(lens, level=0.9), "seed": ti.summary(lens, seed=1),
         "part": ti.summary(lens.isel(layer=[0])), "other values": ti.summary(lens + 1),
-        "profile": ti.class_profile(lens.isel(layer=0, variant=0), "token_entropy", labels, prompts, least=1),
-        "labels": ti.class_profile(lens.isel(layer=0, variant=0), "token_entropy", labels[::-1], prompts, least=2),
-        "correlation": ti.token_correlation(token, token),
+        "profile": ti.results.class_profile(lens.isel(layer=0, variant=0), "token_entropy", labels, prompts, least=1),
+        "labels": ti.results.class_profile(lens.isel(layer=0, variant=0), "token_entropy", labels[::-1], prompts,
+        least=2),
+        "correlation": ti.results.token_correlation(token, token),
         "side by side": ti.concat_models({"one": lens, "two": lens}),
         "names": ti.concat_models({"one": lens, "three": lens}),
     }  # fmt: skip
@@ -475,10 +482,10 @@ def test_what_is_made_of_a_result_has_a_name_of_its_own():
 
 @pytest.mark.slow
 def test_functions_that_run_a_model_are_named_by_all_that_decides_them():
-    items = [ti.Item("The Nile is a", ("river", "mountain"), 0)]
+    items = [ti.behaviour.Item("The Nile is a", ("river", "mountain"), 0)]
     model = ti.load_model()
     found = [
-        ti.multiple_choice(model, items, score=score, shots=shots, edit=edit)
+        ti.behaviour.multiple_choice(model, items, score=score, shots=shots, edit=edit)
         for score, shots, edit in (
             ("option", (), None), ("option_mean", (), None), ("letter", (), None), ("option", items, None),
             ("option", (), str.upper),
@@ -486,9 +493,9 @@ def test_functions_that_run_a_model_are_named_by_all_that_decides_them():
     ]  # fmt: skip
     marks = [ds.attrs["fingerprint"] for ds in found]
     assert len(set(marks)) == len(marks)
-    assert ti.multiple_choice(model, items, score="option").attrs["fingerprint"] == marks[0]
+    assert ti.behaviour.multiple_choice(model, items, score="option").attrs["fingerprint"] == marks[0]
     gone = [ti.text.removal.remove(t, "articles") for t in ("The river is the Nile.", "The sea is the end of the Po.")]
-    one, two = (ti.surviving_loss(model, [r]).attrs for r in gone)
+    one, two = (ti.behaviour.surviving_loss(model, [r]).attrs for r in gone)
     assert one["fingerprint"] != two["fingerprint"]
     assert one["prompts"] != two["prompts"]
 
@@ -501,8 +508,8 @@ def test_edits_and_history_are_told_everywhere(tmp_path):
         assert node.attrs["edits"] == "zero(attn_out 0, positions 1::)".replace("::", ":") or ":" in node.attrs["edits"]
         assert node.attrs["history"] == prompts.note
     line = "measured under edits: zero(attn_out 0"
-    assert line in ti.tables.summary_text(made)
-    assert "prompts: shuffle_blocks(level=5, seed=0)" in ti.tables.summary_text(made)
+    assert line in ti.results.tables.summary_text(made)
+    assert "prompts: shuffle_blocks(level=5, seed=0)" in ti.results.tables.summary_text(made)
     page = ti.report(made, tmp_path / "r.html").read_text()
     assert line in page
     derived = ti.summary(xr.Dataset({"x": ("prompt", [1.0, 2.0])}, attrs=made["norms"].attrs))

@@ -2,16 +2,44 @@
 
 import ast
 import os
+import pkgutil
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
+from tokinterp.scan import measurements, topics
+
 PACKAGE = ROOT / "tokinterp"
 FILES = sorted(PACKAGE.rglob("*.py"))
 BACKENDS = {"transformers", "transformer_lens", "nnsight"}
+TOPICS = topics()
+LOW = ("files", "kernels", "settings", "stats")
+SHARED = (*LOW, "fitted", "models", "results", "run", "text")
+MAY_IMPORT = {
+    "files": ("files",),
+    "stats": ("stats",),
+    "settings": ("settings",),
+    "kernels": ("kernels",),
+    "fitted": ("files",),
+    "models": (*LOW, "models", "run/sites", "run/edits", "run/signals"),
+    "text": (*LOW, "models", "text"),
+    "run": SHARED,
+    "results": (*SHARED, "plots"),
+    "plots": ("files", "plots", "results", "settings", "fillers/tasks/last"),
+    "cli": (*SHARED, "cli", "plots", "scan", *TOPICS),
+    "sklearn": (*SHARED, "geometry/pooled"),
+    "scan": ("run/measurement", ""),
+    "__init__": (*SHARED, "scan", "plots", "sklearn", *TOPICS),
+    **{topic: (*SHARED, topic) for topic in TOPICS},
+    "behaviour": (*SHARED, "behaviour", "lens"),
+    "fillers": (*SHARED, "fillers", "attention", "behaviour"),
+    "fillers/tasks": (*SHARED, "fillers", "geometry", "lens"),
+}
+"""What the files of a folder may import of the package, imports for types included; the longest name counts."""
 CORE = {"numpy", "safetensors", "torch", "tqdm", "typer", "xarray", "zarr"} | BACKENDS | {"matplotlib"}
 
 
@@ -47,122 +75,180 @@ print(*sorted(sys.modules))
         "IPython", "typer",
     }  # fmt: skip
     assert not heavy & set(loaded)
-    assert "tokinterp.measure" in loaded
-    assert not [m for m in loaded if m.startswith(("tokinterp.plots", "tokinterp.cli"))]
+    assert "tokinterp.run.engine" in loaded
+    assert not [
+        m for m in loaded if m.startswith(("tokinterp.plots", "tokinterp.cli", *(f"tokinterp.{t}" for t in TOPICS)))
+    ]
 
 
 def test_public_names_are_there():
     import tokinterp as ti
 
-    names = """load_model wrap Modules Prompts Spans Site Batch capture stream resid edits measure measure_on_cluster
-        check read write concat_models summary Measurement IntrinsicDimension Spectrum LogitLens"""
-    for name in names.split():
-        assert getattr(ti, name), name
+    for name in ti.__all__:
+        assert getattr(ti, name) is not None, name
+        assert name in dir(ti)
+    assert len([n for n in ti.__all__ if n not in TOPICS]) <= 36
     with pytest.raises(AttributeError, match="module 'tokinterp' has no attribute 'nothing'"):
-        ti.nothing
+        _ = ti.nothing
 
 
 def imports(path):
-    """(name of the module, whether at the top level) for every import of a file; package modules in full."""
+    """(name of the module, "top", "function" or "type") for every import of a file; package modules in full."""
     tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
-    checked = {
-        node for test in ast.walk(tree) if isinstance(test, ast.If) and "TYPE_CHECKING" in ast.unparse(test.test)
-        for node in ast.walk(test)
-    }  # fmt: skip
-    inside = {n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)}
+
+    def inside(found):
+        return {id(n) for node in found for n in ast.walk(node)}
+
+    every = list(ast.walk(tree))
+    typed = inside(t for t in every if isinstance(t, ast.If) and "TYPE_CHECKING" in ast.unparse(t.test))
+    called = inside(f for f in every if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef))
     parents = path.relative_to(ROOT).with_suffix("").parts
-    for node in ast.walk(tree):
-        if node in checked:
-            continue
+    for node in every:
+        kind = "type" if id(node) in typed else "function" if id(node) in called else "top"
         if isinstance(node, ast.Import):
-            yield from ((a.name, node not in inside) for a in node.names)
+            yield from ((a.name, kind) for a in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(parents[: len(parents) - node.level]) if node.level else ""
             module = ".".join(part for part in (base, node.module or "") if part)
-            yield module, node not in inside
-            if node.module is None or module.startswith("tokinterp"):
-                yield from ((f"{module}.{a.name}", node not in inside) for a in node.names)
+            if module.split(".")[0] != "tokinterp":
+                yield module, kind
+                continue
+            below = PACKAGE.joinpath(*module.split(".")[1:])
+            for a in node.names:
+                is_module = (below / f"{a.name}.py").is_file() or (below / a.name / "__init__.py").is_file()
+                yield (f"{module}.{a.name}" if is_module else module), kind
 
 
 def relative(path):
     return path.relative_to(PACKAGE).as_posix()
 
 
+def place(module):
+    """``tokinterp.run.batch`` -> ``run/batch``."""
+    return "/".join(module.split(".")[1:])
+
+
+def within(name, folders):
+    return any(name == f or (f and name.startswith(f"{f}/")) for f in folders)
+
+
 @pytest.mark.parametrize("path", FILES, ids=relative)
-@pytest.mark.slow
 def test_import_rules(path):
-    folder = relative(path).split("/")[0]
-    for name, top in imports(path):
+    here = relative(path).removesuffix(".py").removesuffix("/__init__")
+    folder = here.split("/")[0]
+    of_plots = folder == "plots" or "plots" in here.split("/")
+    allowed = MAY_IMPORT[max((f for f in MAY_IMPORT if within(here, [f])), key=len)]
+    for name, kind in imports(path):
         library = name.split(".")[0]
+        if library == "tokinterp":
+            assert within(place(name), allowed), f"{folder} imports {name}"
+            drawn = name.startswith(("tokinterp.plots", "tokinterp.cli"))
+            assert not (kind == "top" and drawn and folder not in ("cli", "plots")), f"{name} would be imported at once"
         if library in BACKENDS:
-            assert folder in ("models", "fillers"), f"{name} is for models/ and fillers/"
-            assert not top, f"{name} would be imported with tokinterp"
+            assert within(here, ("models", "fillers/tasks")), f"{name} is for models/ and fillers/tasks/"
+            assert kind != "top", f"{name} would be imported with tokinterp"
         if library == "matplotlib":
-            assert folder == "plots", f"{name} is for plots/ and figures/"
-        if folder == "plots":
-            assert library != "torch", "plots never import torch"
-        if folder == "stats":
-            assert library != "tokinterp" or name.startswith("tokinterp.stats"), f"statistics import {name}"
-            assert library != "torch", "statistics are of arrays"
-        if folder == "kernels":
-            assert library != "tokinterp" or name.startswith("tokinterp.kernels"), f"a kernel imports {name}"
-        if library == "tokinterp" and folder not in ("cli.py", "cli_settings.py", "report.py", "plots"):
-            assert not (top and name.startswith(("tokinterp.plots", "tokinterp.cli")))
-        if top and library not in sys.stdlib_module_names and library != "tokinterp":
+            looked_up = (here, kind) == ("settings/known", "function")  # the names of its colour maps
+            assert of_plots or looked_up, f"{name} is for plots/ and figures/"
+        if library == "torch":
+            assert not of_plots, "plots never import torch"
+            assert folder != "stats", "statistics are of arrays"
+        if kind == "top" and library not in sys.stdlib_module_names and library != "tokinterp":
             assert library in CORE, f"{name} is no dependency of the core: import it where it is used"
         assert library != "pickle", "nothing is ever pickled"
 
 
+def test_kernels_of_topics_import_kernels_only():
+    files = [p for p in FILES if p.stem == "kernels" or p.parent.name == "kernels"]
+    assert len(files) > 20
+    for path in files:
+        for name, _ in imports(path):
+            if name.startswith("tokinterp"):
+                assert "kernels" in name.split("."), f"{relative(path)} imports {name}"
+
+
+def test_there_is_no_cycle_of_imports_types_included():
+    graph = {}
+    for path in FILES:
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        graph[name] = {m for m, _ in imports(path) if m.startswith("tokinterp") and m != name}
+    graph["tokinterp"] = set()  # topics and the command line take it for its name only
+    sorter = TopologicalSorter(graph)
+    sorter.prepare()  # raises CycleError
+
+
 def test_the_walk_sees_what_it_should():
     found = dict(imports(PACKAGE / "models" / "hf.py"))
-    assert found["transformers"] is False
-    assert found["torch"] is True
-    assert found["tokinterp.models.base"] is True
+    assert found["transformers"] == "function"
+    assert found["torch"] == "top"
+    assert found["tokinterp.models.info"] == "top"
+    assert dict(imports(PACKAGE / "run" / "batch.py"))["tokinterp.models.base"] == "type"
     assert len(FILES) > 25
     assert not [
         p for p in FILES if "kernels" in p.parts and "torch" not in dict(imports(p)) and p.name != "__init__.py"
     ]
 
 
+LONGEST = 480
+
+
 def test_files_are_short():
-    long = {relative(p): n for p in FILES if (n := len(p.read_text(encoding="utf-8").splitlines())) > 500}
+    long = {relative(p): n for p in FILES if (n := len(p.read_text(encoding="utf-8").splitlines())) > LONGEST}
     assert not long, "split these files"
     assert Path(__file__).name == "test_imports.py"
 
 
-def test_names_of_the_filler_experiments():
-    from tokinterp import fillers
+def test_every_topic_offers_its_measurements_and_no_name_twice():
+    import tokinterp as ti
 
-    assert sorted(name for names in fillers.HOMES.values() for name in names) == fillers.__all__
-    for name in fillers.__all__:
-        assert callable(getattr(fillers, name))
-        assert name in (fillers.__doc__ or "") or name == "Items"
-    assert not {*fillers.__all__} & {*fillers.HOMES}, "a module and a name in it would be one attribute"
-    with pytest.raises(AttributeError, match="insertt"):
-        _ = fillers.insertt
+    homes = {}
+    for topic in TOPICS:
+        space = getattr(ti, topic)
+        assert space.__doc__
+        assert topic in dir(ti)
+        modules = {m.name for m in pkgutil.iter_modules(space.__path__)}
+        assert not modules & {*space.__all__} - {"tasks"}, "a module and a name in it would be one attribute"
+        for name in space.__all__:
+            assert getattr(space, name) is not None
+            homes.setdefault(name, []).append(topic)
+    assert not {name: where for name, where in homes.items() if len(where) > 1}
+    for name, kind in measurements().items():
+        topic = name.partition(".")[0]
+        assert getattr(getattr(ti, topic), kind.__name__) is kind, f"{kind.__name__} is not offered by ti.{topic}"
 
 
 TESTS = ROOT / "tests"
 # tests of what is true of all modules, or of what lies outside of them
+TESTED_WITH = {
+    "attention/kernels": "attention/mass", "models/info": "identity", "plots/correlation": "geometry/loss",
+    "plots/fillers_training": "plots/fillers_dots", "plots/inner_lexicon": "lexicon/retrieval",
+    "text/vocabulary": "text/tokenise",
+}  # fmt: skip
+OUTSIDE = ("experiments", "figures")
 CROSS_CUTTING = {
-    "bad_input", "figures", "fillers_loops", "fillers_planted", "fillers_published", "golden", "identity", "imports",
-    "inputs", "mutants", "notebooks", "process", "readme", "received", "resume", "rounding", "stores",
+    "bad_input", "figures", "fillers/loops", "fillers/planted", "fillers/published", "golden", "identity", "imports",
+    "inputs",
+    "mutants", "notebooks", "process", "readme", "resume", "stores",
 }  # fmt: skip
 
 
-def test_tests_have_the_names_of_what_they_test():
-    names = {path.stem.removeprefix("test_") for path in TESTS.glob("test_*.py")}
-    assert names >= CROSS_CUTTING
-    known, without = set(CROSS_CUTTING), []
-    for path in FILES:
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        parts = parts[:-1] if parts[-1] == "__init__" else parts
-        own = {"_".join(parts), parts[-1]} if parts else set()
-        known |= own
-        if path.name != "__init__.py" and not own & names:
-            without.append("/".join(parts))
-    for folder in ("experiments", "figures"):
-        known |= {"_".join(p.relative_to(ROOT).with_suffix("").parts) for p in (ROOT / folder).rglob("*.py")}
-        known |= {f"{folder}_{p.name}" for p in (ROOT / folder).iterdir()}
-    assert names <= known, "test files named after nothing"
+def test_tests_have_the_names_and_folders_of_what_they_test():
+    found = {p.relative_to(TESTS).with_suffix("").as_posix().replace("test_", "") for p in TESTS.rglob("test_*.py")}
+    assert found >= CROSS_CUTTING
+    modules = {relative(p).removesuffix(".py") for p in FILES}
+    packages = {f"{m.removesuffix('/__init__')}/{m.split('/')[-2]}" for m in modules if m.endswith("/__init__")}
+    outside = {p.relative_to(ROOT).with_suffix("").as_posix() for f in OUTSIDE for p in (ROOT / f).rglob("*.py")}
+    outside |= {f"{f}/{p.name}" for f in OUTSIDE for p in (ROOT / f).iterdir() if p.is_dir()}
+    known = modules | packages | outside | CROSS_CUTTING
+    nameless = sorted(t for t in found if not any(t == k or t.startswith(f"{k}_") for k in known))
+    assert not nameless, "test files named after nothing"
+    without = []
+    for m in sorted(m for m in modules if not m.endswith("__init__")):
+        folder, _, name = m.rpartition("/")
+        there = {m, f"{folder.removesuffix('/kernels')}/{name}"}  # the kernels of a measurement, tested with it
+        if folder in ("plots", "kernels"):  # tested with what is drawn, or with what it is the arithmetic of
+            there |= {t for t in found if t.rpartition("/")[2] == name}
+        there |= {TESTED_WITH[m]} if m in TESTED_WITH else set()
+        if not there & found and not any(t.startswith(f"{m}_") for t in found):
+            without.append(m)
     assert not without, "modules without a test file of their name"

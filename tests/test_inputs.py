@@ -14,7 +14,7 @@ from tiny import some_prompts, tiny
 
 import tokinterp as ti
 import tokinterp.fillers
-from tokinterp.kinds import short
+from tokinterp.settings.kinds import short
 
 UNCALLED = {
     "Batch": "made by the stream, never by a user",
@@ -42,7 +42,8 @@ WRONG = {
     "None": None, "NaN": float("nan"), "infinity": float("inf"), "minus one": -1, "zero": 0, "True": True, "half": 1.5,
     "digits": "12", "list of halves": [1.5], "empty list": [], "empty dictionary": {}, "object": Thing(),
     "beyond all numbers": 10**400, "lone surrogate": "a\ud800b", "no such path": "/dev/null/none.txt", "bytes": b"1",
-    "dataset": xr.Dataset(), "table": pd.DataFrame({"text": ["a"]}), "class": ti.Spectrum, "dictionary": {"a": 1},
+    "dataset": xr.Dataset(), "table": pd.DataFrame({"text": ["a"]}), "class": ti.geometry.Spectrum,
+    "dictionary": {"a": 1},
     "array of NaN": np.array([[np.nan]]), "set": {"a"}, "list of None": [None], "list of strings": ["x"],
     "tensor": torch.zeros(2, 2),
 }  # fmt: skip
@@ -172,7 +173,9 @@ def test_a_setting_is_refused_by_the_constructor_or_recorded(kind):
 
 
 def test_what_a_result_does_not_have_is_said_of_the_argument():
-    run = ti.measure(tiny(), some_prompts([9, 8]), {"c": ti.Curvature(), "n": ti.TokenNorms()}, progress=False)
+    run = ti.measure(
+        tiny(), some_prompts([9, 8]), {"c": ti.geometry.Curvature(), "n": ti.geometry.TokenNorms()}, progress=False
+    )
     ds = run["c"].to_dataset()
     with pytest.raises(
         ValueError,
@@ -196,11 +199,11 @@ def test_what_a_result_does_not_have_is_said_of_the_argument():
 def test_what_is_right_is_taken():
     import numpy as np
 
-    m = ti.LogitLens(layers=np.arange(3), top=np.int64(2), exclude="special")
+    m = ti.lens.LogitLens(layers=np.arange(3), top=np.int64(2), exclude="special")
     assert m.settings()["layers"] == [0, 1, 2]
     assert type(m.settings()["top"]) is int
     assert m.settings()["exclude"] == ["special"]
-    assert ti.Spectrum(layers=range(2)).settings()["layers"] == [0, 1]
+    assert ti.geometry.Spectrum(layers=range(2)).settings()["layers"] == [0, 1]
     for texts in (["a b"], ("a b",), np.array(["a b"]), pd.Series(["a b"]), (t for t in ["a b"])):
         assert len(ti.Prompts.from_texts(texts, ti.load_tokenizer(), progress=False)) == 1
 
@@ -284,11 +287,11 @@ def test_a_lone_surrogate_is_refused_wherever_text_comes_in():
         lambda: ti.Spans.from_records([], [half]),
         lambda: ti.text.remove(half, "articles"),
         lambda: ti.text.find_words(half),
-        lambda: ti.Item("a", ("b", half), 0),
-        lambda: ti.patchscope(tiny(), some_prompts([5]), half + "{x}"),
-        lambda: ti.TokenRepresentations(tiny()).fit([half]),
-        lambda: ti.fillers.build_items(tiny(), [(half, " a")]),
-        lambda: ti.fillers.build_items(tiny(), [("a", " b")], n_fillers=2, kind=half),
+        lambda: ti.behaviour.Item("a", ("b", half), 0),
+        lambda: ti.lexicon.patchscope(tiny(), some_prompts([5]), half + "{x}"),
+        lambda: ti.sklearn.TokenRepresentations(tiny()).fit([half]),
+        lambda: ti.text.build_items(tiny(), [(half, " a")]),
+        lambda: ti.text.build_items(tiny(), [("a", " b")], n_fillers=2, kind=half),
     ):
         with pytest.raises((ValueError, TypeError), match="a lone surrogate") as caught:
             take()
@@ -312,4 +315,4 @@ def test_a_null_in_a_table_is_named_with_its_record(tmp_path):
 
 def test_the_name_of_a_measurement_is_a_string():
     with pytest.raises(ValueError, match="measurement name 3 becomes a group"):
-        ti.measure(tiny(), some_prompts([9]), {3: ti.TokenNorms()})
+        ti.measure(tiny(), some_prompts([9]), {3: ti.geometry.TokenNorms()})

@@ -12,9 +12,9 @@ def test_every_mutant_fits_the_code():
 
 def test_a_list_that_does_not_fit_is_noticed():
     bad = [
-        Mutant("a", "tokinterp/none.py", "x", "y", "tests/test_models.py"),
+        Mutant("a", "tokinterp/none.py", "x", "y", "tests/models/test_models.py"),
         Mutant("a", "tests/mutants.py", "no such line in this file" + "!", "y", "tests/test_none.py"),
-        Mutant("b", "tests/mutants.py", "import", "import", "tests/test_models.py"),
+        Mutant("b", "tests/mutants.py", "import", "import", "tests/models/test_models.py"),
     ]
     found = list(mistakes(bad))
     for part in ("does not exist", "the name occurs twice", "holds the old text 0 times", "no tests/test_none.py"):

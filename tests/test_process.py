@@ -16,9 +16,9 @@ from stored_runs import assert_same
 from tiny import byte_tokenizer, some_ids, some_prompts, tiny, tiny_lm
 
 import tokinterp as ti
-from tokinterp.fillers.contents import filler_prompts
-from tokinterp.fillers.network import Network, as_model, build
-from tokinterp.fillers.tasks import Task
+from tokinterp.fillers.tasks.contents import filler_prompts
+from tokinterp.fillers.tasks.network import Network, as_model, build
+from tokinterp.fillers.tasks.task import Task
 from tokinterp.kernels import state
 from tokinterp.kernels.state import evaluating, neutral, seeded
 
@@ -84,8 +84,10 @@ def texts():
 def fitted():
     model, prompts = models()[0], texts()
     return {
-        "probes": ti.fit_probes(model, prompts, layers=[0, 1, 2, 3], offsets=[-2, -1, 0], method="lda", progress=False),
-        "decoder": ti.fit_context_decoder(model, prompts, steps=1, rows=4, max_prefix=4, progress=False),
+        "probes": ti.erasure.fit_probes(
+            model, prompts, layers=[0, 1, 2, 3], offsets=[-2, -1, 0], method="lda", progress=False
+        ),
+        "decoder": ti.memory.fit_context_decoder(model, prompts, steps=1, rows=4, max_prefix=4, progress=False),
         "estimator": lambda x: {"extent": float(np.linalg.norm(x - x.mean(0)))},
     }
 
@@ -93,7 +95,7 @@ def fitted():
 def every_measurement():
     """Every measurement of the package that nothing else is derived from, by class."""
     for module in pkgutil.walk_packages(ti.__path__, "tokinterp."):
-        if not module.name.startswith(("tokinterp.plots", "tokinterp.cli", "tokinterp.fillers.cli")):
+        if not module.name.startswith(("tokinterp.plots", "tokinterp.cli")):
             importlib.import_module(module.name)
 
     def below(kind):
@@ -173,10 +175,10 @@ def fits(model):
     """Everything that learns from a model, as arrays."""
     prompts, out = texts(), {}
     for method in ("softmax", "factored", "ridge", "lda"):
-        probes = ti.fit_probes(model, prompts, layers=[1, 3], offsets=[0], method=method, progress=False)
+        probes = ti.erasure.fit_probes(model, prompts, layers=[1, 3], offsets=[0], method=method, progress=False)
         out[method] = probes.weight(3, 0)
-    out["lens"] = ti.fit_tuned_lens(model, prompts, layers=[1], steps=2, progress=False).weight
-    decoder = ti.fit_context_decoder(model, prompts, steps=2, rows=4, max_prefix=4, progress=False)
+    out["lens"] = ti.lens.fit_tuned_lens(model, prompts, layers=[1], steps=2, progress=False).weight
+    decoder = ti.memory.fit_context_decoder(model, prompts, steps=2, rows=4, max_prefix=4, progress=False)
     out |= {f"decoder {k}": v for k, v in decoder.tensors().items()}
     return {k: v.detach().float().numpy() for k, v in out.items()}
 

@@ -13,8 +13,8 @@ from stored_runs import BATCH, LENGTHS, Stops, assert_same, assert_same_node, bo
 from tiny import Norms, Spread, some_prompts, tiny, tiny_lm
 
 import tokinterp as ti
-from tokinterp.checkpoint import partial_folder
 from tokinterp.fitted import load_tensors, save_tensors
+from tokinterp.run.checkpoint import partial_folder
 
 S = ti.Site
 
@@ -123,7 +123,7 @@ def test_finished_store_is_returned_without_running(tmp_path, monkeypatch):
 
 
 def test_kill_after_the_result_is_written_leaves_no_checkpoints(tmp_path, monkeypatch):
-    from tokinterp.checkpoint import Checkpoint
+    from tokinterp.run.checkpoint import Checkpoint
 
     store = tmp_path / "run.zarr"
     with monkeypatch.context() as patched:
@@ -209,7 +209,7 @@ def test_merge_refuses_other_settings():
 
 def test_sums_that_are_taken_up_lie_as_new_ones_do(tmp_path):
     # A product is added to a matrix in an order that depends on where the matrix begins.
-    m = ti.Linearity()
+    m = ti.linearity.Linearity()
     model, prompts = tiny(), some_prompts([9, 8, 7])
     ti.measure(model, prompts, {"m": m}, progress=False)
     kept = {k: torch.cat([v.flatten()[:1], v.flatten()])[1:].view(v.shape) for k, v in m.sums.items()}

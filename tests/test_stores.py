@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from results.test_dataset import tree
 from stored_runs import (
     BATCH,
     LENGTHS,
@@ -25,19 +26,21 @@ from stored_runs import (
     resumed,
     stopped_at,
 )
-from test_dataset import tree
 from tiny import Norms, Spread, some_prompts, tiny, tiny_lm
 
 import tokinterp as ti
-from tokinterp import cli, files, owner, signals
-from tokinterp.checkpoint import Checkpoint, partial_folder
-from tokinterp.measurements.base import Measurement
-from tokinterp.measurements.linear_maps import LinearMaps
-from tokinterp.paths import local_path
-from tokinterp.signals import at_once, stopping
+from tokinterp.cli import main as cli
+from tokinterp.files import owner
+from tokinterp.files import whole as files
+from tokinterp.files.paths import local_path
+from tokinterp.linearity.maps import LinearMaps
+from tokinterp.run import signals
+from tokinterp.run.checkpoint import Checkpoint, partial_folder
+from tokinterp.run.measurement import Measurement
+from tokinterp.run.signals import at_once, stopping
 
 posix = pytest.mark.skipif(os.name != "posix", reason="processes and signals of POSIX")
-measure_module = sys.modules["tokinterp.measure"]
+measure_module = sys.modules["tokinterp.run.engine"]
 
 
 @pytest.fixture(scope="module")
@@ -371,7 +374,7 @@ raise found.stopped(signal.SIGTERM, "stopped after 4")
 def test_second_signal_acts_at_once_and_ignored_ones_stay_ignored(monkeypatch):
     calls = []
     with monkeypatch.context() as patched:
-        patched.setattr("tokinterp.signals.TWICE", 0.0)
+        patched.setattr("tokinterp.run.signals.TWICE", 0.0)
         before = signal.signal(signal.SIGTERM, lambda number, frame: calls.append(number))
         ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         own = signal.signal(signal.SIGUSR1, lambda number, frame: calls.append(number))
@@ -501,7 +504,7 @@ class Numbered(Measurement):
 
     def result(self):
         prompt, length = self.table("prompt", "length")
-        v = ti.dataset.variable
+        v = ti.results.dataset.variable
         import xarray as xr
 
         return xr.Dataset({"length": v("prompt", length, "length", "token")}, {"prompt": v("prompt", prompt, "n", "1")})
@@ -519,9 +522,9 @@ def test_out_of_memory_in_a_share_keeps_the_numbers_of_the_whole(tmp_path):
 @pytest.mark.slow
 def test_given_maps_go_through_shares(tmp_path):
     prompts, info = some_prompts(LENGTHS), tiny().info
-    maps = measured(prompts, which={"fit": (fit := ti.TokenNonlinearity(exclude=()))}) and fit.fitted()
+    maps = measured(prompts, which={"fit": (fit := ti.linearity.TokenNonlinearity(exclude=()))}) and fit.fitted()
     assert isinstance(maps, LinearMaps)
-    which = {"error": ti.TokenNonlinearity(maps=maps, exclude=())}
+    which = {"error": ti.linearity.TokenNonlinearity(maps=maps, exclude=())}
     for i in range(2):
         run = measured(prompts, which=which, store=tmp_path / "r.zarr", share=(i, 2))
     expected = measured(prompts, which=which)
@@ -531,7 +534,7 @@ def test_given_maps_go_through_shares(tmp_path):
 
 
 def test_finished_rows_leave_a_gpu_in_time(monkeypatch):
-    from tokinterp.loop import Runner
+    from tokinterp.run.loop import Runner
 
     class OnGpu:
         device, nbytes = SimpleNamespace(type="cuda"), 2**27
@@ -633,30 +636,13 @@ def test_signal_in_the_last_batch(tmp_path):
 # -- what is not this run's own -------------------------------------------------------------------------------
 @pytest.mark.slow
 def test_nulls_neither_take_nor_delete_results_beside_them(tmp_path):
-    asked, prompts = {"norms": ti.CosineSimilarity(layers=[1])}, some_prompts(LENGTHS)
+    asked, prompts = {"norms": ti.geometry.CosineSimilarity(layers=[1])}, some_prompts(LENGTHS)
     for name in ("run.none.zarr", "run.shuffle_1.zarr"):
         measured(prompts, which=asked, store=tmp_path / name)
     for name in ("run.zarr", "run.v1", "run.v2"):
         ti.measure_nulls(tiny(), prompts, asked, ("none", "shuffle:1"), store=tmp_path / name, progress=False)
     there = ["run.none.zarr", "run.shuffle_1.zarr", "run.v1", "run.v2", "run.zarr"]
     assert sorted(p.name for p in tmp_path.iterdir()) == there
-
-
-def test_share_of_the_command_line(monkeypatch):
-    from tokinterp.cli import parse_share
-
-    assert parse_share("1/4") == (1, 4)
-    for bad in ("4/4", "1", "-1/4", "a/b", "1/0", ""):
-        with pytest.raises(ValueError, match=r"--share .*write I/N"):
-            parse_share(bad)
-    with pytest.raises(ValueError, match="no task of a SLURM job array"):
-        parse_share("slurm")
-    for name, value in (("ID", 7), ("MIN", 5), ("MAX", 8), ("COUNT", 4)):
-        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
-    assert parse_share("slurm") == (2, 4)
-    monkeypatch.setenv("SLURM_ARRAY_TASK_MAX", "9")
-    with pytest.raises(ValueError, match="use one without gaps"):
-        parse_share("slurm")
 
 
 def test_handlers_from_before_are_put_back():

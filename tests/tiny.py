@@ -11,10 +11,10 @@ import transformers as T
 import xarray as xr
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-from tokinterp.capture import Site
-from tokinterp.dataset import layer_coords, variable
-from tokinterp.measurements.base import Measurement, choose_layers
 from tokinterp.models import wrap
+from tokinterp.results.dataset import layer_coords, variable
+from tokinterp.run.measurement import Measurement, choose_layers
+from tokinterp.run.sites import Site
 from tokinterp.text import Prompts
 
 VOCAB = 320

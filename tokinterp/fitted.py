@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from . import files
-from .paths import local_path
+from .files import whole as files
+from .files.paths import local_path
 
 Tensors = dict[str, torch.Tensor]
 KEY = "tokinterp"

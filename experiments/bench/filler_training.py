@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from tokinterp.fillers.network import Network, flops_per_example
-from tokinterp.fillers.schedule import Schedule
-from tokinterp.fillers.tasks import Task
-from tokinterp.fillers.train import Run
+from tokinterp.fillers.tasks.network import Network, flops_per_example
+from tokinterp.fillers.tasks.schedule import Schedule
+from tokinterp.fillers.tasks.task import Task
+from tokinterp.fillers.tasks.training import Run
 
 from .common import save
 

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 import tokinterp as ti
-from tokinterp.kernels import entropy, trajectory
-from tokinterp.kernels import similarity as sim
+from tokinterp.geometry.kernels import curvature as trajectory
+from tokinterp.geometry.kernels import entropy
+from tokinterp.geometry.kernels import similarity as sim
 
 from .common import paired, random_llama, random_prompts, save
 
@@ -82,13 +83,15 @@ def _against_forward(sizes: dict[str, Any], rounds: int) -> dict[str, dict[str, 
 
     few = min(1024, sizes["tokens"])
     makers: dict[str, Callable[[], ti.Measurement]] = {
-        "LayerSimilarity, CKA of a sample": lambda: ti.LayerSimilarity(measures="cka", sample=few),
-        "LayerSimilarity, CKA over prompts": lambda: ti.LayerSimilarity(measures="cka", over="prompt", sample=few),
-        "MatrixEntropy": ti.MatrixEntropy,
-        "MatrixEntropy, dataset only": lambda: ti.MatrixEntropy(prompts=0),
-        "Curvature": ti.Curvature,
-        "TokenNorms": ti.TokenNorms,
-        "FirstTokenAttention": ti.FirstTokenAttention,
+        "LayerSimilarity, CKA of a sample": lambda: ti.geometry.LayerSimilarity(measures="cka", sample=few),
+        "LayerSimilarity, CKA over prompts": lambda: ti.geometry.LayerSimilarity(
+            measures="cka", over="prompt", sample=few
+        ),
+        "MatrixEntropy": ti.geometry.MatrixEntropy,
+        "MatrixEntropy, dataset only": lambda: ti.geometry.MatrixEntropy(prompts=0),
+        "Curvature": ti.geometry.Curvature,
+        "TokenNorms": ti.geometry.TokenNorms,
+        "FirstTokenAttention": ti.attention.FirstTokenAttention,
     }
     return paired(
         {"forward without head": forward, **{f"measure: {k}": measured(m) for k, m in makers.items()}}, rounds

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 import tokinterp as ti
-from tokinterp.capture import Batch, Site
+from tokinterp.run.batch import Batch
+from tokinterp.run.sites import Site
 
 from . import common
 
@@ -43,7 +44,7 @@ def run(*, small: bool = False, out: Path | None = None) -> dict[str, Any]:
     batch = Batch(ids, yes, list(range(n)), [length] * n, ~yes, acts, model)
 
     def measured(held_out: bool) -> list[float]:
-        m = ti.Linearity(exclude=(), held_out=held_out)
+        m = ti.linearity.Linearity(exclude=(), held_out=held_out)
         m.start(model.info, prompts)
         m.update(batch)
         return m.result()["linearity"].values.tolist()

@@ -49,9 +49,9 @@ def run(out: Path | None = None, rounds: int = 5, small: bool = False, llama7b: 
             model, prompts, {k: make() for k, make in chosen.items()}, batch_tokens=batch_tokens, progress=False
         )
 
-    dimension = {"dimension": ti.IntrinsicDimension}
-    spectrum = {"spectrum": ti.Spectrum}
-    lens = {"lens": ti.LogitLens}
+    dimension = {"dimension": ti.geometry.IntrinsicDimension}
+    spectrum = {"spectrum": ti.geometry.Spectrum}
+    lens = {"lens": ti.lens.LogitLens}
     methods = {
         "forward without head": forward,
         "forward with head": full,

@@ -54,44 +54,44 @@ def run(*, small: bool = False, out: Path | None = None, rounds: int = 3) -> dic
     questions: dict[str, tuple[Callable[[], Any], Callable[[], ti.Measurement]]] = {
         "linearity": (
             lambda: [(linearity(x, y), linearity(x, y - x)) for x, y in pairwise(flat)],
-            lambda: ti.Linearity(exclude=(), held_out=False),
+            lambda: ti.linearity.Linearity(exclude=(), held_out=False),
         ),
         "token nonlinearity": (
             lambda: [token_errors(x, y) for x, y in pairwise(flat)],
-            lambda: ti.TokenNonlinearity(exclude=()),
+            lambda: ti.linearity.TokenNonlinearity(exclude=()),
         ),
-        "anisotropy": (lambda: [anisotropy(x) for x in flat], lambda: ti.Spectrum(exclude=(), components=1)),
+        "anisotropy": (lambda: [anisotropy(x) for x in flat], lambda: ti.geometry.Spectrum(exclude=(), components=1)),
         "logit lens, raw": (
             lambda: [lens(x, weight, ids.flatten().cpu()) for x in flat],
-            lambda: ti.LogitLens(top=1, variants=("raw",)),
+            lambda: ti.lens.LogitLens(top=1, variants=("raw",)),
         ),
         "intrinsic dimension": (
             lambda: [[two_nn(x) for x in cloud] for cloud in clouds],
-            lambda: ti.IntrinsicDimension((2,), tokens=0, small="nan"),
+            lambda: ti.geometry.IntrinsicDimension((2,), tokens=0, small="nan"),
         ),
         "overlap of neighbours": (
             lambda: [[overlap(x, y) for x, y in pairwise(cloud)] for cloud in clouds],
-            lambda: ti.NeighbourOverlap((K,), pairs=False, labels=(), small="nan"),
+            lambda: ti.geometry.NeighbourOverlap((K,), pairs=False, labels=(), small="nan"),
         ),
         "information imbalance": (
             lambda: [imbalances(cloud) for cloud in clouds],
-            lambda: ti.InformationImbalance((1,), small="nan"),
+            lambda: ti.geometry.InformationImbalance((1,), small="nan"),
         ),
         "cosine similarity": (
             lambda: [[cosine(x) for x in cloud] for cloud in clouds],
-            lambda: ti.CosineSimilarity(exclude=(), angles=False),
+            lambda: ti.geometry.CosineSimilarity(exclude=(), angles=False),
         ),
         "matrix entropy": (
             lambda: [[literal_entropy(x) for x in cloud] for cloud in clouds],
-            lambda: ti.MatrixEntropy(),
+            lambda: ti.geometry.MatrixEntropy(),
         ),
         "curvature": (
             lambda: [[literal_curvature(x) for x in cloud] for cloud in clouds],
-            lambda: ti.Curvature(),
+            lambda: ti.geometry.Curvature(),
         ),
         "CKA, layer by layer": (
             lambda: literal_pairs(sample, literal_cka),
-            lambda: ti.LayerSimilarity(measures="cka", sample=len(sample[0])),
+            lambda: ti.geometry.LayerSimilarity(measures="cka", sample=len(sample[0])),
         ),
     }  # fmt: skip
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokinterp.kernels.gride import gride, mle, twonn
+from tokinterp.geometry.kernels.gride import gride, mle, twonn
 from tokinterp.kernels.neighbours import nearest
 
 from .common import paired, peak_mb, save

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import tokinterp as ti
-from tokinterp.kernels.membership import membership, neighbour_lists, rank_rows
+from tokinterp.geometry.kernels.membership import membership, neighbour_lists, rank_rows
 from tokinterp.kernels.neighbours import nearest
 
 from .common import paired, save
@@ -77,11 +77,11 @@ def two_layers(model: Any, prompts: ti.Prompts, k: int, out: Path | None, rounds
 def one_pass(model: Any, prompts: ti.Prompts, k: int, out: Path | None, rounds: int) -> dict[str, Any]:
     """Time the measurements that rest on neighbours, together and each in a pass of its own."""
     makes: dict[str, Callable[[], ti.Measurement]] = {
-        "dimension": lambda: ti.IntrinsicDimension((2, 4, 8), tokens=0),
-        "overlap": lambda: ti.NeighbourOverlap((1, k), labels=()),
-        "graph": lambda: ti.NeighbourGraph((k,)),
-        "cosine": lambda: ti.CosineSimilarity(close=()),
-        "imbalance": lambda: ti.InformationImbalance((1,)),
+        "dimension": lambda: ti.geometry.IntrinsicDimension((2, 4, 8), tokens=0),
+        "overlap": lambda: ti.geometry.NeighbourOverlap((1, k), labels=()),
+        "graph": lambda: ti.geometry.NeighbourGraph((k,)),
+        "cosine": lambda: ti.geometry.CosineSimilarity(close=()),
+        "imbalance": lambda: ti.geometry.InformationImbalance((1,)),
     }
 
     def forward() -> None:

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 import tokinterp as ti
+from tokinterp.erasure.probe_settings import FEUCHT2024, ProbeSettings
+from tokinterp.erasure.probe_text import label_ids
+from tokinterp.erasure.probes import fit_probes
 from tokinterp.kernels.probes import Scratch, softmax_gradient
-from tokinterp.measurements.probe_settings import FEUCHT2024, ProbeSettings
-from tokinterp.measurements.probe_text import label_ids
-from tokinterp.measurements.probes import fit_probes
 
 from .common import peak_mb, random_llama, save
 
@@ -122,7 +122,7 @@ def _tiny() -> tuple[ti.Model, Any]:
 
 
 @torch.no_grad()
-def _accuracy(model: ti.Model, held: ti.Prompts, layer: int, offset: int, probes: ti.TokenProbes) -> float:
+def _accuracy(model: ti.Model, held: ti.Prompts, layer: int, offset: int, probes: ti.erasure.TokenProbes) -> float:
     """Return the accuracy of a probe of the joint fit on held-out text."""
     return _hits(model, held, layer, offset, lambda x, y: probes.read(x, layer, offset, y).rank == 0)
 

@@ -186,7 +186,7 @@ def code() -> str:
 
 def commit() -> str:
     """Return the commit, with ``+`` if the tree was changed; empty where there is no git."""
-    from tokinterp.dataset import git_commit
+    from tokinterp.results.dataset import git_commit
 
     return git_commit()
 
@@ -206,7 +206,7 @@ def record(out: Path, name: str) -> dict[str, Any]:
 
 
 def _write(path: Path, found: Mapping[str, Any]) -> None:
-    from tokinterp.files import write_text
+    from tokinterp.files.whole import write_text
 
     write_text(path, json.dumps(found, indent=1) + "\n")
 

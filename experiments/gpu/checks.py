@@ -10,7 +10,7 @@ import pytest
 from .job import Job
 from .lists import ROOT, device_tests, missing
 
-TINY = ("tests/test_norms.py", "-k", "cpu")
+TINY = ("tests/geometry/test_norms.py", "-k", "cpu")
 
 
 def run(job: Job) -> None:

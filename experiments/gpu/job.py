@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from tokinterp.files import write_text
+from tokinterp.files.whole import write_text
 
 PACKAGES = ("torch", "triton", "transformers", "numpy", "scipy", "xarray", "zarr", "pytest")
 

@@ -60,7 +60,8 @@ def _lines(tree: ast.AST) -> set[int]:
 def device_tests(root: Path = ROOT) -> list[str]:
     """Return the files in which a test takes a ``device`` or is marked gpu: the only ones worth collecting."""
     said = re.compile(r"def test_\w+\([^)]*\bdevice\b|mark\.gpu")
-    return [f"tests/{p.name}" for p in sorted((root / "tests").glob("test_*.py")) if said.search(p.read_text())]
+    files = sorted((root / "tests").rglob("test_*.py"))
+    return [p.relative_to(root).as_posix() for p in files if said.search(p.read_text())]
 
 
 def missing(root: Path = ROOT) -> list[str]:

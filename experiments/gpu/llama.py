@@ -16,11 +16,11 @@ from .job import Job
 SHAPE = {"n_layers": 32, "d_model": 4096, "n_heads": 32, "d_vocab": 32000, "d_mlp": 11008}
 TINY = {"n_layers": 2, "d_model": 32, "n_heads": 4, "d_vocab": 320, "d_mlp": 64}
 MAKERS: dict[str, Any] = {
-    "dimension": ti.IntrinsicDimension,
-    "lens": ti.LogitLens,
-    "overlap": ti.NeighbourOverlap,
-    "linearity": ti.Linearity,
-    "spectrum": ti.Spectrum,
+    "dimension": ti.geometry.IntrinsicDimension,
+    "lens": ti.lens.LogitLens,
+    "overlap": ti.geometry.NeighbourOverlap,
+    "linearity": ti.linearity.Linearity,
+    "spectrum": ti.geometry.Spectrum,
 }
 
 SOLVERS = {
@@ -91,7 +91,10 @@ def run(job: Job) -> str:
             job.time(f"{k} of a layer", lambda k=k: SOLVERS[k](square), flops={"float64": 4 / 3 * d**3}, rounds=1)
     values, vectors, singular = (job.rows[f"{k} of a layer"]["seconds"] for k in SOLVERS)
     needs = {"spectrum": 2 * len(sites) * values, "linearity": shape["n_layers"] * (3 * vectors + singular)}
-    one = {"spectrum": lambda: ti.Spectrum(layers=[middle]), "linearity": lambda: ti.Linearity(blocks=[middle])}
+    one = {
+        "spectrum": lambda: ti.geometry.Spectrum(layers=[middle]),
+        "linearity": lambda: ti.linearity.Linearity(blocks=[middle]),
+    }
     for k, make in MAKERS.items():
         name = f"measure {k}"
         if job.wants(name, needs.get(k, 0.0)):

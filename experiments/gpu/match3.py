@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from experiments.bench.filler_training import step_rate
-from tokinterp.fillers.network import Network, flops_per_example
-from tokinterp.fillers.tasks import Task
+from tokinterp.fillers.tasks.network import Network, flops_per_example
+from tokinterp.fillers.tasks.task import Task
 
 from .job import Job
 

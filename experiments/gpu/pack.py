@@ -6,7 +6,7 @@ import io
 import tarfile
 from pathlib import Path
 
-from tokinterp.files import write_bytes
+from tokinterp.files.whole import write_bytes
 
 PART, TOTAL = 15 * 2**20, 60 * 2**20
 """Bytes of a file, and of all."""

@@ -8,9 +8,9 @@ import time
 import numpy as np
 import torch
 
-from tokinterp.measurements.probe_settings import FEUCHT2024, ProbeSettings
-from tokinterp.measurements.probe_training import Job as Fit
-from tokinterp.measurements.probe_training import train
+from tokinterp.erasure.probe_settings import FEUCHT2024, ProbeSettings
+from tokinterp.erasure.probe_training import Job as Fit
+from tokinterp.erasure.probe_training import train
 
 from .job import Job, wait
 

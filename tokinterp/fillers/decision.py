@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from ..dataset import variable
-from ..documents import interval_name
-from ..measure import measure
-from ..measurements.attention import AttentionMass
+from ..attention.mass import AttentionMass
 from ..models.steady import steady
+from ..results.dataset import bound_coord, variable
+from ..results.documents import interval_name
+from ..results.stamp import finish
+from ..run.engine import measure
 from ..settings import checked, count, short
 from ..stats.resample import mean_interval, simultaneous_interval
+from ..text.items import _pair, build_items
 from .insertion import _bundled, _short, insert
 from .interventions import intervene
-from .items import _pair, build_items
-from .results import BOUNDS, finish
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -116,7 +116,7 @@ def verdict(
         "bound_wanted": variable(one, wanted, "what the lower bound must exceed", "nat or 1"),
         "passed": variable(one, passed.astype(np.int8), "whether it does", "1"),
     }
-    coords = {one: variable(one, np.array(CRITERIA), "condition", "1"), "bound": BOUNDS}
+    coords = {one: variable(one, np.array(CRITERIA), "condition", "1"), "bound": bound_coord()}
     settings = {
         "n_fillers": n_fillers, "kind": kind, "control": control, "level": level, "n_boot": n_boot, **shared,
         "questions": [list(_pair(q)) for q in questions],

@@ -9,18 +9,19 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ..dataset import variable
-from ..documents import interval_name
+from ..behaviour.answers import ask, chunks, pad
+from ..kernels.divergence import compare
 from ..kernels.state import neutral
 from ..models.steady import steady
-from ..profiles import mcnemar
+from ..results.dataset import bound_coord, variable
+from ..results.documents import interval_name
+from ..results.profiles import mcnemar
+from ..results.stamp import derived, finish
 from ..settings import checked, count, names, several, string
-from ..stamp import derived
 from ..stats.resample import mean_interval
 from ..stats.tests import sign_test, spearman
-from .answers import ask, chunks, compare, pad
-from .items import PLACEMENTS, Items, _pair, build_items
-from .results import BOUNDS, NAMES, finish, numbers
+from ..text.items import PLACEMENTS, Items, _pair, build_items
+from .results import NAMES, numbers
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -246,6 +247,7 @@ def insertion_tests(ds: xr.Dataset, *, level: float = 0.95, n_boot: int = 2000, 
         )
     coords = {c: ds[c].variable for c in dims}
     return derived(
-        xr.Dataset(data, {**coords, "bound": BOUNDS}, {"n_groups": n, "groups": "items"}), "insertion_tests", [ds],
+        xr.Dataset(data, {**coords, "bound": bound_coord()}, {"n_groups": n, "groups": "items"}), "insertion_tests",
+        [ds],
         {"level": level, "n_boot": n_boot}, seed,
     )  # fmt: skip

@@ -10,15 +10,17 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ..capture import Site
-from ..dataset import variable
-from ..edits import Edit, knock_out, replace, zero
+from ..behaviour.answers import Answers, Padded, ask, chunks, pad
+from ..kernels.divergence import compare
 from ..models.steady import steady
+from ..results.dataset import variable
+from ..results.stamp import finish
+from ..run.edits import Edit, knock_out, replace, zero
+from ..run.sites import Site
 from ..settings import checked, count, names, one_of
-from .answers import Answers, Padded, ask, chunks, compare, pad
+from ..text.items import PLACEMENTS, Items, _pair, build_items
 from .insertion import _bundled, _short
-from .items import PLACEMENTS, Items, _pair, build_items
-from .results import NAMES, finish, numbers
+from .results import NAMES, numbers
 
 if TYPE_CHECKING:
     from ..models.base import Model

@@ -9,15 +9,16 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ..dataset import layer_coords, variable
+from ..kernels.divergence import entropy
 from ..models.steady import steady
+from ..results.dataset import bound_coord, layer_coords, variable
+from ..results.stamp import finish
 from ..settings import checked, count, one_of, short
 from ..stats.jackknife import jackknife_interval, left_out
-from .answers import entropy
+from ..text.items import PLACEMENTS, _pair, build_items
 from .insertion import _bundled, _short
-from .items import PLACEMENTS, _pair, build_items
 from .residual import slots_of, states
-from .results import BOUNDS, finish, numbers
+from .results import numbers
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -211,7 +212,7 @@ def cell_clusters(
         "contrast_shuffled": variable((), noise[0] - noise[1], "within less between, labels shuffled over items", "1"),
     }
     coords = {
-        "bound": BOUNDS,
+        "bound": bound_coord(),
         "cell_layer": variable("cell", [x for x, _ in where], "blocks applied", "1"),
         "cell_slot": variable("cell", [x for _, x in where], "place among the fillers", "1"),
     }

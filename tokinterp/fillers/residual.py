@@ -9,15 +9,18 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ..capture import Site
-from ..dataset import layer_coords, variable
-from ..documents import interval_name
+from ..behaviour.answers import chunks, pad
+from ..kernels.folds import held_out
 from ..models.steady import steady
+from ..results.dataset import bound_coord, layer_coords, variable
+from ..results.documents import interval_name
+from ..results.stamp import finish
+from ..run.sites import Site
 from ..settings import checked, count, one_of, positive, several, short
-from .answers import chunks, pad
+from ..stats.explained import explained_band, share_explained
+from ..text.items import PLACEMENTS, Items, _pair, build_items
 from .insertion import _bundled, _short
-from .items import PLACEMENTS, Items, _pair, build_items
-from .results import BOUNDS, explained_band, finish, numbers, share_explained
+from .results import numbers
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -335,7 +338,7 @@ def filler_probes(
         ),
     }
     coords = {
-        "bound": BOUNDS,
+        "bound": bound_coord(),
         "target": variable("target", np.array(list(wanted)), "whose embedding is predicted", "1"),
         "source": variable("source", np.array(list(at)), "where it is read", "1"),
         **layer_coords(range(model.info.n_layers + 1), model.info),
@@ -349,18 +352,3 @@ def filler_probes(
         _short(settings),
         seed,
     )
-
-
-def held_out(x: torch.Tensor, y: torch.Tensor, fold: torch.Tensor, folds: int, ridge: float) -> np.ndarray:
-    """Return (2, row) squared held-out error of each row, and its squared distance from the training mean."""
-    out = np.zeros((2, len(x)))
-    for f in range(folds):
-        train, test = fold != f, fold == f
-        mx, my = x[train].mean(0), y[train].mean(0)
-        a = x[train] - mx
-        gram = a.T @ a
-        gram += ridge * gram.diagonal().mean().clamp_min(1e-12) * torch.eye(len(gram), dtype=gram.dtype, device="cpu")
-        w = torch.linalg.solve(gram, a.T @ (y[train] - my))
-        out[0, test.numpy()] = (y[test] - my - (x[test] - mx) @ w).pow(2).sum(-1).numpy()
-        out[1, test.numpy()] = (y[test] - my).pow(2).sum(-1).numpy()
-    return out

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from ..dataset import block_coords, variable
-from ..measure import measure
-from ..measurements.attention import AttentionMass
+from ..attention.mass import AttentionMass
 from ..models.steady import steady
+from ..results.dataset import block_coords, variable
+from ..results.stamp import finish
+from ..run.engine import measure
 from ..settings import checked, count
+from ..text.items import Items, _pair, build_items
 from .insertion import _bundled, _short
-from .items import Items, _pair, build_items
-from .results import finish, numbers
+from .results import numbers
 
 if TYPE_CHECKING:
     from ..models.base import Model

@@ -6,12 +6,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ..run.signals import at_once
 from ..settings import anything, check, checked, device, instance, mapping, one_of, short
-from ..signals import at_once
-from .base import Activations, Model, ModelInfo
+from .base import Activations, Model
 from .bundled import ID, bundled_folder
 from .fingerprint import state_hash, weights_hash
 from .hooks import HookedLM
+from .info import ModelInfo
 from .modules import Modules
 from .tokenizer import load_tokenizer
 from .untrained import untrained

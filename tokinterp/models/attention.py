@@ -6,21 +6,30 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from ..capture import INNER, Site
-from ..describe import numbered
-from ..edits import KnockOut
 from ..kernels.state import passing
+from ..run.edits import KnockOut
+from ..run.sites import INNER, Site
+from ..settings.describe import numbered
 from .modules import ATTENTION, submodule
 from .points import Point, candidates, find_points
-from .watch import Heads, Look, SdpaCalls, Watch, configured, cut_hook, implementation, show_hook, watching
+from .watch import (
+    Heads,
+    Look,
+    SdpaCalls,
+    Watch,
+    configured,
+    cut_hook,
+    implementation,
+    show_hook,
+    watching,
+)
 
-if TYPE_CHECKING:
-    from .hooks import HookedLM
+HookedLM = Any  # of hooks.py, which imports this module
 
 OUTPUTS = ("o_proj", "out_proj", "c_proj", "dense", "wo")
 WINDOWS = ("sliding_window", "window_size", "attention_chunk_size", "local_attention_window")

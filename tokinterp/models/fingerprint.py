@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-from ..describe import KNOWN, describe, hash_json, own_code, tokenizer_hash
 from ..kernels.state import passing
-from .base import ModelInfo
+from ..settings.describe import KNOWN, OF_NETWORKS, describe, hash_json, own_code, tokenizer_hash
+from .info import ModelInfo
 from .modules import numbers_of
 from .rope import as_found, run_plain
 
@@ -287,3 +287,6 @@ def logits_agree(a: list[Any], b: list[Any], dtype: str) -> bool:
         x == y if isinstance(x, str) or isinstance(y, str) else abs(x - y) <= room
         for x, y in zip(a, b, strict=True)
     )  # fmt: skip
+
+
+OF_NETWORKS.append(module_facts)

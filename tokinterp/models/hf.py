@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..describe import tokenizer_hash
+from ..files.paths import local_path
+from ..files.received import plain_name
 from ..kernels.state import passing
-from ..paths import local_path
-from ..received import plain_name
-from .base import ModelInfo
+from ..settings.describe import tokenizer_hash
 from .hooks import HookedLM
+from .info import ModelInfo
 from .modules import Modules, find_modules, rows_of, size_of, submodule
 from .proof import some_ids
 from .sentencepiece import read_tokenizer

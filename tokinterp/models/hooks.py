@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..capture import INNER, SITES, Site
-from ..describe import numbered
-from ..edits import Edit, KnockOut, SiteEdit
 from ..kernels.state import passing
+from ..run.edits import Edit, KnockOut, SiteEdit
+from ..run.sites import INNER, SITES, Site
 from ..settings import anything, checked, instance, none, refuse, several, short, tokenizer
+from ..settings.describe import numbered
 from . import attention, proof
-from .base import Activations, ModelInfo
+from .base import Activations
 from .fingerprint import Identified
+from .info import ModelInfo
 from .modules import Head, Modules, Parts, size_of, submodule
 from .rope import check_lengths, dynamic_ropes, length_steps, reset, run_plain
 from .watch import Change, Look, Show
@@ -427,7 +428,9 @@ class HookedLM(Identified):
             self._check_offered(site.name, [s.at for s in sites if s.name == site.name] or [site.at])
         for e in edits:
             if not isinstance(e, SiteEdit | KnockOut):
-                raise TypeError(f"{type(e).__name__} is no edit: make one with tokinterp.edits.replace, add, zero, ...")
+                raise TypeError(
+                    f"{type(e).__name__} is no edit: make one with tokinterp.run.edits.replace, add, zero, ..."
+                )
             if isinstance(e, KnockOut):
                 self.attention.check_knock_out(e)
 

@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from ..capture import INNER, Site
-from ..describe import numbered
 from ..kernels.state import passing
+from ..run.sites import INNER, Site
+from ..settings.describe import numbered
 from .modules import MIXERS, Modules, Parts, candidates, submodule
 
-if TYPE_CHECKING:
-    from .hooks import HookedLM
+HookedLM = Any  # of hooks.py, which imports this module
 
 ROUNDINGS = 4
 """How many roundings of the dtype may lie between a layer and the sum of the parts that make it."""

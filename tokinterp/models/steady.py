@@ -14,7 +14,8 @@ from ..kernels.state import neutral
 from .fingerprint import module_facts
 
 if TYPE_CHECKING:
-    from .base import Model, ModelInfo
+    from .base import Model
+    from .info import ModelInfo
 
 T = TypeVar("T", bound=Callable[..., Any])
 _IN_USE: ContextVar[dict[int, tuple[Any, Any]]] = ContextVar("models in use, as they were found", default={})  # noqa: B039

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..paths import local_path
+from ..files.paths import local_path
 from ..settings import checked
 from .bundled import bundled_folder
 from .hf import _hub_message, check_tokenizer

@@ -9,8 +9,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..dataset import kind
-from ..documents import interval_said
+from ..results.dataset import kind
+from ..results.documents import interval_said
 from ..settings import checked
 from . import style
 from .layers import by_layer

@@ -9,7 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..documents import interval_said
+from ..results.documents import interval_said
 from ..settings import checked
 from . import style
 from .layers import palette, put_legend
@@ -33,7 +33,7 @@ def correlation_by_layer(
     Parameters
     ----------
     ds : xarray.Dataset
-        From `tokinterp.dimension_loss_correlation`.
+        From `tokinterp.geometry.dimension_loss_correlation`.
     kind : {"pearson", "spearman", "partial"}
         Which correlation.
     scale : int or sequence of int, optional

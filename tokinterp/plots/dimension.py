@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..documents import interval_said
+from ..results.documents import interval_said
 from ..settings import checked, one_of
 from . import style
 from .layers import by_layer, curves, draw_curves, named_sets, spread

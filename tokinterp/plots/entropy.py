@@ -9,7 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..documents import interval_said
+from ..results.documents import interval_said
 from ..settings import checked
 from . import style
 from .layers import by_layer

@@ -161,7 +161,7 @@ def precision_recall(
     Parameters
     ----------
     scores : xarray.Dataset
-        From `tokinterp.measurements.units.evaluate`.
+        From `tokinterp.erasure.evaluation.evaluate`.
     ax : matplotlib.axes.Axes, optional
         Where to draw; by default on a new figure.
     attainable : bool

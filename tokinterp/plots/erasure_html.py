@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from ..escape import page_policy
-from ..files import write_text
+from ..files.escape import page_policy
+from ..files.whole import write_text
 from ..settings import checked
 from .tokens import strings_of, tokens_of
 

@@ -10,9 +10,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..documents import interval_said
+from ..results.documents import interval_said
+from ..results.summary import summary
 from ..settings import checked
-from ..summary import summary
 from . import style
 from .layers import by_layer
 

@@ -10,9 +10,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..documents import interval_said
+from ..results.documents import interval_said
+from ..results.summary import summary
 from ..settings import checked
-from ..summary import summary
 from . import style
 from .fillers_training import ARMS
 
@@ -63,7 +63,7 @@ def dot_probe_map(
     Parameters
     ----------
     ds : xarray.Dataset
-        Result of `tokinterp.fillers.dot_probes.probe_contents`.
+        Result of `tokinterp.fillers.tasks.dot_probes.probe_contents`.
     target : str
         What is read.
     trunk : str, optional
@@ -204,7 +204,7 @@ def slot_effects(ds: xr.Dataset, trunk: str | None = None, *, ax: Axes | None = 
     Parameters
     ----------
     ds : xarray.Dataset
-        Result of `tokinterp.fillers.dot_ablation.ablate_dots` with ``slots=True``.
+        Result of `tokinterp.fillers.tasks.dot_ablation.ablate_dots` with ``slots=True``.
     trunk : str, optional
         Network; the first by default.
     ax : matplotlib.axes.Axes, optional

@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..fillers.last import last_evaluation
+from ..fillers.tasks.last import last_evaluation
 from ..settings import checked
 from . import style
 
@@ -40,7 +40,7 @@ def learning_curve(ds: xr.Dataset, *, ax: Axes | None = None, legend: bool = Tru
     Parameters
     ----------
     ds : xarray.Dataset
-        From `tokinterp.fillers.train.train`.
+        From `tokinterp.fillers.tasks.train`.
     ax : matplotlib.axes.Axes, optional
         Where to draw.
     legend : bool
@@ -113,7 +113,7 @@ def accuracy_by_size(
     Parameters
     ----------
     results : mapping
-        Task -> arm -> Dataset of `tokinterp.fillers.train.train`.
+        Task -> arm -> Dataset of `tokinterp.fillers.tasks.train`.
     along : {"n", "d"}
         Number of rows, or coordinates of a row.
     ax : matplotlib.axes.Axes, optional

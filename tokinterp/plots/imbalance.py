@@ -10,8 +10,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..results.summary import summary
 from ..settings import checked
-from ..summary import summary
 from . import style
 from .pairs import layer_pairs
 

@@ -11,8 +11,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from ..results.summary import summary
 from ..settings import checked
-from ..summary import summary
 from . import style
 
 AXES = ("layer", "block")

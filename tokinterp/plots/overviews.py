@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from ..dataset import kind
+from ..results.dataset import kind
 from ..settings import checked
 from . import style
 from .layers import AXES, by_layer

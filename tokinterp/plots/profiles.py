@@ -26,7 +26,7 @@ def profile(
     Parameters
     ----------
     ds : xarray.Dataset
-        Of `tokinterp.class_profile`, with one value per class (choose a layer or block first).
+        Of `tokinterp.results.class_profile`, with one value per class (choose a layer or block first).
     name : {"mean", "effect", "dominance"}
         What to draw; ``dominance`` has no interval.
     most : int
@@ -50,7 +50,7 @@ def profile(
         If the dataset is no profile, or has further dimensions.
     """
     if "subset" not in ds.dims or name not in ds:
-        raise ValueError(f"no {name!r} by class of token: give a result of tokinterp.class_profile")
+        raise ValueError(f"no {name!r} by class of token: give a result of tokinterp.results.class_profile")
     if ds[name].dims != ("subset",):
         raise ValueError(
             f"{name} has the dimensions {', '.join(map(str, ds[name].dims))}: choose one value of all but subset"

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
-from ..files import replacing
-from ..paths import local_path
+from ..files.paths import local_path
+from ..files.whole import replacing
 from ..settings import checked
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def label(v: xr.DataArray | xr.Variable, name: str | None = None, width: int = 3
 
     Examples
     --------
-    >>> import tokinterp.dataset as d
+    >>> import tokinterp.results.dataset as d
     >>> label(d.variable("layer", [0.5], "loss of the next token", "nat"))
     'loss of the next token (nat)'
     """

@@ -1,11 +1,26 @@
 """Text in, numbered tokens out: prompts, token strings, spans, token classes, shuffles, bundled texts."""
 
 from .augment import augment_prompts
-from .bundled import BundledText, Question, bundled_questions, bundled_spans, bundled_texts, check_texts
+from .bundled import (
+    BundledText,
+    Question,
+    bundled_questions,
+    bundled_spans,
+    bundled_texts,
+    check_texts,
+)
 from .classes import STOP_WORDS, TokenClasses, token_classes
 from .files import read_texts
+from .items import Items, build_items
 from .prompts import Prompts
-from .readers import Annotated, read_conll, read_conllu, read_conllulex, read_spans_jsonl, spacy_spans
+from .readers import (
+    Annotated,
+    read_conll,
+    read_conllu,
+    read_conllulex,
+    read_spans_jsonl,
+    spacy_spans,
+)
 from .removal import CONDITIONS, Removal, find_units, remove, remove_random
 from .shuffle import random_ids, shuffle_blocks, shuffle_words
 from .spans import Spans, TokenSpans
@@ -13,8 +28,8 @@ from .vocabulary import Vocabulary
 from .words import find_words
 
 __all__ = [
-    "CONDITIONS", "STOP_WORDS", "Annotated", "BundledText", "Prompts", "Question", "Removal", "Spans",
-    "TokenClasses", "TokenSpans", "Vocabulary", "augment_prompts", "bundled_questions", "bundled_spans",
+    "CONDITIONS", "STOP_WORDS", "Annotated", "BundledText", "Items", "Prompts", "Question", "Removal", "Spans",
+    "TokenClasses", "TokenSpans", "Vocabulary", "augment_prompts", "build_items", "bundled_questions", "bundled_spans",
     "bundled_texts", "check_texts", "find_units", "find_words", "random_ids", "read_conll", "read_conllu",
     "read_conllulex", "read_spans_jsonl", "read_texts", "remove", "remove_random", "shuffle_blocks",
     "shuffle_words", "spacy_spans", "token_classes",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..paths import local_path
+from ..files.paths import local_path
 from ..settings import checked
 from .spans import Spans
 

@@ -10,8 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..describe import tokenizer_hash
-from ..settings import LARGEST, anything, checked, count, flag, model, none, one_of, short, source, texts, tokenizer
+from ..settings import (
+    LARGEST,
+    anything,
+    checked,
+    count,
+    flag,
+    model,
+    none,
+    one_of,
+    short,
+    source,
+    texts,
+    tokenizer,
+)
+from ..settings.describe import tokenizer_hash
 from .sequences import Sequences
 from .tokenise import Limits, Tokenised, check_ids, tokenise, unpack
 from .vocabulary import Vocabulary, decode, extra_space

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..describe import tokenizer_hash
 from ..settings import checked, count, none, several, tokenizer
+from ..settings.describe import tokenizer_hash
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 

@@ -1,0 +1,180 @@
+"""Separators: coverage of past segments, what a separator holds of its segment, and hiding them block by block."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny
+
+import tokinterp as ti
+from tokinterp.attention.masks import _losses, separators_of
+from tokinterp.attention.separators import (
+    Hidden,
+    coverage,
+    out_of_reach,
+    segment_coverage,
+    segment_probe,
+    segments,
+    separator_windows,
+)
+from tokinterp.run import edits as E
+
+MARK = torch.tensor([[0, 0, 0, 1, 0, 1, 0, 0, 1, 0]], dtype=torch.bool)
+ONES = torch.ones(1, 10, dtype=torch.bool)
+
+
+@pytest.fixture(scope="module")
+def prompts(bundled):
+    return ti.Prompts.from_texts([t.text for t in ti.bundled_texts("story")[:6]], bundled, max_tokens=80)
+
+
+def test_out_of_reach_is_what_it_says():
+    segment = [0, 0, 0, 0, 1, 1, 2, 2, 2, 3]
+    for window in (None, 1, 4):
+        far = out_of_reach(MARK, ONES, window, 2)[0]
+        for q in range(10):
+            for k in range(10):
+                away = segment[k] < segment[q] if window is None else q - k >= window
+                assert bool(far[q, k]) == (away and k >= 2), (window, q, k)
+
+
+def test_coverage_of_uniform_and_of_planted_attention():
+    far = out_of_reach(MARK, ONES, None, 1)
+    uniform = (torch.ones(10, 10).tril() / torch.arange(1, 11)[:, None])[None, None]
+    _, share, chance, number = coverage(uniform, MARK, far)
+    torch.testing.assert_close(share, chance)
+    assert int(number) == 6
+    on = torch.zeros(1, 2, 10, 10)
+    on[..., 0] = 0.5
+    on[0, 0, :, 3] = on[0, 1, :, 2] = 0.5  # one head on a separator, one beside it
+    mass, share, chance, _ = coverage(on, MARK, far)
+    assert share.tolist() == [[1.0, 0.0]]
+    assert mass.tolist() == [[0.5, 0.5]]
+    assert 0 < float(chance[0, 0]) < 1
+
+
+@pytest.mark.slow
+def test_coverage_of_a_model(bundled, prompts):
+    ds = segment_coverage(bundled, prompts)
+    ti.check(ds)
+    assert ((ds["separator_share"] >= 0) & (ds["separator_share"] <= 1)).all()
+    one = segment_coverage(bundled, prompts, batch_tokens=1)
+    for name in ds.data_vars:
+        np.testing.assert_allclose(one[name], ds[name], rtol=1e-3, atol=1e-4, err_msg=name)
+    site = ti.Site("pattern", 1)
+    ids = torch.from_numpy(np.asarray(prompts.ids(0)))[None]
+    mark = torch.isin(ids, torch.tensor(separators_of(prompts)))
+    a = bundled.run(ids, [site])[site][0, 2]
+    far = out_of_reach(mark, torch.ones_like(mark), None, 1)[0]
+    shares = [float(a[q][far[q] & mark[0]].sum() / a[q][far[q]].sum()) for q in range(len(a)) if far[q].any()]
+    assert float(ds["separator_share"][0, 1, 2]) == pytest.approx(np.mean(shares), rel=1e-4)
+    with pytest.raises(ValueError, match="no query has a key out of reach"):
+        segment_coverage(bundled, prompts, window=500)
+
+
+@pytest.mark.slow
+def test_a_probe_finds_what_the_last_token_holds(bundled, prompts):
+    texts = ti.Prompts.from_texts([t.text for t in ti.bundled_texts()], bundled, max_tokens=200)
+    ds = segment_probe(bundled, texts, layers=[0, 8])
+    ti.check(ds)
+    found = ds["explained"]
+    assert int(ds["n_segments"]) > 500
+    # no state of another segment tells of this one, and a separator tells more after attention than before
+    assert float(abs(found.sel(source="separator of another segment")).max()) < 0.03
+    assert float(found.sel(source="separator", layer=8).min()) > float(found.sel(source="separator", layer=0).max())
+    # at layer 0 a token knows itself: part of the mean, but not of what is left without it
+    own = found.sel(source="last content token", layer=0)
+    assert float(own.sel(target="segment")) > 0.05
+    assert float(own.sel(target="segment")) > float(own.sel(target="segment without its last token")) + 0.05
+    assert float(found.sel(source="separator", layer=0).max()) < 0.05  # before attention it knows its kind
+    with pytest.raises(ValueError, match="give at least 9"):
+        segment_probe(bundled, prompts, folds=9)
+
+
+def test_the_probe_is_given_what_it_says(monkeypatch):
+    """State of separator, last content token and another separator; mean embeddings; folds and draws over prompts."""
+    from tokinterp.attention import separators
+
+    model, asked, drawn = tiny(), [], []
+    texts = ["Going, another. Nothing; whatever", "One, two or three; more.", "Days, nights, moons."]
+    prompts = ti.Prompts.from_texts(texts * 2, model)
+
+    def held(x, y, fold, folds, ridge):
+        asked.append((x, y, fold))
+        return np.ones((2, len(x)))
+
+    def share(error, total, unit, **options):
+        drawn.append(unit.tolist())
+        return np.zeros((3, *error.shape[1:]))
+
+    monkeypatch.setattr(separators, "held_out", held)
+    monkeypatch.setattr(separators, "share_explained", share)
+    ds = segment_probe(model, prompts, layers=[0, 2], folds=3)
+    marks = separators_of(prompts)
+    (owner,) = drawn  # prompts in the order of their batches
+    own = [segments(np.asarray(prompts.ids(i)), marks, 1, 3) for i in range(6)]
+    spans = [(i, s) for i in dict.fromkeys(owner) for s in own[i]]
+    assert owner == [i for i, _ in spans]
+    assert min(owner.count(i) for i in range(6)) >= 2
+    assert int(ds["n_segments"]) == len(spans)
+    table = model.lm.get_input_embeddings().weight.detach().double()
+    content = [table[prompts.ids(i)[s[:-1]]] for i, s in spans]
+    wanted = [torch.stack([c.mean(0) for c in content]), torch.stack([c[:-1].mean(0) for c in content])]
+    with torch.no_grad():
+        runs = [model.run(torch.from_numpy(prompts.ids(i))[None], ti.resid([0, 2])) for i in range(6)]
+    for n, (x, y, fold) in enumerate(asked):
+        target, source, layer = np.unravel_index(n, (2, 3, 2))
+        h = [runs[i][ti.Site("resid", (0, 2)[layer])][0].double() for i in range(6)]
+        ends = torch.stack([h[i][s[-1]] for i, s in spans])
+        torch.testing.assert_close(y, wanted[target])
+        if source < 2:
+            torch.testing.assert_close(x, torch.stack([h[i][s[-1 - source]] for i, s in spans]), rtol=1e-4, atol=1e-5)
+        else:
+            for r, (i, _) in enumerate(spans):
+                others = [k for k, (j, _) in enumerate(spans) if j == i and k != r]
+                assert any(torch.allclose(x[r], ends[k], rtol=1e-4, atol=1e-5) for k in others)
+        parts = [{int(f) for f, o in zip(fold, owner, strict=True) if o == i} for i in range(6)]
+        assert all(len(part) == 1 for part in parts)
+        assert sorted(f for part in parts for f in part) == [0, 0, 1, 1, 2, 2]
+
+
+def test_segments_end_with_their_first_separator():
+    ids = np.array([9, 5, 6, 9, 9, 7, 9, 8, 8, 8])
+    assert [s.tolist() for s in segments(ids, (9,), 1)] == [[1, 2, 3], [5, 6]]
+    assert [s.tolist() for s in segments(ids, (9,), 1, least=2)] == [[1, 2, 3]]
+
+
+@pytest.mark.slow
+def test_hiding_separators_is_hiding_them(bundled, prompts):
+    marks = separators_of(prompts)
+    ds = separator_windows(bundled, prompts[:3], width=3)
+    ti.check(ds)
+    assert ds["intervention"].values.tolist() == ["all blocks", "blocks 0-2", "blocks 3-5", "blocks 6-7"]
+    np.testing.assert_array_equal(ds["n_hidden"][0], ds["n_hidden"][1])
+    whole = ds["kl"].sel(policy="separators")
+    assert float(whole.min()) > 0
+    ids = np.asarray(prompts.ids(1))
+    places = np.flatnonzero(np.isin(ids, marks)).tolist()
+    by_hand = [E.knock_out([p], blocks=range(3, 6)) for p in places]
+    change = _losses(bundled, prompts, [1], by_hand) - _losses(bundled, prompts, [1], ())
+    expected = float(change[0, places[0] :].mean())
+    got = ds["loss_change"].sel(policy="separators", intervention="blocks 3-5")[1]
+    assert float(got) == pytest.approx(expected, abs=1e-4)
+    one = separator_windows(bundled, prompts[:3], width=3, batch_tokens=1)
+    np.testing.assert_allclose(one["kl"], ds["kl"], rtol=1e-3, atol=1e-4)
+
+
+def test_random_tokens_that_are_hidden_are_others():
+    ids = torch.tensor([[0, 5, 6, 9, 7, 8, 9, 5, 6, 7, 9, 8]])
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    drawn = [Hidden((9,), random=True, seed=s).keys(ids, mask)[0] for s in range(8)]
+    assert all(int(d.sum()) == 3 and not d[0] and not d[ids[0] == 9].any() for d in drawn)
+    assert any(not torch.equal(drawn[0], d) for d in drawn)
+    keep = Hidden((9,))(ids, mask)[0]
+    assert bool(keep[3, 3])
+    assert not keep[4:, 3].any()
+
+
+def test_texts_without_separators_are_refused():
+    for function in (segment_coverage, segment_probe, separator_windows):
+        with pytest.raises(ValueError, match="no separator"):
+            function(tiny(), ti.Prompts.from_ids([np.full(12, 100)], tiny()))

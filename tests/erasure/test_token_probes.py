@@ -1,0 +1,64 @@
+"""Probes belong to a model and its places, and are refused elsewhere."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_lm
+
+import tokinterp as ti
+from tokinterp.erasure.probes import ProbeSettings, TokenProbes, fit_probes
+from tokinterp.models import wrap
+
+torch.set_num_threads(1)
+
+
+FAST = ProbeSettings(rows=128, epochs=2, lr=0.03)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return wrap(tiny_lm("llama"), id="tiny")
+
+
+def text(n=12, length=40, types=50, seed=0):
+    """Random ids below ``types``, so that they repeat."""
+    rng = np.random.default_rng(seed)
+    return ti.Prompts.from_ids([rng.integers(3, types, length - i % 5) for i in range(n)])
+
+
+@pytest.fixture(scope="module")
+def fitted(model):
+    return fit_probes(model, text(), offsets=[-1, 0], settings=FAST, validation=text(seed=1), progress=False)
+
+
+def test_probes_of_another_model_or_place_are_refused(model, fitted, tmp_path):
+    fitted.save(tmp_path / "probes")
+    with pytest.raises(ValueError, match="belong to another model: they were fitted on 'tiny'"):
+        TokenProbes.load(tmp_path / "probes", wrap(tiny_lm("llama", seed=1), id="other"))
+    with pytest.raises(ValueError, match="d_model 32 do not fit"):
+        fitted.check_model(dataclasses.replace(model.info, d_model=64))
+    with pytest.raises(ValueError, match=r"^parts=.*: 9 is none of layers=\[0, 1, 2, 3\]"):
+        TokenProbes(fitted.layers, [0], fitted.labels, {9: {}}, fitted.facts)
+    with pytest.raises(ValueError, match=r"^facts=.*: it has no 'd_model'"):
+        TokenProbes(fitted.layers, [0], fitted.labels, {}, {"d_vocab": 9})
+    changed = TokenProbes(fitted.layers, [0], fitted.labels, {}, {**fitted.facts, "tokenizer": "x"})
+    with pytest.raises(ValueError, match="whose tokenizer hash"):
+        changed.check_model(model.info)
+    x = torch.randn(2, 32)
+    with pytest.raises(ValueError, match=r"no probe of layer 7: probes were fitted at layers \[0, 1, 2, 3\]"):
+        fitted.log_probs(x, 7, 0, torch.zeros(2).long())
+    with pytest.raises(ValueError, match=r"no probe of offset 1: probes were fitted at offsets \[-1, 0\]"):
+        fitted.weight(0, 1)
+    with pytest.raises(ValueError, match=r"states of shape \(2, 31\)"):
+        fitted.log_probs(x[:, 1:], 0, 0, torch.zeros(2).long())
+
+
+def test_predictions_are_the_greatest_logits_in_order(fitted, model):
+    states = ti.capture(model, text(), [0], ti.resid([2])).rows(2)
+    found = fitted.predict(states, 2, -1, k=3)
+    logits = fitted.standardise(states, 2) @ fitted.weight(2, -1).T
+    for row, ids in zip(logits, found, strict=True):
+        best = sorted(range(len(row)), key=lambda c, row=row: -float(row[c]))[:3]
+        assert ids.tolist() == fitted.labels[best].tolist()

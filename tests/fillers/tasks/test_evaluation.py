@@ -1,0 +1,89 @@
+"""Scores of trained networks: area under the curve and loss by their definitions."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from tokinterp.fillers.tasks.evaluation import evaluate, loss_sum
+from tokinterp.fillers.tasks.formats import IGNORED
+from tokinterp.fillers.tasks.network import Network, build
+from tokinterp.fillers.tasks.task import Samples, Task
+from tokinterp.kernels.ranks import auroc
+
+
+def test_the_area_is_the_share_of_pairs_in_order():
+    draw = torch.Generator().manual_seed(0)
+    score = torch.randint(0, 6, (40,), generator=draw).float()
+    positive = torch.rand(40, generator=draw) < 0.4
+    pairs = score[positive][:, None] - score[~positive]
+    assert float(auroc(score, positive)) == pytest.approx(float(((pairs > 0) + 0.5 * (pairs == 0)).mean()))
+    assert torch.isnan(auroc(score, positive | True))
+
+
+def test_loss_of_words_that_are_not_supervised_is_none():
+    task = Task(n=3, d=1, m=5)
+    logits = torch.randn(2, 4, len(task.words), generator=torch.Generator().manual_seed(0), requires_grad=True)
+    targets = torch.full((2, 4), IGNORED)
+    targets[0, 1], targets[1, 3] = task.words.true, task.words.false
+    loss = loss_sum(logits, targets, task)
+    log_probs = logits.detach().log_softmax(-1)
+    assert loss.item() == pytest.approx(-float(log_probs[0, 1, task.words.true] + log_probs[1, 3, task.words.false]))
+    loss.backward()
+    assert logits.grad[0, [0, 2, 3]].abs().sum() == 0
+
+
+def test_loss_of_several_columns_is_binary():
+    task = Task(family="match2", n=4, d=2)
+    logits = torch.randn(1, 3, len(task.words), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    targets = torch.tensor([[IGNORED, task.words.row(torch.tensor([3, 1])).item(), IGNORED]])
+    hot = torch.zeros(len(task.words), dtype=torch.float64)
+    hot[[task.words.digit + 3, task.words.digit + task.words.m + 1]] = 1
+    p = logits[0, 1].sigmoid()
+    expected = -(hot * p.log() + (1 - hot) * (1 - p).log()).mean()
+    assert float(loss_sum(logits, targets, task)) == pytest.approx(float(expected), rel=1e-5)
+
+
+TINY = Network(2, 32, 2, 64)
+
+
+def test_loss_is_that_of_a_loop():
+    task = Task("match2", n=4, d=2)
+    x = task.sample("parallel", 2, torch.Generator().manual_seed(0)).sequences
+    logits = torch.randn(*x.ids.shape, len(task.words))
+    total = 0.0
+    w = task.words
+    for e, p in (x.targets >= 0).nonzero().tolist():
+        hot = torch.zeros(len(w))
+        word = int(x.targets[e, p])
+        if word < len(w):
+            hot[word] = 1
+        else:
+            for c, digit in enumerate(w.digits(torch.tensor(word)).tolist()):
+                hot[w.digit + 10 * c + digit] = 1
+        total += float(functional.binary_cross_entropy_with_logits(logits[e, p], hot))
+    assert float(loss_sum(logits, x.targets, task)) == pytest.approx(total, rel=1e-5)
+
+
+def test_auc_agrees_with_scikit_learn():
+    from sklearn.metrics import roc_auc_score
+
+    score = torch.randint(0, 12, (300,), generator=torch.Generator().manual_seed(0)).double()
+    positive = torch.rand(300, generator=torch.Generator().manual_seed(1)) < 0.3
+    assert float(auroc(score, positive)) == pytest.approx(roc_auc_score(positive.numpy(), score.numpy()), abs=1e-12)
+    assert torch.isnan(auroc(score, torch.ones(300, dtype=torch.bool)))
+
+
+def test_evaluation_looks_at_the_answer_alone_and_not_at_padding():
+    task = Task(n=5, d=2, m=5)
+    test = task.test_set("serial", 60)
+    lm = build(task, TINY, 0)
+    alone = []
+    for e in range(60):
+        at = int(test.sequences.answer_at[e])
+        logits = lm(input_ids=test.sequences.ids[e : e + 1, : at + 1]).logits[0, -1]
+        alone.append(int(logits.argmax()) == int(test.answer[e]))
+    assert evaluate(lm, task, test, batch=7).accuracy[0] == pytest.approx(np.mean(alone))
+    half = Samples(type(test.sequences)(*(t[:30] for t in test.sequences)), *(
+        getattr(test, k)[:30] for k in ("answer", "rows", "stratum")))  # fmt: skip
+    assert sum(evaluate(lm, task, half).count[1:]) == 30

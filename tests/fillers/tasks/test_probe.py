@@ -1,0 +1,313 @@
+"""Probes of the fillers: what is frozen stays frozen, and what the dots hold is found where it was put."""
+
+import copy
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from stopped_fits import Killed, stopping
+
+import tokinterp as ti
+from experiments import dot_by_dot
+from figures.dot_by_dot import draw
+from tokinterp.cli import main as cli
+from tokinterp.fillers.tasks import probe
+from tokinterp.fillers.tasks.network import Network, as_model, build, parameters_hash
+from tokinterp.fillers.tasks.schedule import Schedule
+from tokinterp.fillers.tasks.task import Task
+
+TASK = Task(n=4, d=2, m=5)
+SHORT = Schedule(steps=3, batch=8, rate=1e-2)
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return build(TASK, Network(2, 32, 2, 64), 0)
+
+
+def test_the_first_fillers_are_dropped():
+    x = TASK.sample("filler", 6, torch.Generator().manual_seed(0)).sequences
+    assert torch.equal(probe.keep_fillers(x, TASK, 1.0).ids, x.ids)
+    for share, left in ((0.0, 0), (0.1, 2), (0.5, 8), (0.9, 15)):
+        short = probe.keep_fillers(x, TASK, share)
+        assert int((short.ids[0] == TASK.words.filler).sum()) == left
+        assert torch.equal(short.ids[:, :5], x.ids[:, :5])
+        assert torch.equal(short.ids[:, -2:], x.ids[:, -2:])
+        every = torch.arange(6)
+        assert (short.ids[every, short.answer_at] == TASK.words.answer).all()
+        assert torch.equal(short.targets[every, short.answer_at], x.ids[:, -1])
+    # floor(F (1 - p)) is exact where 1 - p is not.
+    ten = Task(n=4, d=2, fillers=10)
+    y = ten.sample("filler", 1, torch.Generator().manual_seed(0)).sequences
+    kept = [int((probe.keep_fillers(y, ten, i / 10).ids == ten.words.filler).sum()) for i in range(11)]
+    assert kept == list(range(11))
+    with pytest.raises(ValueError, match=r"kept 1\.5"):
+        probe.keep_fillers(x, TASK, 1.5)
+
+
+def test_a_frozen_probe_changes_the_last_block_alone_and_the_released_one_everything(lm):
+    before = parameters_hash(lm)
+    for variant in probe.VARIANTS:
+        tuned = probe.finetune(lm, TASK, 0.5, variant, SHORT, 0, "cpu")
+        changed = {
+            name
+            for (name, a), (_, b) in zip(lm.named_parameters(), tuned.named_parameters(), strict=True)
+            if not torch.equal(a, b)
+        }
+        assert changed == probe.trainable_names(lm, variant)
+        assert ("model.layers.0.mlp.up_proj.weight" in changed) == (variant == "released")
+    assert parameters_hash(lm) == before
+    assert all(p.requires_grad for p in lm.parameters())
+
+
+def test_a_frozen_parameter_that_moves_is_noticed(lm, monkeypatch):
+    freeze = probe.freeze
+
+    def move(network):
+        network.model.embed_tokens.weight.data.add_(1)
+
+    def freeze_and_move(network, variant):
+        handle = network.lm_head.weight.register_hook(lambda _: move(network))
+        assert handle is not None
+        return freeze(network, variant)
+
+    monkeypatch.setattr(probe, "freeze", freeze_and_move)
+    with pytest.raises(RuntimeError, match="a frozen parameter changed"):
+        probe.finetune(lm, TASK, 1.0, "frozen", SHORT, 0, "cpu")
+
+
+def test_probe_result(lm):
+    ds = probe.probe_fillers(
+        {"net": lm}, TASK, kept=(0, 0.5, 1), schedule=SHORT, test_examples=60, device="cpu", progress=False
+    )
+    assert ds["trunk"].values.tolist() == ["net", "random"]
+    assert ds["n_kept"].values.tolist() == [0, 8, 16]
+    tuned = probe.finetune(lm, TASK, 0.5, "frozen", SHORT, 0, "cpu")
+    test = TASK.test_set("filler", 60, probe.PROBE_SEED)
+    short = probe.keep_fillers(test.sequences, TASK, 0.5)
+    said = tuned(input_ids=short.ids).logits[torch.arange(60), short.answer_at].argmax(-1)
+    assert float((said == test.answer).double().mean()) == float(ds["accuracy"].sel(trunk="net", kept=0.5))
+    ti.check(ds)
+
+
+def test_the_random_trunk_is_an_untrained_network_of_its_own(lm, monkeypatch):
+    """Of the shape of the first, from a seed that no trained network has; tuned and scored in its own place."""
+    tuned = {}
+
+    def remember(network, task, share, *rest):
+        tuned[parameters_hash(network)] = tuned.get(parameters_hash(network), 0) + 1
+        return network
+
+    monkeypatch.setattr(probe, "finetune", remember)
+    options = {"kept": (0, 1), "schedule": SHORT, "test_examples": 200, "device": "cpu", "progress": False}
+    own = build(TASK, Network(2, 32, 2, 64), 10_003)
+    ds = probe.probe_fillers({"net": lm}, TASK, seed=3, **options)
+    assert tuned == {parameters_hash(lm): 2, parameters_hash(own): 2}
+    alone = probe.probe_fillers({"own": own}, TASK, seed=3, random_trunk=False, **options)
+    assert alone["trunk"].values.tolist() == ["own"]
+    for name in ("auc", "stratum_accuracy"):
+        np.testing.assert_array_equal(ds[name].sel(trunk="random"), alone[name].sel(trunk="own"))
+    assert not np.allclose(*(ds["auc"].sel(trunk=t) for t in ("net", "random")))
+
+
+@pytest.mark.parametrize("variant", probe.VARIANTS)
+@pytest.mark.slow
+def test_probes_go_on_where_they_were_stopped(variant, lm, tmp_path, monkeypatch):
+    options = {"kept": (0, 1), "schedule": SHORT, "test_examples": 20, "device": "cpu", "progress": False}
+    nets = {"net": lm}
+    whole, weights = probe.probe_fillers(nets, TASK, variant=variant, **options), []
+    finetune = probe.finetune
+
+    def kept(*args):
+        weights.append(parameters_hash(tuned := finetune(*args)))
+        return tuned
+
+    monkeypatch.setattr(probe, "finetune", kept)
+    assert probe.probe_fillers(nets, TASK, variant=variant, **options)["auc"].equals(whole["auc"])
+    assert len(weights) == 4
+    for number, how in ((1, "kill"), (5, "signal"), (6, "kill"), (12, "kill")):
+        store = tmp_path / f"{number}.zarr"
+        call = partial(probe.probe_fillers, nets, TASK, variant=variant, store=store, checkpoint_every=0)
+        with monkeypatch.context() as patch:
+            taken = stopping(patch, number, how)
+            with pytest.raises(KeyboardInterrupt if how == "signal" else Killed):
+                call(**options)
+            with pytest.raises(ValueError, match=r"belongs to another run; it differs in: .*schedule"):
+                call(**{**options, "schedule": Schedule(steps=4, batch=8, rate=1e-2)})
+            with pytest.raises(ValueError, match=r"it differs in: .*networks"):
+                probe.probe_fillers({"net": build(TASK, Network(2, 32, 2, 64), 1)}, TASK, **options, store=store)
+            before = len(weights)
+            found = call(**options)
+        assert len(taken) == 12, "finished steps were taken again"
+        assert weights[before:] == weights[4 - len(weights[before:]) : 4], "other bits"
+        for name, value in whole.variables.items():
+            assert found[name].variable.equals(value), name
+        assert found.attrs["fingerprint"] == whole.attrs["fingerprint"]
+        assert call(**options).equals(whole)
+        assert [p.name for p in tmp_path.iterdir() if p.name.startswith((f"{number}.", "."))] == [store.name]
+    with pytest.raises(ValueError, match="belongs to another run"):
+        call(**{**options, "seed": 1})
+
+
+def test_probes_refuse_what_they_cannot_do(lm):
+    bad = (
+        ({}, TASK, {}, "at least one network"),
+        ({"a": lm}, Task("match2", n=4), {}, "defined for match3"),
+        ({"a": lm}, TASK, {"variant": "thawed"}, "variant='thawed'"),
+        ({"a": lm}, TASK, {"kept": (0.5, 2)}, "kept="),
+        ({"a": lm}, Task(n=5), {}, "trained on another task"),
+        ({"a": build(TASK, Network(1, 32, 2, 64))}, TASK, {}, "has one block"),
+    )
+    for trunks, task, options, message in bad:
+        with pytest.raises(ValueError, match=message):
+            probe.probe_fillers(trunks, task, progress=False, **options)
+    with pytest.raises(ValueError, match="positions"):
+        probe.linear_probe(lm, TASK, positions=[99], examples=4)
+
+
+def test_linear_probe_finds_an_answer_written_into_a_layer(lm, monkeypatch):
+    def planted(model, ids, where):
+        states = list(states_of(model, ids, where))
+        true = (ids[:, -1] == TASK.words.true).float()
+        states[1][:, 1, 3] += 20 * true
+        return iter(states)
+
+    states_of = probe._states
+    monkeypatch.setattr(probe, "_states", planted)
+    ds = probe.linear_probe(lm, TASK, positions=[4, 9], examples=300)
+    assert float(ds["accuracy"].sel(layer=1, position=9)) > 0.97
+    assert float(ds["shuffled"].sel(layer=1, position=9)) < 0.8
+    # At the end of the input, layer 0, every prompt has the same state.
+    assert float(ds["accuracy"].sel(layer=0, position=4)) == 0.5
+
+
+def test_the_linear_probe_is_scored_on_other_examples(lm, monkeypatch):
+    """States that are noise tell the answer of the examples of the fit alone."""
+
+    def noise(model, ids, where):
+        draw = torch.Generator().manual_seed(int(ids.sum()))  # the same examples, the same states
+        return iter([torch.randn(len(ids), len(where), 32, generator=draw) for _ in range(3)])
+
+    monkeypatch.setattr(probe, "_states", noise)
+    ds = probe.linear_probe(lm, TASK, positions=[4], examples=40)
+    assert float(ds["accuracy"].max()) < 0.8
+    share = float((TASK.test_set("filler", 40, 101).answer == TASK.words.true).double().mean())
+    assert float(ds["majority"]) == max(share, 1 - share)
+
+
+def test_the_linear_probe_is_that_of_scikit_learn():
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(80, 5)) * [1, 10, 0.1, 3, 1] + 2
+    y = rng.random(80) < 1 / (1 + np.exp(-x[:, 0] - x[:, 1] / 10))
+    z = (x - x.mean(0)) / x.std(0, ddof=1)
+    theirs = LogisticRegression(C=1 / (0.05 * 80), tol=1e-10, max_iter=1000).fit(z, y)
+    ours = probe.logistic(torch.from_numpy(x), torch.from_numpy(y).double(), 0.05)
+    np.testing.assert_allclose(ours(torch.from_numpy(x)), theirs.decision_function(z), atol=1e-3)
+
+
+def test_finetuning_is_that_of_a_loop(lm, monkeypatch):
+    """Mean loss of the supervised words behind half of the fillers, clipped; the end of the network alone moves."""
+    schedule = Schedule(steps=3, batch=8, rate=1e-2, warmup=0.5, clip=0.2, weight_decay=0.1)
+    norms, clip = [], torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, most: norms.append(float(clip(p, most))))
+    found = probe.finetune(lm, TASK, 0.5, "frozen", schedule, 1, "cpu")
+    own = copy.deepcopy(lm).train()
+    moving = [p for n, p in own.named_parameters() if n.startswith(("model.layers.1.", "model.norm.", "lm_head."))]
+    adam = torch.optim.AdamW(moving, betas=schedule.betas, weight_decay=0.1)
+    stream = TASK.stream("filler", 8, probe.PROBE_SEED + 1017, 8)
+    for step in range(3):
+        x = next(stream)
+        ids, targets = (torch.cat([t[:, :5], t[:, 13:]], 1) for t in (x.ids, x.targets))
+        logp = own(input_ids=ids).logits.log_softmax(-1)
+        asked = (targets >= 0).nonzero().tolist()
+        own.zero_grad()
+        torch.stack([-logp[e, p, targets[e, p]] for e, p in asked]).mean().backward()
+        assert norms[step] == pytest.approx(float(clip(moving, 0.2)), rel=1e-3)  # which Adam's steps do not show
+        adam.param_groups[0]["lr"] = schedule.rate_at(step)
+        adam.step()
+    for (name, a), b in zip(found.named_parameters(), own.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-3, msg=name)
+
+
+def test_states_are_those_of_the_wrapped_model(lm):
+    ids = TASK.test_set("filler", 4).sequences.ids
+    model = as_model(lm, TASK)
+    own = model.run(ids, ti.resid([0, 1, 2]))
+    for layer, states in enumerate(probe._states(lm, ids, [0, 5, 7])):
+        torch.testing.assert_close(states, own[ti.Site("resid", layer)][:, [0, 5, 7]])
+
+
+@pytest.mark.slow
+def test_experiment_and_figure(tmp_path):
+    tree = dot_by_dot.run(small=True, device="cpu", progress=False, out=tmp_path / "a.zarr", folder=tmp_path / "nets")
+    xr.testing.assert_equal(
+        ti.read(tmp_path / "a.zarr")["probe/frozen"].to_dataset(), tree["probe/frozen"].to_dataset()
+    )
+    found = json.loads(json.dumps(dot_by_dot.summary(tree)))
+    assert {r["arm"] for r in found["training"]} == set(dot_by_dot.ARMS)
+    assert np.isfinite(found["probe_frozen"]["random"]["1.0"])
+    fig = draw(tree)
+    assert [ax.get_ylabel() for ax in fig.axes][4] == "accuracy of the probe"
+    assert list(found["probes_by_layer"]) == ["first row", "second row", "pair sum", "other pair sum", "match"]
+    assert found["ablation"]["filler"]["none"] != [None] * 3
+    assert set(found["attention"]["answer"]) == {"rows", "end of input", "other fillers", "self"}
+    with pytest.raises(ValueError, match="tier 'huge'"):
+        dot_by_dot.run(tier="huge")
+    contents = tree["dots/contents"].to_dataset()
+    for name in ("recovery", "recovery_shuffled"):
+        np.testing.assert_allclose(found[f"{name}_of_digits"], contents[name][:, 1::2].mean("slot"), atol=1e-4)
+    change, match = (tree["dots/ablation"][n].values for n in ("slot_change", "slot_match"))
+    for name, wanted in (("completed", 1), ("not_completed", 0)):
+        rows = [change[0, s, p] for p in range(len(match)) for s in range(match.shape[1]) if match[p, s] == wanted]
+        assert found[f"slot_change_{name}"] == pytest.approx(np.mean(rows), abs=1e-4)
+    own = tree["training/match3-n3-d1-m5-strict/filler"]["accuracy"].sel(format="filler", stratum="all").values[0]
+    assert any(np.array_equal(line.get_ydata(), own) for line in fig.axes[0].lines)
+    task, tier = Task(n=8), dot_by_dot.TIERS["gpu10"]
+    ratio = dot_by_dot.equal_flops(task, tier).steps / tier.schedule.steps
+    assert ratio == pytest.approx((4.3 + 4.3 * 69 / 75) / 2 / 0.63, rel=0.03)
+
+
+@pytest.mark.slow
+def test_command_line_trains_probes_and_says_what_is_wrong(tmp_path, capsys):
+    def call(*arguments):
+        with pytest.raises(SystemExit) as end:
+            cli.main(["fillers", *map(str, arguments)])
+        return end.value.code, *capsys.readouterr()
+
+    common = ["--folder", tmp_path / "nets", "-o", tmp_path / "run.zarr", "--device", "cpu", "--n-heads", 2]
+    small = ["-n", 3, "-d", 1, "-m", 5, "--steps", 3, "--batch", 8, "--d-model", 16, "--test-examples", 20]
+    code, out, err = call("train", *common, *small, "--n-layers", 2)
+    assert code == 0, err
+    assert "majority 0.500" in out
+    assert "serial_dropped" not in ti.read(tmp_path / "run.zarr")
+    ti.check(ti.read(tmp_path / "run.zarr"))
+    code, out, err = call(
+        "probe", tmp_path / "nets", "-o", tmp_path / "probe.zarr", "--kept", "0,1", "--steps", 2, "--batch", 8,
+        "--prompts", 4, "--test-examples", 20, "--device", "cpu",
+    )  # fmt: skip
+    assert code == 0, err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["nets", "probe.zarr", "run.zarr"]
+    assert "fillers kept" not in out
+    assert set(ti.read(tmp_path / "probe.zarr").children) == {"probe", "linear_probe", "dots"}
+    other = ["--folder", tmp_path / "serial", *common[2:], *small, "--n-layers", 2, "--mix", "serial=1"]
+    before = ti.read(tmp_path / "run.zarr")
+    code, _, err = call("train", *other, "--serial-quantile", 0.95)
+    assert code == 1
+    assert "run.zarr is there already: give another name, or --overwrite to replace it" in err
+    assert not (tmp_path / "serial").exists(), "trained although the result cannot be written"
+    assert ti.read(tmp_path / "run.zarr").identical(before)
+    code, _, err = call("probe", tmp_path / "nets", "-o", tmp_path / "run.zarr")
+    assert (code, "is there already" in err) == (1, True)
+    code, _, err = call("train", *other, "--serial-quantile", 0.95, "--overwrite")
+    assert code == 0, err
+    assert "are dropped:" in err
+    assert 0 <= float(ti.read(tmp_path / "run.zarr")["serial_dropped"]) < 0.1
+    code, _, err = call("train", *common, "-n", 2, "--overwrite")
+    assert (code, "error: -n 2 is too small for match3" in err) == (1, True)
+    code, _, err = call("probe", tmp_path / "nothing", "-o", tmp_path / "x.zarr")
+    assert (code, "has no trained networks" in err) == (1, True)

@@ -1,0 +1,116 @@
+"""What can be read at fillers: planted codes, the question, clusters of cells."""
+
+import numpy as np
+import pytest
+import torch
+
+import tokinterp as ti
+from tokinterp.fillers.read_out import cell_clusters, cluster_cells, deranged, read_fillers
+from tokinterp.fillers.residual import filler_probes, slots_of
+from tokinterp.stats.explained import share_explained
+from tokinterp.text.items import build_items
+
+QUESTIONS = ti.bundled_questions("cloze")[:12]
+
+
+def test_probes_find_a_planted_code_and_no_shuffled_one():
+    from tokinterp.kernels.folds import held_out
+
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(100, 8, generator=g).double()
+    y = x @ torch.randn(8, 5, generator=g).double()
+    fold = torch.arange(100) % 5
+    unit = np.arange(100)
+    value, low, high = share_explained(*held_out(x, y, fold, 5, 1e-6)[:2], unit)
+    assert 0.999 < low <= value <= high <= 1
+    value, low, high = share_explained(*held_out(x, y[torch.randperm(100, generator=g)], fold, 5, 1.0), unit)
+    assert low <= value <= high
+    assert value < 0.1
+
+
+@pytest.mark.slow
+def test_probes_read_the_question_where_it_stands(bundled):
+    ds = filler_probes(bundled, ti.bundled_questions("cloze")[:40], n_fillers=4)
+    ti.check(ds)
+    widths = [ds[n].sel(target="answer").diff("bound").values for n in ("explained_interval", "explained_band")]
+    assert (widths[1] > widths[0]).mean() > 0.9
+    own = ds["explained"].sel(target="input", source="last of question", layer=0)
+    assert float(own) > 0.5
+    assert float(ds["explained"].sel(target="shuffled answer").max()) < 0.2
+
+
+def test_lens_on_fillers(bundled):
+    ds = read_fillers(bundled, QUESTIONS, n_fillers=4)
+    ti.check(ds)
+    assert ((ds["entropy"] >= 0) & (ds["entropy"] <= np.log(bundled.info.d_vocab) + 1e-6)).all()
+    for name in ("own_share", "choice", "reciprocal_rank"):
+        assert ((ds[name] >= 0) & (ds[name] <= 1)).all()
+    answers = np.array([3, 3, 5, 6, 7, 7])
+    for seed in range(20):
+        assert (deranged(answers, seed) != answers).all()
+        assert sorted(deranged(answers, seed)) == sorted(answers)
+
+
+def test_cells_of_one_hidden_variable_cluster_together():
+    """L5: two planted variables under other names in each cell, noise, and cells that compare with nothing."""
+    rng = np.random.default_rng(0)
+    hidden = rng.integers(0, 3, (2, 60))
+    rows = [(rng.permutation(50)[hidden[v]]) for v in (0, 1, 0, 1, 0, 1)]
+    noisy = [np.where(rng.random(60) < 0.1, rng.integers(0, 50, 60), r) for r in rows]
+    labels = np.array([*noisy, np.full(60, 7), np.arange(60)])
+    ami, cluster = cluster_cells(labels, 2)
+    assert len(set(cluster[[0, 2, 4]])) == len(set(cluster[[1, 3, 5]])) == 1
+    assert cluster[0] != cluster[1]
+    assert cluster[6:].tolist() == [-1, -1]
+    assert np.isnan(ami[6:]).all()
+    assert abs(ami[0, 1]) < 0.15
+    assert ami[0, 2] > 0.5
+    with pytest.raises(ValueError, match="6 cells that can be compared"):
+        cluster_cells(labels, 6)
+
+
+def test_likeness_is_that_of_a_loop():
+    from tokinterp.fillers.read_out import likeness
+
+    ami = np.random.default_rng(0).random((6, 6))
+    ami[2] = ami[:, 2] = np.nan
+    cluster = [0, 1, -1, 0, 1, 1]
+    cells = [(i, j) for i in range(6) for j in range(6) if i != j and -1 not in (cluster[i], cluster[j])]
+    same = [ami[c] for c in cells if cluster[c[0]] == cluster[c[1]]]
+    apart = [ami[c] for c in cells if cluster[c[0]] != cluster[c[1]]]
+    assert likeness(ami, np.array(cluster)) == pytest.approx((np.mean(same), np.mean(apart)))
+
+
+@pytest.mark.slow
+def test_cell_clusters_of_a_model(bundled, monkeypatch):
+    from tokinterp.fillers import read_out
+
+    given = []
+
+    def cluster(labels, n_clusters, seed=0):
+        given.append(labels.copy())
+        return cluster_cells(labels, n_clusters, seed)
+
+    monkeypatch.setattr(read_out, "cluster_cells", cluster)
+    ds = cell_clusters(bundled, ti.bundled_questions("cloze")[:30], n_fillers=4, layers=[2, 6])
+    ti.check(ds)
+    known = ds["cluster"].values >= 0
+    assert np.isfinite(ds["ami"].values[np.ix_(known, known)]).all()
+    assert ds["cell_layer"].values.tolist() == [2] * 4 + [6] * 4
+    assert float(ds["contrast"]) == pytest.approx(float(ds["within"]) - float(ds["between"]))
+    low, high = ds["contrast_interval"].values
+    assert low < float(ds["contrast"]) < high
+    assert float(ds["contrast_shuffled"]) < float(ds["contrast"])
+    plain, shuffled = given
+    np.testing.assert_array_equal(np.sort(plain, 1), np.sort(shuffled, 1))  # each cell's labels over other items
+    assert (plain != shuffled).any(1).all()
+    one, two = read_out.likeness(*cluster_cells(shuffled, 3))
+    assert float(ds["contrast_shuffled"]) == pytest.approx(one - two)
+    items = build_items(bundled, ti.bundled_questions("cloze")[:30], n_fillers=4)
+    where = torch.from_numpy(slots_of(items))
+    states = [bundled.run(torch.from_numpy(ids)[None], ti.resid([2, 6])) for ids in items.ids]
+    for cell, (layer, slot) in enumerate((n, s) for n in (2, 6) for s in range(4)):
+        with torch.no_grad():
+            h = torch.stack([x[ti.Site("resid", layer)][0, where[i, slot]] for i, x in enumerate(states)])
+            p = bundled.unembed(h).softmax(-1)
+        assert int(ds["n_labels"][cell]) == len((p - p.mean(0)).argmax(-1).unique())

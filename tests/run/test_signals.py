@@ -1,0 +1,69 @@
+"""The first signal is a number that is read between batches; handlers of the caller are put back or left alone."""
+
+import signal
+import threading
+
+import pytest
+
+from tokinterp.run.signals import Terminated, stopped, stopping
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_the_first_signal_is_a_number_and_the_handler_comes_back(name, capsys):
+    number, own = getattr(signal, name), signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+    before = signal.signal(number, own)  # a background job of a shell ignores some of them
+    try:
+        with stopping() as asked:
+            assert asked() == 0
+            signal.raise_signal(number)
+            assert asked() == number
+        assert signal.getsignal(number) == own
+    finally:
+        signal.signal(number, before)
+    assert "finishing this batch" in capsys.readouterr().err
+
+
+def test_a_second_ctrl_c_acts_at_once(capsys):
+    with stopping() as asked:
+        signal.raise_signal(signal.SIGINT)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert "press again" in capsys.readouterr().err
+
+
+def test_what_is_ignored_or_handled_by_the_program_stays_so():
+    heard = []
+    before = {n: signal.getsignal(n) for n in (signal.SIGHUP, signal.SIGUSR1)}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, lambda n, f: heard.append(n))
+        with stopping() as asked:
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGUSR1)
+            assert asked() == 0
+        assert heard == [signal.SIGUSR1]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_other_threads_have_no_signals():
+    found = []
+
+    def work():
+        with stopping() as asked:
+            found.append(asked())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [0]
+
+
+def test_the_exit_code_is_that_of_the_signal(capsys):
+    assert type(stopped(signal.SIGINT, "m")) is KeyboardInterrupt
+    error = stopped(signal.SIGTERM, "saved")
+    assert isinstance(error, Terminated)
+    assert error.code == 128 + signal.SIGTERM
+    assert "saved" in capsys.readouterr().err

@@ -1,0 +1,25 @@
+"""Attention: mass on sets of tokens, sinks, what masks and separators and registers cost, who is massive."""
+
+from .first_token import FirstTokenAttention
+from .masks import Policy, keep_only, policy_loss
+from .mass import AttentionMass
+from .massive import massive_effects, massive_roles, registers
+from .sentinel import sentinels
+from .separators import segment_coverage, segment_probe, separator_windows
+from .sinks import AttentionSinks
+
+__all__ = [
+    "AttentionMass",
+    "AttentionSinks",
+    "FirstTokenAttention",
+    "Policy",
+    "keep_only",
+    "massive_effects",
+    "massive_roles",
+    "policy_loss",
+    "registers",
+    "segment_coverage",
+    "segment_probe",
+    "sentinels",
+    "separator_windows",
+]

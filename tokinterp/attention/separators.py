@@ -1,0 +1,392 @@
+"""Separators as summaries of their segments: who reads past segments there, what they hold, and what they are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..kernels.divergence import compare
+from ..kernels.folds import held_out
+from ..models.steady import steady
+from ..results.dataset import block_coords, bound_coord, layer_coords, variable
+from ..results.documents import groups_of_prompts, interval_name
+from ..results.stamp import finish
+from ..run.sites import Site, resid
+from ..run.stream import capture
+from ..settings import checked, count, positive
+from ..stats.explained import explained_band, share_explained
+from .blocks import shown_blocks
+from .kernels import LEAST
+from .masks import SEP, Policy, _noise, keep_only, separators_of
+
+if TYPE_CHECKING:
+    from ..models.base import Model
+    from ..text.prompts import Prompts
+
+SOURCES = ("separator", "last content token", "separator of another segment")
+TARGETS = ("segment", "segment without its last token")
+
+
+@checked(window=count(1), initial=count())
+@steady
+def segment_coverage(
+    model: Model, prompts: Prompts, *, window: int | None = None, initial: int = 1, batch_tokens: int = 1024
+) -> xr.Dataset:
+    """Measure which share of the attention on past segments falls on their separators.
+
+    Segments are (b_{i-1}, b_i] between separators b_i. Attention within reach (the query's own segment, or the last
+    ``window`` tokens) and on the first ``initial`` tokens, the sink, is left out.
+
+    Parameters
+    ----------
+    model, prompts
+        Text with punctuation.
+    window : int, optional
+        Last keys, the query itself counted, that are within reach; by default those of the query's own segment.
+    initial : int
+        First tokens that are left out.
+    batch_tokens : int
+        Padded tokens per batch; one block's pattern is held at once.
+
+    Returns
+    -------
+    xarray.Dataset
+        By prompt, block and head: ``far_mass``, mean attention out of reach; ``separator_share``, mean share of it
+        that is on separators; ``chance``, mean share of separators among the keys out of reach, and ``enrichment``,
+        their ratio. The last three over ``n_queries``, those with keys and attention out of reach; NaN without any,
+        and in blocks of a hybrid that have no attention weights (named in ``blocks_without_pattern``).
+
+    Raises
+    ------
+    ValueError
+        Without separators, if no query has a key out of reach, or no block has attention weights to look at.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> prompts = ti.Prompts.from_texts(["One, two. Three, four."], model)
+    >>> bool((segment_coverage(model, prompts)["separator_share"] <= 1).all())
+    True
+    """
+    marks = torch.tensor(separators_of(prompts), dtype=torch.int64, device="cpu")
+    n, heads = model.info.n_layers, model.info.n_heads
+    shown, note = shown_blocks(model)
+    found = {k: np.full((len(prompts), n, heads), np.nan) for k in ("far_mass", "separator_share", "chance")}
+    count = np.zeros((len(prompts), n, heads))
+    for rows in prompts.batches(batch_tokens, model=model):
+        ids, mask, _ = (torch.from_numpy(a).to(model.device) for a in prompts.padded(rows))
+        mark = torch.isin(ids, marks.to(ids.device)) & mask
+        far = out_of_reach(mark, mask, window, initial)
+
+        def look(site: Site, value: torch.Tensor, rows=rows, mark=mark, far=far) -> None:
+            mass, share, chance, number = coverage(value, mark, far)
+            for name, v in zip(found, (mass, share, chance), strict=True):
+                found[name][rows, site.at] = v.cpu().numpy()
+            count[rows, site.at] = number.cpu().numpy()
+
+        with torch.no_grad():
+            model.run(ids, [Site("pattern", b) for b in shown], mask=mask, consume=look)
+    if not count.any():
+        raise ValueError("no query has a key out of reach: give longer texts of several segments, or a smaller window=")
+    each = ("prompt", "block", "head")
+    chance = found["chance"]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.where(chance > 0, found["separator_share"] / chance, np.nan)
+    data = {
+        "far_mass": variable(each, found["far_mass"], "mean attention out of reach", "1", SEP),
+        "separator_share": variable(each, found["separator_share"], "share of it on separators", "1", SEP),
+        "chance": variable(each, chance, "share of separators among the keys out of reach", "1"),
+        "enrichment": variable(each, ratio, "share on separators over chance", "1"),
+        "n_queries": variable(each, count.astype(int), "queries with attention out of reach", "1"),
+    }
+    coords = {
+        "prompt": _numbers(prompts),
+        "head": variable("head", np.arange(heads), "attention head", "1"),
+        **block_coords(range(n), model.info, "pattern"),
+    }
+    settings = {"window": window, "initial": initial, "questions": prompts.hash}
+    return finish(xr.Dataset(data, coords), model, "segment_coverage", settings).assign_attrs(note)
+
+
+def out_of_reach(mark: torch.Tensor, mask: torch.Tensor, window: int | None, initial: int) -> torch.Tensor:
+    """Return (prompt, query, key) bool, true on keys of past segments, or before the window, behind the first ones."""
+    place = torch.arange(mark.shape[1], device=mark.device, dtype=torch.int64)
+    if window is None:
+        segment = mark.cumsum(1) - mark.long()
+        far = segment[:, :, None] > segment[:, None, :]
+    else:
+        far = (place[:, None] - place[None, :] >= window)[None]
+    return far & (place >= initial) & mask[:, :, None] & mask[:, None, :]
+
+
+def coverage(pattern: torch.Tensor, mark: torch.Tensor, far: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return (prompt, head) mean mass out of reach, share on separators, chance, and number of queries.
+
+    Parameters
+    ----------
+    pattern : torch.Tensor
+        (prompt, head, query, key) attention weights.
+    mark, far : torch.Tensor
+        (prompt, key) separators; (prompt, query, key) keys out of reach.
+    """
+    both = (far & mark[:, None]).double()
+    left = (pattern * far[:, None]).sum(-1, dtype=torch.float64)
+    on = (pattern * both[:, None]).sum(-1, dtype=torch.float64)
+    size = far.double().sum(-1)
+    able = (size > 0)[:, None].expand_as(left)
+    counts = able & (left > LEAST)
+    number = counts.sum(-1)
+    part = torch.where(counts, on / left.clamp_min(LEAST), 0).sum(-1) / number
+    among = torch.where(counts, (both.sum(-1) / size.clamp_min(1))[:, None], 0).sum(-1) / number
+    return left.sum(-1) / able.sum(-1), part, among, number
+
+
+@checked(least=count(2), folds=count(2), ridge=positive)
+@steady
+def segment_probe(
+    model: Model,
+    prompts: Prompts,
+    *,
+    layers: Sequence[int] | None = None,
+    least: int = 3,
+    folds: int = 5,
+    ridge: float = 1.0,
+    batch_tokens: int = 4096,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Read the mean embedding of a segment's content from its separator and from its last content token.
+
+    Ridge probes, folds over prompts. The last content token knows its own embedding, which is part of the mean: the
+    second target leaves it out, and compares the two fairly.
+
+    Parameters
+    ----------
+    layers : sequence of int, optional
+        All by default.
+    least : int
+        Content tokens that a segment must have.
+    folds : int
+        Parts of the prompts, documents kept whole; a probe is fitted on the others and scored on one.
+    ridge : float
+        Penalty, in units of the mean eigenvalue of the states' covariance.
+    model, prompts, batch_tokens, seed
+        Model, texts with punctuation, padded tokens per batch; seed of the folds and of the control.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``explained`` by ``target``, ``source`` and ``layer``, held-out share of the variance: at most 1, below 0 where
+        the mean does better; ``explained_interval``, over documents (where prompts are windows of them) or prompts, and
+        ``explained_band``, the same for all layers at once: that of the best layer. The third source, the separator of
+        another segment of the same prompt, is the control for what all segments of a text share. ``n_segments``.
+
+    Raises
+    ------
+    ValueError
+        For fewer prompts (or documents) with two segments than folds, or ``least`` below 2.
+    """
+    marks = separators_of(prompts)
+    spans = [segments(np.asarray(prompts.ids(i)), marks, 1 if prompts.bos else 0, least) for i in range(len(prompts))]
+    rows = [i for i, s in enumerate(spans) if len(s) >= 2]
+    document, groups = groups_of_prompts(prompts, np.array(rows, dtype=np.int64))
+    found, place = np.unique(document, return_inverse=True)
+    if len(found) < folds:
+        raise ValueError(
+            f"folds={folds}, least={least}: {len(found)} {groups} have two segments of {least} or more tokens before a "
+            f"separator: give at least {folds}"
+        )
+    chosen = list(range(model.info.n_layers + 1) if layers is None else layers)
+    first = Site("resid", 0)
+    kinds, inverse = np.unique(prompts.token_ids, return_inverse=True)
+    alone = torch.from_numpy(kinds.astype(np.int64))[:, None].to(model.device)
+    with torch.no_grad():  # each token by itself at the first place, so that no learned place is part of its embedding
+        embedding = torch.cat([model.run(part, [first])[first][:, 0].double().cpu() for part in alone.split(512)])
+    rng = np.random.default_rng(seed)
+    target: list[list[torch.Tensor]] = [[], []]
+    held: list[int] = []
+    owner: list[int] = []
+    part = dict(zip(rows, (rng.permutation(len(found)) % folds)[place], strict=True))  # no document in two parts
+    states: list[torch.Tensor] = []
+    other: list[int] = []
+    for group in prompts.batches(batch_tokens, model=model):
+        batch = capture(model, prompts, group, resid(chosen))
+        h = torch.stack([batch.resid(n) for n in chosen], 2)
+        for r, x in zip(group, h, strict=True):
+            if r not in part:
+                continue
+            own = torch.from_numpy(inverse[prompts.starts[r] : prompts.starts[r] + prompts.lengths[r]])
+            shift = 1 + int(rng.integers(len(spans[r]) - 1))
+            other += [len(held) + (i + shift) % len(spans[r]) for i in range(len(spans[r]))]
+            for places in spans[r]:
+                content = embedding[own[places[:-1]]]
+                target[0].append(content.mean(0))
+                target[1].append(content[:-1].mean(0))
+                states.append(x[[places[-1], places[-2]]].double().cpu())
+                held.append(int(part[r]))
+                owner.append(r)
+    both = torch.stack(states)  # (segment, source, layer, d)
+    h = torch.stack([both[:, 0], both[:, 1], both[other, 0]], 1)
+    fold = torch.tensor(held, dtype=torch.int64, device="cpu")
+    out = np.zeros((2, len(held), len(target), 3, len(chosen)))
+    for i, y in enumerate(target):
+        for s in range(3):
+            for n in range(len(chosen)):
+                out[:, :, i, s, n] = held_out(h[:, s, n], torch.stack(y), fold, folds, ridge)
+    unit = document[np.searchsorted(rows, owner)]
+    value, *bounds = share_explained(out[0], out[1], unit, seed=seed)
+    band = explained_band(out[0], out[1], unit, seed=seed)
+    each, what = ("target", "source", "layer"), "variance of the target explained, held out"
+    over = interval_name(what, 0.95, groups, len(found))
+    data = {
+        "explained": variable(each, value, what, "1"),
+        "explained_interval": variable(("bound", *each), np.stack(bounds), over, "1"),
+        "explained_band": variable(
+            ("bound", *each), band, interval_name(f"{what}, at all layers at once,", 0.95, groups, len(found)), "1"
+        ),
+        "n_segments": variable((), len(held), "segments", "1"),
+    }
+    coords = {
+        "target": variable("target", np.array(TARGETS), "whose mean embedding is predicted", "1"),
+        "source": variable("source", np.array(SOURCES), "where it is read", "1"),
+        "bound": bound_coord(),
+        **layer_coords(chosen, model.info),
+    }
+    settings = {"layers": chosen, "least": least, "folds": folds, "ridge": ridge, "questions": prompts.hash}
+    return finish(
+        xr.Dataset(data, coords, {"n_groups": len(found), "groups": groups}), model, "segment_probe", settings, seed
+    )
+
+
+def segments(ids: np.ndarray, marks: Sequence[int], start: int = 0, least: int = 1) -> list[np.ndarray]:
+    """Return the positions of each segment that ends with a separator: its content tokens, then the first separator.
+
+    Examples
+    --------
+    >>> [s.tolist() for s in segments(np.array([0, 5, 6, 9, 9, 7, 9, 8]), (9,), start=1)]
+    [[1, 2, 3], [5, 6]]
+    """
+    out, begin = [], start
+    for end in np.flatnonzero(np.isin(ids, marks)):
+        if end - begin >= least:
+            out.append(np.arange(begin, end + 1))
+        begin = max(begin, int(end) + 1)
+    return out
+
+
+@checked(width=count(1))
+@steady
+def separator_windows(
+    model: Model, prompts: Prompts, *, width: int | None = None, batch_tokens: int = 1024, seed: int = 0
+) -> xr.Dataset:
+    """Hide the separators from all later tokens in one window of blocks after the other, and in all.
+
+    Parameters
+    ----------
+    width : int, optional
+        Blocks in a window; by default a fifth of them.
+    model, prompts, batch_tokens, seed
+        Model, texts with punctuation, padded tokens per batch; seed of the random keys.
+
+    Returns
+    -------
+    xarray.Dataset
+        By ``intervention`` (all blocks, then windows), ``policy`` (separators, or as many random other tokens of the
+        same prompt, never the first) and prompt: ``kl``, mean over the positions behind the first separator of
+        KL(changed || whole) of the next token, and ``loss_change``. ``n_hidden`` keys by policy and prompt. Prompts
+        without a separator before their last token are NaN.
+
+    Raises
+    ------
+    ValueError
+        Without separators.
+    """
+    marks = separators_of(prompts)
+    n = model.info.n_layers
+    width = width or max(1, round(n / 5))
+    spans: dict[str, list[int] | None] = {"all blocks": None}
+    spans |= {f"blocks {a}-{min(a + width, n) - 1}": list(range(a, min(a + width, n))) for a in range(0, n, width)}
+    policies = {"separators": Hidden(marks), "random": Hidden(marks, random=True, seed=seed)}
+    found = {k: np.full((len(spans), 2, len(prompts)), np.nan) for k in ("kl", "loss_change")}
+    hidden = np.zeros((2, len(prompts)), dtype=int)
+    for rows in prompts.batches(batch_tokens, model=model):
+        ids, mask, _ = (torch.from_numpy(a).to(model.device) for a in prompts.padded(rows))
+        behind = (policies["separators"].keys(ids, mask).cumsum(1) > 0)[:, :-1] & mask[:, 1:]
+        plain = _stream(model, prompts, rows, ())
+        for j, policy in enumerate(policies.values()):
+            hidden[j, rows] = policy.keys(ids, mask).sum(1).cpu().numpy()
+            for i, blocks in enumerate(spans.values()):
+                changed = _stream(model, prompts, rows, [keep_only(policy, blocks)])
+                for r, where, following, a, b in zip(rows, behind, ids, changed, plain, strict=True):
+                    if not where.any():
+                        continue
+                    p, q = (_predict(model, x[:-1][where]) for x in (a, b))
+                    wanted = following[1:][where][:, None]
+                    found["kl"][i, j, r] = float(compare(p, q)["kl"].mean())
+                    found["loss_change"][i, j, r] = float((q.gather(1, wanted) - p.gather(1, wanted)).double().mean())
+    each = ("intervention", "policy", "prompt")
+    data = {
+        "kl": variable(each, found["kl"], "mean KL divergence of the next token from the whole model's", "nat", SEP),
+        "loss_change": variable(each, found["loss_change"], "change of the cross-entropy of the next token", "nat"),
+        "n_hidden": variable(each[1:], hidden, "tokens hidden from those behind them", "1"),
+    }
+    coords = {
+        "prompt": _numbers(prompts),
+        "intervention": variable("intervention", np.array(list(spans)), "where they are hidden", "1"),
+        "policy": variable("policy", np.array(list(policies)), "what is hidden", "1"),
+    }
+    settings = {"width": width, "questions": prompts.hash}
+    return finish(xr.Dataset(data, coords), model, "separator_windows", settings, seed)
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Policy that hides separators, or as many random other tokens, from all tokens but themselves.
+
+    Parameters
+    ----------
+    separators : tuple of int
+        Their token ids.
+    random : bool
+        Whether to hide others in their place: neither separators nor the first token.
+    seed : int
+        Of the random ones.
+    """
+
+    separators: tuple[int, ...]
+    random: bool = False
+    seed: int = 0
+
+    def keys(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return (prompt, position) bool, the tokens that are hidden."""
+        marks = torch.isin(ids, torch.tensor(self.separators, device=ids.device, dtype=torch.int64)) & mask
+        if not self.random:
+            return marks
+        closed = marks | ~mask
+        closed[:, 0] = True
+        rank = _noise(ids, mask, self.seed).masked_fill(closed, 3.0).argsort(1).argsort(1)
+        return (rank < marks.sum(1, keepdim=True)) & ~closed
+
+    def __call__(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return (prompt, query, key) bool, true where a query may read a key."""
+        own = torch.eye(ids.shape[1], dtype=torch.bool, device=ids.device)
+        return Policy("all")(ids, mask) & (own | ~self.keys(ids, mask)[:, None, :])
+
+
+def _stream(model: Model, prompts: Prompts, rows: list[int], edits: Any) -> torch.Tensor:
+    last = model.info.n_layers
+    return capture(model, prompts, rows, [Site("resid", last)], edits).resid(last)
+
+
+def _predict(model: Model, stream: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return torch.log_softmax(model.unembed(stream).float(), -1)
+
+
+def _numbers(prompts: Prompts) -> xr.Variable:
+    return variable("prompt", np.arange(len(prompts)), "number of the prompt in the input", "1")

@@ -1,0 +1,24 @@
+"""Token erasure and the implicit vocabulary (Feucht et al. 2024): token probes, scores of spans, units of a corpus."""
+
+from .erasure import ErasureScores
+from .evaluation import evaluate, psi_of_spans
+from .probe_scores import ProbeScores, score_probes
+from .probes import fit_probes
+from .published import read_feucht2024
+from .replicates import seed_agreement
+from .token_probes import TokenProbes
+from .vocabulary import permutation_threshold, read_out
+
+__all__ = [
+    "ErasureScores",
+    "ProbeScores",
+    "TokenProbes",
+    "evaluate",
+    "fit_probes",
+    "permutation_threshold",
+    "psi_of_spans",
+    "read_feucht2024",
+    "read_out",
+    "score_probes",
+    "seed_agreement",
+]

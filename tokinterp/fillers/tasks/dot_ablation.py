@@ -1,0 +1,253 @@
+"""What a network trained on Match3 answers when its fillers are hidden, deleted, or emptied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ...models.steady import steady
+from ...results.dataset import variable
+from ...run.edits import Edit, knock_out, replace, zero
+from ...run.sites import Site
+from ...settings import checked, count, flag, names
+from ..results import numbers
+from . import match3
+from .network import as_model, parameters_hash
+from .probe import _untrained_like, finish
+from .task import Samples, Task, majority
+
+if TYPE_CHECKING:
+    from ...models.base import Model
+
+INTERVENTIONS = (
+    "none", "knock-out", "knock-out, places closed", "deletion, places kept", "deletion", "rows hidden from the answer",
+    "rows hidden from the fillers", "mean ablation", "zero ablation", "resample ablation",
+)  # fmt: skip
+SEED = 400
+
+
+@checked(interventions=names(*INTERVENTIONS), prompts=count(2), batch=count(1), blocks=flag, slots=flag)
+@steady
+def ablate_dots(
+    trunks: Mapping[str, Any],
+    task: Task,
+    *,
+    interventions: Sequence[str] = INTERVENTIONS,
+    blocks: bool = True,
+    slots: bool = True,
+    prompts: int = 400,
+    batch: int = 256,
+    random_trunk: bool = False,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> xr.Dataset:
+    """Change what the fillers can do for the answer, and score the answers.
+
+    Parameters
+    ----------
+    trunks : mapping of str -> LlamaForCausalLM
+        Networks from `tokinterp.fillers.tasks.train`.
+    task : Task
+        Match3; its filler format is run.
+    interventions : sequence of str
+        ``"none"``; ``"knock-out"``: the answer position does not see the fillers (nothing else follows them, so that
+        they are hidden from all that follows); ``"deletion, places kept"``: rows, end of input and answer cue alone, in
+        their places behind fillers, which is the same by another way; ``"deletion"`` and ``"knock-out, places
+        closed"``: with the places moved up, as in the format without fillers; ``"rows hidden from the answer"``: the
+        answer position sees no row, so that all that it knows of them came through fillers or the end of the input;
+        ``"rows hidden from the fillers"``; ``"mean ablation"`` (over prompts, slot by slot), ``"zero ablation"``,
+        ``"resample ablation"`` (the fillers of another prompt): of the fillers' stream at all layers.
+    blocks : bool
+        Whether the fillers are hidden from the answer in one block at a time, too.
+    slots : bool
+        Whether single fillers are mean-ablated at all layers, one after the other, too.
+    prompts, batch : int
+        Test examples, and how many are run together.
+    random_trunk : bool
+        Whether an untrained network of the same shape is treated as well, named ``"random"``.
+    seed : int
+        Of the examples.
+    device : torch.device or str, optional
+        A GPU if there is one.
+
+    Returns
+    -------
+    Dataset
+        By trunk, intervention and prompt: ``correct``, whether the right one of True and False has the larger logit;
+        ``answered``, whether one of them is the most probable word (`evaluate` asks for both); ``logit_change``, the
+        change of logit(True) - logit(False) towards the right answer (negative: away from it).  ``slot_change``
+        (trunk, slot, prompt), the same for single fillers; ``slot_match`` (prompt, slot), whether a third row completes
+        the pair for which the filler stands, NaN for those that stand for none; ``true`` (prompt); ``majority``.
+        `ti.summary` gives means with intervals.
+
+    Raises
+    ------
+    ValueError
+        For Match2, an unknown intervention, a task without fillers, or networks of another task.
+
+    Examples
+    --------
+    >>> from tokinterp.fillers.tasks.network import Network, build
+    >>> task = Task(n=4, d=1)
+    >>> net = build(task, Network(2, 32, 2, 64))
+    >>> ds = ablate_dots({"net": net}, task, prompts=20, slots=False)
+    >>> a, b = (ds["logit_change"].sel(intervention=i) for i in ("knock-out", "deletion, places kept"))
+    >>> bool(abs(a - b).max() < 1e-4)
+    True
+    """
+    _check(trunks, task)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    test = task.test_set("filler", prompts, SEED + seed, place)
+    trunks = dict(trunks)
+    if random_trunk:
+        trunks["random"] = _untrained_like(next(iter(trunks.values())), task, seed)
+    n_layers = {lm.config.num_hidden_layers for lm in trunks.values()}
+    if len(n_layers) > 1:
+        raise ValueError("trunks of different depth have no blocks in common: treat them one by one")
+    names = [*interventions, *(f"knock-out, block {b}" for b in range(max(n_layers)) if blocks)]
+    correct = np.full((len(trunks), len(names), prompts), np.nan)
+    answered, change = np.full(correct.shape, np.nan), np.full(correct.shape, np.nan)
+    by_slot = np.full((len(trunks), task.n_fillers, prompts), np.nan)
+    for t, lm in enumerate(trunks.values()):
+        bench = _Bench(_on(lm, task, place), task, test, batch)
+        whole = bench.answers("none")
+        for i, name in enumerate(names):
+            said = whole if name == "none" else bench.answers(name)
+            correct[t, i] = (said[1] > 0).cpu().numpy()
+            answered[t, i] = said[0].cpu().numpy()
+            change[t, i] = (said[1] - whole[1]).cpu().numpy()
+        for s in range(task.n_fillers) if slots else ():
+            by_slot[t, s] = (bench.answers("mean ablation", s)[1] - whole[1]).cpu().numpy()
+    match = np.full((prompts, task.n_fillers), np.nan)  # NaN: the filler stands for no pair
+    found = (match3.partner(test.rows, task.m) >= 0).repeat_interleave(2, 1).cpu().numpy()[:, : task.n_fillers]
+    match[:, : found.shape[1]] = found
+    v, full = variable, ("trunk", "intervention", "prompt")
+    toward = "change of the logit of the right answer less that of the wrong one"
+    data = {
+        "correct": v(full, correct, "whether the right one of True and False has the larger logit", "1"),
+        "answered": v(full, answered, "whether True or False is the most probable word", "1"),
+        "logit_change": v(full, change, toward, "1"),
+        "true": v("prompt", (test.answer == task.words.true).cpu().numpy(), "whether there is a triple", "1"),
+        "majority": v((), majority(test.answer), "share of the most common answer", "1"),
+    }
+    coords = {
+        "trunk": v("trunk", np.array(list(trunks)), "network", "1"),
+        "intervention": v("intervention", np.array(names), "what is changed", "1"),
+        "prompt": numbers(prompts),
+    }
+    if slots:
+        data["slot_change"] = v(("trunk", "slot", "prompt"), by_slot, f"{toward}, one filler mean-ablated", "1")
+        data["slot_match"] = v(
+            ("prompt", "slot"), match, "whether a third row completes the filler's pair; NaN: it has none", "1"
+        )
+        coords["slot"] = v("slot", range(task.n_fillers), "filler, counted from the first", "1")
+    parameters = {
+        "task": asdict(task), "interventions": names, "slots": slots, "prompts": prompts, "seed": seed,
+        "trunks": {name: parameters_hash(lm) for name, lm in trunks.items()},
+    }  # fmt: skip
+    return finish(xr.Dataset(data, coords), next(iter(trunks.values())), task, parameters, "DotAblation", seed)
+
+
+def _on(lm: Any, task: Task, place: torch.device) -> Model:
+    """Return the network as a model on a device; the network itself stays where it is."""
+    import copy
+
+    return as_model(copy.deepcopy(lm).to(place), task)
+
+
+class _Bench:
+    """One network and its test examples."""
+
+    def __init__(self, model: Model, task: Task, test: Samples, batch: int) -> None:
+        self.model, self.task, self.batch = model, task, batch
+        self.ids = test.sequences.ids[:, :-1]  # up to the answer cue
+        self.rows, self.first, self.cue = range(task.n), task.n + 1, task.n + 1 + task.n_fillers
+        self.fillers = list(range(self.first, self.cue))
+        self.streams = [Site("resid", layer) for layer in range(model.info.n_layers)]
+        self.last = Site("resid", model.info.n_layers)
+        true = test.answer == task.words.true
+        self.right = torch.where(true, task.words.true, task.words.false)
+        self.wrong = torch.where(true, task.words.false, task.words.true)
+
+    def answers(self, name: str, slot: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (prompt,) whether the best word is an answer, and logit of the right one less that of the other."""
+        answered, margin = [], []
+        for start in range(0, len(self.ids), self.batch):
+            here = slice(start, start + self.batch)
+            ids, edits, places = self.plan(name, here, slot)
+            with torch.no_grad():
+                stream = self.model.run(ids, [self.last], edits=edits, position_ids=places)[self.last]
+                logits = self.model.unembed(stream[:, -1]).double()
+            right, wrong = (logits.gather(1, w[here, None])[:, 0] for w in (self.right, self.wrong))
+            best = logits.argmax(1)
+            answered.append(((best == self.right[here]) | (best == self.wrong[here])).double())
+            margin.append(right - wrong)
+        return torch.cat(answered), torch.cat(margin)
+
+    def plan(
+        self, name: str, here: slice, slot: int | None
+    ) -> tuple[torch.Tensor, Sequence[Edit], torch.Tensor | None]:
+        """Return ids, edits and places of one intervention on some prompts."""
+        ids, cue, dots = self.ids[here], [self.cue], self.fillers
+        if name.startswith("deletion"):
+            short = torch.cat([ids[:, : self.first], ids[:, self.cue :]], 1)
+            return short, (), self._places(short, self.cue if name.endswith("kept") else self.first)
+        if name.endswith("places closed"):
+            return ids, [knock_out(dots, cue)], self._places(ids, self.first)
+        if name.startswith("knock-out, block"):
+            return ids, [knock_out(dots, cue, blocks=[int(name.rsplit(" ", 1)[1])])], None
+        simple: dict[str, Callable[[], list[Edit]]] = {
+            "none": lambda: [],
+            "knock-out": lambda: [knock_out(dots, cue)],
+            "rows hidden from the answer": lambda: [knock_out(self.rows, cue)],
+            "rows hidden from the fillers": lambda: [knock_out(self.rows, dots)],
+            "zero ablation": lambda: [zero(s, dots) for s in self.streams],
+            "mean ablation": lambda: [
+                replace(s, v, dots if slot is None else [self.first + slot]) for s, v in self.means.items()
+            ],
+            "resample ablation": lambda: [replace(s, v[here], dots) for s, v in self.others.items()],
+        }
+        return ids, simple[name](), None
+
+    def _places(self, ids: torch.Tensor, of_cue: int) -> torch.Tensor:
+        """Return (prompt, position) places 0, 1, 2, ..., the answer cue at one that is given."""
+        place = torch.arange(ids.shape[1], device=ids.device, dtype=torch.int64)
+        place[-1] = of_cue
+        return place.expand_as(ids)
+
+    @cached_property
+    def means(self) -> dict[Site, torch.Tensor]:
+        """(position, d_model) mean over prompts of the stream at each layer."""
+        total = {s: torch.zeros((), dtype=torch.float64, device=self.ids.device) for s in self.streams}
+        for start in range(0, len(self.ids), self.batch):
+            for s, v in self._run(slice(start, start + self.batch)).items():
+                total[s] = total[s] + v.double().sum(0)
+        return {s: (v / len(self.ids)).float() for s, v in total.items()}
+
+    @cached_property
+    def others(self) -> dict[Site, torch.Tensor]:
+        """(prompt, position, d_model) stream of the next prompt at each layer."""
+        parts = [self._run(slice(start, start + self.batch)) for start in range(0, len(self.ids), self.batch)]
+        return {s: torch.cat([p[s] for p in parts]).roll(-1, 0) for s in self.streams}
+
+    def _run(self, here: slice) -> dict[Site, torch.Tensor]:
+        with torch.no_grad():
+            return self.model.run(self.ids[here], self.streams)
+
+
+def _check(trunks: Mapping[str, Any], task: Task) -> None:
+    if task.family != "match3":
+        raise ValueError(f"task={task.name}: fillers are ablated in networks of match3, not of {task.family}")
+    if not task.n_fillers:
+        raise ValueError(f"task={task.name}: it has no fillers (fillers={task.fillers!r}): there is nothing to ablate")
+    if not trunks or "random" in trunks:
+        raise ValueError(f"trunks={list(trunks)}: give at least one network, none of them named 'random'")
+    for name, lm in trunks.items():
+        if lm.config.vocab_size != len(task.words):
+            raise ValueError(f"trunk {name!r} was trained on another task than {task.name}")

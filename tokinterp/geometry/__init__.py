@@ -1,0 +1,40 @@
+"""The geometry of token clouds: dimension, neighbours, directions, spectra, paths, and layers compared."""
+
+from .augmentation import augmentation_metrics, compare_models
+from .cosine import CosineSimilarity
+from .curvature import Curvature
+from .dimension import IntrinsicDimension
+from .entropy import MatrixEntropy, diff_erank
+from .graph import NeighbourGraph
+from .imbalance import InformationImbalance
+from .logit_dimension import LogitDimension
+from .loss import dimension_loss_correlation, prompt_covariates
+from .norms import TokenNorms
+from .overlap import NeighbourOverlap
+from .per_cloud import PerCloud, cluster_count, homology_dimension
+from .pooled import PooledStates
+from .similarity import LayerSimilarity
+from .spectrum import Spectrum
+
+__all__ = [
+    "CosineSimilarity",
+    "Curvature",
+    "InformationImbalance",
+    "IntrinsicDimension",
+    "LayerSimilarity",
+    "LogitDimension",
+    "MatrixEntropy",
+    "NeighbourGraph",
+    "NeighbourOverlap",
+    "PerCloud",
+    "PooledStates",
+    "Spectrum",
+    "TokenNorms",
+    "augmentation_metrics",
+    "cluster_count",
+    "compare_models",
+    "diff_erank",
+    "dimension_loss_correlation",
+    "homology_dimension",
+    "prompt_covariates",
+]

@@ -1,0 +1,282 @@
+"""LogitLens: what each layer would answer if the model stopped there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..kernels import lens
+from ..kernels.massive import massive_rows
+from ..run.measurement import Field, Measurement
+from ..run.sites import resid
+from ..settings import checked, names
+
+if TYPE_CHECKING:
+    from ..models.info import ModelInfo
+    from ..run.batch import Batch
+    from ..run.sites import Site
+    from ..text.prompts import Prompts
+    from .tuned_lens import TunedLens
+
+VARIANTS = ("raw", "normed", "tuned")
+BUFFERS = 4  # blocks of rows x vocab alive at once: logits, their exponentials, the last layer's probabilities, head
+
+POSITIONS = "those with a next token in the prompt"
+LENS = (
+    "nostalgebraist 2020, interpreting GPT: the logit lens; Razzhigaev et al. 2025, arXiv 2502.15007, section 3.4 (raw)"
+)
+QUANTITIES = ("cross_entropy", "entropy", "kl", "confidence", "agreement", "accuracy")
+EACH, WHOLE, TOP = ("layer", "variant"), ("variant",), ("layer", "variant", "rank")
+
+
+@checked(variants=names(*VARIANTS, least=1))
+class LogitLens(Measurement):
+    """Decode the stream of every layer with the model's own head and compare with the next token and the last layer.
+
+    Parameters
+    ----------
+    layers : iterable of int, optional
+        Layers to decode; all by default.  The last layer is read in any case, to compare with.
+    top : int
+        Most probable tokens kept per layer and token (0: none).
+    variants : sequence of str
+        ``"normed"``: final norm, then head (the usual logit lens).  ``"raw"``: head without the norm at the layers
+        before the last (Razzhigaev et al. 2025, arXiv 2502.15007, section 3.4).  ``"tuned"``: translator of ``tuned``,
+        final norm, then head.  At the last layer all are the model's logits.
+    tokens : int, optional
+        Values of single tokens are kept for the prompts numbered below this; None keeps all (the result grows with the
+        corpus), 0 none.  The means per prompt are of all prompts.
+    exclude : sequence of str
+        Positions left out of the means: ``"special"``, where a special token is the *input*, and ``"massive"``, rows
+        that `tokinterp.kernels.massive.massive_rows` finds at that layer.  None by default, as in the Hugging Face
+        loss.
+    tuned : TunedLens, optional
+        Translators of the variant ``"tuned"``, see `tokinterp.lens.fit_tuned_lens`.
+    max_bytes : int, optional
+        Memory for blocks of rows x vocab; by default 16 MiB on a CPU (they stay in the cache), but at least
+        128 rows, and 512 MiB on a GPU.
+
+    Notes
+    -----
+    Everything is in nat.  The last position of a prompt has no next token: its values are kept per token
+    (cross-entropy NaN, rank -1), and it takes no part in any mean.  A layer *agrees* with the final answer when no
+    token is more probable there than the last layer's most probable one, and is *accurate* when none is more probable
+    than the true next token; ties, which bfloat16 logits have, count for it.  The mean of ``cross_entropy`` at the last
+    layer weighted by ``n_positions`` is the Hugging Face loss.  Means of the earlier layers are over the same positions
+    unless ``exclude`` has ``"massive"``.
+
+    The layer contribution of Razzhigaev et al. (section 3.3) is ``token_cross_entropy`` of the variant ``"raw"``; their
+    released code plots another number under that name, ``token_confidence``: -log p of the layer's own most probable
+    token.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> run = ti.measure(model, ["The Nile flows north."], {"lens": ti.lens.LogitLens(top=3)}, progress=False)
+    >>> loss = run["lens"]["cross_entropy"].sel(variant="normed").mean("prompt")
+    >>> bool(loss[-1] < loss[0])
+    True
+    """
+
+    first = ("cross_entropy", "entropy", "kl", "agreement", "accuracy")
+    fields = {
+        "n_targets": Field(("prompt",), "positions with a next token"),
+        "n_positions": Field(("prompt", *EACH), "positions that take part in the means"),
+        "cross_entropy": Field(("prompt", *EACH), "mean cross-entropy of the true next token", "nat", LENS),
+        "entropy": Field(("prompt", *EACH), "mean entropy of the prediction", "nat"),
+        "kl": Field(
+            ("prompt", *EACH),
+            "mean KL divergence of the layer's prediction from the last layer's, KL(last || layer)",
+            "nat",
+        ),
+        "confidence": Field(
+            ("prompt", *EACH), "mean -log p of the most probable token (confidence in the released code)", "nat", LENS
+        ),
+        "agreement": Field(("prompt", *EACH), "share of positions whose most probable token is the last layer's"),
+        "accuracy": Field(("prompt", *EACH), "share of positions whose most probable token is the true next token"),
+        "first_layer": Field(("prompt", *WHOLE), "mean first layer whose most probable token is the last layer's"),
+        "stable_layer": Field(
+            ("prompt", *WHOLE), "mean layer from which on the most probable token stays the last layer's"
+        ),
+        "token_cross_entropy": Field(("token", *EACH), "cross-entropy of the true next token", "nat", LENS),
+        "token_entropy": Field(("token", *EACH), "entropy of the prediction", "nat"),
+        "token_kl": Field(("token", *EACH), "KL(last layer || layer) of the predictions", "nat"),
+        "token_confidence": Field(
+            ("token", *EACH), "-log p of the most probable token (confidence in the released code)", "nat", LENS
+        ),
+        "token_first_layer": Field(("token", *WHOLE), "first layer whose most probable token is the last layer's"),
+        "token_stable_layer": Field(
+            ("token", *WHOLE), "layer from which on the most probable token stays the last layer's"
+        ),
+        "target_rank": Field(("token", *EACH), "tokens more probable than the true next one, -1 without one"),
+        "top_id": Field(("token", *TOP), "most probable next tokens"),
+        "top_prob": Field(("token", *TOP), "their probability"),
+    }
+
+    def __init__(
+        self,
+        layers: Iterable[int] | None = None,
+        top: int = 5,
+        variants: Sequence[str] = ("normed",),
+        tokens: int | None = 64,
+        exclude: Sequence[str] = (),
+        max_bytes: int | None = None,
+        tuned: TunedLens | None = None,
+    ) -> None:
+        super().__init__()
+        self.layers, self.top, self.variants, self.tokens = layers, top, variants, tokens
+        self.exclude, self.max_bytes, self.tuned = exclude, max_bytes, tuned
+        if ("tuned" in self.variants) != (tuned is not None):
+            raise ValueError(
+                "the variant 'tuned' and tuned= go together: LogitLens(variants=('normed', 'tuned'), tuned=lens) with "
+                "lens from tokinterp.lens.fit_tuned_lens or TunedLens.load"
+            )
+
+    def sites(self, info: ModelInfo) -> list[Site]:
+        """Return the stream at the layers and at the last one."""
+        return resid(sorted({*self.at_layers(info), info.n_layers}))
+
+    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+        """Check layers and ``top`` against the model, and that some prompt has a next token."""
+        super().start(info, prompts)
+        if self.tuned is not None:
+            self.tuned.check(info, self.at_layers(info))
+        if self.top > info.d_vocab:
+            raise ValueError(f"top={self.top}: {info.id} has only {info.d_vocab} tokens")
+        if max(prompts.lengths) < 2:
+            raise ValueError("every prompt has a single token, so there is no next token: give longer prompts")
+
+    # -- one batch --------------------------------------------------------------------------------------------
+    def update(self, batch: Batch) -> None:
+        """Decode a batch block by block."""
+        layers = self.at_layers()
+        n, shape, device = batch.n_tokens, (len(layers), len(self.variants)), batch.device
+        flat = batch.flatten(torch.arange(batch.ids.numel(), device=device, dtype=torch.int64).view_as(batch.ids))
+        target = batch.flatten(batch.labels(1))
+        limit = np.inf if self.tokens is None else self.tokens
+        kept = np.flatnonzero(np.repeat(np.asarray(batch.numbers), batch.lengths) < limit)
+        values = {q: torch.empty(n, *shape, device=device, dtype=torch.float32) for q in QUANTITIES}
+        table = {"target_rank": torch.empty(len(kept), *shape, dtype=torch.int32, device=device)}
+        if self.top:
+            table["top_id"] = torch.empty(len(kept), *shape, self.top, dtype=torch.int32, device=device)
+            table["top_prob"] = torch.empty(len(kept), *shape, self.top, device=device, dtype=torch.float32)
+        size = self._block_rows(device)
+        with torch.inference_mode():
+            scratch = torch.empty(min(size, n), self.info.d_vocab, device=device, dtype=torch.float32)
+            for start in range(0, n, size):
+                rows = slice(start, min(start + size, n))
+                a, b = np.searchsorted(kept, (rows.start, rows.stop))
+                here = torch.from_numpy(kept[a:b] - start).to(device)
+                for layer, v, found, listed in self._decode(batch, layers, flat[rows], target[rows], here, scratch):
+                    for q in QUANTITIES:
+                        values[q][rows, layer, v] = getattr(found, q).float()
+                    for name, column in listed.items():
+                        table[name][a:b, layer, v] = column
+        places = torch.tensor([*layers, self.info.n_layers], device=device, dtype=torch.int64)
+        first, stable = (places[index] for index in lens.first_and_stable(values["agreement"] > 0))
+        self._append_prompts(batch, layers, flat, values, first, stable)
+        if self.tokens != 0:
+            chosen = torch.from_numpy(kept).to(device)
+            columns = {q: values[q] for q in ("cross_entropy", "entropy", "kl", "confidence")}
+            columns.update(first_layer=first, stable_layer=stable)
+            self.keep_rows(batch, chosen, **{f"token_{n}": c[chosen] for n, c in columns.items()}, **table)
+
+    def _block_rows(self, device: torch.device) -> int:
+        a_row = 4 * BUFFERS * self.info.d_vocab
+        if self.max_bytes is None and device.type == "cpu":
+            return max(2**24 // a_row, 128)  # with fewer rows the product with the head waits for the head's weights
+        return max(1, (self.max_bytes or 2**29) // a_row)
+
+    def _decode(
+        self, batch: Batch, layers: list[int], index: torch.Tensor, target: torch.Tensor, kept: torch.Tensor,
+        scratch: torch.Tensor,
+    ) -> Iterator[tuple[int, int, lens.Lens, dict[str, torch.Tensor]]]:  # fmt: skip
+        """Decode a block of rows: the last layer first, once, then each earlier layer and variant against it."""
+        model, scratch = batch.model, scratch[: len(index)]
+
+        def rows(layer: int) -> torch.Tensor:
+            x = batch.resid(layer)
+            return x.reshape(-1, x.shape[-1]).index_select(0, index)
+
+        def listed(z: torch.Tensor, found: lens.Lens) -> dict[str, torch.Tensor]:
+            if not len(kept):
+                return {}
+            z = z[kept]
+            out = {"target_rank": lens.target_rank(z, target[kept])}
+            if self.top:
+                out["top_id"], out["top_prob"] = lens.top_tokens(z, found.log_total[kept], self.top)
+            return out
+
+        last = self.info.n_layers
+        z = model.head(model.normed(rows(last)))
+        found, final = lens.read_logits(z, target, scratch=scratch)
+        if last in layers:
+            columns = listed(z, found)
+            for v in range(len(self.variants)):
+                yield layers.index(last), v, found, columns
+        for i, layer in enumerate(layers):
+            if layer == last:
+                continue
+            stream = rows(layer)
+            for v, variant in enumerate(self.variants):
+                x = stream
+                if variant == "tuned" and self.tuned is not None:
+                    x = self.tuned.translate(x, layer)
+                z = model.head(x if variant == "raw" else model.normed(x))
+                found, _ = lens.read_logits(z, target, final, scratch)
+                yield i, v, found, listed(z, found)
+
+    def _append_prompts(
+        self, batch: Batch, layers: list[int], flat: torch.Tensor, values: dict[str, torch.Tensor],
+        first: torch.Tensor, stable: torch.Tensor,
+    ) -> None:  # fmt: skip
+        """Average over the positions of each prompt that have a next token and are not excluded."""
+        width = batch.ids.shape[1]
+        takes_part = torch.arange(width, device=batch.device, dtype=torch.int64) < batch.mask.sum(1, keepdim=True) - 1
+        if "special" in self.exclude:
+            takes_part = takes_part & ~batch.special
+        by_layer = torch.stack(
+            [takes_part & ~massive_rows(batch.resid(n), batch.mask) for n in layers]
+            if "massive" in self.exclude
+            else [takes_part] * len(layers),
+            dim=-1,
+        )[..., None]
+
+        def padded(column: torch.Tensor) -> torch.Tensor:
+            full = column.new_zeros(width * len(batch), *column.shape[1:])
+            return full.index_copy(0, flat, column).unflatten(0, (len(batch), width))
+
+        finite = torch.stack([values[q].isfinite() for q in ("cross_entropy", "entropy", "kl")]).all(0)
+        weight = by_layer & padded(finite)  # (prompt, position, layer, variant)
+
+        def mean(column: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            total = padded(column).masked_fill(~weight, 0).sum(1, dtype=torch.float64)
+            return total / weight.sum(1)  # 0/0 is NaN: no position takes part
+
+        everywhere = weight.all(2)
+        self.keep(
+            batch,
+            n_targets=batch.mask.sum(1) - 1,
+            n_positions=weight.sum(1),
+            first_layer=mean(first, everywhere),
+            stable_layer=mean(stable, everywhere),
+            **{q: mean(values[q], weight) for q in QUANTITIES},
+        )
+
+    # -- the outcome ------------------------------------------------------------------------------------------
+    def coords(self) -> Mapping[str, Any]:
+        """Return variants and ranks."""
+        return {
+            "variant": (np.array(self.variants), "how a layer is decoded", "1"),
+            "rank": (np.arange(self.top), "order by probability, 0 first", "1"),
+        }
+
+    def notes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return which positions take part in the means."""
+        said = POSITIONS + (f"; without {', '.join(self.exclude)}" if self.exclude else "")
+        means = [n for n, f in self.fields.items() if f.table == "prompt" and n != "n_targets"]
+        return {name: {"positions": said} for name in means}

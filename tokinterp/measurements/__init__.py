@@ -1,1 +1,0 @@
-"""One file per question: kernels and labels become an xarray Dataset."""

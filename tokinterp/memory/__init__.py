@@ -1,0 +1,11 @@
+"""What of the text before a token its states still hold."""
+
+from .context import ContextMemory
+from .recall import PrefixRecall
+from .training import fit_context_decoder
+
+__all__ = [
+    "ContextMemory",
+    "PrefixRecall",
+    "fit_context_decoder",
+]

@@ -1,0 +1,5 @@
+"""Labelled results: conventions, provenance, files, means with intervals, tables, the report."""
+
+from .profiles import class_profile, mcnemar, span_labels, token_correlation
+
+__all__ = ["class_profile", "mcnemar", "span_labels", "token_correlation"]

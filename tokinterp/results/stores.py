@@ -1,0 +1,219 @@
+"""Results in files: written whole, with digests of all that they hold, and checked when they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ..files.owner import discard, leftovers, sweep
+from ..files.paths import local_path
+from ..files.received import RefusedError, check_netcdf, check_zarr
+from ..files.whole import new_folder, replace_folder
+from ..settings import checked
+from .dataset import check
+
+
+@checked()
+def write(data: xr.Dataset | xr.DataTree, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Write a result: a zarr folder, or one netCDF file where the name ends in ``.nc``.
+
+    The file appears under its name only when it is complete, and carries a digest of every variable and of all
+    attributes, so that :func:`read` notices a damaged, missing or changed piece.  With ``overwrite=True`` a kill at any
+    moment leaves the old result or the new one.
+
+    Raises
+    ------
+    FileExistsError
+        If something is there and ``overwrite`` is false, or it is a folder that is no store.
+    ValueError
+        If the data do not pass :func:`check`, or hold no result; for an address instead of a path.
+    OSError
+        If the place cannot be written or the disk is full; nothing is left behind.
+    ImportError
+        If the name ends in ``.nc`` and h5netcdf is not installed.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import tokinterp as ti
+    >>> run = ti.measure(ti.load_model(), ["The Nile flows north."], {"lens": ti.lens.LogitLens(layers=[4])},
+    ...     progress=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     ti.read(ti.write(run, folder + "/lens.zarr"))["lens"].sizes["layer"]
+    1
+    """
+    path = target(path)
+    if isinstance(data, xr.DataTree) and not any(n.variables for n in data.subtree):
+        raise ValueError("the tree holds no result to write; a share that is not the last to finish gives an empty one")
+    check(data)
+    sweep(path)
+    _refuse_existing(path, overwrite)
+    if path.is_dir() and not (path / "zarr.json").is_file():
+        raise FileExistsError(f"{path} is a folder, but no zarr store: it is not overwritten; give another name")
+    tree = data if isinstance(data, xr.DataTree) else xr.DataTree(data)
+    kind = object if path.suffix == ".nc" else np.dtypes.StringDType()
+    nodes = {n.path: _strings(n.to_dataset(inherit=False), kind) for n in tree.subtree}
+    root = nodes["/"]
+    root.attrs = {**root.attrs, "digests": json.dumps(digests(tree))}
+    out = xr.DataTree.from_dict(nodes)
+    partial: Path | None = None
+    try:
+        partial = new_folder(path)
+        whole = partial / path.name
+        if path.suffix == ".nc":
+            out.to_netcdf(whole, engine="h5netcdf")
+        else:
+            out.to_zarr(whole, mode="w", zarr_format=3, consolidated=False)
+        _refuse_existing(path, overwrite)
+        if path.is_dir():
+            replace_folder(whole, path)
+        else:
+            os.replace(whole, path)
+        discard(partial)
+    except BaseException as error:
+        if partial is not None:
+            discard(partial)
+        if isinstance(error, OSError) and not (isinstance(error, FileExistsError) and error.errno is None):
+            raise OSError(
+                error.errno, f"cannot write {path}: {error.strerror or error}; free some space or choose another place"
+            ) from error
+        raise
+    return path
+
+
+@checked()
+def read(path: str | Path) -> xr.DataTree:
+    """Read a result that :func:`write` wrote, check its conventions and that no value was damaged.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing, or only an unfinished run.
+    ValueError
+        If it is no tokinterp result, or a variable is damaged (named).
+    """
+    path = local_path(path)
+    if not exists(path):
+        partial = path.with_name(path.name + ".partial")
+        hint = (
+            "; the run is unfinished: call measure() again with the same arguments to resume it"
+            if partial.exists()
+            else ""
+        )
+        raise FileNotFoundError(f"no result at {path}{hint}")
+    if path.suffix == ".nc":
+        _need_netcdf()
+    try:
+        if path.suffix == ".nc":
+            check_netcdf(path)
+            tree = xr.open_datatree(path, engine="h5netcdf")
+        else:
+            check_zarr(path)
+            tree = xr.open_datatree(path, engine="zarr", consolidated=False)
+        with tree:
+            nodes = {n.path: _strings(n.to_dataset(inherit=False).load(), object) for n in tree.subtree}
+    except RefusedError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read (damaged, or no result): {type(error).__name__}: {error}") from error
+    known = nodes["/"].attrs.pop("digests", None)
+    loaded = xr.DataTree.from_dict(nodes)
+    if known is None:
+        raise ValueError(f"{path} has no digests: it is no result that tokinterp wrote")
+    now, then = digests(loaded), json.loads(known)
+    if not any(k.endswith(ATTRIBUTES) for k in then):  # written before attributes had digests
+        now = {k: v for k, v in now.items() if not k.endswith(ATTRIBUTES)}
+    bad = sorted(k for k in then.keys() | now.keys() if now.get(k) != then.get(k))
+    if bad:
+        named = ", ".join(bad[:20]) + " ..." * (len(bad) > 20)
+        raise ValueError(f"{path} is damaged: {named} differ from what was written; measure again or restore it")
+    check(loaded)
+    return loaded
+
+
+def target(path: str | Path, name: str = "path") -> Path:
+    """Return where a result can be written, through a link to what it points to.
+
+    Raises
+    ------
+    ValueError, TypeError, ImportError
+        As `local_path`; if netCDF is asked for and not installed.
+    """
+    path = local_path(path, name)
+    if path.suffix == ".nc":
+        _need_netcdf()
+    return path.resolve() if path.is_symlink() or path.name in ("", "..") else path
+
+
+def exists(path: Path) -> bool:
+    """Whether a result is there; one that a killed `replace_folder` had moved aside is put back first."""
+    if not os.path.lexists(path):
+        for old in leftovers(path, "old")[-1:]:
+            with suppress(OSError):
+                os.rename(old, path)
+    return path.exists()
+
+
+def _refuse_existing(path: Path, overwrite: bool) -> None:
+    if exists(path) and not overwrite:
+        raise FileExistsError(f"{path} exists: give another name or overwrite=True")
+
+
+ATTRIBUTES = "(attributes)"
+
+
+def attributes_digest(attrs: Mapping[Any, Any]) -> str:
+    """Return a hash of attributes that is the same for numpy's and Python's numbers, as files give back either."""
+
+    def plain(value: Any) -> Any:
+        value = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+        if isinstance(value, list | tuple):
+            return plain(value[0]) if len(value) == 1 else [plain(v) for v in value]
+        return value if isinstance(value, str | int | float) else str(value)
+
+    text = json.dumps({str(k): plain(v) for k, v in attrs.items() if k != "digests"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def digests(tree: xr.DataTree) -> dict[str, str]:
+    """Return a hash of the values of every variable of a tree, and of the attributes of every variable and group."""
+    found = {}
+    for node in tree.subtree:
+        found[node.path.rstrip("/") + "/" + ATTRIBUTES] = attributes_digest(node.attrs)
+        for name, v in node.to_dataset(inherit=False).variables.items():
+            found[f"{node.path.rstrip('/')}/{name} {ATTRIBUTES}"] = attributes_digest(v.attrs)
+        for name, v in node.to_dataset(inherit=False).variables.items():
+            h = hashlib.sha256(f"{v.dims} {v.shape}".encode())
+            if v.dtype.kind in "UOT":
+                h.update("\0".join(map(str, v.values.ravel().tolist())).encode("utf-8", "surrogatepass"))
+            else:
+                values = np.ascontiguousarray(v.values)
+                if v.dtype.kind == "f":  # files keep neither the sign of a zero nor the bits of a NaN
+                    values = np.where(np.isnan(values), np.asarray(np.nan, v.dtype), values + np.asarray(0, v.dtype))
+                h.update(v.dtype.str.encode() + values.tobytes())
+            found[f"{node.path.rstrip('/')}/{name}"] = h.hexdigest()[:16]
+    return found
+
+
+def _need_netcdf() -> None:
+    try:
+        import h5netcdf  # noqa: F401
+    except ImportError as error:
+        raise ImportError("netCDF files need h5netcdf: pip install 'tokinterp[netcdf]', or use .zarr") from error
+
+
+def _strings(ds: xr.Dataset, kind: Any) -> xr.Dataset:
+    """Return a dataset with its string variables in one kind of array, without encodings of an earlier file."""
+    out = ds.copy()
+    for name, v in ds.variables.items():
+        if v.dtype.kind in "UOT":
+            out[name] = v.copy(data=v.values.astype(kind))
+    return out.drop_encoding()

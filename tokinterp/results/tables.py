@@ -1,0 +1,159 @@
+"""A run in rows and columns: means per layer with their intervals, and a run as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from ..files.escape import in_one_line
+from ..run.checkpoint import partial_folder, read_progress
+from .dataset import circumstances
+from .dataset import kind as kind_of
+from .documents import interval_said
+from .summary import summary
+
+DEPTHS = ("layer", "block")
+WIDE = ("token", "position", "component", "vocab", "other_layer", "bin")
+"""Dimensions too long for a table."""
+PREFERRED = {"scale": 4, "subset": "regular"}
+"""Values of further dimensions to look at first; of other dimensions, the first value."""
+
+
+class Column(NamedTuple):
+    """One column of the table of a result: a variable at one value of its further dimensions.
+
+    Attributes
+    ----------
+    name, label, about : str
+        Variable with its unit; value of the further dimensions; what it is.
+    first : bool
+        Whether it is the column to look at first of its variable.
+    mean : numpy.ndarray
+        (layer,) value, or mean over prompts.
+    interval, count : numpy.ndarray or None
+        (bound, layer) and (layer,) of means over prompts.
+    """
+
+    name: str
+    label: str
+    about: str
+    first: bool
+    mean: np.ndarray
+    interval: np.ndarray | None = None
+    count: np.ndarray | None = None
+
+
+def layer_table(ds: xr.Dataset) -> tuple[str, list[int], list[Column]]:
+    """Return the dimension that is depth, its values, and the main columns of a result."""
+    first = str(ds.attrs.get("first", ""))
+    wanted = first.split(", ") if first else [str(n) for n in ds.data_vars]
+    places = [ds[n].dims for n in wanted if n in ds] if first else [ds.dims]
+    depth = next((d for dims in places for d in DEPTHS if d in dims), None)
+    if depth is None:
+        return "", [], []
+    names = [n for n in wanted if n in ds and depth in ds[n].dims and not {*WIDE} & {*ds[n].dims}]
+    names = [n for n in names if ds[n].dtype.kind in "fiub"]
+    found: list[Column] = []
+    means = summary(ds[names]) if "prompt" in ds[names].dims else ds[[]]
+    for name in names:
+        v = means[name] if name in means else ds[name]
+        units, about = str(ds[name].attrs.get("units", "1")), str(ds[name].attrs.get("long_name", name))
+        rest = [str(d) for d in v.dims if d != depth]
+        best = {d: next((i for i, x in enumerate(ds[d].values) if x == PREFERRED.get(d)), 0) for d in rest}
+        for at in np.ndindex(*(v.sizes[d] for d in rest)):
+            place = dict(zip(rest, at, strict=True))
+            label = ", ".join(f"{ds[d].values[i]}" for d, i in place.items() if d in ds.coords)
+            title = name.replace("_", " ") + ("" if units == "1" else f" ({units})")
+            column = Column(title, label, about, place == best, v.isel(place).values)
+            if name in means:
+                interval = means[f"{name}_interval"].isel(place).transpose("bound", depth).values
+                column = column._replace(interval=interval, count=means[f"{name}_count"].isel(place).values)
+            found.append(column)
+    return depth, ds[depth].values.tolist(), found
+
+
+def named_results(tree: xr.DataTree) -> dict[str, xr.Dataset]:
+    """Return the results of measurements in a tree by their path, the same kinds beside each other."""
+    found = {n.path.strip("/") or "result": n.to_dataset(inherit=False) for n in tree.subtree if n.data_vars}
+
+    def order(name: str) -> tuple[bool, str, str]:
+        attrs = found[name].attrs
+        return ("first" not in attrs, kind_of(attrs), name)
+
+    return {k: found[k] for k in sorted(found, key=order) if "measurement" in found[k].attrs or len(found) == 1}
+
+
+def prompt_tables(tree: xr.DataTree) -> list[xr.Dataset]:
+    """Return the tables that `measure` writes beside its results: tokens per prompt, and prompts left out."""
+    return [n.to_dataset(inherit=False) for n in tree.subtree if "first_nonfinite_layer" in n.data_vars]
+
+
+def number(x: float) -> str:
+    """Return a number with four significant digits; a dash for none.
+
+    Examples
+    --------
+    >>> number(3.14159), number(12), number(0.00001234), number(float("nan"))
+    ('3.142', '12', '1.234e-05', '–')
+    """
+    return "–" if not np.isfinite(x) else f"{x:.4g}"
+
+
+def summary_text(run: xr.DataTree) -> str:
+    """Return a run as text: where it comes from, and the means of the main variables per layer."""
+    out = []
+    attrs = run.attrs or next((n.attrs for n in run.subtree if n.data_vars), {})
+    wanted = ("model", "revision", "backend", "dtype", "device", "created", "fingerprint")
+    facts = [(k, attrs[k]) for k in wanted if k in attrs]
+    for table in prompt_tables(run):
+        n = table["n_tokens"].values
+        facts.append(("prompts", f"{len(n):,} with {int(n.sum()):,} tokens, {n.min()} to {n.max()} each"))
+        if bad := int((table["first_nonfinite_layer"] >= 0).sum()):
+            facts.append(("left out", f"{bad} prompts with NaN or infinite activations"))
+    out.append(columns(facts))
+    out += map(in_one_line, circumstances(attrs))
+    for name, ds in named_results(run).items():
+        sizes = ", ".join(f"{d} {n}" for d, n in ds.sizes.items())
+        out.append("\n" + in_one_line(f"{name} ({ds.attrs.get('measurement', '')}): {sizes}"))
+        out += [f"  {in_one_line(line)}" for line in circumstances(ds.attrs) if line not in circumstances(attrs)]
+        depth, numbers, table = layer_table(ds)
+        if not table:
+            out.append("  " + in_one_line(", ".join(map(str, ds.data_vars))))
+            continue
+        shown = [c for c in table if c.first][:6]
+        rows = [[depth, *(c.name for c in shown)], ["", *(c.label for c in shown)]]
+        rows += [[str(n), *(number(c.mean[i]) for c in shown)] for i, n in enumerate(numbers)]
+        rows = [[in_one_line(x) for x in r] for r in rows]
+        if any(c.interval is not None for c in table):
+            out.append(f"  means over prompts; a report has each {interval_said(ds)}".replace("each no", "no"))
+        widths = [max(len(r[k]) for r in rows) for k in range(len(rows[0]))]
+        out += ["  " + "  ".join(x.rjust(w) for x, w in zip(r, widths, strict=True)) for r in rows if any(r)]
+        if "refused" in ds and (n := int((ds["refused"] > 0).sum())):
+            out.append(f"  {n} of {ds['refused'].size} clouds lack some estimate (NaN): the variable refused says why")
+    return "\n".join(out)
+
+
+def unfinished_text(run: Path) -> str:
+    """Return how far an unfinished run has come."""
+    folder = partial_folder(run)
+    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    names = in_one_line(", ".join(f"{k} ({v['class']})" for k, v in facts["measurements"].items()))
+    out = [f"{run} is unfinished: the command that began it goes on", f"measurements  {names}"]
+    for share in sorted(folder.glob("share-*")):
+        p = read_progress(share)
+        reading = f" in reading {p.reading + 1}" if p.reading else ""
+        state = "finished" if p.finished else f"{p.done} prompts done{reading}"
+        out.append(f"{share.name}  {state}")
+    return "\n".join(out)
+
+
+def columns(rows: Sequence[tuple[str, Any]]) -> str:
+    """Return names and values in two columns."""
+    shown = [(in_one_line(k), in_one_line(v)) for k, v in rows]
+    width = max((len(k) for k, _ in shown), default=0)
+    return "\n".join(f"{k.ljust(width)}  {v}" for k, v in shown)

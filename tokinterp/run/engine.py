@@ -1,0 +1,436 @@
+"""One pass over the prompts, many measurements: batches, checkpoints, resume, progress, several machines."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..files.paths import new_path
+from ..models.base import Model
+from ..models.steady import ModelChangedError, check_steady, current, steady
+from ..results import dataset, stores
+from ..results.documents import with_documents
+from ..settings import checked, count, mapping, share
+from ..text.prompts import Prompts
+from .checkpoint import (
+    Checkpoint,
+    Facts,
+    compare_facts,
+    fingerprint,
+    partial_folder,
+    read_progress,
+    remove_partial,
+)
+from .edits import Edit, KnockOut, SiteEdit
+from .loop import Measurements, Runner, nonfinite_layer
+from .measurement import Measurement
+from .signals import at_once
+from .sites import INNER
+from .trial import try_out
+
+
+@at_once()
+@checked(share=share, notes=mapping())
+@steady
+def measure(
+    model: Model,
+    prompts: Prompts | Sequence[str],
+    measurements: Measurements,
+    *,
+    store: str | Path | None = None,
+    edits: Sequence[Edit] = (),
+    batch_tokens: int | None = None,
+    checkpoint_every: float = 60.0,
+    share: tuple[int, int] = (0, 1),
+    notes: Mapping[str, str] | None = None,
+    progress: bool = True,
+) -> xr.DataTree:
+    """Run a model over prompts once and give every batch to every measurement.
+
+    Parameters
+    ----------
+    model : Model
+        From :func:`load_model` or :func:`wrap`.
+    prompts : Prompts or sequence of str
+        What to run it on; texts are turned into prompts with the model's tokenizer.
+    measurements : mapping of name -> Measurement
+        The names become the groups of the result.
+    store : path, optional
+        zarr folder for the result.  While the run goes on, finished rows and running sums are kept in
+        ``STORE.partial``; the same call after a crash or Ctrl-C goes on from there and ends in the same numbers.
+        If the finished result is there already, it is read and returned.  On this file system (``~`` is the home
+        folder); one process at a time may write it.
+    edits : sequence of Edit
+        What to change during each pass.
+    batch_tokens : int, optional
+        Padded tokens per batch; by default what fits comfortably.  Halved when a GPU runs out of memory.
+    checkpoint_every : float
+        Seconds between two checkpoints.
+    share : (int, int)
+        (i, n): run only the i-th of n shares of the prompts, for n machines that write to one store; whichever call
+        comes after the last share has finished merges them.  Until then an empty tree is returned.
+    notes : mapping of str to str, optional
+        Kept among the attributes of the result beside its provenance: what the texts are, who measured.  They decide
+        no number, so that they may differ when a run goes on; a finished result keeps those it has.
+    progress : bool
+        Show a bar with tokens per second and the time left.
+
+    Returns
+    -------
+    xarray.DataTree
+        One group per measurement, and a group ``prompts`` with ``n_tokens`` and ``first_nonfinite_layer`` of every
+        prompt (-1 where all activations were finite; other prompts are left out of every measurement).
+
+    Raises
+    ------
+    ValueError
+        For settings that do not fit the model or the prompts, before anything is run; for a store of another run
+        (names what differs); if every prompt gives NaN or infinite activations.
+    RuntimeError
+        If another process is writing the store, or the model was changed meanwhile.
+    OSError
+        If the store cannot be written; what is finished is kept.
+    KeyboardInterrupt
+        After Ctrl-C, once the batch in progress has been finished and kept.  SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 (a
+        scheduler's time limit or its warning, ``timeout``, a closed terminal) do the same, and end a process that does
+        not catch it with status 128 + the number of the signal: 143 after SIGTERM.  A second signal stops at once.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> run = ti.measure(model, ["The Nile flows north."], {"lens": ti.lens.LogitLens(layers=[4])}, progress=False)
+    >>> list(run.children)
+    ['prompts', 'lens']
+    """
+    path = None if store is None else store_path(store)
+    i, n = share
+    if not isinstance(prompts, Prompts):
+        prompts = Prompts.from_texts(prompts, model)
+    if len(prompts) == 0:
+        raise ValueError("prompts=[]: no prompts to measure: the list is empty")
+    said = _check_notes(notes, dataset.provenance(model.info, prompts, {}, ""))
+    if n > len(prompts) or (n > 1 and store is None):
+        raise ValueError(f"share={share}: {len(prompts)} prompts make at most as many shares, and shares need a store=")
+    _check_edits(model, prompts, edits)
+    facts = run_facts(model, prompts, measurements, edits)
+    prompts.check_tokenizer(model)
+    if path is not None and stores.exists(path):
+        tree = _finished(path, facts)
+        remove_partial(path, facts)  # a kill between writing the result and clearing up
+        return tree
+    for m in measurements.values():
+        m.start(model.info, prompts)
+        if n > 1 and m.passes > 1:
+            raise ValueError(f"{type(m).__name__} reads the prompts {m.passes} times: it cannot be run in shares")
+    _check_sites(model, measurements)
+    try_out(model, prompts, measurements, edits)
+    keep = Checkpoint(path, facts, (i, n)) if path is not None else None
+    try:
+        if path is not None and stores.exists(path):  # another process finished it between our looking and locking
+            return _finished(path, facts)
+        numbers = range(i, len(prompts), n)
+        runner = Runner(model, prompts, numbers, measurements, edits, keep, float(checkpoint_every), progress)
+        runner.run(batch_tokens)
+        check_steady()
+        if keep is None:
+            return _result(model, prompts, measurements, runner.bookkeeping, facts, edits, said)
+        assert path is not None
+        with keep.alone():
+            if stores.exists(path):  # another share was the last one, and has merged them
+                return _finished(path, facts)
+            missing = [k for k in range(n) if not _share_finished(keep.root, k, n)]
+            if missing:
+                print(f"share {i} of {n} is finished; still to run: {missing}", file=sys.stderr)
+                return xr.DataTree()
+            _merge_shares(keep.root, n, runner.everything)
+            try:
+                tree = _result(model, prompts, measurements, runner.bookkeeping, facts, edits, said)
+            except AllNonfiniteError:
+                keep.remove()
+                raise
+            stores.write(tree, path)
+            keep.remove()
+        return stores.read(path)
+    except BaseException as error:
+        if keep is not None:
+            keep.remove() if isinstance(error, ModelChangedError) else keep.discard_empty()
+        raise
+    finally:
+        if keep is not None:
+            keep.close()
+
+
+def store_path(store: str | Path, name: str = "store") -> Path:
+    """Return where a store is to be, whole, so that nothing changes with the working folder.
+
+    Raises
+    ------
+    ValueError, TypeError, ImportError, FileExistsError
+        If nothing can be stored under that name; before anything is run.
+    """
+    path = stores.target(store, name)
+    if path.is_file() and path.suffix != ".nc":
+        raise FileExistsError(f"{name}={str(path)!r} is a file: choose the name of a new folder, such as run.zarr")
+    if path.is_dir() and not (path / "zarr.json").is_file():
+        raise FileExistsError(f"{name}={str(path)!r} is a folder that is no result: choose the name of a new one")
+    return path.absolute()
+
+
+def _check_notes(notes: Any, provenance: Mapping[str, Any]) -> dict[str, str]:
+    """Return notes as a dictionary; refuse what would pass for provenance, or what no file can hold."""
+    if notes is None:
+        return {}
+    if not isinstance(notes, Mapping) or not all(isinstance(x, str) for pair in notes.items() for x in pair):
+        raise TypeError(f"notes={notes!r}: give names and texts, such as {{'texts': 'articles of May'}}")
+    if taken := sorted({*notes} & {*provenance, "facts", "digests", "measurement"}):
+        raise ValueError(f"notes: {', '.join(map(repr, taken))} is provenance, which the run itself writes: rename it")
+    dataset.check(xr.Dataset(attrs={**notes, **provenance}))
+    return dict(notes)
+
+
+def check_store(store: str | Path, name: str = "store") -> Path:
+    """Return `store_path`; refuse a place where no result of `measure` can be, before the model is loaded.
+
+    Raises
+    ------
+    ValueError, TypeError, ImportError, OSError
+        If nothing can be stored there, or something else is.
+    """
+    path = store_path(store, name)
+    new_path(path, name)
+    if stores.exists(path):
+        _facts(stores.read(path), path)
+    return path
+
+
+def _facts(tree: xr.DataTree, path: Path) -> Facts:
+    """Return what a finished result was made of."""
+    if "facts" not in tree.attrs:
+        raise ValueError(f"{path} is a result, but not of measure(): choose another store")
+    return json.loads(tree.attrs["facts"])
+
+
+class AllNonfiniteError(ValueError):
+    """Every prompt gives NaN or infinite activations."""
+
+
+def run_facts(model: Model, prompts: Prompts, measurements: Measurements, edits: Sequence[Edit]) -> Facts:
+    """Return all that decides the numbers of a run, as JSON types, of the model as it is now."""
+    info = current(model)
+    return {
+        "tokinterp": dataset.numbers_version(),
+        "weights": info.weights,
+        **info.facts,
+        **getattr(model, "passes", {}),
+        "dtype": info.dtype,
+        "backend": info.backend,
+        "device": info.device.split(":")[0],
+        "tokenizer": info.tokenizer,
+        "prompts": prompts.hash,
+        "edits": [e.describe() for e in edits],
+        "measurements": {k: m.__describe__() for k, m in measurements.items()},
+    }
+
+
+def _check_edits(model: Model, prompts: Prompts, edits: Sequence[Edit]) -> None:
+    """Refuse edits that do not fit the model or the prompts, before anything is run."""
+    longest = max(prompts.lengths)
+    for e in edits:
+        if not isinstance(e, SiteEdit | KnockOut):
+            raise TypeError(
+                f"{e!r} is no edit: make one with tokinterp.run.edits.replace, add, zero, mean_ablate, knock_out"
+            )
+        for positions in (e.positions,) if isinstance(e, SiteEdit) else (e.queries, e.keys):
+            if isinstance(positions, torch.Tensor) and positions.dtype == torch.bool:
+                raise ValueError(
+                    f"positions given as a mask {tuple(positions.shape)} fit one batch only: give numbers, a slice, or "
+                    "a function of (ids, mask)"
+                )
+        if isinstance(e, SiteEdit):
+            e.check(longest, None if e.site.name in INNER else model.info.d_model)
+        e.fit(longest, longest)
+    model.check((), edits)
+
+
+def _check_sites(model: Model, measurements: Measurements) -> None:
+    """Refuse sites that the model does not have."""
+    for name, m in measurements.items():
+        try:
+            model.check(m.sites(model.info))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+
+
+def _result(
+    model: Model, prompts: Prompts, measurements: Measurements, book: Measurement, facts: Facts, edits: Sequence[Edit],
+    notes: Mapping[str, str],
+) -> xr.DataTree:  # fmt: skip
+    """Label everything and return the tree."""
+    number, n_tokens, layer = book.table("prompt", "n_tokens", "nonfinite")
+    _check_once(number, len(prompts))
+    _report_nonfinite(number, layer, model)
+    v = dataset.variable
+    per_prompt = xr.Dataset(
+        {
+            "n_tokens": v("prompt", n_tokens, "tokens of the prompt, special tokens counted", "token"),
+            "first_nonfinite_layer": v("prompt", layer, "first layer with NaN or infinite values, -1 where none", "1"),
+        },
+        coords={"prompt": v("prompt", number, "number of the prompt in the input", "1")},
+    )
+    mark = fingerprint(facts)
+    seeds = {k: int(getattr(m, "seed", 0) or 0) for k, m in measurements.items()}
+    per_prompt.attrs = dataset.provenance(model.info, prompts, facts["measurements"], mark, edits=edits)
+    # Not in the root: groups inherit its coordinates, and a measurement may lack prompts that were left out.
+    root = xr.Dataset(attrs={**notes, **per_prompt.attrs, "facts": json.dumps(facts, sort_keys=True)})
+    nodes = {"/": root, "/prompts": with_documents(per_prompt, prompts)}
+    for name, m in measurements.items():
+        ds = m.result()
+        if "token" in ds.dims and "text" not in ds.coords:
+            ds = ds.assign_coords(text=v("token", _token_strings(prompts, ds), "token as a string", "1"))
+        if "top_id" in ds:  # what the ids stand for, so that a result can be read without its model
+            ids = np.unique(ds["top_id"].values)
+            strings = v("vocab", np.array(prompts.vocabulary.strings(ids), dtype=object), "token as a string", "1")
+            ds = ds.assign_coords(vocab=v("vocab", ids, "token id", "1"), vocab_text=strings)
+        notes = getattr(model, "notes", lambda _: {})(m.sites(model.info))
+        own = {**notes, **ds.attrs}
+        ds.attrs = {**dataset.provenance(model.info, prompts, m.settings(), mark, seeds[name], edits), **own}
+        ds.attrs["measurement"] = type(m).__name__
+        nodes["/" + name] = with_documents(ds, prompts)
+    tree = xr.DataTree.from_dict(nodes)
+    dataset.check(tree)
+    return tree
+
+
+def _report_nonfinite(number: np.ndarray, layer: np.ndarray, model: Model) -> None:
+    """Name the prompts that were left out; refuse a result of none."""
+    bad = np.flatnonzero(layer >= 0)
+    if not len(bad):
+        return
+    first = f"prompt {number[bad[0]]}: from layer {layer[bad[0]]} on"
+    if len(bad) == len(layer):
+        dtype = model.info.dtype
+        other = "" if dtype == "float32" else f", or load the model with dtype='float32' instead of {dtype!r}"
+        raise AllNonfiniteError(
+            f"all {len(layer)} prompts give NaN or infinite activations ({first}): look at the weights and edits{other}"
+        )
+    logging.getLogger("tokinterp").warning(
+        "%d of %d prompts give NaN or infinite activations and are left out (%s); first_nonfinite_layer names them all",
+        len(bad), len(layer), first,
+    )  # fmt: skip
+
+
+def _check_once(number: np.ndarray, n: int) -> None:
+    """Refuse a result in which a prompt is missing or counted twice."""
+    times = np.bincount(number, minlength=n)
+    if len(bad := np.flatnonzero(times != 1)):
+        raise RuntimeError(
+            f"the checkpoints have {len(number)} rows for {n} prompts (prompt {bad[0]} {times[bad[0]]} times), as "
+            "if two processes had written them at once: delete the .partial folder and start the run anew"
+        )
+
+
+def _token_strings(prompts: Prompts, ds: xr.Dataset) -> np.ndarray:
+    number, position = ds["token_prompt" if "token_prompt" in ds.coords else "prompt"].values, ds["position"].values
+    out = np.empty(len(number), dtype=object)
+    order = np.argsort(number, kind="stable")
+    found, starts = np.unique(number[order], return_index=True)
+    for p, here in zip(found, np.split(order, starts[1:]), strict=False):
+        strings = prompts.strings(int(p))
+        out[here] = [strings[k] for k in position[here]]
+    return out
+
+
+def _finished(path: Path, facts: Facts) -> xr.DataTree:
+    tree = stores.read(path)
+    compare_facts(_facts(tree, path), facts, path)
+    return tree
+
+
+def _share_finished(root: Path, i: int, n: int) -> bool:
+    return read_progress(root / f"share-{i}-of-{n}").finished
+
+
+def _merge_shares(root: Path, n: int, measurements: dict[str, Measurement]) -> None:
+    """Load the finished shares one after the other and merge them into the measurements."""
+    for k in range(n):
+        part = measurements if k == 0 else {name: copy.copy(m) for name, m in measurements.items()}
+        Checkpoint.load_share(root, (k, n), part)
+        if k:
+            for name, m in measurements.items():
+                m.merge(part[name])
+
+
+@checked(shares=count(1))
+def measure_on_cluster(
+    client: Any,
+    load: Callable[[], Model],
+    prompts: Prompts,
+    measurements: Measurements,
+    *,
+    store: str | Path,
+    shares: int,
+    **options: Any,
+) -> xr.DataTree:
+    """Run shares of the prompts on the workers of a Dask cluster and merge them.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        A cluster whose workers see the same file system as this process.
+    load : callable
+        Returns the model; called on each worker, for example ``lambda: ti.load_model("...", device="cuda")``.
+    prompts, measurements
+        As for :func:`measure`.
+    store : path
+        On the shared file system; a relative one is in the working folder of this process.
+    shares : int
+        Number of parts, usually the number of workers.
+    **options
+        Further arguments of :func:`measure`.
+
+    Examples
+    --------
+    >>> from distributed import Client, LocalCluster  # doctest: +SKIP
+    >>> run = ti.measure_on_cluster(Client(cluster), ti.load_model, prompts, {"lens": ti.lens.LogitLens()},
+    ...                             store="runs/lens.zarr", shares=4)  # doctest: +SKIP
+    """
+    path = store_path(store)
+    if stores.exists(path):
+        return measure(load(), prompts, measurements, store=path, **options)
+
+    quiet = {**options, "progress": False}
+
+    def work(i: int, prompts: Prompts) -> int:
+        own = copy.deepcopy(dict(measurements))  # workers may be threads of this process
+        measure(load(), prompts, own, store=path, share=(i, shares), **quiet)
+        return i
+
+    with warnings.catch_warnings():  # of a large graph: the prompts travel once, and again if their worker dies
+        warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+        sent = client.submit(_same, prompts, pure=False)
+    client.gather(client.map(work, range(shares), prompts=sent, pure=False))
+    if stores.exists(path):
+        return stores.read(path)
+    if missing := [i for i in range(shares) if not _share_finished(partial_folder(path), i, shares)]:
+        raise RuntimeError(
+            f"shares {missing} of {path} are not here: do the workers write to the same file system as this process?"
+        )
+    return measure(load(), prompts, measurements, store=path, share=(0, shares), **options)
+
+
+def _same(prompts: Prompts) -> Prompts:
+    return prompts
+
+
+__all__ = ["measure", "measure_on_cluster", "nonfinite_layer", "partial_folder", "run_facts"]

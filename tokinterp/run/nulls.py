@@ -1,0 +1,195 @@
+"""The same measurements on text without order, on random tokens, and on a network that has learned nothing."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ..files.owner import discard
+from ..models.base import Model
+from ..models.steady import steady
+from ..results import dataset, stores
+from ..results.summary import concat_models
+from ..settings import checked, count, several, string
+from ..text.prompts import Prompts
+from ..text.shuffle import random_ids, shuffle_blocks, shuffle_words
+from .checkpoint import FORMAT, Facts, claim, compare_facts, fingerprint, remove_partial
+from .edits import Edit
+from .engine import measure, run_facts, store_path
+from .loop import Measurements
+from .signals import at_once
+
+NULLS = ("none", "shuffle:S", "shuffle_words", "random_ids", "untrained")
+DEFAULT = ("none", "shuffle:5", "random_ids", "untrained")
+
+
+@at_once()
+@checked(nulls=several(string) | string, replicates=count(1))
+@steady
+def measure_nulls(
+    model: Model,
+    prompts: Prompts | Sequence[str],
+    measurements: Measurements,
+    nulls: Sequence[str] = DEFAULT,
+    *,
+    seed: int = 0,
+    replicates: int = 1,
+    store: str | Path | None = None,
+    **options: Any,
+) -> xr.DataTree:
+    """Measure prompts and what they are to be compared with, side by side along a dimension ``null``.
+
+    Parameters
+    ----------
+    model, prompts, measurements
+        As for `measure`.  The measurements given are left as they are.
+    nulls : sequence of str
+        ``"none"``: the prompts themselves; ``"shuffle:S"``: 4**S blocks of tokens in random order (S = 5 for 1,024
+        tokens: every token; ``"shuffle:0"`` is the text itself); ``"shuffle_words"``; ``"random_ids"``: different
+        random tokens; ``"untrained"``: the prompts, in the same network with weights as before training.
+    seed : int
+        Of everything that is drawn.
+    replicates : int
+        Draws of each null, along a dimension ``replicate`` (only if more than 1; ``"none"`` and ``"shuffle:0"`` are the
+        same in all).
+    store : path, optional
+        zarr folder for the result.  Each null is kept in a folder of its own beside it, ``STORE.nulls``, until all are
+        there: the same call after a crash goes on.
+    **options
+        Further arguments of `measure` (``batch_tokens``, ``progress``, ``edits``, ...).
+
+    Returns
+    -------
+    xarray.DataTree
+        One group per measurement.  Values per token, and lists of found things of any length, are left out: tokens
+        differ between the nulls.
+
+    Raises
+    ------
+    ValueError
+        For an unknown null, or what `measure` refuses.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> prompts = ti.Prompts.from_texts(["The Nile flows north. Paris is in France, they say."], model)
+    >>> asked = {"cosine": ti.geometry.CosineSimilarity(layers=[4])}
+    >>> run = ti.measure_nulls(model, prompts, asked, ("none", "shuffle:5"), progress=False)
+    >>> run["cosine"]["null"].values.tolist()
+    ['none', 'shuffle:5']
+    """
+    nulls = [nulls] if isinstance(nulls, str) else list(nulls)
+    for null in nulls:
+        if null not in NULLS and not re.fullmatch(r"shuffle:\d{1,2}", null):
+            raise ValueError(f"nulls={null!r}: the nulls are {', '.join(NULLS)}, S from 0 on")
+    if not nulls or len(set(nulls)) < len(nulls):
+        raise ValueError(f"nulls={nulls}: name each once")
+    if "share" in options:
+        raise ValueError("share: nulls are not run in shares; give each machine other nulls")
+    tied = [name for name, m in measurements.items() if getattr(m, "classes", None)]
+    if tied and {*nulls} - {"none", "shuffle:0", "untrained"}:
+        raise ValueError(f"{tied[0]} has classes= for the tokens of the text: they do not fit tokens in another order")
+    if not isinstance(prompts, Prompts):
+        prompts = Prompts.from_texts(prompts, model)
+    path = None if store is None else store_path(store)
+    facts = {
+        **run_facts(model, prompts, measurements, options.get("edits", ())),
+        "nulls": nulls, "seed": seed, "replicates": replicates,
+    }  # fmt: skip
+    home = None if path is None else path.with_name(path.name + ".nulls")
+    if path is not None and stores.exists(path):
+        tree = stores.read(path)
+        if "facts" not in tree.attrs:
+            raise ValueError(f"{path} is a result, but not of measure_nulls(): choose another store")
+        compare_facts(json.loads(tree.attrs["facts"]), facts, path)
+        remove_partial(path, facts, home)  # a kill between writing the result and clearing up
+        return tree
+    if home is not None:
+        claim(home, {**facts, "format": FORMAT})
+    drawn: list[dict[str, xr.Dataset]] = []
+    for replicate in range(replicates):
+        found: dict[str, dict[str, xr.Dataset]] = {}
+        for null in nulls:
+            network, texts = draw_null(model, prompts, null, seed + replicate)
+            part = None
+            if home is not None:
+                part = home / f"{null.replace(':', '_')}{f'.{replicate}' if replicate else ''}.zarr"
+            one = measure(network, texts, copy.deepcopy(dict(measurements)), store=part, **options)
+            for name in measurements:
+                found.setdefault(name, {})[null] = one.children[name].to_dataset(inherit=False)
+        drawn.append({name: along_nulls(results) for name, results in found.items()})
+    nodes = {name: _along_replicates([d[name] for d in drawn], seed) for name in measurements}
+    tree = xr.DataTree.from_dict(nodes)
+    tree.attrs = _root_attrs(model, prompts, facts, seed, options.get("edits", ()))
+    dataset.check(tree)
+    if path is not None:
+        stores.write(tree, path)
+        assert home is not None
+        discard(home)
+        return stores.read(path)
+    return tree
+
+
+def draw_null(model: Any, prompts: Prompts, null: str, seed: int = 0) -> tuple[Any, Prompts]:
+    """Return the model and the prompts of a null.
+
+    Parameters
+    ----------
+    model, prompts
+        What it is a null of.
+    null : str
+        See `measure_nulls`.
+    seed : int
+        Of the draw.
+    """
+    if null == "untrained":
+        from ..models.untrained import untrained
+
+        return untrained(model, seed), prompts
+    if null == "random_ids":
+        return model, random_ids(prompts, seed)
+    if null == "shuffle_words":
+        return model, shuffle_words(prompts, seed)
+    if null.startswith("shuffle:"):
+        level = int(null.partition(":")[2])
+        return model, shuffle_blocks(prompts, level, seed) if level else prompts
+    return model, prompts
+
+
+def along_nulls(results: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    """Put the results of all nulls side by side along ``null``; the attributes are those of the first."""
+    same = {null: comparable(ds) for null, ds in results.items()}
+    out = concat_models(same).rename(model="null")
+    name = "what the text or the network is replaced by"
+    out = out.assign_coords(null=dataset.variable("null", np.array(list(results)), name, "1"))
+    first = next(iter(results.values())).attrs
+    out.attrs = {**out.attrs, **{k: first[k] for k in ("model", "weights", "revision") if k in first}}
+    return out
+
+
+def comparable(ds: xr.Dataset) -> xr.Dataset:
+    """Return a result without its values per token, whose places mean other things in another text."""
+    return ds.drop_dims(["token", "span", "vocab"], errors="ignore")
+
+
+def _along_replicates(sets: list[xr.Dataset], seed: int) -> xr.Dataset:
+    if len(sets) == 1:
+        return sets[0]
+    out = concat_models({str(seed + i): ds for i, ds in enumerate(sets)}).rename(model="replicate")
+    numbers = np.arange(seed, seed + len(sets))
+    out = out.assign_coords(replicate=dataset.variable("replicate", numbers, "seed of the draw", "1"))
+    out.attrs.update({k: sets[0].attrs[k] for k in ("model", "weights", "revision") if k in sets[0].attrs})
+    return out
+
+
+def _root_attrs(model: Model, prompts: Prompts, facts: Facts, seed: int, edits: Sequence[Edit]) -> dict[str, Any]:
+    attrs = dataset.provenance(model.info, prompts, facts["measurements"], fingerprint(facts), seed, edits)
+    return {**attrs, "facts": json.dumps(facts, sort_keys=True)}
