@@ -81,7 +81,8 @@ def copy_tree(folder: Path) -> None:
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
+            left_out = ("__pycache__", "results") if name == "experiments" else ("__pycache__",)
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns(*left_out))
         elif source.is_file():
             shutil.copy(source, folder / name)
     by_content = py_compile.PycInvalidationMode.CHECKED_HASH  # a changed file of the same size and second is seen

@@ -191,7 +191,7 @@ MUTANTS = [
         "tokinterp/stats/explained.py",
         "group_sums(total - error, unit), group_sums(total, unit)",
         "group_sums(total - error), group_sums(total)",
-        "tests/fillers/test_loops.py -k drawn_by_unit",
+        "tests/stats/test_explained.py -k drawn_by_unit",
     ),
     (
         "routed in the same block",
@@ -255,14 +255,14 @@ MUTANTS = [
         "tokinterp/kernels/folds.py",
         "train, test = fold != f, fold == f",
         "train, test = fold == fold, fold == f",
-        "tests/fillers/test_loops.py -k ridge",
+        "tests/kernels/test_folds.py -k ridge",
     ),
     (
         "held-out mean of all rows",
         "tokinterp/kernels/folds.py",
         "mx, my = x[train].mean(0), y[train].mean(0)",
         "mx, my = x[train].mean(0), y.mean(0)",
-        "tests/fillers/test_loops.py -k ridge",
+        "tests/kernels/test_folds.py -k ridge",
     ),
     (
         "fingerprint variants swapped",

@@ -64,7 +64,7 @@ MUTANTS = [
     ("jackknife one-sided", "tokinterp/stats/jackknife.py", "(1 + level) / 2) * jack", "level) * jack",
      "tests/stats/test_jackknife.py -k textbook"),
     ("best layer by its own interval", "tokinterp/stats/explained.py", "return simultaneous_band(parts, level=level, ",
-     "return share_explained(error, total, unit, level=level, ", "tests/fillers/test_read_out.py -k seldom"),
+     "return share_explained(error, total, unit, level=level, ", "tests/stats/test_explained.py -k seldom"),
     ("largest gap by its own interval", "tokinterp/erasure/probe_scores.py",
      'out["gap_band"] = variable(("bound", *dims), band,', 'out["gap_band"] = variable(("bound", *dims), bounds,',
      "tests/erasure/test_probe_scores.py -k seldom"),
