@@ -146,7 +146,7 @@ MUTANTS = [
     ("graph: tokens one more", "tokinterp/run/batch.py", "self.row_prompt < (tokens or 0)",
      "self.row_prompt <= (tokens or 0)", "tests/geometry/test_graph.py::test_degrees_are_kept_of_the_prompts_below_the_number"),
     ("graph: values per token of another order", "tokinterp/geometry/clouds.py", ".movedim(0, after)",
-     ".movedim(0, after).flip(after)", "tests/geometry/test_graph.py::test_chance_is_the_share_of_all_arrows_that_are_there"),
+     ".movedim(0, after).flip(after)", "tests/geometry/test_graph.py -k degrees_are_kept"),
     ("imbalance: mean over all prompts", "tokinterp/geometry/imbalance.py",
      'self.add("_pair_prompts", usable.long())', 'self.add("_pair_prompts", torch.ones_like(usable).long())',
      "tests/geometry/test_imbalance.py::test_the_mean_over_prompts_is_over_those_that_are_large_enough"),

@@ -27,7 +27,7 @@ MUTANTS = [
      "tests/stats/test_resample.py -k missing"),
     ("all groups have a part", "tokinterp/stats/resample.py", "len(a), (b != 0).sum(0), level",
      "len(a), np.full(b.shape[1], len(a)), level", "tests/stats/test_resample.py -k missing"),
-    ("maximum dropped", "tokinterp/stats/resample.py", "@ unit).max(1) for k", "@ unit)[:, 0] for k", "tests/stats/test_resample.py -k simultaneous"),
+    ("maximum dropped", "tokinterp/stats/resample.py", "@ unit).max(1) for k", "@ unit)[:, 0] for k", "tests/stats/test_resample.py -k few_values_of_many_groups"),
     ("maximum without absolute value", "tokinterp/stats/resample.py", "np.abs(rng.standard_normal((k, n)) @ unit)",
      "(rng.standard_normal((k, n)) @ unit)", "tests/stats/test_resample.py -k simultaneous"),
     ("no Bonferroni for few", "tokinterp/stats/resample.py", "tail = (1 - level) / 2 / use.sum()", "tail = (1 - level) / 2",

@@ -171,6 +171,17 @@ def test_simultaneous_intervals_leave_out_constants_and_count_groups():
     np.testing.assert_allclose(twice, r.simultaneous_interval(x, seed=1))
 
 
+def test_simultaneous_intervals_of_few_values_of_many_groups_are_those_of_all_columns():
+    """Nine values a column of forty groups, too few to draw: Student's intervals, at the level of twenty columns."""
+    rng = np.random.default_rng(0)
+    x = np.full((40, 20), np.nan)
+    for column in x.T:
+        column[rng.permutation(40)[:9]] = rng.standard_normal(9)
+    width = np.diff(r.simultaneous_interval(x), axis=0)[0]
+    wide = 2 * stats.t.isf(0.025 / 20, 8) * np.nanstd(x, axis=0, ddof=1) / 3
+    np.testing.assert_allclose(width, wide, rtol=0.07)
+
+
 def test_parts_of_a_ratio_stand_for_it():
     rng = np.random.default_rng(0)
     below = rng.integers(5, 60, (40, 2)).astype(float)
