@@ -72,3 +72,18 @@ def tiny_run(tiny_folder):
         "lens": ti.lens.LogitLens(top=2, variants=("normed", "raw")),
     }
     return ti.measure(model, ti.Prompts.from_texts(texts, model, max_tokens=256), asked, progress=False)
+
+
+@pytest.fixture(scope="session")
+def long_model() -> ti.Model:
+    """A tiny random Llama with room for more text than the others have."""
+    from tiny import byte_tokenizer, tiny_lm
+
+    return ti.wrap(tiny_lm("llama", max_position_embeddings=256), byte_tokenizer(), id="long")
+
+
+@pytest.fixture(scope="session")
+def marked_texts(long_model) -> ti.Prompts:
+    """Two texts with separators of several kinds."""
+    texts = ["Go in, then out. The river, wide. And so on; to", "One, two; three. No more"]
+    return ti.Prompts.from_texts(texts, long_model)

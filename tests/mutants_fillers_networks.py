@@ -61,7 +61,7 @@ MUTANTS = [
      "tests/fillers/tasks/test_dot_attention.py::test_attention_is_that_of_a_loop"),
     ("loss per example", "tokinterp/fillers/tasks/evaluation.py", "return Answers(accuracy, count, auc, bias, loss / words)",
      "return Answers(accuracy, count, auc, bias, loss / len(test.answer))",
-     "tests/fillers/test_loops.py::test_scores_of_a_network_are_those_of_a_loop"),
+     "tests/fillers/tasks/test_evaluation.py::test_scores_of_a_network_are_those_of_a_loop"),
     ("match2 loss over padding", "tokinterp/fillers/tasks/evaluation.py", "return (each * keep).sum()", "return each.sum()",
      "tests/cli/test_fillers_tasks.py::test_the_input_gets_no_gradient"),
     ("first row of the pair always", "tokinterp/fillers/tasks/formats.py", "dtype=torch.float32) < 0.5\n    coordinate",

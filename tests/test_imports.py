@@ -226,7 +226,7 @@ TESTED_WITH = {
 }  # fmt: skip
 OUTSIDE = ("experiments", "figures")
 CROSS_CUTTING = {
-    "bad_input", "figures", "fillers/loops", "fillers/planted", "fillers/published", "golden", "identity", "imports",
+    "bad_input", "figures", "fillers/planted", "fillers/published", "golden", "identity", "imports",
     "inputs",
     "mutants", "notebooks", "process", "readme", "resume", "stores",
 }  # fmt: skip

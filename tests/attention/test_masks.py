@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from by_hand import losses
 from tiny import some_ids, some_prompts, tiny
 
 import tokinterp as ti
@@ -134,3 +135,59 @@ def test_bad_policies(make, message):
 def test_short_prompts_are_refused(bundled, prompts):
     with pytest.raises(ValueError, match="nothing would be hidden"):
         policy_loss(bundled, prompts, window=500)
+
+
+def test_policy_loss_is_that_of_a_loop(long_model, marked_texts):
+    marks = separators_of(marked_texts)
+    policy = Policy("separators", 2, 4, marks)
+    ds = policy_loss(long_model, marked_texts, {"kept": policy})
+    for i in range(2):
+        ids = np.asarray(marked_texts.ids(i))
+        t = len(ids)
+        keep = np.array([[k <= q and (k < 2 or q - k < 4 or ids[k] in marks) for k in range(t)] for q in range(t)])
+        closed = [
+            E.knock_out([k], [q for q in range(k, t) if not keep[q, k]]) for k in range(t) if not keep[k:, k].all()
+        ]
+        far = range(6, t - 1)
+        change = (losses(long_model, ids, closed) - losses(long_model, ids))[list(far)]
+        assert float(ds["loss_change"][i, 0]) == pytest.approx(change.mean(), abs=1e-4)
+        assert float(ds["loss"][i]) == pytest.approx(losses(long_model, ids)[list(far)].mean(), rel=1e-5)
+        assert float(ds["retention"][i, 0]) == pytest.approx(np.mean([keep[q, : q + 1].mean() for q in far]))
+        assert int(ds["n_positions"][i]) == len(far)
+    assert float(abs(ds["loss_change"]).min()) > 1e-4
+
+
+def test_policies_are_compared_where_each_hides_something(long_model, marked_texts):
+    narrow, wide = Policy("window", 1, 2), Policy("window", 2, 9)
+    ds = policy_loss(long_model, marked_texts, {"narrow": narrow, "wide": wide, "all": Policy("all")})
+    for i in range(2):
+        ids = np.asarray(marked_texts.ids(i))
+        t = len(ids)
+        assert int(ds["n_positions"][i]) == t - 1 - 11
+        for name, p in (("narrow", narrow), ("wide", wide)):
+            closed = [E.knock_out([k], list(range(k + p.window, t))) for k in range(p.initial, t - p.window)]
+            change = (losses(long_model, ids, closed) - losses(long_model, ids))[11:]
+            assert float(ds["loss_change"].sel(policy=name)[i]) == pytest.approx(change.mean(), abs=1e-4)
+        assert float(ds["loss"][i]) == pytest.approx(losses(long_model, ids)[11:].mean(), rel=1e-5)
+
+
+def test_policies_without_separators_need_none():
+    model = tiny()
+    prompts = ti.Prompts.from_ids([[1, *range(100, 118)]], model)
+    asked = {"all": Policy("all"), "window": Policy("window", 1, 4)}
+    ds = policy_loss(model, prompts, asked)
+    assert ds["loss_change"].sel(policy="all").item() == 0
+    assert abs(ds["loss_change"].sel(policy="window").item()) > 1e-4
+    assert policy_loss(model, prompts, {"all": Policy("all")})["retention"].item() == 1
+    marks = (100,)
+    ids = torch.as_tensor([[1, *range(100, 112)], [1, *range(200, 212)]])  # the second has none of them
+    mask = torch.ones_like(ids).bool()
+    for kind in ("separators", "interval", "random"):
+        assert Policy(kind, 0, 1, marks).extra(ids, mask).sum(1).tolist() == [1, 0]
+
+
+def test_a_wider_window_keeps_as_many_keys(long_model, marked_texts):
+    made = default_policies(marked_texts, separators_of(marked_texts), 1, 5)
+    kept = policy_loss(long_model, marked_texts, made)["retention"].mean("prompt")
+    assert float(kept.sel(policy="wider window")) == pytest.approx(float(kept.sel(policy="separators")), rel=0.2)
+    assert float(kept.sel(policy="window")) < float(kept.sel(policy="separators"))

@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from tiny import byte_tokenizer, tiny, tiny_lm
+from by_hand import losses, streams
+from scipy import stats
+from tiny import byte_tokenizer, some_prompts, tiny, tiny_lm
 
 import tokinterp as ti
-from tokinterp.attention.massive import massive_effects, massive_roles, registers
+from tokinterp.attention.massive import _ordinary, massive_effects, massive_roles, registers
+from tokinterp.kernels.massive import massive_rows
+from tokinterp.run import edits as E
 
 
 # -- massive activations --------------------------------------------------------------------------------------
@@ -90,3 +94,131 @@ def test_registers_need_room_and_bos(bundled):
         registers(tiny(), prompts)
     with pytest.raises(ValueError, match="do not begin with BOS"):
         registers(tiny(), ti.Prompts.from_ids([[20, 30, 40]], tiny()), behind_bos=True)
+
+
+@pytest.fixture(scope="module")
+def massive():
+    """A model whose token 7 has a massive channel, and prompts in which it adjoins itself, ends, is most, or lacks."""
+    lm = tiny_lm("llama", max_position_embeddings=256)
+    with torch.no_grad():
+        lm.model.embed_tokens.weight[7, 5] = 300.0
+    model = ti.wrap(lm, byte_tokenizer(), id="massive")
+    ids = [[1, 7, 7, *range(10, 22)], [1, 30, 31, 7, *range(40, 50), 7], [1, *range(60, 75)]]
+    return model, ti.Prompts.from_ids(ids, model)
+
+
+def test_ordinary_rows_are_as_many_and_none_massive_or_special(massive):
+    model, prompts = massive
+    chosen = []
+    for seed in range(30):
+        rows = [0, 1, 2]
+        batch = ti.capture(model, prompts, rows, ti.resid([1]))
+        hot = massive_rows(batch.resid(1), batch.mask)
+        assert hot.sum(1).tolist() == [2, 2, 0]
+        ordinary = _ordinary(prompts, batch, hot, seed)
+        assert ordinary.sum(1).tolist() == [2, 2, 0]
+        assert not (ordinary & (hot | ~batch.mask)).any()
+        assert not ordinary[:, 0].any()  # BOS
+        alone = ti.capture(model, prompts, [1], ti.resid([1]))
+        own = _ordinary(prompts, alone, massive_rows(alone.resid(1), alone.mask), seed)
+        assert own[0].tolist() == ordinary[1, : own.shape[1]].tolist()
+        chosen.append(ordinary)
+    assert any(not torch.equal(chosen[0], c) for c in chosen)
+
+
+def test_effects_of_massive_rows_are_those_of_a_loop(massive):
+    model, prompts = massive
+    ds = massive_effects(model, prompts, seed=3)
+    ti.check(ds)
+    assert ds["n_massive"].values.tolist() == [2, 2, 0]
+    channels = [int(c) for c in ds.attrs["note"].split("[")[1].rstrip("]").split(",")]
+    assert 5 in channels
+    assert len(channels) < 10  # of 32
+    batch = ti.capture(model, prompts, [0, 1, 2], ti.resid([1]))
+    x = batch.resid(1)
+    hot = massive_rows(x, batch.mask)
+    both = {"": hot, ", ordinary rows": _ordinary(prompts, batch, hot, 3)}
+    for ending, where in both.items():
+        mean = x[where][:, channels].mean(0)
+        for kind, value in (("zero", torch.zeros(len(channels))), ("mean", mean)):
+            for i in range(3):
+                ids = prompts.ids(i)
+                new = x[i : i + 1, : len(ids)].clone()
+                new[..., channels] = value
+                rows = where[i, : len(ids)].nonzero()[:, 0].tolist()
+                edits = [E.replace(ti.Site("resid", 1), new, rows)] if rows else []
+                wanted = (losses(model, ids, edits) - losses(model, ids)).mean()
+                got = ds["loss_change"].sel(intervention=kind + ending)[i]
+                assert float(got) == pytest.approx(wanted, abs=1e-4), (kind, ending, i)
+    rough = ["zero", "zero, ordinary rows", "mean, ordinary rows"]  # the mean of massive rows is like each of them
+    assert (abs(ds["loss_change"].sel(intervention=rough).isel(prompt=slice(2))) > 1e-4).all()
+    assert (ds["loss_change"].isel(prompt=2) == 0).all()
+
+
+def test_a_prompt_without_as_many_ordinary_rows_has_no_control():
+    lm = tiny_lm("llama")
+    with torch.no_grad():
+        lm.model.embed_tokens.weight[7, 5] = 300.0
+    model = ti.wrap(lm, byte_tokenizer(), id="massive")
+    many = ti.Prompts.from_ids([[1, 1, 1, 1, 1, 1, 1, 7, 7, 8], [1, 7, *range(20, 30)]], model)
+    ds = massive_effects(model, many)
+    assert ds["n_massive"].values.tolist() == [2, 1]
+    control = ds["loss_change"].sel(intervention=["zero, ordinary rows", "mean, ordinary rows"])
+    assert np.isnan(control.isel(prompt=0)).all()
+    assert np.isfinite(control.isel(prompt=1)).all()
+    assert np.isfinite(ds["loss_change"].sel(intervention=["zero", "mean"])).all()
+
+
+def test_where_nothing_is_massive_the_model_runs_as_often_as_it_has_to(monkeypatch):
+    lm = tiny_lm("llama")
+    model, runs = ti.wrap(lm, byte_tokenizer(), id="counted"), []
+    prompts = some_prompts([12, 12], model=model)
+    run = type(model).run
+    monkeypatch.setattr(type(model), "run", lambda self, *a, **k: (runs.append(1), run(self, *a, **k))[1])
+    massive_effects(model, prompts)
+    assert len(runs) == 2  # one for all layers, one for the loss
+
+
+def test_roles_of_massive_rows_are_those_of_loops(massive):
+    model, prompts = massive
+    marks = np.asarray(prompts.token_ids) == 7
+    ds = massive_roles(model, prompts, {"planted": marks, "rest": ~marks})
+    sites = [ti.Site("pattern", b) for b in range(3)]
+    for i in range(3):
+        ids = torch.as_tensor(prompts.ids(i))[None]
+        h = streams(model, prompts.ids(i))
+        with torch.no_grad():
+            patterns = [p[0].double().numpy() for p in model.run(ids, sites).values()]
+        for b, a in enumerate(patterns):
+            t = a.shape[-1]
+            received = [a[:, k:, k].mean() for k in range(t)]
+            wanted = stats.spearmanr(np.linalg.norm(h[b].numpy(), axis=-1), received).statistic
+            assert float(ds["norm_rank_correlation"][i, b]) == pytest.approx(wanted, abs=1e-6)
+            for head in range(a.shape[0]):
+                taken = a[head, 2:, 0]
+                wanted = np.sqrt(np.mean((taken - taken.mean()) ** 2)) / taken.mean()
+                assert float(ds["update_variation"][i, b, head]) == pytest.approx(wanted, rel=1e-4)
+    assert float(abs(ds["norm_rank_correlation"]).mean()) > 0.1
+
+
+@pytest.mark.parametrize("behind_bos", [False, True])
+def test_registers_are_those_of_a_loop(long_model, behind_bos):
+    prompts = some_prompts([9, 12], model=long_model)
+    ds = registers(long_model, prompts, n_registers=[2], kind=" x", behind_bos=behind_bos)
+    blank = long_model.tokenizer("a x", add_special_tokens=False)["input_ids"][1:]
+    sites = [*ti.resid(range(4)), *(ti.Site("pattern", b) for b in range(3))]
+    for i in range(2):
+        ids = np.insert(prompts.ids(i), 1 if behind_bos else 0, blank)
+        first, at = (0, [1, 2]) if behind_bos else (2, [0, 1])
+        parts = [at, [first], [*range(3, len(ids))]]
+        with torch.no_grad():
+            got = long_model.run(torch.from_numpy(ids)[None], sites)
+        for k, part in enumerate(parts):
+            one = ds.sel(n_fillers=2).isel(prompt=i, key_set=k)
+            for layer in range(4):
+                norm = got[ti.Site("resid", layer)][0].double().norm(dim=-1)
+                wanted = float(norm[part].mean() / norm[parts[2]].mean())
+                assert float(one["relative_norm"].sel(layer=layer)) == pytest.approx(wanted, rel=1e-4)
+            for b in range(3):
+                wanted = float(got[ti.Site("pattern", b)][0][:, parts[2]][..., part].sum(-1).mean())
+                assert float(one["mass"].sel(block=b)) == pytest.approx(wanted, rel=1e-4, abs=1e-6)

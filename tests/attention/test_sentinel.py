@@ -1,11 +1,16 @@
 """Sentinels stand behind their chunk, read it, and are what is kept of it."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from by_hand import losses
 
 import tokinterp as ti
-from tokinterp.attention.sentinel import _insert, own_chunk, reads_own_chunk, sentinels
+from tokinterp.attention.masks import keep_only
+from tokinterp.attention.sentinel import _insert, _text_loss, own_chunk, reads_own_chunk, sentinels
+from tokinterp.run import edits as E
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +70,78 @@ def test_sentinels_need_chunks(bundled, prompts):
         sentinels(bundled, prompts, chunk=100)
     with pytest.raises(ValueError, match="at least 2"):
         sentinels(bundled, prompts, chunk=1)
+
+
+def test_the_loss_of_a_chunked_text_is_that_of_a_loop(long_model, marked_texts):
+    """Tokens from the second chunk on, each predicted by a token of its own chunk, no sentinel among them."""
+    for size, extra in ((4, 0), (4, 1), (3, 0)):
+        found = _text_loss(long_model, marked_texts, size, extra, (), 4096)
+        for i in range(2):
+            ids = marked_texts.ids(i)
+            own = losses(long_model, ids)
+            counted = []
+            for t in range(1, len(ids)):  # the token that is predicted
+                chunk, place = divmod(t - 1, size + extra)
+                if chunk >= 1 and 1 <= place < size:
+                    counted.append(own[t - 1])
+            assert found[i] == pytest.approx(np.mean(counted), rel=1e-5)
+
+
+def test_changes_by_sentinels_are_those_of_a_loop(long_model, marked_texts):
+    """What each token may read is closed edge by edge: all but its own chunk, or all but that and the sentinels."""
+    size = 5
+    ds = sentinels(long_model, marked_texts, kinds=(" x",), chunk=size)
+    sign = long_model.tokenizer("a x", add_special_tokens=False)["input_ids"][-1]
+
+    def run(ids, period, sees):
+        """Loss of the tokens from the second chunk on that a token of the same chunk predicts."""
+        chunk = [-1 if t == 0 else (t - 1) // period for t in range(len(ids))]
+        mark = [t > 0 and (t - 1) % period == size for t in range(len(ids))]
+        closed = [(k, q) for q in range(len(ids)) for k in range(q) if not sees(k, q, chunk, mark)]
+        edits = [E.knock_out([k], [q for kk, q in closed if kk == k]) for k in sorted({k for k, _ in closed})]
+        own = losses(long_model, ids, edits)
+        counted = [own[t - 1] for t in range(2, len(ids)) if chunk[t] == chunk[t - 1] >= 1 and not mark[t]]
+        return np.mean(counted)
+
+    for i in range(2):
+        whole = (marked_texts.lengths[i] - 1) // size
+        ids = np.asarray(marked_texts.ids(i))[: 1 + size * whole]
+        full = run(ids, size, lambda *_: True)
+        hidden = run(ids, size, lambda k, q, chunk, mark: chunk[k] in (-1, chunk[q]))
+        assert float(ds["loss"][i]) == pytest.approx(full, rel=1e-5)
+        assert float(ds["hidden_change"][i]) == pytest.approx(hidden - full, abs=1e-4)
+        marked = np.append(ids[:1], np.insert(ids[1:].reshape(-1, size), size, sign, axis=1))
+        read = run(marked, size + 1, lambda k, q, chunk, mark: not mark[q] or chunk[k] == chunk[q])
+        only = run(marked, size + 1, lambda k, q, chunk, mark: chunk[k] in (-1, chunk[q]) or (mark[k] and not mark[q]))
+        one = ds.sel(filler=" x").isel(prompt=i)
+        assert float(one["sentinel_change"]) == pytest.approx(read - full, abs=1e-4)
+        assert float(one["kept_change"]) == pytest.approx(only - full, abs=1e-4)
+        assert abs(read - only) > 1e-3
+        # by head and block: what text reads on sentinels beside position 0 and itself, over their share of these keys
+        n = len(marked)
+        mark = np.array([t > 0 and (t - 1) % (size + 1) == size for t in range(n)])
+        edit = keep_only(partial(reads_own_chunk, size=size))
+        patterns = [ti.Site("pattern", b) for b in range(3)]
+        with torch.no_grad():
+            got = long_model.run(torch.from_numpy(marked)[None], patterns, edits=[edit])
+        ratios = []
+        for a in (x for v in got.values() for x in v[0].double().numpy()):
+            left, share = [], []
+            for q in [q for q in range(n) if not mark[q] and q >= 2]:
+                keys = np.arange(1, q)
+                left.append(a[q, keys[mark[1:q]]].sum() / a[q, keys].sum())
+                share.append(mark[1:q].mean())
+            ratios.append(np.mean(left) / np.mean(share))
+        assert float(one["enrichment"]) == pytest.approx(np.mean(ratios), rel=1e-4)
+
+
+def test_what_sentinels_leave_is_a_ratio_of_sums(long_model, marked_texts, monkeypatch):
+    from tokinterp.attention import sentinel
+
+    fake = iter([np.array([1.0, 1.0]), np.array([3.0, 1.001]), np.array([1.5, 1.5]), np.array([2.0, 1.5])])
+    monkeypatch.setattr(sentinel, "_text_loss", lambda *_: next(fake))
+    ds = sentinels(long_model, marked_texts, kinds=("dots",), chunk=5)
+    np.testing.assert_allclose(ds["hidden_change"], [2, 0.001])
+    np.testing.assert_allclose(ds["kept_change"][:, 0], [1, 0.5])
+    assert float(ds["gap_left"][0]) == pytest.approx(1.5 / 2.001)
+    assert ds["gap_left"].dims == ("filler",)

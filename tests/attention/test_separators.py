@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from by_hand import losses, streams
 from tiny import tiny
 
 import tokinterp as ti
@@ -178,3 +179,53 @@ def test_texts_without_separators_are_refused():
     for function in (segment_coverage, segment_probe, separator_windows):
         with pytest.raises(ValueError, match="no separator"):
             function(tiny(), ti.Prompts.from_ids([np.full(12, 100)], tiny()))
+
+
+def test_hiding_separators_is_that_of_a_loop(long_model, marked_texts):
+    n = long_model.info.n_layers
+    ds = separator_windows(long_model, marked_texts, width=n)
+    np.testing.assert_allclose(ds["kl"].isel(intervention=0), ds["kl"].isel(intervention=1), atol=1e-6)
+    marks = separators_of(marked_texts)
+    ids = np.asarray(marked_texts.ids(0))
+    places = [int(k) for k in np.flatnonzero(np.isin(ids, marks))]
+    edits = [E.knock_out([k], list(range(k + 1, len(ids)))) for k in places if k + 1 < len(ids)]
+    behind = list(range(places[0], len(ids) - 1))
+    change = (losses(long_model, ids, edits) - losses(long_model, ids))[behind]
+    one = ds.sel(policy="separators").isel(intervention=0, prompt=0)
+    assert float(one["loss_change"]) == pytest.approx(change.mean(), abs=1e-4)
+    assert ds["n_hidden"].isel(prompt=0).values.tolist() == [len(places)] * 2
+    with torch.no_grad():
+        p, q = (
+            long_model.unembed(streams(long_model, ids, e)[-1][behind].float()).log_softmax(-1) for e in (edits, ())
+        )
+    assert float(one["kl"]) == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-3)
+    by = separator_windows(long_model, marked_texts, width=2)
+    assert by["intervention"].values.tolist() == ["all blocks", "blocks 0-1", "blocks 2-2"]
+
+
+def test_coverage_is_that_of_a_loop(long_model, marked_texts):
+    ds = segment_coverage(long_model, marked_texts)
+    marks = separators_of(marked_texts)
+    ids = np.asarray(marked_texts.ids(1))
+    with torch.no_grad():
+        a = (
+            long_model.run(torch.as_tensor(ids)[None], [ti.Site("pattern", 1)])[ti.Site("pattern", 1)][0]
+            .double()
+            .numpy()
+        )
+    mark = np.isin(ids, marks)
+    segment = np.cumsum(mark) - mark
+    for head in range(a.shape[0]):
+        mass, share, chance = [], [], []
+        for q in range(len(ids)):
+            far = [k for k in range(1, q + 1) if segment[k] < segment[q]]
+            if far:
+                mass.append(a[head, q, far].sum())
+                share.append(a[head, q, [k for k in far if mark[k]]].sum() / mass[-1])
+                chance.append(mark[far].mean())
+        one = ds.isel(prompt=1, block=1, head=head)
+        assert float(one["far_mass"]) == pytest.approx(np.mean(mass), rel=1e-5)
+        assert float(one["separator_share"]) == pytest.approx(np.mean(share), rel=1e-5)
+        assert float(one["chance"]) == pytest.approx(np.mean(chance))
+        assert float(one["enrichment"]) == pytest.approx(np.mean(share) / np.mean(chance), rel=1e-5)
+        assert int(one["n_queries"]) == len(share)

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import tokinterp as ti
-from tokinterp.fillers.decision import CRITERIA, verdict
+from tokinterp.fillers.decision import CRITERIA, best_head, verdict
+from tokinterp.stats.resample import simultaneous_interval
 
 QUESTIONS = ti.bundled_questions("cloze")[:16]
 
@@ -22,7 +24,6 @@ def test_verdict_of_a_model_that_does_not_use_fillers(bundled):
 
 def test_verdict_of_a_model_that_does(monkeypatch, bundled):
     """All conditions met, and each one missing in turn."""
-    import xarray as xr
 
     from tokinterp.fillers import decision as v
 
@@ -59,3 +60,18 @@ def test_verdict_needs_fillers_and_items(bundled):
         verdict(bundled, QUESTIONS, n_fillers=0)
     with pytest.raises(ValueError, match="several"):
         verdict(bundled, QUESTIONS[:1])
+
+
+def test_the_best_head_is_that_of_the_largest_lower_bound():
+    rng = np.random.default_rng(0)
+    each = rng.normal(1.0, 0.1, (20, 2, 2))
+    each[:, 0, 1] += 1.0
+    noise = rng.normal(size=20)
+    each[:, 1, 0] = 3 + 30 * (noise - noise.mean())  # the largest mean and upper bound, and nothing sure
+    head, value, (low, high) = best_head(each)
+    assert head == (0, 1)
+    assert value == pytest.approx(each[:, 0, 1].mean())
+    assert low < value < high
+    bounds = simultaneous_interval(each)
+    assert (low, high) == tuple(bounds[:, 0, 1])
+    assert best_head(np.ones((20, 2, 2)))[0] is None

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import xarray as xr
+from scipy import stats
 
 import tokinterp as ti
 from tokinterp.behaviour.answers import ask, pad
@@ -68,3 +70,58 @@ def test_tests_of_an_insertion(found):
 
 
 # -- stream and lens ------------------------------------------------------------------------------------------
+
+
+def made_insertion():
+    """Twelve items, three kinds, two placements, four numbers of fillers, of which the results are made up."""
+    rng = np.random.default_rng(0)
+    shape = (12, 3, 2, 4)
+    logp = 0.3 * rng.normal(size=shape) + np.array([0, 0.4, 1.5, 2.0])
+    logp[:, 1] = logp[:, 1, :, :1] - np.array([0, 1, 2, 3])  # loses with every filler
+    dims = ("prompt", "filler", "placement", "n_fillers")
+    ds = xr.Dataset(
+        {"log_prob": (dims, logp), "correct": (dims, rng.integers(0, 2, shape).astype(float)),
+         "rank": (dims, rng.integers(0, 9, shape).astype(float)),
+         "announced_log_prob": ("prompt", logp[:, 0, 0, 0] + 1)},
+        {"n_fillers": [0, 2, 5, 10], "placement": ["pre", "post"], "filler": ["a", "b", "c"]},
+        {"fingerprint": "f", "measurement": "insert"},
+    )  # fmt: skip
+    return ds, logp
+
+
+def test_insertion_tests_are_those_of_loops(monkeypatch):
+    from tokinterp.fillers import insertion
+
+    monkeypatch.setattr(insertion, "derived", lambda ds, *_a, **_k: ds)
+    ds, logp = made_insertion()
+    found = insertion_tests(ds, n_boot=50)
+    change = (logp - logp[..., :1]).mean(0)
+    right = ds["correct"].values
+    for f in range(3):
+        for p in range(2):
+            at = {"filler": f, "placement": p}
+            curve = change[f, p]
+            half = [k for k, c in zip((0, 2, 5, 10), curve, strict=True) if c >= max(curve) / 2]
+            wanted = half[0] if max(curve) > 0 else np.nan
+            np.testing.assert_equal(float(found["half_k"].isel(at)), wanted)
+            trend = stats.spearmanr([0, 2, 5, 10], curve).statistic
+            assert float(found["monotonicity"].isel(at)) == pytest.approx(trend)
+            for k in range(4):
+                one = found.isel(at | {"n_fillers": k})
+                assert float(one["reciprocal_rank"]) == pytest.approx(np.mean(1 / (1 + ds["rank"].values[:, f, p, k])))
+                above, below = ((s * (logp[:, f, p, k] - logp[:, f, p, 0]) > 0).sum() for s in (1, -1))
+                if above + below:
+                    p_sign = stats.binomtest(int(above), int(above + below)).pvalue
+                    assert float(one["sign_p"]) == pytest.approx(p_sign)
+                else:
+                    assert np.isnan(one["sign_p"])
+                helped = ((right[:, f, p, k] > 0) & (right[:, f, p, 0] == 0)).sum()
+                assert int(one["helped"]) == helped
+    gain = (right - right[..., :1]).mean(0)
+    for p in range(2):
+        for k in range(4):
+            wanted = np.var(gain[:, p, k], ddof=1)
+            assert float(found["type_variance"].isel(placement=p, n_fillers=k)) == pytest.approx(wanted)
+    special = found["placement_specificity"].transpose("filler", "n_fillers").values
+    np.testing.assert_allclose(special, change[:, 1] - change[:, 0], atol=1e-12)
+    assert float(found["announced_change"]) == pytest.approx(1)

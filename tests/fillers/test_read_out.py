@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from by_hand import PAIRS, streams
+from scipy import stats
+from tiny import byte_tokenizer, tiny_lm
 
 import tokinterp as ti
 from tokinterp.fillers.read_out import cell_clusters, cluster_cells, deranged, read_fillers
@@ -114,3 +117,60 @@ def test_cell_clusters_of_a_model(bundled, monkeypatch):
             h = torch.stack([x[ti.Site("resid", layer)][0, where[i, slot]] for i, x in enumerate(states)])
             p = bundled.unembed(h).softmax(-1)
         assert int(ds["n_labels"][cell]) == len((p - p.mean(0)).argmax(-1).unique())
+
+
+def test_read_out_is_that_of_a_loop(long_model, monkeypatch):
+    from tokinterp.fillers import read_out
+
+    items = build_items(long_model, PAIRS, n_fillers=6, kind=" x")
+    lm = tiny_lm("llama", max_position_embeddings=256)
+    filler = int(items.ids[0][items.filler[0, 1] - 1])
+    with torch.no_grad():  # one of the two tokens of a filler is read where it stands
+        lm.lm_head.weight[filler] = lm.model.embed_tokens.weight[filler]
+    reads = ti.wrap(lm, byte_tokenizer(), id="reads itself")
+    monkeypatch.setattr(read_out, "TOP_CELL", 40)
+    monkeypatch.setattr(read_out, "TOP_ITEM", 60)
+    ds = read_fillers(reads, PAIRS, n_fillers=6, kind=" x")
+    n, layers, slots = len(PAIRS), reads.info.n_layers + 1, 6
+    answer = np.array([a[0] for a in items.answers])
+    target = [answer, deranged(answer, 0)]
+    p = np.zeros((n, layers, slots, reads.info.d_vocab))
+    for i, (ids, where) in enumerate(zip(items.ids, slots_of(items), strict=True)):
+        with torch.no_grad():
+            p[i] = reads.unembed(streams(reads, ids)[:, where].float()).softmax(-1).numpy()
+    filler = [items.ids[i][slots_of(items)[i]] for i in range(n)]
+    for layer in range(layers):
+        for s in range(slots):
+            q, one = p[:, layer, s], ds.sel(layer=layer, slot=s)
+            assert float(one["entropy"]) == pytest.approx(np.mean([stats.entropy(x) for x in q]), rel=1e-4)
+            assert float(one["own_share"]) == np.mean([q[i].argmax() == filler[i][s] for i in range(n)])
+            own = [max(answer, key=lambda t, i=i: q[i, t]) == answer[i] for i in range(n)]
+            assert float(one["choice"]) == np.mean(own)
+            for t in range(2):
+                ranks = [(q[i] > q[i, target[t][i]]).sum() for i in range(n)]
+                assert float(one["reciprocal_rank"][t]) == pytest.approx(np.mean([1 / (1 + r) for r in ranks]))
+                assert float(one["median_rank"][t]) == np.median(ranks)
+    assert 0 < float(ds["choice"].mean()) < 1
+    assert 0 < float(ds["own_share"].mean()) < 1
+    assert float(ds["choice_chance"]) == 1 / 4
+    kinds = []
+    for t in range(2):
+        for i in range(n):
+            best = [((p[i, layer] > p[i, layer, :, target[t][i], None]).sum(-1)).min() for layer in range(layers)]
+            first = next((layer for layer in range(layers) if best[layer] < 10), np.nan)
+            np.testing.assert_equal(float(ds["first_layer"][t, i]), first)
+            kinds.append(first)
+            for v, taken in enumerate((p.mean(0), 0 * p[0])):
+                total = np.zeros(p.shape[-1])
+                for cell in (p[i] - taken).reshape(-1, p.shape[-1]):
+                    best = np.argsort(-cell, kind="stable")[:40]
+                    total[best] += cell[best]
+                at = total[target[t][i]]
+                assert float(ds["fingerprint"][v, t, i]) == float((total > at).sum() < 60 and at > 0), (v, t, i)
+    assert len(set(kinds)) > 1
+    assert (ds["fingerprint"][0] != ds["fingerprint"][1]).any()
+
+
+def test_the_chance_of_a_choice_is_the_commonest_answer(long_model):
+    ds = read_fillers(long_model, [*PAIRS, ("It is", " to"), ("We", " to")], n_fillers=2, kind=" x", layers=[1])
+    assert float(ds["choice_chance"]) == 3 / 6

@@ -59,3 +59,21 @@ def test_a_control_is_drawn_at_its_own_values_beside_the_fillers():
         np.testing.assert_allclose(found, [(v - 0.1, v + 0.3) for v in values[name]])
     few = intervals(made["dots"], "gap", "intervention", without=("b",))
     np.testing.assert_allclose(few.lines[-1].get_xdata(), [1, 3])
+
+
+def test_a_point_outside_of_its_interval_is_drawn_beside_it():
+    from tokinterp.plots.fillers_text import hidden_in_windows
+
+    said = {"long_name": "share", "units": "1"}
+    made = {
+        "gap_left": ("filler", [2.0, 0.5], said),
+        "gap_left_interval": (("bound", "filler"), [[0.1, 0.2], [1.0, 0.9]]),
+    }
+    ds = xr.Dataset(made, {"filler": ["dots", "words"], "bound": ["lower", "upper"]})
+    ax = intervals(ds, "gap_left", "filler")
+    bars = np.concatenate([c.get_segments() for c in ax.collections])
+    np.testing.assert_allclose(bars[:, :, 0], [[0.1, 1.0], [0.2, 0.9]])
+    assert any(2.0 in line.get_xdata() for line in ax.lines)
+    kl = xr.DataArray(np.array([[[0.0] * 99 + [500.0]]]), dims=("intervention", "policy", "prompt"), attrs=said)
+    coords = {"intervention": ["all blocks"], "policy": ["separators"]}
+    assert hidden_in_windows(xr.Dataset({"kl": kl}, coords)).collections

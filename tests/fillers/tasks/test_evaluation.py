@@ -1,5 +1,7 @@
 """Scores of trained networks: area under the curve and loss by their definitions."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -87,3 +89,46 @@ def test_evaluation_looks_at_the_answer_alone_and_not_at_padding():
     half = Samples(type(test.sequences)(*(t[:30] for t in test.sequences)), *(
         getattr(test, k)[:30] for k in ("answer", "rows", "stratum")))  # fmt: skip
     assert sum(evaluate(lm, task, half).count[1:]) == 30
+
+
+def test_scores_of_a_network_are_those_of_a_loop():
+    from tokinterp.fillers.tasks.task import Task
+
+    task = Task(n=4, d=2, m=3)
+    test = task.test_set("filler", 60)
+    true, false = task.words.true, task.words.false
+    draw = torch.Generator().manual_seed(0)
+    at = test.sequences.answer_at
+    logits = torch.randn(*test.sequences.ids.shape, len(task.words), generator=draw)
+    ahead = torch.arange(60) < 45  # says True more often than it is
+    logits[torch.arange(60), at, true] += torch.where(ahead, 6.0, 0.0)
+
+    class Fake(torch.nn.Module):
+        def forward(self, input_ids, use_cache):
+            first = int(self.done)
+            self.done += len(input_ids)
+            return SimpleNamespace(logits=logits[first : first + len(input_ids)])
+
+    fake = Fake()
+    fake.done = 0
+    found = evaluate(fake, task, test, batch=25)
+    said = logits[torch.arange(60), at].argmax(-1)
+    right = (said == test.answer).numpy()
+    assert found.accuracy[0] == pytest.approx(right.mean())
+    for number in range(1, len(task.strata)):
+        here = test.stratum.numpy() == number
+        assert found.count[number] == here.sum()
+        if here.any():
+            assert found.accuracy[number] == pytest.approx(right[here].mean())
+    targets = test.sequences.targets
+    asked = [(e, p) for e in range(60) for p in range(targets.shape[1]) if targets[e, p] >= 0]
+    each = [-float(logits[e, p].log_softmax(-1)[targets[e, p]]) for e, p in asked]
+    assert found.loss == pytest.approx(np.mean(each), rel=1e-5)
+    is_true = test.answer == true
+    bias = float((said == true).double().mean() - is_true.double().mean())
+    assert found.true_bias == pytest.approx(bias)
+    assert found.true_bias > 0.2
+    score = (logits[torch.arange(60), at, true] - logits[torch.arange(60), at, false]).tolist()
+    pairs = [(a > b) + 0.5 * (a == b) for a, x in zip(score, is_true, strict=True) if x
+             for b, y in zip(score, is_true, strict=True) if not y]  # fmt: skip
+    assert found.auc == pytest.approx(np.mean(pairs))
