@@ -288,6 +288,10 @@ def _of(name: str) -> dict[str, Any]:
     return {"ds": lambda w: w.result(name)}
 
 
+def _conditions(w: World) -> dict[str, Any]:
+    return {"a": ti.Condition(w.prompts), "b": ti.Condition(w.prompts, [ti.edits.zero(S)])}
+
+
 def _networks(w: World) -> Path:
     _training(w)
     return w.path("networks")
@@ -378,6 +382,11 @@ CALLS: dict[str, Callable[[World], Call]] = {
         "measure": {**MP, "measurements": {"n": ti.geometry.TokenNorms(tokens=0)}, "progress": False},
         "measure_nulls": {**MP, "measurements": {"n": ti.geometry.TokenNorms(tokens=0)}, "nulls": ["none"],
         "progress": False},
+        "Condition": {"prompts": lambda w: w.prompts},
+        "measure_conditions": {**M, "conditions": lambda w: _conditions(w), "progress": False,
+                               "measurements": {"n": ti.geometry.TokenNorms(tokens=0)}},
+        "contrast": {"ds": lambda w: w.result("measure_conditions")["n"].to_dataset(), "condition": "b", "minus": "a",
+                     "n_boot": 5},
         # edits
         "SiteEdit": {"site": S, "op": "zero"}, "KnockOut": {"queries": None, "keys": [0]},
         "zero": {"site": S}, "mean_ablate": {"site": S}, "knock_out": {"keys": [0]},

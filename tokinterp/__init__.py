@@ -14,12 +14,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from .models import Model, ModelInfo, Modules, load_model, load_tokenizer, untrained, wrap
+from .results.contrasts import contrast
 from .results.dataset import check
 from .results.report import report
 from .results.stores import read, write
 from .results.summary import concat_models, summary
 from .run import edits
 from .run.batch import Batch
+from .run.conditions import Condition, measure_conditions
 from .run.engine import measure, measure_on_cluster
 from .run.measurement import Field, Measurement
 from .run.nulls import measure_nulls
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
         linearity,
         memory,
         plots,
-        results,
         sklearn,
         text,
     )  # fmt: skip
@@ -48,11 +49,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Batch", "Field", "Measurement", "Model", "ModelInfo", "Modules", "Prompts", "Site", "Spans", "__version__",
-    "attention", "behaviour", "bundled_questions", "bundled_spans", "bundled_texts", "capture", "check",
-    "concat_models", "edits", "erasure", "fillers", "geometry", "lens", "lexicon", "linearity", "load_model",
-    "load_tokenizer", "measure", "measure_nulls", "measure_on_cluster", "memory", "plots", "read", "report", "resid",
-    "results", "sklearn", "stream", "summary", "text", "untrained", "wrap", "write",
+    "Batch", "Condition", "Field", "Measurement", "Model", "ModelInfo", "Modules", "Prompts", "Site", "Spans",
+    "__version__", "attention", "behaviour", "bundled_questions", "bundled_spans", "bundled_texts", "capture",
+    "check", "concat_models", "contrast", "edits", "erasure", "fillers", "geometry", "lens", "lexicon", "linearity",
+    "load_model", "load_tokenizer", "measure", "measure_conditions", "measure_nulls", "measure_on_cluster",
+    "memory", "plots", "read", "report", "resid", "sklearn", "stream", "summary", "text", "untrained", "wrap",
+    "write",
 ]  # fmt: skip
 
 

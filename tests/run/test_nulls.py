@@ -6,7 +6,7 @@ from tiny import some_prompts, tiny
 
 import tokinterp as ti
 from tokinterp.files import owner
-from tokinterp.run import nulls
+from tokinterp.run import conditions
 from tokinterp.run.nulls import draw_null
 from tokinterp.text import random_ids, shuffle_blocks
 
@@ -48,9 +48,7 @@ def test_the_controls_differ_from_the_text(run):
 
 @pytest.mark.slow
 def test_stopped_and_resumed(run, tmp_path, monkeypatch):
-    import tokinterp.run.nulls as nulls
-
-    path, whole = tmp_path / "a.zarr", nulls.measure
+    path, whole = tmp_path / "a.zarr", conditions.measure
     calls = []
 
     def stops(model, prompts, measurements, **options):
@@ -59,14 +57,14 @@ def test_stopped_and_resumed(run, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return whole(model, prompts, measurements, **options)
 
-    monkeypatch.setattr(nulls, "measure", stops)
+    monkeypatch.setattr(conditions, "measure", stops)
     with pytest.raises(KeyboardInterrupt):
         ti.measure_nulls(tiny(), some_prompts([22, 30, 17]), asked(), NULLS, store=path, progress=False)
     assert [p.name for p in tmp_path.iterdir()] == ["a.zarr.nulls"]
     kept = ["none.zarr", "run.json", "shuffle_0.zarr", "shuffle_2.zarr"]
     assert sorted(p.name for p in (tmp_path / "a.zarr.nulls").iterdir()) == kept
     done = {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
-    monkeypatch.setattr(nulls, "measure", lambda *a, **o: (calls.append(done), whole(*a, **o))[1])
+    monkeypatch.setattr(conditions, "measure", lambda *a, **o: (calls.append(done), whole(*a, **o))[1])
     again = ti.measure_nulls(tiny(), some_prompts([22, 30, 17]), asked(), NULLS, store=path, progress=False)
     assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
     for group in asked():
@@ -168,13 +166,13 @@ def test_the_same_call_sweeps_what_a_kill_at_the_end_left(place, tmp_path, monke
             tiny(), some_prompts([9, 8]), norms, ["none"], store=tmp_path / "run.zarr", progress=False
         )
 
-    whole, real = tmp_path / "run.zarr", nulls.discard if place == "discard" else owner.shutil.rmtree
+    whole, real = tmp_path / "run.zarr", conditions.discard if place == "discard" else owner.shutil.rmtree
 
     def at_the_end(path, *args, **options):
         return dies(path) if whole.exists() and "nulls" in str(path.name) else real(path, *args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(*((nulls, "discard") if place == "discard" else (owner.shutil, "rmtree")), at_the_end)
+        patch.setattr(*((conditions, "discard") if place == "discard" else (owner.shutil, "rmtree")), at_the_end)
         with pytest.raises(Killed):
             call()
     assert len(list(tmp_path.iterdir())) == 2

@@ -54,6 +54,7 @@ DIMS = {
     "label": "what tokens are compared by",
     "bin": "bin of a histogram",
     "option": "answer of a multiple-choice item",
+    "condition": "under what was measured",
     "null": "what the text or the network is replaced by",
     "fact": "named fact",
     "format": "form of a task's text: none, filler, parallel, serial",

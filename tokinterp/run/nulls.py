@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from ..files.owner import discard
 from ..models.base import Model
 from ..models.steady import steady
-from ..results import dataset, stores
+from ..results import dataset
+from ..results.contrasts import along
 from ..results.summary import concat_models
 from ..settings import checked, count, several, string
 from ..text.prompts import Prompts
 from ..text.shuffle import random_ids, shuffle_blocks, shuffle_words
-from .checkpoint import FORMAT, Facts, claim, compare_facts, fingerprint, remove_partial
+from .checkpoint import Facts, fingerprint
+from .conditions import Condition, kept, plain, run_each
 from .edits import Edit
-from .engine import measure, run_facts, store_path
+from .engine import run_facts, store_path
 from .loop import Measurements
 from .signals import at_once
 
@@ -100,42 +101,35 @@ def measure_nulls(
     if not isinstance(prompts, Prompts):
         prompts = Prompts.from_texts(prompts, model)
     path = None if store is None else store_path(store)
+    edits = tuple(options.pop("edits", ()))
     facts = {
-        **run_facts(model, prompts, measurements, options.get("edits", ())),
+        **run_facts(model, prompts, measurements, edits),
         "nulls": nulls, "seed": seed, "replicates": replicates,
     }  # fmt: skip
-    home = None if path is None else path.with_name(path.name + ".nulls")
-    if path is not None and stores.exists(path):
-        tree = stores.read(path)
-        if "facts" not in tree.attrs:
-            raise ValueError(f"{path} is a result, but not of measure_nulls(): choose another store")
-        compare_facts(json.loads(tree.attrs["facts"]), facts, path)
-        remove_partial(path, facts, home)  # a kill between writing the result and clearing up
+    conditions = {
+        f"{null}.{k}" if k else null: partial(_condition, model, prompts, null, seed + k, edits)
+        for k in range(replicates) for null in nulls
+    }  # fmt: skip
+    files = {name: plain(name) for name in conditions}
+
+    def make(home: Path | None) -> xr.DataTree:
+        runs = iter((run_each(model, conditions, measurements, home, files, options) or {}).values())
+        drawn = []
+        for _ in range(replicates):
+            here = {null: next(runs) for null in nulls}
+            drawn.append({m: along_nulls({n: t.children[m].to_dataset(inherit=False) for n, t in here.items()})
+                          for m in measurements})  # fmt: skip
+        tree = xr.DataTree.from_dict({m: _along_replicates([d[m] for d in drawn], seed) for m in measurements})
+        tree.attrs = _root_attrs(model, prompts, facts, seed, edits)
+        dataset.check(tree)
         return tree
-    if home is not None:
-        claim(home, {**facts, "format": FORMAT})
-    drawn: list[dict[str, xr.Dataset]] = []
-    for replicate in range(replicates):
-        found: dict[str, dict[str, xr.Dataset]] = {}
-        for null in nulls:
-            network, texts = draw_null(model, prompts, null, seed + replicate)
-            part = None
-            if home is not None:
-                part = home / f"{null.replace(':', '_')}{f'.{replicate}' if replicate else ''}.zarr"
-            one = measure(network, texts, copy.deepcopy(dict(measurements)), store=part, **options)
-            for name in measurements:
-                found.setdefault(name, {})[null] = one.children[name].to_dataset(inherit=False)
-        drawn.append({name: along_nulls(results) for name, results in found.items()})
-    nodes = {name: _along_replicates([d[name] for d in drawn], seed) for name in measurements}
-    tree = xr.DataTree.from_dict(nodes)
-    tree.attrs = _root_attrs(model, prompts, facts, seed, options.get("edits", ()))
-    dataset.check(tree)
-    if path is not None:
-        stores.write(tree, path)
-        assert home is not None
-        discard(home)
-        return stores.read(path)
-    return tree
+
+    return kept(path, "nulls", "measure_nulls", facts, make)
+
+
+def _condition(model: Model, prompts: Prompts, null: str, seed: int, edits: Sequence[Edit]) -> Condition:
+    network, texts = draw_null(model, prompts, null, seed)
+    return Condition(texts, edits, network)
 
 
 def draw_null(model: Any, prompts: Prompts, null: str, seed: int = 0) -> tuple[Any, Prompts]:
@@ -167,9 +161,7 @@ def draw_null(model: Any, prompts: Prompts, null: str, seed: int = 0) -> tuple[A
 def along_nulls(results: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """Put the results of all nulls side by side along ``null``; the attributes are those of the first."""
     same = {null: comparable(ds) for null, ds in results.items()}
-    out = concat_models(same).rename(model="null")
-    name = "what the text or the network is replaced by"
-    out = out.assign_coords(null=dataset.variable("null", np.array(list(results)), name, "1"))
+    out = along(same, "null", "what the text or the network is replaced by")
     first = next(iter(results.values())).attrs
     out.attrs = {**out.attrs, **{k: first[k] for k in ("model", "weights", "revision") if k in first}}
     return out
