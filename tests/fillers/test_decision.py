@@ -6,7 +6,7 @@ import xarray as xr
 
 import tokinterp as ti
 from tokinterp.fillers.decision import CRITERIA, best_head, verdict
-from tokinterp.stats.resample import simultaneous_interval
+from tokinterp.stats.simultaneous import simultaneous_interval
 
 QUESTIONS = ti.bundled_questions("cloze")[:16]
 

@@ -17,7 +17,8 @@ from ..run.measurement import Measurement
 from ..run.sites import resid
 from ..settings import checked, refuse
 from ..settings.describe import describe
-from ..stats.resample import group_sums, ratio_interval, ratio_parts, resample_columns, simultaneous_band
+from ..stats.resample import group_sums, ratio_interval, resample_columns
+from ..stats.simultaneous import ratio_parts, simultaneous_band
 from ..text.classes import CLASSES, TokenClasses, token_classes
 from ..text.spans import Spans
 from .probe_text import label_ids

@@ -15,7 +15,8 @@ from ..results.documents import interval_name
 from ..results.stamp import finish
 from ..run.engine import measure
 from ..settings import checked, count, short
-from ..stats.resample import mean_interval, simultaneous_interval
+from ..stats.resample import mean_interval
+from ..stats.simultaneous import simultaneous_interval
 from ..text.items import _pair, build_items
 from .insertion import _bundled, _short, insert
 from .interventions import intervene
@@ -54,7 +55,7 @@ def verdict(
        lowers it, and by more than the same done to as many random words in the same places;
     3. some head gives them, from the answer position, more than their share of what is left beside sink and self
        (the interval holds for all heads at once, also where values are skewed: by the largest studentised distance
-       over heads, see `tokinterp.stats.resample.simultaneous_interval`, which says how often).
+       over heads, see `tokinterp.stats.simultaneous.simultaneous_interval`, which says how often).
 
     Parameters
     ----------
@@ -152,7 +153,7 @@ def best_head(
     each : numpy.ndarray
         (item, block, head).
     level, n_boot, seed
-        See `tokinterp.stats.resample.simultaneous_interval`.
+        See `tokinterp.stats.simultaneous.simultaneous_interval`.
 
     Examples
     --------

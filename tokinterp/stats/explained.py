@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .resample import group_sums, ratio, ratio_interval, ratio_parts, simultaneous_band
+from .resample import group_sums, ratio, ratio_interval
+from .simultaneous import ratio_parts, simultaneous_band
 
 
 def share_explained(
