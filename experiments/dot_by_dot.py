@@ -36,8 +36,9 @@ from tokinterp.fillers.tasks.dot_ablation import ablate_dots
 from tokinterp.fillers.tasks.dot_probes import probe_contents
 from tokinterp.fillers.tasks.dots import read_dots
 from tokinterp.fillers.tasks.last import last_evaluation
+from tokinterp.fillers.tasks.linear_probes import linear_probe
 from tokinterp.fillers.tasks.network import Network, flops_per_example
-from tokinterp.fillers.tasks.probe import linear_probe, probe_fillers
+from tokinterp.fillers.tasks.probe import probe_fillers
 from tokinterp.fillers.tasks.schedule import Schedule
 from tokinterp.fillers.tasks.task import Task
 from tokinterp.fillers.tasks.training import train

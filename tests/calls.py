@@ -19,7 +19,7 @@ from tiny import byte_tokenizer, tiny_lm
 
 import tokinterp as ti
 from tokinterp import fillers
-from tokinterp.lexicon import words
+from tokinterp.lexicon import cases
 from tokinterp.scan import topics
 
 SPACES = (
@@ -84,7 +84,7 @@ class World:
 
     @cached_property
     def cases(self) -> ti.lexicon.Cases:
-        return words.typo_cases(self.lexicon, min_letters=1, min_context=1, n_words=3)
+        return cases.typo_cases(self.lexicon, min_letters=1, min_context=1, n_words=3)
 
     @cached_property
     def probes(self) -> ti.erasure.TokenProbes:

@@ -189,11 +189,13 @@ def test_the_walk_sees_what_it_should():
     ]
 
 
-LONGEST = 480
+LONGEST = 400
+LONGER = {"models/attention.py": 420, "models/hooks.py": 480, "run/engine.py": 440, "text/prompts.py": 470}
 
 
 def test_files_are_short():
-    long = {relative(p): n for p in FILES if (n := len(p.read_text(encoding="utf-8").splitlines())) > LONGEST}
+    lengths = {relative(p): len(p.read_text(encoding="utf-8").splitlines()) for p in FILES}
+    long = {name: n for name, n in lengths.items() if n > LONGER.get(name, LONGEST)}
     assert not long, "split these files"
     assert Path(__file__).name == "test_imports.py"
 
@@ -222,6 +224,7 @@ TESTS = ROOT / "tests"
 TESTED_WITH = {
     "attention/kernels": "attention/mass", "models/info": "identity", "plots/correlation": "geometry/loss",
     "plots/fillers_training": "plots/fillers_dots", "plots/inner_lexicon": "lexicon/retrieval",
+    "settings/libraries": "settings/describe",
     "text/vocabulary": "text/tokenise",
 }  # fmt: skip
 OUTSIDE = ("experiments", "figures")

@@ -123,3 +123,11 @@ class PieceTokenizer:
                 [(b - len(p), b) for p, b in zip(ps, ss, strict=True)] for ps, ss in zip(pieces, stops, strict=True)
             ],
         }
+
+
+def lexicon_of(source: Any, bos: Any = "auto") -> Any:
+    """The words of six bundled articles, in the tokens of a model or tokenizer."""
+    import tokinterp as ti
+
+    texts = [t.text for t in ti.bundled_texts("article")[:6]]
+    return ti.lexicon.Lexicon.of(ti.Prompts.from_texts(texts, source, max_tokens=400, on_long="window", bos=bos))

@@ -15,10 +15,11 @@ from experiments import inner_lexicon as experiment
 from figures import inner_lexicon as picture
 from tokinterp import plots
 from tokinterp.lexicon import retrieval as inner_lexicon
+from tokinterp.lexicon.cases import natural_cases, split_cases, typo_cases
 from tokinterp.lexicon.piece_attention import PieceAttention
 from tokinterp.lexicon.retrieval import VARIANTS, canonicity, repeat_words, retrieve_words
 from tokinterp.lexicon.word_ends import WordSet, word_probe, words_and_nonwords
-from tokinterp.lexicon.words import Lexicon, natural_cases, split_cases, typo_cases
+from tokinterp.lexicon.words import Lexicon
 from tokinterp.models.info import ModelInfo
 
 WORDS = ["the", "and", "river", "to", "in"]  # tokens of their own

@@ -108,7 +108,8 @@ def probe(
     from ..files.owner import discard
     from ..files.paths import local_path
     from ..fillers.tasks.dots import read_dots
-    from ..fillers.tasks.probe import linear_probe, probe_fillers
+    from ..fillers.tasks.linear_probes import linear_probe
+    from ..fillers.tasks.probe import probe_fillers
     from ..fillers.tasks.schedule import Schedule
     from ..fillers.tasks.training import load_networks
     from ..models.hf import choose_device

@@ -23,7 +23,7 @@ from .patchscopes import Target, first_layer, patchscope
 
 if TYPE_CHECKING:
     from ..models.base import Model
-    from .words import Cases
+    from .cases import Cases
 
 VARIANTS = tuple(f"{m}, {n}, {p}" for m in ("input", "output") for n in ("raw", "normed") for p in ("dot", "cosine"))
 """Ways to read a state: with the input or the output embedding, without or with the final norm, by which product."""

@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 
 from ..kernels.state import passing
-from ..settings.describe import KNOWN, OF_NETWORKS, describe, hash_json, own_code, tokenizer_hash
+from ..settings.describe import OF_NETWORKS, describe, hash_json, own_code, tokenizer_hash
+from ..settings.libraries import KNOWN
 from .info import ModelInfo
 from .modules import numbers_of
 from .rope import as_found, run_plain

@@ -15,7 +15,6 @@ import math
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -24,22 +23,16 @@ import numpy as np
 import torch
 
 from .described_code import code_parts, mutated
+from .libraries import full_name, in_library, is_found, library_version, top_of
 
 LONG = 2000
 """Characters beyond which a list or dictionary is hashed."""
-KNOWN = frozenset(
-    ("tokinterp", "torch", "numpy", "scipy", "sklearn", "xarray", "pandas", "transformers", "tokenizers", "peft",
-     "transformer_lens", "nnsight", "accelerate", "safetensors", "zarr", "dask", "distributed")
-) | sys.stdlib_module_names - {"__main__"}  # fmt: skip
-"""Packages whose functions and classes are described by their names; all others by their code."""
 _NOT_OF_A_CLASS = frozenset(
     ("__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__firstlineno__", "__static_attributes__",
      "__annotations__", "__annotations_cache__", "__annotate__", "__annotate_func__", "__abstractmethods__",
      "_abc_impl", "__dataclass_fields__", "__dataclass_params__", "__match_args__", "__parameters__",
      "__orig_bases__", "__classdictcell__", "__conditional_annotations__", "__hash__", "__slots__")
 )  # fmt: skip
-
-
 OF_NETWORKS: list[Callable[[torch.nn.Module], Any]] = []
 """What describes a network: models/fingerprint.py says it when it is imported."""
 
@@ -90,7 +83,7 @@ def own_code(kind: type, instance: Any = None) -> str:
 
     With an ``instance``, what it sets in the place of data attributes of the class counts instead of these.
     """
-    if _known(kind):
+    if in_library(kind):
         return ""
     found = _Describer()
     found.inside.append(id(kind))
@@ -186,7 +179,7 @@ class _Describer:
         if isinstance(value, BuiltinFunctionType | np.ufunc) or type(value).__name__ in _BUILT_IN:
             owner = getattr(value, "__self__", None)
             of = None if owner is None or isinstance(owner, ModuleType) else self.of(owner)
-            return {"!builtin": [_name(value), of]}
+            return {"!builtin": [full_name(value), of]}
         return {"!object": f"{type(value).__qualname__} {hash_json(self.content(value))}"}
 
     def hashed(self, value: Any) -> str:
@@ -208,7 +201,7 @@ class _Describer:
 
     def module(self, value: ModuleType) -> Any:
         name = value.__name__
-        if _library(name.partition(".")[0]) is not None:
+        if library_version(name.partition(".")[0]) is not None:
             return {"!module": name}
         file = getattr(value, "__file__", None)
         if not file:
@@ -218,9 +211,9 @@ class _Describer:
 
     def named(self, value: Any, code: Callable[[Any], Any]) -> str:
         """Return the name of something a known package holds under that name, else name and hash of its code."""
-        library = _library(_top(value))
-        if library is not None and _found(value):
-            return f"{_name(value)} {library}".strip()
+        library = library_version(top_of(value))
+        if library is not None and is_found(value):
+            return f"{full_name(value)} {library}".strip()
         return f"{value.__qualname__} {hash_json(code(value))}"
 
     def code_of_function(self, f: FunctionType) -> list[Any]:
@@ -238,7 +231,7 @@ class _Describer:
             if chain[0] in f.__globals__ and chain[0] not in left:
                 found[".".join(chain)] = self.of_chain(f.__globals__[chain[0]], chain[1:])
         for name in sorted(imported):
-            if _library(name.partition(".")[0]) is None and name in sys.modules:
+            if library_version(name.partition(".")[0]) is None and name in sys.modules:
                 found[f"import {name}"] = self.of(sys.modules[name])
         more = {k: v for k, v in vars(f).items() if k != "__wrapped__"}
         settings = [self.of(v) for v in (f.__defaults__, f.__kwdefaults__, more)]
@@ -246,7 +239,7 @@ class _Describer:
 
     def of_chain(self, value: Any, names: tuple[str, ...]) -> Any:
         """Return the description of a global, or of what is read from it if it is a module of the user."""
-        while isinstance(value, ModuleType) and _library(value.__name__.partition(".")[0]) is None and names:
+        while isinstance(value, ModuleType) and library_version(value.__name__.partition(".")[0]) is None and names:
             if not hasattr(value, names[0]):
                 return "missing"
             value, names = getattr(value, names[0]), names[1:]
@@ -271,7 +264,9 @@ class _Describer:
                 value = defined[name]
             members[name] = self.of(own.get(name, value))
         bases = [
-            [_name(b), _library(_top(b))] if _known(b) else [b.__qualname__, self.code_of_class(b, instance)]
+            [full_name(b), library_version(top_of(b))]
+            if in_library(b)
+            else [b.__qualname__, self.code_of_class(b, instance)]
             for b in kind.__bases__
         ]
         return [members, bases]
@@ -341,43 +336,6 @@ def _short(value: Any) -> Any:
 
 def _sortable(described: Any) -> str:
     return json.dumps(described, sort_keys=True)
-
-
-def _known(value: Any) -> bool:
-    """Return whether a function or class belongs to a library, which is named with its version instead of its code."""
-    return _library(_top(value)) is not None
-
-
-@functools.cache
-def _library(top: str) -> str | None:
-    """Return the version of an installed library (empty for those whose versions are not told apart), else None."""
-    if top in KNOWN:
-        return ""
-    file = str(getattr(sys.modules.get(top), "__file__", None) or "")
-    if not any(f"{sep}{folder}{sep}" in file for folder in ("site-packages", "dist-packages") for sep in "/\\"):
-        return None
-    try:
-        return version(top)
-    except PackageNotFoundError:
-        return ""
-
-
-def _top(value: Any) -> str:
-    return str(getattr(value, "__module__", None) or "").partition(".")[0]
-
-
-def _name(value: Any) -> str:
-    return (
-        f"{getattr(value, '__module__', None) or ''}.{getattr(value, '__qualname__', getattr(value, '__name__', ''))}"
-    )
-
-
-def _found(value: Any) -> bool:
-    """Return whether the module of a function or class holds it under its name."""
-    at: Any = sys.modules.get(value.__module__)
-    for name in value.__qualname__.split("."):
-        at = getattr(at, name, None)
-    return at is value
 
 
 def _tensor_hash(value: torch.Tensor) -> str:

@@ -41,7 +41,7 @@ def planted_states(states_of, what):
 
 @pytest.mark.parametrize("what", ["pair sum", "first row"])
 def test_a_planted_quantity_is_found_and_the_others_are_not(lm, monkeypatch, what):
-    monkeypatch.setattr(dot_probes, "_states", planted_states(dot_probes._states, what))
+    monkeypatch.setattr(dot_probes, "states_at", planted_states(dot_probes.states_at, what))
     targets = ("first row", "pair sum", "other pair sum")
     ds = probe_contents(
         {"net": lm}, TASK, slots=[0, 3, 8], targets=targets, examples=1500, n_boot=50, random_trunk=False

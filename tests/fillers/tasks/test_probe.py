@@ -15,7 +15,8 @@ from experiments import dot_by_dot
 from figures.dot_by_dot import draw
 from tokinterp.cli import main as cli
 from tokinterp.fillers.tasks import probe
-from tokinterp.fillers.tasks.network import Network, as_model, build, parameters_hash
+from tokinterp.fillers.tasks.linear_probes import linear_probe
+from tokinterp.fillers.tasks.network import Network, build, parameters_hash
 from tokinterp.fillers.tasks.schedule import Schedule
 from tokinterp.fillers.tasks.task import Task
 
@@ -165,49 +166,7 @@ def test_probes_refuse_what_they_cannot_do(lm):
         with pytest.raises(ValueError, match=message):
             probe.probe_fillers(trunks, task, progress=False, **options)
     with pytest.raises(ValueError, match="positions"):
-        probe.linear_probe(lm, TASK, positions=[99], examples=4)
-
-
-def test_linear_probe_finds_an_answer_written_into_a_layer(lm, monkeypatch):
-    def planted(model, ids, where):
-        states = list(states_of(model, ids, where))
-        true = (ids[:, -1] == TASK.words.true).float()
-        states[1][:, 1, 3] += 20 * true
-        return iter(states)
-
-    states_of = probe._states
-    monkeypatch.setattr(probe, "_states", planted)
-    ds = probe.linear_probe(lm, TASK, positions=[4, 9], examples=300)
-    assert float(ds["accuracy"].sel(layer=1, position=9)) > 0.97
-    assert float(ds["shuffled"].sel(layer=1, position=9)) < 0.8
-    # At the end of the input, layer 0, every prompt has the same state.
-    assert float(ds["accuracy"].sel(layer=0, position=4)) == 0.5
-
-
-def test_the_linear_probe_is_scored_on_other_examples(lm, monkeypatch):
-    """States that are noise tell the answer of the examples of the fit alone."""
-
-    def noise(model, ids, where):
-        draw = torch.Generator().manual_seed(int(ids.sum()))  # the same examples, the same states
-        return iter([torch.randn(len(ids), len(where), 32, generator=draw) for _ in range(3)])
-
-    monkeypatch.setattr(probe, "_states", noise)
-    ds = probe.linear_probe(lm, TASK, positions=[4], examples=40)
-    assert float(ds["accuracy"].max()) < 0.8
-    share = float((TASK.test_set("filler", 40, 101).answer == TASK.words.true).double().mean())
-    assert float(ds["majority"]) == max(share, 1 - share)
-
-
-def test_the_linear_probe_is_that_of_scikit_learn():
-    from sklearn.linear_model import LogisticRegression
-
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(80, 5)) * [1, 10, 0.1, 3, 1] + 2
-    y = rng.random(80) < 1 / (1 + np.exp(-x[:, 0] - x[:, 1] / 10))
-    z = (x - x.mean(0)) / x.std(0, ddof=1)
-    theirs = LogisticRegression(C=1 / (0.05 * 80), tol=1e-10, max_iter=1000).fit(z, y)
-    ours = probe.logistic(torch.from_numpy(x), torch.from_numpy(y).double(), 0.05)
-    np.testing.assert_allclose(ours(torch.from_numpy(x)), theirs.decision_function(z), atol=1e-3)
+        linear_probe(lm, TASK, positions=[99], examples=4)
 
 
 def test_finetuning_is_that_of_a_loop(lm, monkeypatch):
@@ -232,14 +191,6 @@ def test_finetuning_is_that_of_a_loop(lm, monkeypatch):
         adam.step()
     for (name, a), b in zip(found.named_parameters(), own.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-3, msg=name)
-
-
-def test_states_are_those_of_the_wrapped_model(lm):
-    ids = TASK.test_set("filler", 4).sequences.ids
-    model = as_model(lm, TASK)
-    own = model.run(ids, ti.resid([0, 1, 2]))
-    for layer, states in enumerate(probe._states(lm, ids, [0, 5, 7])):
-        torch.testing.assert_close(states, own[ti.Site("resid", layer)][:, [0, 5, 7]])
 
 
 @pytest.mark.slow

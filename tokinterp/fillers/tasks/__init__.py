@@ -9,8 +9,9 @@ from .dot_ablation import ablate_dots
 from .dot_attention import DotAttention
 from .dot_probes import probe_contents
 from .dots import read_dots
+from .linear_probes import linear_probe
 from .network import Network
-from .probe import linear_probe, probe_fillers
+from .probe import probe_fillers
 from .schedule import Schedule
 from .task import Task
 from .training import load_networks, train

@@ -18,8 +18,9 @@ from ...results.documents import interval_name
 from ...settings import checked, count, names, number, several
 from ...stats.resample import resample
 from . import match3
+from .linear_probes import states_at
 from .network import network_info, parameters_hash
-from .probe import _states, _untrained_like, finish
+from .probe import _untrained_like, finish
 from .task import Samples, Task
 
 REFERENCE = "Pfau, Merrill and Bowman 2024, arXiv 2404.15758 (parallel chain of thought); linear probes of its words"
@@ -137,7 +138,7 @@ def probe_contents(
     positions = [task.n + 1 + s for s in where]
     for t, lm in enumerate(trunks.values()):
         lm = copy.deepcopy(lm).to(place).eval()
-        read = zip(*(_states(lm, s.sequences.ids.to(place), positions) for s in (fit, test)), strict=True)
+        read = zip(*(states_at(lm, s.sequences.ids.to(place), positions) for s in (fit, test)), strict=True)
         for layer, (x, z) in enumerate(read):
             if layer not in chosen:
                 continue

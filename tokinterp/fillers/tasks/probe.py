@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -24,7 +24,7 @@ from ...results.stamp import stamped
 from ...results.stores import read, write
 from ...run.fitting import Fit, State
 from ...run.signals import at_once
-from ...settings import checked, count, fraction, one_of, positive, several
+from ...settings import checked, count, fraction, one_of, several
 from .evaluation import evaluate, loss_sum
 from .formats import IGNORED, Sequences
 from .network import Network, build, network_info, parameters_hash
@@ -293,118 +293,3 @@ def finish(ds: xr.Dataset, lm: Any, task: Task, parameters: dict[str, Any], meas
     ds = stamped(ds.assign_attrs(task=task.name), measurement, info, task.hash, parameters, seed)
     check(ds)
     return ds
-
-
-# -- linear probes --------------------------------------------------------------------------------------------
-@checked(positions=several(count(), 1), examples=count(1), ridge=positive)
-@steady
-def linear_probe(
-    lm: Any, task: Task, *, positions: Sequence[int] | None = None, examples: int = 2000, ridge: float = 1e-2,
-    seed: int = 0, device: torch.device | str | None = None,
-) -> xr.Dataset:  # fmt: skip
-    """Read the answer from single states: a logistic regression for each layer and position, nothing is finetuned.
-
-    Parameters
-    ----------
-    lm : LlamaForCausalLM
-        From `build` or `train`.
-    task : Task
-        Match3; its filler format is run.
-    positions : sequence of int, optional
-        Where to read; from the end of the input through the answer cue by default.
-    examples : int
-        For fitting, and as many again for testing.
-    ridge : float
-        Penalty on the squared weights, of standardised states, relative to the number of examples.
-    seed : int
-        Of the examples.
-    device : torch.device or str, optional
-        A GPU if there is one.
-
-    Returns
-    -------
-    Dataset
-        ``accuracy`` and ``shuffled`` (labels permuted before the fit: chance) (layer, position); ``majority``.
-    """
-    if task.family != "match3":
-        raise ValueError(f"the linear probe reads True or False: it is defined for match3, not {task.family}")
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    width = task.length("filler")
-    where = list(range(task.n, width - 1) if positions is None else positions)
-    if bad := [p for p in where if not 0 <= p < width - 1]:
-        raise ValueError(f"positions {bad}: the words before the answer are numbered 0 to {width - 2}")
-    sets = [task.test_set("filler", examples, seed + s, place) for s in (100, 101)]
-    lm = copy.deepcopy(lm).to(place).eval()
-    labels = [(s.answer == task.words.true).double() for s in sets]
-    draw = torch.Generator().manual_seed(seed)
-    permuted = labels[0][torch.randperm(examples, generator=draw, dtype=torch.int64, device="cpu").to(place)]
-    n_layers = lm.config.num_hidden_layers
-    accuracy = np.full((2, n_layers + 1, len(where)), np.nan)
-    for layer, (fit, test) in enumerate(zip(*(_states(lm, s.sequences.ids, where) for s in sets), strict=True)):
-        for p in range(len(where)):
-            for row, y in enumerate((labels[0], permuted)):
-                predict = logistic(fit[:, p].double(), y, ridge)
-                right = (predict(test[:, p].double()) > 0) == (labels[1] > 0.5)
-                accuracy[row, layer, p] = float(right.double().mean())
-    info = network_info(lm, task, "")
-    from ...results.dataset import layer_coords
-
-    v = variable
-    data = {
-        "accuracy": v(("layer", "position"), accuracy[0], "accuracy of the answer read from the state", "1"),
-        "shuffled": v(("layer", "position"), accuracy[1], "the same, labels permuted", "1"),
-        "majority": v((), majority(sets[1].answer), "share of the most common answer", "1"),
-    }
-    coords = {**layer_coords(range(n_layers + 1), info), "position": v("position", where, "position", "1")}
-    parameters = {"task": asdict(task), "examples": examples, "ridge": ridge, "seed": seed, "positions": where}
-    return finish(xr.Dataset(data, coords), lm, task, parameters, "FillersLinearProbe", seed)
-
-
-@torch.no_grad()
-def _states(lm: Any, ids: torch.Tensor, where: Sequence[int], batch: int = 512) -> Iterator[torch.Tensor]:
-    """Yield the stream (example, place, d_model) at each layer; hooks see the last one before the final norm."""
-    kept: list[list[torch.Tensor]] = [[] for _ in range(lm.config.num_hidden_layers + 1)]
-
-    def keep(layer: int, out: Any) -> None:  # a tuple in older versions of transformers
-        kept[layer].append((out if torch.is_tensor(out) else out[0])[:, where])
-
-    hooks = [
-        block.register_forward_hook(lambda _m, _i, out, n=n: keep(n + 1, out))
-        for n, block in enumerate(lm.model.layers)
-    ]
-    hooks.append(lm.model.layers[0].register_forward_pre_hook(lambda _m, args: kept[0].append(args[0][:, where])))
-    try:
-        for start in range(0, len(ids), batch):
-            lm.model(input_ids=ids[start : start + batch], use_cache=False)
-    finally:
-        for h in hooks:
-            h.remove()
-    yield from (torch.cat(parts) for parts in kept)
-
-
-def logistic(x: torch.Tensor, y: torch.Tensor, ridge: float, steps: int = 12) -> Any:
-    """Fit a ridge-penalised logistic regression by Newton's method and return the function state -> logit.
-
-    Examples
-    --------
-    >>> x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)).double()
-    >>> predict = logistic(x, (x[:, 0] > 0).double(), 1e-2)
-    >>> float(((predict(x) > 0) == (x[:, 0] > 0)).double().mean()) > 0.95
-    True
-    """
-    mean, scale = x.mean(0), x.std(0).clamp_min(1e-6)
-
-    def features(z: torch.Tensor) -> torch.Tensor:
-        z = (z - mean) / scale
-        return torch.cat([z, torch.ones_like(z[:, :1])], 1)
-
-    a = features(x)
-    penalty = torch.full((a.shape[1],), ridge * len(x), dtype=a.dtype, device=a.device)
-    penalty[-1] = 1e-6 * len(x)
-    w = torch.zeros_like(penalty)
-    for _ in range(steps):
-        p = (a @ w).sigmoid()
-        gradient = a.T @ (p - y) + penalty * w
-        curvature = (a * (p * (1 - p))[:, None]).T @ a + torch.diag(penalty)
-        w = w - torch.linalg.solve(curvature, gradient)
-    return lambda z: features(z) @ w
