@@ -175,3 +175,12 @@ def test_unwritable_place_is_named(name, tmp_path):
     with pytest.raises(OSError, match=f"cannot write the store .*file/{name}: .*choose another place"):
         measured(which={"norms": Norms()}, store=tmp_path / "file" / name)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", ["a.zarr", "a.nc"])
+def test_results_come_back_in_the_order_in_which_they_were_written(name, tmp_path):
+    one = example()
+    tree = xr.DataTree.from_dict({"/": xr.Dataset(attrs=one.attrs), **{f"/{g}": one for g in "zebra"}})
+    path = ti.write(tree, tmp_path / name)
+    for _ in range(4):  # a folder's listing has no order of its own
+        assert list(ti.read(path).children) == list("zebra")

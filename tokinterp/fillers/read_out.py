@@ -129,7 +129,9 @@ def read_fillers(
     return finish(xr.Dataset(data, coords), model, "read_fillers", _short(settings), seed)
 
 
-@checked(n_fillers=count(1), placement=one_of(*PLACEMENTS), n_clusters=count(2), groups=count(2))
+@checked(
+    n_fillers=count(1), placement=one_of(*PLACEMENTS), n_clusters=count(2), groups=count(2), seed=count(0, 2**32 - 1)
+)
 @steady
 def cell_clusters(
     model: Model,

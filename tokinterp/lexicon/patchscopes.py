@@ -17,7 +17,7 @@ from ..run.edits import SiteEdit
 from ..run.measurement import choose_layers
 from ..run.sites import Site, resid
 from ..run.stream import capture
-from ..settings import checked, count, instance, integer, layers, one_of, several, string
+from ..settings import checked, count, instance, integer, layers, one_of, refuse, several, string
 from ..text.prompts import Prompts
 from ..text.vocabulary import Vocabulary
 
@@ -246,6 +246,8 @@ def first_layer(success: np.ndarray, layers: Sequence[int]) -> np.ndarray:
 def _positions(position: Any, prompts: Prompts) -> np.ndarray:
     """Return (prompt,) positions inside the prompts."""
     lengths = np.asarray(prompts.lengths)
+    if position is not None and np.size(position) not in (1, len(lengths)):
+        refuse("position", position, f"give one position, or one for each of the {len(lengths)} prompts")
     place = lengths - 1 if position is None else np.broadcast_to(np.asarray(position, np.int64), lengths.shape)
     bad = np.flatnonzero((place < 0) | (place >= lengths))
     if len(bad):

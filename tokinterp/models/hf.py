@@ -14,6 +14,7 @@ from ..files.paths import local_path
 from ..files.received import plain_name
 from ..kernels.state import passing
 from ..settings.describe import tokenizer_hash
+from ..settings.kinds import short
 from .hooks import HookedLM
 from .info import ModelInfo
 from .modules import Modules, find_modules, rows_of, size_of, submodule
@@ -78,7 +79,7 @@ def read_config(
     from transformers import AutoConfig
 
     if device is not None and device_map is not None:
-        raise ValueError(f"device={device!r} and device_map={device_map!r} exclude each other: give one of them")
+        raise ValueError(f"device={device!r} and device_map={short(device_map)} exclude each other: give one of them")
     place = choose_device(device) if device_map is None else None
     kind = choose_dtype(dtype, place)
     folder = local_path(name, "model")

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from ..results.summary import summary
-from ..settings import checked
+from ..settings import checked, short
 from . import style
 
 AXES = ("layer", "block")
@@ -192,7 +192,7 @@ def pick(ds: xr.Dataset, name: str, select: Mapping[str, Any] | None = None) -> 
     for dim, value in (select or {}).items():
         if dim not in one.dims:
             there = ", ".join(map(str, one[name].dims))
-            raise ValueError(f"select={dict(select or {})}: {name} has no dimension {dim!r}: it has {there}")
+            raise ValueError(f"select={short(dict(select or {}))}: {name} has no dimension {dim!r}: it has {there}")
         wanted = list(value) if isinstance(value, list | tuple | range | np.ndarray) else [value]
         try:
             one = one.sel({dim: wanted})

@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..files.paths import local_path
 from ..files.whole import replacing
-from ..settings import checked
+from ..settings import checked, refuse
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -266,7 +266,10 @@ def write_tokens(ax: Axes, tokens: Sequence[str], longest: int = 14) -> None:
 @checked()
 def panel_letters(axes: Sequence[Axes] | np.ndarray) -> None:
     """Put a bold a, b, c, ... above the left corner of each panel."""
-    for n, ax in enumerate(np.ravel(np.asarray(axes, dtype=object))):
+    panels = np.ravel(np.asarray(axes, dtype=object))
+    if any(not hasattr(ax, "set_title") for ax in panels):
+        refuse("axes", axes, "give the axes of a figure: fig, axes = plt.subplots(1, 2)")
+    for n, ax in enumerate(panels):
         ax.set_title(f"{chr(97 + n)}", loc="left", fontweight="bold", fontsize=RC["font.size"] + 1)
 
 

@@ -260,10 +260,14 @@ def check(data: xr.Dataset | xr.DataTree) -> None:
         for node in data.subtree:
             if node.data_vars or node.path == "/":
                 try:
-                    check(node.to_dataset(inherit=False))
+                    _check(node.to_dataset(inherit=False))
                 except ValueError as error:
                     raise ValueError(f"{node.path}: {error}") from None
-        return
+    else:
+        _check(data)
+
+
+def _check(data: xr.Dataset) -> None:
     problems = [f"attribute {a!r} is missing" for a in REQUIRED if a not in data.attrs]
     if data.attrs.get("Conventions", CONVENTIONS) != CONVENTIONS:
         problems.append(f"Conventions is {data.attrs['Conventions']!r}, not {CONVENTIONS!r}")

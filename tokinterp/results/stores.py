@@ -125,10 +125,12 @@ def read(path: str | Path) -> xr.DataTree:
     except Exception as error:
         raise ValueError(f"{path} cannot be read (damaged, or no result): {type(error).__name__}: {error}") from error
     known = nodes["/"].attrs.pop("digests", None)
-    loaded = xr.DataTree.from_dict(nodes)
     if known is None:
         raise ValueError(f"{path} has no digests: it is no result that tokinterp wrote")
-    now, then = digests(loaded), json.loads(known)
+    then = json.loads(known)
+    order = [name.rpartition("/")[0] or "/" for name in then]  # as written: a folder has no order
+    loaded = xr.DataTree.from_dict({n: nodes[n] for n in sorted(nodes, key=lambda n: [*order, n].index(n))})
+    now = digests(loaded)
     if not any(k.endswith(ATTRIBUTES) for k in then):  # written before attributes had digests
         now = {k: v for k, v in now.items() if not k.endswith(ATTRIBUTES)}
     bad = sorted(k for k in then.keys() | now.keys() if now.get(k) != then.get(k))

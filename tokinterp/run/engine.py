@@ -20,7 +20,7 @@ from ..models.base import Model
 from ..models.steady import ModelChangedError, check_steady, current, steady
 from ..results import dataset, stores
 from ..results.documents import with_documents
-from ..settings import checked, count, mapping, share
+from ..settings import checked, count, mapping, share, short
 from ..text.prompts import Prompts
 from .checkpoint import (
     Checkpoint,
@@ -192,7 +192,7 @@ def _check_notes(notes: Any, provenance: Mapping[str, Any]) -> dict[str, str]:
     if notes is None:
         return {}
     if not isinstance(notes, Mapping) or not all(isinstance(x, str) for pair in notes.items() for x in pair):
-        raise TypeError(f"notes={notes!r}: give names and texts, such as {{'texts': 'articles of May'}}")
+        raise TypeError(f"notes={short(notes)}: give names and texts, such as {{'texts': 'articles of May'}}")
     if taken := sorted({*notes} & {*provenance, "facts", "digests", "measurement"}):
         raise ValueError(f"notes: {', '.join(map(repr, taken))} is provenance, which the run itself writes: rename it")
     dataset.check(xr.Dataset(attrs={**notes, **provenance}))

@@ -18,8 +18,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -85,6 +84,7 @@ from .known import (
     word,
     words,
 )
+from .said import said_of
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -212,6 +212,7 @@ def checked(**kinds: Kind) -> Callable[[T], T]:
         called = function.__qualname__.removesuffix(".__init__")
         free = {n for n, p in own.items() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
         many = {n for n in free if own[n].kind is inspect.Parameter.VAR_POSITIONAL}
+        places = {n for n in own if "a path" in chosen[n].says}
 
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -230,76 +231,18 @@ def checked(**kinds: Kind) -> Callable[[T], T]:
                     given[name] = chosen[name](name, given[name])
             try:
                 return function(*bound.args, **bound.kwargs)
-            except KeyError as error:
-                raise _lacking(error, {n: v for n, v in given.items() if n in own}) from error
-            except ValueError as error:
-                if type(error) is ValueError:
-                    error.args = (_said_of(str(error), {n: v for n, v in given.items() if n in own}),)
-                raise
+            except (KeyError, ValueError, TypeError, OSError) as error:
+                inner = {k: v for n in free - many for k, v in given.get(n, {}).items()}
+                held = {n: v for n, v in given.items() if n in own and n not in free - many}
+                said = said_of(error, {**held, **inner}, places)
+                if said is error:
+                    raise
+                raise said from error
 
         run.__kinds__ = chosen  # pyright: ignore[reportAttributeAccessIssue]
         return run  # pyright: ignore[reportReturnType]
 
     return decorate
-
-
-def _lacking(error: KeyError, given: Mapping[str, Any]) -> Exception:
-    """Return the error for a name that a result does not have: what it is said of, and what there is."""
-    missing = error.args[0] if error.args else None
-    if among := re.search(r"not all values found in index '(\w+)'", str(missing)):
-        return _absent(among[1], given) or error
-    quoted = re.match(r"No variable named '(.*)'\. |'(.*)' is not a valid dimension or coordinate", str(missing))
-    wanted = next((g for g in quoted.groups() if g is not None), missing) if quoted else missing
-    results = {n: v for n, v in given.items() if hasattr(v, "data_vars")}
-    for name, value in given.items():
-        if type(value) is type(wanted) and value == wanted:
-            known = [str(n) for ds in results.values() for n in ds.variables] if isinstance(wanted, str) else []
-            there = f"; there are {', '.join(known)}{like(wanted, known)}" if known else ""
-            return ValueError(f"{name}={short(value)}: the result has no such value{there}")
-    for name, ds in results.items():
-        if isinstance(wanted, str) and wanted not in ds.variables:
-            kind = ds.attrs.get("measurement", "another measurement")
-            return ValueError(
-                f"{name}={short(ds)}: it is a result of {kind} and has no {wanted!r}; there are "
-                f"{', '.join(map(str, ds.variables)) or 'no variables'}: give the result that this function draws or "
-                "reads"
-            )
-    return error
-
-
-def _absent(dim: str, given: Mapping[str, Any]) -> ValueError | None:
-    """Return the error for a value that a dimension of a result does not have, said of the argument that asks."""
-    held = (ds[dim].values.tolist() for ds in given.values() if hasattr(ds, "data_vars") and dim in ds.coords)
-    known = next(held, [])
-    for name, value in given.items():
-        plain = _plain(value)
-        asked = plain if isinstance(plain, list) else [plain]
-        alike = {type(v) for v in asked} & {type(v) for v in known}
-        if alike and not {*map(repr, asked)} <= {*map(repr, known)}:
-            way = like(asked[0], known) if isinstance(asked[0], str) else ""
-            return ValueError(f"{name}={short(plain)}: there are {dim} {', '.join(map(str, known))}{way}")
-    return None
-
-
-def _said_of(message: str, given: Mapping[str, Any]) -> str:
-    """Return a refusal as said of one of the arguments given: what some function inside says, it says of its own."""
-    if any(re.search(rf"\b{name}(\[.*?\])?=", message) for name in given):
-        return message
-    head = re.match(r"\w+=", message)
-    for name, value in given.items():
-        shown = short(plain := _plain(value))
-        parts = [v for v in plain if isinstance(v, str)] if isinstance(plain, list) else []
-        if any(repr(part) in message for part in parts) or (isinstance(plain, str | list | dict) and shown in message):
-            return f"{name}={shown}: {message.removeprefix(f'{head[0]}{shown}: ' if head else '')}"
-    if lost := re.search(r"no variable '(\w+)'|(?:this|the) result", message):
-        for name, value in given.items():
-            if hasattr(value, "data_vars") and lost[1] not in value.variables:
-                return f"{name}={short(value)}: {message.removeprefix(f'name={lost[1]!r}: ')}"
-    return message
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if type(value).__name__ == "ndarray" else list(value) if isinstance(value, tuple) else value
 
 
 def check(function: Callable[..., Any], **given: Any) -> None:

@@ -92,11 +92,19 @@ def _take_path(value: Any) -> Any:
     return value
 
 
+def _as_array(value: Any) -> np.ndarray:
+    """Return a list as an array; a ragged one, or one of things that are no numbers, is none."""
+    try:
+        return np.array(value)
+    except (ValueError, TypeError, OverflowError):
+        raise Refused from None
+
+
 def _array(kinds: str) -> Callable[[Any], np.ndarray]:
     """Take a one-dimensional array of a kind of number, or a list that is one."""
 
     def take(value: Any) -> np.ndarray:
-        given = np.array(value) if isinstance(value, list | tuple) and len(value) else value
+        given = _as_array(value) if isinstance(value, list | tuple) and len(value) else value
         if isinstance(value, list | tuple) and not len(value):
             given = np.zeros(0, np.str_ if kinds == "U" else np.int64)
         if not isinstance(given, np.ndarray) or given.ndim != 1 or (given.dtype.kind not in kinds and given.size):
@@ -109,7 +117,7 @@ def _array(kinds: str) -> Callable[[Any], np.ndarray]:
 def _take_places(value: Any) -> Any:
     if isinstance(value, slice):
         return value
-    given = np.array(value) if isinstance(value, list | tuple) and len(value) else value
+    given = _as_array(value) if isinstance(value, list | tuple) and len(value) else value
     given = np.asarray(given) if isinstance(given, torch.Tensor) else given
     if isinstance(given, list | tuple):
         return np.zeros(0, np.int64)
