@@ -1,4 +1,4 @@
-"""Writers that are killed before a file operation, and called again; a script of test_killed.py.
+"""Writers that are killed before a file operation, and called again; a script of test_stores_killed.py.
 
     python killed_writers.py FOLDER
 

@@ -111,3 +111,12 @@ def test_a_result_of_something_else_is_named_wherever_it_is():
         ti.check(other)
     with pytest.raises(ValueError, match=r"^axes=a ndarray of shape \(1,\): give the axes"):
         ti.plots.style.panel_letters(np.array([0.5]))
+    for name in ("no_such.txt", "one\ntwo"):
+        with pytest.raises(
+            ValueError, match=r"^name='(no_such.txt|one\\ntwo)': the result has no such value"
+        ) as caught:
+            ti.plots.intervals(good, name, "layer")
+        assert "\n" not in str(caught.value)
+    for wrong in ({"a": [[1, 2], [3]]}, {"a": other}):
+        with pytest.raises((ValueError, TypeError), match=r"^classes=.*: give an array, or lists of one length"):
+            ti.geometry.NeighbourOverlap(classes=wrong)

@@ -158,6 +158,10 @@ def about_option(message: str, run: Callable[..., None], given: dict[str, Any]) 
     A message that begins with neither is said of the option whose value stands in it.
     """
     flags = flags_of(run)
+    held = {name: {str(v) for v in (value if isinstance(value, list) else [value])} for name, value in given.items()}
+    inner = re.match(r"(path|store|file|folder)='(.*?)': ", message)  # of a function: another option may hold the place
+    if inner and inner[2] not in held.get(inner[1], ()) and any(inner[2] in values for values in held.values()):
+        message = message[inner.end() :]
     if found := re.match(r"(\w+) ?= ?", message):
         for name in (found[1], found[1].removesuffix("s"), *ALSO.get(found[1], ())):
             if name in flags:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .kinds import like, short
 
 
@@ -30,6 +32,11 @@ def said_of(error: Exception, given: Mapping[str, Any], places: set[str]) -> Exc
     """
     if isinstance(error, KeyError):
         return _lacking(error, given)
+    if type(error) in (ValueError, TypeError) and re.match(NO_ARRAY, str(error)):
+        for name, value in given.items():
+            inside = list(value.values()) if isinstance(value, Mapping) else [value]
+            if not hasattr(value, "data_vars") and not all(map(_is_array, inside)):
+                return type(error)(f"{name}={short(value)}: give an array, or lists of one length")
     if isinstance(error, OSError):
         return _of_place(error, {n: given[n] for n in given if n in places})
     if type(error) is ValueError:
@@ -40,6 +47,17 @@ def said_of(error: Exception, given: Mapping[str, Any], places: set[str]) -> Exc
     if type(error) in (ValueError, TypeError) and "\n" in str(error):
         error.args = (_one_line(str(error), given),)
     return error
+
+
+NO_ARRAY = "setting an array element with a sequence|cannot directly convert an xarray.Dataset"
+"""What numpy and xarray say of what is no array."""
+
+
+def _is_array(value: Any) -> bool:
+    try:
+        return np.asarray(value) is not None
+    except (ValueError, TypeError):
+        return False
 
 
 def _one_line(message: str, given: Mapping[str, Any]) -> str:
@@ -105,7 +123,8 @@ def _lacking(error: KeyError, given: Mapping[str, Any]) -> Exception:
     results = dict(_results(given))
     others = [n for n, ds in results.items() if isinstance(wanted, str) and wanted not in ds.variables]
     for name, value in given.items() if len(others) in (0, len(results)) else ():
-        if type(value) is type(wanted) and value == wanted:
+        forms = (value, value.partition(".")[0], repr(value)[1:-1]) if isinstance(value, str) else (value,)
+        if type(value) is type(wanted) and wanted in forms:  # xarray quotes names, and reads a dot as a part
             known = [str(n) for ds in results.values() for n in ds.variables] if isinstance(wanted, str) else []
             there = f"; there are {', '.join(known)}{like(wanted, known)}" if known else ""
             return ValueError(f"{name}={short(value)}: the result has no such value{there}")
