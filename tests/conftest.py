@@ -87,3 +87,15 @@ def marked_texts(long_model) -> ti.Prompts:
     """Two texts with separators of several kinds."""
     texts = ["Go in, then out. The river, wide. And so on; to", "One, two; three. No more"]
     return ti.Prompts.from_texts(texts, long_model)
+
+
+@pytest.fixture
+def close_figures():
+    """Figures are closed behind a test; matplotlib's settings are as before."""
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    before = dict(mpl.rcParams)
+    yield
+    assert dict(mpl.rcParams) == before, "a plot changed matplotlib's settings"
+    plt.close("all")

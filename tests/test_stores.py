@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from results.test_dataset import tree
+from result_trees import tree
 from stored_runs import (
     BATCH,
     LENGTHS,

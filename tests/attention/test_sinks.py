@@ -2,12 +2,13 @@
 
 import numpy as np
 import torch
-from attention.test_mass import S
 from contract import LENGTHS, assert_contract
 from tiny import some_prompts, tiny
 
 import tokinterp as ti
 from tokinterp.attention.sinks import AttentionSinks
+
+S = ti.Site
 
 
 def test_attention_sinks_keep_the_contract():

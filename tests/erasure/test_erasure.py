@@ -8,7 +8,8 @@ import pytest
 import torch
 from golden import footprints
 from hypothesis import given, settings
-from planted import LinearProbes, PlantedModel, planted_spans, planted_texts
+from planted import LinearProbes, planted_spans, planted_texts
+from planted_run import MODEL, planted_run
 from standin import StandIn, partitions
 
 import tokinterp as ti
@@ -17,16 +18,7 @@ from tokinterp.erasure.erasure import ErasureScores
 from tokinterp.text import Prompts
 from tokinterp.text.bigrams import sample_bigrams
 
-MODEL = PlantedModel()
 FOUND = json.loads((Path(footprints.__file__).with_suffix(".json")).read_text(encoding="utf-8"))
-
-
-def planted_run(prompts=None, **options):
-    prompts = prompts or Prompts.from_texts(planted_texts(6), MODEL)
-    options = {"start": 1, "end": 3, "tokens": None, **options}
-    measurement = ErasureScores(LinearProbes.planted(MODEL, [1, 2, 3]), **options)
-    tree = ti.measure(MODEL, prompts, {"erasure": measurement}, progress=False, batch_tokens=200)
-    return tree["erasure"].to_dataset(), prompts
 
 
 def units(ds):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from linearity.test_linearity import pair, stand_in, streamed
+from linear_pairs import pair, stand_in, streamed
 from standin import partitions
 
 import tokinterp as ti

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from contract import assert_contract
+from golden.llm_microscope import clouds
 from hypothesis import given, settings
-from linearity.test_linearity import FOUND, clouds, stand_in, streamed
+from linear_pairs import FOUND, stand_in, streamed
 from standin import StandIn, partitions
 from tiny import some_prompts, tiny
 

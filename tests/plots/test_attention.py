@@ -6,6 +6,8 @@ import xarray as xr
 
 from tokinterp import plots
 
+pytestmark = pytest.mark.usefixtures("close_figures")
+
 KEYS, QUERIES = ["sink", "text", "empty"], ["all", "last"]
 
 

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 import xarray as xr
-from erasure.test_erasure import MODEL, planted_run
 from planted import planted_texts
+from planted_run import MODEL, planted_run
 
 import tokinterp as ti
 from tokinterp.plots.erasure import page

@@ -4,11 +4,13 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import xarray as xr
+from drawn import assert_legible, curves_of, tokens_dataset
 from matplotlib.figure import Figure
-from plots.test_plots import assert_legible, close_figures, curves_of, drawn_labels, tokens_dataset  # noqa: F401
 
 import tokinterp as ti
 from tokinterp import plots
+
+pytestmark = pytest.mark.usefixtures("close_figures")
 
 mpl.use("Agg")
 

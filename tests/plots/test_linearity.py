@@ -3,13 +3,15 @@
 import matplotlib as mpl
 import numpy as np
 import pytest
-from plots.test_plots import assert_legible, close_figures  # noqa: F401
+from drawn import assert_legible
 from tiny import tiny
 
 import tokinterp as ti
 from tokinterp import plots
 from tokinterp.plots import style
 from tokinterp.text import token_classes
+
+pytestmark = pytest.mark.usefixtures("close_figures")
 
 mpl.use("Agg")
 

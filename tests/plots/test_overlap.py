@@ -3,23 +3,15 @@
 import matplotlib as mpl
 import numpy as np
 import pytest
-from plots.test_plots import assert_legible
+from drawn import assert_legible
 from tiny import some_prompts, tiny
 
 import tokinterp as ti
 from tokinterp import plots
 
+pytestmark = pytest.mark.usefixtures("close_figures")
+
 mpl.use("Agg")
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    import matplotlib.pyplot as plt
-
-    before = dict(mpl.rcParams)
-    yield
-    assert dict(mpl.rcParams) == before, "a plot changed matplotlib's settings"
-    plt.close("all")
 
 
 def asked():

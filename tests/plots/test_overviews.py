@@ -3,10 +3,12 @@
 import matplotlib as mpl
 import numpy as np
 import pytest
-from plots.test_plots import assert_legible, close_figures  # noqa: F401
+from drawn import assert_legible
 
 import tokinterp as ti
 from tokinterp import plots
+
+pytestmark = pytest.mark.usefixtures("close_figures")
 
 mpl.use("Agg")
 

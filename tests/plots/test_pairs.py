@@ -3,11 +3,12 @@
 import matplotlib as mpl
 import numpy as np
 import pytest
-from plots.test_plots import close_figures  # noqa: F401
 from tiny import some_prompts, tiny
 
 import tokinterp as ti
 from tokinterp import plots
+
+pytestmark = pytest.mark.usefixtures("close_figures")
 
 mpl.use("Agg")
 

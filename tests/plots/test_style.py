@@ -4,12 +4,14 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import xarray as xr
+from drawn import assert_legible, curves_of, tokens_dataset
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from plots.test_plots import assert_legible, close_figures, curves_of, drawn_labels, tokens_dataset  # noqa: F401
 
 from tokinterp import plots
 from tokinterp.results.dataset import variable
+
+pytestmark = pytest.mark.usefixtures("close_figures")
 
 mpl.use("Agg")
 

@@ -3,9 +3,11 @@
 import matplotlib as mpl
 import numpy as np
 import pytest
-from plots.test_plots import assert_legible, close_figures, drawn_labels, tokens_dataset  # noqa: F401
+from drawn import assert_legible, tokens_dataset
 
 from tokinterp import plots
+
+pytestmark = pytest.mark.usefixtures("close_figures")
 
 mpl.use("Agg")
 

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import xarray as xr
-from plots.test_erasure import small
+from drawn import small
 
 import tokinterp as ti
 from tokinterp.plots import overview

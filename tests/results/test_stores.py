@@ -7,7 +7,7 @@ import shutil
 import pytest
 import xarray as xr
 from conftest import needs_extras
-from results.test_dataset import example, tree
+from result_trees import example, tree
 from stored_runs import assert_same, measured
 from tiny import Norms
 

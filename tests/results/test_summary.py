@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import xarray as xr
-from results.test_dataset import example
+from result_trees import example
 from scipy import stats
 
 import tokinterp as ti

@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 import torch
-from test_process import every_measurement, fitted, models, texts
+from every import every_measurement, fitted, models, texts
 from tiny import some_prompts, tiny
 
 import tokinterp as ti

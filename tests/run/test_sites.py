@@ -1,10 +1,10 @@
 """Names and numbers of sites."""
 
 import pytest
-from run.test_batch import S
 from tiny import tiny
 
 from tokinterp.run.sites import SITES
+from tokinterp.run.sites import Site as S
 
 
 @pytest.mark.parametrize("name", SITES)

@@ -2,10 +2,12 @@
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from run.test_batch import LENGTHS, S
 from tiny import some_prompts, tiny
 
 import tokinterp as ti
+
+LENGTHS = [5, 12, 1, 7, 12, 3]
+S = ti.Site
 
 
 @settings(deadline=None, max_examples=20)
