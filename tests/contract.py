@@ -35,13 +35,13 @@ def _assert_verbs(make, model, prompts, batch_tokens, whole, rtol, atol):
         return  # the reading before decides what the next one counts: tests/test_resume.py
     halves = [make(), make()]
     for m in halves:
-        m.start(model.info, prompts)
+        m.begin(model.info, prompts)
     sites = halves[0].sites(model.info)
     for i, batch in enumerate(stream(model, prompts, sites, batch_tokens=batch_tokens)):
         m = halves[i % 2]
         m.update(batch)
         again = make()
-        again.start(model.info, prompts)
+        again.begin(model.info, prompts)
         again.load(m.state(), model.device)
         halves[i % 2] = again
     halves[1].merge(halves[0])

@@ -64,7 +64,7 @@ class StandIn:
 
     def measured(self, measurement, batches=None):
         """Return a measurement that has seen all prompts, in these batches."""
-        measurement.start(self.info, self.prompts)
+        measurement.begin(self.info, self.prompts)
         for numbers in batches or [range(len(self.lengths))]:
             measurement.update(self.batch(numbers))
         return measurement

@@ -491,8 +491,8 @@ class Numbered(Measurement):
     def sites(self, info):
         return ti.resid([1])
 
-    def start(self, info, prompts):
-        super().start(info, prompts)
+    def begin(self, info, prompts):
+        super().begin(info, prompts)
         self.lengths = list(prompts.lengths)
 
     def update(self, batch):
@@ -522,7 +522,7 @@ def test_out_of_memory_in_a_share_keeps_the_numbers_of_the_whole(tmp_path):
 @pytest.mark.slow
 def test_given_maps_go_through_shares(tmp_path):
     prompts, info = some_prompts(LENGTHS), tiny().info
-    maps = measured(prompts, which={"fit": (fit := ti.linearity.TokenNonlinearity(exclude=()))}) and fit.fitted()
+    maps = ti.linearity.fit_linear_maps(tiny(), prompts, exclude=(), progress=False)
     assert isinstance(maps, LinearMaps)
     which = {"error": ti.linearity.TokenNonlinearity(maps=maps, exclude=())}
     for i in range(2):

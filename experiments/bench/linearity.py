@@ -45,7 +45,7 @@ def run(*, small: bool = False, out: Path | None = None) -> dict[str, Any]:
 
     def measured(held_out: bool) -> list[float]:
         m = ti.linearity.Linearity(exclude=(), held_out=held_out)
-        m.start(model.info, prompts)
+        m.begin(model.info, prompts)
         m.update(batch)
         return m.result()["linearity"].values.tolist()
 

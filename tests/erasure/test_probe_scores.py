@@ -194,7 +194,7 @@ def test_intervals_are_over_documents(real):
     same = test[[0, 1, 2]]
     same.documents = np.zeros(3, np.int64)
     m = ProbeScores(probes, layers=[0], offsets=[0], n_boot=20)
-    m.start(model.info, test[[0, 1, 2]])
+    m.begin(model.info, test[[0, 1, 2]])
     m._documents = same.documents
     m.update(ti.capture(model, test, [0, 1, 2], ti.resid([0])))
     found = m.result()["accuracy_interval"].sel(subset="all").values

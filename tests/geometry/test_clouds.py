@@ -68,7 +68,7 @@ def test_other_points_are_searched_apart_and_nothing_is_kept(searches):
     prompts = some_prompts([30])
     asked = list(everything(exclude=()).values())
     for m in asked:
-        m.start(model.info, prompts)
+        m.begin(model.info, prompts)
     sites = sorted({s for m in asked for s in m.sites(model.info)})
     batch = ti.capture(model, prompts, [0], sites)
     batch.requests = [w for m in asked for w in m.requests(model.info)]

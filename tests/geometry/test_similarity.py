@@ -306,7 +306,7 @@ def test_errors_are_those_of_the_jackknife_over_prompts():
         for out in range(4):
             others = [n for n in range(4) if n != out]
             part = make()
-            part.start(model.info, model.prompts)
+            part.begin(model.info, model.prompts)
             part.update(model.batch(others))
             parts.append(float(part.result()[name][0, 1]))
         error = np.sqrt(3 / 4 * np.square(np.array(parts) - np.mean(parts)).sum())

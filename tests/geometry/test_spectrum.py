@@ -141,7 +141,7 @@ def test_parts_merge_to_the_whole(batches):
 def test_merging_into_an_empty_one_takes_a_copy():
     model = with_sink()
     empty, full = Spectrum(), model.measured(Spectrum())
-    empty.start(model.info, model.prompts)
+    empty.begin(model.info, model.prompts)
     empty.merge(full)
     empty.update(model.batch([0]))
     assert int(full.sums["count"].sum()) < int(empty.sums["count"].sum())
@@ -158,7 +158,7 @@ def test_state_taken_up_goes_on_to_the_same_bits():
     whole = model.measured(Spectrum(), [[0, 1], [2, 3], [4]]).result()
     half = model.measured(Spectrum(), [[0, 1]])
     again = Spectrum()
-    again.start(model.info, model.prompts)
+    again.begin(model.info, model.prompts)
     again.load(half.state())
     for numbers in ([2, 3], [4]):
         again.update(model.batch(numbers))
@@ -300,9 +300,9 @@ def test_bad_settings_are_refused(settings, message):
 def test_what_the_model_lacks_is_refused_before_it_runs():
     model = StandIn()
     with pytest.raises(ValueError, match=r"layers=\[4\]"):
-        Spectrum(layers=[4]).start(model.info, model.prompts)
+        Spectrum(layers=[4]).begin(model.info, model.prompts)
     with pytest.raises(ValueError, match="only 8 channels"):
-        Spectrum(components=9).start(model.info, model.prompts)
+        Spectrum(components=9).begin(model.info, model.prompts)
     with pytest.raises(ValueError, match="seen no batch"):
         Spectrum().result()
 

@@ -164,7 +164,7 @@ def test_parts_merge_and_states_go_on():
     part.merge(model.measured(LogitLens(), [[0, 3]]))
     xr.testing.assert_identical(part.result(), whole.result())
     again = LogitLens()
-    again.start(model.info, model.prompts)
+    again.begin(model.info, model.prompts)
     again.load(model.measured(LogitLens(), [[0, 3], [1, 2]]).state())
     again.update(model.batch([4]))
     xr.testing.assert_identical(again.result(), whole.result())
@@ -226,7 +226,7 @@ def test_prompt_of_one_token_has_no_mean():
     assert bool(ds["cross_entropy"].sel(prompt=1).isnull().all())
     assert bool(ds["first_layer"].sel(prompt=1).isnull().all())
     with pytest.raises(ValueError, match="no next token"):
-        LogitLens().start(model.info, StandIn((1, 1)).prompts)
+        LogitLens().begin(model.info, StandIn((1, 1)).prompts)
 
 
 @pytest.mark.parametrize(
@@ -250,9 +250,9 @@ def test_bad_settings_are_refused(settings, message):
 def test_what_the_model_lacks_is_refused_before_it_runs():
     model = StandIn()
     with pytest.raises(ValueError, match=r"layers=\[4\]"):
-        LogitLens(layers=[4]).start(model.info, model.prompts)
+        LogitLens(layers=[4]).begin(model.info, model.prompts)
     with pytest.raises(ValueError, match="only 17 tokens"):
-        LogitLens(top=18).start(model.info, model.prompts)
+        LogitLens(top=18).begin(model.info, model.prompts)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])

@@ -53,9 +53,7 @@ def test_numbers_that_are_none_are_refused_but_for_refused_fits(maps):
 
 def test_maps_of_a_run_predict_the_next_layer():
     prompts = some_prompts([40] * 6)
-    m = ti.linearity.TokenNonlinearity(blocks=[1], exclude=())
-    ti.measure(tiny(), prompts, {"m": m}, progress=False)
-    maps = m.fitted()
+    maps = ti.linearity.fit_linear_maps(tiny(), prompts, [1], exclude=(), progress=False)
     batch = ti.capture(tiny(), prompts, range(6), ti.resid([1, 2]))
     x, y = (batch.rows(n).double() for n in (1, 2))
     fitted = maps.mean_out[0] + (x - maps.mean_in[0]) @ maps.weight[0]

@@ -69,7 +69,7 @@ def test_no_prompt_kept_gives_an_empty_table(decoder):
         ti.memory.ContextMemory(decoder, tokens=1),
         ti.linearity.TokenNonlinearity(blocks=[1], tokens=1, fit="prompt", exclude=()),
     ):
-        m.start(model.info, prompts)
+        m.begin(model.info, prompts)
         m.update(ti.capture(model, prompts, [1, 2], m.sites(model.info)))
         assert m.result().sizes["token"] == 0
 

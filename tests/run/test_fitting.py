@@ -212,9 +212,7 @@ def test_numbers_that_are_none_are_refused(tmp_path):
 
 
 def test_maps_refuse_what_no_fit_gives(tmp_path):
-    asked = {"m": ti.linearity.TokenNonlinearity(blocks=[0, 2])}
-    ti.measure(tiny(), some_prompts([60] * 6), asked, progress=False)
-    maps = asked["m"].fitted()
+    maps = ti.linearity.fit_linear_maps(tiny(), some_prompts([60] * 6), [0, 2], progress=False)
     maps.weight[0], maps.linearity[0] = torch.nan, torch.nan  # a fit that was refused
     assert ti.linearity.LinearMaps.load(maps.save(tmp_path / "maps")).digest == maps.digest
     for name in ("weight", "mean_in", "spread"):

@@ -13,7 +13,7 @@ from tokinterp.scan import measurements
 def fed(numbers, layers=(1, 3)):
     model, prompts = tiny(), some_prompts((5, 7, 4, 6))
     out = Norms(layers)
-    out.start(model.info, prompts)
+    out.begin(model.info, prompts)
     for n in numbers:
         out.update(ti.capture(model, prompts, n, out.sites(model.info)))
     return out

@@ -349,8 +349,8 @@ def test_special_tokens_are_looked_up_for_all_prompts_at_once(n, monkeypatch):
     monkeypatch.setattr(Vocabulary, "special", lambda self, ids: looked.append(len(ids)) or special(self, ids))
     uses = {
         "sizes": lambda: cloud_sizes(prompts, ("special",)),
-        "recall": lambda: ti.memory.PrefixRecall().start(model.info, prompts),
-        "similarity": lambda: ti.geometry.LayerSimilarity().start(model.info, prompts),
+        "recall": lambda: ti.memory.PrefixRecall().begin(model.info, prompts),
+        "similarity": lambda: ti.geometry.LayerSimilarity().begin(model.info, prompts),
         "covariates": lambda: ti.geometry.prompt_covariates(prompts),
         "shuffled": lambda: ti.text.shuffle_blocks(prompts, 1),
         "random": lambda: ti.text.random_ids(prompts),

@@ -73,9 +73,9 @@ class FirstTokenAttention(Measurement):
         """Return the attention patterns of the blocks."""
         return [Site("pattern", b) for b in self.at_blocks(info)]
 
-    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check the blocks, and that some prompt has two tokens."""
-        super().start(info, prompts)
+        super().begin(info, prompts)
         if max(prompts.lengths) < 2:
             raise ValueError("every prompt has a single token, which can only look at itself: give longer prompts")
 

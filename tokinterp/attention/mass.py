@@ -105,9 +105,9 @@ class AttentionMass(Measurement):
         names = ("value", "pattern") if self.value_weighted else ("pattern",)
         return [Site(name, b) for b in self.at_blocks(info) for name in names]
 
-    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check blocks, and find the tokens of each set."""
-        super().start(info, prompts)
+        super().begin(info, prompts)
         self._starts = prompts.starts
         self._keys, self._queries = resolve(prompts, self.keys), resolve(prompts, self.queries)
         for what, packed, names in (("queries", self._queries, self.queries), ("keys", self._keys, self.keys)):

@@ -86,9 +86,9 @@ class AttentionSinks(Measurement):
         names = ("key", "value", "pattern") if self.norms else ("pattern",)
         return [Site(name, b) for b in self.at_blocks(info) for name in names]
 
-    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check that some prompt is long enough."""
-        super().start(info, prompts)
+        super().begin(info, prompts)
         if max(prompts.lengths) < self.tokens:
             raise ValueError(
                 f"tokens={self.tokens}: the longest prompt has {max(prompts.lengths)}; give longer prompts or fewer "

@@ -12,7 +12,6 @@ import xarray as xr
 from ..run.measurement import Field, Measurement
 from ..run.sites import resid
 from ..settings import checked, count, integer, names, one_of, several
-from ..settings.describe import digest
 from . import kernels as seg
 from .depth import default_layers
 
@@ -164,7 +163,7 @@ class ErasureScores(Measurement):
     ) -> None:
         super().__init__()
         self.probes = probes
-        self.start_layer, self.end_layer = start, end
+        self.start, self.end = start, end
         self.offsets, self.scale, self.centred, self.denominator = tuple(offsets), scale, centred, denominator
         self.left_penalty, self.right_penalty, self.max_length = left_penalty, right_penalty, max_length
         self.segmentation, self.penalty, self.unseen = segmentation, penalty, unseen
@@ -180,28 +179,19 @@ class ErasureScores(Measurement):
                 f"offsets={self.offsets}, or choose fewer"
             )
 
-    def settings(self) -> dict[str, Any]:
-        """Return the settings; the probes are named by a hash of their weights and labels."""
-        names = (
-            "offsets", "scale", "centred", "denominator", "left_penalty", "right_penalty", "max_length", "segmentation",
-            "penalty", "unseen", "exclude", "tokens",
-        )  # fmt: skip
-        out = {"probes": probes_hash(self.probes, self.offsets), "start": self.start_layer, "end": self.end_layer}
-        return out | {n: list(v) if isinstance(v := getattr(self, n), tuple) else v for n in names}
-
     def between(self, info: ModelInfo) -> tuple[int, int]:
         """Return start and end for a model, the defaults filled in."""
         start, end = default_layers(info.n_layers)
-        start = start if self.start_layer is None else self.start_layer
-        return start, max(end, start + 1) if self.end_layer is None else self.end_layer
+        start = start if self.start is None else self.start
+        return start, max(end, start + 1) if self.end is None else self.end
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the stream at the two layers."""
         return resid(self.between(info))
 
-    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check the probes against the model and the prompts."""
-        super().start(info, prompts)
+        super().begin(info, prompts)
         start, end = self.between(info)
         if hasattr(self.probes, "check_model"):
             self.probes.check_model(info)  # pyright: ignore[reportAttributeAccessIssue]
@@ -373,13 +363,3 @@ def _per_prompt(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         "mean_psi": mean,
         "in_units": share,
     }
-
-
-def probes_hash(probes: Probes, offsets: Sequence[int]) -> str:
-    """Return the digest of probes; of others that have none, a hash of labels and weights."""
-    known = getattr(probes, "digest", None)
-    if isinstance(known, str) and known:
-        return known[:16]
-    labels = torch.as_tensor(probes.labels, dtype=torch.int64, device="cpu")
-    weights = [[int(n), o, probes.weight(n, o)] for n in sorted(probes.layers, key=int) for o in offsets]
-    return digest([labels, weights])

@@ -117,7 +117,7 @@ class ProbeScores(Measurement):
         """Return the stream at the layers."""
         return resid(self.layers)
 
-    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check that the probes belong to the model, and sort the tokens of the prompts into subsets.
 
         Raises
@@ -125,7 +125,7 @@ class ProbeScores(Measurement):
         ValueError
             If the probes belong to another model, the prompts hold no multi-token word, or no label at an offset.
         """
-        super().start(info, prompts)
+        super().begin(info, prompts)
         self.probes.check_model(info)
         self.subsets, self._bits = token_subsets(prompts, self.spans)
         self._starts, self._documents = prompts.starts, prompts.documents

@@ -86,6 +86,10 @@ class TokenProbes:
         what = f"layers {self.layers}, offsets {self.offsets}, {len(self.labels)} types"
         return f"TokenProbes({what}, {self.facts.get('method')}, {self.digest[:12]})"
 
+    def __describe__(self) -> str:
+        """Return what probes are as a setting: their digest."""
+        return self.digest[:16]
+
     # -- weights ----------------------------------------------------------------------------------------------
     def _check(self, layer: int, offset: int) -> None:
         if layer not in self._parts:

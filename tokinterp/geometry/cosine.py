@@ -118,9 +118,9 @@ class CosineSimilarity(OfLayers):
     def _neighbourhood(self, info: ModelInfo) -> Neighbourhood:
         return Neighbourhood(tuple(self.at_layers(info)), frozenset((1, 2)), tuple(self.exclude))
 
-    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers and channels against the model, and that some prompt has a pair of tokens."""
-        super().start(info, prompts)
+        super().begin(info, prompts)
         if self.channels > info.d_model:
             raise ValueError(f"channels={self.channels}: the stream of {info.id} has only {info.d_model}")
         check_sizes(prompts, self.exclude, 2, "nan", "a pair of tokens needs")

@@ -92,9 +92,9 @@ class Curvature(Measurement):
         """Return all blocks: what happens over depth is seen at each."""
         return list(range((info or self.info).n_layers))
 
-    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers, and that some prompt has three tokens."""
-        super().start(info, prompts)
+        super().begin(info, prompts)
         if max(prompts.lengths) < 3:
             raise ValueError(f"the longest prompt has {max(prompts.lengths)} tokens: an angle needs three")
 

@@ -143,9 +143,9 @@ class IntrinsicDimension(OfClouds):
         if unbiased and k < 3:
             refuse("k", k, "the unbiased estimate needs at least 3 neighbours; 20 is usual")
 
-    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers against the model, and scales and k against the lengths of the prompts."""
-        super().start(info, prompts)
+        super().begin(info, prompts)
         lengths = cloud_sizes(prompts, self.exclude)
         needed = PER_RANK * max(*self.scales, self.k)
         what = f"scale {max(self.scales)}" if max(self.scales) >= self.k else f"k={self.k}"

@@ -116,9 +116,9 @@ class MatrixEntropy(Measurement):
         if len(set(self.alpha)) < len(self.alpha):
             refuse("alpha", alpha, "name each order once")
 
-    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers and memory."""
-        super().start(info, prompts)
+        super().begin(info, prompts)
         need = 8 * len(self.at_layers()) * info.d_model**2
         if self.dataset and need > self.max_bytes:
             raise ValueError(

@@ -90,9 +90,9 @@ class NeighbourGraph(OfClouds):
         super().__init__(layers, tokens, exclude, small, max_bytes)
         self.k = tuple(k)
 
-    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers against the model, and k against the lengths of the prompts."""
-        super().start(info, prompts)
+        super().begin(info, prompts)
         k = max(self.k) if self.small == "error" else min(self.k)
         check_sizes(prompts, self.exclude, k + 2, self.small, f"k={k} needs")
 

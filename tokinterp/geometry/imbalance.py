@@ -102,9 +102,9 @@ class InformationImbalance(Measurement):
         """Return the numbers of neighbours."""
         return [Neighbourhood(tuple(self.at_layers(info)), frozenset(self.k), same_points(self.exclude))]
 
-    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers against the model, and k against the lengths of the prompts."""
-        super().start(info, prompts)
+        super().begin(info, prompts)
         layers = self.at_layers()
         if len(layers) < 2:
             refuse("layers", layers, "an imbalance is between two layers at least")

@@ -81,9 +81,9 @@ class LogitDimension(Measurement):
         """Return the stream at the last layer."""
         return [Site("resid", info.n_layers)]
 
-    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check the lengths of the prompts against the scales and the memory."""
-        super().start(info, prompts)
+        super().begin(info, prompts)
         scale = max(self.scales) if self.small == "error" else min(self.scales)
         check_sizes(prompts, self.exclude, estimators.PER_RANK * scale, self.small, f"scale {scale} needs")
         needed, room = 4 * max(prompts.lengths) * info.d_vocab, self.max_bytes or 2**31

@@ -144,9 +144,9 @@ class NeighbourOverlap(Measurement):
         """Return the numbers of neighbours."""
         return [Neighbourhood(tuple(self.at_layers(info)), frozenset(self.k), same_points(self.exclude))]
 
-    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers, lengths and labels, and sort the tokens into classes if they are asked for."""
-        super().start(info, prompts)
+        super().begin(info, prompts)
         layers = self.at_layers()
         if not self.at_blocks() and not self.pairs and not self.labels:
             raise ValueError(f"layers={layers}: no two follow each other; take neighbours, or pairs=True")

@@ -118,9 +118,9 @@ class PerCloud(Measurement):
             f"{name}_token": Field(("token", "layer"), f"{name} at the token by {what}", units),
         }
 
-    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers and lengths."""
-        super().start(info, prompts)
+        super().begin(info, prompts)
         check_sizes(prompts, self.exclude, self.least, "nan", f"least={self.least} asks for")
 
     # -- one batch --------------------------------------------------------------------------------------------

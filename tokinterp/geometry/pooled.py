@@ -85,9 +85,9 @@ class PooledStates(Measurement):
                 "exclude", exclude, "with pooling='tokens' rows would differ from layer to layer: leave 'massive' out"
             )
 
-    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers, classes and the size of the result."""
-        super().start(info, prompts)
+        super().begin(info, prompts)
         rows = len(prompts.lengths) if self.pooling != "tokens" else int(sum(prompts.lengths))
         need = 4 * rows * len(self.at_layers()) * info.d_model
         if need > self.max_bytes:

@@ -138,9 +138,9 @@ class LayerSimilarity(Measurement):
         streamed = {"sample": (), "prompt": ("cka",), "corpus": ("cka", "procrustes")}[self.over]
         return [m for m in self.measures if m not in streamed]
 
-    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers and memory, and draw the sample of tokens."""
-        super().start(info, prompts)
+        super().begin(info, prompts)
         count, d, n = len(self.at_layers()), info.d_model, min(self.sample, sum(prompts.lengths))
         if count < 2:
             raise ValueError("one layer cannot be compared with another: give at least two")

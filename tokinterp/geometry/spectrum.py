@@ -152,9 +152,9 @@ class Spectrum(Measurement):
         """Names on the dimension ``subset``."""
         return ["all", "regular"] if self.exclude else ["all"]
 
-    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers and eigenvalues asked for against the model."""
-        super().start(info, prompts)
+        super().begin(info, prompts)
         if self.components is not None and self.components > info.d_model:
             refuse("components", self.components, f"the stream of {info.id} has only {info.d_model} channels")
 

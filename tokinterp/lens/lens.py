@@ -140,9 +140,9 @@ class LogitLens(Measurement):
         """Return the stream at the layers and at the last one."""
         return resid(sorted({*self.at_layers(info), info.n_layers}))
 
-    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers and ``top`` against the model, and that some prompt has a next token."""
-        super().start(info, prompts)
+        super().begin(info, prompts)
         if self.tuned is not None:
             self.tuned.check(info, self.at_layers(info))
         if self.top > info.d_vocab:

@@ -81,9 +81,9 @@ class PieceAttention(Measurement):
         """Return the attention weights of the blocks."""
         return [Site("pattern", b) for b in self.at_blocks(info)]
 
-    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Find the words, and the runs of one-token words they are compared with."""
-        super().start(info, prompts)
+        super().begin(info, prompts)
         found = Spans.words(prompts).align(prompts)
         # One row for each query: prompt, query, size, whether it is the control.
         rows = [

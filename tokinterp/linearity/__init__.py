@@ -1,5 +1,6 @@
 """How linear the way from layer to layer is."""
 
+from .fit_maps import fit_linear_maps
 from .linearity import Linearity
 from .maps import LinearMaps
 from .nonlinearity import TokenNonlinearity
@@ -8,4 +9,5 @@ __all__ = [
     "LinearMaps",
     "Linearity",
     "TokenNonlinearity",
+    "fit_linear_maps",
 ]

@@ -12,11 +12,13 @@ from ..kernels import linear
 from ..kernels.massive import massive_rows
 from ..run.measurement import Measurement, Tensors
 from ..run.sites import resid
+from .maps import TENSORS, map_of
 
 if TYPE_CHECKING:
     from ..models.info import ModelInfo
     from ..run.batch import Batch
     from ..run.sites import Site
+    from ..text.prompts import Prompts
 
 
 class Chains(Measurement):
@@ -40,6 +42,16 @@ class Chains(Measurement):
         """Return the places of the two layers of each block on the axis ``layer`` of the sums."""
         layers = self.at_layers()
         return [(layers.index(b), layers.index(b + 1)) for b in self.at_blocks()]
+
+    def check_rows(self, prompts: Prompts, each: bool = False) -> None:
+        """Refuse prompts (or the longest of them) with no more tokens than a map has directions."""
+        n, width = max(prompts.lengths) if each else sum(prompts.lengths), self.info.d_model
+        if n - 1 <= width:
+            what = "the longest prompt has" if each else "the prompts have"
+            raise ValueError(
+                f"{what} {n} tokens, and a map of {width} channels fits any {width + 1} tokens exactly: give about "
+                f"{10 * width} tokens or more, or maps= fitted on a larger corpus"
+            )
 
     def kept(self, batch: Batch) -> torch.Tensor:
         """Return (prompt, position) bool, true on real tokens that no layer in use excludes."""
@@ -101,3 +113,8 @@ class Chains(Measurement):
             chain.second[list(ends)].to(device), chain.cross[place : place + 1].to(device),
         )  # fmt: skip
         return linear.pair_of(one, 0, (0, 1), parts or list(range(self.parts)))
+
+    def maps_of_sums(self, cutoff: float) -> Tensors:
+        """Return the tensors of the maps that the sums give, and their rows ``n``."""
+        maps = [map_of(self.pair(i), cutoff) for i in range(len(self.at_blocks()))]
+        return {name: torch.stack([m[name] for m in maps]) for name in TENSORS} | {"n": self.sums["count"].sum()}

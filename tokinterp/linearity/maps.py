@@ -95,11 +95,10 @@ class LinearMaps:
         --------
         >>> import tempfile
         >>> import tokinterp as ti
-        >>> model = ti.load_model()
-        >>> asked = {"error": ti.linearity.TokenNonlinearity(blocks=[0])}
-        >>> _ = ti.measure(model, [t.text for t in ti.bundled_texts("story")[:12]], asked, progress=False)
+        >>> model, texts = ti.load_model(), [t.text for t in ti.bundled_texts("story")[:12]]
+        >>> fitted = ti.linearity.fit_linear_maps(model, texts, blocks=[0], progress=False)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     maps = ti.linearity.LinearMaps.load(asked["error"].fitted().save(folder + "/maps.safetensors"))
+        ...     maps = ti.linearity.LinearMaps.load(fitted.save(folder + "/maps.safetensors"))
         >>> maps.blocks
         [0]
         """

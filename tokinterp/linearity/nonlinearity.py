@@ -48,7 +48,7 @@ class TokenNonlinearity(Chains):
     rule, factor
         See `tokinterp.kernels.massive.massive_rows`.
     maps : LinearMaps, optional
-        Maps fitted before (``measurement.fitted()``, `LinearMaps.load`), with which values of any text are comparable.
+        Maps fitted before (`fit_linear_maps`, `LinearMaps.load`), with which values of any text are comparable.
     fit : str
         ``"corpus"``: one map for all prompts, as the paper says. ``"prompt"``: one for each prompt, fitted on that
         prompt alone, as the released token-wise code does; refused (NaN) where the prompt has no more tokens than
@@ -105,19 +105,13 @@ class TokenNonlinearity(Chains):
             raise ValueError("maps= are fitted already: they go with fit='corpus'")
         self.passes = 2 if maps is None and fit == "corpus" else 1
 
-    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check blocks, maps, and that there are more tokens than directions."""
-        super().start(info, prompts)
+        super().begin(info, prompts)
         if self.maps is not None:
             self.maps.check(info, self.at_blocks())
             return
-        n = sum(prompts.lengths) if self.fit == "corpus" else max(prompts.lengths)
-        if n - 1 <= info.d_model:
-            what = "the prompts have" if self.fit == "corpus" else "the longest prompt has"
-            raise ValueError(
-                f"{what} {n} tokens, and a map of {info.d_model} channels fits any {info.d_model + 1} tokens exactly: "
-                f"give about {10 * info.d_model} tokens or more, or maps= fitted on a larger corpus"
-            )
+        self.check_rows(prompts, each=self.fit == "prompt")
 
     def update(self, batch: Batch) -> None:
         """Add the rows of a batch to the fit, or score them."""
@@ -138,10 +132,8 @@ class TokenNonlinearity(Chains):
         """Turn the sums of the first reading into maps."""
         if self.reading or self.passes == 1:
             return
-        maps = [map_of(self.pair(i), self.cutoff) for i in range(len(self.at_blocks()))]
-        device, count = self.sums["count"].device, self.sums["count"].sum()
-        self.sums = {name: torch.stack([m[name] for m in maps]).to(device) for name in TENSORS}
-        self.sums["n"] = count
+        maps = self.maps_of_sums(self.cutoff)
+        self.sums = {name: maps[name].to(self.sums["count"].device) for name in (*TENSORS, "n")}
 
     def merge_sums(self, other: Tensors) -> None:
         """Add the sums of the fit; maps that were given are the same in every part."""
@@ -149,23 +141,6 @@ class TokenNonlinearity(Chains):
             super().merge_sums(other)
         else:
             self.sums = self.sums or dict(other)
-
-    def fitted(self) -> LinearMaps:
-        """Return the maps in use.
-
-        Raises
-        ------
-        ValueError
-            If nothing was fitted: before `measure`, where its store was finished already, or with ``fit="prompt"``.
-        """
-        if self.maps is not None:
-            return self.maps
-        if "n" not in self.sums:
-            raise ValueError("no map was fitted by this measurement: measure with fit='corpus' and a new store")
-        tensors = {name: self.sums[name].cpu() for name in TENSORS}
-        return LinearMaps(
-            self.at_blocks(), **tensors, n=int(self.sums["n"]), model=self.info.id, weights=self.info.identity
-        )
 
     def _maps(self, device: torch.device) -> dict[str, torch.Tensor]:
         if self.maps is None:

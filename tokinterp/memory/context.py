@@ -78,9 +78,9 @@ class ContextMemory(Measurement):
         """Return the stream at layers 1..n_layers."""
         return resid(range(1, info.n_layers + 1))
 
-    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check that the decoder was trained for this model."""
-        super().start(info, prompts)
+        super().begin(info, prompts)
         facts = self.decoder.facts
         if facts["weights"] != info.identity:
             raise ValueError(

@@ -87,9 +87,9 @@ class PrefixRecall(Measurement):
         super().__init__()
         self.layers, self.n_words, self.ridge, self.exclude, self.tokens = layers, n_words, ridge, exclude, tokens
 
-    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Choose the vocabulary, and check that there are two halves."""
-        super().start(info, prompts)
+        super().begin(info, prompts)
         if len(prompts.lengths) < HALVES:
             raise ValueError("one prompt cannot be halved into prompts to fit and to score: give at least 2")
         count = np.bincount(prompts.token_ids[~prompts.special_mask], minlength=info.d_vocab)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -213,8 +212,7 @@ def run_each(
     for name, made in conditions.items():
         c = made()
         part = None if home is None else home / f"{files[name]}.zarr"
-        own = copy.deepcopy(dict(measurements))
-        found[name] = measure(c.model or model, c.prompts, own, store=part, edits=c.edits, **options)
+        found[name] = measure(c.model or model, c.prompts, measurements, store=part, edits=c.edits, **options)
     if home is None or all(tree.children for tree in found.values()):
         return found
     if not all(stores.exists(home / f"{file}.zarr") for file in files.values()):
@@ -236,9 +234,9 @@ def _check(condition: Condition, measurements: Measurements) -> None:
         raise ValueError("no prompts to measure: the list is empty")
     prompts.check_tokenizer(model)
     _check_edits(model, prompts, condition.edits)
-    own = copy.deepcopy(dict(measurements))
+    own = {name: m.fresh() for name, m in measurements.items()}
     for m in own.values():
-        m.start(model.info, prompts)
+        m.begin(model.info, prompts)
     _check_sites(model, own)
 
 

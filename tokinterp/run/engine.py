@@ -64,7 +64,7 @@ def measure(
     prompts : Prompts or sequence of str
         What to run it on; texts are turned into prompts with the model's tokenizer.
     measurements : mapping of name -> Measurement
-        The names become the groups of the result.
+        The names become the groups of the result.  The measurements themselves stay as they are: a run fills copies.
     store : path, optional
         zarr folder for the result.  While the run goes on, finished rows and running sums are kept in
         ``STORE.partial``; the same call after a crash or Ctrl-C goes on from there and ends in the same numbers.
@@ -129,12 +129,13 @@ def measure(
         tree = _finished(path, facts)
         remove_partial(path, facts)  # a kill between writing the result and clearing up
         return tree
+    given, measurements = measurements, {name: m.fresh() for name, m in measurements.items()}
     for m in measurements.values():
-        m.start(model.info, prompts)
+        m.begin(model.info, prompts)
         if n > 1 and m.passes > 1:
             raise ValueError(f"{type(m).__name__} reads the prompts {m.passes} times: it cannot be run in shares")
     _check_sites(model, measurements)
-    try_out(model, prompts, measurements, edits)
+    try_out(model, prompts, given, edits)
     keep = Checkpoint(path, facts, (i, n)) if path is not None else None
     try:
         if path is not None and stores.exists(path):  # another process finished it between our looking and locking
@@ -412,8 +413,7 @@ def measure_on_cluster(
     quiet = {**options, "progress": False}
 
     def work(i: int, prompts: Prompts) -> int:
-        own = copy.deepcopy(dict(measurements))  # workers may be threads of this process
-        measure(load(), prompts, own, store=path, share=(i, shares), **quiet)
+        measure(load(), prompts, measurements, store=path, share=(i, shares), **quiet)
         return i
 
     with warnings.catch_warnings():  # of a large graph: the prompts travel once, and again if their worker dies

@@ -64,7 +64,7 @@ class Runner:
         self.seen: dict[tuple[str, str], int] = {}
         self.on_device = 0
         self.bookkeeping = Bookkeeping()
-        self.bookkeeping.start(model.info, prompts)
+        self.bookkeeping.begin(model.info, prompts)
         self.everything: dict[str, Measurement] = {**measurements, "_prompts": self.bookkeeping}
         self.measurements = measurements
         self.passes = max(m.passes for m in measurements.values())
@@ -192,7 +192,7 @@ class Runner:
         again = self.keep.progress() if self.keep else Progress()
         again.batch_tokens = max(longest, at.batch_tokens // 2)
         for m in self.everything.values():
-            m.start(self.model.info, self.whole)
+            m.begin(self.model.info, self.whole)
         if self.keep:
             self._reload(again)
         tqdm.write(f"out of memory: batches of {again.batch_tokens} tokens from here on", file=sys.stderr)

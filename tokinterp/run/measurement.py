@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -79,7 +81,7 @@ class Measurement:
     From these follow the four verbs: ``update(batch)``, ``merge(other)``, ``state()``/``load(state)`` and
     ``result()``.  A subclass writes ``update``; ``sites`` if it looks at more than the stream at its ``layers``;
     ``derive`` for what follows from sums or from other columns; ``coords`` for the dimensions that are its own. It
-    overrides ``start`` to check its input before the model runs, and ``merge_sums`` where adding the sums is not right.
+    overrides ``begin`` to check its input before the model runs, and ``merge_sums`` where adding the sums is not right.
 
     A measurement that has to read the prompts more than once sets ``passes`` and looks at ``self.reading``
     (0, 1, ...) in ``update``; ``end_reading()`` is called after each reading.
@@ -125,6 +127,22 @@ class Measurement:
         self.rows: dict[str, list[torch.Tensor]] = {}
         self.reading = 0
 
+    def fresh(self) -> Self:
+        """Return a copy that has seen nothing, for a run to fill: what is given to `measure` stays as it is.
+
+        The settings (probes, maps, a decoder) are shared with it, as are networks and what cannot be copied; whatever
+        else stands in an attribute is its own.
+        """
+        out = copy.copy(self)
+        shared, own = {*inspect.signature(type(self).__init__).parameters}, {id(self): out}
+        for name, value in vars(self).items():
+            if name in shared or name in ("sums", "rows") or isinstance(value, torch.nn.Module):
+                continue
+            with suppress(TypeError, RuntimeError, copy.Error):  # a lock, an open file, a tensor of a graph
+                setattr(out, name, copy.deepcopy(value, own))
+        out.sums, out.rows, out.reading = {}, {}, 0
+        return out
+
     # -- what a subclass writes -------------------------------------------------------------------------------
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the sites whose activations ``update`` needs: by default the stream at the layers."""
@@ -140,7 +158,7 @@ class Measurement:
         """
         return []
 
-    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check settings against model and prompts before anything expensive, and forget earlier data."""
         self.info = info
         self.sums, self.rows, self.reading = {}, {}, 0

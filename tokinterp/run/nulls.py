@@ -50,7 +50,7 @@ def measure_nulls(
     Parameters
     ----------
     model, prompts, measurements
-        As for `measure`.  The measurements given are left as they are.
+        As for `measure`.
     nulls : sequence of str
         ``"none"``: the prompts themselves; ``"shuffle:S"``: 4**S blocks of tokens in random order (S = 5 for 1,024
         tokens: every token; ``"shuffle:0"`` is the text itself); ``"shuffle_words"``; ``"random_ids"``: different

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -30,8 +29,8 @@ def try_out(model: Model, prompts: Prompts, measurements: Mapping[str, Measureme
     """
     own = {k: m for k, m in measurements.items() if m.tried and not type(m).__module__.startswith("tokinterp.")}
     for name, given in own.items():
-        m = copy.copy(given)
-        m.start(model.info, prompts)
+        m = given.fresh()
+        m.begin(model.info, prompts)
         sites = [] if m.streams else m.sites(model.info)
         longest = max(range(len(prompts)), key=lambda p: prompts.lengths[p])
         batch = capture(model, prompts, [longest], sites, edits, streaming=[m] if m.streams else ())

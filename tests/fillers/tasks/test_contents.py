@@ -38,7 +38,7 @@ def test_contents_find_the_chain_of_thought_where_it_was_written(lm):
     prompts = filler_prompts(TASK, model, 40)
     chain = TASK.test_set("parallel", 40, 200).sequences.ids[:, 5:17]
     measurement = FillerContents(4, 2, 5, layers=[1, 2])
-    measurement.start(model.info, prompts)
+    measurement.begin(model.info, prompts)
     batch = ti.capture(model, prompts, range(40), measurement.sites(model.info))
     batch.activations[ti.Site("resid", 1)][:, 5:17] = head.weight[chain]
     measurement.update(batch)

@@ -70,9 +70,9 @@ class FillerContents(Measurement):
         self.n, self.d, self.m = Task(n=n, d=d, m=m).n, d, m
         self.layers = None if layers is None else list(layers)
 
-    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check that all prompts are of the filler format of this task."""
-        super().start(info, prompts)
+        super().begin(info, prompts)
         self.n_slots = check_fillers(self._words, info, prompts)
         self.n_slots = min(self.n_slots, self.n * (self.n - 1))
 

@@ -82,9 +82,9 @@ class DotAttention(Measurement):
         """Return the patterns."""
         return [Site("pattern", b) for b in self.at_blocks(info)]
 
-    def start(self, info: ModelInfo, prompts: Prompts) -> None:
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check blocks, and that all prompts are of the filler format of this task."""
-        super().start(info, prompts)
+        super().begin(info, prompts)
         self.n_fillers = check_fillers(self.words, info, prompts)
 
     @property
