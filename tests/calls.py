@@ -478,6 +478,7 @@ CALLS: dict[str, Callable[[World], Call]] = {
         "probes.seen": {"targets": torch.tensor([5, 6]), "offset": 0},
         "read_feucht2024": {"paths": lambda w: (w.authors,)},
         "fit_tuned_lens": {**MP, "steps": 1, "progress": False},
+        "fit_linear_maps": {**MP, "progress": False},
         "TunedLens": {
             "layers": [0, 1], "weight": torch.zeros(2, 32, 32), "bias": torch.zeros(2, 32), "model": "a",
             "weights": "b",

@@ -57,14 +57,21 @@ def both():
     return {"norms": Norms(), "spread": Spread()}
 
 
+class Log(list):
+    """Written to by the copies that runs fill, too."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
 class Stops(Norms):
-    """Fails, or is interrupted, after so many batches of all runs together; keeps which prompts it saw."""
+    """Fails, or is interrupted, after so many batches of a run; keeps which prompts it saw."""
 
     def __init__(self, layers=None, per_token=True):
         super().__init__(layers, per_token)
         self.left = 10**9
         self.how = RuntimeError
-        self.seen = []
+        self.seen = Log()
 
     def update(self, batch):
         if self.left == 0:

@@ -211,7 +211,8 @@ def test_sums_that_are_taken_up_lie_as_new_ones_do(tmp_path):
     # A product is added to a matrix in an order that depends on where the matrix begins.
     m = ti.linearity.Linearity()
     model, prompts = tiny(), some_prompts([9, 8, 7])
-    ti.measure(model, prompts, {"m": m}, progress=False)
+    m.begin(model.info, prompts)
+    m.update(ti.capture(model, prompts, range(3), m.sites(model.info)))
     kept = {k: torch.cat([v.flatten()[:1], v.flatten()])[1:].view(v.shape) for k, v in m.sums.items()}
     assert any(v.data_ptr() % 64 for v in kept.values())
     m.load({"sums": kept, "rows": {}})

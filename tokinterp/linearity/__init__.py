@@ -1,11 +1,12 @@
 """How linear the way from layer to layer is."""
 
-from .fit_maps import fit_linear_maps
+from .fit_maps import BlockMaps, fit_linear_maps
 from .linearity import Linearity
 from .maps import LinearMaps
 from .nonlinearity import TokenNonlinearity
 
 __all__ = [
+    "BlockMaps",
     "LinearMaps",
     "Linearity",
     "TokenNonlinearity",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..text.prompts import Prompts
 
 
+@checked(cutoff=number(0, below=1))
 class BlockMaps(Chains):
     """The affine map of each block that fits a corpus best, as labelled data; see `fit_linear_maps`.
 
@@ -30,14 +31,6 @@ class BlockMaps(Chains):
     ----------
     blocks, exclude, rule, factor, cutoff
         See `fit_linear_maps`.
-
-    Examples
-    --------
-    >>> import tokinterp as ti
-    >>> texts = [t.text for t in ti.bundled_texts("story")[:12]]
-    >>> run = ti.measure(ti.load_model(), texts, {"maps": BlockMaps(blocks=[0])}, progress=False)
-    >>> run["maps"]["weight"].dims
-    ('block', 'channel_in', 'channel_out')
     """
 
     fields = {
