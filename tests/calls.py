@@ -548,6 +548,9 @@ CALLS: dict[str, Callable[[World], Call]] = {
                           "random_trunk": False,
                           "progress": False},
         "items.mark": {"part": "filler"}, "items.positions": {"rows": [0], "width": 9, "part": "filler"},
+        # tokenizers
+        "token_reachability": {"tokenizer": lambda w: byte_tokenizer()},
+        "token_categories": {"tokenizer": lambda w: byte_tokenizer()},
         # plots
         "attention_by_block": _ds("mass"), "head_map": _ds("mass"), "sink_by_position": _ds("sinks"),
         "augmentation_by_layer": _of("augmentation_metrics"), "correlation_by_layer": _of("dimension_loss_correlation"),

@@ -7,7 +7,7 @@ what comes out is an xarray DataTree that follows fixed conventions (results/: `
 ``concat_models``, ``summary``), drawn by ``tokinterp.plots`` and gathered on one page by ``tokinterp.report``.
 
 What can be measured stands in topics, loaded when they are first touched: ``attention``, ``behaviour``, ``erasure``,
-``fillers``, ``geometry``, ``lens``, ``lexicon``, ``linearity``, ``memory``; and `tokinterp.sklearn`.
+``fillers``, ``geometry``, ``lens``, ``lexicon``, ``linearity``, ``memory``, ``tokenizers``; and `tokinterp.sklearn`.
 """
 
 from importlib import import_module
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         plots,
         sklearn,
         text,
+        tokenizers,
     )  # fmt: skip
 
 __version__ = "0.1.0"
@@ -53,8 +54,8 @@ __all__ = [
     "__version__", "attention", "behaviour", "bundled_questions", "bundled_spans", "bundled_texts", "capture",
     "check", "concat_models", "contrast", "edits", "erasure", "fillers", "geometry", "lens", "lexicon", "linearity",
     "load_model", "load_tokenizer", "measure", "measure_conditions", "measure_nulls", "measure_on_cluster",
-    "memory", "plots", "read", "report", "resid", "sklearn", "stream", "summary", "text", "untrained", "wrap",
-    "write",
+    "memory", "plots", "read", "report", "resid", "sklearn", "stream", "summary", "text", "tokenizers", "untrained",
+    "wrap", "write",
 ]  # fmt: skip
 
 

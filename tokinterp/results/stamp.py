@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
 from ..models.info import ModelInfo
 from ..models.steady import current
-from ..settings.describe import describe, digest, hash_json
+from ..settings.describe import describe, digest, hash_json, tokenizer_hash
 from .dataset import kind, numbers_version, own_attributes, provenance
 from .documents import with_documents
 from .stores import digests
@@ -65,6 +67,33 @@ def stamped(
              digests(xr.DataTree(ds))]  # fmt: skip
     attrs = provenance(info, prompts, described, hash_json(facts), seed)
     return ds.assign_attrs({**attrs, **ds.attrs, "measurement": name})
+
+
+def stamped_tokenizers(
+    ds: xr.Dataset, name: str, tokenizers: Sequence[Any], settings: Mapping[str, Any], texts: str = "", seed: int = 0
+) -> xr.Dataset:
+    """Return what a function found out about tokenizers without a model, with its provenance.
+
+    Parameters
+    ----------
+    ds, name, settings, seed
+        See `stamped`.
+    tokenizers : sequence of Hugging Face tokenizer
+        Their names and hashes become the attributes ``model`` and ``tokenizer``, as JSON lists if they are several.
+    texts : str
+        Hash of the texts that were tokenised; empty without any.
+    """
+    infos = [
+        ModelInfo(
+            id=PurePath(getattr(t, "name_or_path", "") or type(t).__name__).name, revision="", weights="",
+            architecture=type(t).__name__, backend="tokenizer", n_layers=0, n_heads=0, d_model=0, d_vocab=len(t),
+            max_tokens=0, dtype="", device="", tokenizer=tokenizer_hash(t),
+        )
+        for t in tokenizers
+    ]  # fmt: skip
+    several = joined([asdict(i) for i in infos])
+    info = replace(infos[0], **{k: str(several[k]) for k in ("id", "architecture", "tokenizer")})
+    return stamped(ds, name, info, texts, settings, seed)
 
 
 def derived(

@@ -22,7 +22,7 @@ def _byte_alphabet() -> dict[str, int]:
     return {chr(b): b for b in plain} | {chr(256 + n): b for n, b in enumerate(others)}
 
 
-_ALPHABET = _byte_alphabet()
+ALPHABET = _byte_alphabet()
 
 
 class Vocabulary:
@@ -49,7 +49,8 @@ class Vocabulary:
         self.tokenizer = tokenizer
         self.hash = tokenizer_hash(tokenizer)  # as it is now: tokens that are added later made none of the ids
         self.kind = _kind(tokenizer)
-        known = len(tokenizer) if tokenizer is not None else 0
+        found = tokenizer.get_vocab().values() if tokenizer is not None else ()
+        known = 1 + max(map(int, found), default=-1)  # ids may have gaps
         added = getattr(tokenizer, "added_tokens_decoder", None) or {}
         self._added = {int(i): (t.content, bool(t.special)) for i, t in added.items()}
         known = max([known, *(i + 1 for i in self._added)])
@@ -115,6 +116,14 @@ class Vocabulary:
         return np.isin(ids, [*self._added, *([] if unknown is None else [unknown])])
 
     @property
+    def there(self) -> np.ndarray:
+        """(vocab,) bool, whether the tokenizer has a token of each id."""
+        there = np.zeros(self.size, dtype=bool)
+        found = self.tokenizer.get_vocab().values() if self.tokenizer is not None else ()
+        there[[*(int(i) for i in found), *self._added]] = True
+        return there
+
+    @property
     def prefix_space(self) -> bool:
         """Whether the tokenizer puts a space before the first word of a text (Llama 1 and 2)."""
         if self._prefix is None:
@@ -163,8 +172,8 @@ def _token_bytes(token: str | bytes, kind: str) -> bytes:
     """Return the bytes of one vocabulary entry."""
     if isinstance(token, bytes):
         return token
-    if kind == "byte-level" and all(c in _ALPHABET for c in token):
-        return bytes(_ALPHABET[c] for c in token)
+    if kind == "byte-level" and all(c in ALPHABET for c in token):
+        return bytes(ALPHABET[c] for c in token)
     if kind == "bytes" and len(token) == 1 and ord(token) < 256:
         return bytes([ord(token)])
     if kind == "sentencepiece":
