@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the tests may need the network
@@ -89,13 +90,17 @@ def marked_texts(long_model) -> ti.Prompts:
     return ti.Prompts.from_texts(texts, long_model)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def close_figures():
-    """Figures are closed behind a test; matplotlib's settings are as before."""
+    """Figures are closed behind every test; matplotlib's settings are as before."""
+    if "matplotlib.pyplot" not in sys.modules:
+        yield
+        if "matplotlib.pyplot" in sys.modules:
+            sys.modules["matplotlib.pyplot"].close("all")
+        return
     import matplotlib as mpl
-    import matplotlib.pyplot as plt
 
     before = dict(mpl.rcParams)
     yield
     assert dict(mpl.rcParams) == before, "a plot changed matplotlib's settings"
-    plt.close("all")
+    sys.modules["matplotlib.pyplot"].close("all")

@@ -6,8 +6,6 @@ import xarray as xr
 
 from tokinterp import plots
 
-pytestmark = pytest.mark.usefixtures("close_figures")
-
 KEYS, QUERIES = ["sink", "text", "empty"], ["all", "last"]
 
 

@@ -8,8 +8,6 @@ import tokinterp as ti
 from tokinterp.fillers.insertion import insert
 from tokinterp.plots.fillers import intervals, wrapped
 
-pytestmark = pytest.mark.usefixtures("close_figures")
-
 
 @pytest.fixture(scope="module")
 def inserted(bundled):

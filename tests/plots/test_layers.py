@@ -10,8 +10,6 @@ from matplotlib.figure import Figure
 import tokinterp as ti
 from tokinterp import plots
 
-pytestmark = pytest.mark.usefixtures("close_figures")
-
 mpl.use("Agg")
 
 

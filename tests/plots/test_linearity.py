@@ -11,8 +11,6 @@ from tokinterp import plots
 from tokinterp.plots import style
 from tokinterp.text import token_classes
 
-pytestmark = pytest.mark.usefixtures("close_figures")
-
 mpl.use("Agg")
 
 

@@ -8,8 +8,6 @@ from drawn import assert_legible
 import tokinterp as ti
 from tokinterp import plots
 
-pytestmark = pytest.mark.usefixtures("close_figures")
-
 mpl.use("Agg")
 
 

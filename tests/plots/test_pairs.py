@@ -8,8 +8,6 @@ from tiny import some_prompts, tiny
 import tokinterp as ti
 from tokinterp import plots
 
-pytestmark = pytest.mark.usefixtures("close_figures")
-
 mpl.use("Agg")
 
 

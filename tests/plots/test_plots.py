@@ -10,8 +10,6 @@ from drawn import assert_legible, curves_of
 
 from tokinterp import plots
 
-pytestmark = pytest.mark.usefixtures("close_figures")
-
 mpl.use("Agg")
 FOLDER = Path(plots.__file__).parent
 

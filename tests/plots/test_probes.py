@@ -1,13 +1,10 @@
 """Figures of token probes draw each offset and subset with its own interval and baseline."""
 
 import numpy as np
-import pytest
 import xarray as xr
 
 from tokinterp import plots
 from tokinterp.plots import style
-
-pytestmark = pytest.mark.usefixtures("close_figures")
 
 
 def test_each_line_has_its_own_values_band_and_baseline():

@@ -11,8 +11,6 @@ from matplotlib.text import Text
 from tokinterp import plots
 from tokinterp.results.dataset import variable
 
-pytestmark = pytest.mark.usefixtures("close_figures")
-
 mpl.use("Agg")
 
 

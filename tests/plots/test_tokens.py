@@ -7,8 +7,6 @@ from drawn import assert_legible, tokens_dataset
 
 from tokinterp import plots
 
-pytestmark = pytest.mark.usefixtures("close_figures")
-
 mpl.use("Agg")
 
 
