@@ -391,6 +391,8 @@ CALLS: dict[str, Callable[[World], Call]] = {
         "SiteEdit": {"site": S, "op": "zero"}, "KnockOut": {"queries": None, "keys": [0]},
         "zero": {"site": S}, "mean_ablate": {"site": S}, "knock_out": {"keys": [0]},
         "add": {"site": S, "value": torch.ones(32)}, "replace": {"site": S, "value": torch.ones(32)},
+        "scale": {"site": S, "factor": 0.5}, "apply": {"site": S, "function": torch.relu},
+        "patch": {"site": S, "donor": [1, 0]}, "Patch": {"site": S, "op": "patch", "donor": 0},
         "select_positions": {"positions": [0], "ids": torch.tensor([[5, 6]]), "mask": torch.ones(1, 2).bool()},
         # text
         "Prompts.from_texts": {"texts": TEXTS, "model_or_tokenizer": lambda w: w.model, "max_tokens": 40},

@@ -402,3 +402,151 @@ def test_descriptions_of_things_that_hold_themselves_end():
     loop.append(loop)
     assert E.zero(S("resid", 1), again).describe() == E.zero(S("resid", 1), again).describe()
     assert describe(loop) == describe(loop)
+
+
+# -- scale, apply, patch --------------------------------------------------------------------------------------
+def seen(prompts, edits=(), family="llama", numbers=None, layers=range(N + 1), name="resid"):
+    sites = [S(name, n) for n in layers]
+    batch = ti.capture(tiny(family), prompts, list(range(len(prompts))) if numbers is None else numbers, sites, edits)
+    return {s.at: a.masked_fill(~batch.mask[..., None], 0) for s, a in batch.activations.items()}
+
+
+def same_stream(a, b):
+    for n in b:
+        torch.testing.assert_close(a[n], b[n], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "neox"])
+def test_scale_of_0_is_zero_and_of_1_nothing(family):
+    prompts = some_prompts([9, 6])
+    for site in (S("resid", 1), S("mlp_out", 1), S("attn_out", 0), S("value", 1)):
+        same_stream(seen(prompts, [E.scale(site, 0, [2, 3])], family), seen(prompts, [E.zero(site, [2, 3])], family))
+        same_stream(seen(prompts, [E.scale(site, 1)], family), seen(prompts, (), family))
+    half = seen(prompts, [E.scale(S("resid", 2), -0.5, [4])], family)[2]
+    plain = seen(prompts, (), family)[2]
+    assert torch.equal(half[:, 4], -0.5 * plain[:, 4])
+    assert torch.equal(half[:, :4], plain[:, :4])
+
+
+def test_apply_gives_what_the_function_makes_at_the_chosen_positions():
+    prompts, plain = some_prompts([9, 6]), seen(some_prompts([9, 6]))
+    same_stream(seen(prompts, [E.apply(S("resid", 1), lambda x: x)]), plain)
+    way = vector(7) / vector(7).norm()
+
+    def without(x):
+        x -= (x @ way)[..., None] * way  # in place: the stream itself stays as it is elsewhere
+        return x
+
+    found = seen(prompts, [E.apply(S("resid", 1), without, [2])])
+    torch.testing.assert_close(found[1][:, 2], plain[1][:, 2] - (plain[1][:, 2] @ way)[:, None] * way, **CLOSE)
+    assert torch.equal(found[1][:, 3:], plain[1][:, 3:])
+    assert torch.equal(found[3][:, :2], plain[3][:, :2])
+    assert not torch.equal(found[3][:, 3:], plain[3][:, 3:])
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: x - x.mean(0), "other values for a prompt alone"), (lambda x: x[:1], "give back the same shape"),
+        (lambda x: x + torch.randn(x.shape), "draw nothing"), (lambda x: x - x.mean(1, keepdim=True), "alone"),
+        (lambda x: None, "same shape"),
+    ],
+)  # fmt: skip
+def test_functions_that_look_beyond_a_prompt_are_refused(function, message):
+    prompts = some_prompts([9, 9, 6])
+    numbers = [2, 0] if message == "alone" else None  # padding counts in a mean over positions
+    with pytest.raises(ValueError, match=f"function=.*{message}"):
+        seen(prompts, [E.apply(S("resid", 1), function)], numbers=numbers)
+
+
+@pytest.mark.parametrize("site", [S("resid", 1), S("mlp_out", 1), S("attn_out", 1), S("resid_mid", 1), S("key", 1)])
+def test_patch_from_itself_changes_nothing(site):
+    prompts = some_prompts([9, 6, 12])
+    plain = seen(prompts)
+    for donor, source in (([0, 1, 2], None), ({0: 0, 2: 2}, None), ([0, 1, 2], slice(2, 5))):
+        found = seen(prompts, [E.patch(site, slice(2, 5), donor=donor, source=source)])
+        for n in plain:
+            torch.testing.assert_close(found[n], plain[n], rtol=1e-6, atol=1e-6)
+
+
+def test_patch_of_all_positions_gives_the_donors_run_from_there_on():
+    prompts = some_prompts([9, 9, 9, 12])
+    plain = seen(prompts)
+    found = seen(prompts, [E.patch(S("resid", 1), donor={0: 2, 3: 1}, positions=slice(0, 9))])
+    assert torch.equal(found[0], plain[0])
+    for n in (1, 2, 3):
+        torch.testing.assert_close(found[n][0], plain[n][2], **CLOSE)
+        torch.testing.assert_close(found[n][3, :9], plain[n][1, :9], **CLOSE)
+        assert torch.equal(found[n][1:3], plain[n][1:3])
+        assert not torch.allclose(found[n][0], plain[n][0], atol=1e-2)
+
+
+def test_patch_takes_places_in_order_from_donors_of_any_length():
+    prompts = some_prompts([5, 13, 8, 11])
+    plain = seen(prompts)
+    last = slice(-2, None)
+    found = seen(prompts, [E.patch(S("resid", 2), last, donor=[1, 2, 3, 0], source=last)], numbers=[3, 0])
+    for row, (own, donor) in enumerate(((3, 0), (0, 1))):
+        n, m = prompts.lengths[own], prompts.lengths[donor]
+        torch.testing.assert_close(found[2][row, n - 2 : n], plain[2][donor, m - 2 : m], **CLOSE)
+        torch.testing.assert_close(found[2][row, : n - 2], plain[2][own, : n - 2], **CLOSE)
+    one = seen(prompts, [E.patch(S("resid", 2), [1], donor=1, source=[12])])
+    torch.testing.assert_close(one[2][:, 1], plain[2][1, 12].expand(4, -1), **CLOSE)
+
+
+def test_patches_do_not_depend_on_batches_or_shares(tmp_path):
+    prompts = some_prompts([9, 6, 12, 7, 10])
+    flags = prompts.token_table()["position"] % 3 == 1
+    edits = [
+        E.patch(S("resid", 1), [1, 4], donor=[3, 4, 0, 1, 2]), E.zero(S("mlp_out", 2), [11]),
+        E.scale(S("resid", 2), 2, flags),
+    ]  # fmt: skip
+    asked = {"c": ti.geometry.CosineSimilarity(), "n": ti.geometry.TokenNorms()}
+    runs = [ti.measure(tiny(), prompts, asked, edits=edits, batch_tokens=n, progress=False) for n in (13, 4096)]
+    for i in (0, 1):
+        run = ti.measure(tiny(), prompts, asked, edits=edits, share=(i, 2), store=tmp_path / "a", progress=False)
+    for found in (runs[0], run):
+        for group in asked:
+            for name, v in runs[1][group].data_vars.items():
+                torch.testing.assert_close(
+                    torch.tensor(found[group][name].values),
+                    torch.tensor(v.values),
+                    rtol=1e-4,
+                    atol=1e-5,
+                    equal_nan=True,
+                )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"donor": 3}, "donor=3: there is no prompt 3"), ({"donor": [0]}, "1 donors for 3 prompts"),
+        ({"donor": {0: -1}}, "no prompt -1"), ({"donor": 1}, "patched at position 6, but its donor 1 has 6"),
+        ({"donor": 1, "positions": [1, 2], "source": [3]}, "has 2 positions to patch, but its donor 1 gives 1"),
+        ({"donor": 1, "positions": torch.ones(3, 9).bool()}, "fit one batch only"),
+        ({"donor": 1, "source": torch.ones(3, 9).bool()}, "fit one batch only"),
+    ],
+)  # fmt: skip
+def test_donors_that_do_not_fit_are_refused_before_the_run(options, message, monkeypatch):
+    model, prompts = tiny(), some_prompts([9, 6, 12])
+    norms = {"n": ti.geometry.TokenNorms()}
+    edit = E.patch(S("resid", 1), **options)
+    monkeypatch.setattr(type(model), "run", lambda *a, **o: pytest.fail("something was run"))
+    with pytest.raises(ValueError, match=message):
+        ti.measure(model, prompts, norms, edits=[edit], progress=False)
+
+
+def test_one_pass_alone_refuses_what_needs_a_run():
+    with pytest.raises(ValueError, match="knows no prompts to take from"):
+        run(tiny(), [E.patch(S("resid", 1), donor=0)])
+    with pytest.raises(ValueError, match="which tokens of the run"):
+        run(tiny(), [E.zero(S("resid", 1), torch.ones(T).bool())])
+
+
+def test_words_of_the_new_edits():
+    said = [E.scale(S("resid", 1), 2, [3]), E.apply(S("resid", 1), torch.relu), E.patch(S("resid", 1), 2, donor=4),
+            E.patch(S("resid", 1), donor=[1, 0], source=slice(-1, None))]  # fmt: skip
+    assert [str(e) for e in said] == [
+        "scale(resid 1, by 2, positions 3)", "apply(resid 1, relu)", "patch(resid 1, positions 2, from prompt 4)",
+        "patch(resid 1, from other prompts, there -1::)",
+    ]  # fmt: skip

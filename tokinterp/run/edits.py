@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as changed
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 
-from ..settings import checked, count, instance, one_of, refuse, several, short
+from ..settings import checked, count, function, instance, integer, number, of, one_of, refuse, several, short
+from ..settings import positions as places
 from ..settings.describe import describe, numbered
+from .positions import Positions, fitting, in_words, select_positions
 from .sites import Site
 
-Positions = int | slice | Sequence[int] | torch.Tensor | Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None
-"""Which positions: a number or a list of numbers (the same in every prompt; a shorter prompt goes without), a slice (of
-each prompt's own tokens: ``slice(-1, None)`` is its last), a bool tensor (prompt, position), a function of (ids, mask)
-that returns such a tensor, or None for all."""
+Donor = int | Mapping[int, int] | Sequence[int] | np.ndarray
 
-OPS = ("replace", "add", "zero", "mean")
+donors = integer | several(integer) | of(
+    "a dictionary of prompt to donor",
+    lambda v: isinstance(v, Mapping) and all(isinstance(n, Integral) for pair in v.items() for n in pair),
+)  # fmt: skip
+
+OPS = ("replace", "add", "zero", "mean", "scale", "apply", "patch")
 
 
 @checked(op=one_of(*OPS), value=instance("Tensor"))
@@ -27,34 +32,45 @@ OPS = ("replace", "add", "zero", "mean")
 class SiteEdit:
     """Change the activations of a site at some positions.
 
-    Use the functions :func:`replace`, :func:`add`, :func:`zero` and :func:`mean_ablate` to make one.
+    Use the functions :func:`replace`, :func:`add`, :func:`zero`, :func:`mean_ablate`, :func:`scale`, :func:`apply` and
+    :func:`patch` to make one.
 
     Attributes
     ----------
     site : Site
         Any site but ``pattern``.
     op : str
-        ``replace``, ``add``, ``zero`` or ``mean``.
+        ``replace``, ``add``, ``zero``, ``mean``, ``scale``, ``apply`` or ``patch``.
     positions : Positions
         Where; padding is never changed.
     value : torch.Tensor or None
-        (d_model,), (position, d_model) or (prompt, position, d_model): anything that broadcasts to the activations.
+        (d_model,), (position, d_model) or (prompt, position, d_model): anything that broadcasts to the activations; of
+        ``scale`` one number.
+    function : callable or None
+        Of ``apply``.
     """
 
     site: Site
     op: str
     positions: Positions = None
     value: torch.Tensor | None = None
+    function: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.site.name == "pattern":
             refuse("site", self.site, "pattern cannot be edited as a site: use knock_out(queries, keys, blocks, heads)")
         if self.op in ("replace", "add") and self.value is None:
             raise ValueError(f"value=None: {self.op} at {self.site.name} {self.site.at} needs a value")
+        if self.op == "scale" and (self.value is None or self.value.ndim):
+            refuse("value", self.value, "scale needs one number: use scale(site, factor)")
+        if (self.op == "apply") != (self.function is not None):
+            refuse("function", self.function, "apply needs a function, and no other edit: use apply(site, function)")
+        if self.op == "patch" and not isinstance(self, Patch):
+            refuse("op", self.op, "use patch(site, donor=...)")
 
     def check(self, width: int, d_site: int | None, prompts: int | None = None) -> None:
         """Raise ValueError if the value does not fit prompts of so many positions, or a site of known width."""
-        if self.value is None:
+        if self.value is None or self.op == "scale":
             return
         shape = tuple(self.value.shape)
         d_site = shape[-1] if d_site is None and shape else d_site
@@ -72,7 +88,7 @@ class SiteEdit:
         value = self.value
         if value is not None and value.ndim > 1 and value.shape[-2] == longest:
             value = value[..., :width, :]
-        return changed(self, positions=_fit(self.positions, width, longest), value=value)
+        return changed(self, positions=fitting(self.positions, width, longest), value=value)
 
     def settle(self, ids: torch.Tensor, mask: torch.Tensor) -> SiteEdit:
         """Return the edit with its positions worked out for a batch, as a bool tensor."""
@@ -87,6 +103,11 @@ class SiteEdit:
             real = mask.to(activations.device)[..., None]
             total = activations.double().masked_fill(~real, 0).sum(1, keepdim=True)
             new = (total / real.sum(1, keepdim=True)).to(activations.dtype)
+        elif self.op == "apply":
+            new = self._applied(activations, int(mask[0].sum()))
+        elif self.op == "scale":
+            assert self.value is not None
+            new = activations * float(self.value)
         else:
             assert self.value is not None
             new = self.value.to(device=activations.device, dtype=activations.dtype)
@@ -94,16 +115,89 @@ class SiteEdit:
                 new = activations + new
         return torch.where(where, new, activations)
 
+    def _applied(self, activations: torch.Tensor, length: int) -> torch.Tensor:
+        """Return what the function makes of the activations; the first prompt alone must give the same."""
+        assert self.function is not None
+        new, alone = (self.function(a.clone()) for a in (activations, activations[:1, :length]))
+        if not isinstance(new, torch.Tensor) or new.shape != activations.shape:
+            refuse(
+                "function", self.function, f"it makes {short(new)} of {short(activations)}: give back the same shape"
+            )
+        apart = torch.linalg.vector_norm((alone - new[:1, :length]).double())
+        if bool(apart > 1e-2 * torch.linalg.vector_norm(alone.double())):
+            why = (
+                "it gives other values for a prompt alone than in a batch: look at each prompt by itself, draw nothing"
+            )
+            refuse("function", self.function, why)
+        return new.to(device=activations.device, dtype=activations.dtype)
+
     def __str__(self) -> str:
-        where = "" if self.positions is None else f", positions {_words(self.positions)}"
-        return f"{self.op}({self.site.name} {self.site.at}{where})"
+        where = "" if self.positions is None else f", positions {in_words(self.positions)}"
+        made = "" if self.value is None or self.op != "scale" else f", by {float(self.value):g}"
+        made = made if self.function is None else f", {getattr(self.function, '__name__', 'a function')}"
+        return f"{self.op}({self.site.name} {self.site.at}{made}{where})"
 
     def describe(self) -> dict[str, Any]:
         """Return what decides the numbers, as JSON types."""
         return {
             "op": self.op, "site": self.site.name, "at": self.site.at,
             "positions": describe(self.positions), "value": describe(self.value),
+            **({"function": describe(self.function)} if self.function is not None else {}),
         }  # fmt: skip
+
+
+@checked(donor=donors, source=places)
+@dataclass(frozen=True, eq=False)
+class Patch(SiteEdit):
+    """Put what a site has in other prompts of the run in the place of its activations; made by :func:`patch`.
+
+    Attributes
+    ----------
+    donor : int, mapping or sequence of int
+        The prompt that gives, by number: the same for all, of some prompts (the others are left alone), or of each.
+    source : Positions
+        Where in the donor; None means the same places.
+    """
+
+    donor: Any = 0
+    source: Positions = None
+
+    def donors(self, n: int) -> np.ndarray:
+        """Return (prompt,) the donor of each of ``n`` prompts, -1 where none.
+
+        Raises
+        ------
+        ValueError
+            If there is no such prompt, or not one for each.
+        """
+        if isinstance(self.donor, Mapping):
+            out = np.full(n, -1)
+            pairs = np.array([*self.donor.items()], dtype=np.int64).reshape(-1, 2)
+            if len(bad := pairs[(pairs < 0) | (pairs >= n)]):
+                refuse("donor", self.donor, f"there is no prompt {bad[0]}: the run has prompts 0 to {n - 1}")
+            out[pairs[:, 0]] = pairs[:, 1]
+            return out
+        out = np.array(self.donor, dtype=np.int64)
+        out = np.full(n, out) if out.ndim == 0 else out
+        if out.shape != (n,):
+            refuse("donor", self.donor, f"{len(out)} donors for {n} prompts: give one for each, or a mapping")
+        if len(bad := out[(out < 0) | (out >= n)]):
+            refuse("donor", self.donor, f"there is no prompt {bad[0]}: the run has prompts 0 to {n - 1}")
+        return out
+
+    def settle(self, ids: torch.Tensor, mask: torch.Tensor) -> SiteEdit:
+        """Refuse a pass that knows no other prompts."""
+        raise ValueError(f"{self}: one pass knows no prompts to take from: use measure, capture or stream, or replace")
+
+    def __str__(self) -> str:
+        taken = "" if self.source is None else f", there {in_words(self.source)}"
+        who = f"prompt {self.donor}" if isinstance(self.donor, Integral) else "other prompts"
+        return f"{super().__str__()[:-1]}, from {who}{taken})"
+
+    def describe(self) -> dict[str, Any]:
+        """Return what decides the numbers, as JSON types."""
+        donor = sorted(self.donor.items()) if isinstance(self.donor, Mapping) else self.donor
+        return {**super().describe(), "donor": describe(donor), "source": describe(self.source)}
 
 
 @checked(blocks=several(count(), 1), heads=several(count(), 1))
@@ -134,7 +228,7 @@ class KnockOut:
 
     def fit(self, width: int, longest: int) -> KnockOut:
         """Return the edit for a batch that is ``width`` wide, of prompts of which the longest is ``longest``."""
-        return changed(self, queries=_fit(self.queries, width, longest), keys=_fit(self.keys, width, longest))
+        return changed(self, queries=fitting(self.queries, width, longest), keys=fitting(self.keys, width, longest))
 
     def settle(self, ids: torch.Tensor, mask: torch.Tensor) -> KnockOut:
         """Return the edit with its positions worked out for a batch, as bool tensors."""
@@ -158,12 +252,12 @@ class KnockOut:
         return cut & chosen[None, :, None, None]
 
     def __str__(self) -> str:
-        seen = "all later" if self.queries is None else _words(self.queries)
+        seen = "all later" if self.queries is None else in_words(self.queries)
         where = "".join(
             f", {name} {numbered(sorted(chosen))}" for name, chosen in (("blocks", self.blocks), ("heads", self.heads))
             if chosen is not None
         )  # fmt: skip
-        return f"knock_out(keys {_words(self.keys)}, queries {seen}{where})"
+        return f"knock_out(keys {in_words(self.keys)}, queries {seen}{where})"
 
     def describe(self) -> dict[str, Any]:
         """Return what decides the numbers, as JSON types."""
@@ -175,20 +269,6 @@ class KnockOut:
 
 
 Edit = SiteEdit | KnockOut
-
-
-def _words(positions: Positions) -> str:
-    """Return positions in a few words."""
-    if isinstance(positions, slice):
-        return ":".join("" if v is None else str(v) for v in (positions.start, positions.stop, positions.step))
-    if positions is None or callable(positions):
-        return "all" if positions is None else f"by {getattr(positions, '__name__', 'a function')}"
-    if isinstance(positions, torch.Tensor):
-        if positions.dtype == torch.bool:
-            return f"by a mask {tuple(positions.shape)}"
-        positions = positions.reshape(-1).tolist()
-    numbers = [positions] if isinstance(positions, Integral) else list(positions)  # type: ignore[arg-type]
-    return numbered(map(int, numbers)) if len(numbers) <= 20 else f"{len(numbers)} places"
 
 
 @checked(value=instance("Tensor"))
@@ -234,6 +314,92 @@ def mean_ablate(site: Site, positions: Positions = None, mean: torch.Tensor | No
     return SiteEdit(site, "mean", positions, mean)
 
 
+@checked(factor=number())
+def scale(site: Site, factor: float, positions: Positions = None) -> SiteEdit:
+    """Multiply the activations of a site by a number; 0 is :func:`zero`, 1 changes nothing.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> str(ti.edits.scale(ti.Site("mlp_out", 1), 0.5, positions=slice(-1, None)))
+    'scale(mlp_out 1, by 0.5, positions -1::)'
+    """
+    return SiteEdit(site, "scale", positions, torch.tensor(factor, dtype=torch.float64, device="cpu"))
+
+
+@checked(function=function)
+def apply(site: Site, function: Callable[[torch.Tensor], torch.Tensor], positions: Positions = None) -> SiteEdit:
+    """Put what a function makes of the activations of a site in their place: a projection, a dictionary, a rounding.
+
+    Parameters
+    ----------
+    site : Site
+        Where.
+    function : callable
+        Of (prompt, position, d) activations on the model's device, in its dtype; returns the same shape.  Each prompt
+        is looked at by itself, padding left aside: what differs when the first prompt of a batch stands alone, or is
+        drawn anew in each call, is refused.  A run is known by its code and what it captures.
+    positions : Positions
+        Where what it returns counts; None means everywhere.
+
+    Raises
+    ------
+    ValueError
+        In the first batch, if the function returns another shape or looks at other prompts.
+
+    Examples
+    --------
+    >>> import torch, tokinterp as ti
+    >>> model = ti.load_model()
+    >>> first = torch.zeros(model.info.d_model).index_fill(0, torch.tensor([0]), 1.0)
+    >>> without = ti.edits.apply(ti.Site("resid", 2), lambda x: x - (x @ first)[..., None] * first)
+    >>> batch = ti.capture(model, ti.Prompts.from_texts(["The Nile."], model), [0], [ti.Site("resid", 2)], [without])
+    >>> bool((batch.rows(2)[:, 0] == 0).all())
+    True
+    """
+    return SiteEdit(site, "apply", positions, None, function)
+
+
+@checked(donor=donors, source=places)
+def patch(site: Site, positions: Positions = None, *, donor: Donor, source: Positions = None) -> Patch:
+    """Put what a site has in another prompt of the run in the place of its activations (activation patching).
+
+    Parameters
+    ----------
+    site : Site
+        Where; the donor is run as it is, without edits, as far as this site.
+    positions : Positions
+        Which positions are changed; None means all.
+    donor : int, mapping or sequence of int
+        The prompt that gives, by its number in the run: one for all, a mapping of prompt to donor (prompts that are not
+        in it are left alone), or one for each prompt.
+    source : Positions
+        Where in the donor: the first chosen place gives to the first changed one, and so on.  None means the same
+        places.
+
+    Raises
+    ------
+    ValueError
+        Before anything is run: for a prompt that does not exist, or places that the donor does not have.
+
+    References
+    ----------
+    Vig et al. 2020, arXiv 2004.12265; Meng et al. 2022, arXiv 2202.05262.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> prompts = ti.Prompts.from_texts(["The Nile flows north.", "The Rhine flows north."], model)
+    >>> last = slice(-1, None)
+    >>> swap = ti.edits.patch(ti.Site("resid", 2), last, donor=[1, 0], source=last)
+    >>> a, b = (ti.capture(model, prompts, [0, 1], [ti.Site("resid", 2)], edits) for edits in ([], [swap]))
+    >>> bool((a.rows(2)[-1] == b.rows(2)[a.lengths[0] - 1]).all())
+    True
+    """
+    return Patch(site, "patch", positions, None, None, donor, source)
+
+
 @checked(heads=several(count(), 1))
 def knock_out(
     keys: Positions,
@@ -271,71 +437,7 @@ def knock_out(
     )
 
 
-@checked(ids=instance("Tensor"), mask=instance("Tensor"))
-def select_positions(positions: Positions, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return (prompt, position) bool, true at the chosen real positions.
-
-    Raises
-    ------
-    ValueError
-        If a position lies outside the batch or a mask has another shape than the ids.
-    """
-    if positions is None:
-        return mask
-    n = ids.shape[1]
-    if callable(positions):
-        chosen = positions(ids, mask)
-        if not isinstance(chosen, torch.Tensor):
-            refuse("positions", positions, f"it returns {short(chosen)}, not a bool tensor (prompt, position)")
-    elif isinstance(positions, torch.Tensor) and positions.dtype == torch.bool:
-        chosen = positions
-    elif isinstance(positions, slice):
-        chosen = _own_slice(positions, mask)
-    else:
-        places = _fit(positions, n, n)
-        chosen = torch.zeros_like(mask)
-        chosen[:, places] = True
-    if chosen.shape != mask.shape or chosen.dtype != torch.bool:
-        raise ValueError(
-            f"positions={short(positions)}: positions to edit are {chosen.dtype} {tuple(chosen.shape)}: "
-            f"a bool tensor {tuple(mask.shape)} (prompt, position) is needed"
-        )
-    return chosen.to(mask.device) & mask
-
-
-def _own_slice(positions: slice, mask: torch.Tensor) -> torch.Tensor:
-    """Return (prompt, position) bool, true on the slice of each prompt's own tokens, whatever the padding."""
-    step = 1 if positions.step is None else int(positions.step)
-    if step < 1:
-        refuse("positions", positions, "the step must be at least 1")
-    lengths = mask.sum(1)
-
-    def bound(value: int | None, default: torch.Tensor) -> torch.Tensor:
-        if value is None:
-            return default
-        return (lengths + value).clamp_min(0) if value < 0 else torch.full_like(lengths, value)
-
-    start, stop = bound(positions.start, torch.zeros_like(lengths))[:, None], bound(positions.stop, lengths)[:, None]
-    place = torch.arange(mask.shape[1], device=mask.device, dtype=torch.int64)
-    return (place >= start) & (place < stop) & ((place - start) % step == 0)
-
-
-def _fit(positions: Any, width: int, longest: int) -> Any:
-    """Return numbered positions without those beyond the batch; other kinds are returned as they are.
-
-    Raises
-    ------
-    ValueError
-        If a number lies beyond the longest of all prompts, or below 0.
-    """
-    if positions is None or isinstance(positions, slice) or callable(positions):
-        return positions
-    if isinstance(positions, torch.Tensor):
-        if positions.dtype == torch.bool:
-            return positions
-        positions = positions.reshape(-1).tolist()
-    places = [int(positions)] if isinstance(positions, Integral) else [int(p) for p in positions]
-    bad = [p for p in places if not 0 <= p < longest]
-    if bad:
-        raise ValueError(f"positions={bad} to edit: the longest prompt has positions 0 to {longest - 1}")
-    return [p for p in places if p < width]
+__all__ = [
+    "Edit", "KnockOut", "Patch", "Positions", "SiteEdit", "add", "apply", "knock_out", "mean_ablate", "patch",
+    "replace", "scale", "select_positions", "zero",
+]  # fmt: skip

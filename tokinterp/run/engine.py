@@ -8,6 +8,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,13 @@ from .checkpoint import (
     read_progress,
     remove_partial,
 )
-from .edits import Edit, KnockOut, SiteEdit
+from .edits import Edit, KnockOut, Patch, SiteEdit
 from .loop import Measurements, Runner, nonfinite_layer
 from .measurement import Measurement
+from .positions import is_flags, placed
 from .signals import at_once
 from .sites import INNER
+from .stream import donor_places
 from .trial import try_out
 
 
@@ -252,8 +255,11 @@ def _check_edits(model: Model, prompts: Prompts, edits: Sequence[Edit]) -> None:
             raise TypeError(
                 f"{e!r} is no edit: make one with tokinterp.run.edits.replace, add, zero, mean_ablate, knock_out"
             )
-        for positions in (e.positions,) if isinstance(e, SiteEdit) else (e.queries, e.keys):
-            if isinstance(positions, torch.Tensor) and positions.dtype == torch.bool:
+        for positions in (e.positions, getattr(e, "source", None)) if isinstance(e, SiteEdit) else (e.queries, e.keys):
+            if is_flags(positions):
+                if (n := len(positions)) != prompts.n_tokens:  # pyright: ignore[reportArgumentType]
+                    raise ValueError(f"positions: {n} flags for {prompts.n_tokens} tokens of all prompts, in {e}")
+            elif isinstance(positions, torch.Tensor) and positions.dtype == torch.bool:
                 raise ValueError(
                     f"positions given as a mask {tuple(positions.shape)} fit one batch only: give numbers, a slice, or "
                     "a function of (ids, mask)"
@@ -262,6 +268,10 @@ def _check_edits(model: Model, prompts: Prompts, edits: Sequence[Edit]) -> None:
             e.check(longest, None if e.site.name in INNER else model.info.d_model)
         e.fit(longest, longest)
     model.check((), edits)
+    for e in (e for e in edits if isinstance(e, Patch)):
+        for numbers in prompts.batches(2**16):
+            ids, mask, _ = map(torch.from_numpy, prompts.padded(numbers))
+            donor_places(replace(e, positions=placed(e.positions, prompts, numbers, mask)), prompts, numbers, ids, mask)
 
 
 def _check_sites(model: Model, measurements: Measurements) -> None:

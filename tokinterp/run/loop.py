@@ -138,7 +138,9 @@ class Runner:
     ) -> Batch:
         """Run one batch; leave out and note the prompts whose activations are not finite."""
         names = [self.numbers[p] for p in places]
-        batch = capture(self.model, self.prompts, places, sites, self.edits, streaming=streaming, names=names)
+        batch = capture(
+            self.model, self.prompts, places, sites, self.edits, streaming=streaming, names=names, whole=self.whole
+        )
         layer = nonfinite_layer(batch)
         ok = layer < 0
         if first_reading:
