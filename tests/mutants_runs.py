@@ -137,7 +137,7 @@ MUTANTS = [
     ("donors are checked in the pass", "tokinterp/run/engine.py", "for e in (e for e in edits if isinstance(e, Patch)):",
      "for e in ():", "tests/run/test_edits.py::test_donors_that_do_not_fit_are_refused_before_the_run"),
     ("donors are not in the facts", "tokinterp/run/edits.py", '"donor": describe(donor)', '"donor": ""',
-     "tests/run/test_edits.py::test_descriptions_are_the_same_in_every_process"),
+     "tests/run/test_edits.py::test_descriptions_tell_edits_apart_and_are_the_same_in_every_process"),
     ("flags by the place in the batch", "tokinterp/run/positions.py", "prompts.starts[list(numbers)]",
      "prompts.starts[: len(numbers)]", "tests/run/test_positions.py::test_flags_stand_where_their_tokens_are"),
     ("flags of other prompts are taken", "tokinterp/run/engine.py", "!= prompts.n_tokens:", "< 0:",
