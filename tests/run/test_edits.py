@@ -523,6 +523,7 @@ def test_patches_do_not_depend_on_batches_or_shares(tmp_path):
         ({"donor": 3}, "donor=3: there is no prompt 3"), ({"donor": [0]}, "1 donors for 3 prompts"),
         ({"donor": {0: -1}}, "no prompt -1"), ({"donor": 1}, "patched at position 6, but its donor 1 has 6"),
         ({"donor": 1, "positions": [1, 2], "source": [3]}, "has 2 positions to patch, but its donor 1 gives 1"),
+        ({"donor": {1: 0}, "positions": [1], "source": [1, 2]}, "prompt 1 has 1 positions to patch.* gives 2"),
         ({"donor": 1, "positions": torch.ones(3, 9).bool()}, "fit one batch only"),
         ({"donor": 1, "source": torch.ones(3, 9).bool()}, "fit one batch only"),
     ],
@@ -533,7 +534,7 @@ def test_donors_that_do_not_fit_are_refused_before_the_run(options, message, mon
     edit = E.patch(S("resid", 1), **options)
     monkeypatch.setattr(type(model), "run", lambda *a, **o: pytest.fail("something was run"))
     with pytest.raises(ValueError, match=message):
-        ti.measure(model, prompts, norms, edits=[edit], progress=False)
+        ti.measure(model, prompts, norms, edits=[edit], batch_tokens=12, progress=False)
 
 
 def test_one_pass_alone_refuses_what_needs_a_run():

@@ -8,12 +8,10 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
 from ..files.paths import new_path
@@ -32,13 +30,12 @@ from .checkpoint import (
     read_progress,
     remove_partial,
 )
-from .edits import Edit, KnockOut, Patch, SiteEdit
+from .edits import Edit, KnockOut, SiteEdit
 from .loop import Measurements, Runner, nonfinite_layer
 from .measurement import Measurement
-from .positions import is_flags, placed
 from .signals import at_once
 from .sites import INNER
-from .stream import donor_places
+from .stream import check_places
 from .trial import try_out
 
 
@@ -255,23 +252,11 @@ def _check_edits(model: Model, prompts: Prompts, edits: Sequence[Edit]) -> None:
             raise TypeError(
                 f"{e!r} is no edit: make one with tokinterp.run.edits.replace, add, zero, mean_ablate, knock_out"
             )
-        for positions in (e.positions, getattr(e, "source", None)) if isinstance(e, SiteEdit) else (e.queries, e.keys):
-            if is_flags(positions):
-                if (n := len(positions)) != prompts.n_tokens:  # pyright: ignore[reportArgumentType]
-                    raise ValueError(f"positions: {n} flags for {prompts.n_tokens} tokens of all prompts, in {e}")
-            elif isinstance(positions, torch.Tensor) and positions.dtype == torch.bool:
-                raise ValueError(
-                    f"positions given as a mask {tuple(positions.shape)} fit one batch only: give numbers, a slice, or "
-                    "a function of (ids, mask)"
-                )
         if isinstance(e, SiteEdit):
             e.check(longest, None if e.site.name in INNER else model.info.d_model)
         e.fit(longest, longest)
     model.check((), edits)
-    for e in (e for e in edits if isinstance(e, Patch)):
-        for numbers in prompts.batches(2**16):
-            ids, mask, _ = map(torch.from_numpy, prompts.padded(numbers))
-            donor_places(replace(e, positions=placed(e.positions, prompts, numbers, mask)), prompts, numbers, ids, mask)
+    check_places(edits, prompts)
 
 
 def _check_sites(model: Model, measurements: Measurements) -> None:

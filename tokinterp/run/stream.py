@@ -107,6 +107,26 @@ def ready_edits(
     return out
 
 
+def check_places(edits: Sequence[Edit], whole: Prompts) -> None:
+    """Refuse, before a run, flags that are not of its tokens, and donors that lack what is asked of them."""
+    for e in edits:
+        for name in ("positions", "source", "queries", "keys"):
+            given = getattr(e, name, None)
+            if is_flags(given) and len(given) != whole.n_tokens:
+                raise ValueError(f"{name}: {len(given)} flags for {whole.n_tokens} tokens of all prompts, in {e}")
+            if isinstance(given, torch.Tensor) and given.dtype == torch.bool and given.ndim > 1:
+                raise ValueError(
+                    f"{name} given as a mask {tuple(given.shape)} fit one batch only: give numbers, a slice, or a "
+                    "function of (ids, mask)"
+                )
+        if not isinstance(e, Patch):
+            continue
+        for numbers in whole.batches(2**16):
+            ids, mask, _ = map(torch.from_numpy, whole.padded(numbers))
+            here = replace(e, positions=placed(e.positions, whole, numbers, mask))
+            donor_places(here, whole, numbers, ids, mask)
+
+
 def donor_places(
     edit: Patch, whole: Prompts, numbers: Sequence[int], ids: torch.Tensor, mask: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
