@@ -111,7 +111,7 @@ def check_places(edits: Sequence[Edit], whole: Prompts) -> None:
     """Refuse, before a run, flags that are not of its tokens, and donors that lack what is asked of them."""
     for e in edits:
         for name in ("positions", "source", "queries", "keys"):
-            given = getattr(e, name, None)
+            given: Any = getattr(e, name, None)
             if is_flags(given) and len(given) != whole.n_tokens:
                 raise ValueError(f"{name}: {len(given)} flags for {whole.n_tokens} tokens of all prompts, in {e}")
             if isinstance(given, torch.Tensor) and given.dtype == torch.bool and given.ndim > 1:
