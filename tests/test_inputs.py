@@ -65,7 +65,7 @@ def test_every_public_name_has_a_call():
 
 SIGNED = {
     "at", "position", "limit", "limits", "min_psi", "offset", "offsets", "penalty", "tag_column", "threshold",
-    "token_column", "width", "positions", "keys", "queries",
+    "token_column", "width", "positions", "keys", "queries", "source",
 }  # fmt: skip
 """Parameters that may be negative."""
 

@@ -11,18 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..settings import checked, function, instance, integer, number, of, one_of, refuse, several, short
+from ..settings import checked, count, function, instance, number, of, one_of, refuse, several, short
 from ..settings import positions as places
 from ..settings.describe import describe
 from .edges import KnockOut, knock_out
 from .positions import Positions, fitting, in_words, select_positions
 from .sites import Site
 
-Donor = int | Mapping[int, int] | Sequence[int] | np.ndarray
-
-donors = integer | several(integer) | of(
+donors = count() | several(count()) | of(
     "a dictionary of prompt to donor",
-    lambda v: isinstance(v, Mapping) and all(isinstance(n, Integral) for pair in v.items() for n in pair),
+    lambda v: type(v) is dict and all(isinstance(n, Integral) for pair in v.items() for n in pair),
 )  # fmt: skip
 
 OPS = ("replace", "add", "zero", "mean", "scale", "apply", "patch")
@@ -160,7 +158,7 @@ class Patch(SiteEdit):
         Where in the donor; None means the same places.
     """
 
-    donor: Any = 0
+    donor: int | Mapping[int, int] | Sequence[int] = 0
     source: Positions = None
 
     def donors(self, n: int) -> np.ndarray:
@@ -294,7 +292,9 @@ def apply(site: Site, function: Callable[[torch.Tensor], torch.Tensor], position
 
 
 @checked(donor=donors, source=places)
-def patch(site: Site, positions: Positions = None, *, donor: Donor, source: Positions = None) -> Patch:
+def patch(
+    site: Site, positions: Positions = None, *, donor: int | Mapping[int, int] | Sequence[int], source: Positions = None
+) -> Patch:
     """Put what a site has in another prompt of the run in the place of its activations (activation patching).
 
     Parameters
