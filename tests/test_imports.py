@@ -87,9 +87,20 @@ def test_public_names_are_there():
     for name in ti.__all__:
         assert getattr(ti, name) is not None, name
         assert name in dir(ti)
-    assert len([n for n in ti.__all__ if n not in TOPICS]) <= 36
+    assert len([n for n in ti.__all__ if n not in TOPICS]) <= 37
     with pytest.raises(AttributeError, match="module 'tokinterp' has no attribute 'nothing'"):
         _ = ti.nothing
+
+
+def test_a_name_without_its_topic_is_found_with_a_warning():
+    import tokinterp as ti
+
+    with pytest.warns(DeprecationWarning, match=r"write tokinterp\.lens\.LogitLens"):
+        assert ti.LogitLens is ti.lens.LogitLens
+    with pytest.warns(DeprecationWarning, match=r"write tokinterp\.sklearn\.TokenRepresentations"):
+        assert ti.TokenRepresentations is ti.sklearn.TokenRepresentations
+    for name in ("tasks", "np", "checked"):
+        assert not hasattr(ti, name), "what a topic itself imports is no name of it"
 
 
 def imports(path):

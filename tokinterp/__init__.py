@@ -10,6 +10,7 @@ What can be measured stands in topics, loaded when they are first touched: ``att
 ``fillers``, ``geometry``, ``lens``, ``lexicon``, ``linearity``, ``memory``, ``tokenizers``; and `tokinterp.sklearn`.
 """
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         linearity,
         memory,
         plots,
+        results,
         sklearn,
         text,
         tokenizers,
@@ -54,15 +56,21 @@ __all__ = [
     "__version__", "attention", "behaviour", "bundled_questions", "bundled_spans", "bundled_texts", "capture",
     "check", "concat_models", "contrast", "edits", "erasure", "fillers", "geometry", "lens", "lexicon", "linearity",
     "load_model", "load_tokenizer", "measure", "measure_conditions", "measure_nulls", "measure_on_cluster",
-    "memory", "plots", "read", "report", "resid", "sklearn", "stream", "summary", "text", "tokenizers", "untrained",
-    "wrap", "write",
+    "memory", "plots", "read", "report", "resid", "results", "sklearn", "stream", "summary", "text", "tokenizers",
+    "untrained", "wrap", "write",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:
-    """Load a topic, or what draws, when it is first touched."""
+    """Load a topic, or what draws, when it is first touched; a name of a topic is found there, with a warning."""
     if name in (*topics(), "plots", "sklearn"):
         return import_module(f"{__name__}.{name}")
+    for topic in () if name.startswith("_") else (*topics(), "results", "sklearn"):
+        space = import_module(f"{__name__}.{topic}")
+        if name in space.__all__ and not hasattr(vars(space)[name], "__path__"):
+            said = f"write tokinterp.{topic}.{name}: the name tokinterp.{name} goes with the next version"
+            warnings.warn(said, DeprecationWarning, stacklevel=2)
+            return vars(space)[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -27,6 +27,9 @@ SETTINGS = {
 """What the settings may be; looked at in ``fit``, since scikit-learn's clone wants them kept as they are given."""
 
 
+__all__ = ["TokenRepresentations"]
+
+
 class TokenRepresentations:
     """A scikit-learn transformer from texts to the stream of a layer.
 

@@ -110,6 +110,8 @@ def test_a_prompt_that_is_not_finite_under_one_condition_is_left_out_under_all()
     found = measured({"whole": ti.Condition(prompts), "bad": ti.Condition(prompts, [bad])})
     assert found["cosine"]["prompt"].values.tolist() == [0, 1, 3, 4, 5]
     assert found["prompts"]["first_nonfinite_layer"].values[:, 2].tolist() == [-1, 1]
+    assert "sums over prompts" in found["cosine"].attrs["left_out"]
+    assert "left_out" not in measured({"whole": ti.Condition(prompts)})["cosine"].attrs
     one = ti.measure(tiny(), prompts, asked(), progress=False)["cosine"]["cosine"]
     np.testing.assert_array_equal(
         found["cosine"]["cosine"].sel(condition="whole").values, one.sel(prompt=[0, 1, 3, 4, 5]).values
