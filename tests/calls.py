@@ -260,7 +260,7 @@ def _find(name: str, w: World) -> Any:
     found: Any = None
     for end in SPACES if not hasattr(World, first) else ():
         space = importlib.import_module(f"tokinterp{end}")
-        if hasattr(space, first):
+        if first in getattr(space, "__all__", vars(space)):
             found = getattr(space, first)
             break
     found = getattr(w, first) if found is None else found

@@ -221,7 +221,7 @@ def test_home_is_expanded_and_addresses_are_refused_wherever_a_path_is_taken(tmp
     for load in (
         *calls.values(), *reads.values(), ti.read, ti.erasure.TokenProbes.load, ti.linearity.LinearMaps.load,
         load_networks,
-        lambda path: load_tensors(path, "", ""), readers.read_conll, ti.erasure.read_feucht2024, ti.load_model,
+        lambda path: load_tensors(path, "", ""), ti.text.read_conll, ti.erasure.read_feucht2024, ti.load_model,
     ):  # fmt: skip
         with pytest.raises(ValueError, match="is a URL"):
             load("s3://bucket/a.jsonl")

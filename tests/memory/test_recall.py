@@ -15,6 +15,7 @@ def test_proxy_equals_brute_force():
     model, prompts = tiny(), some_prompts([30, 25, 28, 31, 22, 26])
     asked = {"m": ti.memory.PrefixRecall(layers=[2], n_words=20, ridge=0.1, exclude=("special",))}
     ds = ti.measure(model, prompts, asked, progress=False).children["m"].to_dataset(inherit=False)
+    asked["m"].begin(model.info, prompts)
     words = asked["m"].words
     rows = {h: [] for h in (0, 1)}
     for p in range(len(prompts)):
@@ -107,4 +108,5 @@ def test_special_tokens_take_no_part_whether_named_or_not():
     np.testing.assert_array_equal(run["a"]["explained"], run["b"]["explained"])
     assert prompts.special_mask.any()
     bos = set(prompts.token_ids[prompts.special_mask].tolist())
+    asked["a"].begin(model.info, prompts)
     assert not bos & set(asked["a"].words.tolist())

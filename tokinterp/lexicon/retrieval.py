@@ -75,7 +75,7 @@ def retrieve_words(
     Examples
     --------
     >>> import tokinterp as ti
-    >>> from tokinterp.lexicon.words import Lexicon, split_cases
+    >>> from tokinterp.lexicon import Lexicon, split_cases
     >>> model = ti.load_model()
     >>> prompts = ti.Prompts.from_texts([t.text for t in ti.bundled_texts("story")], model, max_tokens=256)
     >>> found = ti.lexicon.retrieve_words(model, split_cases(Lexicon.of(prompts), n_words=4), [0, 2])
@@ -229,7 +229,7 @@ def repeat_words(
     Examples
     --------
     >>> import tokinterp as ti
-    >>> from tokinterp.lexicon.words import Lexicon, natural_cases
+    >>> from tokinterp.lexicon import Lexicon, natural_cases
     >>> model = ti.load_model()
     >>> prompts = ti.Prompts.from_texts([t.text for t in ti.bundled_texts("story")], model, max_tokens=256)
     >>> found = ti.lexicon.repeat_words(model, natural_cases(Lexicon.of(prompts), n_words=3), [0, 2])

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..kernels import linear
+from ..models.steady import steady
 from ..run.engine import measure
 from ..run.measurement import Field
 from ..settings import checked, number
@@ -79,6 +80,7 @@ class BlockMaps(Chains):
 
 
 @checked(cutoff=number(0, below=1))
+@steady
 def fit_linear_maps(
     model: Model,
     prompts: Prompts | Sequence[str],

@@ -275,7 +275,7 @@ def _tree(
             sets = {name: _only(ds, common) for name, ds in sets.items()}
         nodes[f"/{group}"], apart = side_by_side(sets)
         nodes[f"/{group}"].attrs.update(said)
-        if group != "prompts" and common is not None:
+        if common is not None and group != "prompts":
             nodes[f"/{group}"].attrs["left_out"] = (
                 "a prompt that is not finite under every condition is left out of values per prompt; sums over prompts "
                 "and values of tokens are of the prompts that are finite under their own condition"
