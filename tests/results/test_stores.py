@@ -177,7 +177,7 @@ def test_unwritable_place_is_named(name, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("name", ["a.zarr", "a.nc"])
+@pytest.mark.parametrize("name", ["a.zarr", pytest.param("a.nc", marks=needs_extras)])
 def test_results_come_back_in_the_order_in_which_they_were_written(name, tmp_path):
     one = example()
     tree = xr.DataTree.from_dict({"/": xr.Dataset(attrs=one.attrs), **{f"/{g}": one for g in "zebra"}})
