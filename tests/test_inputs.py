@@ -307,7 +307,9 @@ def test_an_unknown_encoding_is_refused(encoding, tmp_path):
 
 @pytest.mark.slow
 def test_a_null_in_a_table_is_named_with_its_record(tmp_path):
-    parquet, arrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    import pyarrow as arrow
+    from pyarrow import parquet
+
     parquet.write_table(arrow.table({"text": ["abc"] * 1500 + [None]}), tmp_path / "nulls.parquet")
     with pytest.raises(ValueError, match=r"nulls.parquet record 1500: 'text' is null"):
         ti.Prompts.from_file(tmp_path / "nulls.parquet", ti.load_tokenizer())

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+import sentencepiece as spm
 
 from tokinterp import Prompts, bundled_texts, load_tokenizer
 from tokinterp.models.sentencepiece import read_tokenizer, sentencepiece_tokenizer
 
-spm = pytest.importorskip("sentencepiece", reason="an optional package")
 TEXTS = [t.text for t in bundled_texts()]
 HARD = ["", " ", "  two", "a  b   c", " x", "\n\n  The", "\ttab", "é 日本 😀", "▁ mark", "The <s> sign", "x" * 40, "  "]
 

@@ -114,3 +114,9 @@ def test_one_name_is_one_quantity():
         ratio = (x[1].norm(dim=1) / x[0].norm(dim=1)).mean()
         assert float(found["a"]["relative_step"][i, 0]) == pytest.approx(float(step), rel=1e-4)
         assert float(found["a"]["norm_ratio"][i, 0]) == pytest.approx(float(ratio), rel=1e-4)
+
+
+def test_a_method_that_would_never_be_called_is_refused():
+    with pytest.raises(TypeError, match=r"Early\.start\(\) is never called: .*begin\(info, prompts\)"):
+        type("Early", (ti.Measurement,), {"start": lambda self, info, prompts: None})
+    assert ti.erasure.ErasureScores.__init__.__kinds__["start"] is not None, "a setting may have the name"

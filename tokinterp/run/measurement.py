@@ -79,6 +79,8 @@ class Measurement:
     def __init_subclass__(cls, **options: Any) -> None:
         """Keep what the class body says: what is set on the class later (a counter) is no part of its code."""
         super().__init_subclass__(**options)
+        if inspect.isfunction(vars(cls).get("start")):
+            raise TypeError(f"{cls.__name__}.start() is never called: what prepares a run is begin(info, prompts)")
         cls._as_defined = dict(vars(cls))
 
     _as_defined: dict[str, Any]
