@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from experiments.bundled_data import parts
-from experiments.bundled_evaluation import model_bits
-from experiments.train_bundled_model import EXPORT, PRESETS, Preset, export, train
+from experiments.bundled.data import parts
+from experiments.bundled.evaluation import model_bits
+from experiments.bundled.train import EXPORT, PRESETS, Preset, export, train
 
 from .job import Job
 
@@ -46,7 +46,7 @@ def run(job: Job) -> str:
             _made_up(data, preset.vocab)
     if not (data / "val.npy").exists():
         raise FileNotFoundError(
-            f"{Path(data.parent.name, data.name)} has no tokens: make them with python -m experiments.bundled_data "
+            f"{Path(data.parent.name, data.name)} has no tokens: make them with python -m experiments.bundled.data "
             f"--vocab {preset.vocab} --out DATA/{job.name}, and give --data DATA"
         )
     minutes = None if job.tiny else max(0.1, (job.left() - AFTER) / 60)

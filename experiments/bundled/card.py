@@ -1,9 +1,9 @@
 """Write the model card, ``tokinterp/data/model/README.md``, from what the other steps measured.
 
-    python -m experiments.bundled_model_card --preset cpu
+    python -m experiments.bundled.card --preset cpu
 
 Reads ``data.json``, ``plan.json``, ``log.jsonl`` and ``evaluation.json`` of ``runs/bundled/<preset>/`` and
-``experiments/results/bundled/checks.json``; draws the 20 samples itself.
+``experiments/bundled/checks.json``; draws the 20 samples itself.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import torch
 
 from tokinterp.files.whole import write_text
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "tokinterp" / "data" / "model"
-CHECKS = ROOT / "experiments" / "results" / "bundled" / "checks.json"
+CHECKS = ROOT / "experiments" / "bundled" / "checks.json"
 PROMPTS = [
     "The history of the city of",
     "In 1889 the first",
@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--preset", default="cpu")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "bundled")
     a = parser.parse_args()
-    template = Path(__file__).with_name("bundled_model_card.md").read_text(encoding="utf-8")
+    template = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
     write_text(MODEL / "README.md", card(a.runs / a.preset, a.preset, template))
 
 

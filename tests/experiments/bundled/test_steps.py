@@ -6,9 +6,9 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from experiments.bundled_forward import loss_function
-from experiments.bundled_steps import BatchedMuon, Step, optimisers, rates_on
-from experiments.train_bundled_model import PRESETS, Preset, Windows, build, export, rate, train
+from experiments.bundled.forward import loss_function
+from experiments.bundled.steps import BatchedMuon, Step, optimisers, rates_on
+from experiments.bundled.train import PRESETS, Preset, Windows, build, export, rate, train
 
 TINY = Preset(
     2, 32, 2, 48, 300, 512, (256, 256, 256), 0.02, 3e-3, 0.1, 4, 1000, 1.0, 256, "cpu", context=256, save_every=0.0

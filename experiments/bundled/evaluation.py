@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.bundled_data import data_folder, test_documents
+from experiments.bundled.data import data_folder, test_documents
 from tokinterp.files.whole import write_text
 
 BITS = 12  # of one token id: five tokens are one uint64 key while the vocabulary is at most 4096

@@ -1,6 +1,6 @@
 """Is multi-token behaviour real in the bundled model? Re-split words, linear read-outs, and questions.
 
-    python -m experiments.bundled_model_checks [--checkpoints]
+    python -m experiments.bundled.checks [--checkpoints]
 
 1. Re-split words: 500 words that are one token are forced into pieces in a real context; is the state of the last
    piece nearer (cosine) to the state of the whole word there than to the state of another word?
@@ -22,10 +22,10 @@ import torch
 
 from tokinterp.files.whole import write_text
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "tokinterp" / "data" / "model"
 QUESTIONS = ROOT / "tokinterp" / "data" / "questions.jsonl"
-RESULTS = ROOT / "experiments" / "results" / "bundled"
+RESULTS = ROOT / "experiments" / "bundled"
 
 
 @torch.no_grad()

@@ -1,9 +1,9 @@
 """Train the language model that ships with tokinterp, on English Wikipedia, from nothing.
 
-    python -m experiments.train_bundled_model prepare  --preset cpu
-    python -m experiments.train_bundled_model train    --preset cpu --minutes 100     # or --steps N --decay-steps M
-    python -m experiments.train_bundled_model export   --preset cpu
-    python -m experiments.train_bundled_model evaluate --preset cpu
+    python -m experiments.bundled.train prepare  --preset cpu
+    python -m experiments.bundled.train train    --preset cpu --minutes 100     # or --steps N --decay-steps M
+    python -m experiments.bundled.train export   --preset cpu
+    python -m experiments.bundled.train evaluate --preset cpu
 
 ``--preset full`` (12 blocks, d_model 256, vocabulary 8192, for a GPU) makes the larger model by the same commands,
 ``--preset narrow`` (6 blocks, d_model 64, vocabulary 512, context 512, for a GPU) one in whose stream little has room.
@@ -28,13 +28,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.bundled_data import prepare
-from experiments.bundled_evaluation import evaluate
-from experiments.bundled_forward import loss_function
-from experiments.bundled_steps import Step, optimisers, rates_on
+from experiments.bundled.data import prepare
+from experiments.bundled.evaluation import evaluate
+from experiments.bundled.forward import loss_function
+from experiments.bundled.steps import Step, optimisers, rates_on
 from tokinterp.files.whole import replacing, write_text
 
-EXPORT = Path(__file__).resolve().parents[1] / "tokinterp" / "data" / "model"
+EXPORT = Path(__file__).resolve().parents[2] / "tokinterp" / "data" / "model"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Text and tokenizer for the bundled model: clean, deduplicate, hold out, train a BPE, tokenise once.
 
-    python -m experiments.bundled_data --vocab 512 --out DATA/narrow    # parts to take to another machine
+    python -m experiments.bundled.data --vocab 512 --out DATA/narrow    # parts to take to another machine
 
 ``prepare(folder, vocab_size)`` reads ``text/enwiki2015_A?.jsonl.xz`` below ``$TOKINTERP_DATA`` and writes into
 ``folder``: ``tokenizer/``, ``train_*.npy`` (uint16, at most 60 MB a part), ``val.npy``, ``val.jsonl`` and
@@ -328,7 +328,7 @@ def parts(
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.bundled_data", description=(__doc__ or "").split("\n")[0]
+        prog="python -m experiments.bundled.data", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--vocab", type=int, required=True, help="pieces of the tokenizer")
     parser.add_argument("--out", type=Path, required=True, help="folder of tokenizer and tokens")

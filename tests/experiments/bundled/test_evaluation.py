@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import byte_tokenizer, tiny_lm
 
-from experiments.bundled_evaluation import KneserNey, model_bits, token_nats
+from experiments.bundled.evaluation import KneserNey, model_bits, token_nats
 
 
 @pytest.fixture(scope="module")
