@@ -252,17 +252,17 @@ MUTANTS = [
     ),
     (
         "probe scored on its own fit",
-        "tokinterp/kernels/folds.py",
+        "tokinterp/stats/linear.py",
         "train, test = fold != f, fold == f",
         "train, test = fold == fold, fold == f",
-        "tests/kernels/test_folds.py -k ridge",
+        "tests/stats/test_linear.py -k ridge",
     ),
     (
         "held-out mean of all rows",
-        "tokinterp/kernels/folds.py",
-        "mx, my = x[train].mean(0), y[train].mean(0)",
-        "mx, my = x[train].mean(0), y.mean(0)",
-        "tests/kernels/test_folds.py -k ridge",
+        "tokinterp/stats/linear.py",
+        "np.square(y[test] - y[train].mean(0))",
+        "np.square(y[test] - y.mean(0))",
+        "tests/stats/test_linear.py -k ridge",
     ),
     (
         "fingerprint variants swapped",

@@ -100,7 +100,7 @@ def test_the_probe_is_given_what_it_says(monkeypatch):
     prompts = ti.Prompts.from_texts(texts * 2, model)
 
     def held(x, y, fold, folds, ridge):
-        asked.append((x, y, fold))
+        asked.append([torch.from_numpy(v) for v in (x, y, fold)])
         return np.ones((2, len(x)))
 
     def share(error, total, unit, **options):

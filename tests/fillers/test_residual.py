@@ -137,7 +137,7 @@ def test_filler_probes_read_what_they_say(long_model, monkeypatch):
     asked, drawn = [], []
 
     def held(x, y, fold, folds, ridge):
-        asked.append((x, y, fold))
+        asked.append([torch.from_numpy(v) for v in (x, y, fold)])
         return np.ones((2, len(x)))
 
     def share(error, total, unit, **options):

@@ -11,7 +11,6 @@ import torch
 import xarray as xr
 
 from ..kernels.divergence import compare
-from ..kernels.folds import held_out
 from ..models.steady import steady
 from ..results.dataset import block_coords, bound_coord, layer_coords, variable
 from ..results.documents import groups_of_prompts, interval_name
@@ -20,6 +19,7 @@ from ..run.sites import Site, resid
 from ..run.stream import capture
 from ..settings import checked, count, positive
 from ..stats.explained import explained_band, share_explained
+from ..stats.linear import held_out
 from .blocks import shown_blocks
 from .kernels import LEAST
 from .masks import SEP, Policy, _noise, keep_only, separators_of
@@ -231,13 +231,13 @@ def segment_probe(
                 held.append(int(part[r]))
                 owner.append(r)
     both = torch.stack(states)  # (segment, source, layer, d)
-    h = torch.stack([both[:, 0], both[:, 1], both[other, 0]], 1)
-    fold = torch.tensor(held, dtype=torch.int64, device="cpu")
+    h = torch.stack([both[:, 0], both[:, 1], both[other, 0]], 1).numpy()
+    fold = np.array(held)
     out = np.zeros((2, len(held), len(target), 3, len(chosen)))
-    for i, y in enumerate(target):
+    for i, y in enumerate(torch.stack(t).numpy() for t in target):
         for s in range(3):
             for n in range(len(chosen)):
-                out[:, :, i, s, n] = held_out(h[:, s, n], torch.stack(y), fold, folds, ridge)
+                out[:, :, i, s, n] = held_out(h[:, s, n], y, fold, folds, ridge)
     unit = document[np.searchsorted(rows, owner)]
     value, *bounds = share_explained(out[0], out[1], unit, seed=seed)
     band = explained_band(out[0], out[1], unit, seed=seed)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ..kernels.ranks import auroc
 from ..kernels.state import neutral
 from ..results.dataset import bound_coord, variable
 from ..results.documents import groups_of_prompts, interval_name
@@ -310,10 +309,10 @@ def _auroc(psi: np.ndarray, control: np.ndarray, group: np.ndarray, n_boot: int,
 
     def area(w: np.ndarray) -> np.ndarray:
         parts = [torch.from_numpy(w[a : a + 50][:, place]) for a in range(0, len(w), 50)]
-        return torch.cat([auroc(score, positive, p) for p in parts]).numpy()
+        return torch.cat([seg.auroc(score, positive, p) for p in parts]).numpy()
 
     bounds = resample(area, len(found), level=level, n_boot=n_boot, seed=seed)
-    return np.array([float(auroc(score, positive)), *bounds, len(found)])
+    return np.array([float(seg.auroc(score, positive)), *bounds, len(found)])
 
 
 def _unit_counts(units: TokenSpans, prompts: Prompts, kind: str | None) -> Counter[bytes]:

@@ -10,7 +10,6 @@ import torch
 import xarray as xr
 
 from ..behaviour.answers import chunks, pad
-from ..kernels.folds import held_out
 from ..models.steady import steady
 from ..results.dataset import bound_coord, layer_coords, variable
 from ..results.documents import interval_name
@@ -18,6 +17,7 @@ from ..results.stamp import finish
 from ..run.sites import Site
 from ..settings import checked, count, one_of, positive, several, short
 from ..stats.explained import explained_band, share_explained
+from ..stats.linear import held_out
 from ..text.items import PLACEMENTS, Items, _pair, build_items
 from .insertion import _bundled, _short
 from .results import numbers
@@ -317,11 +317,11 @@ def filler_probes(
     }  # fmt: skip
     site = Site("resid", 0)
     ids = {t: torch.from_numpy(x.astype(np.int64))[:, None].to(model.device) for t, x in wanted.items()}
-    embedded = {t: model.run(x, [site])[site][:, 0].double().cpu() for t, x in ids.items()}
-    fold = torch.from_numpy(rng.permutation(len(items)) % folds)
+    embedded = {t: model.run(x, [site])[site][:, 0].double().cpu().numpy() for t, x in ids.items()}
+    fold = rng.permutation(len(items)) % folds
     out = np.zeros((2, len(items), len(wanted), len(at), model.info.n_layers + 1))
     for j, positions in enumerate(at.values()):
-        h = states(model, items, positions).double().mean(1)
+        h = states(model, items, positions).double().mean(1).numpy()
         for layer in range(h.shape[1]):
             for i, y in enumerate(embedded.values()):
                 out[:, :, i, j, layer] = held_out(h[:, layer], y, fold, folds, ridge)

@@ -158,7 +158,7 @@ def decompose(scatter: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def solve(pair: Pair, ridge: float = 0.0, cutoff: float = CUTOFF, parts: tuple[Tensor, Tensor] | None = None) -> Fit:
-    """Fit output rows as a linear map of input rows.
+    """Fit output rows as a linear map of input rows, from sums over batches: scikit-learn's needs all rows at once.
 
     Parameters
     ----------

@@ -223,6 +223,8 @@ def top_classes(x: Tensor, weight: Tensor, k: int, bias: Tensor | None = None) -
 def ridge(gram: Tensor, sums: Tensor, counts: Tensor, penalty: float = 0.1) -> tuple[Tensor, Tensor]:
     """Return weight (class, d) and bias (class,) of the regression of one-hot targets on centred inputs.
 
+    From moments, which are sums over batches on the model's device; scikit-learn's needs all rows at once.
+
     With all moments divided by the number of rows, W = S (G + penalty mean(diag G) I)^-1 and the bias is the share of
     each class.  Its scores are no logits: only their order means something.
 
@@ -244,6 +246,8 @@ def ridge(gram: Tensor, sums: Tensor, counts: Tensor, penalty: float = 0.1) -> t
 
 def shrunk_lda(gram: Tensor, sums: Tensor, counts: Tensor, shrinkage: float = 0.1) -> tuple[Tensor, Tensor]:
     """Return weight (class, d) and bias (class,) of linear discriminant analysis with a shrunk covariance.
+
+    From moments, as `ridge`, where scikit-learn's needs all rows at once.
 
     The covariance within classes is (1 - s) (G - sum_c p_c m_c m_c') + s mean(diag G) I; logits are
     m_c' C^-1 x - m_c' C^-1 m_c / 2 + log p_c.  Classes without rows get the logit -inf.

@@ -358,6 +358,7 @@ def _products(x: np.ndarray, y: np.ndarray, prompt: np.ndarray, n: int) -> np.nd
 
 
 def _pearson(s: np.ndarray) -> np.ndarray:
+    """Return (...) Pearson correlations from (..., 6) sums of `_products`: of all draws of a bootstrap at once."""
     n, a, b, aa, bb, ab = np.moveaxis(s, -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         va, vb = aa - a * a / n, bb - b * b / n

@@ -60,6 +60,8 @@ def pearson(x: np.ndarray, y: np.ndarray, least: int = 3) -> float:
     >>> round(pearson(np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.0, 4.0])), 12)
     1.0
     """
+    from scipy import stats
+
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     ok = np.isfinite(x) & np.isfinite(y)
     if ok.sum() < least:
@@ -67,7 +69,7 @@ def pearson(x: np.ndarray, y: np.ndarray, least: int = 3) -> float:
     a, b = (v[ok] - v[ok].mean() for v in (x, y))
     size = np.sqrt((a**2).sum() * (b**2).sum())
     floor = 1e-12 * len(a) * max(np.abs(x[ok]).max(), 1e-300) * max(np.abs(y[ok]).max(), 1e-300)
-    return float(np.clip((a * b).sum() / size, -1, 1)) if size > floor else float("nan")
+    return float(stats.pearsonr(a, b)[0]) if size > floor else float("nan")
 
 
 def spearman(x: np.ndarray, y: np.ndarray, least: int = 3) -> float:

@@ -11,16 +11,6 @@ from tokinterp.fillers.tasks.evaluation import evaluate, loss_sum
 from tokinterp.fillers.tasks.formats import IGNORED
 from tokinterp.fillers.tasks.network import Network, build
 from tokinterp.fillers.tasks.task import Samples, Task
-from tokinterp.kernels.ranks import auroc
-
-
-def test_the_area_is_the_share_of_pairs_in_order():
-    draw = torch.Generator().manual_seed(0)
-    score = torch.randint(0, 6, (40,), generator=draw).float()
-    positive = torch.rand(40, generator=draw) < 0.4
-    pairs = score[positive][:, None] - score[~positive]
-    assert float(auroc(score, positive)) == pytest.approx(float(((pairs > 0) + 0.5 * (pairs == 0)).mean()))
-    assert torch.isnan(auroc(score, positive | True))
 
 
 def test_loss_of_words_that_are_not_supervised_is_none():
@@ -67,13 +57,13 @@ def test_loss_is_that_of_a_loop():
     assert float(loss_sum(logits, x.targets, task)) == pytest.approx(total, rel=1e-5)
 
 
-def test_auc_agrees_with_scikit_learn():
-    from sklearn.metrics import roc_auc_score
-
-    score = torch.randint(0, 12, (300,), generator=torch.Generator().manual_seed(0)).double()
-    positive = torch.rand(300, generator=torch.Generator().manual_seed(1)) < 0.3
-    assert float(auroc(score, positive)) == pytest.approx(roc_auc_score(positive.numpy(), score.numpy()), abs=1e-12)
-    assert torch.isnan(auroc(score, torch.ones(300, dtype=torch.bool)))
+def test_of_answers_that_are_all_true_there_is_no_area():
+    task = Task(n=4, d=2, m=3)
+    test = task.test_set("filler", 60)
+    only = test.answer == task.words.true
+    test = Samples(type(test.sequences)(*(t[only] for t in test.sequences)), *(
+        getattr(test, k)[only] for k in ("answer", "rows", "stratum")))  # fmt: skip
+    assert evaluate(build(task, TINY, 0), task, test).auc is None
 
 
 def test_evaluation_looks_at_the_answer_alone_and_not_at_padding():

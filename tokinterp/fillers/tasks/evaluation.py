@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from ...kernels.ranks import auroc
 from ...kernels.state import evaluating, neutral
 from .formats import IGNORED
 from .task import Samples, Task
@@ -68,6 +66,8 @@ def evaluate(lm: Any, task: Task, test: Samples, batch: int = 512) -> Answers:
     batch : int
         Examples run together.
     """
+    from sklearn.metrics import roc_auc_score
+
     said, score, loss, words = [], [], 0.0, 0
     for start in range(0, len(test.answer), batch):
         ids, targets, at = (t[start : start + batch] for t in test.sequences)
@@ -88,7 +88,7 @@ def evaluate(lm: Any, task: Task, test: Samples, batch: int = 512) -> Answers:
     auc = bias = None
     if task.family == "match3":
         positive = test.answer == task.words.true
-        area = float(auroc(torch.cat(score), positive))
-        auc = None if math.isnan(area) else area
+        if 0 < int(positive.sum()) < len(positive):
+            auc = float(roc_auc_score(positive.cpu().numpy(), torch.cat(score).cpu().numpy()))
         bias = float((torch.cat(said) == task.words.true).double().mean() - positive.double().mean())
     return Answers(accuracy, count, auc, bias, loss / words)

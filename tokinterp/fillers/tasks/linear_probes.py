@@ -14,6 +14,7 @@ import xarray as xr
 from ...models.steady import steady
 from ...results.dataset import layer_coords, variable
 from ...settings import checked, count, positive, several
+from ...stats.linear import logistic
 from .network import network_info
 from .probe import finish
 from .task import Task, majority
@@ -58,17 +59,16 @@ def linear_probe(
         raise ValueError(f"positions {bad}: the words before the answer are numbered 0 to {width - 2}")
     sets = [task.test_set("filler", examples, seed + s, place) for s in (100, 101)]
     lm = copy.deepcopy(lm).to(place).eval()
-    labels = [(s.answer == task.words.true).double() for s in sets]
+    labels = [(s.answer == task.words.true).cpu().numpy() for s in sets]
     draw = torch.Generator().manual_seed(seed)
-    permuted = labels[0][torch.randperm(examples, generator=draw, dtype=torch.int64, device="cpu").to(place)]
+    permuted = labels[0][torch.randperm(examples, generator=draw, dtype=torch.int64, device="cpu").numpy()]
     n_layers = lm.config.num_hidden_layers
     accuracy = np.full((2, n_layers + 1, len(where)), np.nan)
     for layer, (fit, test) in enumerate(zip(*(states_at(lm, s.sequences.ids, where) for s in sets), strict=True)):
+        fit, test = fit.double().cpu().numpy(), test.double().cpu().numpy()
         for p in range(len(where)):
             for row, y in enumerate((labels[0], permuted)):
-                predict = logistic(fit[:, p].double(), y, ridge)
-                right = (predict(test[:, p].double()) > 0) == (labels[1] > 0.5)
-                accuracy[row, layer, p] = float(right.double().mean())
+                accuracy[row, layer, p] = logistic(fit[:, p], y, ridge).score(test[:, p], labels[1])
     info = network_info(lm, task, "")
     v = variable
     data = {
@@ -101,31 +101,3 @@ def states_at(lm: Any, ids: torch.Tensor, where: Sequence[int], batch: int = 512
         for h in hooks:
             h.remove()
     yield from (torch.cat(parts) for parts in kept)
-
-
-def logistic(x: torch.Tensor, y: torch.Tensor, ridge: float, steps: int = 12) -> Any:
-    """Fit a ridge-penalised logistic regression by Newton's method and return the function state -> logit.
-
-    Examples
-    --------
-    >>> x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)).double()
-    >>> predict = logistic(x, (x[:, 0] > 0).double(), 1e-2)
-    >>> float(((predict(x) > 0) == (x[:, 0] > 0)).double().mean()) > 0.95
-    True
-    """
-    mean, scale = x.mean(0), x.std(0).clamp_min(1e-6)
-
-    def features(z: torch.Tensor) -> torch.Tensor:
-        z = (z - mean) / scale
-        return torch.cat([z, torch.ones_like(z[:, :1])], 1)
-
-    a = features(x)
-    penalty = torch.full((a.shape[1],), ridge * len(x), dtype=a.dtype, device=a.device)
-    penalty[-1] = 1e-6 * len(x)
-    w = torch.zeros_like(penalty)
-    for _ in range(steps):
-        p = (a @ w).sigmoid()
-        gradient = a.T @ (p - y) + penalty * w
-        curvature = (a * (p * (1 - p))[:, None]).T @ a + torch.diag(penalty)
-        w = w - torch.linalg.solve(curvature, gradient)
-    return lambda z: features(z) @ w

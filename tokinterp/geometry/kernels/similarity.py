@@ -194,6 +194,8 @@ def upper(square: Tensor) -> Tensor:
 def average_ranks(values: Tensor) -> Tensor:
     """Return the rank of each value from 1, ties with their average rank; equal to 1e-8 of the mean is a tie.
 
+    On the device of the values, which are as many as there are pairs of prompts.
+
     Examples
     --------
     >>> average_ranks(torch.tensor([3.0, 1.0, 1.0, 2.0])).tolist()
