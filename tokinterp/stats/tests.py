@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 
@@ -69,7 +71,10 @@ def pearson(x: np.ndarray, y: np.ndarray, least: int = 3) -> float:
     a, b = (v[ok] - v[ok].mean() for v in (x, y))
     size = np.sqrt((a**2).sum() * (b**2).sum())
     floor = 1e-12 * len(a) * max(np.abs(x[ok]).max(), 1e-300) * max(np.abs(y[ok]).max(), 1e-300)
-    return float(stats.pearsonr(a, b)[0]) if size > floor else float("nan")
+    if not size > floor:
+        return float("nan")
+    found: Any = stats.pearsonr(a, b)
+    return float(found.statistic)
 
 
 def spearman(x: np.ndarray, y: np.ndarray, least: int = 3) -> float:
