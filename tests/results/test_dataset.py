@@ -1,6 +1,8 @@
 """Conventions are checked, files come back bit for bit or not at all, and intervals cover what they should."""
 
 import math
+import re
+import subprocess
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from result_trees import example, tree
 from tiny import tiny
 
 import tokinterp as ti
+from tokinterp.results import dataset
 from tokinterp.results.dataset import DIMS, REQUIRED, block_coords, layer_coords
 
 
@@ -118,3 +121,23 @@ def test_relative_depth_is_of_all_blocks_whatever_layers_are_measured():
     assert found["relative_depth"].values.tolist() == [0, 2 / info.n_layers]
     assert info.n_layers > 2
     assert found["site"].values.tolist() == [ti.Site("resid", n).lens_name for n in (0, 2)]
+
+
+def test_the_commit_is_that_of_the_source_tree_and_says_whether_it_was_changed(tmp_path, monkeypatch):
+    file = tmp_path / "tokinterp" / "results" / "dataset.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("first")
+    monkeypatch.setattr(dataset, "__file__", str(file))
+    found = []
+    call = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (None, ["init", "-q"], ["add", "."], ["commit", "-qm", "first"], None):
+        if command:
+            subprocess.run([*call, *command], check=True)
+        elif found:
+            file.write_text("second")
+        dataset.git_commit.cache_clear()
+        found.append(dataset.git_commit())
+    dataset.git_commit.cache_clear()
+    assert found[:3] == ["", "", ""]
+    assert re.fullmatch("[0-9a-f]{40}", found[3])
+    assert found[4] == found[3] + "+"

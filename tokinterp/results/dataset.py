@@ -156,9 +156,13 @@ def versions() -> str:
 
 
 @cache
+@cache
 def git_commit() -> str:
-    """Return the commit of the source tree tokinterp runs from, with ``+`` if it was changed; empty if installed."""
-    root = Path(__file__).resolve().parents[1]
+    """Return the commit of the source tree tokinterp runs from, with ``+`` if it was changed; empty if installed.
+
+    Looked at once: later changes of the tree are none of the code that this process has read.
+    """
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return ""
     try:
