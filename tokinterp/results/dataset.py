@@ -156,7 +156,6 @@ def versions() -> str:
 
 
 @cache
-@cache
 def git_commit() -> str:
     """Return the commit of the source tree tokinterp runs from, with ``+`` if it was changed; empty if installed.
 
