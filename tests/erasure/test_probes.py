@@ -164,7 +164,7 @@ def test_prompts_with_nan_states_are_left_out_and_named(caplog):
     good = text(6)
     bad = ti.Prompts.from_ids([*(good.ids(i) for i in range(6)), [*([5] * 20), 60]])
     probes = fit_probes(wrap(lm, id="nan"), bad, layers=[1], offsets=[0, -1], settings=FAST, progress=False)
-    assert "prompts [6]" in caplog.text
+    assert "1 of 7 prompts give NaN or infinite activations and are left out (prompt 6:" in caplog.text
     assert bool(probes.weight(1, -1).isfinite().all())
 
 

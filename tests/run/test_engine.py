@@ -16,8 +16,8 @@ from tiny import Norms, Spread, byte_tokenizer, some_prompts, tiny, tiny_lm
 
 import tokinterp as ti
 from tokinterp.run.checkpoint import Checkpoint
-from tokinterp.run.loop import nonfinite_layer
 from tokinterp.run.measurement import Measurement
+from tokinterp.run.stream import nonfinite_layer
 
 measure_module = importlib.import_module("tokinterp.run.engine")  # the name is that of the function, too
 S = ti.Site

@@ -7,7 +7,7 @@ from stored_runs import LENGTHS, measured
 from tiny import Norms, Spread, some_prompts
 
 import tokinterp as ti
-from tokinterp.run.engine import AllNonfiniteError
+from tokinterp.run.stream import AllNonfiniteError
 
 S = ti.Site
 

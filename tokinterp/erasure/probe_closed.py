@@ -62,13 +62,18 @@ def fit_closed(
 
     def after_batch(n_tokens: int) -> None:
         bar.update(n_tokens)
-        notes = {"group": layers, "batch_tokens": batch_tokens, "read": batches.read, "left_out": batches.left_out}
+        notes = {
+            "group": layers,
+            "batch_tokens": batch_tokens,
+            "read": batches.read,
+            "left_out": [*batches.left_out.items()],
+        }
         keep.step(f"after {batches.read} of {len(prompts)} prompts", partial(_state, notes, sums))
 
     batches = Batches(model, prompts, layers, batch_tokens, after_batch)
     if begin is not None:
         sums = {k: v.to(device) for k, v in begin[1].items()}
-        batches.read, batches.left_out = begin[0]["read"], begin[0]["left_out"]
+        batches.read, batches.left_out = begin[0]["read"], dict(begin[0]["left_out"])
     for batch, place in batches:
         kept = torch.ones_like(batch.row_special) if bos else ~batch.row_special
         goals = targets[:, place]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from ..kernels.probes import Scratch
 from ..run.batch import Batch
-from ..run.engine import nonfinite_layer
 from ..run.sites import resid
 from ..run.stream import stream
 
@@ -63,8 +62,8 @@ class Batches:
         (token,) bool, false in the prompts left out so far.
     read : int
         Prompts read so far, in the order in which they are read.
-    left_out : list of int
-        Those with NaN or infinite states.
+    left_out : dict of int to int
+        Those with NaN or infinite states, each with the first layer that has them.
     """
 
     def __init__(
@@ -74,30 +73,21 @@ class Batches:
         self.batch_tokens, self.done = batch_tokens, done
         self.finite = torch.ones(prompts.n_tokens, dtype=torch.bool, device=model.device)
         self.read: int = 0
-        self.left_out: list[int] = []
+        self.left_out: dict[int, int] = {}
 
     def __iter__(self) -> Iterator[tuple[Batch, torch.Tensor]]:
         starts = torch.from_numpy(self.prompts.starts.copy()).to(self.model.device)
-        sites, left_out = resid(self.layers), self.left_out
-        for batch in stream(self.model, self.prompts, sites, batch_tokens=self.batch_tokens, start=self.read):
-            n_tokens, n_prompts = batch.n_tokens, len(batch)
-            bad = nonfinite_layer(batch) >= 0
-            if bool(bad.any()):
-                left_out += [batch.numbers[i] for i in bad.nonzero()[:, 0].tolist()]
-                for i in bad.nonzero()[:, 0].tolist():
-                    number = batch.numbers[i]
-                    self.finite[int(self.prompts.starts[number]) : int(self.prompts.starts[number + 1])] = False
-                batch = batch.select((~bad).nonzero()[:, 0].tolist())
-            if len(batch):
-                yield batch, starts[batch.row_prompt] + batch.row_position
-            self.read += n_prompts
-            self.done(n_tokens)
-        if len(left_out) == len(self.prompts):
-            raise ValueError("all prompts give NaN or infinite states: load the model with dtype='float32'")
-        if left_out:
-            logging.getLogger("tokinterp").warning(
-                "prompts %s give NaN or infinite states and are left out of the fit", left_out
-            )
+        ordered = -np.sort(-np.asarray(self.prompts.lengths))
+        source = stream(self.model, self.prompts, resid(self.layers), batch_tokens=self.batch_tokens, start=self.read)
+        source.left_out |= self.left_out
+        for batch in source:
+            yield batch, starts[batch.row_prompt] + batch.row_position
+            self.left_out = dict(source.left_out)
+            before, self.read = self.read, source.read
+            self.done(int(ordered[before : self.read].sum()))
+        self.left_out = dict(source.left_out)
+        for number in self.left_out:
+            self.finite[int(self.prompts.starts[number]) : int(self.prompts.starts[number + 1])] = False
 
 
 def capture_states(

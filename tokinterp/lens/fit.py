@@ -16,10 +16,9 @@ from ..kernels.massive import massive_rows
 from ..models.steady import steady
 from ..run.batch import Batch
 from ..run.fitting import Fit, State, fit_facts
-from ..run.loop import nonfinite_layer
 from ..run.signals import at_once
 from ..run.sites import resid
-from ..run.stream import capture, stream
+from ..run.stream import capture, nonfinite_layer, stream
 from ..settings import checked, count, number, positive
 from ..text.prompts import Prompts
 from .tuned_lens import TunedLens
@@ -157,17 +156,14 @@ def _closed_form(
         kept = {k: v.to(model.device) for k, v in begin[1].items()}
         chains = [linear.Chain(**{f: kept[f"{i}/{f}"] for f in fields}) for i in range(n if kept else 0)]
         bar.update(read)
-    for batch in stream(model, prompts, resid([*lens.layers, last]), batch_tokens=batch_tokens, start=read):
-        bar.update(len(batch))
-        read += len(batch)
-        batch = _finite(batch)
-        if len(batch):
-            chains = chains or _empty_chains(lens, batch)
-            _add(chains, lens, batch, exclude)
+    source = stream(model, prompts, resid([*lens.layers, last]), batch_tokens=batch_tokens, start=read)
+    for batch in source:
+        bar.update(source.read - read)
+        read = source.read
+        chains = chains or _empty_chains(lens, batch)
+        _add(chains, lens, batch, exclude)
         sums = {f"{i}/{f}": v for i, c in enumerate(chains) for f, v in c._asdict().items()}
         keep.step(f"after {read} of {len(prompts)} prompts", partial(_pair, {"read": read}, sums))
-    if not chains:
-        raise ValueError("all prompts give NaN or infinite activations: load the model with dtype='float32'")
     if not int(chains[0].count):
         raise ValueError(f"no token is left to fit on without {', '.join(exclude)} ones: give longer prompts")
     eye = torch.eye(model.info.d_model, dtype=torch.float64, device=chains[0].cross.device)

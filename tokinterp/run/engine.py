@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -31,11 +30,11 @@ from .checkpoint import (
     remove_partial,
 )
 from .edits import Edit, KnockOut, SiteEdit
-from .loop import Measurements, Runner, nonfinite_layer
+from .loop import Measurements, Runner
 from .measurement import Measurement
 from .signals import at_once
 from .sites import INNER
-from .stream import check_places
+from .stream import AllNonfiniteError, check_places, report_nonfinite
 from .trial import try_out
 
 
@@ -222,10 +221,6 @@ def _facts(tree: xr.DataTree, path: Path) -> Facts:
     return json.loads(tree.attrs["facts"])
 
 
-class AllNonfiniteError(ValueError):
-    """Every prompt gives NaN or infinite activations."""
-
-
 def run_facts(model: Model, prompts: Prompts, measurements: Measurements, edits: Sequence[Edit]) -> Facts:
     """Return all that decides the numbers of a run, as JSON types, of the model as it is now."""
     info = current(model)
@@ -275,7 +270,8 @@ def _result(
     """Label everything and return the tree."""
     number, n_tokens, layer = book.table("prompt", "n_tokens", "nonfinite")
     _check_once(number, len(prompts))
-    _report_nonfinite(number, layer, model)
+    bad = {int(p): int(at) for p, at in zip(number, layer, strict=True) if at >= 0}
+    report_nonfinite(bad, len(number), model, "; first_nonfinite_layer names them all")
     v = dataset.variable
     per_prompt = xr.Dataset(
         {
@@ -306,24 +302,6 @@ def _result(
     tree = xr.DataTree.from_dict(nodes)
     dataset.check(tree)
     return tree
-
-
-def _report_nonfinite(number: np.ndarray, layer: np.ndarray, model: Model) -> None:
-    """Name the prompts that were left out; refuse a result of none."""
-    bad = np.flatnonzero(layer >= 0)
-    if not len(bad):
-        return
-    first = f"prompt {number[bad[0]]}: from layer {layer[bad[0]]} on"
-    if len(bad) == len(layer):
-        dtype = model.info.dtype
-        other = "" if dtype == "float32" else f", or load the model with dtype='float32' instead of {dtype!r}"
-        raise AllNonfiniteError(
-            f"all {len(layer)} prompts give NaN or infinite activations ({first}): look at the weights and edits{other}"
-        )
-    logging.getLogger("tokinterp").warning(
-        "%d of %d prompts give NaN or infinite activations and are left out (%s); first_nonfinite_layer names them all",
-        len(bad), len(layer), first,
-    )  # fmt: skip
 
 
 def _check_once(number: np.ndarray, n: int) -> None:
@@ -428,4 +406,4 @@ def _same(prompts: Prompts) -> Prompts:
     return prompts
 
 
-__all__ = ["measure", "measure_on_cluster", "nonfinite_layer", "partial_folder", "run_facts"]
+__all__ = ["measure", "measure_on_cluster", "partial_folder", "run_facts"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,7 +20,7 @@ from .edits import Edit
 from .measurement import Measurement
 from .signals import stopped, stopping
 from .sites import Site
-from .stream import capture
+from .stream import capture, comfortable_tokens, nonfinite_layer, smaller_batches
 
 Measurements = Mapping[str, Measurement]
 ROWS_ON_DEVICE = 2**28
@@ -184,20 +183,13 @@ class Runner:
 
     def _smaller(self, at: Progress) -> Progress:
         """After running out of memory: half the batch, from the last checkpoint on (or from the beginning)."""
-        longest = int(self.lengths.max())
-        if at.batch_tokens <= longest:
-            raise torch.OutOfMemoryError(
-                f"the GPU has too little memory for one prompt of {longest} tokens: use shorter prompts (max_tokens=), "
-                "fewer layers, or dtype='bfloat16'"
-            )
-        torch.cuda.empty_cache()
+        half = smaller_batches(at.batch_tokens, int(self.lengths.max()))
         again = self.keep.progress() if self.keep else Progress()
-        again.batch_tokens = max(longest, at.batch_tokens // 2)
+        again.batch_tokens = half
         for m in self.everything.values():
             m.begin(self.model.info, self.whole)
         if self.keep:
             self._reload(again)
-        tqdm.write(f"out of memory: batches of {again.batch_tokens} tokens from here on", file=sys.stderr)
         return again
 
     def _tokens_before(self, at: Progress) -> int:
@@ -207,44 +199,8 @@ class Runner:
     def default_batch_tokens(self) -> int:
         """Return a batch size whose captured activations and logits stay within a fraction of the memory."""
         info = self.model.info
-        longest = int(self.lengths.max())
-        sites = {s for m in self.measurements.values() if not m.streams for s in m.sites(info)}
-        passing = {s for m in self.measurements.values() if m.streams for s in m.sites(info)} - sites
-        if passing:  # one at a time, and what is made of it
-            heaviest = max(passing, key=lambda s: s.name == "pattern")
-            sites = {*sites, *(Site(heaviest.name, n) for n in range(min(4, info.n_layers)))}
-        numbers = (
-            sum(info.n_heads * longest if s.name == "pattern" else info.d_model for s in sites) + 24 * info.d_model
+        kept, passing = (
+            {s for m in self.measurements.values() if m.streams == streams for s in m.sites(info)}
+            for streams in (False, True)
         )
-        per_token = numbers * (2 if info.dtype in ("bfloat16", "float16") else 4)
-        device = self.model.device
-        budget = torch.cuda.mem_get_info(device)[0] // 3 if device.type == "cuda" else 2**29
-        cap = 65536 if device.type == "cuda" else 4096
-        return int(max(longest, min(cap, budget // per_token)))
-
-
-def nonfinite_layer(batch: Batch) -> torch.Tensor:
-    """Return (prompt,) the first layer or block + 1 with NaN or infinite values on real tokens, -1 where none.
-
-    One number per batch is read back from the device when everything is finite.
-    """
-    found = [*batch.activations.items(), *((s, a) for (_, s), a in batch.looks.items())]
-    found.sort(key=lambda pair: pair[0].depth)
-    if not found:
-        return torch.full((len(batch),), -1, dtype=torch.int64, device="cpu")
-    bad = []
-    for site, a in found:
-        if a is not batch.activations.get(site):  # a look, of any shape
-            bad.append(~torch.isfinite(a.flatten(1).double().sum(1)))
-            continue
-        if site.name == "pattern":
-            sums = a.float().sum((1, 3))
-        else:
-            sums = a.float().abs().amax(-1) if a.dtype != torch.float64 else a.abs().amax(-1)
-        bad.append((~torch.isfinite(sums) & batch.mask).any(1))
-    table = torch.stack(bad)
-    if not bool(table.any()):
-        return torch.full((len(batch),), -1, dtype=torch.int64, device="cpu")
-    first = table.float().argmax(0).cpu()
-    layers = torch.tensor([s.at + (s.name != "resid") for s, _ in found], dtype=torch.int64, device="cpu")
-    return torch.where(table.any(0).cpu(), layers[first], -1)
+        return comfortable_tokens(self.model, self.lengths, kept, passing)

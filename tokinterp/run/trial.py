@@ -10,9 +10,8 @@ from ..models.base import Model
 from ..results import dataset
 from ..text.prompts import Prompts
 from .edits import Edit
-from .loop import nonfinite_layer
 from .measurement import Measurement
-from .stream import capture
+from .stream import capture, nonfinite_layer
 
 WAY = "declare it in fields (and dimensions of your own in coords), or label it with tokinterp.results.dataset.variable"
 
