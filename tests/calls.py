@@ -553,6 +553,7 @@ CALLS: dict[str, Callable[[World], Call]] = {
         # tokenizers
         "token_reachability": {"tokenizer": lambda w: byte_tokenizer()},
         "token_categories": {"tokenizer": lambda w: byte_tokenizer()},
+        "embedding_indicators": M,
         # plots
         "attention_by_block": _ds("mass"), "head_map": _ds("mass"), "sink_by_position": _ds("sinks"),
         "augmentation_by_layer": _of("augmentation_metrics"), "correlation_by_layer": _of("dimension_loss_correlation"),

@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "__init__": (*SHARED, "scan", "plots", "sklearn", *TOPICS),
     **{topic: (*SHARED, topic) for topic in TOPICS},
     "behaviour": (*SHARED, "behaviour", "lens"),
+    "embeddings": (*SHARED, "embeddings", "tokenizers"),
     "fillers": (*SHARED, "fillers", "attention", "behaviour"),
     "fillers/tasks": (*SHARED, "fillers", "geometry", "lens"),
 }

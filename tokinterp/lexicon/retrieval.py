@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ..models.modules import vectors_of
+from ..models.embeddings import embeddings
 from ..models.steady import steady
 from ..results.dataset import layer_coords, variable
 from ..results.stamp import stamped
@@ -277,14 +277,7 @@ def _cosine(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 def _matrices(model: Model, names: set[str]) -> dict[str, torch.Tensor]:
     """Return the embeddings asked for as float32 (vocab, d_model)."""
-    lm: Any = getattr(model, "lm", None)
-    if lm is None:
-        raise ValueError(f"{model.info.id} does not say where its embeddings are: use load_model or wrap")
-    out: dict[str, torch.Tensor] = {}
-    if "input" in names:
-        out["input"] = vectors_of(lm.get_input_embeddings(), rows=model.info.d_vocab)
-    if "output" in names:
-        out["output"] = vectors_of(lm.get_output_embeddings(), width=model.info.d_model)
+    out = embeddings(model, names)
     for name, matrix in out.items():
         if matrix.shape[1] != model.info.d_model:
             raise ValueError(
