@@ -1,8 +1,9 @@
 """Checks on real models, tokenizers and annotated text that cannot be shipped; the tests need none of them.
 
 ``python -m experiments.real_data [FOLDER]`` prints what was found beside what is known, a line a check, and ends with 1
-if any differs.  FOLDER (default ``$TOKINTERP_DATA``) holds ``models/stories260K``, ``text``, ``spans``, ``tasks`` and
-``tokenizers``; what a check needs and is not there is said, and counts as failed.
+if any differs.  FOLDER (default ``$TOKINTERP_DATA``) holds ``models/stories260K``, ``text``, ``spans``, ``tasks``,
+``tokenizers`` and ``flores200_dataset`` (that of github.com/AleksandarPetrov/tokenization-fairness); what a check needs
+and is not there is said, and counts as failed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 
@@ -22,6 +22,9 @@ import tokinterp as ti
 from tokinterp.erasure.probe_scores import score_probes
 from tokinterp.erasure.probes import ProbeSettings, fit_probes
 from tokinterp.text import read_conll, read_conllu, read_conllulex
+
+from . import real_tokenizers
+from .real_tokenizers import Outcome, equal, tokenizer
 
 STORY = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
 COUNTS = {  # Llama-2 tokens with BOS: all, of the first 512 and of the first 256 of every text, as published
@@ -39,43 +42,6 @@ STRINGS = {
     "llama2": ("Hello café 日\n", ["Hello", " c", "afé", " ", "日", "\n"]),
     "stories260K": ("Once upon 日", ["Once", " upon", " ", "\\xe6", "\\x97", "\\xa5"]),
 }
-REACHABLE = {
-    "gpt2": {"ok": 49_912, "ok_special": 1, "undecodable": 344},
-    "pythia": {"ok": 49_570, "ok_special": 2, "undecodable": 484, "unreachable_single": 23, "unreachable_multi": 198},
-}
-KINDS = {
-    "pythia": {
-        "control": 4, "pure_byte": 185, "char_alpha": 690, "spaced_alpha": 27_288, "inner_alpha": 17_000,
-        "char_other": 63, "spaced_other": 1463, "inner_other": 2802, "fragment": 486, "char_error": 65,
-        "spaced_error": 33, "inner_error": 175,
-    },
-    "latin": [60.18, 36.92],
-    "gpt2": {"pure_byte": 150, "char_alpha": 198, "spaced_alpha": 32_100, "inner_alpha": 14_841, "fragment": 352},
-}  # fmt: skip
-
-
-class Outcome(NamedTuple):
-    """What a check found beside what is known."""
-
-    found: Any
-    known: Any
-    ok: bool
-
-
-def equal(found: Any, known: Any) -> Outcome:
-    return Outcome(found, known, found == known)
-
-
-def tokenizer(folder: Path, name: str) -> Any:
-    """Return one of the four tokenizers."""
-    import transformers as tr
-
-    here = folder / "tokenizers"
-    if name == "gpt2":
-        return tr.GPT2Tokenizer(vocab=str(here / "gpt2" / "encoder.json"), merges=str(here / "gpt2" / "vocab.bpe"))
-    if name == "pythia":
-        return tr.PreTrainedTokenizerFast(tokenizer_file=str(here / "pythia" / "20B_tokenizer.json"))
-    return ti.load_tokenizer(here / "llama2" if name == "llama2" else folder / "models" / name)
 
 
 def token_counts(folder: Path) -> Outcome:
@@ -178,30 +144,11 @@ def questions(folder: Path) -> Outcome:
     return Outcome([len(items), options], ["over 14,000", {4}], len(items) >= 14_000 and options == {4})
 
 
-def reachable_ids(folder: Path) -> Outcome:
-    """Ids by category as in the reports of Land and Bartolo (2024): 221 unreachable in Pythia."""
-    found = {}
-    for name in REACHABLE:
-        n_ids = ti.tokenizers.token_reachability(tokenizer(folder, name))["n_ids"].to_series()
-        found[name] = {k: int(v) for k, v in n_ids.items() if v}
-    return equal(found, REACHABLE)
-
-
-def token_kinds(folder: Path) -> Outcome:
-    """Ids by class as in Qtok's table, which counts 2,805 inner_other and no added tokens of Pythia's."""
-    ds = ti.tokenizers.token_categories(tokenizer(folder, "pythia"))
-    kinds = Counter(ds["token_kind"].values[:50_254].tolist())
-    latin = ds["share_script_alpha"].sel(script="LATIN").values[1:] * 100
-    gpt2 = ti.tokenizers.token_categories(tokenizer(folder, "gpt2"))["n_ids"].sel(kind=list(KINDS["gpt2"])).to_series()
-    found = {"pythia": dict(kinds), "latin": latin.round(2).tolist(), "gpt2": gpt2.to_dict()}
-    return equal(found, KINDS)
-
-
 CHECKS: dict[str, Callable[[Path], Outcome]] = {
     f.__name__: f
     for f in (
         token_counts, token_strings, greedy_text, erasure, gold_spans, aligned_spans, parts_of_speech, questions,
-        reachable_ids, token_kinds,
+        *real_tokenizers.CHECKS,
     )
 }  # fmt: skip
 

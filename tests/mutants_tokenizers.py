@@ -4,6 +4,8 @@ REACHABILITY = "tokinterp/tokenizers/reachability.py"
 CATEGORIES = "tokinterp/tokenizers/categories.py"
 OF_CATEGORIES = "tests/tokenizers/test_categories.py::"
 TEST = "tests/tokenizers/test_reachability.py::"
+METRICS, COUNTING, USAGE = (f"tokinterp/tokenizers/{n}.py" for n in ("metrics", "counting", "usage"))
+OF_METRICS, OF_COUNTING = (f"tests/tokenizers/test_{n}.py::" for n in ("metrics", "counting"))
 MUTANTS = [
     ("reachability: one other token is enough", REACHABILITY, "if list(reencoded) == [i]:", "if len(reencoded) == 1:",
      f"{TEST}test_planted_tokens_have_their_categories"),
@@ -27,4 +29,18 @@ MUTANTS = [
      f"{OF_CATEGORIES}test_used_shares_are_those_of_a_count"),
     ("categories: any first word is a script", CATEGORIES, "if script in SCRIPTS else", "if script else",
      f"{OF_CATEGORIES}test_tokens_of_every_class"),
+    ("metrics: groups of one language only", COUNTING, "np.add.at(s, group, values)", "np.add.at(s, group[::-1], values)",
+     f"{OF_METRICS}test_ratios_are_those_of_a_plain_count"),
+    ("metrics: parity over all texts", COUNTING, "np.add.at(out.parity[k, 1], group[both], 1)",
+     "np.add.at(out.parity[k, 1], group[both], lengths[base][both])", f"{OF_METRICS}test_ratios_are_those_of_a_plain_count"),
+    ("metrics: words without their space", COUNTING, "self.before + w for w in new", "w for w in new",
+     f"{OF_METRICS}test_ratios_are_those_of_a_plain_count"),
+    ("metrics: every shard counts all", COUNTING, "if number % shards == shard:", "if number % shards <= shard:",
+     f"{OF_COUNTING}test_same_numbers_in_any_batches_and_shares"),
+    ("metrics: ranks from the rarest", USAGE, "np.sort(np.asarray(counts, np.float64))[::-1]",
+     "np.sort(np.asarray(counts, np.float64))", f"{OF_METRICS}test_how_tokens_are_used_is_that_of_a_plain_count"),
+    ("metrics: premium of what is unknown", METRICS, "return bool(max(lost) <= most)", "return bool(min(lost) <= most)",
+     f"{OF_METRICS}test_unknown_words_are_counted_by_characters"),
+    ("metrics: nsl of the base itself", METRICS, '_sum(cells, (base, *k[1:]), "tokens").sum())', '_sum(cells, k, "tokens").sum())',
+     f"{OF_METRICS}test_ratios_are_those_of_a_plain_count"),
 ]  # fmt: skip

@@ -71,6 +71,23 @@ def read_texts(
     return list(islice(_read(path, field, per_line, split, encoding, limit is not None), limit))
 
 
+def iterate_texts(
+    path: Any, *, field: str = "text", per_line: bool = False, split: str | None = None, encoding: str = "utf-8"
+) -> Iterator[str]:
+    r"""Yield the texts that `read_texts` returns one after the other, so that files may be larger than memory.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = pathlib.Path(folder, "a.txt")
+    ...     _ = file.write_text("One.\nTwo.")
+    ...     list(iterate_texts(file, per_line=True))
+    ['One.', 'Two.']
+    """
+    return _read(path, field, per_line, split, encoding, streaming=True)
+
+
 def _read(
     path: Any, field: str, per_line: bool, split: str | None, encoding: str, streaming: bool = False
 ) -> Iterator[str]:
@@ -332,4 +349,4 @@ def open_lines(file: str | Path, encoding: str = "utf-8") -> Iterator[str]:
         yield line.rstrip("\r\n")
 
 
-__all__ = ["open_lines", "read_texts"]
+__all__ = ["iterate_texts", "open_lines", "read_texts"]

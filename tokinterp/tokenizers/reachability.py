@@ -136,7 +136,8 @@ def _whole(piece: bytes) -> bool:
     return True
 
 
-def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+def encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """Return the ids of each text, no special ones added."""
     if not texts:
         return []
     return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
@@ -146,14 +147,14 @@ def _reencoded(vocabulary: Vocabulary, ids: list[int], texts: Sequence[str]) -> 
     """Return what the text of each id is encoded as, where tokenizers change the beginning of a text after a prefix."""
     tokenizer, wordpiece = vocabulary.tokenizer, vocabulary.kind == "wordpiece"
     changed = [i for i in ids if (not texts[i].startswith(" ") if wordpiece else vocabulary.prefix_space)]
-    found = dict(zip(ids, _encode(tokenizer, [texts[i].lstrip(" " * wordpiece) for i in ids]), strict=True))
+    found = dict(zip(ids, encode(tokenizer, [texts[i].lstrip(" " * wordpiece) for i in ids]), strict=True))
     left, told = [i for i in changed if found[i] != [i]], set()
     unknown = getattr(tokenizer, "unk_token_id", None)
     for prefix in PREFIXES:
-        before = _encode(tokenizer, [prefix])[0]
+        before = encode(tokenizer, [prefix])[0]
         if not before or unknown in before or (wordpiece and not prefix.isalnum()):
             continue
-        for i, all_of_it in zip(left, _encode(tokenizer, [prefix + texts[i] for i in left]), strict=True):
+        for i, all_of_it in zip(left, encode(tokenizer, [prefix + texts[i] for i in left]), strict=True):
             if all_of_it[: len(before)] != before:  # merged with the prefix
                 continue
             rest = all_of_it[len(before) :]

@@ -1,0 +1,40 @@
+"""Counts are the same in any batches and shares, and take no more memory with more texts."""
+
+import numpy as np
+from tiny import byte_tokenizer
+
+import tokinterp as ti
+from tokinterp.tokenizers import counting, tokenizer_metrics
+
+STORIES = [t.text for t in ti.bundled_texts("story")[:8]]
+TWO = {"en": [t[:200] for t in STORIES], "de": [t[90:200] for t in STORIES]}
+
+
+def test_same_numbers_in_any_batches_and_shares(monkeypatch):
+    whole = tokenizer_metrics({"bytes": byte_tokenizer()}, TWO, base_lang="en")
+    monkeypatch.setattr(counting, "BATCH_TEXTS", 6)
+    monkeypatch.setattr(counting, "BUFFER", 5)
+    monkeypatch.setattr(counting, "CACHE", 3)
+    small = tokenizer_metrics({"bytes": byte_tokenizer()}, TWO, base_lang="en")
+    assert small.attrs["fingerprint"] == whole.attrs["fingerprint"]
+    counter = counting.Counter("bytes", byte_tokenizer(), "whitespace")
+    corpora = {k: ti.tokenizers.Corpus(v) for k, v in TWO.items()}
+    parts = [counting.tally(counter, corpora, "", "en", s, 3) for s in range(3)]
+    for part in parts[1:]:
+        parts[0].merge(part)
+    alone = counting.tally(counter, corpora, "", "en")
+    assert np.array_equal(parts[0].sums, alone.sums)
+    assert np.allclose(parts[0].parity, alone.parity)
+    assert [c.table()[1].tolist() for c in parts[0].counts] == [c.table()[1].tolist() for c in alone.counts]
+    assert parts[0].hashes == alone.hashes
+
+
+def test_memory_does_not_grow_with_the_texts(monkeypatch):
+    monkeypatch.setattr(counting, "BUFFER", 1000)
+    counts, most = counting.Counts(50), 0
+    for _ in range(40):
+        counts.add(np.zeros(400, np.int64), np.arange(400) % 50)
+        most = max(most, sum(map(len, counts._waiting)))
+    assert most <= 1000
+    assert len(counts.settle().keys) == 50
+    assert counts.table()[1][0].tolist() == [320] * 50
