@@ -352,7 +352,7 @@ MUTANTS = [
     (
         "special tokens among the ordinary",
         "tokinterp/attention/massive.py",
-        "massive | special.view_as(massive) | ~batch.mask",
+        "massive | batch.special | ~batch.mask",
         "massive | ~batch.mask",
         "tests/attention/test_massive.py -k ordinary_rows",
     ),

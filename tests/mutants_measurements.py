@@ -74,8 +74,8 @@ MUTANTS = [
     (
         "context: prefix with the token",
         "tokinterp/memory/context.py",
-        "wanted = batch.mask & few & (length > 0)",
-        "wanted = batch.mask & few & (length > 1)",
+        "wanted = batch.tokens.spread(few) & (length > 0)",
+        "wanted = batch.tokens.spread(few) & (length > 1)",
         "tests/memory/test_context.py::test_the_score_is_the_mean_loss_of_the_tokens_before",
     ),
     (
@@ -179,8 +179,8 @@ MUTANTS = [
     (
         "curvature: exclude ignored",
         "tokinterp/geometry/curvature.py",
-        "cloud_masks(batch, every, self.exclude)",
-        "cloud_masks(batch, every, ())",
+        "masks = {n: batch.kept(self.exclude, n)",
+        "masks = {n: batch.kept((), n)",
         "tests/geometry/test_curvature.py::test_every_number_equals_its_formula",
     ),
     (
@@ -291,8 +291,8 @@ MUTANTS = [
     (
         "norms: rule swapped",
         "tokinterp/geometry/norms.py",
-        "rules = torch.stack([massive.by_norm(sizes, self.factor), massive.by_magnitude(sizes)])",
-        "rules = torch.stack([massive.by_magnitude(sizes), massive.by_norm(sizes, self.factor)])",
+        "rules = torch.stack([massive.by_norm(found, self.factor), massive.by_magnitude(found)])",
+        "rules = torch.stack([massive.by_magnitude(found), massive.by_norm(found, self.factor)])",
         "tests/geometry/test_norms.py::test_a_low_factor_lists_rows_in_any_order",
     ),
     (
@@ -339,9 +339,9 @@ MUTANTS = [
     ),
     (
         "overlap: codes of the prompt before",
-        "tokinterp/geometry/overlap.py",
-        "self._starts[number] : self._starts[number] + n",
-        "self._starts[number] - 1 : self._starts[number] + n - 1",
+        "tokinterp/run/tokens.py",
+        "values[self.place]",
+        "values[self.place - 1]",
         "tests/geometry/test_overlap.py::test_labels_against_dadapy",
     ),
     (
@@ -368,8 +368,8 @@ MUTANTS = [
     (
         "recall: token limit one more",
         "tokinterp/memory/recall.py",
-        "few = batch.row_prompt[index] < (np.inf",
-        "few = batch.row_prompt[index] <= (np.inf",
+        "torch.isin(index, batch.tokens.below(self.tokens))",
+        "torch.isin(index, batch.tokens.below(self.tokens and self.tokens + 1))",
         "tests/memory/test_recall.py::test_recall_contract",
     ),
     (

@@ -60,7 +60,8 @@ class StandIn:
         sites = {Site("resid", layer): stream[layer].to(self.device, self.dtype) for layer in range(self.n_layers + 1)}
         lengths = [self.lengths[n] for n in numbers]
         ids, mask = ids.to(self.device), mask.to(self.device)
-        return Batch(ids, mask, numbers, lengths, (ids == 0) & mask, sites, self)
+        starts = [sum(self.lengths[:n]) for n in numbers]
+        return Batch(ids, mask, numbers, lengths, starts, (ids == 0) & mask, sites, self)
 
     def measured(self, measurement, batches=None):
         """Return a measurement that has seen all prompts, in these batches."""

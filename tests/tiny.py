@@ -130,7 +130,10 @@ class Norms(Measurement):
         self.add("count", torch.tensor(len(stream), device=batch.device))
         if self.per_token:
             self.append(
-                prompt=batch.row_prompt, position=batch.row_position, token_id=batch.row_ids, norm=stream.norm(dim=-1)
+                prompt=batch.tokens.prompt,
+                position=batch.tokens.position,
+                token_id=batch.tokens.ids,
+                norm=stream.norm(dim=-1),
             )
 
     def result(self):
@@ -167,7 +170,7 @@ class Spread(Measurement):
             return
         far = (rows - self.sums["mean"]).pow(2).sum(-1)
         self.add("square", far.sum())
-        self.append(prompt=batch.row_prompt, position=batch.row_position, token_id=batch.row_ids, far=far)
+        self.append(prompt=batch.tokens.prompt, position=batch.tokens.position, token_id=batch.tokens.ids, far=far)
 
     def end_reading(self):
         if self.reading == 0:

@@ -41,7 +41,7 @@ def run(*, small: bool = False, out: Path | None = None) -> dict[str, Any]:
     ids = torch.stack([torch.from_numpy(prompts.ids(i)).long() for i in range(n)]).to(model.device)
     yes = torch.ones_like(ids, dtype=torch.bool)
     acts = {Site("resid", i): states[i] for i in range(layers)}
-    batch = Batch(ids, yes, list(range(n)), [length] * n, ~yes, acts, model)
+    batch = Batch(ids, yes, list(range(n)), [length] * n, [i * length for i in range(n)], ~yes, acts, model)
 
     def measured(held_out: bool) -> list[float]:
         m = ti.linearity.Linearity(exclude=(), held_out=held_out)

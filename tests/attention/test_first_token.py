@@ -18,7 +18,7 @@ def test_first_token_mass_is_that_of_the_pattern():
     for n in range(4):
         batch = ti.capture(model, prompts, [n], [Site("pattern", b) for b in range(3)])
         for b in range(3):
-            p = batch.get("pattern", b)[0].double().numpy()
+            p = batch.activations[ti.Site("pattern", b)][0].double().numpy()
             np.testing.assert_allclose(ds["first_token_mass"].sel(prompt=n, block=b), p[:, 1:, 0].mean(1), rtol=1e-4)
         even = np.mean([1 / (t + 1) for t in range(1, prompts.lengths[n])])
         assert float(ds["uniform"].sel(prompt=n)) == pytest.approx(even)
@@ -68,6 +68,6 @@ def test_largest_later_position_is_seen_by_enough_queries_and_not_the_first():
     np.testing.assert_array_equal(ds["largest_position"].sel(prompt=0), later.argmax("position") + 1)
     np.testing.assert_allclose(ds["first_received"].sel(prompt=0), ds["received"].isel(position=0), rtol=1e-6)
     batch = ti.capture(model, prompts, [0], [Site("pattern", 1)])
-    pattern = batch.get("pattern", 1)[0].double().numpy()
+    pattern = batch.activations[ti.Site("pattern", 1)][0].double().numpy()
     wanted = np.stack([pattern[:, k:, k].mean(1) for k in range(24)], 1)
     np.testing.assert_allclose(ds["received"].sel(block=1), wanted, rtol=1e-5)

@@ -251,7 +251,7 @@ def test_attention_beside_a_measurement_that_keeps_patterns():
             return [S("pattern", 1), S("resid", 0)]
 
         def update(self, batch):
-            self.append(prompt=batch.prompt_numbers, total=batch.get("pattern", 1).sum((1, 2, 3)))
+            self.append(prompt=batch.prompt_numbers, total=batch.activations[ti.Site("pattern", 1)].sum((1, 2, 3)))
 
         def result(self):
             from tokinterp.results.dataset import variable

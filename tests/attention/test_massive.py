@@ -115,12 +115,12 @@ def test_ordinary_rows_are_as_many_and_none_massive_or_special(massive):
         batch = ti.capture(model, prompts, rows, ti.resid([1]))
         hot = massive_rows(batch.resid(1), batch.mask)
         assert hot.sum(1).tolist() == [2, 2, 0]
-        ordinary = _ordinary(prompts, batch, hot, seed)
+        ordinary = _ordinary(batch, hot, seed)
         assert ordinary.sum(1).tolist() == [2, 2, 0]
         assert not (ordinary & (hot | ~batch.mask)).any()
         assert not ordinary[:, 0].any()  # BOS
         alone = ti.capture(model, prompts, [1], ti.resid([1]))
-        own = _ordinary(prompts, alone, massive_rows(alone.resid(1), alone.mask), seed)
+        own = _ordinary(alone, massive_rows(alone.resid(1), alone.mask), seed)
         assert own[0].tolist() == ordinary[1, : own.shape[1]].tolist()
         chosen.append(ordinary)
     assert any(not torch.equal(chosen[0], c) for c in chosen)
@@ -137,7 +137,7 @@ def test_effects_of_massive_rows_are_those_of_a_loop(massive):
     batch = ti.capture(model, prompts, [0, 1, 2], ti.resid([1]))
     x = batch.resid(1)
     hot = massive_rows(x, batch.mask)
-    both = {"": hot, ", ordinary rows": _ordinary(prompts, batch, hot, 3)}
+    both = {"": hot, ", ordinary rows": _ordinary(batch, hot, 3)}
     for ending, where in both.items():
         mean = x[where][:, channels].mean(0)
         for kind, value in (("zero", torch.zeros(len(channels))), ("mean", mean)):

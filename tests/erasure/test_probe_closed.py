@@ -35,7 +35,7 @@ def test_closed_forms_equal_those_of_the_whole_data(model, method):
     order = torch.tensor(prompts.token_ids).long()
     x = torch.zeros(len(order), 32, dtype=torch.float64)
     for b in ti.stream(model, prompts, ti.resid([2])):
-        x[torch.tensor(prompts.starts)[b.row_prompt] + b.row_position] = b.rows(2).double()
+        x[torch.tensor(prompts.starts)[b.tokens.prompt] + b.tokens.position] = b.rows(2).double()
     y = (x - x.mean(0)) / x.std(0, correction=0)
     label = torch.from_numpy(label_ids(prompts, -1))
     rows, classes = label >= 0, len(probes.labels)

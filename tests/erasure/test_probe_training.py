@@ -129,7 +129,7 @@ def test_the_best_epoch_is_kept(model):
     best = int(history[:, 1].argmin())
     assert len(history) == best + 2  # stopped after one epoch without a lower loss
     rows = list(ti.stream(model, held, ti.resid([1])))
-    loss = -torch.cat([probes.log_probs(b.rows(1), 1, 0, b.row_ids) for b in rows]).double().nanmean()
+    loss = -torch.cat([probes.log_probs(b.rows(1), 1, 0, b.tokens.ids) for b in rows]).double().nanmean()
     assert float(loss) == pytest.approx(float(history[best, 1]), rel=1e-5)
 
 

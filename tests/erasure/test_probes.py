@@ -121,7 +121,7 @@ def test_factored_probes_stay_in_the_span_of_the_unembedding(model):
     found = torch.linalg.lstsq(head, probes.weight(0, 0)).solution
     torch.testing.assert_close(head @ found, probes.weight(0, 0), atol=1e-4, rtol=1e-3)
     batch = next(iter(ti.stream(model, text(seed=1), ti.resid([0]))))
-    right = (probes.rank(batch.rows(0), 0, 0, batch.row_ids) == 0).float().mean()
+    right = (probes.rank(batch.rows(0), 0, 0, batch.tokens.ids) == 0).float().mean()
     assert right > 0.95
 
 

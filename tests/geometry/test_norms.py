@@ -57,3 +57,32 @@ def test_a_low_factor_lists_rows_in_any_order():
     assert ds.sizes["entry"] > 4
     each = [ds["entry_ratio"].values[ds["entry_layer"].values == n] for n in range(4)]
     assert all((np.diff(r) <= 0).all() for r in each)
+
+
+def test_table_lists_the_largest_entries_with_where_they_are():
+    model = StandIn((40, 30), d=32, n_layers=1)
+    for stream, width in zip(model.streams, (40, 30), strict=True):
+        stream[:] = np.random.default_rng(width).standard_normal(stream.shape)
+    model.streams[0][1, 0, 5], model.streams[0][1, 0, 6], model.streams[0][1, 7, 9] = -900.0, 500.0, 950.0
+    model.streams[1][1, 3, 5] = 130.0
+    ds = model.measured(TokenNorms(), [[1], [0]]).result()
+    where = [ds[c].values.tolist() for c in ("entry_prompt", "entry_position", "entry_channel", "entry_value")]
+    assert list(zip(*where, strict=True)) == [(0, 7, 9, 950.0), (0, 0, 5, -900.0), (0, 0, 6, 500.0), (1, 3, 5, 130.0)]
+    assert ds["entry_layer"].values.tolist() == [1] * 4
+    assert ds["entry_token_id"].values.tolist() == [model.ids[p][t] for p, t in zip(where[0], where[1], strict=True)]
+    np.testing.assert_allclose(ds["entry_ratio"][0], 950 / np.median(np.abs(model.streams[0][1])), rtol=0.08)
+    assert ds["massive_rows"].sum("prompt").values.tolist() == [[0, 0], [3, 2]]
+    few = model.measured(TokenNorms(entries=2, rule="sun2024"), [[1], [0]]).result()
+    assert few["entry_value"].values.tolist() == [950.0, -900.0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rule": "big"}, "rule='big': give 'norm' or 'sun2024'"), ({"factor": 1.0}, "factor=1.0"),
+        ({"entries": 0}, "entries=0"),
+    ],
+)  # fmt: skip
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TokenNorms(**settings)

@@ -28,7 +28,7 @@ def lens_of(lens, prompts, model=None, variants=("normed", "tuned")):
 def test_closed_form_is_least_squares_towards_the_last_layer(start, prompts):
     model = tiny()
     batch = ti.capture(model, prompts, range(len(prompts)), ti.resid([1, 3]))
-    keep = ~batch.row_special
+    keep = ~batch.tokens.special
     x, y = batch.rows(1)[keep].double().numpy(), batch.rows(3)[keep].double().numpy()
     one = np.concatenate([x, np.ones((len(x), 1))], 1)
     best = y - one @ np.linalg.lstsq(one, y, rcond=None)[0]

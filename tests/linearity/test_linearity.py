@@ -142,7 +142,7 @@ def test_contract():
 def test_settings_are_checked_before_the_run():
     for bad, text in (
         ({"fit": "line"}, "fit='line'"), ({"scale": "x"}, "scale='x'"), ({"exclude": ("bos",)}, "exclude"),
-        ({"tokens": 0}, "tokens=0"), ({"cutoff": 2}, "cutoff=2"), ({"factor": 1}, "factor=1"),
+        ({"tokens": 0}, "tokens=0"), ({"cutoff": 2}, "cutoff=2"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=text):
             ti.linearity.TokenNonlinearity(**bad)

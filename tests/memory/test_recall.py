@@ -8,7 +8,7 @@ from planted import PlantedModel, planted_texts
 from tiny import some_prompts, tiny
 
 import tokinterp as ti
-from tokinterp.memory import recall
+from tokinterp.run import batch
 
 
 def test_proxy_equals_brute_force():
@@ -80,7 +80,7 @@ def test_states_that_know_nothing_explain_nothing():
 
 
 def test_massive_rows_are_not_fitted(monkeypatch):
-    monkeypatch.setattr(recall, "massive_rows", lambda x, mask: mask & (torch.arange(mask.shape[1]) == 3))
+    monkeypatch.setattr(batch, "by_norm", lambda sizes: ~sizes.norm.isnan() & (torch.arange(sizes.norm.shape[1]) == 3))
     model, prompts = tiny(), some_prompts([20, 15, 18, 17])
     asked = {n: ti.memory.PrefixRecall(layers=[2], n_words=12, exclude=e) for n, e in (("a", ()), ("b", ("massive",)))}
     run = ti.measure(model, prompts, asked, progress=False)

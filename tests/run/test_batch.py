@@ -24,14 +24,14 @@ def batch(prompts):
 
 def test_rows_are_the_real_tokens_prompt_by_prompt(batch, prompts):
     assert len(batch) == 3
-    assert batch.n_tokens == 13 == len(batch.rows(2))
-    assert batch.row_prompt.tolist() == [3] * 7 + [0] * 5 + [2]
-    assert batch.row_position.tolist() == [*range(7), *range(5), 0]
-    assert batch.row_ids.tolist() == [*prompts.ids(3), *prompts.ids(0), *prompts.ids(2)]
-    assert batch.row_special.tolist() == [True, *[False] * 6, True, *[False] * 4, True]
+    assert len(batch.tokens) == 13 == len(batch.rows(2))
+    assert batch.tokens.prompt.tolist() == [3] * 7 + [0] * 5 + [2]
+    assert batch.tokens.position.tolist() == [*range(7), *range(5), 0]
+    assert batch.tokens.ids.tolist() == [*prompts.ids(3), *prompts.ids(0), *prompts.ids(2)]
+    assert batch.tokens.special.tolist() == [True, *[False] * 6, True, *[False] * 4, True]
     assert batch.prompt_numbers.tolist() == [3, 0, 2]
     assert torch.equal(batch.rows(2)[7:12], batch.resid(2)[1, :5])
-    assert batch.get("pattern", 1).shape == (3, 4, 7, 7)
+    assert batch.activations[ti.Site("pattern", 1)].shape == (3, 4, 7, 7)
 
 
 @pytest.mark.parametrize("offset", [-9, -3, -1, 0, 1, 2, 9])
@@ -49,7 +49,7 @@ def test_select_keeps_prompts_and_their_activations(batch):
     part = batch.select([2, 0])
     assert part.numbers == [2, 3]
     assert torch.equal(part.rows(2), torch.cat([batch.rows(2)[12:], batch.rows(2)[:7]]))
-    assert part.get("pattern", 1).shape[0] == 2
+    assert part.activations[ti.Site("pattern", 1)].shape[0] == 2
     empty = batch.select([])
     assert isinstance(empty, Batch)
     assert len(empty) == 0
@@ -59,7 +59,7 @@ def test_unembed_of_a_batch_is_the_models(batch, prompts):
     last = ti.capture(tiny(), prompts, [1], ti.resid([3]))
     with torch.no_grad():
         logits = tiny().lm(last.ids).logits
-    torch.testing.assert_close(last.unembed(last.resid(3)), logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(last.model.unembed(last.resid(3)), logits, rtol=1e-5, atol=1e-5)
 
 
 def test_choose_layers_refuses_what_is_not_there():
@@ -99,4 +99,38 @@ def test_what_belongs_to_rows_is_found_without_a_copy_of_the_activations(monkeyp
     batch = ti.capture(model, prompts, [0, 1, 2], ti.resid([1]))
     stream = batch.resid(1)
     assert stream.data_ptr() == batch.activations[ti.Site("resid", 1)].data_ptr()
-    assert batch.row_prompt.tolist() == [0] * 9 + [1] * 7 + [2] * 8
+    assert batch.tokens.prompt.tolist() == [0] * 9 + [1] * 7 + [2] * 8
+
+
+def test_place_is_that_among_all_tokens_also_in_a_share(prompts):
+    batch = ti.capture(tiny(), prompts, [3, 0, 2], ti.resid([0]))
+    assert prompts.token_ids[batch.tokens.place].tolist() == batch.tokens.ids.tolist()
+    share = ti.capture(tiny(), prompts[[1, 3]], [1, 0], ti.resid([0]), names=[3, 1], whole=prompts)
+    assert prompts.token_ids[share.tokens.place].tolist() == share.tokens.ids.tolist()
+    assert share.select([1]).tokens.place.tolist() == list(range(5, 17))
+    known = np.arange(prompts.n_tokens)[:, None] * [1, 10]
+    assert batch.tokens.of_stream(known, -1)[0].tolist() == [[n, 10 * n] for n in range(18, 25)]
+    assert batch.tokens.of_stream(known, -1)[1, 5:].tolist() == [[-1, -1]] * 2
+
+
+def test_rows_go_back_to_their_places(batch):
+    x = batch.resid(2).masked_fill(~batch.mask[..., None], 7)
+    assert torch.equal(batch.tokens.spread(batch.flatten(x), 7), x)
+
+
+def test_what_is_kept_is_without_special_tokens_and_what_is_massive_at_the_layers(batch):
+    everything = batch.kept(())
+    assert everything.sum() == 13
+    assert batch.kept(("special",)).sum(1).tolist() == [6, 4, 0]
+    again = batch.select([0, 1, 2])
+    again.activations[S("resid", 0)][0, 3] *= 1e3
+    again.activations[S("resid", 2)][1, 2] *= 1e3
+    left = [again.kept(("massive",), *layers).logical_not() & everything for layers in ([0], [2], [0, 2])]
+    assert [n.nonzero().tolist() for n in left] == [[[0, 3]], [[1, 2]], [[0, 3], [1, 2]]]
+    assert torch.equal(again.kept(("massive", "special"), 0), again.kept(("massive",), 0) & again.kept(("special",)))
+
+
+def test_what_several_need_is_made_once(batch):
+    calls = []
+    assert batch.once("a", lambda: calls.append(1) or 5) == batch.once("a", lambda: calls.append(2)) == 5
+    assert calls == [1]

@@ -108,7 +108,6 @@ class AttentionMass(Measurement):
     def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check blocks, and find the tokens of each set."""
         super().begin(info, prompts)
-        self._starts = prompts.starts
         self._keys, self._queries = resolve(prompts, self.keys), resolve(prompts, self.queries)
         for what, packed, names in (("queries", self._queries, self.queries), ("keys", self._keys, self.keys)):
             empty = [n for n, row in zip(names, packed, strict=True) if not row.any()]
@@ -120,13 +119,13 @@ class AttentionMass(Measurement):
         if site.name == "value":
             return batch.model.written_norm(site.at, value).to(batch.device)
         norms = batch.seen(self, Site("value", site.at)) if self.value_weighted else None
-        asked, on = (padded(p, self._starts, batch) for p in (self._queries, self._keys))
+        asked, on = (padded(p, batch) for p in (self._queries, self._keys))
         found = attention_masses(value, asked, on, norms)
         return torch.cat([torch.stack(found[:4], -1).flatten(2), found.net_queries.double(), found.short], dim=2)
 
     def update(self, batch: Batch) -> None:
         """Take the masses of a batch."""
-        asked, on = (padded(p, self._starts, batch) for p in (self._queries, self._keys))
+        asked, on = (padded(p, batch) for p in (self._queries, self._keys))
         n_q, n_s = asked.shape[1], on.shape[1]
         blocks = self.at_blocks()
         looks = torch.stack([batch.seen(self, Site("pattern", b)) for b in blocks], 1)  # (prompt, block, head, ...)

@@ -80,7 +80,7 @@ def massive_roles(
     for i in range(len(prompts)):
         norms.clear()
         batch = capture(model, prompts, [i], resid([0]))
-        member = padded(packed, prompts.starts, batch)[0]
+        member = padded(packed, batch)[0]
         counts += member.sum(1).cpu().numpy()
 
         def look(site: Site, value: torch.Tensor, i: int = i, mask: torch.Tensor = batch.mask, member=member) -> None:
@@ -170,7 +170,7 @@ def massive_effects(
         x, site = batch.resid(onset), Site("resid", onset)
         massive = massive_rows(x, batch.mask, rule, factor)
         count[rows] = massive.sum(1).cpu().numpy()
-        ordinary = _ordinary(prompts, batch, massive, seed)
+        ordinary = _ordinary(batch, massive, seed)
         lacking = (ordinary.sum(1) < massive.sum(1)).cpu().numpy()
         for i, name in enumerate(names):
             control = name.endswith(CONTROL)
@@ -226,20 +226,19 @@ def _onset(
         sizes = measure_sizes(x, batch.mask)
         table = massive_entries(x, batch.ids, batch.prompt_numbers, sizes, massive, rule, 20)
         found.append(table.channel[table.channel >= 0].cpu())
-        for out, where in zip(held, (massive, _ordinary(prompts, batch, massive, seed)), strict=True):
+        for out, where in zip(held, (massive, _ordinary(batch, massive, seed)), strict=True):
             out.append(x[where].double().cpu())
     channels = torch.cat(found).unique()
     means = torch.stack([torch.cat(rows)[:, channels].mean(0) for rows in held])
     return onset, means, channels
 
 
-def _ordinary(prompts: Prompts, batch: Batch, massive: torch.Tensor, seed: int) -> torch.Tensor:
+def _ordinary(batch: Batch, massive: torch.Tensor, seed: int) -> torch.Tensor:
     """Return (prompt, position) bool: as many rows as are massive, at random, none of them massive or special.
 
     Fewer where a prompt has not as many; the draw depends on the ids of a prompt alone.
     """
-    special = torch.from_numpy(prompts.vocabulary.special(batch.ids.cpu().numpy())).to(massive.device)
-    closed = massive | special.view_as(massive) | ~batch.mask
+    closed = massive | batch.special | ~batch.mask
     rank = _noise(batch.ids, batch.mask, seed).masked_fill(closed, 3.0).argsort(1).argsort(1)
     return (rank < massive.sum(1, keepdim=True)) & ~closed
 
@@ -323,7 +322,7 @@ def registers(
         packed = np.stack(list(sets.values()))
         for rows in made.batches(batch_tokens, model=model):
             batch = capture(model, made, rows, resid(range(n + 1)))
-            member = padded(packed, made.starts, batch)
+            member = padded(packed, batch)
             count = member.sum(2).double()  # (prompt, set); 0 / 0 is NaN
             for layer in range(n + 1):
                 x = batch.resid(layer)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..settings import short
-from ..text.classes import CLASSES, token_classes
+from ..text.classes import CLASSES
 
 if TYPE_CHECKING:
     from ..run.batch import Batch
@@ -86,7 +86,6 @@ def resolve(prompts: Prompts, sets: Mapping[str, Any]) -> np.ndarray:
     out = np.zeros((len(sets), prompts.n_tokens), dtype=bool)
     lengths = np.asarray(prompts.lengths)
     place = np.arange(prompts.n_tokens) - np.repeat(prompts.starts[:-1], lengths)
-    classes = None
     for row, (name, rule) in zip(out, sets.items(), strict=True):
         if isinstance(rule, Marked):
             if len(rule.mask) != prompts.n_tokens:
@@ -102,12 +101,11 @@ def resolve(prompts: Prompts, sets: Mapping[str, Any]) -> np.ndarray:
         elif rule == "last":
             row[:] = place == np.repeat(lengths, lengths) - 1
         elif rule == "special":
-            row[:] = prompts.vocabulary.special(prompts.token_ids)
+            row[:] = prompts.special_mask
         elif rule == "separators":
             row[:] = np.isin(prompts.token_ids, separator_ids(prompts.vocabulary, prompts.token_ids))
         elif rule != "other":
-            classes = classes or token_classes(prompts)
-            row[:] = classes.mask(rule)
+            row[:] = prompts.classes.mask(rule)
     rest = ~out.any(0)
     for row, rule in zip(out, sets.values(), strict=True):
         if isinstance(rule, str) and rule == "other":
@@ -115,9 +113,6 @@ def resolve(prompts: Prompts, sets: Mapping[str, Any]) -> np.ndarray:
     return out
 
 
-def padded(packed: np.ndarray, starts: np.ndarray, batch: Batch) -> torch.Tensor:
+def padded(packed: np.ndarray, batch: Batch) -> torch.Tensor:
     """Return (prompt, set, position) bool for the prompts of a batch, false on padding."""
-    out = np.zeros((len(batch), len(packed), batch.ids.shape[1]), dtype=bool)
-    for i, (number, length) in enumerate(zip(batch.numbers, batch.lengths, strict=True)):
-        out[i, :, :length] = packed[:, starts[number] : starts[number] + length]
-    return torch.from_numpy(out).to(batch.device)
+    return batch.tokens.of_stream(packed.T).mT.contiguous()

@@ -202,13 +202,11 @@ def accuracy_text(probes: TokenProbes, model: Model, prompts: Prompts, max_token
     some = prompts[: max(1, min(len(prompts), kept))]
     targets = {o: torch.from_numpy(label_ids(some, o, bool(probes.facts.get("bos")))) for o in probes.offsets}
     right = {(n, o): 0 for n in probes.layers for o in probes.offsets}
-    starts = torch.from_numpy(some.starts.copy())
     for batch in stream(model, some, resid(probes.layers), batch_tokens=4096):
-        place = (starts.to(batch.device)[batch.row_prompt] + batch.row_position).cpu()
         for layer in probes.layers:
             x = probes.standardise(batch.rows(layer), layer)
             for o, goal in targets.items():
-                found = probes.read(x, layer, o, goal[place].to(x.device), standardised=True).rank
+                found = probes.read(x, layer, o, goal[batch.tokens.place].to(x.device), standardised=True).rank
                 right[layer, o] += int((found == 0).sum())
     n = {o: max(1, int((goal >= 0).sum())) for o, goal in targets.items()}
     lines = [f"layer {k:<4}" + "".join(f"{right[k, o] / n[o]:8.3f}" for o in probes.offsets) for k in probes.layers]

@@ -224,7 +224,7 @@ class ErasureScores(Measurement):
                 return
             if self.centred:
                 delta = (delta.double() - self.centre()).float()
-            inside = batch.mask & ~batch.special if "special" in self.exclude else batch.mask
+            inside = batch.kept(self.exclude)
             n = batch.ids.shape[1]
             step = max(1, SPANS_AT_ONCE // (n * min(self.max_length or n, n)))
             token_psi = torch.full(batch.ids.shape, torch.nan, device=batch.device, dtype=torch.float32)
@@ -242,7 +242,6 @@ class ErasureScores(Measurement):
         """Return delta, NaN where missing, and whether there is a target: both (prompt, position, offset)."""
         start, end = self.between(self.info)
         rows = [batch.rows(layer) for layer in (start, end)]
-        flat = batch.flatten(torch.arange(batch.ids.numel(), device=batch.device, dtype=torch.int64).view_as(batch.ids))
         shape = (*batch.ids.shape, len(self.offsets))
         delta = torch.full(shape, torch.nan, device=batch.device, dtype=torch.float32)
         exists = torch.zeros(shape, dtype=torch.bool, device=batch.device)
@@ -256,8 +255,7 @@ class ErasureScores(Measurement):
             drop = before - after
             if self.unseen == "zero":
                 drop = drop.nan_to_num(nan=0.0)
-            full = drop.new_full((batch.ids.numel(),), torch.nan).index_copy(0, flat, drop).view_as(batch.ids)
-            delta[..., column] = full.masked_fill(~there, torch.nan)
+            delta[..., column] = batch.tokens.spread(drop, torch.nan).masked_fill(~there, torch.nan)
             exists[..., column] = there
         return delta, exists
 

@@ -75,7 +75,7 @@ def fit_closed(
         sums = {k: v.to(device) for k, v in begin[1].items()}
         batches.read, batches.left_out = begin[0]["read"], dict(begin[0]["left_out"])
     for batch, place in batches:
-        kept = torch.ones_like(batch.row_special) if bos else ~batch.row_special
+        kept = torch.ones_like(batch.tokens.special) if bos else ~batch.tokens.special
         goals = targets[:, place]
         sums["n"] += kept.sum()
         for layer in layers:

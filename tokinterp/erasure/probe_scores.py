@@ -19,7 +19,7 @@ from ..settings import checked, refuse
 from ..settings.describe import describe
 from ..stats.resample import group_sums, ratio_interval, resample_columns
 from ..stats.simultaneous import ratio_parts, simultaneous_band
-from ..text.classes import CLASSES, TokenClasses, token_classes
+from ..text.classes import CLASSES, TokenClasses
 from ..text.spans import Spans
 from .probe_text import label_ids
 from .token_probes import TokenProbes
@@ -128,7 +128,7 @@ class ProbeScores(Measurement):
         super().begin(info, prompts)
         self.probes.check_model(info)
         self.subsets, self._bits = token_subsets(prompts, self.spans)
-        self._starts, self._documents = prompts.starts, prompts.documents
+        self._documents = prompts.documents
         for o in self.offsets:
             if not (label_ids(prompts, o, self._bos) >= 0).any():
                 raise ValueError(f"offset {o}: no token of these prompts has a label there: give longer prompts")
@@ -147,8 +147,7 @@ class ProbeScores(Measurement):
             torch.arange(n, device=device, dtype=torch.int64),
             torch.tensor(batch.lengths, device=device, dtype=torch.int64),
         )
-        places = np.concatenate([np.arange(self._starts[p], self._starts[p + 1]) for p in batch.numbers])
-        bits = torch.from_numpy(self._bits[places]).to(device)
+        bits = torch.from_numpy(self._bits[batch.tokens.place]).to(device)
         text_part = (bits[:, None] >> torch.arange(width, device=device, dtype=torch.int64)) & 1
         members, labels = [], []
         counts = torch.zeros(n, width, len(self.offsets), 4, device=device, dtype=torch.float64)
@@ -156,7 +155,7 @@ class ProbeScores(Measurement):
             label = self._labels(batch, o)
             seen = self.probes.seen(label, o)
             member = text_part.bool() & (label >= 0)[:, None]
-            pair = self.probes.text.seen_pair(o, batch.row_ids, label) if self.probes.text is not None else seen
+            pair = self.probes.text.seen_pair(o, batch.tokens.ids, label) if self.probes.text is not None else seen
             for name, flag in zip(_FROM_LABELS, (seen, ~seen, pair, ~pair), strict=True):
                 member[:, self.subsets.index(name)] = flag & (label >= 0)
             uni, two = self._baselines(batch, label, o)
@@ -182,8 +181,8 @@ class ProbeScores(Measurement):
     def _labels(self, batch: Batch, offset: int) -> torch.Tensor:
         label = batch.flatten(batch.labels(offset))
         if self._bos:
-            return label.masked_fill(batch.row_position == 0, -1) if offset == 0 else label
-        special = torch.isin(label, self._special.to(label.device)) | batch.row_special
+            return label.masked_fill(batch.tokens.position == 0, -1) if offset == 0 else label
+        special = torch.isin(label, self._special.to(label.device)) | batch.tokens.special
         return label.masked_fill(special, -1)
 
     def _baselines(self, batch: Batch, label: torch.Tensor, offset: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -192,7 +191,7 @@ class ProbeScores(Measurement):
         if text is None:
             return torch.zeros_like(label, dtype=torch.bool), torch.zeros_like(label, dtype=torch.bool)
         k = text.offsets.index(offset)
-        bigram = text.bigram[k].to(label.device)[batch.row_ids].long()
+        bigram = text.bigram[k].to(label.device)[batch.tokens.ids].long()
         return label == int(text.unigram[k]), label == bigram
 
     # -- result -----------------------------------------------------------------------------------------------
@@ -301,7 +300,7 @@ def token_subsets(prompts: Prompts, spans: Spans | None = None) -> tuple[list[st
         If no word of the prompts has more than one token.
     """
     found = spans.align(prompts) if spans is not None else None
-    classes = token_classes(prompts)
+    classes = prompts.classes
     last = classes.mask("last piece")
     if not last.any():
         raise ValueError(

@@ -76,12 +76,11 @@ class Batches:
         self.left_out: dict[int, int] = {}
 
     def __iter__(self) -> Iterator[tuple[Batch, torch.Tensor]]:
-        starts = torch.from_numpy(self.prompts.starts.copy()).to(self.model.device)
         ordered = -np.sort(-np.asarray(self.prompts.lengths))
         source = stream(self.model, self.prompts, resid(self.layers), batch_tokens=self.batch_tokens, start=self.read)
         source.left_out |= self.left_out
         for batch in source:
-            yield batch, starts[batch.row_prompt] + batch.row_position
+            yield batch, torch.from_numpy(batch.tokens.place).to(batch.device)
             self.left_out = dict(source.left_out)
             before, self.read = self.read, source.read
             self.done(int(ordered[before : self.read].sum()))
@@ -118,7 +117,7 @@ def capture_states(
     count = 0
     batches = Batches(model, prompts, layers, batch_tokens, done)
     for batch, place in batches:
-        kept = ~batch.row_special
+        kept = ~batch.tokens.special
         count += int(kept.sum())
         for layer in layers:
             x = batch.rows(layer).float()

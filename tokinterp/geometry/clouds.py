@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from ..kernels.massive import massive_rows
 from ..kernels.neighbours import Neighbours, nearest
 from ..run.measurement import Measurement
 
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from ..models.info import ModelInfo
     from ..run.batch import Batch
     from ..text.prompts import Prompts
-
-ANYWHERE = "massive_anywhere"
 
 
 class Neighbourhood(NamedTuple):
@@ -32,13 +29,24 @@ class Neighbourhood(NamedTuple):
         Ranks (1 is the nearest) whose neighbour and distance are needed exactly; the largest is how many are searched.
         If k is among them, the set of the k nearest is exact.
     exclude : tuple of str
-        Tokens left out: ``"special"``; ``"massive"``, rows found at the layer itself; ``"massive_anywhere"``, rows
-        found at any of the layers, so that all layers have the same points.
+        Tokens left out, see `tokinterp.run.batch.Batch.kept`.
+    together : bool
+        Whether all layers have the same points: without those that are massive at any of them.
     """
 
     layers: tuple[int, ...]
     ranks: frozenset[int]
     exclude: tuple[str, ...] = ("special",)
+    together: bool = False
+
+    @property
+    def apart(self) -> tuple[int, ...]:
+        """The layers, where what is left out of each depends on all of them."""
+        return self.layers if self.together and "massive" in self.exclude else ()
+
+    def mask(self, batch: Batch, layer: int) -> torch.Tensor:
+        """Return (prompt, position) bool, the points of the clouds of a layer."""
+        return batch.kept(self.exclude, *(self.apart or (layer,)))
 
 
 class OfLayers(Measurement):
@@ -67,9 +75,8 @@ class OfLayers(Measurement):
     def each_layer(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return the fields of prompts and tokens with their axis ``layer``; add the others to the sums."""
         parts: dict[str, list[torch.Tensor]] = {}
-        layers = self.at_layers()
-        for layer, mask in zip(layers, cloud_masks(batch, layers, self.exclude), strict=True):
-            for name, value in self.of_layer(batch, layer, mask).items():
+        for layer in self.at_layers():
+            for name, value in self.of_layer(batch, layer, batch.kept(self.exclude, layer)).items():
                 parts.setdefault(name, []).append(value)
         out = {}
         for name, values in parts.items():
@@ -174,17 +181,6 @@ def check_sizes(prompts: Prompts, exclude: Sequence[str], needed: int, small: st
         )
 
 
-def cloud_masks(batch: Batch, layers: Sequence[int], exclude: Sequence[str]) -> list[torch.Tensor]:
-    """Return for each layer (prompt, position) bool, true on the tokens of the cloud."""
-    allowed = batch.mask & ~batch.special if "special" in exclude else batch.mask
-    if not {"massive", ANYWHERE} & {*exclude}:
-        return [allowed] * len(layers)
-    massive = [massive_rows(batch.resid(layer), batch.mask) for layer in layers]
-    if ANYWHERE in exclude:
-        return [allowed & ~torch.stack(massive).any(0)] * len(layers)
-    return [allowed & ~rows for rows in massive]
-
-
 def neighbours(
     batch: Batch, mine: Neighbourhood, max_bytes: int | None = None
 ) -> Iterator[tuple[list[int], Neighbours]]:
@@ -210,9 +206,8 @@ def neighbours(
         Of their clouds, layer by layer and within each prompt by prompt.  It may have more ranks, and more points
         (which take no part), than were asked for.
     """
-    same = [w for w in batch.requests if isinstance(w, Neighbourhood) and w.exclude == mine.exclude]
-    if ANYWHERE in mine.exclude:  # what is left out depends on the layers, and must not on the company
-        same = [w for w in same if w.layers == mine.layers]
+    points = (mine.exclude, mine.apart)
+    same = [w for w in batch.requests if isinstance(w, Neighbourhood) and (w.exclude, w.apart) == points]
     if mine not in same:
         same = [*same, mine]
     ranks = frozenset().union(*(w.ranks for w in same))
@@ -221,7 +216,7 @@ def neighbours(
         chosen = [n for n in group if n in mine.layers]
         if not chosen:
             continue
-        key = ("neighbours", mine.exclude, group, ranks, mine.layers if ANYWHERE in mine.exclude else ())
+        key = ("neighbours", *points, group, ranks)
         users = sum(bool({*group} & {*w.layers}) for w in same)
         table, left = batch.shared.pop(key, None) or (_search(batch, group, ranks, mine, room), users)
         if left > 1:
@@ -237,11 +232,9 @@ def _groups(batch: Batch, layers: list[int], room: int) -> list[tuple[int, ...]]
 
 
 def _search(batch: Batch, group: Sequence[int], ranks: frozenset[int], mine: Neighbourhood, room: int) -> Neighbours:
-    places = mine.layers if ANYWHERE in mine.exclude else group
-    masks = cloud_masks(batch, places, mine.exclude)[: len(group)]
     streams = [batch.points(layer) for layer in group]
     points = streams[0] if len(streams) == 1 else torch.cat(streams)
-    mask = torch.cat(masks)
+    mask = torch.cat([mine.mask(batch, layer) for layer in group])
     lacking = max(0, max(ranks) + 1 - batch.ids.shape[1])  # no search asks for more neighbours than points
     if lacking:
         points = torch.nn.functional.pad(points, (0, 0, 0, lacking))
@@ -276,18 +269,13 @@ class Tables(NamedTuple):
 
 
 def tables(batch: Batch, mine: Neighbourhood, max_bytes: int | None = None) -> Tables:
-    """Return the neighbours at all layers side by side; ``mine.exclude`` must leave the same points everywhere."""
+    """Return the neighbours at all layers side by side, of what looks at them ``together``."""
     width, k = batch.ids.shape[1], max(mine.ranks)
     indices, first, finite = [], [], []
     for _, near in neighbours(batch, mine, max_bytes):
         indices.append(near.indices[:, :width, :k].unflatten(0, (-1, len(batch))))
         first.append(near.first[:, :width].unflatten(0, (-1, len(batch))))
         finite.append(near.finite.unflatten(0, (-1, len(batch))))
-    mask = cloud_masks(batch, mine.layers, mine.exclude)[0]
+    mask = mine.mask(batch, mine.layers[0])
     by_prompt = [torch.cat(parts).transpose(0, 1) for parts in (indices, first, finite)]
     return Tables(by_prompt[0], by_prompt[1], by_prompt[2], mask)
-
-
-def same_points(exclude: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the exclusions with ``"massive"`` meaning at any layer, so that layers can be compared."""
-    return tuple(ANYWHERE if e == "massive" else e for e in exclude)

@@ -10,7 +10,6 @@ import torch
 from ..run.measurement import Field, Measurement
 from ..run.sites import resid
 from ..settings import checked
-from .clouds import cloud_masks
 from .kernels.curvature import nanmean, position_curvature, turning
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ class Curvature(Measurement):
         """Take the angles of a batch."""
         layers = self.at_layers()
         every = [s.at for s in self.sites(self.info)]
-        masks = dict(zip(every, cloud_masks(batch, every, self.exclude), strict=True))
+        masks = {n: batch.kept(self.exclude, n) for n in every}
         angles = torch.stack([position_curvature(batch.points(n), masks[n]) for n in layers], dim=2)
         mean, number = nanmean(angles)
         unsigned, _ = nanmean(torch.minimum(angles, torch.pi - angles))

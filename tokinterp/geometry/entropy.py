@@ -12,7 +12,6 @@ import xarray as xr
 from ..kernels.state import neutral
 from ..run.measurement import Field, Measurement
 from ..settings import checked, count, names, number, refuse, several
-from .clouds import cloud_masks
 from .kernels import entropy
 
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ class MatrixEntropy(Measurement):
     def update(self, batch: Batch) -> None:
         """Decompose the Gram matrices of the prompts and add their means to the sums."""
         layers = self.at_layers()
-        masks = cloud_masks(batch, layers, self.exclude)
+        masks = [batch.kept(self.exclude, n) for n in layers]
         columns = {"n_rows": torch.stack([m.sum(1) for m in masks], dim=1)}
         if self.dataset:
             self._add_means(batch, layers, masks)

@@ -10,7 +10,7 @@ import torch
 
 from ..run.measurement import Field, Measurement
 from ..settings import checked, ranks, refuse
-from .clouds import Neighbourhood, check_sizes, same_points, tables
+from .clouds import Neighbourhood, check_sizes, tables
 from .kernels.membership import membership, neighbour_lists, rank_rows
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class InformationImbalance(Measurement):
 
     def requests(self, info: ModelInfo) -> list[Neighbourhood]:
         """Return the numbers of neighbours."""
-        return [Neighbourhood(tuple(self.at_layers(info)), frozenset(self.k), same_points(self.exclude))]
+        return [Neighbourhood(tuple(self.at_layers(info)), frozenset(self.k), self.exclude, together=True)]
 
     def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers against the model, and k against the lengths of the prompts."""

@@ -12,7 +12,7 @@ from ..kernels.neighbours import nearest
 from ..run.measurement import Measurement
 from ..run.sites import Site
 from ..settings import checked, one_of
-from .clouds import check_sizes, cloud_masks
+from .clouds import check_sizes
 from .dimension import REFUSED, gride_columns, gride_fields
 from .kernels import gride as estimators
 
@@ -96,12 +96,12 @@ class LogitDimension(Measurement):
     def update(self, batch: Batch) -> None:
         """Decode and search, prompt by prompt."""
         x = batch.resid(self.info.n_layers)
-        mask = cloud_masks(batch, [self.info.n_layers], self.exclude)[0]
+        mask = batch.kept(self.exclude, self.info.n_layers)
         ranks = {*self.scales, *(n // 2 for n in self.scales)}
         columns: dict[str, list[torch.Tensor]] = {}
         for p, n in enumerate(batch.lengths):
             keep, rows = mask[p, :n], x[p, :n]
-            logits = torch.cat([batch.unembed(part) for part in rows.split(ROWS)])
+            logits = torch.cat([batch.model.unembed(part) for part in rows.split(ROWS)])
             if self.space == "logprob":
                 logits = logits.log_softmax(-1)
             lacking = max(0, max(ranks) + 1 - n)

@@ -9,14 +9,15 @@ import numpy as np
 import torch
 
 from ..kernels import massive
+from ..run.batch import sizes
 from ..run.measurement import Field, Tensors
 from ..settings import checked, count
 from .clouds import OfLayers
-from .spectrum import SUN
 
 if TYPE_CHECKING:
     from ..run.batch import Batch
 
+SUN = "Sun et al. 2024, arXiv 2402.17762, section 2"
 TOP = 3
 LAYER = ("prompt", "layer")
 
@@ -97,13 +98,13 @@ class TokenNorms(OfLayers):
             empty = massive.no_entries(len(layers), self.entries, device=batch.device)
             self.sums = {f"entry_{n}": c for n, c in empty._asdict().items()}
         x = batch.resid(layer)
-        sizes = massive.measure_sizes(x, mask)
-        rules = torch.stack([massive.by_norm(sizes, self.factor), massive.by_magnitude(sizes)]) & mask
+        found = sizes(batch, layer)
+        rules = torch.stack([massive.by_norm(found, self.factor), massive.by_magnitude(found)]) & mask
         rows = rules[massive.RULES.index(self.rule)]
-        found = massive.massive_entries(x, batch.ids, batch.prompt_numbers, sizes, rows, self.rule, self.entries)
-        self._keep_entries(layers.index(layer), found)
-        out = _of_prompt(x, mask, sizes, rules)
-        return out if self.tokens == 0 else {**out, "norm": sizes.norm}
+        entries = massive.massive_entries(x, batch.ids, batch.prompt_numbers, found, rows, self.rule, self.entries)
+        self._keep_entries(layers.index(layer), entries)
+        out = _of_prompt(x, mask, found, rules)
+        return out if self.tokens == 0 else {**out, "norm": found.norm}
 
     def _keep_entries(self, i: int | slice, other: massive.Entries) -> None:
         mine = (self.sums[f"entry_{name}"][i] for name in massive.Entries._fields)

@@ -11,7 +11,7 @@ import torch
 from ..kernels.state import neutral
 from ..run.measurement import Field, Measurement
 from ..settings import checked, mapping, ranks, refuse, several, string
-from .clouds import Neighbourhood, Tables, check_sizes, same_points, tables
+from .clouds import Neighbourhood, Tables, check_sizes, tables
 from .kernels.membership import membership, neighbour_lists
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class NeighbourOverlap(Measurement):
 
     def requests(self, info: ModelInfo) -> list[Neighbourhood]:
         """Return the numbers of neighbours."""
-        return [Neighbourhood(tuple(self.at_layers(info)), frozenset(self.k), same_points(self.exclude))]
+        return [Neighbourhood(tuple(self.at_layers(info)), frozenset(self.k), self.exclude, together=True)]
 
     def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers, lengths and labels, and sort the tokens into classes if they are asked for."""
@@ -159,10 +159,7 @@ class NeighbourOverlap(Measurement):
                     f"classes[{name!r}] has {len(codes)} labels for {prompts.n_tokens} tokens of the prompts"
                 )
         if "token_class" in self.labels:
-            from ..text.classes import token_classes
-
-            self._codes["token_class"] = token_classes(prompts).codes
-        self._starts = prompts.starts if self._codes else None
+            self._codes["token_class"] = prompts.classes.codes
 
     # -- one batch --------------------------------------------------------------------------------------------
     def update(self, batch: Batch) -> None:
@@ -188,10 +185,7 @@ class NeighbourOverlap(Measurement):
             elif name == "next_token":
                 out[i] = batch.labels(1)
             else:
-                assert self._starts is not None
-                for p, (number, n) in enumerate(zip(batch.numbers, batch.lengths, strict=True)):
-                    codes = self._codes[name][self._starts[number] : self._starts[number] + n]
-                    out[i, p, :n] = torch.from_numpy(np.asarray(codes, np.int64))
+                out[i] = batch.tokens.of_stream(np.asarray(self._codes[name], np.int64), -1)
         return out
 
     def _prompt(self, one: Tables, labels: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ from ..kernels.state import neutral
 from ..run.measurement import Field, Measurement
 from ..settings import checked, count, one_of, positive, refuse, short
 from ..settings.describe import in_words
-from .clouds import check_sizes, cloud_masks
+from .clouds import check_sizes
 
 if TYPE_CHECKING:
     from ..models.info import ModelInfo
@@ -127,14 +127,13 @@ class PerCloud(Measurement):
     def update(self, batch: Batch) -> None:
         """Estimate, cloud by cloud."""
         layers = self.at_layers()
-        masks = cloud_masks(batch, layers, self.exclude)
         shape = (len(batch), len(layers))
         value = np.full(shape, np.nan)
         counts = np.zeros((*shape, 2), np.int64)
         reason = np.zeros((*shape, LONGEST), np.uint8)
         local = np.full((*batch.ids.shape, len(layers)), np.nan)
-        for j, (layer, mask) in enumerate(zip(layers, masks, strict=True)):
-            stream = batch.points(layer)
+        for j, layer in enumerate(layers):
+            stream, mask = batch.points(layer), batch.kept(self.exclude, layer)
             first = first_of_kind(stream, mask) if self.distinct else None
             for i, n in enumerate(batch.lengths):
                 keep = mask[i, :n].cpu().numpy()

@@ -10,8 +10,7 @@ import torch
 
 from ..run.measurement import Field, Measurement
 from ..settings import checked, names, one_of, refuse
-from ..text.classes import CLASSES, token_classes
-from .clouds import cloud_masks
+from ..text.classes import CLASSES
 
 if TYPE_CHECKING:
     from ..models.info import ModelInfo
@@ -95,21 +94,18 @@ class PooledStates(Measurement):
                 f"{rows} rows of {info.d_model} channels at these layers are {need / 2**30:.1f} GiB: choose fewer "
                 f"layers= or prompts, or raise max_bytes={self.max_bytes}"
             )
-        self._allowed, self._starts = None, np.concatenate([[0], np.cumsum(prompts.lengths)])
+        self._allowed = None
         if self.classes is not None:
-            self._allowed = token_classes(prompts).mask(*self.classes)
+            self._allowed = prompts.classes.mask(*self.classes)
             if not self._allowed.any():
                 raise ValueError(f"classes={list(self.classes)}: no token of the prompts is of such a class")
 
     def update(self, batch: Batch) -> None:
         """Keep the rows of a batch."""
         layers = self.at_layers()
-        masks = cloud_masks(batch, layers, self.exclude)
+        masks = [batch.kept(self.exclude, n) for n in layers]
         if self._allowed is not None:
-            allowed = np.zeros(batch.ids.shape, bool)
-            for b, n in enumerate(batch.numbers):
-                allowed[b, : batch.lengths[b]] = self._allowed[self._starts[n] : self._starts[n + 1]]
-            chosen = torch.from_numpy(allowed).to(batch.device)
+            chosen = batch.tokens.of_stream(self._allowed)
             masks = [m & chosen for m in masks]
         if self.pooling == "tokens":
             rows = batch.flatten(masks[0]).nonzero()[:, 0]

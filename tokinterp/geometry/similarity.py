@@ -14,7 +14,6 @@ from ..run.measurement import Field, Measurement
 from ..settings import checked, count, names, one_of, positive, refuse
 from ..stats.jackknife import jackknife_error
 from ..stats.resample import LEAST
-from .clouds import cloud_masks, same_points
 from .kernels import similarity as sim
 
 if TYPE_CHECKING:
@@ -172,7 +171,7 @@ class LayerSimilarity(Measurement):
     def update(self, batch: Batch) -> None:
         """Take the sampled rows and add to the sums."""
         layers = self.at_layers()
-        keep = cloud_masks(batch, layers, same_points(self.exclude))[0]
+        keep = batch.kept(self.exclude, *layers)
         columns = {"n_rows": keep.sum(1)}
         if "cka" in self.measures and self.over == "prompt":
             columns["_hsic"] = self._of_each(batch, layers, keep)

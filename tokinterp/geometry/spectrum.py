@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..kernels import massive, moments
+from ..kernels import moments
 from ..kernels.state import neutral
+from ..run.batch import sizes
 from ..run.measurement import Field, Measurement, Tensors
 from ..settings import checked, count, level, pair, refuse, several
 from .kernels import spectrum
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 FLOAT32 = float(torch.finfo(torch.float32).eps)
 
-SUN = "Sun et al. 2024, arXiv 2402.17762, section 2"
 CHUN = "Chun et al. 2026, arXiv 2509.26560, row-corrected; Himeno and Yamada 2014, J. Multivariate Anal. 130, 27"
 SHAPE = "Razzhigaev et al. 2024, The Shape of Learning, Findings of EACL"
 ROY = "Roy and Vetterli 2007, EUSIPCO"
@@ -30,9 +30,9 @@ PROMPTS = "Viswanathan et al. 2025, arXiv 2501.10573"
 CORPUS, PROMPT = ("layer", "subset"), ("prompt", "layer", "subset")
 
 
-@checked(thresholds=several(level), components=count(1), entries=count(1), power_law=pair(count(1), count(1)))
+@checked(thresholds=several(level), components=count(1), power_law=pair(count(1), count(1)))
 class Spectrum(Measurement):
-    """Covariance spectrum, anisotropy and mean cosine of the stream at each layer, and its massive activations.
+    """Covariance spectrum, anisotropy and mean cosine of the stream at each layer.
 
     Everything comes in two versions on the dimension ``subset``: ``"all"`` rows, and the ``"regular"`` ones that are
     left without the excluded rows (the products are taken over the regular rows once, and over the few excluded ones
@@ -45,18 +45,11 @@ class Spectrum(Measurement):
         Layers to look at; all by default.
     exclude : tuple of str
         What the regular rows are without: ``"special"`` (BOS and other special tokens) and ``"massive"`` (rows found at
-        that layer by ``rule``).  ``()`` gives only the subset ``"all"``.
-    rule : str
-        ``"norm"`` (norm above ``factor`` times the median norm of the prompt) or ``"sun2024"`` (Sun et al. 2024); see
-        `tokinterp.kernels.massive.massive_rows`.
-    factor : float
-        Of the rule ``"norm"``.
+        that layer; `TokenNorms` lists them).  ``()`` gives only the subset ``"all"``.
     thresholds : sequence of float
         Shares of the variance for ``pca_components``.
     components : int, optional
         How many eigenvalues are kept in the result; all by default.
-    entries : int
-        Massive entries listed per layer, largest ratio first.
     power_law : (int, int)
         First and last eigenvalue, from 1, of the fit of ``power_law``.
 
@@ -78,7 +71,6 @@ class Spectrum(Measurement):
       given per prompt, about the prompt's own mean: ``prompt_cosine_centred``, near -1/(n-1) where all rows lie equally
       far from it.
     - ``prompt_cosine_diagonal`` counts each row with itself, as Viswanathan et al. (arXiv 2501.10573) do.
-    - The table ``massive_*`` on the dimension ``token`` lists entries (one row of the stream can have several).
 
     Examples
     --------
@@ -119,31 +111,19 @@ class Spectrum(Measurement):
         "prompt_cosine_diagonal": Field(PROMPT, "the same with each row paired with itself too", "1", PROMPTS),
         "prompt_cosine_centred": Field(PROMPT, "mean cosine of pairs of different rows, about the mean of the prompt"),
         "nonfinite_rows": Field(("layer",), "rows with NaN or infinite entries, left out"),
-        "massive_rows": Field(("layer", "rule"), "rows with massive activations", "1", SUN),
-        "massive_layer": Field(("token",), "layer of the massive entry"),
-        "massive_channel": Field(("token",), "channel of the massive entry"),
-        "massive_value": Field(("token",), "massive entry of the stream"),
-        "massive_ratio": Field(
-            ("token",), "its magnitude over the median magnitude of its prompt (4,096 entries sampled)"
-        ),
-        "massive_norm_ratio": Field(("token",), "norm of its row over the median norm of its prompt"),
     }
 
     def __init__(
         self,
         layers: Iterable[int] | None = None,
         exclude: Sequence[str] = ("special", "massive"),
-        rule: str = "norm",
-        factor: float = 10.0,
         thresholds: Sequence[float] = (0.9, 0.95, 0.99),
         components: int | None = None,
-        entries: int = 20,
         power_law: tuple[int, int] = (11, 500),
     ) -> None:
         super().__init__()
-        self.layers, self.exclude, self.rule, self.factor = layers, exclude, rule, factor
-        self.thresholds, self.components, self.entries = tuple(thresholds), components, entries
-        self.power_law = power_law
+        self.layers, self.exclude, self.thresholds = layers, exclude, tuple(thresholds)
+        self.components, self.power_law = components, power_law
         if power_law[0] > power_law[1] - 9:
             refuse("power_law", power_law, "give the first and last eigenvalue of the fit, at least 10 of them")
 
@@ -162,33 +142,24 @@ class Spectrum(Measurement):
     def update(self, batch: Batch) -> None:
         """Add the rows of a batch."""
         layers = self.at_layers()
-        sizes, parts, rules = zip(*(self._parts(batch, layer) for layer in layers), strict=True)
+        parts = [self._parts(batch, layer) for layer in layers]
         if "shift" not in self.sums:
             self._begin(batch, layers, [p[:, 0] for p in parts])
         # The one wait for the device: how many excluded rows there are, so that only they are gathered.
         extra = torch.stack([p[:, 1:].sum() for p in parts]).tolist()
         columns: dict[str, list[torch.Tensor]] = {}
         for i, layer in enumerate(layers):
-            for name, value in self._add_layer(i, batch.points(layer), sizes[i].norm, parts[i], extra[i]).items():
+            norm = sizes(batch, layer).norm
+            for name, value in self._add_layer(i, batch.points(layer), norm, parts[i], extra[i]).items():
                 columns.setdefault(name, []).append(value)
             self.sums["nonfinite"][i] += (batch.mask & ~parts[i].any(1)).sum()
-            self.sums["massive_rows"][i] += rules[i].sum((1, 2))
-            self._add_entries(i, batch, layer, sizes[i], rules[i][massive.RULES.index(self.rule)])
         self.keep(batch, **{k: torch.stack(v, dim=1) for k, v in columns.items()})
 
-    def _parts(self, batch: Batch, layer: int) -> tuple[massive.Sizes, torch.Tensor, torch.Tensor]:
-        """Sizes; (prompt, part, position) bool regular and excluded rows; (rule, prompt, position) massive ones."""
-        sizes = massive.measure_sizes(batch.resid(layer), batch.mask)
-        finite = sizes.norm.isfinite()  # padding is NaN
-        rules = torch.stack([massive.by_norm(sizes, self.factor), massive.by_magnitude(sizes)]) & finite
-        if not self.exclude:
-            return sizes, finite[:, None], rules
-        out = torch.zeros_like(finite)
-        if "special" in self.exclude:
-            out = out | batch.special
-        if "massive" in self.exclude:
-            out = out | rules[massive.RULES.index(self.rule)]
-        return sizes, torch.stack([finite & ~out, finite & out], dim=1), rules
+    def _parts(self, batch: Batch, layer: int) -> torch.Tensor:
+        """Return (prompt, part, position) bool: regular and excluded rows, or all where none are excluded."""
+        finite = sizes(batch, layer).norm.isfinite()  # padding is NaN
+        kept = batch.kept(self.exclude, layer)
+        return torch.stack([finite & kept, finite & ~kept], dim=1) if self.exclude else finite[:, None]
 
     def _begin(self, batch: Batch, layers: list[int], regular: list[torch.Tensor]) -> None:
         """Choose the shift, the mean of the regular rows of the first batch, and make room for the sums."""
@@ -208,9 +179,6 @@ class Spectrum(Measurement):
         self.sums["unit"] = torch.zeros(count, parts, d, dtype=torch.float64, device=device)
         self.sums["units"] = torch.zeros(count, parts, dtype=torch.int64, device=device)
         self.sums["nonfinite"] = torch.zeros(count, dtype=torch.int64, device=device)
-        self.sums["massive_rows"] = torch.zeros(count, len(massive.RULES), dtype=torch.int64, device=device)
-        for name, column in massive.no_entries(count, self.entries, device=device)._asdict().items():
-            self.sums[f"entry_{name}"] = column
 
     def _add_layer(
         self, i: int, x: torch.Tensor, norm: torch.Tensor, parts: torch.Tensor, extra: int
@@ -245,19 +213,6 @@ class Spectrum(Measurement):
             ),
         }
 
-    def _add_entries(self, i: int, batch: Batch, layer: int, sizes: massive.Sizes, rows: torch.Tensor) -> None:
-        found = massive.massive_entries(
-            batch.resid(layer), batch.ids, batch.prompt_numbers, sizes, rows, self.rule, self.entries
-        )
-        for name, column in self._with_entries(i, found)._asdict().items():
-            self.sums[f"entry_{name}"][i] = column
-
-    def _with_entries(self, i: int | slice, other: massive.Entries) -> massive.Entries:
-        mine = (self.sums[f"entry_{name}"][i] for name in massive.Entries._fields)
-        return massive.largest(
-            massive.Entries(*(torch.cat([a, b.to(a)], dim=-1) for a, b in zip(mine, other, strict=True))), self.entries
-        )
-
     def merge_sums(self, other: Tensors) -> None:
         """Add the sums of another part of the corpus, whatever its shift."""
         if not self.sums or not other:
@@ -270,34 +225,28 @@ class Spectrum(Measurement):
                     self.sums[name][i] = moments.packed_triangles(*parts) if len(parts) == 2 else parts[0]
                 else:
                     self.sums[name][i] = torch.stack(parts)
-        table = self._with_entries(
-            slice(None), massive.Entries(*(other[f"entry_{n}"] for n in massive.Entries._fields))
-        )
-        for name, column in table._asdict().items():
-            self.sums[f"entry_{name}"] = column
-        for name in ("norm", "unit", "units", "nonfinite", "massive_rows"):
+        for name in ("norm", "unit", "units", "nonfinite"):
             self.sums[name] += other[name]
 
     # -- the outcome ------------------------------------------------------------------------------------------
     def derive(self, found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
-        """Return the spectral numbers, and the table of massive entries."""
+        """Return the spectral numbers."""
         cells = [self._numbers(i) for i in range(len(self.at_layers()))]
         stacked = {k: np.stack([c[k] for c in cells]) for k in cells[0]}
-        return {**stacked, "nonfinite_rows": self.sums["nonfinite"].cpu().numpy(), **self._entry_table()}
+        return {**stacked, "nonfinite_rows": self.sums["nonfinite"].cpu().numpy()}
 
     def coords(self) -> Mapping[str, Any]:
-        """Return subsets, thresholds, components and rules."""
+        """Return subsets, thresholds and components."""
         return {
             "subset": (np.array(self.subsets), "which rows take part", "1"),
             "threshold": (np.array(self.thresholds), "share of the variance", "1"),
             "component": (np.arange(self.components or self.info.d_model), "largest first", "1"),
-            "rule": (np.array(massive.RULES), "what counts as massive", "1"),
         }
 
     def notes(self) -> Mapping[str, Mapping[str, Any]]:
         """Return what the regular rows are without."""
         left = ", ".join(self.exclude) or "nothing"
-        return {"subset": {"regular": f"without: {left} (massive by rule {self.rule})"}}
+        return {"subset": {"regular": f"without: {left}"}}
 
     def _numbers(self, i: int) -> dict[str, np.ndarray]:
         """All numbers of one layer, each with a first axis ``subset``."""
@@ -340,16 +289,6 @@ class Spectrum(Measurement):
             })  # fmt: skip
         cells += cells[: len(part) - len(cells)]  # nothing was excluded here: the same rows
         return {k: np.stack([c[k].cpu().numpy() for c in cells]) for k in cells[0]}
-
-    def _entry_table(self) -> dict[str, np.ndarray]:
-        columns = {n: self.sums[f"entry_{n}"].cpu().numpy() for n in massive.Entries._fields}
-        layer, place = np.nonzero(columns["channel"] >= 0)
-        columns = {n: c[layer, place] for n, c in columns.items()}
-        for name in ("ratio", "norm_ratio"):  # the median of a prompt can be 0
-            columns[name] = np.where(np.isfinite(columns[name]), columns[name], np.nan)
-        own = {f"massive_{n}": columns[n] for n in ("channel", "value", "ratio", "norm_ratio")}
-        keys = {f"token_{n}": columns[n] for n in ("prompt", "position")} | {"token_id": columns["token_id"]}
-        return {"massive_layer": np.array(self.at_layers())[layer], **own, **keys}
 
 
 def _moments(sums: Tensors, layer: int) -> list[moments.Moments]:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 RULES = ("norm", "sun2024")
 ABSOLUTE, RATIO = 100.0, 1000.0  # Sun et al. 2024, section 2
+FACTOR = 10.0
+"""Of the rule "norm"; see `massive_rows`."""
 CHANNELS = 16  # at most so many entries are listed of one row
 GOLDEN = 0.6180339887498949
 
@@ -61,7 +63,7 @@ def measure_sizes(resid: Tensor, mask: Tensor, sample: int | None = 4096) -> Siz
     return Sizes(norm, peak, norm.nanmedian(1).values, entries.nanmedian(1).values)
 
 
-def by_norm(sizes: Sizes, factor: float) -> Tensor:
+def by_norm(sizes: Sizes, factor: float = FACTOR) -> Tensor:
     """Return (prompt, position) bool: norm above ``factor`` times the median norm of the prompt."""
     return sizes.norm > factor * sizes.median_norm[:, None]
 
@@ -72,7 +74,7 @@ def by_magnitude(sizes: Sizes) -> Tensor:
 
 
 def massive_rows(
-    resid: Tensor, mask: Tensor, rule: str = "norm", factor: float = 10.0, sample: int | None = 4096
+    resid: Tensor, mask: Tensor, rule: str = "norm", factor: float = FACTOR, sample: int | None = 4096
 ) -> Tensor:
     """Find the rows with massive activations.
 

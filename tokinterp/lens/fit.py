@@ -12,7 +12,6 @@ import torch
 from tqdm import tqdm
 
 from ..kernels import linear
-from ..kernels.massive import massive_rows
 from ..models.steady import steady
 from ..run.batch import Batch
 from ..run.fitting import Fit, State, fit_facts
@@ -107,8 +106,6 @@ def fit_tuned_lens(
     [1, 2]
     """
     lens = TunedLens.identity(model.info, layers)
-    if unknown := [e for e in exclude if e not in ("special", "massive")]:
-        raise ValueError(f"exclude={unknown}: the exclusions are special, massive")
     if not isinstance(prompts, Prompts):
         prompts = Prompts.from_texts(prompts, model)
     facts = {
@@ -189,14 +186,8 @@ def _add(chains: list[linear.Chain], lens: TunedLens, batch: Batch, exclude: Seq
     """Add the rows of a batch to the sums of each layer and the last."""
     last = batch.model.info.n_layers
     outputs = batch.rows(last).double()
-    dropped = batch.row_special if "special" in exclude else torch.zeros_like(batch.row_special)
-    if "massive" in exclude:
-        dropped = dropped | batch.flatten(massive_rows(batch.resid(last), batch.mask))
     for layer, chain in zip(lens.layers, chains, strict=True):
-        out = dropped
-        if "massive" in exclude:
-            out = out | batch.flatten(massive_rows(batch.resid(layer), batch.mask))
-        keep = ~out[:, None]
+        keep = batch.flatten(batch.kept(exclude, layer, last))[:, None]
         x, y = (batch.rows(layer).double() - chain.shift[0]) * keep, (outputs - chain.shift[1]) * keep
         linear.accumulate(chain.first[0, 0], chain.second[0, 0], x)
         chain.first[1, 0].add_(y.sum(0))

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from ..kernels import lens
-from ..kernels.massive import massive_rows
 from ..run.measurement import Field, Measurement
 from ..run.sites import resid
 from ..settings import checked, names
@@ -154,11 +153,11 @@ class LogitLens(Measurement):
     def update(self, batch: Batch) -> None:
         """Decode a batch block by block."""
         layers = self.at_layers()
-        n, shape, device = batch.n_tokens, (len(layers), len(self.variants)), batch.device
+        n, shape, device = len(batch.tokens), (len(layers), len(self.variants)), batch.device
         flat = batch.flatten(torch.arange(batch.ids.numel(), device=device, dtype=torch.int64).view_as(batch.ids))
         target = batch.flatten(batch.labels(1))
-        limit = np.inf if self.tokens is None else self.tokens
-        kept = np.flatnonzero(np.repeat(np.asarray(batch.numbers), batch.lengths) < limit)
+        chosen = batch.tokens.below(self.tokens)
+        kept = chosen.cpu().numpy()
         values = {q: torch.empty(n, *shape, device=device, dtype=torch.float32) for q in QUANTITIES}
         table = {"target_rank": torch.empty(len(kept), *shape, dtype=torch.int32, device=device)}
         if self.top:
@@ -178,9 +177,8 @@ class LogitLens(Measurement):
                         table[name][a:b, layer, v] = column
         places = torch.tensor([*layers, self.info.n_layers], device=device, dtype=torch.int64)
         first, stable = (places[index] for index in lens.first_and_stable(values["agreement"] > 0))
-        self._append_prompts(batch, layers, flat, values, first, stable)
+        self._append_prompts(batch, layers, values, first, stable)
         if self.tokens != 0:
-            chosen = torch.from_numpy(kept).to(device)
             columns = {q: values[q] for q in ("cross_entropy", "entropy", "kl", "confidence")}
             columns.update(first_layer=first, stable_layer=stable)
             self.keep_rows(batch, chosen, **{f"token_{n}": c[chosen] for n, c in columns.items()}, **table)
@@ -231,25 +229,14 @@ class LogitLens(Measurement):
                 yield i, v, found, listed(z, found)
 
     def _append_prompts(
-        self, batch: Batch, layers: list[int], flat: torch.Tensor, values: dict[str, torch.Tensor],
-        first: torch.Tensor, stable: torch.Tensor,
+        self, batch: Batch, layers: list[int], values: dict[str, torch.Tensor], first: torch.Tensor,
+        stable: torch.Tensor,
     ) -> None:  # fmt: skip
         """Average over the positions of each prompt that have a next token and are not excluded."""
         width = batch.ids.shape[1]
         takes_part = torch.arange(width, device=batch.device, dtype=torch.int64) < batch.mask.sum(1, keepdim=True) - 1
-        if "special" in self.exclude:
-            takes_part = takes_part & ~batch.special
-        by_layer = torch.stack(
-            [takes_part & ~massive_rows(batch.resid(n), batch.mask) for n in layers]
-            if "massive" in self.exclude
-            else [takes_part] * len(layers),
-            dim=-1,
-        )[..., None]
-
-        def padded(column: torch.Tensor) -> torch.Tensor:
-            full = column.new_zeros(width * len(batch), *column.shape[1:])
-            return full.index_copy(0, flat, column).unflatten(0, (len(batch), width))
-
+        by_layer = torch.stack([takes_part & batch.kept(self.exclude, n) for n in layers], dim=-1)[..., None]
+        padded = batch.tokens.spread
         finite = torch.stack([values[q].isfinite() for q in ("cross_entropy", "entropy", "kl")]).all(0)
         weight = by_layer & padded(finite)  # (prompt, position, layer, variant)
 

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from ..kernels import linear
-from ..kernels.massive import massive_rows
 from ..run.measurement import Measurement, Tensors
 from ..run.sites import resid
 from .maps import TENSORS, map_of
@@ -26,8 +25,6 @@ class Chains(Measurement):
 
     blocks: Iterable[int] | None
     exclude: Sequence[str]
-    rule: str
-    factor: float
     parts: int = 1
 
     def at_layers(self, info: ModelInfo | None = None) -> list[int]:
@@ -55,13 +52,7 @@ class Chains(Measurement):
 
     def kept(self, batch: Batch) -> torch.Tensor:
         """Return (prompt, position) bool, true on real tokens that no layer in use excludes."""
-        keep = batch.mask
-        if "special" in self.exclude:
-            keep = keep & ~batch.special
-        if "massive" in self.exclude:
-            for layer in self.at_layers():
-                keep = keep & ~massive_rows(batch.resid(layer), batch.mask, self.rule, self.factor)
-        return keep
+        return batch.kept(self.exclude, *self.at_layers())
 
     def add_batch(self, batch: Batch, keep: torch.Tensor) -> None:
         """Add the kept rows of a batch to the sums; part p holds the prompts whose number is p modulo ``parts``."""

@@ -30,7 +30,7 @@ class BlockMaps(Chains):
 
     Parameters
     ----------
-    blocks, exclude, rule, factor, cutoff
+    blocks, exclude, cutoff
         See `fit_linear_maps`.
     """
 
@@ -48,12 +48,10 @@ class BlockMaps(Chains):
         self,
         blocks: Iterable[int] | None = None,
         exclude: Sequence[str] = ("special", "massive"),
-        rule: str = "norm",
-        factor: float = 10.0,
         cutoff: float = linear.CUTOFF,
     ) -> None:
         super().__init__()
-        self.blocks, self.exclude, self.rule, self.factor, self.cutoff = blocks, exclude, rule, factor, cutoff
+        self.blocks, self.exclude, self.cutoff = blocks, exclude, cutoff
 
     def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check blocks, and that there are more tokens than directions."""
@@ -87,8 +85,6 @@ def fit_linear_maps(
     blocks: Iterable[int] | None = None,
     *,
     exclude: Sequence[str] = ("special", "massive"),
-    rule: str = "norm",
-    factor: float = 10.0,
     cutoff: float = linear.CUTOFF,
     store: str | Path | None = None,
     **options: Any,
@@ -103,8 +99,6 @@ def fit_linear_maps(
         Blocks to fit; all by default.
     exclude : sequence of str
         Rows that take no part in the fit, as in `Linearity`.
-    rule, factor
-        See `tokinterp.kernels.massive.massive_rows`.
     cutoff : float
         As in `Linearity`.
     store : path, optional
@@ -133,7 +127,7 @@ def fit_linear_maps(
     """
     if "share" in options:
         raise ValueError("share: maps are fitted in one piece")
-    asked = BlockMaps(blocks, exclude, rule, factor, cutoff)
+    asked = BlockMaps(blocks, exclude, cutoff)
     ds = measure(model, prompts, {"maps": asked}, store=store, **options)["maps"].to_dataset()
     tensors = {name: torch.from_numpy(ds[name].values.copy()) for name in TENSORS}
     return LinearMaps(

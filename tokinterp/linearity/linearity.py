@@ -36,11 +36,9 @@ class Linearity(Chains):
     blocks : iterable of int, optional
         Blocks to look at; all by default. Block b leads from layer b to layer b + 1.
     exclude : sequence of str
-        Rows left out: ``"special"`` (BOS and other special tokens) and ``"massive"`` (rows found by ``rule`` at any of
-        the layers in use). The same rows are left out at every layer. ``()`` gives the published score, which one
+        Rows left out: ``"special"`` (BOS and other special tokens) and ``"massive"`` (rows found at any of the
+        layers in use, so that all have the same rows). ``()`` gives the published score, which one
         massive row can move from 0.98 to 0.99.
-    rule, factor
-        See `tokinterp.kernels.massive.massive_rows`.
     held_out : bool
         Also fit on each half of the prompts (even and odd numbers) and score the other; doubles the memory.
     cutoff : float
@@ -111,13 +109,11 @@ class Linearity(Chains):
         self,
         blocks: Iterable[int] | None = None,
         exclude: Sequence[str] = ("special", "massive"),
-        rule: str = "norm",
-        factor: float = 10.0,
         held_out: bool = True,
         cutoff: float = linear.CUTOFF,
     ) -> None:
         super().__init__()
-        self.blocks, self.exclude, self.rule, self.factor = blocks, exclude, rule, factor
+        self.blocks, self.exclude = blocks, exclude
         self.held_out, self.cutoff = held_out, cutoff
         self.parts = 2 if self.held_out else 1
 

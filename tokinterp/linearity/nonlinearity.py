@@ -45,8 +45,6 @@ class TokenNonlinearity(Chains):
     exclude : sequence of str
         Rows that take no part in the fit, as in `Linearity`; they are scored all the same, and ``fitted`` tells them
         apart.
-    rule, factor
-        See `tokinterp.kernels.massive.massive_rows`.
     maps : LinearMaps, optional
         Maps fitted before (`fit_linear_maps`, `LinearMaps.load`), with which values of any text are comparable.
     fit : str
@@ -90,8 +88,6 @@ class TokenNonlinearity(Chains):
         self,
         blocks: Iterable[int] | None = None,
         exclude: Sequence[str] = ("special", "massive"),
-        rule: str = "norm",
-        factor: float = 10.0,
         maps: LinearMaps | None = None,
         fit: str = "corpus",
         scale: str = "rms",
@@ -99,7 +95,7 @@ class TokenNonlinearity(Chains):
         cutoff: float = linear.CUTOFF,
     ) -> None:
         super().__init__()
-        self.blocks, self.exclude, self.rule, self.factor = blocks, exclude, rule, factor
+        self.blocks, self.exclude = blocks, exclude
         self.maps, self.fit, self.scale, self.tokens, self.cutoff = maps, fit, scale, tokens, cutoff
         if maps is not None and fit == "prompt":
             raise ValueError("maps= are fitted already: they go with fit='corpus'")
@@ -119,7 +115,7 @@ class TokenNonlinearity(Chains):
         if self.passes == 2 and self.reading == 0:
             self.add_batch(batch, keep)
             return
-        index = batch.rows_below(self.tokens)
+        index = batch.tokens.below(self.tokens)
         if not len(index):  # a table even if none of the prompts is kept
             error = torch.zeros(0, len(self.at_blocks()), dtype=torch.float64, device=batch.device)
         elif self.fit == "prompt":
@@ -169,7 +165,9 @@ class TokenNonlinearity(Chains):
 
     def _by_prompt(self, batch: Batch, keep: torch.Tensor) -> torch.Tensor:
         """Return (row, block) distances from the map of each prompt."""
-        out = torch.full((batch.n_tokens, len(self.at_blocks())), torch.nan, dtype=torch.float64, device=batch.device)
+        out = torch.full(
+            (len(batch.tokens), len(self.at_blocks())), torch.nan, dtype=torch.float64, device=batch.device
+        )
         edges = np.concatenate([[0], np.cumsum(batch.lengths)]).tolist()
         for i, b in enumerate(self.at_blocks()):
             before, after = (batch.flatten(batch.points(n)) for n in (b, b + 1))

@@ -90,11 +90,11 @@ class ContextMemory(Measurement):
 
     def update(self, batch: Batch) -> None:
         """Score the tokens of a batch."""
-        limit = np.inf if self.tokens is None else self.tokens
         start = (batch.special | ~batch.mask).long().cumprod(1).sum(1)
         length = torch.arange(batch.ids.shape[1], device=batch.device, dtype=torch.int64) - start[:, None]
-        few = torch.tensor([n < limit for n in batch.numbers], device=batch.device, dtype=torch.bool)[:, None]
-        wanted = batch.mask & few & (length > 0) & (length <= self.decoder.facts["max_prefix"])
+        few = torch.zeros(len(batch.tokens), dtype=torch.bool, device=batch.device)
+        few[batch.tokens.below(self.tokens)] = True
+        wanted = batch.tokens.spread(few) & (length > 0) & (length <= self.decoder.facts["max_prefix"])
         row, position = wanted.nonzero(as_tuple=True)
         found: dict[str, list[torch.Tensor]] = {"context_loss": [], "context_loss_blank": []}
         layers = range(1, self.info.n_layers + 1)

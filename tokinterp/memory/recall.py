@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from ..kernels import linear
-from ..kernels.massive import massive_rows
 from ..run.measurement import Field, Measurement
 from ..settings import checked, count, positive
 
@@ -111,7 +110,7 @@ class PrefixRecall(Measurement):
         wanted = batch.mask & ~batch.special & (length > 0)
         index = batch.flatten(wanted).nonzero()[:, 0]
         level = batch.flatten(length)[index].double().log2().long().clamp(0, self.n_bins - 1)
-        return index, batch.flatten(before)[index], level, batch.row_prompt[index] % HALVES, wanted
+        return index, batch.flatten(before)[index], level, batch.tokens.prompt[index] % HALVES, wanted
 
     def update(self, batch: Batch) -> None:
         """Add a batch to the fit, or score it."""
@@ -134,11 +133,7 @@ class PrefixRecall(Measurement):
             ):  # fmt: skip
                 self.sums[name] = torch.zeros(shape, dtype=torch.float64, device=device)
         place = torch.nn.functional.one_hot(level, self.n_bins).double()
-        massive = torch.zeros_like(wanted)
-        if "massive" in self.exclude:
-            for layer in layers:
-                massive = massive | massive_rows(batch.resid(layer), batch.mask)
-        keep = ~batch.flatten(massive)[index]
+        keep = batch.flatten(batch.kept(self.exclude, *layers))[index]
         for h in range(HALVES):
             mine = ((half == h) & keep).double()[:, None]
             at, bag = place * mine, bags.double()
@@ -197,7 +192,7 @@ class PrefixRecall(Measurement):
             self.sums["left"][i] += torch.where(known, left, 0.0).sum()
             recall.append(_recall(score, bags))
             explained.append(torch.where(total > 0, 1 - left / total, torch.nan))
-        few = batch.row_prompt[index] < (np.inf if self.tokens is None else self.tokens)
+        few = torch.isin(index, batch.tokens.below(self.tokens))
         self.keep_rows(
             batch, index[few], n_seen=bags.sum(1).long()[few], recall=torch.stack(recall, 1)[few].float(),
             recall_base=_recall(base, bags)[few].float(), explained_token=torch.stack(explained, 1)[few].float(),

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import numpy as np
 import torch
 
+from ..kernels.massive import Sizes, by_norm, measure_sizes
 from ..kernels.rounding import settle
 from .sites import Site
+from .tokens import Tokens
 
 if TYPE_CHECKING:
     from ..models.base import Activations, Model
+
+
+T = TypeVar("T")
 
 
 class Looks(Protocol):
@@ -39,6 +43,8 @@ class Batch:
         Place of each prompt in the input.
     lengths : list of int
         Real tokens of each prompt.
+    starts : list of int
+        Place of the first token of each prompt among the tokens of all prompts.
     special : torch.Tensor
         (prompt, position) bool, true on BOS and other special tokens.
     activations : dict
@@ -46,7 +52,7 @@ class Batch:
     model : Model
         For ``unembed``.
     shared : dict
-        What several measurements need of the batch and compute only once (neighbours, see geometry/clouds.py).
+        What several measurements need of the batch and is worked out only once; see ``once``.
     looks : dict
         What measurements kept of sites that were let go during the pass; read with ``seen``.
     requests : sequence
@@ -57,6 +63,7 @@ class Batch:
     mask: torch.Tensor
     numbers: list[int]
     lengths: list[int]
+    starts: list[int]
     special: torch.Tensor
     activations: Activations
     model: Model
@@ -68,18 +75,25 @@ class Batch:
         return len(self.numbers)
 
     @property
-    def n_tokens(self) -> int:
-        """Real tokens in the batch."""
-        return sum(self.lengths)
-
-    @property
     def device(self) -> torch.device:
         """Device of ids and activations."""
         return self.ids.device
 
-    def get(self, name: str, at: int) -> torch.Tensor:
-        """Return the activations of a site, padding included."""
-        return self.activations[Site(name, at)]
+    @cached_property
+    def prompt_numbers(self) -> torch.Tensor:
+        """(prompt,) number of each prompt in the input."""
+        return torch.tensor(self.numbers, dtype=torch.int64, device=self.device)
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """The real tokens as rows, without padding."""
+        return Tokens(self.ids, self.special, self.numbers, self.lengths, self.starts)
+
+    def once(self, key: Any, make: Callable[[], T]) -> T:
+        """Return what was made under a key before, or make it: for what several measurements need of the batch."""
+        if key not in self.shared:
+            self.shared[key] = make()
+        return self.shared[key]
 
     def seen(self, measurement: Looks, site: Site) -> torch.Tensor:
         """Return what a measurement kept of a site when it passed by, or let it look now if the site was kept."""
@@ -98,57 +112,38 @@ class Batch:
         Points of a prompt that are equal up to rounding are equal (`tokinterp.kernels.rounding.settle`): for whatever
         looks at distances, directions, steps or maps.  Worked out once for all measurements.
         """
-        key = ("points", layer)
-        if key not in self.shared:
-            self.shared[key] = settle(self.resid(layer), self.mask, getattr(torch, self.model.info.dtype))
-        return self.shared[key]
+        dtype = getattr(torch, self.model.info.dtype)
+        return self.once(("points", layer), lambda: settle(self.resid(layer), self.mask, dtype))
 
-    @cached_property
-    def _flat(self) -> torch.Tensor:
-        """Flat indices of the real tokens, prompt by prompt (made from lengths: no wait for the device)."""
-        width = self.ids.shape[1]
-        parts = [np.arange(n, dtype=np.int64) + b * width for b, n in enumerate(self.lengths)]
-        return torch.from_numpy(np.concatenate(parts)).to(self.device, non_blocking=True)
+    def kept(self, exclude: Sequence[str], *layers: int) -> torch.Tensor:
+        """Return which tokens take part, without those left out.
+
+        Parameters
+        ----------
+        exclude : sequence of str
+            ``"special"``: BOS and other special tokens.  ``"massive"``: rows with massive activations at the layer, by
+            the rule "norm" of `tokinterp.kernels.massive.massive_rows`.
+        *layers : int
+            The layer; of several, whatever is massive at any of them is left out, so that they have the same tokens.
+
+        Returns
+        -------
+        torch.Tensor
+            (prompt, position) bool, false on padding.
+        """
+        out = self.mask & ~self.special if "special" in exclude else self.mask
+        if "massive" in exclude:
+            for layer in layers:
+                out = out & ~self.once(("massive", layer), lambda n=layer: by_norm(sizes(self, n)))
+        return out
 
     def flatten(self, padded: torch.Tensor) -> torch.Tensor:
         """Drop padding: (prompt, position, ...) -> (row, ...), prompt by prompt."""
-        return padded.reshape(-1, *padded.shape[2:]).index_select(0, self._flat)
+        return self.tokens.flatten(padded)
 
     def rows(self, layer: int) -> torch.Tensor:
         """Return the stream of all real tokens at a layer, (row, d_model), no padding."""
         return self.flatten(self.resid(layer))
-
-    @cached_property
-    def row_ids(self) -> torch.Tensor:
-        """(row,) token id."""
-        return self.flatten(self.ids)
-
-    @cached_property
-    def row_prompt(self) -> torch.Tensor:
-        """(row,) number of the prompt in the input."""
-        return torch.from_numpy(np.repeat(np.asarray(self.numbers, np.int64), self.lengths)).to(self.device)
-
-    @cached_property
-    def row_position(self) -> torch.Tensor:
-        """(row,) position in the prompt, BOS counted."""
-        return torch.from_numpy(np.concatenate([np.arange(n) for n in self.lengths])).to(self.device)
-
-    @cached_property
-    def row_special(self) -> torch.Tensor:
-        """(row,) bool, true on special tokens."""
-        return self.flatten(self.special)
-
-    @cached_property
-    def prompt_numbers(self) -> torch.Tensor:
-        """(prompt,) number of each prompt in the input."""
-        return torch.tensor(self.numbers, dtype=torch.int64, device=self.device)
-
-    def rows_below(self, tokens: int | None) -> torch.Tensor:
-        """Return the places among the rows of the prompts numbered below ``tokens``; None for all."""
-        few = self.numbers if tokens is None else [n for n in self.numbers if n < tokens]
-        if len(few) == len(self):
-            return torch.arange(self.n_tokens, dtype=torch.int64, device=self.device)
-        return (self.row_prompt < (tokens or 0)).nonzero()[:, 0]
 
     def labels(self, offset: int) -> torch.Tensor:
         """Return (prompt, position) the token id at position + offset, -1 where there is none."""
@@ -162,10 +157,6 @@ class Batch:
                 out[:, -offset:] = ids[:, : width + offset]
         return out.masked_fill(~self.mask, -1)
 
-    def unembed(self, stream: torch.Tensor) -> torch.Tensor:
-        """Return float32 logits (..., d_vocab) of points of the stream (..., d_model)."""
-        return self.model.unembed(stream)
-
     def select(self, keep: Sequence[int]) -> Batch:
         """Return the batch with only the prompts at these places of the batch."""
         index = torch.tensor(list(keep), dtype=torch.int64, device=self.device)
@@ -174,8 +165,14 @@ class Batch:
             mask=self.mask[index],
             numbers=[self.numbers[i] for i in keep],
             lengths=[self.lengths[i] for i in keep],
+            starts=[self.starts[i] for i in keep],
             special=self.special[index],
             activations={s: a[index] for s, a in self.activations.items()},
             model=self.model,
             looks={k: v[index] for k, v in self.looks.items()},
         )
+
+
+def sizes(batch: Batch, layer: int) -> Sizes:
+    """Return how large the rows of a batch are at a layer, worked out once for all measurements."""
+    return batch.once(("sizes", layer), lambda: measure_sizes(batch.resid(layer), batch.mask))

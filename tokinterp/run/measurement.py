@@ -195,7 +195,7 @@ class Measurement:
         if tables["prompt"]:
             self.append(prompt=batch.prompt_numbers, **tables["prompt"])
         if tables["token"]:
-            rows = batch.rows_below(self.tokens)
+            rows = batch.tokens.below(self.tokens)
             self.keep_rows(
                 batch, rows,
                 **{n: batch.flatten(v)[rows] if len(rows) else v[:0, 0] for n, v in tables["token"].items()},
@@ -203,10 +203,9 @@ class Measurement:
 
     def keep_rows(self, batch: Batch, rows: torch.Tensor, **columns: torch.Tensor) -> None:
         """Keep fields of the tokens at some places among the rows of a batch; axis 0 of each column counts them."""
-        self.append(
-            token_prompt=batch.row_prompt[rows], token_position=batch.row_position[rows], token_id=batch.row_ids[rows],
-            **columns,
-        )  # fmt: skip
+        at = batch.tokens
+        keys = {"token_prompt": at.prompt, "token_position": at.position, "token_id": at.ids}
+        self.append(**{name: key[rows] for name, key in keys.items()}, **columns)
 
     def _check_column(self, name: str, value: torch.Tensor, batch: Batch) -> None:
         who = f"{type(self).__name__}.keep({name}=)"

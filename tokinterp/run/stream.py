@@ -66,7 +66,9 @@ def capture(
         ids, mask, special = (torch.from_numpy(a).to(model.device) for a in prompts.padded(numbers))
         ready = ready_edits(edits, model, whole or prompts, (names if whole else None) or numbers, ids, mask)
         lengths = [prompts.lengths[n] for n in numbers]
-        batch = Batch(ids, mask, [int(n) for n in names or numbers], lengths, special, {}, model)
+        known = [int(n) for n in (names if whole and names else numbers)]
+        starts = (whole or prompts).starts[known].tolist()
+        batch = Batch(ids, mask, [int(n) for n in names or numbers], lengths, starts, special, {}, model)
         if not streaming:
             batch.activations = model.run(ids, sites, mask=mask, edits=ready)
             return batch

@@ -294,7 +294,7 @@ ALIASES: dict[str, Kind] = {
     "Dataset": result, "Tensor": instance("Tensor"), "ndarray": instance("ndarray"), "Probes": probes,
     "Axes": instance("Axes", "_AxesBase"), "Positions": positions, "Measurements": measurements, "Tokens": tokenizer,
     "Other": result | mapping(result, 1),
-    "Prompts": prompts, "Prompts | Sequence[str]": prompts | some_strings,
+    "Prompts": prompts, "Spelled": prompts, "Prompts | Sequence[str]": prompts | some_strings,
     "Sequence[str] | Prompts": prompts | some_strings,
     "Edit": instance("SiteEdit", "KnockOut", "KeepOnly", "Patch"),
 }  # fmt: skip

@@ -12,7 +12,7 @@ from .spans import Spans, TokenSpans
 from .words import find_words, trimmed
 
 if TYPE_CHECKING:
-    from .prompts import Prompts
+    from .spelled import Spelled
 
 CLASSES = (
     "special", "whitespace", "punctuation", "stop word", "digit", "word", "first piece", "middle piece", "last piece",
@@ -81,7 +81,7 @@ class TokenClasses:
 
 
 @checked()
-def token_classes(prompts: Prompts, spans: Spans | TokenSpans | None = None) -> TokenClasses:
+def token_classes(prompts: Spelled, spans: Spans | TokenSpans | None = None) -> TokenClasses:
     """Sort every token into one class.
 
     Words are those of `find_words` on the whole text, so a word that a window cuts keeps its class. A word of one token
@@ -108,16 +108,23 @@ def token_classes(prompts: Prompts, spans: Spans | TokenSpans | None = None) -> 
     >>> len(classes.codes) == prompts.n_tokens
     True
     """
+    codes = prompts.once("classes", lambda: _codes(prompts))
+    found = spans.align(prompts) if isinstance(spans, Spans) else spans
+    kinds = [] if found is None else sorted(set(found.spans.kind.tolist()))
+    last = {k: found.last_tokens(prompts, k) for k in kinds} if found is not None else {}
+    return TokenClasses(codes, CLASSES, last)
+
+
+def _codes(prompts: Spelled) -> np.ndarray:
+    """Return (token,) int8 classes."""
     codes = np.full(prompts.n_tokens, CLASSES.index("special"), dtype=np.int8)
     words: tuple[int, np.ndarray, np.ndarray] | None = None
     for i, document in enumerate(prompts.documents.tolist()):
         if words is None or words[0] != document:
             words = (document, *_words(prompts.document_text(document)))
         codes[prompts.starts[i] : prompts.starts[i + 1]] = _classify(prompts, i, words[1], words[2])
-    found = spans.align(prompts) if isinstance(spans, Spans) else spans
-    kinds = [] if found is None else sorted(set(found.spans.kind.tolist()))
-    last = {k: found.last_tokens(prompts, k) for k in kinds} if found is not None else {}
-    return TokenClasses(codes, CLASSES, last)
+    codes.flags.writeable = False
+    return codes
 
 
 def _words(text: str) -> tuple[np.ndarray, np.ndarray]:
@@ -128,7 +135,7 @@ def _words(text: str) -> tuple[np.ndarray, np.ndarray]:
     return edges, np.array([stop if w in STOP_WORDS else digit if w.isdigit() else word for w in plain], dtype=np.int8)
 
 
-def word_range(prompts: Prompts, i: int, edges: np.ndarray) -> tuple[np.ndarray, ...]:
+def word_range(prompts: Spelled, i: int, edges: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return (n,) start, stop (in the document, trimmed), blank, first and past-last word touched by each token."""
     start, stop, blank = trimmed(prompts.text(i), prompts.offsets(i))
     base = int(prompts.chars[i, 0])
@@ -138,7 +145,7 @@ def word_range(prompts: Prompts, i: int, edges: np.ndarray) -> tuple[np.ndarray,
     return start, stop, blank, low, high
 
 
-def _classify(prompts: Prompts, i: int, edges: np.ndarray, single: np.ndarray) -> np.ndarray:
+def _classify(prompts: Spelled, i: int, edges: np.ndarray, single: np.ndarray) -> np.ndarray:
     """Return the (n,) int8 classes of prompt ``i``."""
     code = {name: n for n, name in enumerate(CLASSES)}
     special = prompts.special(i)

@@ -25,15 +25,16 @@ from ..settings import (
     tokenizer,
 )
 from ..settings.describe import tokenizer_hash
-from .sequences import Sequences
+from .classes import TokenClasses, token_classes
+from .spelled import Spelled
 from .tokenise import Limits, Tokenised, check_ids, tokenise, unpack
-from .vocabulary import Vocabulary, decode, extra_space
+from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from ..models.base import Model
 
 
-class Prompts(Sequences):
+class Prompts(Spelled):
     """Numbered sequences of token ids, and their texts.
 
     Made with `from_texts`, `from_file` or `from_ids`. Ids and character offsets lie in one array each for all prompts
@@ -320,6 +321,11 @@ class Prompts(Sequences):
             model.info.id,
         )
 
+    @property
+    def classes(self) -> TokenClasses:
+        """Class of every token of all prompts, found once; see `token_classes`."""
+        return token_classes(self)
+
     def _told_by_ids(self) -> bool:
         """Whether texts and offsets follow from the ids: byte-level tokens that join to whole texts."""
         given: Any = self._texts
@@ -345,69 +351,6 @@ class Prompts(Sequences):
             f"{n} dropped" if (n := len(self.dropped)) else "",
         ]
         return "; ".join(d for d in done if d)
-
-    # -- reading one prompt -------------------------------------------------------------------------------------------
-    def text(self, i: int) -> str:
-        """Return the text of prompt ``i``: the part of the document that its tokens cover.
-
-        Without a text of their own (`from_ids`, shuffles) it is decoded from the ids, special tokens left out; a byte
-        that is part of no whole character is U+FFFD.
-        """
-        if self._texts is None:
-            return self._decoded(i)[0]
-        self._range(i)
-        start, stop = self.chars[i]
-        return self._texts[int(self.documents[i])][start:stop]
-
-    def offsets(self, i: int) -> np.ndarray:
-        """Return (n, 2) int32 characters of ``text(i)``, start and stop of each token; (-1, -1) for special tokens.
-
-        A token covers the characters whose bytes it holds, a leading space included; with part of a character, or of a
-        letter that the tokenizer composed of several, the whole of it.
-
-        Raises
-        ------
-        ValueError
-            If the tokens do not spell the text, so that where they lie in it is not known.
-        """
-        if self._offsets is None:
-            return self._decoded(i)[1]
-        out = self._offsets[self._range(i)]
-        known = out[:, 0] >= 0
-        if not known.any() and not self.special(i).all():
-            raise ValueError(
-                f"prompt {i}: no character offsets, since its tokens do not spell the text (rewritten or unknown "
-                "characters); use the fast version of the tokenizer (use_fast=True), or normalise the text before"
-            )
-        return np.where(known[:, None], out - np.int32(self.chars[i, 0]), out)
-
-    def _decoded(self, i: int) -> tuple[str, np.ndarray]:
-        ids = self.ids(i)
-        special = self.vocabulary.special(ids)
-        pieces = [b"" if s else b for b, s in zip(self.vocabulary.bytes(ids), special, strict=True)]
-        first = int(np.argmin(special)) if len(special) else 0
-        if len(pieces) and not special[first] and self.vocabulary.prefix_space and pieces[first].startswith(b" "):
-            pieces[first] = pieces[first][1:]
-        text, offsets = decode(pieces)
-        offsets[special] = -1
-        return text, offsets
-
-    def strings(self, i: int) -> list[str]:
-        r"""Return a string to show for each token of prompt ``i``.
-
-        Leading spaces are real spaces, bytes that are no whole character are written ``\xe2``, NUL ``\x00``. Where all
-        tokens are whole characters and the tokenizer does not normalise, the strings of the tokens that are not special
-        join to ``text(i)``.
-        """
-        ids = self.ids(i)
-        out = self.vocabulary.strings(ids)
-        content = np.flatnonzero(~self.vocabulary.special(ids))
-        if len(content) and self.window_starts[i] == 0 and self.vocabulary.prefix_space:
-            # Llama 1 and 2 put a space before the text that is not in the text.
-            first = int(content[0])
-            if out[first].startswith(" ") and (self._texts is None or extra_space(out[first:], self.text(i))):
-                out[first] = out[first][1:]
-        return out
 
     # -- many prompts -----------------------------------------------------------------------------------------
     def __getitem__(self, which: int | slice | Sequence[int] | np.ndarray) -> Prompts:
@@ -435,20 +378,6 @@ class Prompts(Sequences):
         )  # fmt: skip
         origin = None if self.origin is None else self.origin[rows]
         return Prompts(parts, self.vocabulary, self._texts, bos=self.bos, note=self.note, origin=origin)
-
-    @checked()
-    def document_text(self, document: int) -> str:
-        """Return the whole text from which prompts were cut, by its number."""
-        if self._texts is not None and document < len(self._texts):
-            return self._texts[document]
-        if document not in self._prompt_of:
-            raise IndexError(f"document={document}: document {document}: none of the prompts was cut from it")
-        return self.text(self._prompt_of[document])
-
-    @cached_property
-    def _prompt_of(self) -> dict[int, int]:
-        """Document number -> a prompt cut from it."""
-        return {int(d): i for i, d in enumerate(self.documents)}
 
 
 def _fixed(values: np.ndarray) -> np.ndarray:

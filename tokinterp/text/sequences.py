@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..settings import checked, integer, model, none, several, short
 from .vocabulary import Vocabulary
+
+T = TypeVar("T")
 
 
 class Sequences:
@@ -60,6 +62,13 @@ class Sequences:
     def special_mask(self) -> np.ndarray:
         """(token,) bool over all prompts one after the other, true on BOS and other special tokens."""
         return self.vocabulary.special(self.token_ids)
+
+    def once(self, key: str, make: Callable[[], T]) -> T:
+        """Return what was worked out under a key before, or work it out; prompts never change."""
+        known = self.__dict__.setdefault("_known", {})
+        if key not in known:
+            known[key] = make()
+        return known[key]
 
     def padded(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return prompts as right-padded arrays.

@@ -27,7 +27,7 @@ from ..settings import (
 from .words import find_words, trimmed
 
 if TYPE_CHECKING:
-    from .prompts import Prompts
+    from .spelled import Spelled
 
 CROSSES, OUTSIDE, TRUNCATED, DROPPED = (
     "token crosses the border", "outside the window", "truncated", "no prompt of this text",
@@ -126,7 +126,7 @@ class Spans:
 
     @classmethod
     @checked(texts=prompts | strings)
-    def words(cls, texts: Sequence[str] | Prompts) -> Spans:
+    def words(cls, texts: Sequence[str] | Spelled) -> Spans:
         """Find the words of texts, or of the texts of prompts; see `find_words` for what a word is."""
         numbered: Iterable[tuple[int, str]]
         if hasattr(texts, "document_text"):
@@ -173,7 +173,7 @@ class Spans:
         return Spans(**columns, texts=self.texts if self.texts is not None else other.texts, parts=parts)
 
     @checked()
-    def align(self, prompts: Prompts) -> TokenSpans:
+    def align(self, prompts: Spelled) -> TokenSpans:
         """Find the tokens of each span.
 
         A span aligns if its first token begins and its last token ends where the span does; white space at the edge of
@@ -227,7 +227,7 @@ class Spans:
         span, prompt, start, stop = table.T
         return TokenSpans(self, span, prompt, start, stop, failed, [str(r) for r in reason[failed]])
 
-    def _same_text(self, prompts: Prompts, document: int) -> None:
+    def _same_text(self, prompts: Spelled, document: int) -> None:
         if self.texts is None:
             return
         mine = self.texts[document] if document < len(self.texts) else None
@@ -238,7 +238,7 @@ class Spans:
                 "that came with the spans, in the same order, none left out"
             )
 
-    def _align_one(self, prompts: Prompts, i: int, chosen: np.ndarray) -> tuple[np.ndarray, ...]:
+    def _align_one(self, prompts: Spelled, i: int, chosen: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return, for spans of one document and one prompt of it: whole inside, first token, last token, aligned."""
         text, base = prompts.text(i), int(prompts.chars[i, 0])
         token_start, token_stop, blank = trimmed(text, prompts.offsets(i))
@@ -324,7 +324,7 @@ class TokenSpans:
         return TokenSpans(self.spans, span, prompt, start, stop, self.unaligned, self.reasons)
 
     @checked()
-    def last_tokens(self, prompts: Prompts, kind: str | None = None) -> np.ndarray:
+    def last_tokens(self, prompts: Spelled, kind: str | None = None) -> np.ndarray:
         """Return (token,) bool over the stream of all tokens, true on the last token of each span (of a kind)."""
         rows = np.arange(len(self)) if kind is None else np.flatnonzero(self.kind == kind)
         out = np.zeros(prompts.n_tokens, dtype=bool)

@@ -90,7 +90,7 @@ class FillerContents(Measurement):
         match[:, 1::2] = match3.partner(rows, self.m)[:, : match[:, 1::2].shape[1]] >= 0
         found: dict[str, list[torch.Tensor]] = {}
         for layer in self.at_layers():
-            logits = batch.unembed(batch.resid(layer)[:, slots])[..., : len(words)].double()
+            logits = batch.model.unembed(batch.resid(layer)[:, slots])[..., : len(words)].double()
             is_filler = logits.argmax(-1) == words.filler
             logits[..., words.filler] = -torch.inf
             best = logits.argmax(-1, keepdim=True)
