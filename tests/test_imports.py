@@ -236,7 +236,7 @@ TESTS = ROOT / "tests"
 TESTED_WITH = {
     "attention/kernels": "attention/mass", "models/info": "identity", "plots/correlation": "geometry/loss",
     "plots/fillers_training": "plots/fillers_dots", "plots/inner_lexicon": "lexicon/retrieval",
-    "run/edges": "run/edits", "settings/libraries": "settings/describe",
+    "run/edges": "run/edits", "text/spelled": "text/prompts", "settings/libraries": "settings/describe",
     "text/vocabulary": "text/tokenise",
 }  # fmt: skip
 OUTSIDE = ("experiments", "figures")

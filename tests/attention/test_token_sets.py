@@ -37,7 +37,7 @@ def test_sets_are_what_their_rules_say(prompts):
 def test_sets_of_a_batch_are_padded_with_nothing(prompts, bundled):
     packed = resolve(prompts, {"last": "last", "all": "all"})
     batch = ti.capture(bundled, prompts, [1, 0], ti.resid([0]))
-    found = padded(packed, prompts.starts, batch)
+    found = padded(packed, batch)
     for row, i in enumerate((1, 0)):
         n = prompts.lengths[i]
         assert found[row, 1].tolist() == [True] * n + [False] * (found.shape[2] - n)

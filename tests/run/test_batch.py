@@ -102,22 +102,6 @@ def test_what_belongs_to_rows_is_found_without_a_copy_of_the_activations(monkeyp
     assert batch.tokens.prompt.tolist() == [0] * 9 + [1] * 7 + [2] * 8
 
 
-def test_place_is_that_among_all_tokens_also_in_a_share(prompts):
-    batch = ti.capture(tiny(), prompts, [3, 0, 2], ti.resid([0]))
-    assert prompts.token_ids[batch.tokens.place].tolist() == batch.tokens.ids.tolist()
-    share = ti.capture(tiny(), prompts[[1, 3]], [1, 0], ti.resid([0]), names=[3, 1], whole=prompts)
-    assert prompts.token_ids[share.tokens.place].tolist() == share.tokens.ids.tolist()
-    assert share.select([1]).tokens.place.tolist() == list(range(5, 17))
-    known = np.arange(prompts.n_tokens)[:, None] * [1, 10]
-    assert batch.tokens.of_stream(known, -1)[0].tolist() == [[n, 10 * n] for n in range(18, 25)]
-    assert batch.tokens.of_stream(known, -1)[1, 5:].tolist() == [[-1, -1]] * 2
-
-
-def test_rows_go_back_to_their_places(batch):
-    x = batch.resid(2).masked_fill(~batch.mask[..., None], 7)
-    assert torch.equal(batch.tokens.spread(batch.flatten(x), 7), x)
-
-
 def test_what_is_kept_is_without_special_tokens_and_what_is_massive_at_the_layers(batch):
     everything = batch.kept(())
     assert everything.sum() == 13
