@@ -152,15 +152,12 @@ class World:
     @cached_property
     def maps(self) -> Any:
         return ti.linearity.LinearMaps(
-            [0],
             torch.zeros(1, 32, 32),
             torch.zeros(1, 32),
             torch.zeros(1, 32),
             torch.ones(1),
             torch.ones(1),
-            5,
-            "a",
-            "b",
+            {"model": "a", "weights": "b", "blocks": [0], "n": 5},
         )
 
     @cached_property

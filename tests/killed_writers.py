@@ -118,7 +118,8 @@ def main(folder):
         ti.measure(MODEL, PROMPTS, {"norms": ti.geometry.TokenNorms(layers=[n])}, progress=False) for n in (1, 2)
     )
 
-    lenses = [ti.lens.TunedLens([0], torch.full((1, 4, 4), x), torch.zeros(1, 4), "x", "", {}) for x in (1.0, 2.0)]
+    FACTS = {"model": "x", "weights": "", "layers": [0]}
+    lenses = [ti.lens.TunedLens(torch.full((1, 4, 4), x), torch.zeros(1, 4), FACTS) for x in (1.0, 2.0)]
 
     def lens(folder):
         return ti.lens.TunedLens.load(folder / "l.safetensors").digest

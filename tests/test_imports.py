@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "stats": ("stats",),
     "settings": ("settings",),
     "kernels": ("kernels",),
-    "fitted": ("files",),
+    "fitted": ("files", "models", "settings"),
     "models": (*LOW, "models", "run/sites", "run/edits", "run/signals"),
     "text": (*LOW, "models", "text"),
     "run": SHARED,

@@ -1,18 +1,24 @@
-"""What a fit leaves in a file: named tensors, the facts they belong to, and a digest of both that reading checks."""
+"""What a fit leaves: named tensors, the facts they belong to, and a digest of both that reading a file checks."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from safetensors import safe_open
 
 from .files import whole as files
 from .files.paths import local_path
+from .settings import short
+
+if TYPE_CHECKING:
+    from .models.base import Model
+    from .models.info import ModelInfo
 
 Tensors = dict[str, torch.Tensor]
 KEY = "tokinterp"
@@ -176,3 +182,162 @@ def check_shapes(tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple
         if t is None or tuple(t.shape) != tuple(shape) or not t.is_floating_point():
             found = "is missing" if t is None else f"is {t.dtype} {tuple(t.shape)}".replace("torch.", "")
             raise ValueError(f"{where}: damaged, {name} {found} and should be floating point {tuple(shape)}: fit again")
+
+
+def check_belongs(what: str, facts: Mapping[str, Any], info: ModelInfo) -> None:
+    """Refuse a model that something was not fitted on; see `Fitted.check_model`."""
+    wrong = f"{what} of another model: fitted on {facts.get('model')}"
+    for name in ("d_model", "d_vocab"):
+        if facts.get(name, getattr(info, name)) != getattr(info, name):
+            raise ValueError(
+                f"{wrong} with {name}={facts[name]}, but {info.id} has {getattr(info, name)}: load that model, or fit "
+                "again"
+            )
+    for name, now in (("weights", info.identity), ("tokenizer", info.tokenizer)):
+        if (then := facts.get(name)) and then != now:
+            raise ValueError(
+                f"{wrong} ({name} {then}), not on {info.id} ({now}): load that model, or fit again for this one"
+            )
+
+
+class Fitted:
+    """What every fit leaves: tensors and facts, with one digest, one check against a model, and one kind of file.
+
+    A subclass is a dataclass of tensors and ``facts``, or says itself what `tensors` are and how they are put
+    together again.
+
+    Attributes
+    ----------
+    facts : dict
+        All that decided the numbers, and what the fit found beside them, as JSON types.  ``model`` is the id and
+        ``weights`` the identity of the model that it was fitted on, an empty text where that is not known.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> @dataclass(repr=False, eq=False)
+    ... class Scales(Fitted):
+    ...     scale: torch.Tensor
+    ...     facts: dict
+    ...     KIND, WHAT = "example scales 1", "scales"
+    ...
+    ...     def __post_init__(self):
+    ...         self.check()
+    >>> Scales(torch.ones(2), {"model": "tiny", "weights": ""})
+    Scales(tiny, ...)
+    """
+
+    KIND: ClassVar[str]
+    """Format that a file says it has."""
+    WHAT: ClassVar[str]
+    """What it is called in messages."""
+    NEEDS: ClassVar[tuple[str, ...]] = ()
+    """Facts that it cannot do without, beside model and weights."""
+    FOUND: ClassVar[tuple[str, ...]] = ()
+    """Facts that the fit found: they follow from the others and are not compared with those of a new call."""
+    facts: dict[str, Any]
+
+    # -- what it is -------------------------------------------------------------------------------------------
+    def tensors(self) -> Tensors:
+        """Return the numbers by name: the fields of a dataclass other than ``facts``."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "facts"}  # pyright: ignore
+
+    @classmethod
+    def _put(cls, tensors: Tensors, facts: dict[str, Any], model: Model | None) -> Self:
+        """Return the fitted thing of tensors and facts."""
+        wanted = [f.name for f in fields(cls) if f.name != "facts"]  # pyright: ignore[reportArgumentType]
+        return cls(**{name: tensors[name] for name in wanted}, facts=facts)  # pyright: ignore[reportCallIssue]
+
+    def _shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Return the shape that tensors must have, by name."""
+        return {}
+
+    def _numbers(self) -> Tensors:
+        """Return the tensors that may hold neither NaN nor infinity; all by default."""
+        return self.tensors()
+
+    def _about(self) -> str:
+        """Return in a few words what the ``repr`` says beside model and digest."""
+        return ""
+
+    def __repr__(self) -> str:
+        said = (self.facts.get("model"), self._about(), self.digest[:12])
+        return f"{type(self).__name__}({', '.join(filter(None, said))})"
+
+    def __describe__(self) -> str:
+        """Return what it is as a setting: its digest."""
+        return self.digest[:16]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all numbers and facts as they are now."""
+        return digest_of(self.tensors(), self.facts)
+
+    # -- what it must be --------------------------------------------------------------------------------------
+    def check(self, where: object = None) -> None:
+        """Refuse facts that are missing, tensors of other shapes, and numbers that are none.
+
+        Raises
+        ------
+        ValueError
+            Names them.
+        """
+        if lacking := [k for k in ("model", "weights", *self.NEEDS) if k not in self.facts]:
+            raise ValueError(f"facts={short(self.facts)}: it has no {lacking[0]!r}, which {self.WHAT} need")
+        check_shapes(self.tensors(), self._shapes(), where or self.WHAT)
+        check_finite(self._numbers(), str(where or self.WHAT), "fit again, with a lower learning rate or in float32")
+
+    def check_model(self, info: ModelInfo) -> None:
+        """Refuse a model that it was not fitted on.
+
+        Raises
+        ------
+        ValueError
+            If width, vocabulary, weights or tokenizer are others, as far as they are known.
+        """
+        check_belongs(self.WHAT, self.facts, info)
+
+    # -- files ------------------------------------------------------------------------------------------------
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file with the facts and the digest, in one step; return its path.
+
+        Raises
+        ------
+        ValueError
+            If there are NaN or infinite numbers.
+        OSError
+            If the place cannot be written; what was there before is kept.
+        """
+        path = local_path(path)
+        self.check(f"{path} is not written")
+        save_tensors(path, self.tensors(), self.KIND, self.facts, finite=False)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path, model: Model | None = None) -> Self:
+        """Read what `save` wrote.
+
+        Parameters
+        ----------
+        path : path
+            The file.
+        model : Model, optional
+            Refuse what was fitted on another one at once.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no file.
+        ValueError
+            If the file holds something else, is damaged (digest, shapes, NaN), or is of another model.
+        """
+        path = local_path(path)
+        facts, tensors = load_tensors(path, cls.KIND, cls.WHAT, finite=False)
+        if model is not None:
+            check_belongs(cls.WHAT, facts, model.info)
+        try:
+            return cls._put(tensors, facts, model)
+        except KeyError as error:
+            raise ValueError(f"{path} cannot be used: it has no {error}: fit again, or restore it") from error
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be used: {error}") from error

@@ -78,7 +78,7 @@ def test_the_paper_settings_are_reached_by_name(call, folder, tiny_folder):
         "--val", folder / "test.jsonl", "--max-tokens", "20", "--settings", "feucht2024", "--device", "cpu",
     )  # fmt: skip
     assert code == 0, err
-    assert "TokenProbes(layers [1], offsets [0]" in text
+    assert "TokenProbes(tiny-llama, layers [1], offsets [0]" in text
     facts = ti.erasure.TokenProbes.load(out).facts
     assert facts["settings"]["warmup"] == 1999
     assert facts["bos"] is True
@@ -210,7 +210,7 @@ def test_report_and_plot_show_erasure(call, folder, tmp_path):
         (["measure", "MODEL", "TEST", "-m", "erasure", "-o", "x.zarr", "--probes", "PROBES", "--set",
           "erasure.start=0", "--set", "erasure.end=2"], "the probes have no layer 0, only [1, 3]"),
         (["measure", "bundled", "TEST", "-m", "erasure", "-o", "x.zarr", "--probes", "PROBES", "--set",
-          "erasure.start=1", "--set", "erasure.end=3"], "do not fit tokinterp/bundled"),
+          "erasure.start=1", "--set", "erasure.end=3"], "d_model=32, but tokinterp/bundled has 192"),
         (["fit-probes", "MODEL", "TEST", "-o", "p", "--offsets", "next"], "--offsets next: write whole numbers"),
         (["fit-probes", "MODEL", "TEST", "-o", "p", "--layers", "1,9"], "layer"),
         (["fit-probes", "MODEL", "TEST", "-o", "p", "--settings", "mine"], "--settings 'mine': give 'default'"),

@@ -33,7 +33,7 @@ def test_closed_form_is_least_squares_towards_the_last_layer(start, prompts):
     one = np.concatenate([x, np.ones((len(x), 1))], 1)
     best = y - one @ np.linalg.lstsq(one, y, rcond=None)[0]
     lens = ti.lens.fit_tuned_lens(model, prompts, layers=[1], ridge=0, steps=0, progress=False)
-    blend = lens.history["1"]["blend"]
+    blend = lens.facts["history"]["1"]["blend"]
     assert blend > 0
     a, b = lens.weight[0].double().numpy() / blend, lens.bias[0].double().numpy() / blend
     np.testing.assert_allclose(y - (x + x @ a.T + b), best, atol=1e-4)
@@ -45,7 +45,7 @@ def test_fitting_never_raises_the_divergence_where_it_was_checked_and_training_l
     ds = lens_of(start, prompts)
     kl = ds["kl"].mean("prompt")
     assert (kl.sel(variant="tuned") <= kl.sel(variant="normed") + 1e-4).all()
-    for h in start.history.values():
+    for h in start.facts["history"].values():
         assert h["kl_start"] <= h["kl_identity"]
     model = tiny()
     before = {n: p.clone() for n, p in model.lm.named_parameters()}

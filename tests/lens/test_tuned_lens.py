@@ -50,13 +50,13 @@ def test_the_last_layer_has_no_translator(start, prompts):
 
 def test_files(start, tmp_path):
     again = TunedLens.load(start.save(tmp_path / "lens.safetensors"))
-    assert (again.digest, again.layers, again.history) == (start.digest, start.layers, start.history)
-    with pytest.raises(ValueError, match="fitted on tiny-llama"):
+    assert (again.digest, again.facts) == (start.digest, start.facts)
+    with pytest.raises(ValueError, match="tuned lens of another model: fitted on tiny-llama"):
         lens_of(again, some_prompts([20]), model=tiny("gpt2"))
     from safetensors.torch import save_file
 
     save_file({"x": torch.ones(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="holds no lens"):
+    with pytest.raises(ValueError, match="holds no tuned lens"):
         TunedLens.load(tmp_path / "other.safetensors")
 
 
@@ -108,7 +108,7 @@ def test_divergences_are_those_of_the_last_layer_from_the_lens():
         for name, x in (("kl_identity", batch.rows(layer)), ("kl_start", lens.translate(batch.rows(layer), layer))):
             own = model.unembed(x).log_softmax(-1)
             wanted = float((final.exp() * (final - own)).sum(-1).mean())
-            assert lens.history[str(layer)][name] == pytest.approx(wanted, rel=1e-3), name
+            assert lens.facts["history"][str(layer)][name] == pytest.approx(wanted, rel=1e-3), name
 
 
 def test_translators_add_the_map_and_the_bias_of_their_layer():
@@ -125,7 +125,7 @@ def test_training_that_made_it_worse_is_not_kept():
     model, prompts, options = tiny(), some_prompts([40, 30, 35]), {"layers": [1], "progress": False}
     start = ti.lens.fit_tuned_lens(model, prompts, steps=0, **options)
     worse = ti.lens.fit_tuned_lens(model, prompts, steps=2, lr=30.0, **options)
-    found = worse.history["1"]
+    found = worse.facts["history"]["1"]
     assert found["kl_trained"] > found["kl_start"]
     assert torch.equal(worse.weight, start.weight)
     assert torch.equal(worse.bias, start.bias)

@@ -208,7 +208,9 @@ def test_maps_of_some_blocks_are_those_of_these_blocks():
     model, asked = stand_in(), ti.linearity.TokenNonlinearity(exclude=("special",))
     whole = streamed(model, asked)
     tensors = {name: asked.sums[name] for name in TENSORS}
-    maps = LinearMaps([0, 1, 2], **tensors, n=int(asked.sums["n"]), model="", weights=model.info.identity)
+    maps = LinearMaps(
+        **tensors, facts={"model": "", "weights": model.info.identity, "blocks": [0, 1, 2], "n": int(asked.sums["n"])}
+    )
     for blocks in ([2], [0, 2]):
         part = streamed(model, ti.linearity.TokenNonlinearity(blocks=blocks, exclude=("special",), maps=maps))
         for name in ("nonlinearity", "linearity"):

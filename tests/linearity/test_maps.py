@@ -19,24 +19,25 @@ def maps():
     def some(*shape):
         return torch.randn(shape, generator=draw, dtype=torch.float64)
 
-    return LinearMaps([0, 2], some(2, d, d), some(2, d), some(2, d), some(2).abs(), some(2), 50, info.id, info.identity)
+    facts = {"model": info.id, "weights": info.identity, "blocks": [0, 2], "n": 50}
+    return LinearMaps(some(2, d, d), some(2, d), some(2, d), some(2).abs(), some(2), facts)
 
 
 def test_a_file_gives_the_same_maps(maps, tmp_path):
     found = LinearMaps.load(maps.save(tmp_path / "maps.safetensors"))
     assert found.digest == maps.digest
-    assert (found.blocks, found.n, found.model, found.weights) == (maps.blocks, maps.n, maps.model, maps.weights)
+    assert found.facts == maps.facts
     assert torch.equal(found.weight, maps.weight)
     assert replace(maps, weight=maps.weight + 1e-9).digest != maps.digest
-    assert replace(maps, blocks=[0, 1]).digest != maps.digest
+    assert replace(maps, facts={**maps.facts, "blocks": [0, 1]}).digest != maps.digest
 
 
 def test_maps_of_another_model_or_block_are_refused(maps):
-    maps.check(tiny().info, [0, 2])
+    maps.check_use(tiny().info, [0, 2])
     with pytest.raises(ValueError, match=r"no maps of blocks \[1\]: there are \[0, 2\]"):
-        maps.check(tiny().info, [0, 1])
-    with pytest.raises(ValueError, match="were fitted on tiny-llama"):
-        maps.check(tiny("gpt2").info, [0])
+        maps.check_use(tiny().info, [0, 1])
+    with pytest.raises(ValueError, match="linear maps of another model: fitted on tiny-llama"):
+        maps.check_use(tiny("gpt2").info, [0])
 
 
 def test_numbers_that_are_none_are_refused_but_for_refused_fits(maps):
@@ -46,7 +47,7 @@ def test_numbers_that_are_none_are_refused_but_for_refused_fits(maps):
         replace(maps, weight=bad)
     refused = maps.linearity.clone()
     refused[1] = torch.nan
-    assert replace(maps, weight=bad, linearity=refused).n == 50
+    assert replace(maps, weight=bad, linearity=refused).facts["n"] == 50
     with pytest.raises(ValueError, match="mean_in"):
         replace(maps, mean_in=maps.mean_in[:1])
 

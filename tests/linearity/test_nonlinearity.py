@@ -80,7 +80,7 @@ def test_maps_are_kept_loaded_and_applied_to_another_text(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"x": torch.ones(1)}, tmp_path / "other" / "x.safetensors")
-    with pytest.raises(ValueError, match="holds no maps"):
+    with pytest.raises(ValueError, match="holds no linear maps"):
         LinearMaps.load(tmp_path / "other" / "x.safetensors")
 
 

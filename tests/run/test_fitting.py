@@ -201,7 +201,7 @@ def test_numbers_that_are_none_are_refused(tmp_path):
         probes(settings=ProbeSettings(lr=1e38, rows=100))
     made = lens()
     with pytest.raises(ValueError, match="NaN or infinite numbers in bias"):
-        TunedLens(made.layers, made.weight, made.bias * torch.inf, "x", "", {})
+        TunedLens(made.weight, made.bias * torch.inf, made.facts)
     made.weight[0, 0, 0] = torch.inf
     with pytest.raises(ValueError, match="is not written: NaN or infinite numbers in weight"):
         made.save(tmp_path / "lens.safetensors")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from ..fitted import Tensors, check_finite, check_shapes, digest_of, load_tensor
 from ..run.checkpoint import fingerprint
 from .probe_text import TextStatistics
 
-FORMAT = "tokinterp-probes-2"
 LAYER = "tokinterp probes of a layer 2"
 TEXT = "tokinterp text of probes 2"
 
@@ -25,14 +24,9 @@ def layer_file(layer: int) -> str:
     return f"layer-{layer:03d}.safetensors"
 
 
-def facts_of(probes: Any) -> dict[str, Any]:
-    """Return all that decides the probes: what a fit of them is known by."""
-    return {**probes.facts, "layers": probes.layers, "offsets": probes.offsets}
-
-
 def whole_digest(probes: Any) -> str:
     """Return the SHA-256 of facts, text and all layers, the same in memory and on disk."""
-    facts = facts_of(probes)
+    facts = probes.facts
     mark = fingerprint(facts)
     parts = {"text": digest_of(text_tensors(probes), {"fit": mark})}
     for layer in probes.layers:
@@ -59,8 +53,8 @@ def text_tensors(probes: Any) -> Tensors:
 
 def save_facts(probes: Any, folder: Path) -> None:
     """Write everything but the layers."""
-    save_tensors(folder / "text.safetensors", text_tensors(probes), TEXT, {"fit": fingerprint(facts_of(probes))})
-    record = {"format": FORMAT, **facts_of(probes), "digest": probes.digest}
+    save_tensors(folder / "text.safetensors", text_tensors(probes), TEXT, {"fit": fingerprint(probes.facts)})
+    record = {"format": probes.KIND, **probes.facts, "digest": probes.digest}
     files.write_text(folder / "probes.json", json.dumps(record, indent=1, sort_keys=True))
 
 
@@ -71,7 +65,7 @@ def save(probes: Any, path: str | Path, overwrite: bool) -> Path:
         raise FileExistsError(f"{path} exists: give another name or overwrite=True")
     if path.exists() and not (path / "probes.json").is_file():
         raise FileExistsError(f"{path} holds something else than probes and is not overwritten: give another name")
-    mark = fingerprint(facts_of(probes))
+    mark = fingerprint(probes.facts)
     new = files.new_folder(path)
     try:
         for layer in probes.layers:
@@ -84,7 +78,7 @@ def save(probes: Any, path: str | Path, overwrite: bool) -> Path:
     return path
 
 
-def load(path: str | Path, make: Callable[..., Any]) -> Any:
+def load(path: str | Path, make: Any) -> Any:
     """Read and check probes, which ``make`` makes; see `TokenProbes.load`."""
     path = local_path(path)
     file = path / "probes.json"
@@ -94,8 +88,8 @@ def load(path: str | Path, make: Callable[..., Any]) -> Any:
         raise FileNotFoundError(f"no finished probes at {path}: probes.json is missing{hint}")
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
-        if facts.pop("format", None) != FORMAT:
-            raise ValueError(f"{path} holds no {FORMAT} data: fit the probes again with this version")
+        if facts.pop("format", None) != make.KIND:
+            raise ValueError(f"{path} holds no {make.KIND} data: fit the probes again with this version")
         layers, offsets, digest = facts.pop("layers"), facts.pop("offsets"), facts.pop("digest")
         if not layers or any(type(n) is not int for n in (*layers, *offsets)) or min(layers) < 0:
             raise TypeError("layers and offsets are whole numbers")

@@ -19,7 +19,7 @@ from ..run.measurement import choose_layers
 from ..run.signals import at_once
 from ..settings import checked, instance, integer, one_of, positive, several, string
 from .probe_closed import SOLVERS, fit_closed
-from .probe_files import LAYER, check_layer, facts_of, layer_file, save_facts
+from .probe_files import LAYER, check_layer, layer_file, save_facts
 from .probe_settings import ProbeSettings, choose_settings
 from .probe_states import Need, Pair, capture_states, memory_left, need_of_training
 from .probe_text import OFFSETS, TextStatistics, choose_offsets, label_ids
@@ -164,10 +164,7 @@ def fit_probes(
         _warn_of_little(prompts, s, len(text.labels))
     with Fit(store, {**facts, "layers": chosen, "offsets": where}, checkpoint_every) as keep:
         if keep.finished:
-            assert keep.path is not None
-            done = TokenProbes.load(keep.path)
-            keep.belongs(facts_of(done))
-            return done
+            return keep.read(TokenProbes)
         fit = _Fit(model, prompts, where, text, s, validation, progress, batch_tokens, keep)
         parts: dict[int, Tensors | Path] = {}
         for n in chosen if store is not None else ():

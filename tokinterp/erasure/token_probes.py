@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import safe_open
 
-from ..fitted import Tensors
+from ..fitted import Fitted, Tensors
 from ..kernels import probes as kernel
 from ..settings import checked, count, instance, integer, mapping, of, several, short
 from . import probe_files
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..models.info import ModelInfo
 
 
-class TokenProbes:
+class TokenProbes(Fitted):
     """Linear maps from the stream at position t of a layer to the token at t + offset.
 
     Made with `fit_probes`, `TokenProbes.load` or `read_feucht2024`.  The logits of a state h are
@@ -72,7 +72,7 @@ class TokenProbes:
         if lacking := [k for k in ("d_model", "d_vocab") if k not in facts]:
             raise ValueError(f"facts={short(facts)}: it has no {lacking[0]!r}: give the facts of other probes")
         self.layers, self.offsets, self.labels = list(layers), list(offsets), labels
-        self.facts, self.text = dict(facts), text
+        self.facts, self.text = {**facts, "layers": self.layers, "offsets": self.offsets}, text
         self._parts = dict(parts)
         for layer, part in self._parts.items():
             if isinstance(part, dict):
@@ -82,13 +82,12 @@ class TokenProbes:
         self._scratch: kernel.Scratch | None = None
         self._class: torch.Tensor | None = None
 
-    def __repr__(self) -> str:
-        what = f"layers {self.layers}, offsets {self.offsets}, {len(self.labels)} types"
-        return f"TokenProbes({what}, {self.facts.get('method')}, {self.digest[:12]})"
+    KIND, WHAT = "tokinterp-probes-2", "token probes"
 
-    def __describe__(self) -> str:
-        """Return what probes are as a setting: their digest."""
-        return self.digest[:16]
+    def _about(self) -> str:
+        """Return what was fitted, and how."""
+        what = f"layers {self.layers}, offsets {self.offsets}, {len(self.labels)} types"
+        return f"{what}, {self.facts.get('method')}"
 
     # -- weights ----------------------------------------------------------------------------------------------
     def _check(self, layer: int, offset: int) -> None:
@@ -258,25 +257,20 @@ class TokenProbes:
         return self.classes(targets, offset) >= 0
 
     # -- belonging --------------------------------------------------------------------------------------------
+    def tensors(self) -> Tensors:
+        """Return the numbers of all layers by name, ``LAYER/NAME``; those on disk are read."""
+        return {f"{n}/{k}": v for n in self.layers for k, v in probe_files.tensors_of(self, n).items()}
+
     @checked(info=instance("ModelInfo"))
     def check_model(self, info: ModelInfo) -> None:
-        """Refuse another model or tokenizer.
+        """Refuse another model or tokenizer, or one of fewer layers.
 
         Raises
         ------
         ValueError
             If the hash of the weights or of the tokenizer differs, or the shapes do.
         """
-        mine = self.facts
-        for what, now in (("d_model", info.d_model), ("d_vocab", info.d_vocab)):
-            if mine[what] != now:
-                raise ValueError(f"probes of {what} {mine[what]} do not fit {info.id}, which has {now}")
-        for what, now in (("weights", info.identity), ("tokenizer", info.tokenizer)):
-            if mine.get(what) and mine[what] != now:
-                raise ValueError(
-                    f"these probes belong to another model: they were fitted on {mine.get('model')!r}, whose {what} "
-                    f"hash is {mine[what]}; {info.id} has {now}: load that model, or fit probes for this one"
-                )
+        super().check_model(info)
         if max(self.layers) > info.n_layers:
             raise ValueError(f"probes of layer {max(self.layers)} do not fit {info.id}, which has {info.n_layers}")
 

@@ -114,11 +114,8 @@ def fit_tuned_lens(
     }  # fmt: skip
     with Fit(store, facts, checkpoint_every) as keep:
         if keep.finished:
-            assert keep.path is not None
-            lens = TunedLens.load(keep.path)
-            keep.belongs(lens.facts)
-            return lens
-        lens.facts, lens.weights = facts, facts["weights"]  # as the model is now
+            return keep.read(TunedLens)
+        lens.facts = facts  # with the model as it is now
         begin = keep.state()
         with tqdm(total=len(prompts) + steps, disable=not progress, desc="tuned lens") as bar:
             rng = np.random.default_rng(seed)
@@ -130,12 +127,12 @@ def fit_tuned_lens(
             lens.weight, lens.bias = lens.weight.to(model.device), lens.bias.to(model.device)
             check = capture(model, prompts, chosen, sites)
             if begin is None:
-                lens.history = _blend(lens, check)
+                lens.facts["history"] = _blend(lens, check)
             if steps:
                 first = _descend(lens, model, prompts, steps, lr, step_tokens, rng, bar, keep, begin)
                 _keep_better(lens, first, check)
         lens.weight, lens.bias = lens.weight.cpu(), lens.bias.cpu()
-        lens.check_numbers()
+        lens.check()
         keep.finish(lens.save)
         return lens
 
@@ -250,7 +247,7 @@ def _descend(
     done = 0
     if begin is not None:
         notes, kept = begin[0], {k: v.to(model.device) for k, v in begin[1].items()}
-        done, lens.history, rng.bit_generator.state = notes["done"], notes["history"], notes["rng"]
+        done, lens.facts["history"], rng.bit_generator.state = notes["done"], notes["history"], notes["rng"]
         first = (kept["first/weight"], kept["first/bias"])
         lens.weight, lens.bias = kept["weight"], kept["bias"]
         bar.update(len(prompts) + done)
@@ -263,7 +260,7 @@ def _descend(
             optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in mine.items()}
 
     def state() -> State:
-        notes = {"done": done, "history": lens.history, "rng": rng.bit_generator.state}
+        notes = {"done": done, "history": lens.facts["history"], "rng": rng.bit_generator.state}
         adam = {f"adam/{name}/{k}": v for name, p in params.items() for k, v in optimizer.state[p].items()}
         return notes, {**params, "first/weight": first[0], "first/bias": first[1], **adam}
 
@@ -297,6 +294,6 @@ def _keep_better(lens: TunedLens, first: tuple[torch.Tensor, torch.Tensor], chec
         for i in range(len(lens.layers)):
             before = _kl(lens, check, final, i, first[0][i], first[1][i])
             after = _kl(lens, check, final, i, lens.weight[i], lens.bias[i])
-            lens.history[str(lens.layers[i])]["kl_trained"] = float(after)
+            lens.facts["history"][str(lens.layers[i])]["kl_trained"] = float(after)
             if not bool(after < before):
                 lens.weight[i], lens.bias[i] = first[0][i], first[1][i]

@@ -143,7 +143,7 @@ class LogitLens(Measurement):
         """Check layers and ``top`` against the model, and that some prompt has a next token."""
         super().begin(info, prompts)
         if self.tuned is not None:
-            self.tuned.check(info, self.at_layers(info))
+            self.tuned.check_use(info, self.at_layers(info))
         if self.top > info.d_vocab:
             raise ValueError(f"top={self.top}: {info.id} has only {info.d_vocab} tokens")
         if max(prompts.lengths) < 2:

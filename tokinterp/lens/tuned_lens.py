@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +12,17 @@ import torch
 
 from ..files.paths import local_path
 from ..files.received import pickled_tensors
-from ..fitted import check_finite, check_shapes, digest_of, load_tensors, save_tensors
-from ..settings import checked, count, instance, layers, mapping
+from ..fitted import Fitted
+from ..settings import checked, count, instance, mapping
 
 if TYPE_CHECKING:
+    from ..models.base import Model
     from ..models.info import ModelInfo
 
-FORMAT = "tokinterp tuned lens 2"
 
-
-@checked(layers=layers, history=mapping())
-@dataclass
-class TunedLens:
+@checked(facts=mapping())
+@dataclass(repr=False, eq=False)
+class TunedLens(Fitted):
     """Translators h -> h + A h + b of the layers before the last (Belrose et al. 2023, arXiv 2303.08112).
 
     Layer n counts the blocks applied: the translator of layer n belongs to ``hidden_states[n]``, 0 is the embedding,
@@ -32,19 +31,14 @@ class TunedLens:
 
     Attributes
     ----------
-    layers : list of int
-        Layers that have a translator.
     weight : torch.Tensor
         (layer, d, d) float32 A.
     bias : torch.Tensor
         (layer, d) float32 b.
-    model, weights : str
-        Id and weight hash of the model; the hash is empty for a published checkpoint, which names no hash.
-    history : dict
-        Layer -> how it was fitted: ``blend`` (share of the closed-form map that was taken), ``kl`` of the identity, of
-        the start and after training, on the tokens of the fit that were kept for this.
     facts : dict
-        Model, prompts and settings of the fit; empty for a published checkpoint.
+        ``model`` and ``weights`` (empty for a published checkpoint, which names none), ``layers``, prompts and settings
+        of the fit, and ``history``: layer -> how it was fitted, with ``blend`` (share of the closed-form map that was
+        taken), and ``kl`` of the identity, of the start and after training, on the tokens that were kept for this.
 
     Raises
     ------
@@ -63,25 +57,29 @@ class TunedLens:
     True
     """
 
-    layers: list[int]
     weight: torch.Tensor
     bias: torch.Tensor
-    model: str
-    weights: str
-    history: dict[str, Any]
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any]
+
+    KIND, WHAT = "tokinterp tuned lens 3", "tuned lens"
+    NEEDS, FOUND = ("layers",), ("history",)
 
     def __post_init__(self) -> None:
+        self.check()
+
+    @property
+    def layers(self) -> list[int]:
+        """Layers that have a translator."""
+        return self.facts["layers"]
+
+    def _shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Return the shape of each tensor."""
         n, width = len(self.layers), self.weight.shape[-1]
-        check_shapes(self._tensors(), {"weight": (n, width, width), "bias": (n, width)}, "a tuned lens")
-        self.check_numbers()
+        return {"weight": (n, width, width), "bias": (n, width)}
 
-    def _tensors(self) -> dict[str, torch.Tensor]:
-        return {"weight": self.weight, "bias": self.bias}
-
-    def check_numbers(self) -> None:
-        """Raise ValueError if a translator has NaN or infinite numbers."""
-        check_finite(self._tensors(), "a tuned lens", "fit it again, with a lower learning rate or more prompts")
+    def _about(self) -> str:
+        """Return how many layers there are."""
+        return f"{len(self.layers)} layers"
 
     @classmethod
     @checked(info=instance("ModelInfo"))
@@ -96,29 +94,14 @@ class TunedLens:
             )
         shape = (len(chosen), info.d_model, info.d_model)
         return cls(
-            chosen,
             torch.zeros(shape, dtype=torch.float32, device="cpu"),
             torch.zeros(shape[:2], dtype=torch.float32, device="cpu"),
-            info.id,
-            info.identity,
-            {},
+            {"model": info.id, "weights": info.identity, "layers": chosen},
         )
 
-    def __repr__(self) -> str:
-        return f"TunedLens({self.model}, {len(self.layers)} layers, {self.digest})"
-
-    @property
-    def digest(self) -> str:
-        """Hash of the numbers."""
-        return digest_of(self._tensors(), self.layers)[:12]
-
-    def check(self, info: ModelInfo, layers: Sequence[int]) -> None:
+    def check_use(self, info: ModelInfo, layers: Sequence[int]) -> None:
         """Raise ValueError if the lens is of another model or lacks a layer."""
-        if self.weights and self.weights != info.identity:
-            raise ValueError(
-                f"this tuned lens was fitted on {self.model} (weights {self.weights}), not on {info.id} "
-                f"({info.identity}): fit it again"
-            )
+        self.check_model(info)
         if self.weight.shape[1] != info.d_model:
             raise ValueError(f"this tuned lens has {self.weight.shape[1]} channels, {info.id} has {info.d_model}")
         if missing := sorted(set(layers) - set(self.layers) - {info.n_layers}):
@@ -137,44 +120,31 @@ class TunedLens:
         i, x = self.layers.index(layer), resid.float()
         return (x + x @ self.weight[i].T + self.bias[i]).to(resid.dtype)
 
-    @checked()
-    def save(self, path: str | Path) -> Path:
-        """Write the lens as one safetensors file with its digest, in one step.
-
-        Raises
-        ------
-        ValueError
-            If it has NaN or infinite numbers.
-        """
-        facts = {"model": self.model, "weights": self.weights, "layers": self.layers, "history": self.history}
-        save_tensors(path, self._tensors(), FORMAT, {**facts, "fit": self.facts})
-        return local_path(path)
-
     @classmethod
     @checked()
-    def load(cls, path: str | Path) -> TunedLens:
+    def load(cls, path: str | Path, model: Model | None = None) -> TunedLens:
         """Read a lens that `save` wrote, or a published checkpoint of the tuned-lens library.
 
         Parameters
         ----------
         path : path
             A ``.safetensors`` file, or a folder with ``config.json`` and ``params.pt`` (read as tensors only).
+        model : Model, optional
+            Refuse a lens of another model at once.
 
         Raises
         ------
         FileNotFoundError
             If there is nothing.
         ValueError
-            If it is neither, or damaged (digest, shapes, NaN).
+            If it is neither, or damaged (digest, shapes, NaN), or of another model.
         """
-        path = local_path(path)
-        if path.is_dir():
-            return cls._published(path)
-        facts, tensors = load_tensors(path, FORMAT, "lens of TunedLens.save")
-        return cls(
-            facts["layers"], tensors["weight"], tensors["bias"], facts["model"], facts["weights"], facts["history"],
-            facts["fit"],
-        )  # fmt: skip
+        if not local_path(path).is_dir():
+            return super().load(path, model)
+        out = cls._published(local_path(path))
+        if model is not None:
+            out.check_model(model.info)
+        return out
 
     @classmethod
     def _published(cls, folder: Path) -> TunedLens:
@@ -194,4 +164,4 @@ class TunedLens:
         zero = torch.zeros(weight.shape[1], dtype=torch.float32, device="cpu")
         bias = torch.stack([params.get(f"{i}.bias", zero).float() for i in range(n)])
         name = str(config.get("base_model_name_or_path", folder.name))
-        return cls(list(range(n)), weight, bias, name, "", {})
+        return cls(weight, bias, {"model": name, "weights": "", "layers": list(range(n))})

@@ -12,8 +12,10 @@ import torch
 from ..kernels import linear
 from ..models.steady import steady
 from ..run.engine import measure
+from ..run.fitting import fit_facts
 from ..run.measurement import Field
 from ..settings import checked, number
+from ..text.prompts import Prompts
 from .chains import Chains
 from .maps import TENSORS, LinearMaps
 
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from ..models.base import Model
     from ..models.info import ModelInfo
     from ..run.batch import Batch
-    from ..text.prompts import Prompts
 
 
 @checked(cutoff=number(0, below=1))
@@ -127,9 +128,10 @@ def fit_linear_maps(
     """
     if "share" in options:
         raise ValueError("share: maps are fitted in one piece")
+    prompts = prompts if isinstance(prompts, Prompts) else Prompts.from_texts(prompts, model)
+    facts = fit_facts(model, prompts)
     asked = BlockMaps(blocks, exclude, cutoff)
     ds = measure(model, prompts, {"maps": asked}, store=store, **options)["maps"].to_dataset()
     tensors = {name: torch.from_numpy(ds[name].values.copy()) for name in TENSORS}
-    return LinearMaps(
-        ds["block"].values.tolist(), **tensors, n=int(ds["n"]), model=ds.attrs["model"], weights=model.info.identity
-    )
+    settings = {"exclude": list(exclude), "cutoff": cutoff}
+    return LinearMaps(**tensors, facts={**facts, "blocks": ds["block"].values.tolist(), **settings, "n": int(ds["n"])})

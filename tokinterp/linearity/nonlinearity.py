@@ -105,7 +105,7 @@ class TokenNonlinearity(Chains):
         """Check blocks, maps, and that there are more tokens than directions."""
         super().begin(info, prompts)
         if self.maps is not None:
-            self.maps.check(info, self.at_blocks())
+            self.maps.check_use(info, self.at_blocks())
             return
         self.check_rows(prompts, each=self.fit == "prompt")
 
@@ -144,7 +144,7 @@ class TokenNonlinearity(Chains):
         if "n" not in self.sums:  # once per run, on the device
             places = [self.maps.blocks.index(b) for b in self.at_blocks()]
             self.sums = {name: getattr(self.maps, name)[places].to(device) for name in TENSORS}
-            self.sums["n"] = torch.tensor(self.maps.n, device=device, dtype=torch.int64)
+            self.sums["n"] = torch.tensor(self.maps.facts["n"], device=device, dtype=torch.int64)
         return self.sums
 
     def _by_maps(self, batch: Batch, index: torch.Tensor) -> torch.Tensor:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from ..files.paths import local_path
-from ..fitted import check_shapes, digest_of, load_tensors, save_tensors
+from ..fitted import Fitted, Tensors, check_shapes
 from ..kernels.state import evaluating, seeded
 from ..models.hooks import HookedLM
 from ..models.modules import numbers_of
 
-FORMAT = "tokinterp context decoder 2"
+if TYPE_CHECKING:
+    from ..models.base import Model
 
 
-class ContextDecoder(nn.Module):
+class ContextDecoder(nn.Module, Fitted):
     """Pooling over layers, a two-layer MLP, and a copy of the model that is given the outcome as its first embedding.
 
     As far as Razzhigaev et al. 2025 (arXiv 2502.15007, section 3.2) describe it: frozen states h^1 ... h^L of one token
@@ -41,6 +40,8 @@ class ContextDecoder(nn.Module):
         Id and weight hash of the model, ``max_prefix`` (longest prefix it was trained on), and the settings of the fit.
     """
 
+    KIND, WHAT = "tokinterp context decoder 3", "context decoder"
+    NEEDS, FOUND = ("hidden", "max_prefix"), ("loss",)
     mean_state: torch.Tensor
 
     def __init__(self, model: HookedLM, facts: dict[str, Any], hidden: int | None = None) -> None:
@@ -60,14 +61,13 @@ class ContextDecoder(nn.Module):
         self.to(model.device)
 
     def __repr__(self) -> str:
-        return f"ContextDecoder({self.facts['model']}, prefixes up to {self.facts['max_prefix']}, {self.digest})"
+        return Fitted.__repr__(self)
 
-    @property
-    def digest(self) -> str:
-        """Hash of all numbers and facts."""
-        return digest_of(self.tensors(), self.facts)[:12]
+    def _about(self) -> str:
+        """Return the longest prefix."""
+        return f"prefixes up to {self.facts['max_prefix']}"
 
-    def tensors(self) -> dict[str, torch.Tensor]:
+    def tensors(self) -> Tensors:
         """Return what is kept in a file: every parameter once, and the mean state."""
         return {**{n: p.detach() for n, p in self.named_parameters()}, "mean_state": self.mean_state}
 
@@ -92,38 +92,17 @@ class ContextDecoder(nn.Module):
         loss = functional.cross_entropy(logits.flatten(0, 1).float(), ids.flatten(), reduction="none")
         return loss.view_as(ids).masked_fill(~known, 0)
 
-    def save(self, path: str | Path) -> Path:
-        """Write everything as one safetensors file with its digest, in one step.
-
-        Raises
-        ------
-        ValueError
-            If there are NaN or infinite numbers.
-        """
-        save_tensors(path, self.tensors(), FORMAT, self.facts)
-        return local_path(path)
-
     @classmethod
-    def load(cls, path: str | Path, model: HookedLM) -> ContextDecoder:
-        """Read a decoder that `save` wrote; ``model`` is the one that it was fitted on.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no file.
-        ValueError
-            If the file holds something else, is damaged (digest, shapes, NaN), or is of another model.
-        """
-        facts, tensors = load_tensors(local_path(path), FORMAT, "decoder of ContextDecoder.save")
-        if facts["weights"] != model.info.identity:
-            raise ValueError(
-                f"{path} was fitted on {facts['model']} (weights {facts['weights']}), not on {model.info.id} "
-                f"({model.info.identity}): fit it again"
-            )
+    def _put(cls, tensors: Tensors, facts: dict[str, Any], model: Model | None) -> ContextDecoder:
+        """Return the decoder of a model with these numbers."""
+        if not isinstance(model, HookedLM):
+            raise ValueError("model: a decoder holds a copy of its model: give that model")
         with seeded(0):  # its first weights are drawn, and then those of the file are put in their place
             out = cls(model, facts, facts["hidden"])
-        check_shapes(tensors, {k: tuple(v.shape) for k, v in out.tensors().items()}, path)
+        out.facts = facts
+        check_shapes(tensors, {k: tuple(v.shape) for k, v in out.tensors().items()}, cls.WHAT)
         out.take(tensors)
+        out.check()
         return out
 
     def take(self, tensors: Mapping[str, torch.Tensor]) -> None:

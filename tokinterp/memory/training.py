@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..fitted import check_finite
 from ..kernels.state import seeded
 from ..models.steady import steady
 from ..run.fitting import Fit, State, fit_facts
@@ -127,10 +126,7 @@ def fit_context_decoder(
     }  # fmt: skip
     with Fit(file, facts, checkpoint_every, name="file") as keep:
         if keep.finished:
-            assert keep.path is not None
-            decoder = ContextDecoder.load(keep.path, model)
-            keep.belongs({k: v for k, v in decoder.facts.items() if k != "loss"})
-            return decoder.requires_grad_(False)
+            return keep.read(ContextDecoder, model).requires_grad_(False)
         with seeded(seed):
             decoder = ContextDecoder(model, facts, hidden)
         decoder.lm.requires_grad_(train_copy)
@@ -156,7 +152,7 @@ def fit_context_decoder(
                 bar.set_postfix(loss=f"{_mean(losses):.3f}")
                 keep.step(f"after {len(losses)} of {steps} steps", partial(_state, decoder, optimizer, losses))
         decoder.facts["loss"] = _mean(losses)
-        check_finite(decoder.tensors(), "the decoder", "training failed; lower lr and lr_new")
+        decoder.check()
         keep.finish(decoder.save)
         return decoder.requires_grad_(False)
 

@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
 
 from ..files import whole as files
 from ..files.owner import Owner, discard, sweep
 from ..files.paths import new_path
-from ..fitted import Tensors, load_tensors, save_tensors
+from ..fitted import Fitted, Tensors, load_tensors, save_tensors
 from ..models.steady import ModelChangedError, check_steady, current
 from ..results import dataset
 from .checkpoint import Facts, compare_facts, fingerprint, partial_folder
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..models.base import Model
     from ..text.prompts import Prompts
 
+FittedT = TypeVar("FittedT", bound=Fitted)
 State = tuple[dict[str, Any], Mapping[str, torch.Tensor]]
 KIND = "tokinterp state of a fit 1"
 STATE = "state.safetensors"
@@ -222,6 +223,19 @@ class Fit:
         return facts, tensors
 
     # -- at the end -------------------------------------------------------------------------------------------
+    def read(self, kind: type[FittedT], model: Model | None = None) -> FittedT:
+        """Return the finished result, of these facts, and clear up what its own fit may have left behind.
+
+        Raises
+        ------
+        ValueError
+            If it is damaged, or of another fit (names what differs).
+        """
+        assert self.path is not None
+        found = kind.load(self.path, model)
+        self.belongs({k: v for k, v in found.facts.items() if k not in found.FOUND})
+        return found
+
     def belongs(self, facts: Facts) -> None:
         """Refuse a finished result of other facts, and clear up what its own fit may have left behind."""
         assert self.path is not None
