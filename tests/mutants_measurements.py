@@ -543,8 +543,8 @@ MUTANTS = [
     (
         "word probe: places swapped",
         "tokinterp/lexicon/word_ends.py",
-        "length - 1 - PLACES.index(place)]",
-        "length - 2 + PLACES.index(place)]",
+        "last - PLACES.index(place)]",
+        "last - 1 + PLACES.index(place)]",
         "tests/lexicon/test_word_ends.py::test_the_penultimate_token_is_the_one_before_the_last",
     ),
     (

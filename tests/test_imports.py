@@ -267,3 +267,36 @@ def test_tests_have_the_names_and_folders_of_what_they_test():
         if not there & found and not any(t.startswith(f"{m}_") for t in found):
             without.append(m)
     assert not without, "modules without a test file of their name"
+
+
+def calls_of_models(path):
+    """Lines of a file that run a network: ``model.run(...)``, a call with ``input_ids``, ``generate``, ``forward``."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        of = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""
+        by_name = name in ("run", "generate", "forward") and of not in ("subprocess", "self")
+        if by_name or any(k.arg == "input_ids" for k in node.keywords):
+            yield node.lineno
+
+
+RUN_BY_HAND = {
+    "attention/massive.py": "being converted",
+    "attention/separators.py": "being converted",
+    "behaviour/answers.py": "being converted",
+    "fillers/residual.py": "being converted",
+    "fillers/tasks/dot_ablation.py": "being converted",
+    "fillers/tasks/linear_probes.py": "being converted",
+    "memory/training.py": "being converted",
+    "fillers/tasks/training.py": "trains toy networks, step by step, with gradients",
+    "fillers/tasks/probe.py": "finetunes them",
+    "fillers/tasks/evaluation.py": "scores them while they are trained",
+}
+"""Where a network is run outside of run/ and models/, and why."""
+
+
+def test_nothing_outside_of_run_and_models_runs_a_network():
+    found = {relative(p): [*calls_of_models(p)] for p in FILES if not within(relative(p), ["run", "models"])}
+    assert {name for name, lines in found.items() if lines} <= {*RUN_BY_HAND}, found
+    assert [*calls_of_models(PACKAGE / "run" / "stream.py")], "the walk sees what it should"

@@ -32,14 +32,12 @@ def test_a_state_put_back_into_its_own_place_changes_nothing(family):
     model = tiny(family)
     ids = PROMPTS.ids(0).tolist()
     expected, logprob = greedy(model, ids, 3)
-    found = patchscope(
-        model, PROMPTS[:1], Target(tuple(ids), (5,)), position=5, target_layer="same", n_tokens=3, true=[7]
-    )
+    found = patchscope(model, PROMPTS[:1], Target(tuple(ids), (5,), "same"), position=5, n_tokens=3, true=[7])
     assert (found["generated"].values == expected).all()
     np.testing.assert_allclose(found["surprisal"], -float(logprob[7]), rtol=1e-5)
     ti.check(found)
     # A state of elsewhere does change the answer: the test can fail.
-    other = patchscope(model, PROMPTS[1:2], Target(tuple(ids), (8,)), target_layer="same", true=[7])
+    other = patchscope(model, PROMPTS[1:2], Target(tuple(ids), (8,), "same"), true=[7])
     assert not np.allclose(other["surprisal"], -float(logprob[7]), rtol=1e-3)
 
 
@@ -75,8 +73,8 @@ def test_layers_sources_and_batches_do_not_mix():
 @torch.no_grad()
 @pytest.mark.parametrize("target_layer", [0, 2, 3, "same"])
 def test_any_target_layer_equals_one_edit_by_hand(target_layer):
-    target = Target((1, 40, 50, 60), (1, 3))
-    found = patchscope(MODEL, PROMPTS, target, [1, 3], target_layer=target_layer, true=[4, 5, 6])
+    target = Target((1, 40, 50, 60), (1, 3), target_layer)
+    found = patchscope(MODEL, PROMPTS, target, [1, 3], true=[4, 5, 6])
     for n in range(3):
         for layer in (1, 3):
             at = layer if target_layer == "same" else target_layer
@@ -122,8 +120,11 @@ def test_the_space_before_a_word_does_not_count():
 
 
 def test_map_is_applied_between_source_and_target():
+    def repeat(map):
+        return Target.make("repeat", MODEL, map=map)
+
     plain = patchscope(MODEL, PROMPTS, "repeat", true=[4, 5, 6])
-    same = patchscope(MODEL, PROMPTS, "repeat", true=[4, 5, 6], map=lambda x, layer: x.clone())
+    same = patchscope(MODEL, PROMPTS, repeat(lambda x, layer: x.clone()), true=[4, 5, 6])
     np.testing.assert_array_equal(plain["surprisal"], same["surprisal"])
     seen = []
 
@@ -131,7 +132,7 @@ def test_map_is_applied_between_source_and_target():
         seen.append((layer, tuple(x.shape)))
         return torch.zeros_like(x)
 
-    empty = patchscope(MODEL, PROMPTS, "repeat", true=[4, 4, 4], map=nothing)
+    empty = patchscope(MODEL, PROMPTS, repeat(nothing), true=[4, 4, 4])
     assert sorted(set(seen)) == [(n, (3, 32)) for n in range(4)]
     np.testing.assert_allclose(empty["surprisal"], float(empty["surprisal"][0, 0]), rtol=1e-5)
     assert plain.attrs["fingerprint"] != empty.attrs["fingerprint"]
@@ -140,7 +141,7 @@ def test_map_is_applied_between_source_and_target():
 @torch.no_grad()
 def test_another_model_reads_the_state():
     reader = tiny("gpt2")
-    found = patchscope(MODEL, PROMPTS, Target((1, 40, 50), (1,)), [2], true=[4, 5, 6], target_model=reader)
+    found = patchscope(MODEL, PROMPTS, Target((1, 40, 50), (1,), model=reader), [2], true=[4, 5, 6])
     state = MODEL.run(torch.tensor([PROMPTS.ids(1).tolist()]), ti.resid([2]))[ti.Site("resid", 2)][0, -1]
     last = ti.Site("resid", 3)
     acts = reader.run(torch.tensor([[1, 40, 50]]), [last], edits=[ti.edits.replace(ti.Site("resid", 0), state, [1])])
@@ -180,8 +181,7 @@ def test_bad_input_is_said_before_the_model_runs(monkeypatch):
     fine = Target((1, 40), (1,))
     bad = [
         ({"layer": 9}, "layers=\\[9\\]: tiny-llama has layers 0"),
-        ({"target_layer": 9}, "layers=\\[9\\]"),
-        ({"target_layer": "last"}, "target_layer='last': give a whole number"),
+        ({"target": Target((1, 40), (1,), 9)}, "layers=\\[9\\]"),
         ({"position": 7}, "position=7 of prompt 1: it has positions 0 to 6"),
         ({"position": [0, 0, -1]}, "position=-1 of prompt 2"),
         ({"n_tokens": 0}, "n_tokens=0: give a whole number"),
@@ -192,6 +192,8 @@ def test_bad_input_is_said_before_the_model_runs(monkeypatch):
         ({"target": Target((1, 2), (2,))}, "target: positions \\[2\\]: the target prompt has 2 tokens"),
         ({"target": "no place"}, "template='no place' of the target: write {x}"),
     ]
+    with pytest.raises(ValueError, match="layer='last': give a whole number"):
+        Target((1, 40), (1,), "last")
     for change, message in bad:
         with pytest.raises(ValueError, match=message):
             patchscope(MODEL, PROMPTS, **{"target": fine, **change})

@@ -15,6 +15,7 @@ from experiments import inner_lexicon as experiment
 from figures import inner_lexicon as picture
 from tokinterp import plots
 from tokinterp.lexicon import retrieval as inner_lexicon
+from tokinterp.lexicon import word_ends
 from tokinterp.lexicon.cases import natural_cases, split_cases, typo_cases
 from tokinterp.lexicon.piece_attention import PieceAttention
 from tokinterp.lexicon.retrieval import VARIANTS, canonicity, repeat_words, retrieve_words
@@ -206,7 +207,7 @@ def test_planted_words_are_told_from_nonwords_at_their_layer(bundled):
     low, high = found["accuracy_interval"].sel(subset="last", layer=0).values
     assert low <= 0.5 <= high
     assert (found["accuracy_interval"].sel(subset="last", layer=FOUND) == 1).all()
-    again = word_probe(PlantedModel(lexicon), items, [FOUND], n_boot=50, max_bytes=1)
+    again = word_probe(PlantedModel(lexicon), items, [FOUND], n_boot=50)
     assert float(again["accuracy"][0, 0]) == float(last.sel(layer=FOUND))
 
 
@@ -222,11 +223,12 @@ def test_an_untrained_network_cannot_tell_words(bundled):
     assert float(trained.sel(subset="last")) > float(trained.sel(subset="penultimate")) + 0.03
 
 
-def test_layer_groups_and_batches_change_nothing(lexicon):
+def test_layer_groups_and_batches_change_nothing(lexicon, monkeypatch):
     ids = [(5, 6, 7), (8, 9), (5, 9), (8, 6, 7), (10, 11), (12, 13), (10, 13), (12, 11)]
     items = WordSet(ids, np.array([1, 1, 0, 0, 1, 1, 0, 0], bool), np.array([0, 0, 0, 0, 1, 1, 1, 1]))
     whole = word_probe(tiny(), items, k=2, n_boot=20)
-    split = word_probe(tiny(), items, k=2, n_boot=20, batch_tokens=1, max_bytes=1)
+    monkeypatch.setattr(word_ends, "STATES", 1)
+    split = word_probe(tiny(), items, k=2, n_boot=20, batch_tokens=1)
     np.testing.assert_array_equal(whole["accuracy"], split["accuracy"])
     assert whole["n_words"].values.tolist() == [4, 4]
     assert whole["n_tokens"].values.tolist() == [4, 5]

@@ -159,7 +159,7 @@ def runs_models():
     found = []
     for name, function in public():
         own = inspect.signature(function).parameters
-        if not isinstance(function, type) and {"model", "lm", "trunks", "one", "target_model"} & set(own):
+        if not isinstance(function, type) and {"model", "lm", "trunks", "one"} & set(own):
             found.append((name, function))
     return found
 

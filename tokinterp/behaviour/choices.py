@@ -7,8 +7,9 @@ import io
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import torch
@@ -19,15 +20,18 @@ from ..models.steady import steady
 from ..results.dataset import variable
 from ..results.stamp import stamped
 from ..run.sites import resid
-from ..run.stream import stream
+from ..run.walk import Walk, Walker, walked
 from ..settings import LARGEST, checked, count, instance, one_of, several, short, string, word
 from ..text.prompts import Prompts
 
 if TYPE_CHECKING:
     from ..models.base import Model
+    from ..run.batch import Batch
 
 LETTERS = "ABCDEFGHIJ"
 SCORES = ("letter", "option", "option_mean")
+LOGITS = 2**28
+"""Bytes of logits held at once."""
 
 
 @checked(question=string, options=several(string), answer=count())
@@ -162,7 +166,7 @@ def multiple_choice(
     edit: Callable[[str], str] | None = None,
     edit_options: bool = False,
     on_long: str = "error",
-    batch_tokens: int = 8192,
+    **walk: Unpack[Walk],
 ) -> xr.Dataset:
     """Answer multiple-choice items by the log-probability of each answer.
 
@@ -184,13 +188,14 @@ def multiple_choice(
         Whether it is done to the options too.
     on_long : str
         ``"error"`` or ``"skip"`` (NaN, counted) for items longer than the model's context.
-    batch_tokens : int
-        Padded tokens per batch.
+    **walk
+        ``batch_tokens``, ``store``, ``checkpoint_every``, ``progress``: see `tokinterp.run.walk.Walk`.
 
     Returns
     -------
     xarray.Dataset
-        ``logprob`` (prompt, option; nat; NaN beyond the options of an item), ``choice`` (-1 if skipped), ``answer``,
+        ``logprob`` (prompt, option; nat; NaN beyond the options of an item), ``choice`` (-1 if skipped or not finite),
+        ``answer``,
         ``correct`` and ``margin`` (log-probability of the right answer minus the best wrong one).
 
     Raises
@@ -212,7 +217,35 @@ def multiple_choice(
             replace(i, question=edit(i.question), options=tuple(map(edit, i.options)) if edit_options else i.options)
             for i in items
         ]
-    wanted: dict[tuple[int, ...], list[tuple[int, int, list[int]]]] = {}
+    asked = _asked(model, items, shots, score, on_long)
+    shape = (len(items), max(len(i.options) for i in items))
+    settings = {"score": score, "shots": list(shots), "items": items, "on_long": on_long}
+    if not asked:  # every item was skipped
+        return stamped(_labelled(np.full(shape, np.nan), items), "multiple_choice", model, "", settings)
+    prompts = Prompts.from_ids([list(ids) for ids in asked], model)
+    answers = list(asked.values())
+    last, most = resid([model.info.n_layers]), max(map(len, answers))
+
+    def make(walker: Walker) -> xr.Dataset:
+        rows = walker.rows(prompts, last, partial(_logprobs, answers=answers, most=most))["logprob"]
+        table = np.full(shape, np.nan)
+        for row, own in zip(rows, answers, strict=True):
+            for found, (n, k, ids) in zip(row, own, strict=False):
+                table[n, k] = found / len(ids) if score == "option_mean" else found
+        return _labelled(table, items)
+
+    return walked("multiple_choice", model, prompts, settings, make, **walk)
+
+
+Asked = tuple[int, int, list[int]]
+"""Item, option, and the tokens of the answer."""
+
+
+def _asked(
+    model: Model, items: Sequence[Item], shots: Sequence[Item], score: str, on_long: str
+) -> dict[tuple[int, ...], list[Asked]]:
+    """Return the answers to be scored after each input: options of one token share it, and so one forward pass."""
+    out: dict[tuple[int, ...], list[Asked]] = {}
     longest, skipped = model.info.max_tokens, set()
     for n, item in enumerate(items):
         text = item_prompt(item, shots, score == "letter")
@@ -226,39 +259,35 @@ def multiple_choice(
                         f"item {n} has {len(ids)} tokens, {model.info.id} takes {longest}: on_long='skip' leaves it out"
                     )
                 skipped.add(n)
-            # options of one token share their input, and so one forward pass
-            wanted.setdefault(tuple(ids[:-1]), []).append((n, k, list(ids[same:])))
-    wanted = {ids: [a for a in asked if a[0] not in skipped] for ids, asked in wanted.items()}
-    wanted = {ids: asked for ids, asked in wanted.items() if asked}
-    table = torch.full((len(items), max(len(i.options) for i in items)), torch.nan, dtype=torch.float64, device="cpu")
-    prompts = Prompts.from_ids([list(ids) for ids in wanted], model) if wanted else None
-    if prompts is not None:
-        _fill(table, model, prompts, list(wanted.values()), score, batch_tokens)
-    settings = {"score": score, "shots": list(shots), "items": items, "on_long": on_long}
-    return _labelled(table.numpy(), items, model, prompts, settings)
+            out.setdefault(tuple(ids[:-1]), []).append((n, k, list(ids[same:])))
+    kept = {ids: [a for a in asked if a[0] not in skipped] for ids, asked in out.items()}
+    return {ids: asked for ids, asked in kept.items() if asked}
 
 
-def _fill(
-    table: torch.Tensor, model: Model, prompts: Prompts, asked: Sequence[list[tuple[int, int, list[int]]]], score: str,
-    batch_tokens: int,
-) -> None:  # fmt: skip
-    last = model.info.n_layers
-    for batch in stream(model, prompts, resid([last]), batch_tokens=batch_tokens):
-        x = batch.resid(last)
-        for b, number in enumerate(batch.numbers):
-            longest = max(len(ids) for _, _, ids in asked[number])
-            end = batch.lengths[b]
-            with torch.no_grad():
-                logp = model.unembed(x[b, end - longest : end]).double().log_softmax(-1)
-            for n, k, ids in asked[number]:
-                goal = torch.tensor(ids, device=logp.device, dtype=torch.int64)
-                found = logp[longest - len(ids) :].gather(1, goal[:, None]).sum()
-                table[n, k] = float(found / len(ids) if score == "option_mean" else found)
+def _logprobs(batch: Batch, answers: Sequence[Sequence[Asked]], most: int) -> dict[str, torch.Tensor]:
+    """Return (prompt, answer) float64 summed log-probability of the answers asked of each prompt, NaN beyond."""
+    device, own = batch.device, [[ids for _, _, ids in answers[n]] for n in batch.numbers]
+    size = max(len(ids) for one in own for ids in one)
+    goal = torch.full((len(batch), most, size), -1, dtype=torch.int64, device="cpu")  # ends with the answer
+    for b, one in enumerate(own):
+        for k, ids in enumerate(one):
+            goal[b, k, size - len(ids) :] = torch.tensor(ids)
+    goal = goal.to(device)
+    back = torch.arange(size, dtype=torch.int64, device=device) - size
+    place = (batch.mask.sum(1, keepdim=True) + back).clamp_min(0)
+    x = batch.resid(batch.model.info.n_layers)
+    x = x.gather(1, place[..., None].expand(-1, -1, x.shape[-1]))
+    parts = []
+    rows = max(1, LOGITS // (8 * size * batch.model.info.d_vocab))
+    for stream, wanted in zip(x.split(rows), goal.split(rows), strict=True):
+        logp = batch.model.unembed(stream).double().log_softmax(-1)
+        found = logp.gather(2, wanted.clamp_min(0).transpose(1, 2)).transpose(1, 2)  # (prompt, answer, token)
+        total = found.masked_fill(wanted < 0, 0).sum(-1)
+        parts.append(total.masked_fill((wanted < 0).all(-1), torch.nan))
+    return {"logprob": torch.cat(parts)}
 
 
-def _labelled(
-    table: np.ndarray, items: Sequence[Item], model: Model, prompts: Prompts | None, settings: dict[str, Any]
-) -> xr.Dataset:
+def _labelled(table: np.ndarray, items: Sequence[Item]) -> xr.Dataset:
     answer = np.array([i.answer for i in items])
     known = np.isfinite(table[np.arange(len(items)), answer])
     filled = np.where(np.isfinite(table), table, -np.inf)
@@ -281,4 +310,4 @@ def _labelled(
         "option": v("option", np.array(list(LETTERS[: table.shape[1]])), "letter of the answer", "1"),
         "subject": v("prompt", np.array([i.subject for i in items], dtype=object), "subject of the item", "1"),
     }
-    return stamped(xr.Dataset(data, coords), "multiple_choice", model, "" if prompts is None else prompts, settings)
+    return xr.Dataset(data, coords)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
@@ -12,17 +12,18 @@ import xarray as xr
 
 from ..models.steady import steady
 from ..results.dataset import layer_coords, variable
-from ..results.stamp import stamped
+from ..run.decoding import decode
 from ..run.edits import SiteEdit
 from ..run.measurement import choose_layers
 from ..run.sites import Site, resid
-from ..run.stream import capture
+from ..run.walk import Walk, Walker, walked
 from ..settings import checked, count, instance, integer, layers, one_of, refuse, several, string
 from ..text.prompts import Prompts
 from ..text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from ..models.base import Model
+    from ..run.batch import Batch
 
 TEMPLATES = {
     "identity": "cat -> cat\n1135 -> 1135\nhello -> hello\n{x}",
@@ -33,13 +34,14 @@ TEMPLATES = {
 "?"; "repeat" that of Kaplan et al. 2025 (arXiv 2410.05864); "describe" asks for a few words on an entity, as
 the former do in words of their own."""
 STAND_IN = "?"  # token under the patch; with the patch at layer 0 it is never seen
+LAYER = count() | one_of("same")
 PAPER = "Ghandeharioun et al. 2024, arXiv 2401.06102"
 
 
-@checked(ids=several(count()), positions=several(count()))
+@checked(ids=several(count()), positions=several(count()), layer=LAYER)
 @dataclass(frozen=True)
 class Target:
-    """Token ids of a target prompt, and the positions where the state is put.
+    """Token ids of a target prompt, and where in it a state is put.
 
     Attributes
     ----------
@@ -47,15 +49,34 @@ class Target:
         The prompt, BOS included.
     positions : tuple of int
         Where the state is put.
+    layer : int or "same"
+        Layer at which the state replaces what is there: by default 0, what enters block 0; "same" is the layer from
+        which it was taken.
+    map : callable, optional
+        (states (row, d_model), layer) -> states for the model that reads the target.
+    model : Model, optional
+        Reads the target; the model that gives the states by default.
     """
 
     ids: tuple[int, ...]
     positions: tuple[int, ...]
+    layer: int | str = 0
+    map: Callable[[torch.Tensor, int], torch.Tensor] | None = None
+    model: Model | None = None
 
     @classmethod
     @checked()
-    def make(cls, template: str, model: Model) -> Target:
+    def make(cls, template: str, model: Model, **put: Any) -> Target:
         """Tokenise a template, a name of `TEMPLATES` or a text in which ``{x}`` stands for one token.
+
+        Parameters
+        ----------
+        template : str
+            Of the target prompt.
+        model : Model
+            Reads it.
+        **put
+            ``layer`` and ``map`` of the target.
 
         Raises
         ------
@@ -92,14 +113,13 @@ class Target:
                 ids += tokens(STAND_IN)[-1:]
             # The space before {x} belongs to the word that the state stands for.
             ids += tokens(part.removesuffix(" ") if n < len(parts) - 1 else part)
-        return cls(tuple(map(int, ids)), tuple(positions))
+        return cls(tuple(int(i) for i in ids), tuple(positions), model=model, **put)
 
 
 @checked(
     target=instance("Target") | string,
     layer=count() | layers,
     position=integer | several(integer, 1),
-    target_layer=count() | one_of("same"),
     n_tokens=count(1),
     expected=several(several(count())),
     true=several(count()),
@@ -112,13 +132,10 @@ def patchscope(
     layer: int | Iterable[int] | None = None,
     *,
     position: int | Sequence[int] | np.ndarray | None = None,
-    target_layer: int | str = 0,
-    map: Callable[[torch.Tensor, int], torch.Tensor] | None = None,
     n_tokens: int = 1,
     expected: Sequence[Sequence[int]] | None = None,
     true: Sequence[int] | None = None,
-    target_model: Model | None = None,
-    batch_tokens: int = 8192,
+    **walk: Unpack[Walk],
 ) -> xr.Dataset:
     """Put states of source prompts into a target prompt and decode what follows it, greedily.
 
@@ -131,26 +148,20 @@ def patchscope(
     source : Prompts or sequence of str
         Where the states come from.
     target : str or Target
-        ``"identity"``, ``"repeat"``, ``"describe"``, a text in which ``{x}`` marks the place, or token ids.
+        ``"identity"``, ``"repeat"``, ``"describe"``, a text in which ``{x}`` marks the place, or a `Target`, which says
+        by which model it is read, and at which layer the state is put.
     layer : int or iterable of int, optional
         Layers from which a state is taken; all by default.
     position : int or sequence of int, optional
         Position of the state in each source prompt, BOS counted; the last token by default.
-    target_layer : int or "same"
-        Layer of the target prompt at which the state replaces what is there: by default 0, what enters block 0; "same"
-        is the layer from which it was taken.
-    map : callable, optional
-        (states (row, d_model), layer) -> states for the target model.
     n_tokens : int
         Tokens decoded; at least as many as the longest of ``expected``.
     expected : sequence of sequences of int, optional
         (prompt,) token ids that count as success; compared as text, without the space before it.
     true : sequence of int, optional
         (prompt,) token whose probability after the target prompt is asked for.
-    target_model : Model, optional
-        Runs the target; ``model`` by default.
-    batch_tokens : int
-        Most tokens in a batch.
+    **walk
+        ``batch_tokens``, ``store``, ``checkpoint_every``, ``progress``: see `tokinterp.run.walk.Walk`.
 
     Returns
     -------
@@ -180,44 +191,31 @@ def patchscope(
     >>> dict(seen["generated"].sizes)
     {'prompt': 1, 'layer': 2, 'step': 2}
     """
-    reader = model if target_model is None else target_model
+    template = target if isinstance(target, Target) else Target.make(target, model)
+    reader = template.model or model
     prompts = source if isinstance(source, Prompts) else Prompts.from_texts(source, model)
     layers = choose_layers([layer] if isinstance(layer, int) else layer, model.info)
     place = _positions(position, prompts)
-    template = target if isinstance(target, Target) else Target.make(target, reader)
     steps = max([n_tokens, *(len(e) for e in expected or [])])
-    _check(template, reader, target_layer, layers, steps, len(prompts), expected, true)
+    _check(template, reader, layers, steps, {"expected": expected, "true": true}, len(prompts))
     vocabulary = Vocabulary(reader.tokenizer, reader.info.d_vocab)
-    generated = np.zeros((len(prompts), len(layers), steps), np.int64)
-    logprob = np.full((len(prompts), len(layers)), np.nan)
     answer = torch.tensor(
         [-1] * len(prompts) if true is None else [int(t) for t in true], dtype=torch.int64, device="cpu"
     )
-    for numbers in prompts.batches(batch_tokens, model=model):
-        batch = capture(model, prompts, numbers, resid(layers))
-        rows, at = torch.arange(len(numbers), dtype=torch.int64, device="cpu"), torch.from_numpy(place[numbers])
-        taken = [batch.resid(n)[rows, at] for n in layers]
-        states = torch.stack(taken if map is None else [map(x, n) for x, n in zip(taken, layers, strict=True)], 1)
-        ids, first = _decode(
-            reader, template, states.to(reader.device), layers, target_layer, steps, answer[numbers], batch_tokens
-        )
-        generated[numbers], logprob[numbers] = ids.cpu().numpy(), first.cpu().numpy()
+
+    def of_batch(batch: Batch) -> dict[str, torch.Tensor]:
+        row = torch.arange(len(batch), dtype=torch.int64, device=batch.device)
+        at = torch.from_numpy(place[batch.numbers]).to(batch.device)
+        taken = [batch.resid(n)[row, at] for n in layers]
+        states = [x if template.map is None else template.map(x, n) for x, n in zip(taken, layers, strict=True)]
+        wanted = answer[batch.numbers].to(reader.device).clamp_min(0)
+        return _decode(reader, template, torch.stack(states, 1).to(reader.device), layers, steps, wanted, batch.ids)
+
+    def make(walker: Walker) -> xr.Dataset:
+        found = walker.rows(prompts, resid(layers), of_batch)
+        return xr.Dataset(_variables(found, layers, expected, true, vocabulary), coords)
+
     v = variable
-    strings = np.array(vocabulary.strings(generated.ravel()), object).reshape(generated.shape)
-    data = {
-        "generated": v(("prompt", "layer", "step"), generated, "token decoded greedily after the target", "1", PAPER),
-        "text": v(("prompt", "layer"), strings.sum(-1), "text decoded greedily after the target prompt", "1"),
-    }
-    if expected is not None:
-        success = _success(generated, expected, vocabulary)
-        data["success"] = v(("prompt", "layer"), success.astype(float), "share decoded as expected", "1", PAPER)
-        data["first_layer"] = v("prompt", first_layer(success, layers), "first layer decoded as expected", "1")
-    if true is not None:
-        right = generated[:, :, 0] == np.asarray(true)[:, None]
-        data["precision"] = v(
-            ("prompt", "layer"), right.astype(float), "share whose first token decoded is the true one", "1", PAPER
-        )
-        data["surprisal"] = v(("prompt", "layer"), -logprob, "surprisal of the true token", "nat", PAPER)
     coords = {
         "prompt": v("prompt", np.arange(len(prompts)), "number of the prompt in the input", "1"),
         "source_position": v("prompt", place, "position of the state in the source, BOS counted", "1"),
@@ -225,11 +223,38 @@ def patchscope(
         **layer_coords(layers, model.info),
     }
     settings = {
-        "target": list(template.ids), "positions": list(template.positions), "target_layer": target_layer,
-        "layers": layers, "position": place.tolist(), "n_tokens": steps, "map": map,
+        "target": list(template.ids), "positions": list(template.positions), "target_layer": template.layer,
+        "layers": layers, "position": place.tolist(), "n_tokens": steps, "map": template.map,
         "target_model": reader, "expected": [list(e) for e in expected or []], "true": answer.tolist(),
     }  # fmt: skip
-    return stamped(xr.Dataset(data, coords), "patchscope", model, prompts, settings)
+    # The reader, which no argument of its own names, has to stay the same, too.
+    return steady(lambda _: walked("patchscope", model, prompts, settings, make, **walk))(reader)
+
+
+def _variables(
+    found: dict[str, np.ndarray], layers: list[int], expected: Sequence[Sequence[int]] | None,
+    true: Sequence[int] | None, vocabulary: Vocabulary,
+) -> dict[str, xr.Variable]:  # fmt: skip
+    """Label what was decoded; nothing is decoded, and nothing a success, of a prompt that is not finite."""
+    v, each = variable, ("prompt", "layer")
+    generated = found["generated"]
+    known = np.all(generated >= 0, axis=(1, 2))
+    strings = np.full(generated.shape, "", object)
+    strings[known] = np.array(vocabulary.strings(generated[known].ravel()), object).reshape(-1, *generated.shape[1:])
+    data = {
+        "generated": v((*each, "step"), generated, "token decoded greedily after the target", "1", PAPER),
+        "text": v(each, strings.sum(-1), "text decoded greedily after the target prompt", "1"),
+    }
+    if expected is not None:
+        success = _success(generated, expected, vocabulary)
+        share = np.where(known[:, None], success, np.nan)
+        data["success"] = v(each, share, "share decoded as expected", "1", PAPER)
+        data["first_layer"] = v("prompt", first_layer(success, layers), "first layer decoded as expected", "1")
+    if true is not None:
+        right = np.where(known[:, None], generated[:, :, 0] == np.asarray(true)[:, None], np.nan)
+        data["precision"] = v(each, right, "share whose first token decoded is the true one", "1", PAPER)
+        data["surprisal"] = v(each, -found["logprob"], "surprisal of the true token", "nat", PAPER)
+    return data
 
 
 def first_layer(success: np.ndarray, layers: Sequence[int]) -> np.ndarray:
@@ -256,70 +281,53 @@ def _positions(position: Any, prompts: Prompts) -> np.ndarray:
 
 
 def _check(
-    target: Target, reader: Model, target_layer: int | str, layers: list[int], steps: int, n: int,
-    expected: Sequence[Any] | None, true: Sequence[Any] | None,
-) -> None:  # fmt: skip
+    target: Target, reader: Model, layers: list[int], steps: int, given: Mapping[str, Sequence[Any] | None], n: int
+) -> None:
     if not target.positions or min(target.positions) < 0 or max(target.positions) >= len(target.ids):
         raise ValueError(f"target: positions {list(target.positions)}: the target prompt has {len(target.ids)} tokens")
-    if target_layer == "same":
-        choose_layers(layers, reader.info)
-    else:
-        choose_layers([int(target_layer)], reader.info)
+    choose_layers(layers if target.layer == "same" else [int(target.layer)], reader.info)
     if len(target.ids) + steps - 1 > reader.info.max_tokens:
         raise ValueError(
             f"n_tokens={steps}: target of {len(target.ids)} tokens and {steps} to decode: {reader.info.id} has a "
-            "context of "
-            f"{reader.info.max_tokens}"
+            f"context of {reader.info.max_tokens}"
         )
-    for name, given in (("expected", expected), ("true", true)):
-        if given is not None and len(given) != n:
-            raise ValueError(f"{name} has {len(given)} entries for {n} source prompts: give one for each")
-    if expected is not None and not all(len(e) for e in expected):
+    for name, one in given.items():
+        if one is not None and len(one) != n:
+            raise ValueError(f"{name} has {len(one)} entries for {n} source prompts: give one for each")
+    if not all(len(e) for e in given["expected"] or ()):
         raise ValueError("expected has an empty entry: give at least one token id for each source prompt")
 
 
 def _decode(
-    reader: Model, target: Target, states: torch.Tensor, layers: list[int], target_layer: int | str, steps: int,
-    true: torch.Tensor, batch_tokens: int,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Return (prompt, layer, step) ids decoded, and (prompt, layer) log-probability of the true token, of states."""
-    n, device = len(states), reader.device
-    out = torch.empty(n, len(layers), steps, dtype=torch.int64, device=device)
-    first = torch.empty(n, len(layers), device=device, dtype=torch.float32)
-    size = max(1, batch_tokens // (len(target.ids) + steps))
+    reader: Model, target: Target, states: torch.Tensor, layers: list[int], steps: int, wanted: torch.Tensor,
+    source: torch.Tensor,
+) -> dict[str, torch.Tensor]:  # fmt: skip
+    """Return (prompt, layer, step) ids decoded, and (prompt, layer) log-probability of a token, of states.
+
+    A batch has a copy of the target for each state, and about as many tokens as that of the source prompts.
+    """
+    n = len(states)
+    ids = torch.tensor(target.ids, device=states.device, dtype=torch.int64)
+    size = max(1, source.numel() // (len(ids) + steps))
+    where = torch.zeros(1, len(ids), dtype=torch.bool, device=states.device)
+    where[:, list(target.positions)] = True
+    generated = torch.empty(n, len(layers), steps, dtype=torch.int64, device=states.device)
+    logprob = torch.empty(n, len(layers), dtype=torch.float32, device=states.device)
     # With "same", each layer has its own place to be put; else all of them lie in one batch.
-    groups = [[i] for i in range(len(layers))] if target_layer == "same" else [list(range(len(layers)))]
-    answer = true.to(device).clamp_min(0)[:, None]
+    groups = [[i] for i in range(len(layers))] if target.layer == "same" else [list(range(len(layers)))]
     for group in groups:
-        at = layers[group[0]] if target_layer == "same" else int(target_layer)
-        rows = states[:, group].flatten(0, 1)
-        wanted = answer.expand(n, len(group)).reshape(-1)
-        parts = [
-            _greedy(reader, target, rows[a : a + size], at, steps, wanted[a : a + size])
-            for a in range(0, len(rows), size)
-        ]
-        out[:, group] = torch.cat([p[0] for p in parts]).unflatten(0, (n, len(group)))
-        first[:, group] = torch.cat([p[1] for p in parts]).unflatten(0, (n, len(group)))
-    return out, first
-
-
-@torch.no_grad()
-def _greedy(
-    reader: Model, target: Target, states: torch.Tensor, layer: int, steps: int, wanted: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Decode one batch: a copy of the target for each state."""
-    last = Site("resid", reader.info.n_layers)
-    ids = torch.tensor(target.ids, device=reader.device, dtype=torch.int64).expand(len(states), -1)
-    first = torch.empty(0, dtype=torch.float32, device="cpu")
-    for step in range(steps):
-        where = torch.zeros_like(ids, dtype=torch.bool)
-        where[:, list(target.positions)] = True
-        edit = SiteEdit(Site("resid", layer), "replace", where, states[:, None])
-        logits = reader.unembed(reader.run(ids, [last], edits=[edit])[last][:, -1])
-        if step == 0:
-            first = logits.log_softmax(-1).gather(1, wanted[:, None])[:, 0]
-        ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], 1)
-    return ids[:, -steps:], first
+        site = Site("resid", layers[group[0]] if target.layer == "same" else int(target.layer))
+        token = wanted[:, None].expand(n, len(group)).reshape(-1, 1)
+        found = []
+        for part, own in zip(states[:, group].flatten(0, 1).split(size), token.split(size), strict=True):
+            copies = ids.expand(len(part), -1)
+            edit = SiteEdit(site, "replace", where.expand(len(part), -1), part[:, None])
+            decoded = decode(reader, copies, torch.ones_like(copies, dtype=torch.bool), steps, [edit])
+            found.append((decoded.ids, decoded.first.gather(1, own)[:, 0]))
+        generated[:, group], logprob[:, group] = (
+            torch.cat(parts).unflatten(0, (n, len(group))) for parts in zip(*found, strict=True)
+        )
+    return {"generated": generated, "logprob": logprob}
 
 
 def _success(generated: np.ndarray, expected: Sequence[Sequence[int]], vocabulary: Vocabulary) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import torch
@@ -12,11 +12,11 @@ import xarray as xr
 from ..models.embeddings import embeddings
 from ..models.steady import steady
 from ..results.dataset import layer_coords, variable
-from ..results.stamp import stamped
 from ..run.batch import Batch
 from ..run.measurement import choose_layers
 from ..run.sites import resid
 from ..run.stream import capture
+from ..run.walk import Walk, Walker, walked
 from ..settings import checked, instance, names, string
 from .kernels import target_ranks
 from .patchscopes import Target, first_layer, patchscope
@@ -38,8 +38,7 @@ def retrieve_words(
     cases: Cases,
     layers: Iterable[int] | None = None,
     variants: Sequence[str] = VARIANTS,
-    *,
-    batch_tokens: int = 8192,
+    **walk: Unpack[Walk],
 ) -> xr.Dataset:
     """Read the last piece of split and misspelt words at every layer: is the closest embedding the word's own?
 
@@ -53,8 +52,8 @@ def retrieve_words(
         All by default.
     variants : sequence of str
         Some of `VARIANTS`. The first, "input, raw, dot", is the reverse logit lens of the paper.
-    batch_tokens : int
-        Most tokens in a batch.
+    **walk
+        ``batch_tokens``, ``store``, ``checkpoint_every``, ``progress``: see `tokinterp.run.walk.Walk`.
 
     Returns
     -------
@@ -90,11 +89,10 @@ def retrieve_words(
     matrices = _matrices(model, {v.split(",")[0] for v in variants})
     prompts = cases.prompts("pieces")
     target = torch.tensor([w[0] for w in cases.whole], dtype=torch.int64, device="cpu")
-    rank = np.zeros((len(cases), len(chosen), len(variants)), np.int64)
-    for numbers in prompts.batches(batch_tokens, model=model):
-        batch = capture(model, prompts, numbers, resid(chosen))
-        wanted = target[numbers].to(batch.device)
-        found = torch.empty(len(numbers), len(chosen), len(variants), dtype=torch.int64, device=batch.device)
+
+    def ranks_of(batch: Batch) -> dict[str, torch.Tensor]:
+        wanted = target[batch.numbers].to(batch.device)
+        found = torch.empty(len(batch), len(chosen), len(variants), dtype=torch.int64, device=batch.device)
         for i, state in enumerate(_last(batch, chosen).unbind(1)):
             normed = model.normed(state) if any("normed" in v for v in variants) else state
             for name, matrix in matrices.items():
@@ -104,15 +102,21 @@ def retrieve_words(
                         for key, ranks in zip(keys, target_ranks(x.to(matrix.device), matrix, wanted), strict=True):
                             if key in variants:
                                 found[:, i, list(variants).index(key)] = ranks
-        rank[numbers] = found.cpu().numpy()
-    retrieved = rank == 0
-    first = np.stack([first_layer(retrieved[:, :, k], chosen) for k in range(len(variants))], 1)
+        return {"rank": found}
+
+    def make(walker: Walker) -> xr.Dataset:
+        rank = walker.rows(prompts, resid(chosen), ranks_of)["rank"]
+        retrieved = rank == 0
+        first = np.stack([first_layer(retrieved[:, :, k], chosen) for k in range(len(variants))], 1)
+        what = "other embeddings at least as close as the word's own, -1 where not finite"
+        data = {
+            "rank": v(dims, rank, what, "1", PAPER),
+            "retrieved": v(dims, retrieved.astype(float), "share of words retrieved", "1", PAPER),
+            "first_layer": v(("prompt", "variant"), first, "first layer at which the word is retrieved", "1", PAPER),
+        }
+        return xr.Dataset(data, coords)
+
     v, dims = variable, ("prompt", "layer", "variant")
-    data = {
-        "rank": v(dims, rank, "other embeddings at least as close as the word's own, -1 where not finite", "1", PAPER),
-        "retrieved": v(dims, retrieved.astype(float), "share of words retrieved", "1", PAPER),
-        "first_layer": v(("prompt", "variant"), first, "first layer at which the word is retrieved", "1", PAPER),
-    }
     parts = [[s.strip() for s in name.split(",")] for name in variants]
     coords = {
         "variant": v("variant", np.array(variants, object), "matrix, norm and product", "1"),
@@ -124,19 +128,17 @@ def retrieve_words(
         **layer_coords(chosen, model.info),
     }
     settings = {"layers": chosen, "variants": list(variants), "whole": [list(w) for w in cases.whole]}
-    return stamped(xr.Dataset(data, coords), "retrieve_words", model, prompts, settings)
+    return walked("retrieve_words", model, prompts, settings, make, **walk)
 
 
 @checked()
 @steady
-def canonicity(
-    model: Model, cases: Cases, layers: Iterable[int] | None = None, *, batch_tokens: int = 8192
-) -> xr.Dataset:
+def canonicity(model: Model, cases: Cases, layers: Iterable[int] | None = None, **walk: Unpack[Walk]) -> xr.Dataset:
     """Compare the last piece of split and misspelt words with the word itself in the same context, at every layer.
 
     Parameters
     ----------
-    model, cases, layers, batch_tokens
+    model, cases, layers, **walk
         As in `retrieve_words`.
 
     Returns
@@ -160,37 +162,38 @@ def canonicity(
     _one_token(cases)
     chosen = choose_layers(layers, model.info)
     sets = {name: cases.prompts(name) for name in ("pieces", "whole", "other")}
-    total = torch.zeros(len(chosen), model.info.d_model, dtype=torch.float64, device=model.device)
-    for numbers in sets["whole"].batches(batch_tokens, model=model):
-        batch = capture(model, sets["whole"], numbers, resid(chosen))
-        total += _last(batch, chosen).double().sum(0)
-    centre = total / len(cases)
-    shape = (len(cases), len(chosen), 2)
-    own, control = np.zeros(shape), np.zeros(shape)
-    for numbers in sets["pieces"].batches(batch_tokens, model=model):
-        states = {
-            name: _last(capture(model, prompts, numbers, resid(chosen)), chosen).double()
-            for name, prompts in sets.items()
+    sites, v, dims = resid(chosen), variable, ("prompt", "layer", "variant")
+
+    def make(walker: Walker) -> xr.Dataset:
+        def total(batch: Batch) -> dict[str, torch.Tensor]:
+            return {"total": _last(batch, chosen).double().sum(0), "n": torch.tensor(len(batch))}
+
+        seen = walker.sums(sets["whole"], sites, total)
+        centre = seen["total"] / seen["n"]
+
+        def cosines(batch: Batch) -> dict[str, torch.Tensor]:
+            others = (capture(model, sets[name], batch.numbers, sites) for name in ("whole", "other"))
+            x, a, b = (_last(one, chosen).double() for one in (batch, *others))
+            pairs = {"own": ((x, a), (x - centre, a - centre)), "control": ((x, b), (x - centre, b - centre))}
+            return {name: torch.stack([_cosine(*pair) for pair in both], -1) for name, both in pairs.items()}
+
+        found = walker.rows(sets["pieces"], sites, cosines)
+        own, control = found["own"], found["control"]
+        closer = np.where(np.isfinite(own) & np.isfinite(control), own > control, np.nan)
+        data = {
+            "canonicity": v(dims, own, "cosine of the last piece and the word as one token", "1", CANONICITY),
+            "control": v(dims, control, "cosine of the last piece and another word as one token", "1"),
+            "closer": v(dims, closer, "share closer to the word than to another word", "1"),
         }
-        for k, shift in enumerate((torch.zeros_like(centre), centre)):
-            x, a, b = (states[name] - shift for name in sets)
-            own[numbers, :, k] = _cosine(x, a).cpu().numpy()
-            control[numbers, :, k] = _cosine(x, b).cpu().numpy()
-    v, dims = variable, ("prompt", "layer", "variant")
-    known = np.isfinite(own) & np.isfinite(control)
-    what = "cosine of the last piece and the word as one token"
-    data = {
-        "canonicity": v(dims, own, what, "1", CANONICITY),
-        "control": v(dims, control, "cosine of the last piece and another word as one token", "1"),
-        "closer": v(dims, np.where(known, own > control, np.nan), "share closer to the word than to another word", "1"),
-    }
+        return xr.Dataset(data, coords)
+
     coords = {
         "variant": v("variant", np.array(["raw", "centred"], object), "states as they are, or without their mean", "1"),
         **case_coords(cases),
         **layer_coords(chosen, model.info),
     }
     settings = {"layers": chosen, "whole": sets["whole"], "other": sets["other"]}
-    return stamped(xr.Dataset(data, coords), "canonicity", model, sets["pieces"], settings)
+    return walked("canonicity", model, sets["pieces"], settings, make, **walk)
 
 
 @checked(target=instance("Target") | string)
@@ -200,7 +203,7 @@ def repeat_words(
     cases: Cases,
     layers: Iterable[int] | None = None,
     target: str | Target = "repeat",
-    **options: Any,
+    **walk: Unpack[Walk],
 ) -> xr.Dataset:
     """Ask the model to repeat words from the state of their last token alone: `patchscope` with the words as expected.
 
@@ -214,8 +217,8 @@ def repeat_words(
         All by default; they are decoded together.
     target : str or Target
         "Next is the same word twice: 1) {x} 2)" by default.
-    **options
-        ``target_layer``, ``map``, ``batch_tokens`` of `patchscope`.
+    **walk
+        As in `retrieve_words`.
 
     Returns
     -------
@@ -236,7 +239,7 @@ def repeat_words(
     >>> found["success"].shape
     (3, 2)
     """
-    found = patchscope(model, cases.prompts("pieces"), target, layers, expected=cases.whole, **options)
+    found = patchscope(model, cases.prompts("pieces"), target, layers, expected=cases.whole, **walk)
     return found.assign_coords(case_coords(cases))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 import numpy as np
 import torch
@@ -13,10 +14,9 @@ from ..kernels.state import neutral
 from ..models.steady import steady
 from ..results.dataset import bound_coord, layer_coords, variable
 from ..results.documents import interval_name
-from ..results.stamp import stamped
 from ..run.measurement import choose_layers
 from ..run.sites import resid
-from ..run.stream import capture
+from ..run.walk import Walk, Walker, walked
 from ..settings import checked, count, names, one_of, several
 from ..stats.resample import ratio, resample
 from ..text.prompts import Prompts
@@ -26,10 +26,13 @@ from .words import word_ids
 
 if TYPE_CHECKING:
     from ..models.base import Model
+    from ..run.batch import Batch
     from .words import Lexicon
 
 PLACES = ("last", "penultimate")
 PARTS = ("token", "word")
+STATES = 2**32
+"""Bytes of states held at once; more layers are read in several walks."""
 PAPER = "Kaplan et al. 2025, arXiv 2410.05864"
 
 
@@ -155,8 +158,7 @@ def word_probe(
     n_boot: int = 500,
     level: float = 0.95,
     seed: int = 0,
-    batch_tokens: int = 8192,
-    max_bytes: int = 2**32,
+    **walk: Unpack[Walk],
 ) -> xr.Dataset:
     """Tell words from non-words by their k nearest neighbours at every layer, cross-validated.
 
@@ -177,10 +179,8 @@ def word_probe(
         much of the accuracy at the last token comes from the pieces before.
     n_boot, level, seed
         Draws, level and seed of the bootstrap over tokens: items with the same token at the place are drawn together.
-    batch_tokens : int
-        Most tokens in a batch.
-    max_bytes : int
-        For states; more layers are read in several passes.
+    **walk
+        ``batch_tokens``, ``store``, ``checkpoint_every``, ``progress``: see `tokinterp.run.walk.Walk`.
 
     Returns
     -------
@@ -218,24 +218,31 @@ def word_probe(
     label, fold = (torch.from_numpy(x.astype(np.int64)).to(model.device) for x in (is_word, part))
     groups = {p: np.unique([w[-1 - PLACES.index(p)] for w in both], return_inverse=True)[1] for p in places}
     room = len(both) * len(places) * model.info.d_model * getattr(torch, model.info.dtype).itemsize
-    size = max(1, int(max_bytes // room))
-    correct = np.full((len(places), len(chosen), len(both)), np.nan)
-    for a in range(0, len(chosen), size):
-        states = _states(model, prompts, chosen[a : a + size], places, batch_tokens)
-        for p in range(len(places)):
-            for i in range(states.shape[1]):
-                votes = neighbour_votes(states[p, i], label, fold, k)
+    size = max(1, STATES // room)
+    v, dims = variable, ("subset", "layer")
+
+    def make(walker: Walker) -> xr.Dataset:
+        correct = np.full((len(places), len(chosen), len(both)), np.nan)
+        for a in range(0, len(chosen), size):
+            some = chosen[a : a + size]
+            states = walker.rows(prompts, resid(some), partial(_states, layers=some, places=places))["states"]
+            for p, i in np.ndindex(len(places), len(some)):
+                votes = neighbour_votes(torch.from_numpy(states[:, p, i]).to(model.device), label, fold, k)
                 says = torch.where(votes == 0.5, 0.5, (votes > 0.5).double()).masked_fill(votes.isnan(), torch.nan)
                 correct[p, a + i] = torch.where(label == 1, says, 1 - says).cpu().numpy()
-    v, dims = variable, ("subset", "layer")
-    share = [np.mean(correct[:, :, m], -1) for m in (is_word, ~is_word)]
-    bounds = np.stack([_interval(correct[p], is_word, groups[x], n_boot, level, seed) for p, x in enumerate(places)], 1)
-    what = "accuracy of telling words from non-words, mean of both"
-    data = {
-        "accuracy": v(dims, (share[0] + share[1]) / 2, what, "1", PAPER),
-        "accuracy_interval": v(("bound", *dims), bounds, interval_name(what, level, "tokens of both classes"), "1"),
-        "words": v(dims, share[0], "share of words taken for words", "1"),
-        "nonwords": v(dims, share[1], "share of non-words taken for non-words", "1"),
+        share = [np.mean(correct[:, :, m], -1) for m in (is_word, ~is_word)]
+        bounds = [_interval(correct[p], is_word, groups[x], n_boot, level, seed) for p, x in enumerate(places)]
+        what = "accuracy of telling words from non-words, mean of both"
+        over = interval_name(what, level, "tokens of both classes")
+        found = {
+            "accuracy": v(dims, (share[0] + share[1]) / 2, what, "1", PAPER),
+            "accuracy_interval": v(("bound", *dims), np.stack(bounds, 1), over, "1"),
+            "words": v(dims, share[0], "share of words taken for words", "1"),
+            "nonwords": v(dims, share[1], "share of non-words taken for non-words", "1"),
+        }
+        return xr.Dataset({**found, **counts}, coords, {"groups": "tokens"})
+
+    counts = {
         "n_words": v("subset", [int(is_word.sum())] * len(places), "words", "1"),
         "n_nonwords": v("subset", [int((~is_word).sum())] * len(places), "non-words", "1"),
         "n_tokens": v("subset", [int(groups[x].max()) + 1 for x in places], "different tokens at the place", "1"),
@@ -248,7 +255,7 @@ def word_probe(
     }
     settings = {"k": k, "places": list(places), "layers": chosen, "n_boot": n_boot, "level": level,
                 "is_word": is_word, "part": part}  # fmt: skip
-    return stamped(xr.Dataset(data, coords, {"groups": "tokens"}), "word_probe", model, prompts, settings, seed)
+    return walked("word_probe", model, prompts, settings, make, seed, **walk)
 
 
 def _check(both: list[list[int]], is_word: np.ndarray, part: np.ndarray, k: int, places: Sequence[str]) -> None:
@@ -269,22 +276,12 @@ def _check(both: list[list[int]], is_word: np.ndarray, part: np.ndarray, k: int,
         raise ValueError(f"k={k}: the other parts have {room} items or more, so k lies between 1 and {room}")
 
 
-def _states(
-    model: Model, prompts: Prompts, layers: list[int], places: Sequence[str], batch_tokens: int
-) -> torch.Tensor:
-    """Return (place, layer, word, d_model) states, in the dtype of the model."""
-    shape = (len(places), len(layers), len(prompts), model.info.d_model)
-    out = torch.empty(shape, dtype=getattr(torch, model.info.dtype), device=model.device)
-    for numbers in prompts.batches(batch_tokens, model=model):
-        batch = capture(model, prompts, numbers, resid(layers))
-        rows, length = (
-            torch.arange(len(numbers), dtype=torch.int64, device="cpu"),
-            torch.tensor(batch.lengths, dtype=torch.int64, device="cpu"),
-        )
-        for p, place in enumerate(places):
-            for i, n in enumerate(layers):
-                out[p, i, numbers] = batch.resid(n)[rows, length - 1 - PLACES.index(place)].to(out.dtype)
-    return out
+def _states(batch: Batch, layers: list[int], places: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Return (word, place, layer, d_model) states."""
+    row = torch.arange(len(batch), dtype=torch.int64, device=batch.device)
+    last = batch.mask.sum(1) - 1
+    found = [[batch.resid(n)[row, last - PLACES.index(place)] for n in layers] for place in places]
+    return {"states": torch.stack([torch.stack(of_place, 1) for of_place in found], 1)}
 
 
 def _interval(

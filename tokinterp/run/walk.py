@@ -83,6 +83,7 @@ class Walker:
 
         def take(held: Tensors, numbers: list[int], found: Mapping[str, torch.Tensor]) -> None:
             for name, value in found.items():
+                value = value.float() if value.dtype == torch.bfloat16 else value  # which numpy does not know
                 if name not in held:
                     missing = torch.nan if value.is_floating_point() else -1
                     shape = (len(prompts), *value.shape[1:])

@@ -1,0 +1,114 @@
+"""Greedy decoding of a batch of prompts that end at different places, under edits of their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch.nn.functional import pad
+
+from .edges import KnockOut
+from .edits import SiteEdit
+from .sites import Site
+
+if TYPE_CHECKING:
+    from ..models.base import Model
+    from .edits import Edit
+
+
+class Decoded(NamedTuple):
+    """What follows the prompts of a batch.
+
+    Attributes
+    ----------
+    ids, logprob : torch.Tensor
+        (prompt, step) token decoded, and its float32 log-probability.
+    first : torch.Tensor
+        (prompt, vocab) float32 log-probabilities right after the prompt.
+    """
+
+    ids: torch.Tensor
+    logprob: torch.Tensor
+    first: torch.Tensor
+
+
+@torch.no_grad()
+def decode(
+    model: Model, ids: torch.Tensor, mask: torch.Tensor, n_tokens: int, edits: Sequence[Edit] = (),
+    places: torch.Tensor | None = None,
+) -> Decoded:  # fmt: skip
+    """Decode greedily after each prompt of a batch.
+
+    Parameters
+    ----------
+    model : Model
+        What is run; the whole sequence anew for each token.
+    ids, mask : torch.Tensor
+        (prompt, position) right-padded ids, and bool, true on real tokens.
+    n_tokens : int
+        Tokens decoded after each prompt.
+    edits : sequence of Edit
+        As they are for this batch.  Chosen positions are those of the prompt's own tokens, whatever is decoded; where
+        none are chosen (None) the edit is made at the decoded tokens, too, and hidden keys are hidden from them.
+    places : torch.Tensor, optional
+        (prompt, position) position ids; the decoded tokens count on from the last.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> ids = torch.tensor([[1, 50, 60], [1, 70, 0]])
+    >>> tuple(decode(model, ids, ids > 0, 2).ids.shape)
+    (2, 2)
+    """
+    last, lengths = Site("resid", model.info.n_layers), mask.sum(1)
+    settled = [e.settle(ids, mask) if _chosen(e) else e for e in edits]
+    row = torch.arange(len(ids), dtype=torch.int64, device=ids.device)
+    ids, mask = pad(ids, (0, n_tokens)), pad(mask, (0, n_tokens))
+    place = torch.arange(ids.shape[1], dtype=torch.int64, device=ids.device)
+    if places is not None:
+        after = places[row, lengths - 1, None] + 1 + place - lengths[:, None]
+        places = torch.where(mask, pad(places, (0, n_tokens)), after)
+    longest = int(lengths.max())
+    scores, first = [], torch.empty(0)
+    for step in range(n_tokens):
+        width = longest + step
+        stream = model.run(
+            ids[:, :width], [last], mask=mask[:, :width], edits=[_of_width(e, width) for e in settled],
+            position_ids=None if places is None else places[:, :width],
+        )[last]  # fmt: skip
+        scores.append(model.unembed(stream[row, lengths + step - 1]).log_softmax(-1))
+        first = scores[0] if step == 0 else first
+        ids[row, lengths + step], mask[row, lengths + step] = scores[-1].argmax(-1), True
+        scores[-1] = scores[-1].amax(-1)
+    found = ids[row[:, None], lengths[:, None] + place[:n_tokens]]
+    return Decoded(found, torch.stack(scores, 1), first)
+
+
+def _chosen(edit: Edit) -> bool:
+    """Whether an edit is made at some positions, or has values by position, so that it is about the prompt's tokens."""
+    if isinstance(edit, KnockOut):
+        return True
+    by_position = edit.value is not None and edit.value.ndim > 1 and edit.value.shape[-2] > 1
+    return edit.positions is not None or by_position
+
+
+def _of_width(edit: Edit, width: int) -> Edit:
+    """Return a settled edit for a batch of another width: padding is neither changed nor hidden."""
+
+    def fit(where: Any, end: int = 0) -> Any:
+        """Cut off or pad the axis of positions, which has so many axes behind it."""
+        more = width - where.shape[-1 - end]
+        return pad(where, (*(0,) * 2 * end, 0, more))
+
+    if isinstance(edit, KnockOut):
+        return replace(edit, keys=fit(edit.keys), queries=None if edit.queries is None else fit(edit.queries))
+    assert isinstance(edit, SiteEdit)
+    if not isinstance(edit.positions, torch.Tensor):
+        return edit
+    value = edit.value
+    if value is not None and value.ndim > 1 and value.shape[-2] > 1:
+        value = fit(value, 1)
+    return replace(edit, positions=fit(edit.positions), value=value)
