@@ -78,7 +78,7 @@ def run(
     for level in levels:
         asked = {
             "dimension": ti.geometry.IntrinsicDimension(scales=scales, tokens=0, small="nan"),
-            "spectrum": ti.geometry.Spectrum(entries=1),
+            "spectrum": ti.geometry.Spectrum(),
             "lens": ti.lens.LogitLens(top=0, tokens=0),
         }
         store = beside(out, f"shuffle_{level}.zarr")

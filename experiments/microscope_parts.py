@@ -77,7 +77,7 @@ def linearity(case: Case, settings: Any) -> dict[str, xr.Dataset]:
     return case.measure("linearity", case.prompts, {
         "linearity": ti.linearity.Linearity(),
         "linearity_all": ti.linearity.Linearity(exclude=(), held_out=False),
-        "spectrum": ti.geometry.Spectrum(components=1, entries=1),
+        "spectrum": ti.geometry.Spectrum(components=1),
     })  # fmt: skip
 
 

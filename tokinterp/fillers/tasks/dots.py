@@ -48,7 +48,7 @@ def read_dots(lm: Any, task: Task, *, prompts: int = 200, seed: int = 0, progres
     asked = {
         "contents": FillerContents(task.n, task.d, task.m),
         "dimension": IntrinsicDimension(scales, k=max(scales), exclude=("special",), small="nan", tokens=0),
-        "spectrum": Spectrum(exclude=("special",), entries=1),
+        "spectrum": Spectrum(exclude=("special",)),
         "lens": LogitLens(top=0, tokens=0),
         "attention": DotAttention(task.n, task.d, task.m),
     }
