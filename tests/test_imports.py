@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "settings": ("settings",),
     "kernels": ("kernels",),
     "fitted": ("files", "models", "settings"),
+    "__main__": ("cli",),
     "models": (*LOW, "models", "run/sites", "run/edits", "run/signals"),
     "text": (*LOW, "models", "text"),
     "run": SHARED,
@@ -33,7 +34,8 @@ MAY_IMPORT = {
     "cli": (*SHARED, "cli", "plots", "scan", *TOPICS),
     "sklearn": (*SHARED, "geometry/pooled"),
     "scan": ("run/measurement", ""),
-    "__init__": (*SHARED, "scan", "plots", "sklearn", *TOPICS),
+    "__init__": ("names", "scan", "plots", "results", "sklearn", "text", *TOPICS),
+    "names": SHARED,
     **{topic: (*SHARED, topic) for topic in TOPICS},
     "behaviour": (*SHARED, "behaviour", "lens"),
     "embeddings": (*SHARED, "embeddings", "tokenizers"),
@@ -67,6 +69,8 @@ def state():
 before = state()
 import tokinterp
 assert state() == before
+tokinterp.measure
+assert state() == before
 print(*sorted(sys.modules))
 """
     )
@@ -82,13 +86,24 @@ print(*sorted(sys.modules))
     ]
 
 
+@pytest.mark.slow
+def test_nothing_heavy_is_imported_before_a_name_is_touched():
+    loaded = python(
+        "import sys, tokinterp, tokinterp.cli.main as m; dir(tokinterp); m.application(); print(*sys.modules)"
+    )
+    assert not {"torch", "numpy", "xarray", "transformers", "matplotlib"} & set(loaded)
+    assert "typer" in loaded
+
+
 def test_public_names_are_there():
     import tokinterp as ti
+    from tokinterp import names
 
+    assert not {*names.__all__} ^ {*ti.__all__} - {"__version__", "plots", "results", "sklearn", "text", *TOPICS}
     for name in ti.__all__:
         assert getattr(ti, name) is not None, name
         assert name in dir(ti)
-    assert len([n for n in ti.__all__ if n not in TOPICS]) <= 37
+    assert len([n for n in ti.__all__ if n not in TOPICS]) <= 40
     with pytest.raises(AttributeError, match="module 'tokinterp' has no attribute 'nothing'"):
         _ = ti.nothing
 
@@ -234,7 +249,8 @@ def test_every_topic_offers_its_measurements_and_no_name_twice():
 TESTS = ROOT / "tests"
 # tests of what is true of all modules, or of what lies outside of them
 TESTED_WITH = {
-    "attention/kernels": "attention/mass", "models/info": "identity", "plots/correlation": "geometry/loss",
+    "__main__": "cli/main", "attention/kernels": "attention/mass", "models/info": "identity", "names": "imports",
+    "plots/correlation": "geometry/loss",
     "plots/fillers_training": "plots/fillers_dots", "plots/inner_lexicon": "lexicon/retrieval",
     "run/edges": "run/edits", "text/spelled": "text/prompts", "settings/libraries": "settings/describe",
     "text/vocabulary": "text/tokenise",

@@ -30,6 +30,7 @@ from tiny import Norms, Spread, some_prompts, tiny, tiny_lm
 
 import tokinterp as ti
 from tokinterp.cli import main as cli
+from tokinterp.cli import options as cli_options
 from tokinterp.files import owner
 from tokinterp.files import whole as files
 from tokinterp.files.paths import local_path
@@ -461,7 +462,7 @@ def test_a_model_is_not_returned_when_its_proof_was_stopped(monkeypatch):
 @posix
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_command_that_is_stopped_while_it_loads_says_how_to_go_on(name, status, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "load_named", lambda *_, **__: swallowing(getattr(signal, name), "changes"))
+    monkeypatch.setattr(cli_options, "load_named", lambda *_, **__: swallowing(getattr(signal, name), "changes"))
     (tmp_path / "a.txt").write_text("A river.")
     with pytest.raises(SystemExit) as end:
         cli.main(["measure", "bundled", str(tmp_path / "a.txt"), "-m", "norms", "-o", str(tmp_path / "run.zarr")])

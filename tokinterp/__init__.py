@@ -14,22 +14,7 @@ import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .models import Model, ModelInfo, Modules, load_model, load_tokenizer, untrained, wrap
-from .results.contrasts import contrast
-from .results.dataset import check
-from .results.report import report
-from .results.stores import read, write
-from .results.summary import concat_models, summary
-from .run import edits
-from .run.batch import Batch
-from .run.conditions import Condition, measure_conditions
-from .run.engine import measure, measure_on_cluster
-from .run.measurement import Field, Measurement
-from .run.nulls import measure_nulls
-from .run.sites import Site, resid
-from .run.stream import capture, stream
-from .scan import topics
-from .text import Prompts, Spans, bundled_questions, bundled_spans, bundled_texts
+from .scan import parts, topics
 
 if TYPE_CHECKING:
     from . import (
@@ -48,6 +33,7 @@ if TYPE_CHECKING:
         text,
         tokenizers,
     )  # fmt: skip
+    from .names import *  # noqa: F403
 
 __version__ = "0.1.0"
 
@@ -56,15 +42,19 @@ __all__ = [
     "__version__", "attention", "behaviour", "bundled_questions", "bundled_spans", "bundled_texts", "capture",
     "check", "concat_models", "contrast", "edits", "erasure", "fillers", "geometry", "lens", "lexicon", "linearity",
     "load_model", "load_tokenizer", "measure", "measure_conditions", "measure_nulls", "measure_on_cluster",
-    "memory", "plots", "read", "report", "resid", "results", "sklearn", "stream", "summary", "text", "tokenizers",
-    "untrained", "wrap", "write",
+    "memory", "plots", "read", "report", "resid", "results", "sklearn", "stream", "summary", "table", "text",
+    "tokenizers", "untrained", "wrap", "write",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:
-    """Load a topic, or what draws, when it is first touched; a name of a topic is found there, with a warning."""
-    if name in (*topics(), "plots", "sklearn"):
+    """Load a name when it is first touched; a name of a topic is found there, with a warning."""
+    if name.startswith("__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in parts():
         return import_module(f"{__name__}.{name}")
+    if name in __all__:
+        return getattr(import_module(f"{__name__}.names"), name)
     for topic in () if name.startswith("_") else (*topics(), "results", "sklearn"):
         space = import_module(f"{__name__}.{topic}")
         if name in space.__all__ and not hasattr(vars(space)[name], "__path__"):

@@ -1,11 +1,12 @@
-"""Topics and their measurements, found by looking at the folders: there is no table to keep."""
+"""Topics, their measurements and fits, found by looking at the folders: there is no table to keep."""
 
 from __future__ import annotations
 
 import inspect
 import pkgutil
+from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tokinterp
 
@@ -16,6 +17,11 @@ SHARED = ("cli", "files", "kernels", "models", "plots", "results", "run", "setti
 """Folders that topics stand on; every other folder is a topic."""
 
 
+def parts() -> dict[str, bool]:
+    """Return the modules and folders of the package by name, and whether each is a folder; none is imported."""
+    return {m.name: m.ispkg for m in pkgutil.iter_modules(tokinterp.__path__)}
+
+
 def topics() -> tuple[str, ...]:
     """Return the names of the topics.
 
@@ -24,8 +30,7 @@ def topics() -> tuple[str, ...]:
     >>> "geometry" in topics()
     True
     """
-    found = pkgutil.iter_modules(tokinterp.__path__)
-    return tuple(sorted(m.name for m in found if m.ispkg and m.name not in SHARED))
+    return tuple(sorted(name for name, folder in parts().items() if folder and name not in SHARED))
 
 
 def modules() -> dict[str, str]:
@@ -66,6 +71,19 @@ def measurements() -> dict[str, type[Measurement]]:
     """
     found = {name: measurement_of(module) for name, module in modules().items()}
     return {name: kind for name, kind in found.items() if kind is not None}
+
+
+def fits() -> dict[str, Callable[..., Any]]:
+    """Return ``topic.what`` -> function of all that is fitted to a model: the ``fit_...`` that the topics offer.
+
+    Examples
+    --------
+    >>> fits()["lens.tuned_lens"].__name__
+    'fit_tuned_lens'
+    """
+    spaces = {topic: import_module(f"tokinterp.{topic}") for topic in topics()}
+    named = [(t, n) for t, space in spaces.items() for n in getattr(space, "__all__", ()) if n.startswith("fit_")]
+    return {f"{t}.{n.removeprefix('fit_')}": getattr(spaces[t], n) for t, n in named}
 
 
 def measurement(name: str) -> type[Measurement] | None:

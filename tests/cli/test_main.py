@@ -13,8 +13,12 @@ from typer.main import get_command
 import tokinterp as ti
 from tokinterp import scan
 from tokinterp.cli import main as cli
+from tokinterp.cli import measure as measure_module
+from tokinterp.cli import options, results
+from tokinterp.cli.measurements import measurement_class
 from tokinterp.lens.lens import LogitLens
 
+COMMAND = {"measure": ["measure"], "fit": ["fit", "probes"]}
 TEXTS = [t.text[: 100 + 20 * n] for n, t in enumerate(ti.bundled_texts("dialogue")[:4])]
 
 
@@ -68,7 +72,7 @@ def test_measure_is_the_library_call(call, tiny_folder, texts, tmp_path):
     assert f"{last:.4g}" in out  # the table shows the numbers of the run
 
     again, _, err = call("measure", tiny_folder, texts, "-m", "lens", "-o", store, "--field", "body")
-    assert again == 1
+    assert again == 2
     assert "belongs to another run" in err
 
 
@@ -136,7 +140,7 @@ def test_load_says_what_a_model_is_and_offers(call, tiny_folder):
         ({"-m": "lenz"}, "--measurement lenz: unknown measurement: there are attention.first_token, "),
         ({"-m": "lenz"}, "did you mean 'lens'?"),
         ({"-m": "linearity", "--layers": "2,3"}, "--layers 2,3: linearity has no such setting; it has blocks, "),
-        ({"-m": "erasure", "--probes": "/no/such/folder"}, "/no/such/folder"),
+        ({"-m": "erasure", "--set": "probes=/no/such/folder"}, "/no/such/folder"),
         ({"--limit": "0"}, "--limit 0: give a whole number of at least 1"),
         ({"--stride": "0"}, "--stride 0: give a whole number"),
         ({"--on-long": "cut"}, "--on-long 'cut': give"),
@@ -150,7 +154,10 @@ def test_load_says_what_a_model_is_and_offers(call, tiny_folder):
         ({"--layers": "last"}, "write numbers and ranges"),
         ({"--layers": "0,3-2"}, "write numbers and ranges"),
         ({"--layers": "0-999999999"}, "write numbers and ranges"),
-        ({"--probes": "somewhere"}, "--probes somewhere: lens reads no probes"),
+        ({"--set": "probes=somewhere"}, "--set probes: lens has no setting probes; there are layers, "),
+        ({"-m": "erasure"}, "-m erasure needs its setting probes: --set probes=VALUE, with what tokinterp fit probes"),
+        ({"--seed": "3"}, "--seed 3: lens draws nothing"),
+        ({"--stride": "4", "--on-long": "error"}, "--stride 4: --on-long error makes no windows"),
         ({"--device": "cuda:99"}, "--device 'cuda:99' does not exist"),
         ({"--dtype": "int8"}, "--dtype 'int8' is no floating-point dtype"),
         ({"--backend": "jax"}, "--backend 'jax': give"),
@@ -158,7 +165,7 @@ def test_load_says_what_a_model_is_and_offers(call, tiny_folder):
         ({"--field": "titel"}, "titel"),
         ({"--max-tokens": "100000"}, "100000"),
         ({"--min-tokens": "5000"}, "5000"),
-        ({"--set": "lens.tops=1"}, "--set lens.tops=1: lens has no setting tops; it has "),
+        ({"--set": "lens.tops=1"}, "--set lens.tops: lens has no setting tops; there are "),
         ({"--set": "lens.tops=1"}, "did you mean 'top'?"),
         ({"--set": "lens.top=abc"}, "--set lens.top='abc': give a whole number"),
         ({"--set": "lens.top=NaN"}, "--set lens.top=nan: give a whole number"),
@@ -175,8 +182,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(call, tiny_folder, texts, tmp_
     model, file = options.pop("MODEL", tiny_folder), options.pop("TEXTS", texts)
     code, _, err = call("measure", model, file, *[x for pair in options.items() for x in pair])
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert code == 1
-    assert len(lines) == 1
+    assert (code, len(lines)) == (2, 1), err
     assert message in lines[0]
     assert "Traceback" not in err
     assert not list(tmp_path.glob("run*"))
@@ -191,25 +197,25 @@ def test_bad_input_is_one_line_and_leaves_nothing(call, tiny_folder, texts, tmp_
         ({"--min-tokens": "0"}, "--min-tokens 0: give"),
         ({"-o": "OTHER"}, "is a result, but not of measure()"),
         ({"-o": "FILE/run.zarr"}, "is a file, not a folder"),
-        ({"-o": "s3://bucket/run.zarr"}, "--output='s3://bucket/run.zarr' is a URL"),
+        ({"-o": "s3://bucket/run.zarr"}, "--output 's3://bucket/run.zarr' is a URL"),
         ({"--layers": "²"}, "--layers ²: write numbers and ranges"),
-        ({"COMMAND": "fit-probes", "--offsets": "0,0"}, "--offsets [0, 0]: give each once"),
-        ({"COMMAND": "fit-probes", "--method": "lasso"}, "--method 'lasso': give one of"),
-        ({"COMMAND": "fit-probes", "--max-gigabytes": "nan"}, "--max-gigabytes nan: give"),
-        ({"COMMAND": "fit-probes", "--val": "/no/such/file.txt"}, "/no/such/file.txt: no such file"),
+        ({"COMMAND": "fit", "--set": "offsets=[0,0]"}, "--set offsets=[0, 0]: give each once"),
+        ({"COMMAND": "fit", "--set": "method=lasso"}, "--set method='lasso': give one of"),
+        ({"COMMAND": "fit", "--max-gigabytes": "nan"}, "--max-gigabytes nan: give"),
+        ({"COMMAND": "fit", "--val": "/no/such/file.txt"}, "/no/such/file.txt: no such file"),
     ],
 )
 @pytest.mark.slow
 def test_what_is_wrong_is_said_before_the_model_is_loaded(call, texts, stored, tmp_path, monkeypatch, change, message):
-    monkeypatch.setattr(cli, "load_named", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(options, "load_named", lambda *_, **__: pytest.fail("the model was loaded"))
     ti.write(ti.read(stored)["lens"].to_dataset(), tmp_path / "other.zarr")
     named = {"OTHER": tmp_path / "other.zarr", "FILE/run.zarr": texts / "run.zarr"}
-    options = {"-o": tmp_path / "run.zarr", "--field": "body", **change}
-    options["-o"] = named.get(options["-o"], options["-o"])
-    command, file = options.pop("COMMAND", "measure"), options.pop("TEXTS", texts)
-    options |= {"-m": "lens"} if command == "measure" else {}
-    code, _, err = call(command, "bundled", file, *[x for pair in options.items() for x in pair])
-    assert (code, err.count("\n")) == (1, 1), err
+    given = {"-o": tmp_path / "run.zarr", "--field": "body", **change}
+    given["-o"] = named.get(given["-o"], given["-o"])
+    command, file = given.pop("COMMAND", "measure"), given.pop("TEXTS", texts)
+    given |= {"-m": "lens"} if command == "measure" else {}
+    code, _, err = call(*COMMAND[command], "bundled", file, *[x for pair in given.items() for x in pair])
+    assert (code, err.count("\n")) == (2, 1), err
     assert message in err
 
 
@@ -222,26 +228,25 @@ def test_what_is_wrong_is_said_before_the_model_is_loaded(call, texts, stored, t
         ),
         ({"MODEL": "EMPTY"}, "has no config.json: is it a Hugging Face model folder?"),
         ({"--device": "cuda:99"}, "--device 'cuda:99' does not exist"),
-        ({"COMMAND": "fit-probes", "MODEL": "EMPTY"}, "has no config.json"),
+        ({"COMMAND": "fit", "MODEL": "EMPTY"}, "has no config.json"),
     ],
 )
 def test_a_wrong_model_is_said_before_the_texts_are_read(call, texts, tmp_path, monkeypatch, change, message):
-    for place in (cli, cli.cli_erasure):
-        monkeypatch.setattr(place, "read_named", lambda *_, **__: pytest.fail("the texts were read"), raising=False)
+    monkeypatch.setattr(options, "read_named", lambda *_, **__: pytest.fail("the texts were read"))
     (tmp_path / "EMPTY").mkdir()
     monkeypatch.chdir(tmp_path)
-    options = {"-o": tmp_path / "run.zarr", **change}
-    command, model = options.pop("COMMAND", "measure"), options.pop("MODEL", "bundled")
-    options |= {"-m": "lens"} if command == "measure" else {}
-    code, _, err = call(command, model, texts, *[x for pair in options.items() for x in pair])
-    assert (code, err.count("\n")) == (1, 1), err
+    given = {"-o": tmp_path / "run.zarr", **change}
+    command, model = given.pop("COMMAND", "measure"), given.pop("MODEL", "bundled")
+    given |= {"-m": "lens"} if command == "measure" else {}
+    code, _, err = call(*COMMAND[command], model, texts, *[x for pair in given.items() for x in pair])
+    assert (code, err.count("\n")) == (2, 1), err
     assert message in err
 
 
 @pytest.mark.parametrize("name", scan.measurements())
 @pytest.mark.slow
 def test_every_setting_of_a_measurement_can_be_looked_up(call, name):
-    settings = inspect.signature(cli.measurement_class(name)).parameters
+    settings = inspect.signature(measurement_class(name)).parameters
     code, out, _ = call("measurements", name)
     assert code == 0
     for setting, parameter in settings.items():
@@ -256,27 +261,28 @@ def test_every_setting_of_a_measurement_can_be_looked_up(call, name):
 def test_measurements_are_listed(call):
     code, out, _ = call("measurements")
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines()] == list(scan.measurements())
+    names = [line.split()[0] for line in out.splitlines() if line]
+    assert names == ["measurements,", *scan.measurements(), "fits,", *scan.fits()]
     assert "tokinterp measurements NAME" in call("measure", "--help")[1]
-    assert call("measurements", "lenz")[0] == 1
+    assert call("measurements", "lenz")[0] == 2
 
 
 def test_the_type_of_a_figure_is_no_path(call, tmp_path):
     code, _, err = call("plot", tmp_path, "--format", "/../../evil.png")
-    assert (code, "--format '/../../evil.png': give one of 'png'" in err) == (1, True), err
+    assert (code, "--format '/../../evil.png': give one of 'png'" in err) == (2, True), err
 
 
 def test_traceback_on_request_and_usage(call, tmp_path):
     code, _, err = call("show", tmp_path / "none.zarr")
-    assert (code, err.count("\n")) == (1, 1)
+    assert (code, err.count("\n")) == (2, 1)
     code, _, err = call("show", tmp_path / "none.zarr", "--traceback")
-    assert code == 1
+    assert code == 2
     assert "Traceback" in err
     code, _, err = call("measure", "bundled")
     assert code == 2
     code, out, _ = call("--help")
     assert code == 0
-    for name in get_command(cli.app).commands:  # type: ignore[attr-defined]
+    for name in get_command(cli.application()).commands:  # type: ignore[attr-defined]
         assert name in out
 
 
@@ -301,13 +307,13 @@ def test_ctrl_c_exits_with_130_and_the_hint(call, tiny_folder, texts, tmp_path, 
 def test_demo_ends_in_a_report_figures_and_a_store(call, tiny_folder, tmp_path, monkeypatch):
     model = ti.load_model(tiny_folder, device="cpu")
     prompts = ti.Prompts.from_texts([t * 2 for t in TEXTS], model, max_tokens=256)
-    monkeypatch.setattr(cli, "demo_input", lambda: (model, prompts))
+    monkeypatch.setattr(measure_module, "demo_input", lambda: (model, prompts))
     code, _, err = call("demo", "--out", tmp_path / "demo")
     assert code == 0, err
     assert (tmp_path / "demo" / "report.html").stat().st_size > 50_000
     assert len(list((tmp_path / "demo" / "figures").glob("*.png"))) == 6
     assert sorted(ti.read(tmp_path / "demo" / "run.zarr").children) == ["dimension", "lens", "prompts", "spectrum"]
-    monkeypatch.setattr(cli, "draw_all", lambda *_: [])
+    monkeypatch.setattr(results, "draw_all", lambda *_: [])
     monkeypatch.setattr(sys.modules["tokinterp.results.report"], "report", lambda _, path: path)
     monkeypatch.setattr(LogitLens, "update", lambda *_: pytest.fail("measured again"))
     code, _, err = call("demo", "--out", tmp_path / "demo")  # once more, over what is there
@@ -315,8 +321,8 @@ def test_demo_ends_in_a_report_figures_and_a_store(call, tiny_folder, tmp_path, 
 
 
 def test_no_command_replaces_what_is_not_its_own(call, stored, tmp_path, monkeypatch):
-    for work in ("load_named", "demo_input", "draw_all"):
-        monkeypatch.setattr(cli, work, lambda *_, **__: pytest.fail("the work began"))
+    for place, work in ((options, "load_named"), (measure_module, "demo_input"), (results, "draw_all")):
+        monkeypatch.setattr(place, work, lambda *_, **__: pytest.fail("the work began"))
     monkeypatch.setattr(
         sys.modules["tokinterp.results.report"], "report", lambda *_, **__: pytest.fail("the work began")
     )
@@ -339,7 +345,7 @@ def test_no_command_replaces_what_is_not_its_own(call, stored, tmp_path, monkeyp
         (["demo", "-o", file], "something is there that no demo wrote"),
     ):
         code, _, err = call(*arguments)
-        assert (code, message in err, err.count("\n")) == (1, True, 1), (arguments, err)
+        assert (code, message in err, err.count("\n")) == (2, True, 1), (arguments, err)
     assert (file.read_text(), (folder / "a.png").read_text()) == ("mine", "mine")
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.png", "run.zarr", "thesis", "thesis.html"]
 
@@ -347,7 +353,7 @@ def test_no_command_replaces_what_is_not_its_own(call, stored, tmp_path, monkeyp
 @pytest.mark.slow
 def test_what_a_command_may_replace(call, stored, tmp_path, monkeypatch):
     done = []
-    monkeypatch.setattr(cli, "draw_all", lambda run, folder, *_: done.append(folder) or [])
+    monkeypatch.setattr(results, "draw_all", lambda run, folder, *_: done.append(folder) or [])
     folder = tmp_path / "figures"
     folder.mkdir()
     (folder / "a.png").write_text("mine")

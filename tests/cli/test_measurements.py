@@ -1,15 +1,10 @@
 """Measurements of the command line: every name is one, and settings are read as they were meant."""
 
-from pathlib import Path
-
 import pytest
 
 import tokinterp as ti
 from tokinterp import scan
-from tokinterp.cli import erasure as cli_erasure
-from tokinterp.cli.fillers_tasks import train
-from tokinterp.cli.main import measure, measurements
-from tokinterp.cli.measurements import about_option, make_measurements, measurement_class, settings_of
+from tokinterp.cli.measurements import make_measurements, measurement_class, settings_of
 from tokinterp.cli.options import parse_layers
 
 
@@ -17,7 +12,7 @@ def test_every_name_is_a_measurement_whose_settings_are_told():
     there = scan.measurements()
     for name, kind in there.items():
         assert measurement_class(name) is kind
-        assert all(says for _, says in settings_of(name))
+        assert all(means for _, _, means in settings_of(kind))
         short = name.partition(".")[2]
         if [n.partition(".")[2] for n in there].count(short) == 1:
             assert measurement_class(short) is kind
@@ -26,7 +21,7 @@ def test_every_name_is_a_measurement_whose_settings_are_told():
 
 
 def test_settings_are_those_of_the_class():
-    made = make_measurements(["spectrum", "lens"], ["lens.top=3", "spectrum.layers=[1]"], None)
+    made = make_measurements(["spectrum", "lens"], ["lens.top=3", "spectrum.layers=[1]"])
     assert made["lens"].settings() == ti.lens.LogitLens(top=3).settings()
     assert made["spectrum"].settings() == ti.geometry.Spectrum(layers=[1]).settings()
     assert make_measurements(["lens"], [], "0,2-3")["lens"].layers == [0, 2, 3]
@@ -36,9 +31,15 @@ def test_settings_are_those_of_the_class():
     ("names", "settings", "layers", "message"),
     [
         (["lens", "lens"], [], None, "-m lens is given twice"),
-        (["lens"], ["lens.topp=3"], None, "has no setting topp; .*did you mean 'top'"),
+        (["lens"], ["lens.topp=3"], None, "--set lens.topp: lens has no setting topp; there are .*did you mean 'top'"),
         (["lens"], ["lens.top=1", "lens.top=2"], None, "is given twice"),
         (["lens"], ["spectrum.keep=1"], None, "write NAME.SETTING=VALUE"),
+        (
+            ["lens", "spectrum"],
+            ["topp=1"],
+            None,
+            r"--set topp: none of these \(lens, spectrum\) has .*did you mean 'top'",
+        ),
         (["lens"], ["lens.top=-1"], None, "^--set lens.top=-1"),
         (["linearity"], [], "1", "--layers 1: linearity has no such setting"),
     ],
@@ -53,25 +54,3 @@ def test_layers_are_numbers_and_ranges():
     for bad in ("a", "3-1", "", "1,,2"):
         with pytest.raises(ValueError, match="layers"):
             parse_layers(bad)
-
-
-@pytest.mark.parametrize(
-    ("run", "given", "message", "said"),
-    [
-        (measure, {}, "max_tokens=0: give", "--max-tokens 0: give"),
-        (measure, {}, "store='a': give", "--output 'a': give"),
-        (measure, {}, "path=x.txt: no such file", "TEXTS x.txt: no such file"),
-        (measure, {}, "measurement=lenz: unknown", "--measurement lenz: unknown"),
-        (measurements, {}, "measurement=lenz: unknown", "NAME lenz: unknown"),
-        (train, {}, "save_seconds=-1.0: give", "--checkpoint-every -1.0: give"),
-        (cli_erasure.vocabulary, {"run": Path("a.zarr")}, "no result at a.zarr", "RUN a.zarr: no result at a.zarr"),
-        (train, {"mixture": ["filler", "dots"]}, "no format 'dots'", "--mix dots: no format 'dots'"),
-        (measure, {"field": "text"}, "the text is long", "the text is long"),
-        (measure, {"field": "ex"}, "the text is long", "the text is long"),
-        (measure, {"device": ""}, "nothing. And", "nothing. And"),
-        (measure, {"model": "a"}, "--output a is there", "--output a is there"),
-        (measure, {"model": "a"}, "NAME=a: nothing", "MODEL a: NAME=a: nothing"),
-    ],
-)  # fmt: skip
-def test_a_refusal_is_said_of_the_option_that_it_is_about(run, given, message, said):
-    assert about_option(message, run, given) == said

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from tokinterp.cli import erasure as cli_erasure
 from tokinterp.cli import main as cli
+from tokinterp.cli import vocabulary
 from tokinterp.files.escape import for_cell, for_terminal, in_one_line
 from tokinterp.results import tables
 
@@ -46,17 +46,17 @@ def rows(text):
     values = {"rank": 1, "psi": -0.5, "psi_low": -0.6, "psi_high": float("nan"), "psi_sd": 0.1, "count": 2,
               "n_documents": 1, "n_tokens": 2, "text": text, "ids": "1 2", "left_boundary": True,
               "right_boundary": True, "valid_utf8": True, "seen": True, "context": text}  # fmt: skip
-    assert tuple(values) == cli_erasure.COLUMNS
+    assert tuple(values) == vocabulary.COLUMNS
     return [values]
 
 
 def test_the_table_of_units():
-    shown = cli_erasure.as_text(rows("\n\t" + EVIL))
+    shown = vocabulary.as_text(rows("\n\t" + EVIL))
     assert len(shown.splitlines()) == 2
     assert not left(shown)
     assert left(EVIL)
     assert "⏎⇥␛]0;x␇" in shown
-    (line,) = csv.DictReader(io.StringIO(cli_erasure.as_csv(rows('=HYPERLINK("x")'))))
+    (line,) = csv.DictReader(io.StringIO(vocabulary.as_csv(rows('=HYPERLINK("x")'))))
     assert line["text"] == line["context"] == '\'=HYPERLINK("x")'
     assert (line["psi"], line["psi_high"], line["ids"]) == ("-0.5", "", "1 2")
 

@@ -15,8 +15,9 @@ from numcodecs import zstd
 from safetensors.torch import save_file
 
 import tokinterp as ti
-from tokinterp.cli import erasure as cli_erasure
 from tokinterp.cli import main as cli
+from tokinterp.cli import options as cli_options
+from tokinterp.cli import vocabulary
 from tokinterp.files import received
 from tokinterp.models.bundled import bundled_folder
 from tokinterp.run.checkpoint import FORMAT, Progress, _checksum, read_progress
@@ -278,10 +279,10 @@ def test_code_of_a_tokenizer_runs_only_if_the_command_line_says_so(tmp_path, cap
     tree = xr.DataTree()
     tree.attrs = {"prompts": "x", "command": json.dumps({
         "model": str(folder), "revision": None, "trust_remote_code": True, "texts": "bundled",
-        "prompts": {**dict.fromkeys((*cli_erasure.READING, *cli_erasure.CUTTING)), "max_tokens": 64},
+        "prompts": {**dict.fromkeys((*cli_options.READING, *cli_options.CUTTING)), "max_tokens": 64},
     })}  # fmt: skip
     with pytest.raises(ValueError, match=r"no result can allow: if you trust it, give --model .*--trust-remote-code"):
-        cli_erasure.prompts_of(tree)
+        vocabulary.prompts_of(tree)
     assert not (tmp_path / "ran").exists()
     with pytest.raises(SystemExit) as end:
         cli.main(["vocabulary", str(tmp_path), "--trust-remote-code"])
@@ -294,7 +295,7 @@ def test_a_damaged_command_is_said(tmp_path):
     for command in ("{", "[]", '{"model": "x"}', '{"model": "x", "revision": null, "texts": "t", "prompts": 3}'):
         tree.attrs = {"command": command}
         with pytest.raises(ValueError, match="attribute command is damaged"):
-            cli_erasure.prompts_of(tree)
+            vocabulary.prompts_of(tree)
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -188,7 +188,7 @@ def test_a_lock_of_another_user_can_be_taken(tmp_path, monkeypatch):
 def test_home_is_expanded_and_addresses_are_refused_wherever_a_path_is_taken(tmp_path, monkeypatch, bundled, tiny_run):
     from tokinterp import plots
     from tokinterp.behaviour.choices import read_mmlu
-    from tokinterp.cli.fillers_frozen import read_items
+    from tokinterp.cli.fillers import read_items
     from tokinterp.fillers.tasks.training import load_networks
     from tokinterp.fitted import load_tensors
     from tokinterp.text import read_texts, readers

@@ -130,12 +130,12 @@ def test_wrong_names_are_named(run, correlation):
 
 
 def test_tables_and_command_line(run):
-    from tokinterp.cli import main as cli
+    from tokinterp.cli.measurements import make_measurements
     from tokinterp.results import tables
 
     for name in ("overlap", "imbalance", "graph", "cosine"):
         _, layers, columns = tables.layer_table(run[name].to_dataset(inherit=False))
         assert layers
         assert 0 < len(columns) < 20
-        kind = cli.make_measurements([name], [], None)[name]
+        kind = make_measurements([name], [])[name]
         assert type(kind).__name__ == run[name].attrs["measurement"]

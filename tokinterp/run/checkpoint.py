@@ -62,6 +62,10 @@ class Progress:
     run: str = ""
 
 
+class OtherRunError(ValueError):
+    """What is stored belongs to another run."""
+
+
 class Checkpoint:
     """A folder ``NAME.partial`` beside the final store, written in whole steps.
 
@@ -365,7 +369,7 @@ def compare_facts(then: Facts, now: Facts, where: Path) -> None:
         else:
             differing.append(f"{name} ({_short(a)} there, {_short(b)} now)")
     if differing:
-        raise ValueError(
+        raise OtherRunError(
             f"{where} belongs to another run; it differs in: {'; '.join(differing)}. Choose another store, or delete "
             "that one"
         )

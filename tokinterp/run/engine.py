@@ -298,6 +298,8 @@ def _result(
         own = {**notes, **ds.attrs}
         ds.attrs = {**dataset.provenance(model.info, prompts, m.settings(), mark, seeds[name], edits), **own}
         ds.attrs["measurement"] = type(m).__name__
+        if m.passes > 1:
+            ds.attrs["readings"] = m.passes  # values of single prompts depend on all that were read
         nodes["/" + name] = with_documents(ds, prompts)
     tree = xr.DataTree.from_dict(nodes)
     dataset.check(tree)

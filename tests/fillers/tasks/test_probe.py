@@ -13,7 +13,6 @@ from stopped_fits import Killed, stopping
 import tokinterp as ti
 from experiments import dot_by_dot
 from figures.dot_by_dot import draw
-from tokinterp.cli import main as cli
 from tokinterp.fillers.tasks import probe
 from tokinterp.fillers.tasks.linear_probes import linear_probe
 from tokinterp.fillers.tasks.network import Network, build, parameters_hash
@@ -221,44 +220,3 @@ def test_experiment_and_figure(tmp_path):
     task, tier = Task(n=8), dot_by_dot.TIERS["gpu10"]
     ratio = dot_by_dot.equal_flops(task, tier).steps / tier.schedule.steps
     assert ratio == pytest.approx((4.3 + 4.3 * 69 / 75) / 2 / 0.63, rel=0.03)
-
-
-@pytest.mark.slow
-def test_command_line_trains_probes_and_says_what_is_wrong(tmp_path, capsys):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as end:
-            cli.main(["fillers", *map(str, arguments)])
-        return end.value.code, *capsys.readouterr()
-
-    common = ["--folder", tmp_path / "nets", "-o", tmp_path / "run.zarr", "--device", "cpu", "--n-heads", 2]
-    small = ["-n", 3, "-d", 1, "-m", 5, "--steps", 3, "--batch", 8, "--d-model", 16, "--test-examples", 20]
-    code, out, err = call("train", *common, *small, "--n-layers", 2)
-    assert code == 0, err
-    assert "majority 0.500" in out
-    assert "serial_dropped" not in ti.read(tmp_path / "run.zarr")
-    ti.check(ti.read(tmp_path / "run.zarr"))
-    code, out, err = call(
-        "probe", tmp_path / "nets", "-o", tmp_path / "probe.zarr", "--kept", "0,1", "--steps", 2, "--batch", 8,
-        "--prompts", 4, "--test-examples", 20, "--device", "cpu",
-    )  # fmt: skip
-    assert code == 0, err
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["nets", "probe.zarr", "run.zarr"]
-    assert "fillers kept" not in out
-    assert set(ti.read(tmp_path / "probe.zarr").children) == {"probe", "linear_probe", "dots"}
-    other = ["--folder", tmp_path / "serial", *common[2:], *small, "--n-layers", 2, "--mix", "serial=1"]
-    before = ti.read(tmp_path / "run.zarr")
-    code, _, err = call("train", *other, "--serial-quantile", 0.95)
-    assert code == 1
-    assert "run.zarr is there already: give another name, or --overwrite to replace it" in err
-    assert not (tmp_path / "serial").exists(), "trained although the result cannot be written"
-    assert ti.read(tmp_path / "run.zarr").identical(before)
-    code, _, err = call("probe", tmp_path / "nets", "-o", tmp_path / "run.zarr")
-    assert (code, "is there already" in err) == (1, True)
-    code, _, err = call("train", *other, "--serial-quantile", 0.95, "--overwrite")
-    assert code == 0, err
-    assert "are dropped:" in err
-    assert 0 <= float(ti.read(tmp_path / "run.zarr")["serial_dropped"]) < 0.1
-    code, _, err = call("train", *common, "-n", 2, "--overwrite")
-    assert (code, "error: -n 2 is too small for match3" in err) == (1, True)
-    code, _, err = call("probe", tmp_path / "nothing", "-o", tmp_path / "x.zarr")
-    assert (code, "has no trained networks" in err) == (1, True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tokinterp as ti
-from tokinterp.cli.fillers_frozen import read_items
+from tokinterp.cli.fillers import read_items
 from tokinterp.cli.main import main
 
 pytestmark = pytest.mark.slow
@@ -36,7 +36,7 @@ def test_command_insert(call, tmp_path):
     assert set(before.children) == {"insertion", "tests", "interventions", "verdict"}
     asked = ("fillers", "insert", "bundled", "-o", out, "--items", items, "-k", "2", "--decide", 0)
     code, _, error = call(*asked)
-    assert code == 1
+    assert code == 2
     assert "is there already: give another name, or --overwrite" in error
     assert ti.read(out).identical(before)
     assert call(*asked, "--overwrite")[0] == 0
@@ -64,7 +64,7 @@ def test_command_attention(call, tmp_path):
 )
 def test_commands_refuse_in_one_line(call, tmp_path, arguments, message):
     code, _, error = call("fillers", *arguments, "-o", tmp_path / "x.zarr")
-    assert code == 1
+    assert code == 2
     assert message in error
     assert [line.startswith("error: ") for line in error.splitlines() if line and "Loading weights" not in line] == [
         True
@@ -98,7 +98,7 @@ def test_items_of_a_file(tmp_path):
     ],
 )
 def test_damaged_items_are_named_with_their_file(tmp_path, name, data, message):
-    from tokinterp.cli.fillers_frozen import read_items
+    from tokinterp.cli.fillers import read_items
 
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ValueError, match=message):

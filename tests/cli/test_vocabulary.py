@@ -1,4 +1,4 @@
-"""fit-probes, measure -m erasure and vocabulary do what the library does, and say in one line what is wrong."""
+"""fit probes, measure -m erasure and vocabulary do what the library does, and say in one line what is wrong."""
 
 import csv
 import json
@@ -30,7 +30,8 @@ def call(capsys):
 
 
 def measuring(model, out):
-    return ["measure", model, out / "test.jsonl", "-m", "erasure", "-m", "probe_scores", "--probes", out / "probes",
+    return ["measure", model, out / "test.jsonl", "-m", "erasure", "-m", "probe_scores", "--set",
+            f"probes={out / 'probes'}",
             "-o", out / "run.zarr", "--set", "erasure.start=1", "--set", "erasure.end=3", "--max-tokens", "90",
             "--device", "cpu"]  # fmt: skip
 
@@ -41,8 +42,8 @@ def folder(tiny_folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("erasure")
     for name, texts in (("train", TEXTS[:5]), ("test", TEXTS[5:])):
         (out / f"{name}.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), encoding="utf-8")
-    fit = ["fit-probes", tiny_folder, out / "train.jsonl", "-o", out / "probes", "--layers", "1,3", "--offsets",
-           "-2,-1,0", "--val", out / "test.jsonl", "--max-tokens", "80", "--device", "cpu"]  # fmt: skip
+    fit = ["fit", "probes", tiny_folder, out / "train.jsonl", "-o", out / "probes", "--layers", "1,3", "--set",
+           "offsets=[-2,-1,0]", "--val", out / "test.jsonl", "--max-tokens", "80", "--device", "cpu"]  # fmt: skip
     for arguments in (fit, measuring(tiny_folder, out)):
         with pytest.raises(SystemExit) as end:
             cli.main([str(a) for a in arguments])
@@ -74,8 +75,8 @@ def test_fit_probes_is_the_library_call(folder, model):
 def test_the_paper_settings_are_reached_by_name(call, folder, tiny_folder):
     out = folder / "paper"
     code, text, err = call(
-        "fit-probes", tiny_folder, folder / "train.jsonl", "-o", out, "--layers", "1", "--offsets", "0",
-        "--val", folder / "test.jsonl", "--max-tokens", "20", "--settings", "feucht2024", "--device", "cpu",
+        "fit", "probes", tiny_folder, folder / "train.jsonl", "-o", out, "--layers", "1", "--set", "offsets=[0]",
+        "--val", folder / "test.jsonl", "--max-tokens", "20", "--set", "settings=feucht2024", "--device", "cpu",
     )  # fmt: skip
     assert code == 0, err
     assert "TokenProbes(tiny-llama, layers [1], offsets [0]" in text
@@ -86,8 +87,10 @@ def test_the_paper_settings_are_reached_by_name(call, folder, tiny_folder):
 
 @pytest.mark.slow
 def test_fit_probes_says_how_good_they_are_and_what_to_call_next(call, folder, model, tiny_folder, tmp_path):
-    arguments = ["fit-probes", tiny_folder, folder / "train.jsonl", "-o", tmp_path / "my probes", "--layers", "0,2,3"]
-    code, out, err = call(*arguments, "--max-tokens", "80", "--device", "cpu", "--offsets=-2,-1,0", "--method", "ridge")
+    arguments = ["fit", "probes", tiny_folder, folder / "train.jsonl", "-o", tmp_path / "my probes", "--layers",
+                 "0,2,3",
+                 "--set", "offsets=[-2,-1,0]", "--set", "method=ridge"]  # fmt: skip
+    code, out, err = call(*arguments, "--max-tokens", "80", "--device", "cpu")
     assert code == 0, err
     probes, prompts = ti.erasure.TokenProbes.load(tmp_path / "my probes"), prompts_of(model, TEXTS[:5], 80)
     right = total = 0
@@ -99,7 +102,7 @@ def test_fit_probes_says_how_good_they_are_and_what_to_call_next(call, folder, m
     table = [line.split() for line in out.splitlines()]
     assert ["offset", "-2", "-1", "0"] in table
     assert f"{right / total:.3f}" == next(line for line in table if line[:2] == ["layer", "2"])[3]
-    command = shlex.split(err.strip().splitlines()[-1].partition("texts with: ")[2])
+    command = shlex.split(err.strip().splitlines()[-1].partition("; next: ")[2])
     assert command[0] == "tokinterp"
     names = {"TEXTS": folder / "test.jsonl", "RUN.zarr": tmp_path / "run.zarr"}
     code, _, err = call(*(names.get(a, a) for a in command[1:]), "--max-tokens", "90", "--device", "cpu")
@@ -108,8 +111,8 @@ def test_fit_probes_says_how_good_they_are_and_what_to_call_next(call, folder, m
 
 
 def test_too_little_text_is_said(call, folder, tiny_folder, tmp_path, caplog):
-    arguments = ["fit-probes", tiny_folder, folder / "train.jsonl", "-o", tmp_path / "p", "--layers", "1"]
-    assert call(*arguments, "--max-tokens", "20", "--offsets", "0", "--device", "cpu")[0] == 0
+    arguments = ["fit", "probes", tiny_folder, folder / "train.jsonl", "-o", tmp_path / "p", "--layers", "1"]
+    assert call(*arguments, "--max-tokens", "20", "--set", "offsets=[0]", "--device", "cpu")[0] == 0
     assert "100 tokens are little for probes of" in caplog.text
     assert "make 3 training steps at most" in caplog.text
 
@@ -117,14 +120,14 @@ def test_too_little_text_is_said(call, folder, tiny_folder, tmp_path, caplog):
 def test_nothing_of_others_is_replaced(call, folder, tiny_folder, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter").write_text("x")
-    code, _, err = call("fit-probes", "/no/such/model", "bundled", "-o", tmp_path / "thesis")
-    assert (code, "something else than probes is there" in err) == (1, True)
-    code, _, err = call("fit-probes", "/no/such/model", "bundled", "-o", "s3://bucket/p")
-    assert (code, "is a URL" in err or "is an address" in err) == (1, True)
+    code, _, err = call("fit", "probes", "/no/such/model", "bundled", "-o", tmp_path / "thesis")
+    assert (code, "something else than what a fit wrote is there" in err) == (2, True)
+    code, _, err = call("fit", "probes", "/no/such/model", "bundled", "-o", "s3://bucket/p")
+    assert (code, "is a URL" in err or "is an address" in err) == (2, True)
     table = tmp_path / "table.txt"
     table.write_text("mine")
     code, _, err = call("vocabulary", folder / "run.zarr", "-o", table, "--min-psi", "none")
-    assert (code, "is there already" in err, table.read_text()) == (1, True, "mine")
+    assert (code, "is there already" in err, table.read_text()) == (2, True, "mine")
     code, _, err = call("vocabulary", folder / "run.zarr", "-o", table, "--min-psi", "none", "--overwrite")
     assert code == 0, err
     assert "psi" in table.read_text()
@@ -162,7 +165,7 @@ def test_vocabulary_is_the_ranked_table_with_contexts(call, folder, model, tmp_p
     assert code == 0
     assert len((tmp_path / "v.txt").read_text(encoding="utf-8").strip().splitlines()) == len(rows) + 1
     code, _, err = call("vocabulary", folder / "run.zarr", "--min-psi", "0.9")
-    assert code == 1
+    assert code == 2
     assert "mean psi above 0.9" in err
 
 
@@ -174,7 +177,7 @@ def test_texts_that_were_moved_are_named_and_other_texts_refused(call, folder, t
     assert code == 0
     assert "context" in out
     code, _, err = call("vocabulary", run, "--texts", folder / "train.jsonl")
-    assert code == 1
+    assert code == 2
     assert "other tokens now than those measured" in err
 
 
@@ -205,17 +208,18 @@ def test_report_and_plot_show_erasure(call, folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["measure", "MODEL", "TEST", "-m", "erasure", "-o", "x.zarr"], "erasure needs probes"),
-        (["measure", "MODEL", "TEST", "-m", "erasure", "-o", "x.zarr", "--probes", "/no/such"], "no finished probes"),
-        (["measure", "MODEL", "TEST", "-m", "erasure", "-o", "x.zarr", "--probes", "PROBES", "--set",
+        (["measure", "MODEL", "TEST", "-m", "erasure", "-o", "x.zarr"], "erasure needs its setting probes"),
+        (["measure", "MODEL", "TEST", "-m", "erasure", "-o", "x.zarr", "--set",
+          "probes=/no/such"], "no finished probes"),
+        (["measure", "MODEL", "TEST", "-m", "erasure", "-o", "x.zarr", "--set", "PROBES", "--set",
           "erasure.start=0", "--set", "erasure.end=2"], "the probes have no layer 0, only [1, 3]"),
-        (["measure", "bundled", "TEST", "-m", "erasure", "-o", "x.zarr", "--probes", "PROBES", "--set",
+        (["measure", "bundled", "TEST", "-m", "erasure", "-o", "x.zarr", "--set", "PROBES", "--set",
           "erasure.start=1", "--set", "erasure.end=3"], "d_model=32, but tokinterp/bundled has 192"),
-        (["fit-probes", "MODEL", "TEST", "-o", "p", "--offsets", "next"], "--offsets next: write whole numbers"),
-        (["fit-probes", "MODEL", "TEST", "-o", "p", "--layers", "1,9"], "layer"),
-        (["fit-probes", "MODEL", "TEST", "-o", "p", "--settings", "mine"], "--settings 'mine': give 'default'"),
-        (["fit-probes", "MODEL", "TEST", "-o", "p", "--settings", "feucht2024"], "'feucht2024': these lower"),
-        (["fit-probes", "MODEL", "TEST", "-o", "p", "--max-gigabytes", "0.00001"], "needs"),
+        (["fit", "probes", "MODEL", "TEST", "-o", "p", "--set", "offsets=next"], "--set offsets='next': give a list"),
+        (["fit", "probes", "MODEL", "TEST", "-o", "p", "--layers", "1,9"], "layer"),
+        (["fit", "probes", "MODEL", "TEST", "-o", "p", "--set", "settings=mine"], "settings='mine': give 'default'"),
+        (["fit", "probes", "MODEL", "TEST", "-o", "p", "--set", "settings=feucht2024"], "'feucht2024': these lower"),
+        (["fit", "probes", "MODEL", "TEST", "-o", "p", "--max-gigabytes", "0.00001"], "needs"),
         (["vocabulary", "RUN", "-o", "v.xlsx"], "write .csv or .txt"),
         (["vocabulary", "RUN", "--min-psi", "high"], "write a number or none"),
         (["vocabulary", "RUN", "--result", "lens"], "no result of ErasureScores called 'lens'"),
@@ -234,11 +238,11 @@ def test_errors_are_one_line(call, folder, tiny_folder, tmp_path, monkeypatch, a
     names = {
         "MODEL": tiny_folder,
         "TEST": folder / "test.jsonl",
-        "PROBES": folder / "probes",
+        "PROBES": f"probes={folder / 'probes'}",
         "RUN": folder / "run.zarr",
     }
     code, _, err = call(*(names.get(a, a) for a in arguments))
-    assert code == 1
+    assert code in (1, 2)
     last = err.strip().splitlines()[-1]
     assert last.startswith("error: ")
     assert message in last
@@ -252,8 +256,8 @@ def test_a_run_of_the_library_says_how_to_read_it(call, model, tmp_path):
     run = ti.measure(model, prompts, asked, progress=False)
     ti.write(run, tmp_path / "run.zarr")
     code, _, err = call("vocabulary", tmp_path / "run.zarr")
-    assert code == 1
+    assert code == 2
     assert "several results, one, two: choose one with --result" in err
     code, _, err = call("vocabulary", tmp_path / "run.zarr", "--result", "one")
-    assert code == 1
+    assert code == 2
     assert "read_out" in err

@@ -1,0 +1,93 @@
+"""Runs over different prompts give together what one run over all gives, or are refused."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from every import every_measurement, fitted, models, texts
+
+import tokinterp as ti
+from tokinterp.results.joining import join_runs
+
+ASKED = {"norms": ti.geometry.TokenNorms(), "lens": ti.lens.LogitLens(top=2)}
+
+
+def measured(prompts, asked=ASKED, **options):
+    return ti.measure(models()[0], prompts, asked, progress=False, **options)
+
+
+def pieces(prompts):
+    return prompts[[0]], prompts[[1, 2]]
+
+
+def test_of_every_measurement_what_is_joined_equals_the_whole():
+    """Or is left out as worked out over all prompts together: no value may depend on the parts without a word."""
+    seen = joined = 0
+    for kind in every_measurement():
+        if kind.__module__.startswith("tokinterp.fillers."):
+            continue
+        try:
+            made = kind(**{n: fitted()[n] for n in ("probes", "decoder", "estimator") if n in _settings(kind)})
+        except (TypeError, ValueError):
+            continue
+        try:
+            whole = measured(texts(), {"x": made})["x"].to_dataset()
+            parts = [measured(p, {"x": made}) for p in pieces(texts())]
+        except (ValueError, NotImplementedError):  # too few tokens, sites that this model lacks
+            continue
+        seen += 1
+        tree = join_runs(parts, pooled="drop")
+        if "x" not in tree.children:
+            continue
+        joined += 1
+        for name, v in tree["x"].to_dataset().data_vars.items():
+            assert v.sizes == whole[name].sizes, (kind, name)
+            if v.dtype.kind == "f":
+                np.testing.assert_allclose(v.values, whole[name].values, rtol=1e-4, atol=1e-5, err_msg=f"{kind} {name}")
+            else:
+                xr.testing.assert_equal(v.drop_vars(v.coords), whole[name].drop_vars(whole[name].coords))
+    assert seen > 12
+    assert joined > 8
+
+
+def _settings(kind):
+    import inspect
+
+    return inspect.signature(kind).parameters
+
+
+def test_prompts_documents_and_strings_are_those_of_the_whole():
+    model = models()[0]
+    many = [t.text[:400] for t in ti.bundled_texts("story")[3:6]]
+    made = [ti.Prompts.from_texts(t, model, max_tokens=90, on_long="window") for t in (many[:1], many[1:], many)]
+    one, two, whole = (measured(p) for p in made)
+    found = join_runs([one, two], pooled="drop")
+    for name in ("prompts", "norms", "lens"):
+        a, b = found[name].to_dataset(), whole[name].to_dataset()
+        for c in ("prompt", "document", "token_document", "text", "vocab_text", "position"):
+            assert (c in a.coords) == (c in b.coords), (name, c)
+            if c in a.coords:
+                assert a[c].values.tolist() == b[c].values.tolist(), (name, c)
+    assert "lens" in ti.summary(found["lens"].to_dataset()).attrs["measured"].lower()
+    marks = {found["lens"].attrs["fingerprint"], one["lens"].attrs["fingerprint"], whole["lens"].attrs["fingerprint"]}
+    assert len(marks) == 3
+
+
+def test_what_does_not_belong_together_is_named():
+    a, b = pieces(texts())
+    one = measured(a)
+    for other, message in (
+        (one, "two are of the same prompts"),
+        (measured(b, {"norms": ASKED["norms"]}), "one has the results lens, norms, prompts, another norms, prompts"),
+        (measured(b, {**ASKED, "lens": ti.lens.LogitLens(top=3)}), "they differ in parameters"),
+        (measured(b, edits=[ti.edits.zero(ti.Site("attn_out", 0))]), "they differ in edits"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            join_runs([one, other], pooled="drop")
+
+
+def test_values_over_all_prompts_are_refused_unless_they_are_left_out():
+    asked = {"linearity": ti.linearity.Linearity(blocks=[0])}
+    parts = [measured(p, asked) for p in pieces(texts())]
+    with pytest.raises(ValueError, match=r"of linearity are over all prompts of a run together .*in shares"):
+        join_runs(parts)
+    assert "linearity" not in join_runs(parts, pooled="drop").children
