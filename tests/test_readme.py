@@ -1,19 +1,28 @@
-"""The README's Python examples run as they stand."""
+"""The README's Python examples and commands run as they stand."""
 
 import re
+import shlex
 from pathlib import Path
 
 import matplotlib
 import pytest
 
+from tokinterp.cli.main import application, main
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.S)
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
+COMMANDS = [
+    re.findall(r"^tokinterp .*$", block, flags=re.M) for block in re.findall(r"```sh\n(.*?)```", TEXT, flags=re.S)
+]
 
 
 def test_readme_has_an_example():
     assert BLOCKS
+    assert len(COMMANDS) == 2
+    assert not re.findall(r"```\ntokinterp", TEXT), "commands stand in blocks marked sh, which are run"
 
 
 def test_examples_run_one_after_the_other(tmp_path, monkeypatch):
@@ -22,3 +31,17 @@ def test_examples_run_one_after_the_other(tmp_path, monkeypatch):
     names = {}
     for block in BLOCKS:
         exec(compile(block, "README.md", "exec"), names)
+
+
+@pytest.mark.parametrize("lines", COMMANDS, ids=["measure", "fillers"])
+def test_commands_run_one_after_the_other(lines, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        with pytest.raises(SystemExit) as end:
+            main(shlex.split(line, comments=True)[1:])
+        assert end.value.code == 0, (line, capsys.readouterr().err)
+
+
+def test_every_command_is_named():
+    for command in application().registered_commands:
+        assert re.search(rf"`?tokinterp {command.name}\b", TEXT) or command.name in ("load", "plot"), command.name

@@ -259,5 +259,5 @@ def test_a_run_of_the_library_says_how_to_read_it(call, model, tmp_path):
     assert code == 2
     assert "several results, one, two: choose one with --result" in err
     code, _, err = call("vocabulary", tmp_path / "run.zarr", "--result", "one")
-    assert code == 2
+    assert code == 1
     assert "read_out" in err

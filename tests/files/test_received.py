@@ -286,7 +286,7 @@ def test_code_of_a_tokenizer_runs_only_if_the_command_line_says_so(tmp_path, cap
     assert not (tmp_path / "ran").exists()
     with pytest.raises(SystemExit) as end:
         cli.main(["vocabulary", str(tmp_path), "--trust-remote-code"])
-    assert end.value.code == 1
+    assert end.value.code == 2
     assert "name the model whose code may run with --model" in capsys.readouterr().err
 
 

@@ -42,6 +42,6 @@ def test_no_string_of_a_csv_is_a_formula(tiny_run, tmp_path):
     ds = tiny_run["lens"].to_dataset()[["token_entropy"]].isel(layer=[0])
     ds["text"] = ("token", np.array(["=1+1"] * ds.sizes["token"], dtype=object), ds["text"].attrs)
     n = write_table(ds, tmp_path / "a.csv")
-    rows = list(csv.DictReader((tmp_path / "a.csv").open(encoding="utf-8")))
+    rows = list(csv.DictReader((tmp_path / "a.csv").read_text(encoding="utf-8").splitlines()))
     assert len(rows) == n == ds["token_entropy"].size
     assert {r["text"] for r in rows} == {"'=1+1"}
