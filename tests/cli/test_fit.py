@@ -51,13 +51,12 @@ def test_a_lens_is_fitted_kept_and_measured_with(call, tmp_path, tiny_folder):
     same = ti.lens.fit_tuned_lens(model, prompts, layers=[1], steps=2, seed=3, progress=False)
     kept = ti.lens.TunedLens.load(file)
     assert kept.layers == [1]
-    for name, tensor in same._tensors().items():
-        torch.testing.assert_close(kept._tensors()[name], tensor)
+    torch.testing.assert_close(kept.tensors(), same.tensors())
     words = shlex.split(err.strip().splitlines()[-1].partition("; next: ")[2])
     settings = [b for a, b in pairwise(words) if a == "--set"]
     made = make_measurements(["lens"], settings)["lens"]
     assert list(made.variants) == ["normed", "tuned"]
-    torch.testing.assert_close(made.tuned._tensors(), kept._tensors())
+    torch.testing.assert_close(made.tuned.tensors(), kept.tensors())
     stamp = file.stat().st_mtime_ns
     assert call("tuned-lens", "-o", file, "--layers", "1", "--set", "steps=2", "--seed", "3")[0] == 0
     assert file.stat().st_mtime_ns == stamp, "fitted again"

@@ -57,7 +57,6 @@ def measure(
     part = o.parse_share(share)
     check(run_measure, batch_tokens=batch_tokens, checkpoint_every=checkpoint_every)
     output = check_store(output, "--output")
-    make_measurements(measurement, settings, layers, seed)
     source = o.Input(model, texts, given)
     asked = make_measurements(measurement, settings, layers, seed, source.load)
     loaded, [prompts] = source.load(), source.prompts()

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -253,11 +254,9 @@ def read_fitted(kind: type, setting: str, value: Any, load: Callable[[], Model] 
     fit = fit_of(kind, setting) if isinstance(value, str) else None
     if fit is None:
         return value
-    needs = inspect.signature(fit[1].load).parameters.get("model")
+    there = Path(value).expanduser().exists()  # else said before a model is loaded
     try:
-        if needs is not None and needs.default is needs.empty:
-            return fit[1].load(value, load() if load else None)
-        return fit[1].load(value)
+        return fit[1].load(value, load() if load and there else None)
     except (OSError, ValueError) as error:
         raise Usage(
             f"--set {setting}={value}: {error}: make one with tokinterp fit {fit[0].partition('.')[2]}"
