@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from .files import whole as files
 from .files.paths import local_path
-from .settings import short
+from .settings import checked, instance, short
 
 if TYPE_CHECKING:
     from .models.base import Model
@@ -287,6 +287,7 @@ class Fitted:
         check_shapes(self.tensors(), self._shapes(), where or self.WHAT)
         check_finite(self._numbers(), str(where or self.WHAT), "fit again, with a lower learning rate or in float32")
 
+    @checked(info=instance("ModelInfo"))
     def check_model(self, info: ModelInfo) -> None:
         """Refuse a model that it was not fitted on.
 
@@ -298,6 +299,7 @@ class Fitted:
         check_belongs(self.WHAT, self.facts, info)
 
     # -- files ------------------------------------------------------------------------------------------------
+    @checked()
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file with the facts and the digest, in one step; return its path.
 
@@ -314,6 +316,7 @@ class Fitted:
         return path
 
     @classmethod
+    @checked()
     def load(cls, path: str | Path, model: Model | None = None) -> Self:
         """Read what `save` wrote.
 
