@@ -17,7 +17,7 @@ from ..run.batch import Batch
 from ..run.fitting import Fit, State, fit_facts
 from ..run.signals import at_once
 from ..run.sites import resid
-from ..run.stream import capture, nonfinite_layer, stream
+from ..run.stream import Stream, stream
 from ..settings import checked, count, number, positive
 from ..text.prompts import Prompts
 from .tuned_lens import TunedLens
@@ -25,6 +25,7 @@ from .tuned_lens import TunedLens
 if TYPE_CHECKING:
     from ..models.base import Model
 
+Check = list[tuple[Batch, torch.Tensor]]
 BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -118,18 +119,18 @@ def fit_tuned_lens(
         lens.facts = facts  # with the model as it is now
         begin = keep.state()
         with tqdm(total=len(prompts) + steps, disable=not progress, desc="tuned lens") as bar:
-            rng = np.random.default_rng(seed)
-            chosen = _some(prompts, check_tokens, rng)
-            sites = resid([*lens.layers, model.info.n_layers])
             if begin is None or "read" in begin[0]:
-                _closed_form(lens, model, prompts, ridge, exclude, batch_tokens, bar, keep, begin)
+                left_out = _closed_form(lens, model, prompts, ridge, exclude, batch_tokens, bar, keep, begin)
                 begin = None
+            else:
+                left_out = begin[0]["left_out"]
             lens.weight, lens.bias = lens.weight.to(model.device), lens.bias.to(model.device)
-            check = capture(model, prompts, chosen, sites)
+            some = _Draws(lens, model, prompts, left_out, batch_tokens, seed)
+            check = [(batch, _final(batch)) for batch in some.stream(check_tokens)]
             if begin is None:
                 lens.facts["history"] = _blend(lens, check)
             if steps:
-                first = _descend(lens, model, prompts, steps, lr, step_tokens, rng, bar, keep, begin)
+                first = _descend(lens, some, steps, lr, step_tokens, bar, keep, begin)
                 _keep_better(lens, first, check)
         lens.weight, lens.bias = lens.weight.cpu(), lens.bias.cpu()
         lens.check()
@@ -140,8 +141,11 @@ def fit_tuned_lens(
 def _closed_form(
     lens: TunedLens, model: Model, prompts: Prompts, ridge: float, exclude: Sequence[str], batch_tokens: int, bar: tqdm,
     keep: Fit, begin: State | None,
-) -> None:  # fmt: skip
-    """Set A and b to the ridge regression of the last layer on each layer; go on from sums that were kept."""
+) -> list[int]:  # fmt: skip
+    """Set A and b to the ridge regression of the last layer on each layer; go on from sums that were kept.
+
+    Returns the numbers of the prompts that are not finite.
+    """
     last, n = model.info.n_layers, len(lens.layers)
     chains: list[linear.Chain] = []
     read = 0
@@ -151,13 +155,15 @@ def _closed_form(
         chains = [linear.Chain(**{f: kept[f"{i}/{f}"] for f in fields}) for i in range(n if kept else 0)]
         bar.update(read)
     source = stream(model, prompts, resid([*lens.layers, last]), batch_tokens=batch_tokens, start=read)
+    source.left_out |= {} if begin is None else dict(begin[0]["left_out"])
     for batch in source:
         bar.update(source.read - read)
         read = source.read
         chains = chains or _empty_chains(lens, batch)
         _add(chains, lens, batch, exclude)
         sums = {f"{i}/{f}": v for i, c in enumerate(chains) for f, v in c._asdict().items()}
-        keep.step(f"after {read} of {len(prompts)} prompts", partial(_pair, {"read": read}, sums))
+        notes = {"read": read, "left_out": [*source.left_out.items()]}
+        keep.step(f"after {read} of {len(prompts)} prompts", partial(_pair, notes, sums))
     if not int(chains[0].count):
         raise ValueError(f"no token is left to fit on without {', '.join(exclude)} ones: give longer prompts")
     eye = torch.eye(model.info.d_model, dtype=torch.float64, device=chains[0].cross.device)
@@ -166,6 +172,7 @@ def _closed_form(
         weight = linear.solve(pair, ridge=ridge).weight
         lens.weight[i] = (weight - eye).T.float().cpu()
         lens.bias[i] = (pair.mean_out - pair.mean_in @ weight).float().cpu()
+    return sorted(source.left_out)
 
 
 def _pair(notes: dict[str, Any], tensors: dict[str, torch.Tensor]) -> State:
@@ -192,16 +199,22 @@ def _add(chains: list[linear.Chain], lens: TunedLens, batch: Batch, exclude: Seq
         chain.count[0].add_(keep.sum())
 
 
-def _finite(batch: Batch) -> Batch:
-    ok = nonfinite_layer(batch) < 0
-    return batch if bool(ok.all()) else batch.select(ok.nonzero()[:, 0].tolist())
+class _Draws:
+    """Random prompts, of those with finite states, at the layers of a lens and the last."""
 
+    def __init__(
+        self, lens: TunedLens, model: Model, prompts: Prompts, left_out: Sequence[int], batch_tokens: int, seed: int
+    ) -> None:
+        self.model, self.batch_tokens, self.left_out = model, batch_tokens, list(left_out)
+        self.prompts = prompts[np.setdiff1d(np.arange(len(prompts)), left_out)]
+        self.sites, self.rng = resid([*lens.layers, model.info.n_layers]), np.random.default_rng(seed)
 
-def _some(prompts: Prompts, tokens: int, rng: np.random.Generator) -> list[int]:
-    """Return numbers of random prompts that have so many tokens together (at least one prompt)."""
-    order = rng.permutation(len(prompts))
-    total = np.cumsum(np.asarray(prompts.lengths)[order])
-    return order[: max(1, int(np.searchsorted(total, tokens, side="right")))].tolist()
+    def stream(self, tokens: int) -> Stream:
+        """Return the batches of random prompts that have so many tokens together (at least one prompt)."""
+        order = self.rng.permutation(len(self.prompts))
+        total = np.cumsum(np.asarray(self.prompts.lengths)[order])
+        chosen = order[: max(1, int(np.searchsorted(total, tokens, side="right")))]
+        return stream(self.model, self.prompts[chosen], self.sites, batch_tokens=self.batch_tokens)
 
 
 def _kl(
@@ -221,16 +234,19 @@ def _final(batch: Batch) -> torch.Tensor:
         return batch.model.unembed(batch.rows(batch.model.info.n_layers)).log_softmax(-1)
 
 
-def _blend(lens: TunedLens, check: Batch) -> dict[str, dict[str, float]]:
+def _mean_kl(lens: TunedLens, check: Check, i: int, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Return () the mean of KL(last layer || lens) over the tokens of all batches, nat."""
+    each = [_kl(lens, batch, final, i, weight, bias) * len(final) for batch, final in check]
+    return torch.stack(each).sum() / sum(len(final) for _, final in check)
+
+
+def _blend(lens: TunedLens, check: Check) -> dict[str, dict[str, float]]:
     """Take of every closed-form map the share with the least KL; return what was found."""
-    check, found = _finite(check), {}
-    final = _final(check)
+    found = {}
     with torch.no_grad():
         for i, layer in enumerate(lens.layers):
             weight, bias = lens.weight[i].clone(), lens.bias[i].clone()
-            kl = torch.stack([_kl(lens, check, final, i, a * weight, a * bias) for a in BLENDS]).nan_to_num(
-                nan=torch.inf
-            )
+            kl = torch.stack([_mean_kl(lens, check, i, a * weight, a * bias) for a in BLENDS]).nan_to_num(nan=torch.inf)
             best = int(kl.argmin())
             lens.weight[i], lens.bias[i] = BLENDS[best] * weight, BLENDS[best] * bias
             found[str(layer)] = {"blend": BLENDS[best], "kl_identity": float(kl[0]), "kl_start": float(kl[best])}
@@ -238,46 +254,38 @@ def _blend(lens: TunedLens, check: Batch) -> dict[str, dict[str, float]]:
 
 
 def _descend(
-    lens: TunedLens, model: Model, prompts: Prompts, steps: int, lr: float, step_tokens: int,
-    rng: np.random.Generator, bar: tqdm, keep: Fit, begin: State | None,
+    lens: TunedLens, some: _Draws, steps: int, lr: float, step_tokens: int, bar: tqdm, keep: Fit, begin: State | None
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Take gradient steps, every layer on its own, all on the same tokens; return weight and bias of the start."""
-    sites = resid([*lens.layers, model.info.n_layers])
     first = (lens.weight.clone(), lens.bias.clone())
     done = 0
     if begin is not None:
-        notes, kept = begin[0], {k: v.to(model.device) for k, v in begin[1].items()}
-        done, lens.facts["history"], rng.bit_generator.state = notes["done"], notes["history"], notes["rng"]
+        notes, kept = begin[0], {k: v.to(some.model.device) for k, v in begin[1].items()}
+        done, lens.facts["history"], some.rng.bit_generator.state = notes["done"], notes["history"], notes["rng"]
         first = (kept["first/weight"], kept["first/bias"])
         lens.weight, lens.bias = kept["weight"], kept["bias"]
-        bar.update(len(prompts) + done)
+        bar.update((bar.total or 0) - steps + done)
     params = {"weight": lens.weight, "bias": lens.bias}
     optimizer = torch.optim.Adam(params.values(), lr=lr, betas=(0.9, 0.999))
     for name, p in params.items():
-        p.grad = torch.zeros_like(p)
         if begin is not None:
             mine = {k.rpartition("/")[2]: v for k, v in begin[1].items() if k.startswith(f"adam/{name}/")}
             optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in mine.items()}
 
     def state() -> State:
-        notes = {"done": done, "history": lens.facts["history"], "rng": rng.bit_generator.state}
+        notes = {"done": done, "history": lens.facts["history"], "rng": some.rng.bit_generator.state}
+        notes["left_out"] = some.left_out
         adam = {f"adam/{name}/{k}": v for name, p in params.items() for k, v in optimizer.state[p].items()}
         return notes, {**params, "first/weight": first[0], "first/bias": first[1], **adam}
 
     while done < steps:
         for group in optimizer.param_groups:
             group["lr"] = lr * (1 - done / steps)
-        batch = _finite(capture(model, prompts, _some(prompts, step_tokens, rng), sites))
-        if len(batch):
-            final = _final(batch)
-            for i in range(len(lens.layers)):
-                own = [lens.weight[i].clone().requires_grad_(), lens.bias[i].clone().requires_grad_()]
-                with torch.enable_grad():
-                    slopes = torch.autograd.grad(_kl(lens, batch, final, i, *own), own)
-                for p, slope in zip(params.values(), slopes, strict=True):
-                    assert p.grad is not None
-                    p.grad[i] = slope.nan_to_num()
-            optimizer.step()
+        found = [*some.stream(step_tokens).each(partial(_slopes, lens))]
+        total = sum(n for n, _ in found)
+        for k, p in enumerate(params.values()):
+            p.grad = torch.stack([slopes[k] * (n / total) for n, slopes in found]).sum(0).nan_to_num()
+        optimizer.step()
         done += 1
         bar.update(1)
         keep.step(f"after {done} of {steps} steps", state)
@@ -286,14 +294,22 @@ def _descend(
     return first
 
 
-def _keep_better(lens: TunedLens, first: tuple[torch.Tensor, torch.Tensor], check: Batch) -> None:
+def _slopes(lens: TunedLens, batch: Batch) -> tuple[int, list[torch.Tensor]]:
+    """Return the tokens of a batch, and the gradients of their mean KL with respect to A and b of all layers."""
+    final, found = _final(batch), []
+    for i in range(len(lens.layers)):
+        own = [lens.weight[i].clone().requires_grad_(), lens.bias[i].clone().requires_grad_()]
+        with torch.enable_grad():
+            found.append(torch.autograd.grad(_kl(lens, batch, final, i, *own), own))
+    return len(batch.tokens), [torch.stack(part) for part in zip(*found, strict=True)]
+
+
+def _keep_better(lens: TunedLens, first: tuple[torch.Tensor, torch.Tensor], check: Check) -> None:
     """Go back to the start where training has not helped."""
-    check = _finite(check)
-    final = _final(check)
     with torch.no_grad():
         for i in range(len(lens.layers)):
-            before = _kl(lens, check, final, i, first[0][i], first[1][i])
-            after = _kl(lens, check, final, i, lens.weight[i], lens.bias[i])
+            before = _mean_kl(lens, check, i, first[0][i], first[1][i])
+            after = _mean_kl(lens, check, i, lens.weight[i], lens.bias[i])
             lens.facts["history"][str(lens.layers[i])]["kl_trained"] = float(after)
             if not bool(after < before):
                 lens.weight[i], lens.bias[i] = first[0][i], first[1][i]

@@ -17,6 +17,7 @@ from ..models.steady import steady
 from ..run.fitting import Fit, State, fit_facts
 from ..run.signals import at_once
 from ..run.sites import resid
+from ..run.stream import report_nonfinite, stream
 from ..settings import checked, count, number, positive
 from ..text.prompts import Prompts
 from .decoder import ContextDecoder
@@ -117,9 +118,7 @@ def fit_context_decoder(
         raise ValueError(f"{', '.join(bad)}: must be positive")
     if not isinstance(prompts, Prompts):
         prompts = Prompts.from_texts(prompts, model)
-    usable = [i for i in range(len(prompts)) if prefix_start(prompts.special(i)) < prompts.lengths[i] - 1]
-    if not usable:
-        raise ValueError("no prompt has two tokens that are not special: give longer prompts")
+    draws = _Draws(model, prompts, rows, max_prefix)
     facts = {
         **fit_facts(model, prompts), **numbers, "warmup": warmup, "weight_decay": weight_decay,
         "train_copy": train_copy, "seed": seed, "hidden": int(hidden or model.info.d_model),
@@ -139,9 +138,7 @@ def fit_context_decoder(
         with tqdm(total=steps, initial=len(losses), disable=not progress, desc="context decoder") as bar:
             while (done := len(losses)) < steps:
                 _set_rate(optimizer, done, steps, warmup)
-                states, prefix = _draw(model, prompts, usable, rows, max_prefix, [seed, done])
-                ok = states.isfinite().flatten(1).all(1)
-                states, prefix = states[ok], prefix[ok]
+                states, prefix = draws.states([seed, done])
                 loss = float("nan")
                 if len(states):
                     loss = _step(decoder, optimizer, states, prefix)
@@ -151,6 +148,7 @@ def fit_context_decoder(
                 bar.update(1)
                 bar.set_postfix(loss=f"{_mean(losses):.3f}")
                 keep.step(f"after {len(losses)} of {steps} steps", partial(_state, decoder, optimizer, losses))
+        report_nonfinite(draws.left_out, len(prompts), model)
         decoder.facts["loss"] = _mean(losses)
         decoder.check()
         keep.finish(decoder.save)
@@ -177,24 +175,45 @@ def prefixes(ids: torch.Tensor, start: torch.Tensor, row: torch.Tensor, position
     return torch.where(inside, ids[row[:, None], at], -1)
 
 
-def _draw(
-    model: HookedLM, prompts: Prompts, usable: list[int], rows: int, max_prefix: int, seed: list[int]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return states (row, layer, d) of random tokens, and the prefixes (row, n) before them."""
-    rng = np.random.default_rng(seed)
-    chosen = rng.choice(usable, size=max(1, rows // 4))
-    padded, mask, _ = prompts.padded(chosen.tolist())
-    starts = np.array([prefix_start(prompts.special(int(i))) for i in chosen])
-    width = min(padded.shape[1], int(starts.max()) + max_prefix + 1, *getattr(model, "length_steps", ()))
-    ids, mask = (torch.from_numpy(a[:, :width]).to(model.device) for a in (padded, mask))
-    lengths = np.minimum([prompts.lengths[int(i)] for i in chosen], width)
-    row = rng.integers(0, len(chosen), rows)
-    last = np.minimum(lengths[row] - 1, starts[row] + max_prefix)
-    position = torch.from_numpy(rng.integers(starts[row] + 1, last + 1)).to(model.device)
-    place = torch.from_numpy(row).to(model.device)
-    acts = model.run(ids, resid(range(1, model.info.n_layers + 1)), mask=mask)
-    states = torch.stack([a[place, position].float() for _, a in sorted(acts.items())], 1)
-    return states, prefixes(ids, torch.from_numpy(starts).to(model.device), place, position)
+class _Draws:
+    """Random tokens of the prompts that have a prefix, with their states."""
+
+    def __init__(self, model: HookedLM, prompts: Prompts, rows: int, max_prefix: int) -> None:
+        starts = np.array([prefix_start(prompts.special(i)) for i in range(len(prompts))])
+        usable = np.flatnonzero(starts < np.asarray(prompts.lengths) - 1)
+        if not len(usable):
+            raise ValueError("no prompt has two tokens that are not special: give longer prompts")
+        self.starts = starts[usable]
+        self.last = np.minimum(np.asarray(prompts.lengths)[usable] - 1, self.starts + max_prefix)
+        self.prompts = Prompts.from_ids(
+            [prompts.ids(int(i))[: last + 1] for i, last in zip(usable, self.last, strict=True)], model
+        )
+        self.model, self.rows, self.numbers = model, rows, usable
+        self.left_out: dict[int, int] = {}  # what is not finite among the prompts drawn so far
+
+    def states(self, seed: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return finite states (row, layer, d) of random tokens, and the prefixes (row, n) before them."""
+        rng, model, n_layers = np.random.default_rng(seed), self.model, self.model.info.n_layers
+        chosen = rng.choice(len(self.starts), size=max(1, self.rows // 4))
+        row = rng.integers(0, len(chosen), self.rows)
+        position = rng.integers(self.starts[chosen][row] + 1, self.last[chosen][row] + 1)
+        place, row = (torch.from_numpy(x).to(model.device) for x in (position, row))
+        states = torch.full(
+            (self.rows, n_layers, model.info.d_model), torch.nan, dtype=torch.float32, device=model.device
+        )
+        some = self.prompts[chosen]
+        source = stream(model, some, resid(range(1, n_layers + 1)))
+        for batch in source.each(lambda batch: batch, report=False):
+            within = torch.full((len(chosen),), -1, dtype=torch.int64, device=model.device)
+            within[batch.numbers] = torch.arange(len(batch), dtype=torch.int64, device=model.device)
+            mine = (within[row] >= 0).nonzero()[:, 0]
+            at = (within[row[mine]], place[mine])
+            states[mine] = torch.stack([batch.resid(n)[at].float() for n in range(1, n_layers + 1)], 1)
+        self.left_out |= {int(self.numbers[chosen[i]]): layer for i, layer in source.left_out.items()}
+        ids = torch.from_numpy(some.padded(range(len(chosen)))[0]).to(model.device)
+        prefix = prefixes(ids, torch.from_numpy(self.starts[chosen]).to(model.device), row, place)
+        finite = states.isfinite().flatten(1).all(1)
+        return states[finite], prefix[finite]
 
 
 def _step(decoder: ContextDecoder, optimizer: torch.optim.Optimizer, states: Any, prefix: torch.Tensor) -> float:

@@ -324,8 +324,8 @@ class Stream:
     def __iter__(self) -> Iterator[Batch]:
         return self.each(lambda batch: batch)
 
-    def each(self, function: Callable[[Batch], T]) -> Iterator[T]:
-        """Yield what a function makes of each batch.
+    def each(self, function: Callable[[Batch], T], report: bool = True) -> Iterator[T]:
+        """Yield what a function makes of each batch; without ``report`` nothing is said of prompts left out.
 
         Where memory runs out the function is called again on half of the prompts, so that it must keep nothing itself.
         """
@@ -345,7 +345,8 @@ class Stream:
                     self.read += len(numbers)
                     bar.update(int(self.lengths[numbers].sum()))
                     yield from made
-        report_nonfinite(self.left_out, len(self.prompts), self.model)
+        if report:
+            report_nonfinite(self.left_out, len(self.prompts), self.model)
 
     def _made(self, function: Callable[[Batch], T], numbers: list[int]) -> list[T]:
         """Return what a function makes of the finite prompts among some; nothing where there are none."""
