@@ -5,6 +5,7 @@ So ``import tokinterp`` and ``tokinterp --help`` do not wait for torch.  A name 
 """
 
 from .models import Model, ModelInfo, Modules, load_model, load_tokenizer, untrained, wrap
+from .results.cite import cite
 from .results.contrasts import contrast
 from .results.dataset import check
 from .results.long_table import table
@@ -18,12 +19,13 @@ from .run.engine import measure, measure_on_cluster
 from .run.measurement import Field, Measurement
 from .run.nulls import measure_nulls
 from .run.sites import Site, resid
+from .run.states import states
 from .run.stream import capture, stream
 from .text import Prompts, Spans, bundled_questions, bundled_spans, bundled_texts
 
 __all__ = [
     "Batch", "Condition", "Field", "Measurement", "Model", "ModelInfo", "Modules", "Prompts", "Site", "Spans",
-    "bundled_questions", "bundled_spans", "bundled_texts", "capture", "check", "concat_models", "contrast", "edits",
-    "load_model", "load_tokenizer", "measure", "measure_conditions", "measure_nulls", "measure_on_cluster", "read",
-    "report", "resid", "stream", "summary", "table", "untrained", "wrap", "write",
+    "bundled_questions", "bundled_spans", "bundled_texts", "capture", "check", "cite", "concat_models", "contrast",
+    "edits", "load_model", "load_tokenizer", "measure", "measure_conditions", "measure_nulls", "measure_on_cluster",
+    "read", "report", "resid", "states", "stream", "summary", "table", "untrained", "wrap", "write",
 ]  # fmt: skip

@@ -170,3 +170,20 @@ def test_spaces_behind_a_token_are_no_part_of_its_span():
     rows = [span(texts[0], s) for s in ("Nile", "flows north", "The")]
     found = Spans.from_records(rows, texts).align(prompts)
     assert (found.span.tolist(), found.start.tolist(), found.stop.tolist()) == ([2, 0, 1], [0, 1, 2], [1, 2, 4])
+
+
+def test_words_are_found_whole_longest_first_and_by_case():
+    texts = ["New York, new york; the Yorkers of New Yorkshire. naïve naı̈ve", "York"]
+    found = Spans.find(texts, ["York", "New York", "na"])
+    assert found.strings() == ["New York", "York"]
+    assert found.document.tolist() == [0, 1]
+    found = Spans.find(texts, ["york", "new york"], ignore_case=True)
+    assert found.strings() == ["New York", "new york", "York"]
+    assert found.type.tolist() == ["new york", "new york", "york"]
+    assert len(Spans.find(texts, ["York"], whole=False)) == 4
+    assert Spans.find(["a.c abc"], ["a.c"]).strings() == ["a.c"]
+    assert len(Spans.find(texts, ["Rome"])) == 0
+    with pytest.raises(ValueError, match="words="):
+        Spans.find(texts, [""])
+    with pytest.raises(TypeError, match="words='York': one string is not a list"):
+        Spans.find(texts, "York")

@@ -9,6 +9,7 @@ from .bundled import (
     bundled_texts,
     check_texts,
 )
+from .chat import chat_texts
 from .classes import STOP_WORDS, TokenClasses, token_classes
 from .conll import read_conll, read_conllu, read_conllulex
 from .files import read_texts
@@ -24,7 +25,7 @@ from .words import find_words
 __all__ = [
     "CONDITIONS", "STOP_WORDS", "Annotated", "BundledText", "Items", "Prompts", "Question", "Removal", "Spans",
     "TokenClasses", "TokenSpans", "Vocabulary", "augment_prompts", "build_items", "bundled_questions", "bundled_spans",
-    "bundled_texts", "check_texts", "find_units", "find_words", "random_ids", "read_conll", "read_conllu",
+    "bundled_texts", "chat_texts", "check_texts", "find_units", "find_words", "random_ids", "read_conll", "read_conllu",
     "read_conllulex", "read_spans_jsonl", "read_texts", "remove", "remove_random", "shuffle_blocks",
     "shuffle_words", "spacy_spans", "token_classes",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from ..settings import (
     whole,
     words,
 )
-from .words import find_words, trimmed
+from .words import find_words, marks, trimmed
 
 if TYPE_CHECKING:
     from .spelled import Spelled
@@ -128,18 +129,60 @@ class Spans:
     @checked(texts=prompts | strings)
     def words(cls, texts: Sequence[str] | Spelled) -> Spans:
         """Find the words of texts, or of the texts of prompts; see `find_words` for what a word is."""
-        numbered: Iterable[tuple[int, str]]
-        if hasattr(texts, "document_text"):
-            prompts: Any = texts
-            numbered = ((int(d), prompts.document_text(int(d))) for d in np.unique(prompts.documents))
-            kept = None
-        else:
-            numbered, kept = enumerate(texts), texts  # type: ignore[arg-type]
+        numbered, kept = _numbered(texts)
         found = [(d, find_words(text)[0]) for d, text in numbered]
         edges = np.concatenate([e for _, e in found]) if found else np.zeros((0, 2), np.int64)
         document = np.repeat(np.array([d for d, _ in found], np.int64), [len(e) for _, e in found])
         kind = np.full(len(edges), "word")
-        return cls(document, edges[:, 0], edges[:, 1], kind, np.full(len(edges), ""), kept)  # type: ignore[arg-type]
+        return cls(document, edges[:, 0], edges[:, 1], kind, np.full(len(edges), ""), kept)
+
+    @classmethod
+    @checked(texts=prompts | strings, words=strings)
+    def find(
+        cls, texts: Sequence[str] | Spelled, words: Sequence[str], *, whole: bool = True, ignore_case: bool = False,
+        kind: str = "found",
+    ) -> Spans:  # fmt: skip
+        """Find every place of some words or phrases; ``type`` of a span is the word that was looked for.
+
+        Parameters
+        ----------
+        texts : sequence of str or Prompts
+            The texts, or those of prompts.
+        words : sequence of str
+            What to look for. At one place the longest counts, and none overlaps another.
+        whole : bool
+            Only where no letter, digit or combining mark stands directly before or after.
+        ignore_case : bool
+            Whether case does not count.
+        kind : str
+            Of the spans.
+
+        Raises
+        ------
+        ValueError
+            For an empty word.
+
+        Examples
+        --------
+        >>> spans = Spans.find(["The Nile and the Niles flow."], ["Nile", "the"], ignore_case=True)
+        >>> spans.strings(), spans.type.tolist()
+        (['The', 'Nile', 'the'], ['the', 'Nile', 'the'])
+        """
+        if not words or not all(words):
+            refuse("words", words, "give at least one word, none of them empty")
+        flags = re.IGNORECASE if ignore_case else 0
+        edge = rf"[\w{marks()}]" if whole else "(?!)"
+        named = {w.casefold() if ignore_case else w: w for w in words}
+        either = "|".join(re.escape(w) for w in sorted(named.values(), key=len, reverse=True))
+        pattern = re.compile(rf"(?<!{edge})(?:{either})(?!{edge})" if whole else either, flags)
+        numbered, kept = _numbered(texts)
+        found = [(d, m) for d, text in numbered for m in pattern.finditer(text)]
+        looked_for = [named.get(m[0].casefold() if ignore_case else m[0], m[0]) for _, m in found]
+        document, start, stop = (
+            np.array(column, np.int64)
+            for column in ([d for d, _ in found], [m.start() for _, m in found], [m.end() for _, m in found])
+        )
+        return cls(document, start, stop, np.full(len(found), kind), np.array(looked_for, np.str_), kept)
 
     @checked(mask=places)
     def where(self, mask: np.ndarray) -> Spans:
@@ -330,6 +373,13 @@ class TokenSpans:
         out = np.zeros(prompts.n_tokens, dtype=bool)
         out[prompts.starts[self.prompt[rows]] + self.stop[rows] - 1] = True
         return out
+
+
+def _numbered(texts: Any) -> tuple[Iterable[tuple[int, str]], list[str] | None]:
+    """Return (document, text) of texts or prompts, and the texts where they are kept."""
+    if hasattr(texts, "document_text"):
+        return ((int(d), texts.document_text(int(d))) for d in np.unique(texts.documents)), None
+    return enumerate(texts), texts
 
 
 def _value(record: Mapping[str, Any], n: int, name: str) -> Any:
