@@ -447,6 +447,7 @@ CALLS: dict[str, Callable[[World], Call]] = {
         "Field": {"dims": ("prompt", "layer"), "long_name": "a"},
         "DotAttention": {"n": 4, "d": 2, "m": 3}, "Measurement": {},
         "ContextMemory": {"decoder": lambda w: _decoder(w)}, "ErasureScores": {"probes": lambda w: w.probes},
+        "Feucht2024Scores": {"probes": lambda w: w.probes},
         "ProbeScores": {"probes": lambda w: w.probes}, "PerCloud": {"estimator": ti.geometry.cluster_count},
         # functions that measure
         "augmentation_metrics": {**MP, "draws": 2, "progress": False},

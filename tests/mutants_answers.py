@@ -7,8 +7,6 @@ MUTANTS = [
      "tests/erasure/test_erasure.py"),
     ("erasure: rank counts itself", "tokinterp/erasure/erasure.py", "1 / (1 + rank.masked_fill",
      "1 / (2 + rank.masked_fill", "tests/erasure/test_erasure.py"),
-    ("erasure: centre of one offset", "tokinterp/erasure/erasure.py", "return total / count.clamp(min=1)",
-     "return (total / count.clamp(min=1)).mean().expand(len(total))", "tests/erasure/test_erasure.py"),
     ("recall: by the same half", "tokinterp/memory/recall.py", 'base = self.sums["bag"][other, level]',
      'base = self.sums["bag"][half, level]', "tests/memory/test_recall.py"),
     ("recall: bags count repeats", "tokinterp/memory/recall.py", "(seen.cumsum(1) - seen).clamp(max=1)",

@@ -9,6 +9,9 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from tokinterp.erasure.token_probes import TokenProbes
+from tokinterp.fitted import digest_of
+from tokinterp.kernels.probes import Reading
 from tokinterp.models.info import ModelInfo
 from tokinterp.run.sites import Site
 from tokinterp.text import Prompts
@@ -82,14 +85,19 @@ class PlantedModel:
         return out
 
 
-class LinearProbes:
+class LinearProbes(TokenProbes):
     """What erasure needs of token probes: a weight (label, d_model) for each layer and offset."""
 
     def __init__(self, weights: dict[tuple[int, int], torch.Tensor], labels: Any) -> None:
+        self.facts = {"model": "planted"}
         self.weights = weights
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
         self.layers = sorted({layer for layer, _ in weights})
         self.offsets = sorted({offset for _, offset in weights})
+
+    @property
+    def digest(self):
+        return digest_of({f"{n}/{i}": w for (n, i), w in self.weights.items()}, self.labels.tolist())
 
     @classmethod
     def random(cls, layers, offsets, d, labels, seed=0, scale=1.0):
@@ -114,15 +122,19 @@ class LinearProbes:
         place = torch.searchsorted(self.labels, targets).clamp(max=len(self.labels) - 1)
         return logits, place, self.labels[place] == targets
 
-    def log_probs(self, rows, layer, offset, targets):
+    def check_model(self, info):
+        width = next(iter(self.weights.values())).shape[-1]
+        if width != info.d_model:
+            raise ValueError(f"probes of another model: {width} wide, and {info.id} is {info.d_model} wide")
+
+    def standardise(self, rows, layer):
+        return rows
+
+    def read(self, rows, layer, offset, targets, *, standardised=False, rank=True):
         logits, place, known = self._scores(rows, layer, offset, targets)
         found = logits.log_softmax(-1).gather(1, place[:, None])[:, 0]
-        return found.masked_fill(~known, torch.nan)
-
-    def rank(self, rows, layer, offset, targets):
-        logits, place, known = self._scores(rows, layer, offset, targets)
         higher = (logits > logits.gather(1, place[:, None])).sum(1)
-        return torch.where(known, higher, -1)
+        return Reading(found.masked_fill(~known, torch.nan), torch.where(known, higher, -1))
 
 
 def planted_spans(prompts: Prompts) -> set[tuple[int, int, int]]:

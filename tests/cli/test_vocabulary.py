@@ -97,7 +97,7 @@ def test_fit_probes_says_how_good_they_are_and_what_to_call_next(call, folder, m
     for batch in ti.stream(model, prompts, ti.resid([2])):
         goal = batch.flatten(batch.labels(-1).masked_fill(batch.special, -1))
         goal = torch.where(torch.isin(goal, torch.tensor([-1, 1])), -1, goal)  # BOS is no label
-        right += int((probes.rank(batch.rows(2), 2, -1, goal) == 0).sum())
+        right += int((probes.read(batch.rows(2), 2, -1, goal).rank == 0).sum())
         total += int((goal >= 0).sum())
     table = [line.split() for line in out.splitlines()]
     assert ["offset", "-2", "-1", "0"] in table

@@ -15,6 +15,7 @@ from standin import StandIn, partitions
 import tokinterp as ti
 from tokinterp.erasure.depth import default_layers, end_layer
 from tokinterp.erasure.erasure import ErasureScores
+from tokinterp.erasure.published import Feucht2024Scores
 from tokinterp.text import Prompts
 from tokinterp.text.bigrams import sample_bigrams
 
@@ -32,12 +33,12 @@ def units(ds):
     "options",
     [
         {},
-        {"denominator": "paper"},
+        {"psi": {"denominator": "paper"}},
         {"segmentation": "dp"},
-        {"segmentation": "dp", "denominator": "paper"},
+        {"segmentation": "dp", "psi": {"denominator": "paper"}},
         {"scale": "logprob"},
         {"scale": "rank"},
-        {"max_length": 6},
+        {"psi": {"max_length": 6}},
     ],
     ids=str,
 )
@@ -50,7 +51,7 @@ def test_planted_units_are_the_segments(options):
 def test_planted_units_after_a_single_letter():
     # Under "code" a span that begins right after BOS gains a token to the left for nothing; "paper" has no such gap.
     prompts = Prompts.from_texts(planted_texts(8, first=["a"], seed=3), MODEL)
-    ds, _ = planted_run(prompts, denominator="paper")
+    ds, _ = planted_run(prompts, psi={"denominator": "paper"})
     assert units(ds) == planted_spans(prompts)
 
 
@@ -88,15 +89,6 @@ def test_per_prompt_numbers():
         assert ds["n_terms"].values[i].tolist() == (~np.isnan(delta)).sum(0).tolist()
 
 
-def test_centred_delta_has_mean_zero_and_the_same_units():
-    plain, prompts = planted_run()
-    ds, _ = planted_run(centred=True)
-    mean = np.nanmean(plain["delta"].values.astype(float), axis=0)
-    assert ds["centre"].values == pytest.approx(mean, abs=1e-7)
-    assert ds["delta"].values == pytest.approx(plain["delta"].values - mean, abs=1e-6, nan_ok=True)
-    assert planted_spans(prompts) <= units(ds)
-
-
 def test_controls_are_the_same_measurement_on_other_text():
     prompts = Prompts.from_texts(planted_texts(6, words=20), MODEL)
     words = {tuple(prompts.ids(p)[a:b].tolist()) for p, a, b in planted_spans(prompts)}
@@ -122,21 +114,27 @@ def test_bigram_text_has_only_the_bigrams_of_the_text():
 
 
 # -- the published steps, on numbers that mean nothing -------------------------------------------------------------
-def standin(seed=0, labels=range(17), **options):
+class Everywhere(ErasureScores):
+    """Special tokens are like others."""
+
+    exclude = ()
+
+
+def standin(seed=0, labels=range(17), kind=Everywhere, **options):
     """A random stream, random probes, and the measurement."""
     model = StandIn(lengths=(9, 5, 12, 2, 7), seed=seed)
     model.prompts = Prompts.from_ids(model.ids)
     probes = LinearProbes.random([1, 3], [0, -1, -2], model.d, list(labels), seed, scale=0.7)
-    settings = {"start": 1, "end": 3, "tokens": None, "exclude": (), **options}
-    return model, probes, ErasureScores(probes, **settings)
+    settings = {"start": 1, "end": 3, "tokens": None, **options}
+    return model, probes, kind(probes, **settings)
 
 
 @pytest.mark.parametrize("denominator", ["code", "paper"])
 def test_scores_and_segments_are_those_of_the_authors_functions(denominator):
     model, probes = footprints.streams()
     model.prompts = Prompts.from_ids(model.ids)
-    asked = {"start": footprints.START, "end": footprints.END, "tokens": None, "exclude": ()}
-    ds = model.measured(ErasureScores(probes, denominator=denominator, **asked)).result()
+    asked = {"start": footprints.START, "end": footprints.END, "tokens": None, "psi": {"denominator": denominator}}
+    ds = model.measured(Everywhere(probes, **asked)).result()
     for document, theirs in enumerate(FOUND["streams"]):
         delta = ds["delta"].values[ds["token_prompt"].values == document]
         for row, own in zip(theirs["delta"], delta, strict=True):
@@ -204,12 +202,10 @@ def test_merge_and_state_give_the_same_result():
 def test_an_interrupted_run_resumes(tmp_path):
     prompts = Prompts.from_texts(planted_texts(6), MODEL)
     probes = LinearProbes.planted(MODEL, [1, 3])
-    whole = ti.measure(
-        MODEL, prompts, {"e": ErasureScores(probes, 1, 3, centred=True)}, progress=False, batch_tokens=100
-    )
+    whole = ti.measure(MODEL, prompts, {"e": ErasureScores(probes, 1, 3)}, progress=False, batch_tokens=100)
 
     class Stops(ErasureScores):
-        left = 8
+        left = 4
 
         def update(self, batch):
             Stops.left -= 1
@@ -220,8 +216,8 @@ def test_an_interrupted_run_resumes(tmp_path):
     store = tmp_path / "run.zarr"
     options = {"progress": False, "batch_tokens": 100, "store": store, "checkpoint_every": 0}
     with pytest.raises(RuntimeError, match="power cut"):
-        ti.measure(MODEL, prompts, {"e": Stops(probes, 1, 3, centred=True)}, **options)
-    tree = ti.measure(MODEL, prompts, {"e": Stops(probes, 1, 3, centred=True)}, **options)
+        ti.measure(MODEL, prompts, {"e": Stops(probes, 1, 3)}, **options)
+    tree = ti.measure(MODEL, prompts, {"e": Stops(probes, 1, 3)}, **options)
     for name, v in whole["e"].to_dataset().variables.items():
         a, b = v.values, tree["e"].to_dataset()[name].values
         assert np.array_equal(a, b, equal_nan=a.dtype.kind == "f"), name
@@ -241,16 +237,16 @@ def test_special_tokens_are_in_no_span_and_no_target():
             assert missing[t, c] == (not there), (t, i)
     for a, b in zip(ds["start"].values, ds["stop"].values, strict=True):
         assert not special[a:b].any()
-    published, _ = planted_run(prompts, exclude=())
+    published, _ = planted_run(prompts, kind=Feucht2024Scores)
     assert int(np.isnan(published["delta"].values).sum()) == 3
     assert int((published["stop"] - published["start"]).sum()) == 7
 
 
 def test_types_that_were_never_labels():
     labels = [n for n in range(17) if n % 3]
-    model, _, measurement = standin(labels=labels, unseen="missing")
+    model, _, measurement = standin(labels=labels)
     ds = model.measured(measurement).result()
-    zero = model.measured(standin(labels=labels, unseen="zero")[2]).result()
+    zero = model.measured(standin(labels=labels, kind=Feucht2024Scores)[2]).result()
     unknown = ~np.isin(ds["token_id"].values, labels)
     now = list(ds["offset"].values).index(0)
     assert unknown.any()
@@ -314,10 +310,10 @@ def test_layers_of_other_depths():
         ({"offsets": (0, 1)}, "before them"),
         ({"scale": "odds"}, "scale='odds': give one of 'prob'"),
         ({"segmentation": "viterbi"}, "'greedy' or 'dp'"),
-        ({"denominator": 3}, "'code' or 'paper'"),
-        ({"unseen": "drop"}, "'missing' or 'zero'"),
-        ({"exclude": ("massive",)}, "'special'"),
-        ({"max_length": 0}, "max_length=0: .*at least 1"),
+        ({"psi": {"denominator": 3}}, "'code' or 'paper'"),
+        ({"psi": {"left_penalty": 2}}, "left_penalty=2: give True or False"),
+        ({"psi": {"penalty": 2}}, "psi has no option 'penalty': give denominator"),
+        ({"psi": {"max_length": 0}}, "max_length=0: .*at least one"),
         ({"tokens": -1}, "tokens=-1: .*at least 0"),
     ],
 )

@@ -1,9 +1,9 @@
 """Probes in closed form are those of the whole data."""
 
-import numpy as np
+import few_probes
 import pytest
 import torch
-from tiny import tiny_lm
+from few_probes import text
 
 import tokinterp as ti
 from tokinterp.erasure import probe_closed
@@ -12,20 +12,9 @@ from tokinterp.erasure.probe_text import label_ids
 from tokinterp.erasure.probes import fit_probes
 from tokinterp.erasure.token_probes import TokenProbes
 from tokinterp.kernels.state import _products
-from tokinterp.models import wrap
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return wrap(tiny_lm("llama"), id="tiny")
-
-
-def text(n=12, length=40, types=50, seed=0):
-    """Random ids below ``types``, so that they repeat."""
-    rng = np.random.default_rng(seed)
-    return ti.Prompts.from_ids([rng.integers(3, types, length - i % 5) for i in range(n)])
+model = few_probes.model
 
 
 @pytest.mark.parametrize("method", ["ridge", "lda"])

@@ -246,7 +246,7 @@ def test_refusals(real, texts):
     with pytest.raises(ValueError, match=r"offsets=\[-3\]: no probes"):
         score_probes(probes, model, test, offsets=[-3])
     other = wrap(tiny_lm("llama"), id="other")
-    with pytest.raises(ValueError, match=r"d_model \d+ do not fit other"):
+    with pytest.raises(ValueError, match=r"with d_model=\d+, but other has"):
         score_probes(probes, other, ti.Prompts.from_ids([[3, 4, 5]]), progress=False)
     with pytest.raises(ValueError, match="has a word of several tokens"):
         score_probes(probes, model, ti.Prompts.from_texts(["! ? ."], model), progress=False)

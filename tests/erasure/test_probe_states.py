@@ -2,36 +2,19 @@
 
 import logging
 
-import numpy as np
+import few_probes
 import pytest
 import torch
+from few_probes import FAST, text
 from tiny import byte_tokenizer, some_prompts, tiny, tiny_lm
 
 import tokinterp as ti
 from tokinterp.erasure.probe_states import capture_states
-from tokinterp.erasure.probes import ProbeSettings, fit_probes
+from tokinterp.erasure.probes import fit_probes
 from tokinterp.models import wrap
 
 torch.set_num_threads(1)
-
-
-FAST = ProbeSettings(rows=128, epochs=2, lr=0.03)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return wrap(tiny_lm("llama"), id="tiny")
-
-
-def text(n=12, length=40, types=50, seed=0):
-    """Random ids below ``types``, so that they repeat."""
-    rng = np.random.default_rng(seed)
-    return ti.Prompts.from_ids([rng.integers(3, types, length - i % 5) for i in range(n)])
-
-
-@pytest.fixture(scope="module")
-def fitted(model):
-    return fit_probes(model, text(), offsets=[-1, 0], settings=FAST, validation=text(seed=1), progress=False)
+model, fitted = few_probes.model, few_probes.fitted
 
 
 def test_states_are_standardised_over_the_tokens_of_the_text(model, fitted):
@@ -44,7 +27,7 @@ def test_states_are_standardised_over_the_tokens_of_the_text(model, fitted):
     logits = torch.log_softmax(x @ weight.T + bias, 1)
     target = torch.cat([b.tokens.ids for b in ti.stream(model, prompts, ti.resid([2]))])
     expected = logits.gather(1, torch.searchsorted(fitted.labels, target)[:, None])[:, 0]
-    torch.testing.assert_close(fitted.log_probs(x, 2, 0, target), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(fitted.read(x, 2, 0, target).log_prob, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_layers_in_groups_give_the_same_and_too_little_memory_is_refused(model, caplog):

@@ -2,38 +2,20 @@
 
 import dataclasses
 
+import few_probes
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_lm
+from few_probes import FAST, text
 
 import tokinterp as ti
 from tokinterp.erasure import probe_training
 from tokinterp.erasure import probes as fitting
 from tokinterp.erasure.probe_training import Job, train
 from tokinterp.erasure.probes import ProbeSettings, fit_probes
-from tokinterp.models import wrap
 
 torch.set_num_threads(1)
-
-
-FAST = ProbeSettings(rows=128, epochs=2, lr=0.03)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return wrap(tiny_lm("llama"), id="tiny")
-
-
-def text(n=12, length=40, types=50, seed=0):
-    """Random ids below ``types``, so that they repeat."""
-    rng = np.random.default_rng(seed)
-    return ti.Prompts.from_ids([rng.integers(3, types, length - i % 5) for i in range(n)])
-
-
-@pytest.fixture(scope="module")
-def fitted(model):
-    return fit_probes(model, text(), offsets=[-1, 0], settings=FAST, validation=text(seed=1), progress=False)
+model, fitted = few_probes.model, few_probes.fitted
 
 
 def job_of(targets, n_classes, s, validation=None, starts=(0,), offsets=None):
@@ -129,7 +111,7 @@ def test_the_best_epoch_is_kept(model):
     best = int(history[:, 1].argmin())
     assert len(history) == best + 2  # stopped after one epoch without a lower loss
     rows = list(ti.stream(model, held, ti.resid([1])))
-    loss = -torch.cat([probes.log_probs(b.rows(1), 1, 0, b.tokens.ids) for b in rows]).double().nanmean()
+    loss = -torch.cat([probes.read(b.rows(1), 1, 0, b.tokens.ids).log_prob for b in rows]).double().nanmean()
     assert float(loss) == pytest.approx(float(history[best, 1]), rel=1e-5)
 
 

@@ -1,8 +1,10 @@
 """Token probes: the gradient by hand, the fit, the published loop, closed forms, files and refusals."""
 
+import few_probes
 import numpy as np
 import pytest
 import torch
+from few_probes import FAST, text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import byte_tokenizer, tiny_lm
@@ -16,23 +18,7 @@ from tokinterp.kernels import probes as kernel
 from tokinterp.models import wrap
 
 torch.set_num_threads(1)
-FAST = ProbeSettings(rows=128, epochs=2, lr=0.03)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return wrap(tiny_lm("llama"), id="tiny")
-
-
-def text(n=12, length=40, types=50, seed=0):
-    """Random ids below ``types``, so that they repeat."""
-    rng = np.random.default_rng(seed)
-    return ti.Prompts.from_ids([rng.integers(3, types, length - i % 5) for i in range(n)])
-
-
-@pytest.fixture(scope="module")
-def fitted(model):
-    return fit_probes(model, text(), offsets=[-1, 0], settings=FAST, validation=text(seed=1), progress=False)
+model, fitted = few_probes.model, few_probes.fitted
 
 
 # -- kernels --------------------------------------------------------------------------------------------------
@@ -121,7 +107,7 @@ def test_factored_probes_stay_in_the_span_of_the_unembedding(model):
     found = torch.linalg.lstsq(head, probes.weight(0, 0)).solution
     torch.testing.assert_close(head @ found, probes.weight(0, 0), atol=1e-4, rtol=1e-3)
     batch = next(iter(ti.stream(model, text(seed=1), ti.resid([0]))))
-    right = (probes.rank(batch.rows(0), 0, 0, batch.tokens.ids) == 0).float().mean()
+    right = (probes.read(batch.rows(0), 0, 0, batch.tokens.ids).rank == 0).float().mean()
     assert right > 0.95
 
 

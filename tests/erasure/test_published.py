@@ -1,18 +1,13 @@
 """Checkpoints as the authors released them."""
 
+import few_probes
 import pytest
 import torch
-from tiny import tiny_lm
 
 from tokinterp.erasure import read_feucht2024
-from tokinterp.models import wrap
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return wrap(tiny_lm("llama"), id="tiny")
+model = few_probes.model
 
 
 def test_released_checkpoints(model, tmp_path):
@@ -23,7 +18,7 @@ def test_released_checkpoints(model, tmp_path):
     assert (probes.layers, probes.offsets) == ([0, 2], [-1, 0])
     x, t = torch.randn(5, 32), torch.arange(5)
     expected = torch.log_softmax(x @ weights[1, -1].T, 1)[torch.arange(5), t]
-    torch.testing.assert_close(probes.log_probs(x, 2, -1, t), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(probes.read(x, 2, -1, t).log_prob, expected, atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="says no layer and offset"):
         read_feucht2024(tmp_path / "probe.ckpt")
     torch.save({"fc.weight": torch.randn(320, 31)}, tmp_path / "layer0_tgtidx0.ckpt")

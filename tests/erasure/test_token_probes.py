@@ -2,35 +2,18 @@
 
 import dataclasses
 
-import numpy as np
+import few_probes
 import pytest
 import torch
+from few_probes import text
 from tiny import tiny_lm
 
 import tokinterp as ti
-from tokinterp.erasure.probes import ProbeSettings, TokenProbes, fit_probes
+from tokinterp.erasure.probes import TokenProbes
 from tokinterp.models import wrap
 
 torch.set_num_threads(1)
-
-
-FAST = ProbeSettings(rows=128, epochs=2, lr=0.03)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return wrap(tiny_lm("llama"), id="tiny")
-
-
-def text(n=12, length=40, types=50, seed=0):
-    """Random ids below ``types``, so that they repeat."""
-    rng = np.random.default_rng(seed)
-    return ti.Prompts.from_ids([rng.integers(3, types, length - i % 5) for i in range(n)])
-
-
-@pytest.fixture(scope="module")
-def fitted(model):
-    return fit_probes(model, text(), offsets=[-1, 0], settings=FAST, validation=text(seed=1), progress=False)
+model, fitted = few_probes.model, few_probes.fitted
 
 
 def test_probes_of_another_model_or_place_are_refused(model, fitted, tmp_path):
@@ -48,11 +31,11 @@ def test_probes_of_another_model_or_place_are_refused(model, fitted, tmp_path):
         changed.check_model(model.info)
     x = torch.randn(2, 32)
     with pytest.raises(ValueError, match=r"no probe of layer 7: probes were fitted at layers \[0, 1, 2, 3\]"):
-        fitted.log_probs(x, 7, 0, torch.zeros(2).long())
+        fitted.read(x, 7, 0, torch.zeros(2).long())
     with pytest.raises(ValueError, match=r"no probe of offset 1: probes were fitted at offsets \[-1, 0\]"):
         fitted.weight(0, 1)
     with pytest.raises(ValueError, match=r"states of shape \(2, 31\)"):
-        fitted.log_probs(x[:, 1:], 0, 0, torch.zeros(2).long())
+        fitted.read(x[:, 1:], 0, 0, torch.zeros(2).long())
 
 
 def test_predictions_are_the_greatest_logits_in_order(fitted, model):

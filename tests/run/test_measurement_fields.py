@@ -16,7 +16,6 @@ SHOW = {
     "AttentionMass": {"value_weighted": True},
     "CosineSimilarity": {},
     "Curvature": {"tokens": 1},
-    "ErasureScores": {"centred": True},
     "InformationImbalance": {"k": (1, 2)},
     "LayerSimilarity": {"measures": ("cka", "procrustes", "rsa", "rbf", "neighbours"), "null": True, "sample": 16},
     "MatrixEntropy": {"published": ("skean2025", "skean2025_frobenius", "skean2025_length")},

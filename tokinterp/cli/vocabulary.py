@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ..text.prompts import Prompts
 
+KINDS = ("ErasureScores", "Feucht2024Scores")
 COLUMNS = (
     "rank", "psi", "psi_low", "psi_high", "psi_sd", "count", "n_documents", "n_tokens", "text", "ids",
     "left_boundary", "right_boundary", "valid_utf8", "seen", "context",
@@ -92,7 +93,7 @@ def erasure_of(tree: xr.DataTree, name: str | None) -> xr.Dataset:
     """
     from ..results.tables import named_results
 
-    found = {k: ds for k, ds in named_results(tree).items() if ds.attrs.get("measurement") == "ErasureScores"}
+    found = {k: ds for k, ds in named_results(tree).items() if ds.attrs.get("measurement") in KINDS}
     if (name is not None and name not in found) or not found:
         raise ValueError(
             f"no result of ErasureScores{'' if name is None else f' called {name!r}'} in this run, which has "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ import xarray as xr
 
 from ..run.measurement import Field, Measurement
 from ..run.sites import resid
-from ..settings import checked, count, integer, names, one_of, several
+from ..settings import checked, integer, mapping, one_of, several
 from . import kernels as seg
 from .depth import default_layers
 
@@ -20,41 +20,20 @@ if TYPE_CHECKING:
     from ..run.batch import Batch
     from ..run.sites import Site
     from ..text.prompts import Prompts
+    from .token_probes import TokenProbes
 
 SCALES = {"prob": "probability", "logprob": "log-probability", "rank": "reciprocal rank"}
 SEGMENTATIONS = ("greedy", "dp")
+PSI = {"denominator": "code", "left_penalty": True, "right_penalty": False, "max_length": None}
 SPANS_AT_ONCE = 2**22
 PAPER = "Feucht et al. 2024, arXiv 2406.20086"
-
-
-class Probes(Protocol):
-    """What erasure needs of token probes; `tokinterp.erasure.probes.TokenProbes` has it."""
-
-    layers: Any
-    offsets: Any
-    labels: Any
-
-    def weight(self, layer: int, offset: int) -> torch.Tensor:
-        """Return the (class, d_model) weights of one probe."""
-        ...
-
-    def log_probs(self, resid: torch.Tensor, layer: int, offset: int, targets: torch.Tensor) -> torch.Tensor:
-        """Return (n,) log-probabilities of the targets (-1: none), NaN where the type was never a label."""
-        ...
-
-    def rank(self, resid: torch.Tensor, layer: int, offset: int, targets: torch.Tensor) -> torch.Tensor:
-        """Return (n,) number of types with a greater score than the target; NaN or negative where unknown."""
-        ...
 
 
 @checked(
     offsets=several(integer),
     scale=one_of(*SCALES),
-    denominator=one_of(*seg.DENOMINATORS),
-    max_length=count(1),
+    psi=mapping(),
     segmentation=one_of(*SEGMENTATIONS),
-    unseen=one_of("missing", "zero"),
-    exclude=names("special"),
 )
 class ErasureScores(Measurement):
     """Drop of token probes between two layers, the score psi of spans, and a segmentation of every prompt.
@@ -74,19 +53,11 @@ class ErasureScores(Measurement):
     scale : {"prob", "logprob", "rank"}
         Score of the true token: its probability (the paper), log-probability, or 1 / (1 + number of more probable
         types), which does not depend on how confident a probe is.
-    centred : bool
-        Subtract the mean delta of each offset over all positions.  Reads the prompts twice.
-    denominator, left_penalty, right_penalty, max_length
-        See `span_scores`.
+    psi : dict, optional
+        Options of `span_scores` that are not its defaults: ``denominator``, ``left_penalty``, ``right_penalty``,
+        ``max_length``.
     segmentation : {"greedy", "dp"}
         As published, or the spans of greatest total ``psi * tokens``.
-    penalty : float
-        Of "dp": taken off every psi.
-    unseen : {"missing", "zero"}
-        A target whose type was never a label of the probes: the term is missing, or its delta is 0 (as published).
-    exclude : sequence of str
-        ``"special"``: BOS and other special tokens are in no span, and terms that have one as their target are missing.
-        Empty: as published.
     tokens : int, optional
         delta of single tokens is kept for the prompts numbered below this; None keeps all, 0 none.
 
@@ -102,12 +73,15 @@ class ErasureScores(Measurement):
     ``seen`` (share of its terms whose target was a label); per prompt the mean delta, the number of segments, of those
     with two or more tokens, their mean psi, and the share of tokens in those with psi > 0.
 
+    BOS and other special tokens are in no span, and terms that have one as their target, or a type that was never a
+    label of the probes, are missing; `tokinterp.erasure.Feucht2024Scores` has them as published.
+
     A control is the same measurement on `shuffle_blocks(prompts, ...)` or on `sample_bigrams(prompts)`.
 
     There is no exclusion of massive activations, which other means over tokens need: delta in probability or reciprocal
     rank lies between -1 and 1, so that no token can dominate a mean, and the token most often massive, the first one,
-    is special. Leaving tokens out inside a text would also change which spans there are. Look at ``centre`` or
-    ``mean_delta`` with ``scale="rank"`` where a few tokens are suspected.
+    is special. Leaving tokens out inside a text would also change which spans there are. Look at ``mean_delta``
+    with ``scale="rank"`` where a few tokens are suspected.
 
     With the denominator "code" a span that begins right after BOS gets longer to the left at no cost, since its first
     terms are missing; "paper" has no such gap.
@@ -137,39 +111,31 @@ class ErasureScores(Measurement):
         "n_multi": Field(("prompt",), "segments of two or more tokens"),
         "mean_psi": Field(("prompt",), "mean erasure score of segments of two or more tokens"),
         "in_units": Field(("prompt",), "share of tokens in segments of two or more tokens with psi > 0"),
-        "centre": Field(("offset",), "what was subtracted: mean drop"),
         "delta": Field(("token", "offset"), "drop of the true token", "1", f"{PAPER}, section 5"),
         "token_psi": Field(("token",), "erasure score of the segment that holds the token"),
         "_covered": Field(("prompt",), "tokens in segments"),
     }
+    exclude: ClassVar[tuple[str, ...]] = ("special",)
+    unseen: ClassVar[str] = "missing"
 
     def __init__(
         self,
-        probes: Probes,
+        probes: TokenProbes,
         start: int | None = None,
         end: int | None = None,
         offsets: Sequence[int] = (0, -1, -2),
         scale: str = "prob",
-        centred: bool = False,
-        denominator: str = "code",
-        left_penalty: bool = True,
-        right_penalty: bool = False,
-        max_length: int | None = None,
+        psi: Mapping[str, Any] | None = None,
         segmentation: str = "greedy",
-        penalty: float = 0.0,
-        unseen: str = "missing",
-        exclude: Sequence[str] = ("special",),
         tokens: int | None = 64,
     ) -> None:
         super().__init__()
         self.probes = probes
         self.start, self.end = start, end
-        self.offsets, self.scale, self.centred, self.denominator = tuple(offsets), scale, centred, denominator
-        self.left_penalty, self.right_penalty, self.max_length = left_penalty, right_penalty, max_length
-        self.segmentation, self.penalty, self.unseen = segmentation, penalty, unseen
-        self.exclude, self.tokens = exclude, tokens
-        self.passes = 2 if self.centred else 1
+        self.offsets, self.scale, self.segmentation, self.tokens = tuple(offsets), scale, segmentation, tokens
+        self.psi = {**PSI, **(psi or {})}
         seg.check_offsets(self.offsets)
+        seg.check_options(**self.psi)
         if start is not None and end is not None and start >= end:
             raise ValueError(f"start={start}, end={end}: erasure is a drop from an earlier layer to a later one")
         missing = [i for i in self.offsets if i not in [int(o) for o in probes.offsets]]
@@ -193,8 +159,7 @@ class ErasureScores(Measurement):
         """Check the probes against the model and the prompts."""
         super().begin(info, prompts)
         start, end = self.between(info)
-        if hasattr(self.probes, "check_model"):
-            self.probes.check_model(info)  # pyright: ignore[reportAttributeAccessIssue]
+        self.probes.check_model(info)
         if start >= end:
             raise ValueError(f"start={start}, end={end}: erasure is a drop from an earlier layer to a later one")
         for layer in (start, end):
@@ -205,9 +170,6 @@ class ErasureScores(Measurement):
                     f"the probes have no layer {layer}, only {[int(n) for n in self.probes.layers]}: give start= and "
                     "end= among these, or fit more"
                 )
-            width = self.probes.weight(layer, 0).shape[-1]
-            if width != info.d_model:
-                raise ValueError(f"the probes are of another model: {width} wide, and {info.id} is {info.d_model} wide")
         labels = torch.as_tensor(self.probes.labels, dtype=torch.int64, device="cpu").numpy()
         if not np.isin(prompts.token_ids, labels).any():
             raise ValueError("no token of the prompts was ever a label of the probes: they are of another tokenizer")
@@ -217,16 +179,9 @@ class ErasureScores(Measurement):
         """Score all spans of a batch and keep the segments."""
         with torch.inference_mode():
             delta, exists = self.delta(batch)
-            if self.reading < self.passes - 1:
-                units = (seg.on_grid(delta).nan_to_num(nan=0.0) * seg.GRID).to(torch.int64)  # exact in any order
-                self.add("centre_sum", units.sum((0, 1)))
-                self.add("centre_count", (~delta.isnan()).sum((0, 1)))
-                return
-            if self.centred:
-                delta = (delta.double() - self.centre()).float()
             inside = batch.kept(self.exclude)
             n = batch.ids.shape[1]
-            step = max(1, SPANS_AT_ONCE // (n * min(self.max_length or n, n)))
+            step = max(1, SPANS_AT_ONCE // (n * min(self.psi["max_length"] or n, n)))
             token_psi = torch.full(batch.ids.shape, torch.nan, device=batch.device, dtype=torch.float32)
             for first in range(0, len(batch), step):
                 part = slice(first, first + step)
@@ -241,7 +196,7 @@ class ErasureScores(Measurement):
     def delta(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return delta, NaN where missing, and whether there is a target: both (prompt, position, offset)."""
         start, end = self.between(self.info)
-        rows = [batch.rows(layer) for layer in (start, end)]
+        rows = [self.probes.standardise(batch.rows(layer), layer) for layer in (start, end)]
         shape = (*batch.ids.shape, len(self.offsets))
         delta = torch.full(shape, torch.nan, device=batch.device, dtype=torch.float32)
         exists = torch.zeros(shape, dtype=torch.bool, device=batch.device)
@@ -260,27 +215,19 @@ class ErasureScores(Measurement):
         return delta, exists
 
     def _score(self, rows: torch.Tensor, layer: int, offset: int, target: torch.Tensor) -> torch.Tensor:
-        if self.scale == "rank":
-            rank = self.probes.rank(rows, layer, offset, target).float()
+        by_rank = self.scale == "rank"
+        log_prob, rank = self.probes.read(rows, layer, offset, target, standardised=True, rank=by_rank)
+        if by_rank:
+            rank = rank.float()
             return 1 / (1 + rank.masked_fill(rank < 0, torch.nan))
-        log_prob = self.probes.log_probs(rows, layer, offset, target).float()
         return log_prob.exp() if self.scale == "prob" else log_prob
-
-    def centre(self) -> torch.Tensor:
-        """Return (offset,) mean delta of the first reading."""
-        total, count = self.sums["centre_sum"].double() / seg.GRID, self.sums["centre_count"]
-        return total / count.clamp(min=1)
 
     def _segment(
         self, batch: Batch, part: slice, delta: torch.Tensor, exists: torch.Tensor, inside: torch.Tensor
     ) -> torch.Tensor:
         """Segment some prompts, append their segments, and return (prompt, position) psi of each token's segment."""
-        psi = seg.span_scores(
-            delta, inside, self.offsets, denominator=self.denominator, left_penalty=self.left_penalty,
-            right_penalty=self.right_penalty, max_length=self.max_length,
-        )  # fmt: skip
-        greedy = self.segmentation == "greedy"
-        lengths = seg.segment_greedy(psi) if greedy else seg.segment_dp(psi, penalty=self.penalty)
+        psi = seg.span_scores(delta, inside, self.offsets, **self.psi)
+        lengths = seg.segment_greedy(psi) if self.segmentation == "greedy" else seg.segment_dp(psi)
         text, start, stop = seg.segments(lengths)
         score = psi[text, start, stop - start - 1].float()
         now = self.offsets.index(0)
@@ -311,9 +258,8 @@ class ErasureScores(Measurement):
         return super().result().assign_attrs({**attrs, "start_layer": start, "end_layer": end})
 
     def derive(self, found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
-        """Return what is counted per prompt, and the centre."""
-        out = _per_prompt(found)
-        return {**out, "centre": self.centre().cpu().numpy()} if self.centred else out
+        """Return what is counted per prompt."""
+        return _per_prompt(found)
 
     def coords(self) -> Mapping[str, Any]:
         """Return the offsets."""
@@ -323,21 +269,19 @@ class ErasureScores(Measurement):
         """Return what dropped, between which layers, and in which units."""
         start, end = self.between(self.info)
         units = {"units": "nat" if self.scale == "logprob" else "1"}
-        plain = f"drop of the {SCALES[self.scale]} of the true token from layer {start} to {end}"
-        drop = plain + (", minus its mean" if self.centred else "")
+        drop = f"drop of the {SCALES[self.scale]} of the true token from layer {start} to {end}"
         return {
             "psi": units,
             "mean_psi": units,
             "token_psi": units,
             "delta": {"long_name": drop, **units},
             "mean_delta": {"long_name": f"mean {drop}", **units},
-            "centre": {"long_name": f"what was subtracted: mean {plain}", **units},
         }
 
     def scoring(self) -> dict[str, Any]:
         """Return the settings that the scores of other spans need."""
         names = ("denominator", "left_penalty", "right_penalty")
-        return {"scale": self.scale, "segmentation": self.segmentation, **{n: getattr(self, n) for n in names}}
+        return {"scale": self.scale, "segmentation": self.segmentation, **{n: self.psi[n] for n in names}}
 
 
 def _per_prompt(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

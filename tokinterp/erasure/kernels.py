@@ -83,10 +83,7 @@ def span_scores(
     [0.1, 0.35, 0.45]
     """
     check_offsets(offsets)
-    if denominator not in DENOMINATORS:
-        raise ValueError(f"denominator {denominator!r}: write {' or '.join(map(repr, DENOMINATORS))}")
-    if max_length is not None and max_length < 1:
-        raise ValueError(f"max_length={max_length}: a span has at least one token")
+    check_options(denominator, left_penalty, right_penalty, max_length)
     if delta.shape[-1] != len(offsets):
         raise ValueError(f"delta has {delta.shape[-1]} columns, but there are {len(offsets)} offsets")
     n = delta.shape[-2]
@@ -131,6 +128,25 @@ def check_offsets(offsets: Sequence[int]) -> None:
             f"offsets {tuple(offsets)}: a span is scored by what its tokens forget of themselves (0) and of tokens "
             "before them (-1, -2, ...), each once"
         )
+
+
+def check_options(
+    denominator: str = "code", left_penalty: bool = True, right_penalty: bool = False, max_length: int | None = None,
+    **others: object,
+) -> None:  # fmt: skip
+    """Raise ValueError for options of `span_scores` that make no sense, or that it does not have."""
+    if others:
+        raise ValueError(
+            f"psi has no option {next(iter(others))!r}: give denominator, left_penalty, right_penalty, max_length"
+        )
+    if denominator not in DENOMINATORS:
+        raise ValueError(f"denominator={denominator!r}: give {' or '.join(map(repr, DENOMINATORS))}")
+    if bad := {
+        k: v for k, v in (("left_penalty", left_penalty), ("right_penalty", right_penalty)) if type(v) is not bool
+    }:
+        raise ValueError(f"{next(iter(bad))}={next(iter(bad.values()))!r}: give True or False")
+    if max_length is not None and (type(max_length) is not int or max_length < 1):
+        raise ValueError(f"max_length={max_length}: a span has at least one token")
 
 
 def segment_greedy(psi: torch.Tensor) -> torch.Tensor:

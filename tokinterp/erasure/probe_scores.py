@@ -153,7 +153,7 @@ class ProbeScores(Measurement):
         counts = torch.zeros(n, width, len(self.offsets), 4, device=device, dtype=torch.float64)
         for k, o in enumerate(self.offsets):
             label = self._labels(batch, o)
-            seen = self.probes.seen(label, o)
+            seen = self.probes.classes(label, o) >= 0
             member = text_part.bool() & (label >= 0)[:, None]
             pair = self.probes.text.seen_pair(o, batch.tokens.ids, label) if self.probes.text is not None else seen
             for name, flag in zip(_FROM_LABELS, (seen, ~seen, pair, ~pair), strict=True):
@@ -171,7 +171,7 @@ class ProbeScores(Measurement):
                     found = self.probes.read(x, layer, o, labels[k], standardised=True)
                     top1, top = found.rank == 0, (found.rank >= 0) & (found.rank < _TOP)
                     loss = -found.log_prob.double().nan_to_num(0.0)
-                    unfitted = (found.log_prob.isnan() & self.probes.seen(labels[k], o)).double()
+                    unfitted = (found.log_prob.isnan() & (self.probes.classes(labels[k], o) >= 0)).double()
                     values = torch.stack([top1.double(), top.double(), loss, unfitted], 1)
                     sums = _per_prompt(row, members[k], values, n)
                     sums[..., 2].masked_fill_(sums[..., 3] > 0, torch.nan)  # no loss is known, and none is infinite

@@ -1,4 +1,4 @@
-"""The token probes that Feucht et al. (2024) released."""
+"""Token probes that Feucht et al. (2024) released, and their scores as published."""
 
 from __future__ import annotations
 
@@ -11,10 +11,33 @@ import torch
 from ..files.paths import local_path
 from ..files.received import pickled_tensors
 from ..settings import checked, path
+from .erasure import ErasureScores
 from .token_probes import Tensors, TokenProbes
 
 if TYPE_CHECKING:
     from ..models.base import Model
+
+
+class Feucht2024Scores(ErasureScores):
+    """Erasure scores as the released code of Feucht et al. (2024, arXiv 2406.20086) has them.
+
+    BOS may be in a span and is a target like any other token, although it is easily told from position 1 on and feeds
+    psi of the second token; and the delta of a target whose type was never a label of the probes is 0.  For all else
+    see `ErasureScores`.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> prompts = ti.Prompts.from_texts(["The Nile flows north.", "The Rhine flows north."], model)
+    >>> probes = ti.erasure.fit_probes(model, prompts, layers=[1, 3], offsets=[0, -1, -2], progress=False)
+    >>> run = ti.measure(model, prompts, {"erasure": Feucht2024Scores(probes, start=1, end=3)}, progress=False)
+    >>> int((run["erasure"]["stop"] - run["erasure"]["start"]).sum()) == prompts.n_tokens
+    True
+    """
+
+    exclude = ()
+    unseen = "zero"
 
 
 @checked(paths=path)

@@ -207,17 +207,6 @@ class TokenProbes(Fitted):
         bias = self._get(layer, f"bias.{offset}", x.device)
         return kernel.read_targets(x, weight, self.classes(targets, offset), bias, self._scratch, rank)
 
-    @checked(layer=count(), offset=integer)
-    def log_probs(self, resid: torch.Tensor, layer: int, offset: int, targets: torch.Tensor) -> torch.Tensor:
-        """Return (row,) float32 log-probability of the targets, nat; NaN where it was never a label."""
-        return self.read(resid, layer, offset, targets, rank=False).log_prob
-
-    @checked(layer=count(), offset=integer)
-    def rank(self, resid: torch.Tensor, layer: int, offset: int, targets: torch.Tensor) -> torch.Tensor:
-        """Return (row,) float32 number of types with a greater logit; NaN where the target was never a label."""
-        found = self.read(resid, layer, offset, targets).rank
-        return torch.where(found >= 0, found.float(), torch.nan)
-
     @checked(layer=count(), offset=integer, k=count(1))
     def predict(self, resid: torch.Tensor, layer: int, offset: int, k: int = 1) -> torch.Tensor:
         """Return (row, k) int64 token ids with the greatest logits, greatest first."""
@@ -250,11 +239,6 @@ class TokenProbes(Fitted):
             self._class = self._class.to(targets.device)
         row = self._class[self.offsets.index(offset)]
         return torch.where(targets >= 0, row[targets.clamp_min(0)], -1)
-
-    @checked(offset=integer)
-    def seen(self, targets: torch.Tensor, offset: int) -> torch.Tensor:
-        """Return (row,) bool: whether the type was a label at the offset in the training text."""
-        return self.classes(targets, offset) >= 0
 
     # -- belonging --------------------------------------------------------------------------------------------
     def tensors(self) -> Tensors:
