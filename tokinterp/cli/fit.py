@@ -131,7 +131,7 @@ def chosen(kind: str, run: Any, given: dict[str, Any]) -> dict[str, Any]:
 def next_command(model: str, output: Path, fitted: Any, loaded: Model) -> str:
     """Return a command that measures other texts with what was fitted, as far as its layers and offsets allow."""
     there = [(n, s) for n, k in scan.measurements().items() for s in parameters_of(k)
-             if (made := fit_of(k, s)) and isinstance(fitted, made[1])]  # fmt: skip
+             if (made := fit_of(k, s)) and isinstance(fitted, made[1]) and not n.endswith(".published")]  # fmt: skip
     more: list[str] = []
     if hasattr(fitted, "offsets"):
         there = [(n, s) for n, s in there if n != "erasure.erasure" or _spans(fitted)]
