@@ -55,7 +55,7 @@ MUTANTS = [
      "np.flatnonzero(free[prompts.starts[i] : prompts.starts[i + 1]])", "np.flatnonzero(~prompts.special(i))", "tests/text/test_prompts.py -k special_tokens_are_looked_up"),
     ("special tokens prompt by prompt: augmented", "tokinterp/text/augment.py",
      "free = ordinary[prompts.starts[i] : prompts.starts[i + 1]]", "free = ~prompts.special(i)", "tests/text/test_prompts.py -k special_tokens_are_looked_up"),
-    ("the longest is looked for in every batch", "tokinterp/run/stream.py", "    if not edits:\n        return []\n",
+    ("the longest is looked for in every batch", "tokinterp/run/ready.py", "    if not edits:\n        return [], None\n",
      "", "tests/text/test_prompts.py -k longest_of_all"),
     ("rows by a copy of the batch", "tokinterp/geometry/entropy.py", "batch if len(wanted) == len(batch) else batch.select(wanted)",
      "batch.select(wanted)", "tests/run/test_batch.py -k without_a_copy"),

@@ -152,7 +152,7 @@ MUTANTS = [
      "tests/models/test_sentencepiece.py"),
     ("no BOS from sentencepiece", "tokinterp/models/sentencepiece.py", 'if bos and "bos_token" in names:',
      'if not bos and "bos_token" in names:', "tests/models/test_sentencepiece.py"),
-    ("capture: positions of the batch alone", "tokinterp/run/stream.py", "    longest = max(whole.lengths)\n",
+    ("capture: positions of the batch alone", "tokinterp/run/ready.py", "    longest = max(whole.lengths)\n",
      "    longest = ids.shape[1]\n", "tests/run/test_edits.py -k numbered_positions"),
     ("capture: rows with padding", "tokinterp/run/tokens.py",
      "np.repeat(np.arange(len(self._lengths)) * width, self._lengths)", "np.repeat(np.cumsum(self._lengths), self._lengths)",

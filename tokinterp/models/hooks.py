@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..kernels.state import passing
-from ..run.edits import Edit, KnockOut, SiteEdit
+from ..run.edits import Edit, KnockOut, Renumber, SiteEdit
 from ..run.sites import INNER, SITES, Site
 from ..settings import anything, checked, instance, none, refuse, several, short, tokenizer
 from ..settings.describe import numbered
@@ -189,11 +189,7 @@ class HookedLM(Identified):
         places: torch.Tensor | None = None
         inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False}
         if position_ids is not None:
-            if not self._reads_positions:
-                raise ValueError(
-                    f"{self.info.architecture} ignores position_ids (its attention counts places by itself, as ALiBi "
-                    "does): leave them out, and delete tokens from the ids instead of hiding them"
-                )
+            proof.check_places(self._reads_positions, self.info.architecture)
             # A mask of ones keeps transformers from reading gaps in the positions as packed sequences.
             places = position_ids.to(self.device)
             inputs |= {"position_ids": places, "attention_mask": torch.ones_like(ids)}
@@ -427,7 +423,9 @@ class HookedLM(Identified):
             site.check(self.info)
             self._check_offered(site.name, [s.at for s in sites if s.name == site.name] or [site.at])
         for e in edits:
-            if not isinstance(e, SiteEdit | KnockOut):
+            if isinstance(e, Renumber):
+                proof.check_places(self._reads_positions, self.info.architecture)
+            elif not isinstance(e, SiteEdit | KnockOut):
                 raise TypeError(
                     f"{type(e).__name__} is no edit: make one with tokinterp.run.edits.replace, add, zero, ..."
                 )

@@ -308,3 +308,12 @@ def _why_not_causal(model: HookedLM) -> str:
     kept = getattr(model.config, "use_bidirectional_attention", None)
     found += [f"use_bidirectional_attention={kept!r}"] if isinstance(kept, str) else []
     return f" (config: {', '.join(found)})" if found else ""
+
+
+def check_places(read: bool, architecture: str) -> None:
+    """Refuse position_ids that a model does not read."""
+    if not read:
+        raise ValueError(
+            f"{architecture} ignores position_ids (its attention counts places by itself, as ALiBi does): leave them "
+            "out, and delete tokens from the ids instead of hiding them"
+        )

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..settings import checked, count, function, instance, number, of, one_of, refuse, several, short
+from ..settings import checked, count, function, instance, none, number, of, one_of, refuse, several, short
 from ..settings import positions as places
 from ..settings.describe import describe
 from .edges import KnockOut, knock_out
+from .places import Renumber, renumber
 from .positions import Positions, fitting, in_words, select_positions
 from .sites import Site
 
@@ -23,7 +24,7 @@ donors = count() | several(count()) | of(
     lambda v: type(v) is dict and all(isinstance(n, Integral) for pair in v.items() for n in pair),
 )  # fmt: skip
 
-OPS = ("replace", "add", "zero", "mean", "scale", "apply", "patch")
+OPS = ("replace", "add", "zero", "mean", "scale", "fill", "apply", "patch")
 
 
 @checked(op=one_of(*OPS), value=instance("Tensor"))
@@ -31,20 +32,20 @@ OPS = ("replace", "add", "zero", "mean", "scale", "apply", "patch")
 class SiteEdit:
     """Change the activations of a site at some positions.
 
-    Use the functions :func:`replace`, :func:`add`, :func:`zero`, :func:`mean_ablate`, :func:`scale`, :func:`apply` and
-    :func:`patch` to make one.
+    Use the functions :func:`replace`, :func:`add`, :func:`zero`, :func:`mean_ablate`, :func:`scale`, :func:`fill`,
+    :func:`apply` and :func:`patch` to make one.
 
     Attributes
     ----------
     site : Site
         Any site but ``pattern``.
     op : str
-        ``replace``, ``add``, ``zero``, ``mean``, ``scale``, ``apply`` or ``patch``.
+        ``replace``, ``add``, ``zero``, ``mean``, ``scale``, ``fill``, ``apply`` or ``patch``.
     positions : Positions
         Where; padding is never changed.
     value : torch.Tensor or None
         (d_model,), (position, d_model) or (prompt, position, d_model): anything that broadcasts to the activations; of
-        ``scale`` one number.
+        ``scale`` one number; of ``fill`` (chosen position, d_model).
     function : callable or None
         Of ``apply``.
     """
@@ -58,7 +59,7 @@ class SiteEdit:
     def __post_init__(self) -> None:
         if self.site.name == "pattern":
             refuse("site", self.site, "pattern cannot be edited as a site: use knock_out(queries, keys, blocks, heads)")
-        if self.op in ("replace", "add") and self.value is None:
+        if self.op in ("replace", "add", "fill") and self.value is None:
             raise ValueError(f"value=None: {self.op} at {self.site.name} {self.site.at} needs a value")
         if self.op == "scale" and (self.value is None or self.value.ndim):
             refuse("value", self.value, "scale needs one number: use scale(site, factor)")
@@ -73,6 +74,10 @@ class SiteEdit:
             return
         shape = tuple(self.value.shape)
         d_site = shape[-1] if d_site is None and shape else d_site
+        if self.op == "fill":
+            if len(shape) != 2 or shape[-1] != d_site or not shape[0]:
+                raise ValueError(f"value of shape {shape} in {self}: (chosen position, {d_site}) is needed")
+            return
         fits = 1 <= len(shape) <= 3 and shape[-1] == d_site
         fits &= len(shape) < 2 or shape[-2] in (1, width)
         fits &= len(shape) < 3 or shape[0] in (1, prompts)
@@ -82,10 +87,16 @@ class SiteEdit:
                 f"{d_site} and the prompts up to {width} positions: give ({d_site},) or (position, {d_site})"
             )
 
+    def check_slots(self, where: torch.Tensor) -> None:
+        """Raise ValueError if a prompt has more chosen positions (prompt, position) than there are values."""
+        assert self.value is not None
+        if int(most := where.sum(1).max()) > len(self.value):
+            raise ValueError(f"value of {len(self.value)} positions in {self}: a prompt has {int(most)} of them")
+
     def fit(self, width: int, longest: int) -> SiteEdit:
         """Return the edit for a batch that is ``width`` wide, of prompts of which the longest is ``longest``."""
         value = self.value
-        if value is not None and value.ndim > 1 and value.shape[-2] == longest:
+        if self.op != "fill" and value is not None and value.ndim > 1 and value.shape[-2] == longest:
             value = value[..., :width, :]
         return changed(self, positions=fitting(self.positions, width, longest), value=value)
 
@@ -102,6 +113,11 @@ class SiteEdit:
             real = mask.to(activations.device)[..., None]
             total = activations.double().masked_fill(~real, 0).sum(1, keepdim=True)
             new = (total / real.sum(1, keepdim=True)).to(activations.dtype)
+        elif self.op == "fill":
+            assert self.value is not None
+            self.check_slots(where[..., 0])
+            slot = (where[..., 0].cumsum(1) - 1).clamp(0)
+            new = self.value.to(device=activations.device, dtype=activations.dtype)[slot.clamp_max(len(self.value) - 1)]
         elif self.op == "apply":
             new = self._applied(activations, int(mask[0].sum()))
         elif self.op == "scale":
@@ -145,7 +161,7 @@ class SiteEdit:
         }  # fmt: skip
 
 
-@checked(donor=donors, source=places)
+@checked(donor=donors, source=places, prompts=instance("Prompts") | none)
 @dataclass(frozen=True, eq=False)
 class Patch(SiteEdit):
     """Put what a site has in other prompts of the run in the place of its activations; made by :func:`patch`.
@@ -156,32 +172,35 @@ class Patch(SiteEdit):
         The prompt that gives, by number: the same for all, of some prompts (the others are left alone), or of each.
     source : Positions
         Where in the donor; None means the same places.
+    prompts : Prompts or None
+        Those of which the donors are; None for the prompts of the run.
     """
 
     donor: int | Mapping[int, int] | Sequence[int] = 0
     source: Positions = None
+    prompts: Any = None
 
-    def donors(self, n: int) -> np.ndarray:
-        """Return (prompt,) the donor of each of ``n`` prompts, -1 where none.
+    def donors(self, n: int, givers: int | None = None) -> np.ndarray:
+        """Return (prompt,) the donor of each of ``n`` prompts, one of ``givers`` (as many by default), -1 where none.
 
         Raises
         ------
         ValueError
             If there is no such prompt, or not one for each.
         """
+        givers, has = n if givers is None else givers, "the run has" if self.prompts is None else "the donors are"
         if isinstance(self.donor, Mapping):
             out = np.full(n, -1)
             pairs = np.array([*self.donor.items()], dtype=np.int64).reshape(-1, 2)
-            if len(bad := pairs[(pairs < 0) | (pairs >= n)]):
-                refuse("donor", self.donor, f"there is no prompt {bad[0]}: the run has prompts 0 to {n - 1}")
+            _check_numbers(self.donor, pairs[:, 0], n, "the run has")
+            _check_numbers(self.donor, pairs[:, 1], givers, has)
             out[pairs[:, 0]] = pairs[:, 1]
             return out
         out = np.array(self.donor, dtype=np.int64)
         out = np.full(n, out) if out.ndim == 0 else out
         if out.shape != (n,):
             refuse("donor", self.donor, f"{len(out)} donors for {n} prompts: give one for each, or a mapping")
-        if len(bad := out[(out < 0) | (out >= n)]):
-            refuse("donor", self.donor, f"there is no prompt {bad[0]}: the run has prompts 0 to {n - 1}")
+        _check_numbers(self.donor, out, givers, has)
         return out
 
     def settle(self, ids: torch.Tensor, mask: torch.Tensor) -> SiteEdit:
@@ -191,15 +210,22 @@ class Patch(SiteEdit):
     def __str__(self) -> str:
         taken = "" if self.source is None else f", there {in_words(self.source)}"
         who = f"prompt {self.donor}" if isinstance(self.donor, Integral) else "other prompts"
+        who += "" if self.prompts is None else f" of {len(self.prompts)} others"
         return f"{super().__str__()[:-1]}, from {who}{taken})"
 
     def describe(self) -> dict[str, Any]:
         """Return what decides the numbers, as JSON types."""
         donor = sorted(self.donor.items()) if isinstance(self.donor, Mapping) else self.donor
-        return {**super().describe(), "donor": describe(donor), "source": describe(self.source)}
+        of = {} if self.prompts is None else {"prompts": describe(self.prompts)}
+        return {**super().describe(), "donor": describe(donor), "source": describe(self.source), **of}
 
 
-Edit = SiteEdit | KnockOut
+def _check_numbers(donor: Any, numbers: np.ndarray, n: int, has: str) -> None:
+    if len(bad := numbers[(numbers < 0) | (numbers >= n)]):
+        refuse("donor", donor, f"there is no prompt {bad[0]}: {has} prompts 0 to {n - 1}")
+
+
+Edit = SiteEdit | KnockOut | Renumber
 
 
 @checked(value=instance("Tensor"))
@@ -258,6 +284,32 @@ def scale(site: Site, factor: float, positions: Positions = None) -> SiteEdit:
     return SiteEdit(site, "scale", positions, torch.tensor(factor, dtype=torch.float64, device="cpu"))
 
 
+@checked(value=instance("Tensor"))
+def fill(site: Site, value: torch.Tensor, positions: Positions) -> SiteEdit:
+    """Put values at the chosen positions of each prompt, in order: the first gets ``value[0]``, wherever it stands.
+
+    Parameters
+    ----------
+    site : Site
+        Where.
+    value : torch.Tensor
+        (chosen position, d_model), for example a mean over prompts, place by place.
+    positions : Positions
+        Which; no prompt may have more of them than there are values.
+
+    Examples
+    --------
+    >>> import torch, tokinterp as ti
+    >>> model = ti.load_model()
+    >>> edit = ti.edits.fill(ti.Site("resid", 2), torch.zeros(1, model.info.d_model), slice(-1, None))
+    >>> prompts = ti.Prompts.from_texts(["The Nile flows north.", "Paris."], model)
+    >>> batch = ti.capture(model, prompts, [0, 1], [ti.Site("resid", 2)], [edit])
+    >>> (batch.rows(2).abs().sum(1) == 0).nonzero()[:, 0].tolist() == [prompts.lengths[0] - 1, prompts.n_tokens - 1]
+    True
+    """
+    return SiteEdit(site, "fill", positions, value)
+
+
 @checked(function=function)
 def apply(site: Site, function: Callable[[torch.Tensor], torch.Tensor], positions: Positions = None) -> SiteEdit:
     """Put what a function makes of the activations of a site in their place: a projection, a dictionary, a rounding.
@@ -291,10 +343,11 @@ def apply(site: Site, function: Callable[[torch.Tensor], torch.Tensor], position
     return SiteEdit(site, "apply", positions, None, function)
 
 
-@checked(donor=donors, source=places)
+@checked(donor=donors, source=places, prompts=instance("Prompts") | none)
 def patch(
-    site: Site, positions: Positions = None, *, donor: int | Mapping[int, int] | Sequence[int], source: Positions = None
-) -> Patch:
+    site: Site, positions: Positions = None, *, donor: int | Mapping[int, int] | Sequence[int],
+    source: Positions = None, prompts: Any = None,
+) -> Patch:  # fmt: skip
     """Put what a site has in another prompt of the run in the place of its activations (activation patching).
 
     Parameters
@@ -309,6 +362,8 @@ def patch(
     source : Positions
         Where in the donor: the first chosen place gives to the first changed one, and so on.  None means the same
         places.
+    prompts : Prompts, optional
+        Other prompts, of which the donors are: the clean ones where the run has corrupted ones.
 
     Raises
     ------
@@ -330,10 +385,10 @@ def patch(
     >>> bool((a.rows(2)[-1] == b.rows(2)[a.lengths[0] - 1]).all())
     True
     """
-    return Patch(site, "patch", positions, None, None, donor, source)
+    return Patch(site, "patch", positions, None, None, donor, source, prompts)
 
 
 __all__ = [
-    "Edit", "KnockOut", "Patch", "Positions", "SiteEdit", "add", "apply", "knock_out", "mean_ablate", "patch",
-    "replace", "scale", "select_positions", "zero",
+    "Edit", "KnockOut", "Patch", "Positions", "Renumber", "SiteEdit", "add", "apply", "fill", "knock_out",
+    "mean_ablate", "patch", "renumber", "replace", "scale", "select_positions", "zero",
 ]  # fmt: skip

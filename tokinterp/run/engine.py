@@ -29,12 +29,13 @@ from .checkpoint import (
     read_progress,
     remove_partial,
 )
-from .edits import Edit, KnockOut, SiteEdit
+from .edits import Edit, KnockOut, Renumber, SiteEdit
 from .loop import Measurements, Runner
 from .measurement import Measurement
+from .ready import check_places
 from .signals import at_once
 from .sites import INNER
-from .stream import AllNonfiniteError, check_places, report_nonfinite
+from .stream import AllNonfiniteError, report_nonfinite
 from .trial import try_out
 
 
@@ -243,13 +244,14 @@ def _check_edits(model: Model, prompts: Prompts, edits: Sequence[Edit]) -> None:
     """Refuse edits that do not fit the model or the prompts, before anything is run."""
     longest = max(prompts.lengths)
     for e in edits:
-        if not isinstance(e, SiteEdit | KnockOut):
+        if not isinstance(e, SiteEdit | KnockOut | Renumber):
             raise TypeError(
                 f"{e!r} is no edit: make one with tokinterp.run.edits.replace, add, zero, mean_ablate, knock_out"
             )
         if isinstance(e, SiteEdit):
             e.check(longest, None if e.site.name in INNER else model.info.d_model)
-        e.fit(longest, longest)
+        if not isinstance(e, Renumber):
+            e.fit(longest, longest)
     model.check((), edits)
     check_places(edits, prompts)
 

@@ -13,13 +13,13 @@ from ..settings import checked, instance, refuse, short
 from ..settings.describe import numbered
 
 Positions = (
-    int | slice | Sequence[int] | torch.Tensor | np.ndarray
+    int | slice | Sequence[int] | torch.Tensor | np.ndarray | str
     | Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None
 )  # fmt: skip
 """Which positions: a number or a list of numbers (the same in every prompt; a shorter prompt goes without), a slice (of
 each prompt's own tokens: ``slice(-1, None)`` is its last), a bool tensor (prompt, position), a bool array with a value
-for each token of all prompts of a run (``items.mark("filler")``), a function of (ids, mask) that returns a bool tensor
-(prompt, position), or None for all."""
+for each token of all prompts of a run (``items.mark("filler")``), the name of a mark of the prompts
+(`tokinterp.text.mark`), a function of (ids, mask) that returns a bool tensor (prompt, position), or None for all."""
 
 
 def in_words(positions: Positions) -> str:
@@ -28,6 +28,8 @@ def in_words(positions: Positions) -> str:
         return ":".join("" if v is None else str(v) for v in (positions.start, positions.stop, positions.step))
     if is_flags(positions):
         return f"on {int(positions.sum())} tokens"  # type: ignore[union-attr]
+    if isinstance(positions, str):
+        return positions
     if positions is None or callable(positions):
         return "all" if positions is None else f"by {getattr(positions, '__name__', 'a function')}"
     if isinstance(positions, torch.Tensor):
@@ -50,7 +52,7 @@ def select_positions(positions: Positions, ids: torch.Tensor, mask: torch.Tensor
     if positions is None:
         return mask
     n = ids.shape[1]
-    if is_flags(positions):
+    if of_run(positions):
         refuse(
             "positions", positions, "one pass does not know which tokens of the run these are: use measure or capture"
         )
@@ -98,6 +100,31 @@ def is_flags(positions: Any) -> bool:
     )
 
 
+def of_run(positions: Any) -> bool:
+    """Whether positions are of all prompts of a run: flags, or the name of a mark."""
+    return isinstance(positions, str) or is_flags(positions)
+
+
+def flags_of(positions: Any, prompts: Any) -> Any:
+    """Return (token,) bool of positions of a run.
+
+    Raises
+    ------
+    ValueError
+        For a mark that the prompts do not have, or flags of another number of tokens.
+    """
+    if isinstance(positions, str):
+        if positions not in prompts.marks:
+            has = ", ".join(prompts.marks) or "none"
+            refuse(
+                "positions", positions, f"the prompts have no mark of this name ({has}): give them one with text.mark"
+            )
+        return prompts.marks[positions]
+    if len(positions) != prompts.n_tokens:
+        raise ValueError(f"{len(positions)} flags for {prompts.n_tokens} tokens of all prompts")
+    return positions
+
+
 def fitting(positions: Any, width: int, longest: int) -> Any:
     """Return numbered positions without those beyond the batch; other kinds are returned as they are.
 
@@ -106,7 +133,7 @@ def fitting(positions: Any, width: int, longest: int) -> Any:
     ValueError
         If a number lies beyond the longest of all prompts, or below 0.
     """
-    if positions is None or isinstance(positions, slice) or callable(positions) or is_flags(positions):
+    if positions is None or isinstance(positions, slice) or callable(positions) or of_run(positions):
         return positions
     if isinstance(positions, torch.Tensor):
         if positions.dtype == torch.bool:
@@ -120,10 +147,13 @@ def fitting(positions: Any, width: int, longest: int) -> Any:
 
 
 def placed(positions: Any, prompts: Any, numbers: Sequence[int], mask: torch.Tensor) -> Any:
-    """Return flags of all tokens of a run as a bool tensor (prompt, position) of a batch; other kinds as they are."""
-    if not is_flags(positions):
+    """Return flags and marks as a bool tensor (prompt, position) of a batch; other kinds as they are."""
+    if not of_run(positions):
         return positions
-    flags = torch.as_tensor(positions, dtype=torch.bool, device=mask.device)
+    given = flags_of(positions, prompts)
+    flags = torch.as_tensor(
+        given.copy() if isinstance(given, np.ndarray) else given, dtype=torch.bool, device=mask.device
+    )
     start = torch.from_numpy(prompts.starts[list(numbers)]).to(mask.device)[:, None]
     place = torch.arange(mask.shape[1], dtype=torch.int64, device=mask.device)
     return flags[(start + place).clamp_max(len(flags) - 1)] & mask

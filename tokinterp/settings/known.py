@@ -133,6 +133,8 @@ def _take_positions(value: Any) -> Any:
         return value
     if isinstance(value, np.ndarray) and value.dtype == bool and value.ndim == 1:
         return value
+    if isinstance(value, str) and value:
+        return value
     if isinstance(value, torch.Tensor | np.ndarray):
         value = value.reshape(-1).tolist()
     single = isinstance(value, int | np.integer) and not isinstance(value, bool)
@@ -254,7 +256,8 @@ sequences = several(several(count()))
 places = Kind("a bool array, or a list of whole numbers", _take_places, TypeError)
 prompts = instance("Prompts")
 positions = Kind(
-    "a position, a list or slice of them, a bool mask, a bool for each token of the run, a function of (ids, mask)",
+    "a position, a list or slice of them, a bool mask, a bool for each token of the run, the name of a mark, a "
+    "function of (ids, mask)",
     _take_positions,
 )
 measurements = Kind("a dictionary such as {'lens': tokinterp.lens.LogitLens()}", _take_measurements)
@@ -296,6 +299,6 @@ ALIASES: dict[str, Kind] = {
     "Other": result | mapping(result, 1),
     "Prompts": prompts, "Spelled": prompts, "Prompts | Sequence[str]": prompts | some_strings,
     "Sequence[str] | Prompts": prompts | some_strings,
-    "Edit": instance("SiteEdit", "KnockOut", "KeepOnly", "Patch"),
+    "Edit": instance("SiteEdit", "KnockOut", "KeepOnly", "Patch", "Renumber"),
 }  # fmt: skip
 """Kinds of annotations; every other name is that of a class."""

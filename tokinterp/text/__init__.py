@@ -14,6 +14,7 @@ from .classes import STOP_WORDS, TokenClasses, token_classes
 from .conll import read_conll, read_conllu, read_conllulex
 from .files import read_texts
 from .items import Items, build_items
+from .marks import mark
 from .prompts import Prompts
 from .readers import Annotated, read_spans_jsonl, spacy_spans
 from .removal import CONDITIONS, Removal, find_units, remove, remove_random
@@ -25,7 +26,8 @@ from .words import find_words
 __all__ = [
     "CONDITIONS", "STOP_WORDS", "Annotated", "BundledText", "Items", "Prompts", "Question", "Removal", "Spans",
     "TokenClasses", "TokenSpans", "Vocabulary", "augment_prompts", "build_items", "bundled_questions", "bundled_spans",
-    "bundled_texts", "chat_texts", "check_texts", "find_units", "find_words", "random_ids", "read_conll", "read_conllu",
+    "bundled_texts", "chat_texts", "check_texts", "find_units", "find_words", "mark", "random_ids", "read_conll",
+    "read_conllu",
     "read_conllulex", "read_spans_jsonl", "read_texts", "remove", "remove_random", "shuffle_blocks",
     "shuffle_words", "spacy_spans", "token_classes",
 ]  # fmt: skip

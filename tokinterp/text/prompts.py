@@ -377,7 +377,8 @@ class Prompts(Spelled):
             self.dropped,
         )  # fmt: skip
         origin = None if self.origin is None else self.origin[rows]
-        return Prompts(parts, self.vocabulary, self._texts, bos=self.bos, note=self.note, origin=origin)
+        out = Prompts(parts, self.vocabulary, self._texts, bos=self.bos, note=self.note, origin=origin)
+        return self._give_marks(out, rows)
 
 
 def _fixed(values: np.ndarray) -> np.ndarray:

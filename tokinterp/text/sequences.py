@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,6 +25,8 @@ class Sequences:
     vocabulary: Vocabulary
     bos: bool
     note: str
+    marks: Mapping[str, np.ndarray] = MappingProxyType({})
+    """(token,) bool of each named mark, see `tokinterp.text.mark`."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -39,11 +42,18 @@ class Sequences:
         return len(self.token_ids)
 
     def _ids_hash(self) -> Any:
-        """Hash of ids, starts, BOS policy and note."""
+        """Hash of ids, starts, BOS policy, note and marks."""
         digest = hashlib.sha256(f"bos={self.bos} note={self.note}\n".encode())
         digest.update(np.ascontiguousarray(self.starts, dtype="<i8").tobytes())
         digest.update(np.ascontiguousarray(self.token_ids, dtype="<i4").tobytes())
+        for name, flags in sorted(self.marks.items()):
+            digest.update(f"mark {name} ".encode() + np.packbits(flags).tobytes())
         return digest
+
+    def _give_marks(self, part: Any, rows: Any) -> Any:
+        """Return a part of these sequences, its marks those of these tokens."""
+        part.marks = {name: flags[rows] for name, flags in self.marks.items()}
+        return part
 
     def _range(self, i: int) -> slice:
         if isinstance(i, bool) or not isinstance(i, int | np.integer) or not 0 <= i < len(self):
