@@ -1,12 +1,11 @@
-"""Named marks, places, values in order, and donors of other prompts: the same numbers as by hand."""
+"""Named marks, values in order, and donors of other prompts: the same numbers as by hand."""
 
 import numpy as np
 import pytest
 import torch
-from tiny import some_ids, some_prompts, tiny
+from tiny import some_prompts, tiny
 
 import tokinterp as ti
-from tokinterp.run.places import closed_up
 from tokinterp.run.stream import capture
 from tokinterp.text.marks import mark
 
@@ -64,28 +63,6 @@ def test_what_does_not_fit_is_refused_before_the_pass(edit, says, monkeypatch):
     with pytest.raises(ValueError, match=says) as error:
         ti.measure(model, prompts, {"n": ti.geometry.TokenNorms()}, edits=[edit()], progress=False)
     assert "\n" not in str(error.value)
-
-
-def test_models_that_count_places_themselves_refuse_others_before_the_pass():
-    prompts = some_prompts(LENGTHS)
-    with pytest.raises(ValueError, match="ignores position_ids"):
-        ti.measure(tiny("bloom"), prompts, {"n": ti.geometry.TokenNorms()}, progress=False,
-                   edits=[E.renumber(np.arange(27))])  # fmt: skip
-    with pytest.raises(ValueError, match="give it position_ids"):
-        tiny().run(some_ids(), [LAST], edits=[E.renumber(np.arange(18))])
-
-
-def test_hidden_tokens_with_places_closed_up_are_as_good_as_deleted():
-    prompts = marked()
-    hidden = prompts.marks["hidden"]
-    shorter = ti.Prompts.from_ids(
-        [prompts.ids(i)[~hidden[prompts.starts[i] : prompts.starts[i + 1]]] for i in range(3)]
-    )
-    closed = E.renumber(closed_up(hidden, prompts))
-    found, wanted = rows(prompts, E.knock_out("hidden"), closed), rows(shorter)
-    torch.testing.assert_close(found[~hidden], wanted, rtol=1e-4, atol=1e-5)
-    kept = rows(prompts, E.knock_out("hidden"))
-    assert float((kept[~hidden] - wanted).abs().max()) > 1e-3  # the places count
 
 
 def test_fill_puts_the_first_value_at_the_first_chosen_position_of_each_prompt():
