@@ -25,7 +25,7 @@ def lm():
 
 @pytest.fixture(scope="module")
 def changed(lm):
-    return ablate_dots({"net": lm}, TASK, prompts=40, batch=16, random_trunk=True)
+    return ablate_dots({"net": lm}, TASK, prompts=40, random_trunk=True)
 
 
 # -- figures --------------------------------------------------------------------------------------------------

@@ -1,11 +1,17 @@
-"""What a model answers: multiple choice, and texts from which words were deleted."""
+"""What a model answers: multiple choice, continuations and answers under edits, and texts from which words were deleted."""
 
 from .choices import Item, multiple_choice, read_mmlu
+from .continuations import continuations
+from .patching import patching_sweep
 from .removal import removal_accuracy, surviving_loss
+from .scoring import Answers
 
 __all__ = [
+    "Answers",
     "Item",
+    "continuations",
     "multiple_choice",
+    "patching_sweep",
     "read_mmlu",
     "removal_accuracy",
     "surviving_loss",

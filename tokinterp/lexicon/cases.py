@@ -101,15 +101,9 @@ class Cases:
 
 @checked(sizes=several(count(2), 1), n_words=count(1), min_letters=count(1), context=count(1))
 def split_cases(
-    lexicon: Lexicon,
-    sizes: Sequence[int] = (2, 3, 4, 5),
-    *,
-    n_words: int | None = 10_000,
-    min_letters: int = 4,
-    context: int = 64,
-    min_context: int = 8,
-    seed: int = 0,
-) -> Cases:
+    lexicon: Lexicon, sizes: Sequence[int] = (2, 3, 4, 5), *, n_words: int | None = 10_000, min_letters: int = 4,
+    context: int = 64, min_context: int = 8, seed: int = 0,
+) -> Cases:  # fmt: skip
     """Cut words of one token into pieces that are tokens too, in all sizes that the vocabulary allows.
 
     Parameters
@@ -227,15 +221,9 @@ def typo_cases(
 
 @checked(sizes=several(count(2), 1), n_words=count(1), min_letters=count(1), context=count(1))
 def natural_cases(
-    lexicon: Lexicon,
-    sizes: Sequence[int] = (2, 3, 4, 5),
-    *,
-    n_words: int | None = 10_000,
-    min_letters: int = 4,
-    context: int = 64,
-    min_context: int = 8,
-    seed: int = 0,
-) -> Cases:
+    lexicon: Lexicon, sizes: Sequence[int] = (2, 3, 4, 5), *, n_words: int | None = 10_000, min_letters: int = 4,
+    context: int = 64, min_context: int = 8, seed: int = 0,
+) -> Cases:  # fmt: skip
     """Return words of several tokens as they stand in the corpus; arguments as in `split_cases`.
 
     Raises

@@ -81,9 +81,6 @@ def retrieve_words(
     >>> found["retrieved"].dims
     ('prompt', 'layer', 'variant')
     """
-    unknown = [v for v in variants if v not in VARIANTS]
-    if unknown or not variants:
-        raise ValueError(f"variants={list(variants)}: choose from {'; '.join(VARIANTS)}")
     _one_token(cases)
     chosen = choose_layers(layers, model.info)
     matrices = _matrices(model, {v.split(",")[0] for v in variants})

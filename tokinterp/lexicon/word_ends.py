@@ -107,8 +107,6 @@ def words_and_nonwords(
     ----------
     Kaplan et al. 2025, arXiv 2410.05864
     """
-    if parts_by not in PARTS or parts < 2:
-        raise ValueError(f"parts={parts} by {parts_by!r}: two or more, by one of {', '.join(PARTS)}")
     chosen = lexicon.distinct(n_words, n_tokens=sizes, min_letters=min_letters, seed=seed)
     words = [lexicon.ids[n] for n in chosen.tolist()]
     vocabulary, known = lexicon.prompts.vocabulary, {t.lower() for t in lexicon.text}
@@ -213,7 +211,7 @@ def word_probe(
     chosen = choose_layers(layers, model.info)
     both = [list(map(int, w)) for w in items.ids]
     is_word, part = np.asarray(items.is_word, bool), np.asarray(items.part)
-    _check(both, is_word, part, k, places)
+    _check(both, is_word, part, k)
     prompts = Prompts.from_ids(both, model.tokenizer, bos=getattr(model.tokenizer, "bos_token_id", None) is not None)
     label, fold = (torch.from_numpy(x.astype(np.int64)).to(model.device) for x in (is_word, part))
     groups = {p: np.unique([w[-1 - PLACES.index(p)] for w in both], return_inverse=True)[1] for p in places}
@@ -258,7 +256,7 @@ def word_probe(
     return walked("word_probe", model, prompts, settings, make, seed, **walk)
 
 
-def _check(both: list[list[int]], is_word: np.ndarray, part: np.ndarray, k: int, places: Sequence[str]) -> None:
+def _check(both: list[list[int]], is_word: np.ndarray, part: np.ndarray, k: int) -> None:
     if not len(both) == len(is_word) == len(part):
         raise ValueError(f"{len(both)} items, {len(is_word)} kinds and {len(part)} parts: give one of each")
     short = [n for n, w in enumerate(both) if len(w) < 2]
@@ -269,8 +267,6 @@ def _check(both: list[list[int]], is_word: np.ndarray, part: np.ndarray, k: int,
             f"{is_word.sum()} words and {(~is_word).sum()} non-words in {len(np.unique(part))} parts: give both, in "
             "two parts or more"
         )
-    if not places or [p for p in places if p not in PLACES]:
-        raise ValueError(f"places={list(places)}: the places are {', '.join(PLACES)}")
     room = len(both) - int(np.unique(part, return_counts=True)[1].max())
     if not 1 <= k <= room:
         raise ValueError(f"k={k}: the other parts have {room} items or more, so k lies between 1 and {room}")

@@ -22,7 +22,7 @@ from ..settings import checked, instance, mapping, share
 from ..text.prompts import Prompts
 from .checkpoint import FORMAT, Facts, claim, compare_facts, fingerprint, remove_partial
 from .edits import Edit
-from .engine import _check_edits, _check_sites, measure, run_facts, store_path
+from .engine import _check_sites, check_edits, measure, run_facts, store_path
 from .loop import Measurements
 from .signals import at_once
 
@@ -233,7 +233,7 @@ def _check(condition: Condition, measurements: Measurements) -> None:
     if len(prompts) == 0:
         raise ValueError("no prompts to measure: the list is empty")
     prompts.check_tokenizer(model)
-    _check_edits(model, prompts, condition.edits)
+    check_edits(model, prompts, condition.edits)
     own = {name: m.fresh() for name, m in measurements.items()}
     for m in own.values():
         m.begin(model.info, prompts)

@@ -122,7 +122,7 @@ def measure(
     said = _check_notes(notes, dataset.provenance(model.info, prompts, {}, ""))
     if n > len(prompts) or (n > 1 and store is None):
         raise ValueError(f"share={share}: {len(prompts)} prompts make at most as many shares, and shares need a store=")
-    _check_edits(model, prompts, edits)
+    check_edits(model, prompts, edits)
     facts = run_facts(model, prompts, measurements, edits)
     prompts.check_tokenizer(model)
     if path is not None and stores.exists(path):
@@ -240,7 +240,7 @@ def run_facts(model: Model, prompts: Prompts, measurements: Measurements, edits:
     }
 
 
-def _check_edits(model: Model, prompts: Prompts, edits: Sequence[Edit]) -> None:
+def check_edits(model: Model, prompts: Prompts, edits: Sequence[Edit]) -> None:
     """Refuse edits that do not fit the model or the prompts, before anything is run."""
     longest = max(prompts.lengths)
     for e in edits:

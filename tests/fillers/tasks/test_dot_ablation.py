@@ -29,7 +29,7 @@ def lm():
 
 @pytest.fixture(scope="module")
 def changed(lm):
-    return ablate_dots({"net": lm}, TASK, prompts=40, batch=16, random_trunk=True)
+    return ablate_dots({"net": lm}, TASK, prompts=40, random_trunk=True)
 
 
 # -- interventions --------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def test_interventions_are_those_made_by_hand(lm, changed):
 
 
 def test_the_random_trunk_is_an_untrained_network_of_its_own(changed):
-    own = ablate_dots({"own": build(TASK, Network(2, 32, 2, 64), 10_000)}, TASK, prompts=40, batch=16)
+    own = ablate_dots({"own": build(TASK, Network(2, 32, 2, 64), 10_000)}, TASK, prompts=40)
     for name in ("logit_change", "slot_change", "correct", "answered"):
         np.testing.assert_array_equal(changed[name].sel(trunk="random"), own[name].sel(trunk="own"))
     assert not np.allclose(*(changed["logit_change"].sel(trunk=t) for t in ("net", "random")), atol=1e-3)
@@ -111,7 +111,7 @@ def test_ablations_that_put_back_what_was_there_change_nothing(lm, monkeypatch):
         *(torch.cat([getattr(twice, k)] * 2) for k in ("answer", "rows", "stratum")),
     )
     monkeypatch.setattr(Task, "test_set", lambda *_: same)
-    ds = ablate_dots({"net": lm}, TASK, prompts=2, blocks=False)
+    ds = ablate_dots({"net": lm}, TASK, prompts=2, single=["slots"])
     change = ds["logit_change"].sel(trunk="net")
     for name in ("mean ablation", "resample ablation"):
         np.testing.assert_allclose(change.sel(intervention=name), 0, atol=1e-4)
@@ -124,10 +124,10 @@ def test_mean_ablation_leaves_nothing_of_the_prompt_in_the_fillers(lm):
     from tokinterp.fillers.tasks.dot_ablation import _Bench
     from tokinterp.run.edits import knock_out, replace
 
-    bench = _Bench(as_model(lm, TASK), TASK, TASK.test_set("filler", 6), 6)
+    bench = _Bench(as_model(lm, TASK), TASK, TASK.test_set("filler", 6))
     edits = [replace(s, v, bench.fillers) for s, v in bench.means.items()]
     edits.append(knock_out([*range(TASK.n + 1)], [bench.cue]))
-    last = bench.model.run(bench.ids, [bench.last], edits=edits)[bench.last][:, -1]
+    last = ti.capture(bench.model, bench.prompts, range(6), ti.resid([2]), edits).resid(2)[:, -1]
     torch.testing.assert_close(last, last[:1].expand_as(last), atol=1e-5, rtol=1e-4)
 
 

@@ -50,5 +50,5 @@ def test_states_are_those_of_the_wrapped_model(lm):
     ids = TASK.test_set("filler", 4).sequences.ids
     model = as_model(lm, TASK)
     own = model.run(ids, ti.resid([0, 1, 2]))
-    for layer, states in enumerate(linear_probes.states_at(lm, ids, [0, 5, 7])):
+    for layer, states in enumerate(linear_probes.states_at(model, ids, [0, 5, 7])):
         torch.testing.assert_close(states, own[ti.Site("resid", layer)][:, [0, 5, 7]])

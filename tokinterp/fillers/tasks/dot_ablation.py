@@ -13,9 +13,11 @@ import xarray as xr
 
 from ...models.steady import steady
 from ...results.dataset import variable
-from ...run.edits import Edit, knock_out, replace, zero
-from ...run.sites import Site
-from ...settings import checked, count, flag, names
+from ...run.edits import Edit, knock_out, patch, renumber, replace, zero
+from ...run.sites import Site, resid
+from ...run.stream import stream
+from ...settings import checked, count, names
+from ...text.prompts import Prompts
 from ..results import numbers
 from . import match3
 from .network import as_model, parameters_hash
@@ -29,20 +31,19 @@ INTERVENTIONS = (
     "none", "knock-out", "knock-out, places closed", "deletion, places kept", "deletion", "rows hidden from the answer",
     "rows hidden from the fillers", "mean ablation", "zero ablation", "resample ablation",
 )  # fmt: skip
+SINGLE = ("blocks", "slots")
 SEED = 400
 
 
-@checked(interventions=names(*INTERVENTIONS), prompts=count(2), batch=count(1), blocks=flag, slots=flag)
+@checked(interventions=names(*INTERVENTIONS), prompts=count(2), single=names(*SINGLE))
 @steady
 def ablate_dots(
     trunks: Mapping[str, Any],
     task: Task,
     *,
     interventions: Sequence[str] = INTERVENTIONS,
-    blocks: bool = True,
-    slots: bool = True,
+    single: Sequence[str] = SINGLE,
     prompts: int = 400,
-    batch: int = 256,
     random_trunk: bool = False,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -63,12 +64,11 @@ def ablate_dots(
         answer position sees no row, so that all that it knows of them came through fillers or the end of the input;
         ``"rows hidden from the fillers"``; ``"mean ablation"`` (over prompts, slot by slot), ``"zero ablation"``,
         ``"resample ablation"`` (the fillers of another prompt): of the fillers' stream at all layers.
-    blocks : bool
-        Whether the fillers are hidden from the answer in one block at a time, too.
-    slots : bool
-        Whether single fillers are mean-ablated at all layers, one after the other, too.
-    prompts, batch : int
-        Test examples, and how many are run together.
+    single : sequence of {"blocks", "slots"}
+        What is done one by one, too: ``"blocks"``: the fillers are hidden from the answer in one block at a time;
+        ``"slots"``: single fillers are mean-ablated at all layers.
+    prompts : int
+        Test examples.
     random_trunk : bool
         Whether an untrained network of the same shape is treated as well, named ``"random"``.
     seed : int
@@ -96,7 +96,7 @@ def ablate_dots(
     >>> from tokinterp.fillers.tasks.network import Network, build
     >>> task = Task(n=4, d=1)
     >>> net = build(task, Network(2, 32, 2, 64))
-    >>> ds = ablate_dots({"net": net}, task, prompts=20, slots=False)
+    >>> ds = ablate_dots({"net": net}, task, prompts=20, single=["blocks"])
     >>> a, b = (ds["logit_change"].sel(intervention=i) for i in ("knock-out", "deletion, places kept"))
     >>> bool(abs(a - b).max() < 1e-4)
     True
@@ -110,19 +110,19 @@ def ablate_dots(
     n_layers = {lm.config.num_hidden_layers for lm in trunks.values()}
     if len(n_layers) > 1:
         raise ValueError("trunks of different depth have no blocks in common: treat them one by one")
-    names = [*interventions, *(f"knock-out, block {b}" for b in range(max(n_layers)) if blocks)]
+    names = [*interventions, *(f"knock-out, block {b}" for b in range(max(n_layers)) if "blocks" in single)]
     correct = np.full((len(trunks), len(names), prompts), np.nan)
     answered, change = np.full(correct.shape, np.nan), np.full(correct.shape, np.nan)
     by_slot = np.full((len(trunks), task.n_fillers, prompts), np.nan)
     for t, lm in enumerate(trunks.values()):
-        bench = _Bench(_on(lm, task, place), task, test, batch)
+        bench = _Bench(as_model(lm, task, device=place), task, test)
         whole = bench.answers("none")
         for i, name in enumerate(names):
             said = whole if name == "none" else bench.answers(name)
             correct[t, i] = (said[1] > 0).cpu().numpy()
             answered[t, i] = said[0].cpu().numpy()
             change[t, i] = (said[1] - whole[1]).cpu().numpy()
-        for s in range(task.n_fillers) if slots else ():
+        for s in range(task.n_fillers) if "slots" in single else ():
             by_slot[t, s] = (bench.answers("mean ablation", s)[1] - whole[1]).cpu().numpy()
     match = np.full((prompts, task.n_fillers), np.nan)  # NaN: the filler stands for no pair
     found = (match3.partner(test.rows, task.m) >= 0).repeat_interleave(2, 1).cpu().numpy()[:, : task.n_fillers]
@@ -141,67 +141,57 @@ def ablate_dots(
         "intervention": v("intervention", np.array(names), "what is changed", "1"),
         "prompt": numbers(prompts),
     }
-    if slots:
+    if "slots" in single:
         data["slot_change"] = v(("trunk", "slot", "prompt"), by_slot, f"{toward}, one filler mean-ablated", "1")
         data["slot_match"] = v(
             ("prompt", "slot"), match, "whether a third row completes the filler's pair; NaN: it has none", "1"
         )
         coords["slot"] = v("slot", range(task.n_fillers), "filler, counted from the first", "1")
     parameters = {
-        "task": asdict(task), "interventions": names, "slots": slots, "prompts": prompts, "seed": seed,
+        "task": asdict(task), "interventions": names, "slots": "slots" in single, "prompts": prompts, "seed": seed,
         "trunks": {name: parameters_hash(lm) for name, lm in trunks.items()},
     }  # fmt: skip
     return finish(xr.Dataset(data, coords), next(iter(trunks.values())), task, parameters, "DotAblation", seed)
 
 
-def _on(lm: Any, task: Task, place: torch.device) -> Model:
-    """Return the network as a model on a device; the network itself stays where it is."""
-    import copy
-
-    return as_model(copy.deepcopy(lm).to(place), task)
-
-
 class _Bench:
-    """One network and its test examples."""
+    """One network and its test examples, up to the answer cue."""
 
-    def __init__(self, model: Model, task: Task, test: Samples, batch: int) -> None:
-        self.model, self.task, self.batch = model, task, batch
-        self.ids = test.sequences.ids[:, :-1]  # up to the answer cue
+    def __init__(self, model: Model, task: Task, test: Samples) -> None:
+        self.model = model
         self.rows, self.first, self.cue = range(task.n), task.n + 1, task.n + 1 + task.n_fillers
+        ids = test.sequences.ids[:, :-1].cpu().numpy()
+        self.prompts = Prompts.from_ids(ids, model)
+        self.short = Prompts.from_ids(np.delete(ids, range(self.first, self.cue), 1), model)
         self.fillers = list(range(self.first, self.cue))
-        self.streams = [Site("resid", layer) for layer in range(model.info.n_layers)]
-        self.last = Site("resid", model.info.n_layers)
+        self.streams = resid(range(model.info.n_layers))
         true = test.answer == task.words.true
         self.right = torch.where(true, task.words.true, task.words.false)
         self.wrong = torch.where(true, task.words.false, task.words.true)
 
     def answers(self, name: str, slot: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (prompt,) whether the best word is an answer, and logit of the right one less that of the other."""
-        answered, margin = [], []
-        for start in range(0, len(self.ids), self.batch):
-            here = slice(start, start + self.batch)
-            ids, edits, places = self.plan(name, here, slot)
-            with torch.no_grad():
-                stream = self.model.run(ids, [self.last], edits=edits, position_ids=places)[self.last]
-                logits = self.model.unembed(stream[:, -1]).double()
-            right, wrong = (logits.gather(1, w[here, None])[:, 0] for w in (self.right, self.wrong))
+        prompts, edits = self.plan(name, slot)
+        last = self.model.info.n_layers
+        out = torch.full((2, len(prompts)), torch.nan, dtype=torch.float64, device=self.model.device)
+        for batch in stream(self.model, prompts, resid([last]), edits=edits):
+            logits = self.model.unembed(batch.resid(last)[:, -1]).double()
+            own = [w[batch.numbers] for w in (self.right, self.wrong)]
+            right, wrong = (logits.gather(1, w[:, None])[:, 0] for w in own)
             best = logits.argmax(1)
-            answered.append(((best == self.right[here]) | (best == self.wrong[here])).double())
-            margin.append(right - wrong)
-        return torch.cat(answered), torch.cat(margin)
+            out[0, batch.numbers] = ((best == own[0]) | (best == own[1])).double()
+            out[1, batch.numbers] = right - wrong
+        return out[0], out[1]
 
-    def plan(
-        self, name: str, here: slice, slot: int | None
-    ) -> tuple[torch.Tensor, Sequence[Edit], torch.Tensor | None]:
-        """Return ids, edits and places of one intervention on some prompts."""
-        ids, cue, dots = self.ids[here], [self.cue], self.fillers
+    def plan(self, name: str, slot: int | None) -> tuple[Prompts, list[Edit]]:
+        """Return the prompts and edits of one intervention."""
+        cue, dots, next_one = [self.cue], self.fillers, [*range(1, len(self.prompts)), 0]
         if name.startswith("deletion"):
-            short = torch.cat([ids[:, : self.first], ids[:, self.cue :]], 1)
-            return short, (), self._places(short, self.cue if name.endswith("kept") else self.first)
+            return self.short, [self._places(self.short, self.cue if name.endswith("kept") else self.first)]
         if name.endswith("places closed"):
-            return ids, [knock_out(dots, cue)], self._places(ids, self.first)
+            return self.prompts, [knock_out(dots, cue), self._places(self.prompts, self.first)]
         if name.startswith("knock-out, block"):
-            return ids, [knock_out(dots, cue, blocks=[int(name.rsplit(" ", 1)[1])])], None
+            return self.prompts, [knock_out(dots, cue, blocks=[int(name.rsplit(" ", 1)[1])])]
         simple: dict[str, Callable[[], list[Edit]]] = {
             "none": lambda: [],
             "knock-out": lambda: [knock_out(dots, cue)],
@@ -211,34 +201,24 @@ class _Bench:
             "mean ablation": lambda: [
                 replace(s, v, dots if slot is None else [self.first + slot]) for s, v in self.means.items()
             ],
-            "resample ablation": lambda: [replace(s, v[here], dots) for s, v in self.others.items()],
+            "resample ablation": lambda: [patch(s, dots, donor=next_one) for s in self.streams],
         }
-        return ids, simple[name](), None
+        return self.prompts, simple[name]()
 
-    def _places(self, ids: torch.Tensor, of_cue: int) -> torch.Tensor:
-        """Return (prompt, position) places 0, 1, 2, ..., the answer cue at one that is given."""
-        place = torch.arange(ids.shape[1], device=ids.device, dtype=torch.int64)
+    def _places(self, prompts: Prompts, of_cue: int) -> Edit:
+        """Give the tokens places 0, 1, 2, ..., the answer cue one that is given."""
+        place = np.arange(prompts.lengths[0])
         place[-1] = of_cue
-        return place.expand_as(ids)
+        return renumber(np.tile(place, len(prompts)))
 
     @cached_property
     def means(self) -> dict[Site, torch.Tensor]:
         """(position, d_model) mean over prompts of the stream at each layer."""
-        total = {s: torch.zeros((), dtype=torch.float64, device=self.ids.device) for s in self.streams}
-        for start in range(0, len(self.ids), self.batch):
-            for s, v in self._run(slice(start, start + self.batch)).items():
+        total = {s: torch.zeros((), dtype=torch.float64, device=self.model.device) for s in self.streams}
+        for batch in stream(self.model, self.prompts, self.streams):
+            for s, v in batch.activations.items():
                 total[s] = total[s] + v.double().sum(0)
-        return {s: (v / len(self.ids)).float() for s, v in total.items()}
-
-    @cached_property
-    def others(self) -> dict[Site, torch.Tensor]:
-        """(prompt, position, d_model) stream of the next prompt at each layer."""
-        parts = [self._run(slice(start, start + self.batch)) for start in range(0, len(self.ids), self.batch)]
-        return {s: torch.cat([p[s] for p in parts]).roll(-1, 0) for s in self.streams}
-
-    def _run(self, here: slice) -> dict[Site, torch.Tensor]:
-        with torch.no_grad():
-            return self.model.run(self.ids[here], self.streams)
+        return {s: (v / len(self.prompts)).float() for s, v in total.items()}
 
 
 def _check(trunks: Mapping[str, Any], task: Task) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -19,7 +18,7 @@ from ...settings import checked, count, names, number, several
 from ...stats.resample import resample
 from . import match3
 from .linear_probes import states_at
-from .network import network_info, parameters_hash
+from .network import as_model, network_info, parameters_hash
 from .probe import _untrained_like, finish
 from .task import Samples, Task
 
@@ -137,8 +136,8 @@ def probe_contents(
     draw_rows = {"level": level, "n_boot": n_boot, "seed": seed}
     positions = [task.n + 1 + s for s in where]
     for t, lm in enumerate(trunks.values()):
-        lm = copy.deepcopy(lm).to(place).eval()
-        read = zip(*(states_at(lm, s.sequences.ids.to(place), positions) for s in (fit, test)), strict=True)
+        model = as_model(lm, task, device=place)
+        read = zip(*(states_at(model, s.sequences.ids, positions) for s in (fit, test)), strict=True)
         for layer, (x, z) in enumerate(read):
             if layer not in chosen:
                 continue

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,11 +12,17 @@ import xarray as xr
 
 from ...models.steady import steady
 from ...results.dataset import layer_coords, variable
+from ...run.sites import resid
+from ...run.stream import stream
 from ...settings import checked, count, positive, several
 from ...stats.linear import logistic
-from .network import network_info
+from ...text.prompts import Prompts
+from .network import as_model, network_info
 from .probe import finish
 from .task import Task, majority
+
+if TYPE_CHECKING:
+    from ...models.base import Model
 
 
 @checked(positions=several(count(), 1), examples=count(1), ridge=positive)
@@ -58,13 +63,13 @@ def linear_probe(
     if bad := [p for p in where if not 0 <= p < width - 1]:
         raise ValueError(f"positions {bad}: the words before the answer are numbered 0 to {width - 2}")
     sets = [task.test_set("filler", examples, seed + s, place) for s in (100, 101)]
-    lm = copy.deepcopy(lm).to(place).eval()
+    model = as_model(lm, task, device=place)
     labels = [(s.answer == task.words.true).cpu().numpy() for s in sets]
     draw = torch.Generator().manual_seed(seed)
     permuted = labels[0][torch.randperm(examples, generator=draw, dtype=torch.int64, device="cpu").numpy()]
     n_layers = lm.config.num_hidden_layers
     accuracy = np.full((2, n_layers + 1, len(where)), np.nan)
-    for layer, (fit, test) in enumerate(zip(*(states_at(lm, s.sequences.ids, where) for s in sets), strict=True)):
+    for layer, (fit, test) in enumerate(zip(*(states_at(model, s.sequences.ids, where) for s in sets), strict=True)):
         fit, test = fit.double().cpu().numpy(), test.double().cpu().numpy()
         for p in range(len(where)):
             for row, y in enumerate((labels[0], permuted)):
@@ -81,23 +86,12 @@ def linear_probe(
     return finish(xr.Dataset(data, coords), lm, task, parameters, "FillersLinearProbe", seed)
 
 
-@torch.no_grad()
-def states_at(lm: Any, ids: torch.Tensor, where: Sequence[int], batch: int = 512) -> Iterator[torch.Tensor]:
-    """Yield the stream (example, place, d_model) at each layer; hooks see the last one before the final norm."""
-    kept: list[list[torch.Tensor]] = [[] for _ in range(lm.config.num_hidden_layers + 1)]
-
-    def keep(layer: int, out: Any) -> None:  # a tuple in older versions of transformers
-        kept[layer].append((out if torch.is_tensor(out) else out[0])[:, where])
-
-    hooks = [
-        block.register_forward_hook(lambda _m, _i, out, n=n: keep(n + 1, out))
-        for n, block in enumerate(lm.model.layers)
-    ]
-    hooks.append(lm.model.layers[0].register_forward_pre_hook(lambda _m, args: kept[0].append(args[0][:, where])))
-    try:
-        for start in range(0, len(ids), batch):
-            lm.model(input_ids=ids[start : start + batch], use_cache=False)
-    finally:
-        for h in hooks:
-            h.remove()
-    yield from (torch.cat(parts) for parts in kept)
+def states_at(model: Model, ids: torch.Tensor, where: Sequence[int]) -> torch.Tensor:
+    """Return the stream of examples (layer, example, place, d_model), on the device; NaN where it is not finite."""
+    layers, prompts = range(model.info.n_layers + 1), Prompts.from_ids(ids.cpu().numpy(), model)
+    shape = (len(layers), len(ids), len(where), model.info.d_model)
+    out = torch.full(shape, torch.nan, dtype=getattr(torch, model.info.dtype), device=model.device)
+    for batch in stream(model, prompts, resid(layers)):
+        for layer in layers:
+            out[layer, batch.numbers] = batch.resid(layer)[:, where]
+    return out

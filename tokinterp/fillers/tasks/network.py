@@ -142,7 +142,7 @@ def task_tokenizer(task: Task) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="EOS", additional_special_tokens=others)
 
 
-def as_model(lm: Any, task: Task, name: str | None = None) -> HookedLM:
+def as_model(lm: Any, task: Task, name: str | None = None, device: torch.device | str | None = None) -> HookedLM:
     """Return a trained network as a tokinterp model, to measure its filler positions.
 
     Row words get ids, and outputs that say "never" (logit -60), because the network was not trained to predict them:
@@ -157,6 +157,8 @@ def as_model(lm: Any, task: Task, name: str | None = None) -> HookedLM:
         On which it was trained.
     name : str, optional
         Name to record.
+    device : torch.device or str, optional
+        Where the copy is put.
 
     Raises
     ------
@@ -179,7 +181,7 @@ def as_model(lm: Any, task: Task, name: str | None = None) -> HookedLM:
             f"{task.name}: m**d = {words.n_rows} row words make too large a head (at most {MOST_ROWS}); measure a task "
             "with fewer coordinates"
         )
-    full = copy.deepcopy(lm).eval()
+    full = copy.deepcopy(lm).to(device=device).eval()
     old = full.lm_head
     size = len(words) + words.n_rows
     like = {"device": old.weight.device, "dtype": old.weight.dtype}

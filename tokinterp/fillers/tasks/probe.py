@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +19,9 @@ from ...fitted import Tensors
 from ...models.steady import steady
 from ...results.dataset import check, numbers_version, variable
 from ...results.stamp import stamped
-from ...results.stores import read, write
 from ...run.fitting import Fit, State
 from ...run.signals import at_once
+from ...run.walk import kept_result
 from ...settings import checked, count, fraction, one_of, several
 from .evaluation import evaluate, loss_sum
 from .formats import IGNORED, Sequences
@@ -151,21 +149,16 @@ def probe_fillers(
     }  # fmt: skip
     networks = {name: network_info(lm, task, parameters_hash(lm)).identity for name, lm in trunks.items()}
     facts = {**parameters, "networks": networks, "device": place.type, "tokinterp": numbers_version()}
-    with Fit(store, facts, checkpoint_every) as keep:
-        if keep.finished:
-            assert keep.path is not None
-            found = read(keep.path).to_dataset()
-            keep.belongs(json.loads(found.attrs.get("facts", "{}")))
-            return found
+
+    def make(keep: Fit) -> xr.Dataset:
         test = task.test_set("filler", test_examples, PROBE_SEED, place)
         scores = _probe_all(trunks, task, shares, variant, schedule, seed, test, keep, progress)
         accuracy = np.array([x for x, _ in scores], dtype=float).reshape(len(trunks), len(shares), len(task.strata))
         auc = np.array([x for _, x in scores], dtype=float).reshape(len(trunks), len(shares))
         ds = _probe_dataset(task, shares, list(trunks), accuracy, auc, test)
-        ds = finish(ds, next(iter(trunks.values())), task, parameters, "FillersProbe", seed)
-        ds.attrs["facts"] = json.dumps(facts, sort_keys=True)
-        keep.finish(partial(write, ds))
-        return ds
+        return finish(ds, next(iter(trunks.values())), task, parameters, "FillersProbe", seed)
+
+    return kept_result(store, facts, make, checkpoint_every)
 
 
 def _probe_all(

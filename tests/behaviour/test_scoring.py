@@ -1,0 +1,50 @@
+"""Answers teacher forced: log-probability, rank and logit difference against one prompt at a time."""
+
+import pytest
+import torch
+from tiny import some_prompts, tiny
+
+import tokinterp as ti
+from tokinterp.behaviour import Answers
+
+PROMPTS = some_prompts([5, 9, 4, 7])
+ANSWERS = [[*PROMPTS.ids(i)[len(PROMPTS.ids(i)) - k :].tolist(), 40 + i] for i, k in enumerate((0, 2, 1, 0))]
+OTHERS = [[50], [60, 61], [70], [80]]
+
+
+@torch.no_grad()
+def logits(i):
+    ids, last = torch.tensor(PROMPTS.ids(i))[None], ti.Site("resid", 3)
+    return tiny().unembed(tiny().run(ids, [last])[last][0])
+
+
+@pytest.mark.parametrize("batch_tokens", [9, 100])
+def test_answers_are_scored_as_in_a_loop(batch_tokens):
+    asked = {"answers": Answers(ANSWERS, OTHERS)}
+    ds = ti.measure(tiny(), PROMPTS, asked, progress=False, batch_tokens=batch_tokens)["answers"]
+    for i, answer in enumerate(ANSWERS):
+        own = logits(i)[-len(answer) :]
+        logp = own.double().log_softmax(-1)
+        each = [float(logp[t, token]) for t, token in enumerate(answer)]
+        assert float(ds["log_prob"][i]) == pytest.approx(sum(each), abs=1e-4)
+        assert int(ds["rank"][i]) == int((own[0] > own[0, answer[0]]).sum())
+        assert bool(ds["correct"][i]) == (own.argmax(-1).tolist() == answer)
+        gap = float(own[0, answer[0]] - own[0, OTHERS[i][0]])
+        assert float(ds["logit_difference"][i]) == pytest.approx(gap, abs=1e-4)
+    best = [[int(logits(i)[-1].argmax())] for i in range(4)]
+    ds = ti.measure(tiny(), PROMPTS, {"answers": Answers(best)}, progress=False)["answers"]
+    assert ds["correct"].values.tolist() == [1, 1, 1, 1]
+    assert ds["rank"].values.tolist() == [0, 0, 0, 0]
+    assert "logit_difference" not in ds
+
+
+def test_answers_that_do_not_fit_are_refused_before_the_run():
+    for answers, message in (
+        (ANSWERS[:3], "answers: 3 for 4 prompts: give one for each"),
+        ([*ANSWERS[:3], []], r"answers: that of prompt 3 is \[\]"),
+        ([*ANSWERS[:3], [400]], r"answers: that of prompt 3 is \[400\]: give token ids below 320"),
+        ([*ANSWERS[:3], [3, 5]], r"answers: that of prompt 3 is \[3, 5\], but the prompt ends with"),
+        ([*ANSWERS[:2], list(range(9)), ANSWERS[3]], "answers: that of prompt 2 is"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ti.measure(tiny(), PROMPTS, {"answers": Answers(answers)}, progress=False)
