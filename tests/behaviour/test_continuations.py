@@ -55,7 +55,7 @@ def test_edits_are_those_of_the_run():
 
 def test_what_does_not_fit_is_refused_before_the_run(monkeypatch):
     monkeypatch.setattr(type(tiny()), "run", lambda *a, **k: pytest.fail("the model ran"))
-    with pytest.raises(ValueError, match=r"n_tokens=57: the longest prompt has 9 tokens .* at most 56 more fit"):
+    with pytest.raises(ValueError, match=r"n_tokens=57: the longest prompt has 9 tokens, .* at most 56 more fit"):
         continuations(tiny(), PROMPTS, 57)
     with pytest.raises(ValueError, match="the longest prompt has positions 0 to 8"):
         continuations(tiny(), PROMPTS, 2, edits=[E.zero(S("resid", 1), [12])])

@@ -127,3 +127,5 @@ def test_what_is_no_pair_is_refused_before_anything_is_run(monkeypatch):
     ):
         with pytest.raises(ValueError, match=message):
             patching_sweep(tiny(), *given, ANSWERS, progress=False, **options)
+    with pytest.raises(ValueError, match="others: 1 for 3 pairs of prompts"):
+        patching_sweep(tiny(), clean, corrupted, ANSWERS, OTHERS[:1], progress=False)

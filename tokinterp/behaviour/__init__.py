@@ -1,4 +1,4 @@
-"""What a model answers: multiple choice, continuations and answers under edits, and texts from which words were deleted."""
+"""What a model answers: multiple choice, continuations, answers under edits, and texts without some of their words."""
 
 from .choices import Item, multiple_choice, read_mmlu
 from .continuations import continuations

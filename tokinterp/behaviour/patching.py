@@ -113,9 +113,12 @@ def patching_sweep(
     """
     chosen = (choose_layers if site == "resid" else choose_blocks)(at, model.info)
     grid = _grid(clean, corrupted, chosen, spans)
+    for name, given in (("answers", answers), ("others", others)):
+        if given is not None and len(given) != len(corrupted):
+            raise ValueError(f"{name}: {len(given)} for {len(corrupted)} pairs of prompts: give one for each")
     sites = [Site(site, n) for n in chosen]
     patched = corrupted[grid.prompt]
-    own = [None if given is None else [list(given[n]) for n in grid.prompt] for given in (answers, others)]
+    own = Answers([answers[n] for n in grid.prompt], None if others is None else [others[n] for n in grid.prompt])
 
     def scores(prompts: Prompts, edits: Sequence[Patch], asked: Answers, **options: Any) -> dict[str, np.ndarray]:
         tree = measure(model, prompts, {"answers": asked}, edits=edits, **options)
@@ -126,7 +129,7 @@ def patching_sweep(
         name: scores(prompts, (), Answers(answers, others), **quiet)
         for name, prompts in (("clean", clean), ("corrupted", corrupted))
     }
-    found = scores(patched, _patches(sites, grid, clean, patched, spans), Answers(*own), **run)
+    found = scores(patched, _patches(sites, grid, clean, patched, spans), own, **run)
     dims = ("prompt", "layer" if site == "resid" else "block", "position" if spans is None else "span")
     each = range(grid.shape[2]) if spans is None else np.array(spans, object)
     coords = {

@@ -91,6 +91,7 @@ def _chosen(edit: Edit) -> bool:
     """Whether an edit is made at some positions, or has values by position, so that it is about the prompt's tokens."""
     if isinstance(edit, KnockOut):
         return True
+    assert isinstance(edit, SiteEdit), f"{edit} is no edit of one batch"
     by_position = edit.value is not None and edit.value.ndim > 1 and edit.value.shape[-2] > 1
     return edit.positions is not None or by_position
 
