@@ -389,6 +389,9 @@ CALLS: dict[str, Callable[[World], Call]] = {
         "zero": {"site": S}, "mean_ablate": {"site": S}, "knock_out": {"keys": [0]},
         "add": {"site": S, "value": torch.ones(32)}, "replace": {"site": S, "value": torch.ones(32)},
         "scale": {"site": S, "factor": 0.5}, "apply": {"site": S, "function": torch.relu},
+        "fill": {"site": S, "value": torch.zeros(2, 32), "positions": [0, 1]},
+        "renumber": {"places": np.arange(9)}, "Renumber": {"places": np.arange(9)},
+        "mark": {"prompts": lambda w: w.prompts, "name": [[0, 1]] * 4},
         "patch": {"site": S, "donor": [1, 0]}, "Patch": {"site": S, "op": "patch", "donor": 0},
         "select_positions": {"positions": [0], "ids": torch.tensor([[5, 6]]), "mask": torch.ones(1, 2).bool()},
         # text
