@@ -82,7 +82,7 @@ MUTANTS = [
      "tests/fillers/test_read_out.py::test_cell_clusters_of_a_model"),
     ("cells compared with themselves", "tokinterp/fillers/read_out.py", "& ~np.eye(len(cluster), dtype=bool)", "",
      "tests/fillers/test_read_out.py::test_likeness_is_that_of_a_loop"),
-    ("closed places are open", "tokinterp/fillers/residual.py", "place - items.n_fillers, place)", "place, place)",
+    ("closed places are open", "tokinterp/fillers/residual.py", "if closed else []", "if not closed else []",
      "tests/fillers/test_residual.py::test_shift_is_that_of_a_loop"),
     ("cosine of the start", "tokinterp/fillers/residual.py", "torch.cosine_similarity(h, base, dim=-1)",
      "torch.cosine_similarity(base.expand_as(h), base, dim=-1)", "tests/fillers/test_residual.py::test_shift_is_that_of_a_loop"),

@@ -83,7 +83,8 @@ def test_donors_of_other_prompts_give_what_they_have():
     given = capture(tiny(), clean, [0, 1, 2], [S(n, 1) for n in at])
     for name in at:
         for n, d in enumerate([2, 0, 1]):
-            assert torch.equal(found.get(name, 1)[n, LENGTHS[n] - 1], given.get(name, 1)[d, clean.lengths[d] - 1])
+            here, there = (batch.activations[S(name, 1)] for batch in (found, given))
+            assert torch.equal(here[n, LENGTHS[n] - 1], there[d, clean.lengths[d] - 1])
     others = E.patch(S("key", 1), "last", donor=[2, 0, 1], source="last", prompts=corrupted)
     assert edits[0].describe() != others.describe()
 

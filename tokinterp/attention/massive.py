@@ -83,9 +83,9 @@ def massive_roles(
         member = padded(packed, batch)[0]
         counts += member.sum(1).cpu().numpy()
 
-        def look(site: Site, value: torch.Tensor, i: int = i, mask: torch.Tensor = batch.mask, member=member) -> None:
+        def look(batch: Batch, site: Site, value: torch.Tensor, i: int = i, member=member) -> None:
             if site.name == "resid":
-                rows = massive_rows(value, mask, rule, factor)[0]
+                rows = massive_rows(value, batch.mask, rule, factor)[0]
                 hits[site.at] += (member & rows).sum(1).cpu().numpy()
                 norms[site.at] = torch.linalg.vector_norm(value[0].float(), dim=-1).cpu().numpy()
             elif value.shape[2] >= 4:
@@ -95,8 +95,7 @@ def massive_roles(
                 varies[i, site.at] = (taken.std(-1, unbiased=False) / taken.mean(-1)).cpu().numpy()
 
         sites = [*resid(range(n + 1)), *(Site("pattern", b) for b in shown)]
-        with torch.no_grad():
-            model.run(batch.ids, sites, mask=batch.mask, consume=look)
+        capture(model, prompts, [i], sites, consume=look)
     with np.errstate(invalid="ignore"):
         share = hits / counts
     data = {
@@ -202,14 +201,12 @@ def _onset(
 ) -> tuple[int | None, torch.Tensor, torch.Tensor]:
     """Return the first layer with massive rows, (2, channel) means of massive and ordinary rows, and the channels."""
     seen = np.zeros(model.info.n_layers + 1, dtype=bool)
+
+    def look(batch: Batch, site: Site, value: torch.Tensor) -> None:
+        seen[site.at] |= bool(massive_rows(value, batch.mask, rule, factor).any())
+
     for rows in prompts.batches(batch_tokens, model=model):  # all layers in one pass, one of them held at a time
-        ids, mask, _ = (torch.from_numpy(a).to(model.device) for a in prompts.padded(rows))
-
-        def look(site: Site, value: torch.Tensor, mask: torch.Tensor = mask) -> None:
-            seen[site.at] |= bool(massive_rows(value, mask, rule, factor).any())
-
-        with torch.no_grad():
-            model.run(ids, resid(range(1, len(seen))), mask=mask, consume=look)
+        capture(model, prompts, rows, resid(range(1, len(seen))), consume=look)
     if not seen.any():
         return (
             None,

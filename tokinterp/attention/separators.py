@@ -20,13 +20,14 @@ from ..run.stream import capture
 from ..settings import checked, count, positive
 from ..stats.explained import explained_band, share_explained
 from ..stats.linear import held_out
+from ..text.prompts import Prompts
 from .blocks import shown_blocks
 from .kernels import LEAST
 from .masks import SEP, Policy, _noise, keep_only, separators_of
 
 if TYPE_CHECKING:
     from ..models.base import Model
-    from ..text.prompts import Prompts
+    from ..run.batch import Batch
 
 SOURCES = ("separator", "last content token", "separator of another segment")
 TARGETS = ("segment", "segment without its last token")
@@ -79,19 +80,17 @@ def segment_coverage(
     shown, note = shown_blocks(model)
     found = {k: np.full((len(prompts), n, heads), np.nan) for k in ("far_mass", "separator_share", "chance")}
     count = np.zeros((len(prompts), n, heads))
+
+    def look(batch: Batch, site: Site, value: torch.Tensor) -> None:
+        mark = torch.isin(batch.ids, marks.to(batch.device)) & batch.mask
+        far = batch.once("out of reach", lambda: out_of_reach(mark, batch.mask, window, initial))
+        mass, share, chance, number = coverage(value, mark, far)
+        for name, v in zip(found, (mass, share, chance), strict=True):
+            found[name][batch.numbers, site.at] = v.cpu().numpy()
+        count[batch.numbers, site.at] = number.cpu().numpy()
+
     for rows in prompts.batches(batch_tokens, model=model):
-        ids, mask, _ = (torch.from_numpy(a).to(model.device) for a in prompts.padded(rows))
-        mark = torch.isin(ids, marks.to(ids.device)) & mask
-        far = out_of_reach(mark, mask, window, initial)
-
-        def look(site: Site, value: torch.Tensor, rows=rows, mark=mark, far=far) -> None:
-            mass, share, chance, number = coverage(value, mark, far)
-            for name, v in zip(found, (mass, share, chance), strict=True):
-                found[name][rows, site.at] = v.cpu().numpy()
-            count[rows, site.at] = number.cpu().numpy()
-
-        with torch.no_grad():
-            model.run(ids, [Site("pattern", b) for b in shown], mask=mask, consume=look)
+        capture(model, prompts, rows, [Site("pattern", b) for b in shown], consume=look)
     if not count.any():
         raise ValueError("no query has a key out of reach: give longer texts of several segments, or a smaller window=")
     each = ("prompt", "block", "head")
@@ -204,9 +203,10 @@ def segment_probe(
     chosen = list(range(model.info.n_layers + 1) if layers is None else layers)
     first = Site("resid", 0)
     kinds, inverse = np.unique(prompts.token_ids, return_inverse=True)
-    alone = torch.from_numpy(kinds.astype(np.int64))[:, None].to(model.device)
-    with torch.no_grad():  # each token by itself at the first place, so that no learned place is part of its embedding
-        embedding = torch.cat([model.run(part, [first])[first][:, 0].double().cpu() for part in alone.split(512)])
+    # Each token by itself at the first place, so that no learned place is part of its embedding.
+    alone = Prompts.from_ids(kinds[:, None], prompts.vocabulary.tokenizer)
+    parts = [capture(model, alone, part, [first]) for part in alone.batches(512)]
+    embedding = torch.cat([batch.resid(0)[:, 0].double().cpu() for batch in parts])
     rng = np.random.default_rng(seed)
     target: list[list[torch.Tensor]] = [[], []]
     held: list[int] = []

@@ -9,16 +9,19 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ..behaviour.answers import chunks, pad
 from ..models.steady import steady
 from ..results.dataset import bound_coord, layer_coords, variable
 from ..results.documents import interval_name
 from ..results.stamp import finish
-from ..run.sites import Site
+from ..run.edits import renumber
+from ..run.places import closed_up
+from ..run.sites import resid
+from ..run.stream import capture, stream
 from ..settings import checked, count, one_of, positive, several, short
 from ..stats.explained import explained_band, share_explained
 from ..stats.linear import held_out
 from ..text.items import PLACEMENTS, Items, _pair, build_items
+from ..text.prompts import Prompts
 from .insertion import _bundled, _short
 from .results import numbers
 
@@ -44,21 +47,14 @@ def states(
         Whether what follows the fillers gets the places it has without them.
     """
     wanted = list(range(model.info.n_layers + 1) if layers is None else layers)
-    out = torch.empty(
-        len(items), positions.shape[1], len(wanted), model.info.d_model, dtype=torch.float32, device="cpu"
-    )
-    for rows in chunks(items, batch_tokens):
-        batch = pad(items, rows)
-        at = torch.from_numpy(positions[rows]).to(batch.ids.device)[..., None]
-        sites = [Site("resid", n) for n in wanted]
-        place = torch.arange(batch.ids.shape[1], device=batch.ids.device, dtype=torch.int64).expand_as(batch.ids)
-        stop = torch.from_numpy(items.filler[rows, 1]).to(place)[:, None]
-        moved = torch.where(place >= stop, place - items.n_fillers, place) if closed else None
-        with torch.no_grad():
-            found = model.run(batch.ids, sites, mask=batch.mask, position_ids=moved)
-        for i, site in enumerate(sites):
-            value = found[site]
-            out[rows, :, i] = value.gather(1, at.to(value.device).expand(-1, -1, value.shape[-1])).float().cpu()
+    shape = (len(items), positions.shape[1], len(wanted), model.info.d_model)
+    out = torch.full(shape, torch.nan, dtype=torch.float32, device="cpu")
+    edits = [renumber(closed_up(items.mark("filler"), items.prompts))] if closed else []
+    for batch in stream(model, items.prompts, resid(wanted), edits=edits, batch_tokens=batch_tokens):
+        at = torch.from_numpy(positions[batch.numbers]).to(batch.device)[..., None]
+        for i, layer in enumerate(wanted):
+            value = batch.resid(layer)
+            out[batch.numbers, :, i] = value.gather(1, at.expand(-1, -1, value.shape[-1])).float().cpu()
     return out
 
 
@@ -315,9 +311,9 @@ def filler_probes(
         "answer": answer, "input": np.array([i[b - 1] for i, b in zip(items.ids, items.question[:, 1], strict=True)]),
         "shuffled answer": answer[rng.permutation(len(answer))],
     }  # fmt: skip
-    site = Site("resid", 0)
-    ids = {t: torch.from_numpy(x.astype(np.int64))[:, None].to(model.device) for t, x in wanted.items()}
-    embedded = {t: model.run(x, [site])[site][:, 0].double().cpu().numpy() for t, x in ids.items()}
+    alone = {t: Prompts.from_ids(x[:, None], model) for t, x in wanted.items()}
+    read = {t: capture(model, p, range(len(p)), resid([0])) for t, p in alone.items()}
+    embedded = {t: batch.resid(0)[:, 0].double().cpu().numpy() for t, batch in read.items()}
     fold = rng.permutation(len(items)) % folds
     out = np.zeros((2, len(items), len(wanted), len(at), model.info.n_layers + 1))
     for j, positions in enumerate(at.values()):

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -30,7 +31,7 @@ T = TypeVar("T")
 def capture(
     model: Model, prompts: Prompts, numbers: Sequence[int], sites: Sequence[Site], edits: Sequence[Edit] = (), *,
     streaming: Sequence[Measurement] = (), names: Sequence[int] | None = None,
-    whole: Prompts | None = None,
+    whole: Prompts | None = None, consume: Callable[[Batch, Site, torch.Tensor], None] | None = None,
 ) -> Batch:  # fmt: skip
     """Run some prompts as one batch and return it with the activations of the sites.
 
@@ -50,6 +51,8 @@ def capture(
         Numbers of the prompts in a larger whole, where ``prompts`` is a part of it.
     whole : Prompts, optional
         That larger whole, which edits may refer to.
+    consume : callable, optional
+        Shown each site as the pass reaches it, with the batch; none is kept then.
 
     Examples
     --------
@@ -67,6 +70,9 @@ def capture(
         known = [int(n) for n in (names if whole and names else numbers)]
         starts = (whole or prompts).starts[known].tolist()
         batch = Batch(ids, mask, [int(n) for n in names or numbers], lengths, starts, special, {}, model)
+        if consume is not None:
+            model.run(ids, sorted(sites), mask=mask, edits=ready, position_ids=places, consume=partial(consume, batch))
+            return batch
         if not streaming:
             batch.activations = model.run(ids, sites, mask=mask, edits=ready, position_ids=places)
             return batch
