@@ -1,7 +1,7 @@
 """What a model answers: multiple choice, continuations, answers under edits, and texts without some of their words."""
 
 from .choices import Item, multiple_choice, read_mmlu
-from .continuations import continuations
+from .decoded import continuations
 from .patching import patching_sweep
 from .removal import removal_accuracy, surviving_loss
 from .scoring import Answers
