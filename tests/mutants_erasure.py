@@ -2,8 +2,8 @@
 
 MUTANTS = [
     ("scores: relative over positions", "tokinterp/erasure/probe_scores.py",
-     'ratio("relative_accuracy", full, hits[..., 0], over["seen"]',
-     'ratio("relative_accuracy", full, hits[..., 0], over["layer"]',
+     'share("relative_accuracy", hits[..., 0], over["seen"]',
+     'share("relative_accuracy", hits[..., 0], over["layer"]',
      "tests/erasure/test_probe_scores.py::test_scores_are_those_of_counting_token_by_token"),
     ("scores: cross-entropy over positions", "tokinterp/erasure/probe_scores.py", 'hits[..., 2], over["seen"]',
      'hits[..., 2], over["layer"]', "tests/erasure/test_probe_scores.py::test_scores_are_those_of_counting_token_by_token"),
@@ -11,8 +11,8 @@ MUTANTS = [
      "tests/erasure/test_probe_scores.py::test_scores_are_those_of_counting_token_by_token"),
     ("scores: words one longer", "tokinterp/erasure/probe_scores.py", "total[begin[ends]] + 1", "total[begin[ends]] + 2",
      "tests/erasure/test_probe_scores.py::test_scores_are_those_of_counting_token_by_token"),
-    ("scores: unigram is bigram", "tokinterp/erasure/probe_scores.py", 'counts[..., 2], positions, "accuracy of the most',
-     'counts[..., 3], positions, "accuracy of the most',
+    ("scores: unigram is bigram", "tokinterp/erasure/probe_scores.py", 'share("unigram_accuracy", counts[..., 2], positions)',
+     'share("unigram_accuracy", counts[..., 3], positions)',
      "tests/erasure/test_probe_scores.py::test_scores_are_those_of_counting_token_by_token"),
     ("scores: bigram of the label", "tokinterp/erasure/probe_scores.py", "[batch.tokens.ids].long()", "[label.clamp_min(0)].long()",
      "tests/erasure/test_probe_scores.py::test_scores_are_those_of_counting_token_by_token"),

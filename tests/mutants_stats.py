@@ -66,7 +66,7 @@ MUTANTS = [
     ("best layer by its own interval", "tokinterp/stats/explained.py", "return simultaneous_band(parts, level=level, ",
      "return share_explained(error, total, unit, level=level, ", "tests/stats/test_explained.py -k seldom"),
     ("largest gap by its own interval", "tokinterp/erasure/probe_scores.py",
-     'out["gap_band"] = variable(("bound", *dims), band,', 'out["gap_band"] = variable(("bound", *dims), bounds,',
+     '"gap_band": band}', '"gap_band": bounds}',
      "tests/erasure/test_probe_scores.py -k seldom"),
     ("band of documents with one subset", "tokinterp/erasure/probe_scores.py",
      "both = (count > 0) & (count[:, [base]] > 0)", "both = (count >= 0) & (count[:, [base]] > 0)",

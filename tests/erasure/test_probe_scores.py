@@ -121,14 +121,13 @@ def test_the_gap_draws_both_of_its_subsets_together():
     """Documents differ much in accuracy and not at all in the gap."""
     m = ProbeScores.__new__(ProbeScores)
     m.subsets, m.layers, m.offsets, m.level, m.n_boot, m.seed = list(SUBSETS), [0], [0], 0.95, 300, 0
-    m.info, m._documents = tiny().info, np.arange(40)
-    m.probes = SimpleNamespace(text=None, digest="x", facts={})  # pyright: ignore[reportAttributeAccessIssue]
+    m._documents, m.probes = np.arange(40), SimpleNamespace(text=None)  # pyright: ignore[reportAttributeAccessIssue]
     counts = np.full((40, len(SUBSETS), 1, 4), 100.0)
     hits = np.zeros((40, len(SUBSETS), 1, 1, 3))
     hits[..., 0] = np.random.default_rng(0).integers(30, 90, 40)[:, None, None, None]
     hits[:, SUBSETS.index("last piece"), ..., 0] -= 20
-    m.table = lambda *_: (np.arange(40), counts, hits)  # pyright: ignore[reportAttributeAccessIssue]
-    found = m.result().sel(subset="last piece", layer=0, offset=0)
+    found = m.derive({"prompt": np.arange(40), "_counts": counts, "_hits": hits})
+    found = {k: v[..., SUBSETS.index("last piece"), 0, 0] for k, v in found.items() if v.ndim > 2}
     np.testing.assert_allclose([found["gap"], *found["gap_interval"]], 0.2)
     assert float(found["accuracy_interval"][1] - found["accuracy_interval"][0]) > 0.05
 
@@ -136,14 +135,14 @@ def test_the_gap_draws_both_of_its_subsets_together():
 @pytest.mark.slow
 def test_the_largest_gap_of_layers_without_one_seldom_excludes_nothing():
     m = ProbeScores.__new__(ProbeScores)
-    m.subsets, m.level, rng = ["other", "last piece"], 0.95, np.random.default_rng(0)
+    m.subsets, m.level, m.n_boot, rng = ["other", "last piece"], 0.95, 300, np.random.default_rng(0)
     times, wrong, n = 200, np.zeros(2), np.full((40, 2, 1), 60.0)
     n[:, 1] = rng.integers(0, 20, (40, 1))
     for seed in range(times):
         hits = rng.binomial(np.repeat(n[:, :, None], 9, 2).astype(int), 0.5).astype(float)
-        out = {}
-        m._gap(out, hits, n, {"level": 0.95, "n_boot": 300, "seed": seed})
-        gap, alone, band = (out[k].values[..., 1, :, 0] for k in ("gap", "gap_interval", "gap_band"))
+        m.seed = seed
+        out = m._gap(hits, n)
+        gap, alone, band = (out[k][..., 1, :, 0] for k in ("gap", "gap_interval", "gap_band"))
         k = int(gap.argmax())
         assert band[0, k] < gap[k] < band[1, k]
         wrong += [band[0, k] > 0, alone[0, k] > 0]
@@ -151,8 +150,7 @@ def test_the_largest_gap_of_layers_without_one_seldom_excludes_nothing():
     assert wrong[1] / times > 0.12
     n[3:, 1] = 0  # two documents with both
     n[2, 1] = 0
-    m._gap(out, hits * (n[:, :, None] > 0), n, {"level": 0.95, "n_boot": 30, "seed": 0})
-    assert np.isnan(out["gap_band"].values).all()
+    assert np.isnan(m._gap(hits * (n[:, :, None] > 0), n)["gap_band"]).all()
 
 
 def test_the_embedding_probe_reaches_the_ceiling_of_seen_labels(real):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,13 +10,11 @@ import torch
 import xarray as xr
 
 from ..models.steady import steady
-from ..results.dataset import bound_coord, layer_coords, variable
 from ..results.documents import interval_name
-from ..run.measurement import Measurement
+from ..run.measurement import Field, Measurement
 from ..run.sites import resid
 from ..settings import checked, refuse
-from ..settings.describe import describe
-from ..stats.resample import group_sums, ratio_interval, resample_columns
+from ..stats.resample import group_sums, ratio, ratio_interval, resample_columns
 from ..stats.simultaneous import ratio_parts, simultaneous_band
 from ..text.classes import CLASSES, TokenClasses
 from ..text.spans import Spans
@@ -38,6 +35,18 @@ SUBSETS: tuple[str, ...] = (
 )  # fmt: skip
 _FROM_LABELS = SUBSETS[-4:]
 _TOP = 5
+_FULL, _FLAT = ("subset", "layer", "offset"), ("subset", "offset")
+_SHARES = {
+    "accuracy": Field(_FULL, "share of positions whose label has the greatest logit", "1", PAPER),
+    "top5_accuracy": Field(_FULL, "share of positions whose label is among the top 5", "1", PAPER),
+    "relative_accuracy": Field(_FULL, "accuracy divided by its seen-label ceiling", "1", PAPER),
+    "cross_entropy": Field(_FULL, "mean cross-entropy of seen labels", "nat", PAPER),
+    "gap": Field(_FULL, "accuracy of other positions minus the subset's", "1", PAPER),
+    "ceiling": Field(_FLAT, "share of positions whose label was seen in training", "1", PAPER),
+    "bigram_accuracy": Field(_FLAT, "accuracy of argmax P(label | token at t)", "1", PAPER),
+    "unigram_accuracy": Field(_FLAT, "accuracy of the most frequent label", "1", PAPER),
+}
+"""What has an interval over documents, under its name with ``_interval``."""
 
 
 @checked()
@@ -87,6 +96,16 @@ class ProbeScores(Measurement):
     True
     """
 
+    fields = {
+        **_SHARES,
+        **{f"{n}_interval": Field(("bound", *f.dims), f"interval of {n}", f.units) for n, f in _SHARES.items()},
+        "gap_band": Field(("bound", *_FULL), "interval of gap at all layers at once"),
+        "n_positions": Field(_FLAT, "positions with a label", "token"),
+        "n_seen": Field(_FLAT, "positions with a seen label", "token"),
+        "n_groups": Field(_FLAT, "documents with a position that has a label"),
+        "_counts": Field(("prompt", *_FLAT, "count"), "positions, seen labels, hits of unigram and of bigram"),
+        "_hits": Field(("prompt", *_FULL, "count"), "hits, hits among the first five, sums of cross-entropy"),
+    }
     first = ("accuracy", "relative_accuracy", "cross_entropy")
 
     def __init__(
@@ -107,11 +126,6 @@ class ProbeScores(Measurement):
             if missing := [n for n in mine if n not in there]:
                 refuse(f"{name}s", missing, f"no probes of these: they were fitted at {name}s {there}")
         self.level, self.n_boot, self.seed = level, n_boot, seed
-
-    def settings(self) -> dict[str, Any]:
-        """Return the settings; probes and spans by their hashes."""
-        others = {n: describe(getattr(self, n)) for n in ("layers", "offsets", "level", "n_boot", "seed")}
-        return {"probes": self.probes.digest, "spans": _hash_spans(self.spans), **others}
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the stream at the layers."""
@@ -176,7 +190,7 @@ class ProbeScores(Measurement):
                     sums = _per_prompt(row, members[k], values, n)
                     sums[..., 2].masked_fill_(sums[..., 3] > 0, torch.nan)  # no loss is known, and none is infinite
                     hits[:, :, i, k] = sums[..., :3]
-        self.append(prompt=batch.prompt_numbers.cpu(), counts=counts.cpu(), hits=hits.float().cpu())
+        self.keep(batch, _counts=counts, _hits=hits.float())
 
     def _labels(self, batch: Batch, offset: int) -> torch.Tensor:
         label = batch.flatten(batch.labels(offset))
@@ -197,73 +211,74 @@ class ProbeScores(Measurement):
     # -- result -----------------------------------------------------------------------------------------------
     def result(self) -> xr.Dataset:
         """Return accuracies, cross-entropies, baselines and their intervals."""
-        prompt, counts, hits = self.table("prompt", "counts", "hits")
-        document = self._documents[prompt]
-        counts, hits = group_sums(counts, document), group_sums(hits, document)
-        n, draw = len(counts), {"level": self.level, "n_boot": self.n_boot, "seed": self.seed}
-        full, flat = ("subset", "layer", "offset"), ("subset", "offset")
+        out, n = super().result().drop_vars("prompt"), self._n_documents
+        attrs = {"n_documents": n, "n_groups": n, "groups": "documents", "probes": self.probes.digest}
+        return out.assign_attrs({**attrs, "probes_method": str(self.probes.facts.get("method"))})
+
+    def derive(self, found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+        """Return the shares of all documents together, with intervals that draw documents."""
+        document = self._documents[found["prompt"]]
+        counts, hits = (group_sums(found[name], document) for name in ("_counts", "_hits"))
+        self._n_documents = len(counts)
         positions, seen = counts[..., 0], counts[..., 1]
         over = {"layer": positions[:, :, None], "seen": seen[:, :, None]}
-        out: dict[str, xr.Variable] = {}
+        out: dict[str, np.ndarray] = {}
 
-        def ratio(name: str, dims: tuple[str, ...], a: np.ndarray, b: np.ndarray, what: str, units: str = "1") -> None:
-            out[name] = variable(dims, _ratio(a.sum(0), b.sum(0)), what, units, PAPER)
-            out[f"{name}_interval"] = variable(
-                ("bound", *dims), ratio_interval(a, b, **draw), interval_name(what, self.level, "documents", n), units
-            )
+        def share(name: str, above: np.ndarray, below: np.ndarray) -> None:
+            out[name] = ratio(above.sum(0), below.sum(0))
+            out[f"{name}_interval"] = ratio_interval(above, below, **self._draw)
 
-        ratio("accuracy", full, hits[..., 0], over["layer"], "share of positions whose label has the greatest logit")
-        ratio("top5_accuracy", full, hits[..., 1], over["layer"], "share of positions whose label is among the top 5")
-        ratio("relative_accuracy", full, hits[..., 0], over["seen"], "accuracy divided by its seen-label ceiling")
-        ratio("cross_entropy", full, hits[..., 2], over["seen"], "mean cross-entropy of seen labels", "nat")
-        self._gap(out, hits[..., 0], positions, draw)
+        share("accuracy", hits[..., 0], over["layer"])
+        share("top5_accuracy", hits[..., 1], over["layer"])
+        share("relative_accuracy", hits[..., 0], over["seen"])
+        share("cross_entropy", hits[..., 2], over["seen"])
+        out.update(self._gap(hits[..., 0], positions))
         if self.probes.text is not None:
-            ratio("ceiling", flat, seen, positions, "share of positions whose label was seen in training")
-            ratio("bigram_accuracy", flat, counts[..., 3], positions, "accuracy of argmax P(label | token at t)")
-            ratio("unigram_accuracy", flat, counts[..., 2], positions, "accuracy of the most frequent label")
-        out["n_positions"] = variable(flat, positions.sum(0).astype(np.int64), "positions with a label", "token")
-        out["n_seen"] = variable(flat, seen.sum(0).astype(np.int64), "positions with a seen label", "token")
-        coords = {
-            **layer_coords(self.layers, self.info),
-            "offset": variable("offset", np.array(self.offsets), "place decoded minus place probed", "token"),
-            "subset": variable("subset", np.array(self.subsets), "which tokens take part", "1"),
-            "bound": bound_coord(),
-        }
-        have = (positions > 0).sum(0)
-        out["n_groups"] = variable(flat, have, "documents with a position that has a label", "1")
-        attrs = {
-            "n_documents": n,
-            "n_groups": n,
-            "groups": "documents",
-            "probes": self.probes.digest,
-            "probes_method": str(self.probes.facts.get("method")),
-        }
-        return xr.Dataset(out, coords=coords, attrs=attrs)
+            share("ceiling", seen, positions)
+            share("bigram_accuracy", counts[..., 3], positions)
+            share("unigram_accuracy", counts[..., 2], positions)
+        out["n_positions"], out["n_seen"] = (x.sum(0).astype(np.int64) for x in (positions, seen))
+        out["n_groups"] = (positions > 0).sum(0)
+        return out
 
-    def _gap(self, out: dict[str, xr.Variable], hits: np.ndarray, n: np.ndarray, draw: dict[str, Any]) -> None:
-        """Add accuracy of the other tokens minus that of each subset: what erasure takes at word ends."""
+    def coords(self) -> Mapping[str, Any]:
+        """Return offsets, subsets and bounds."""
+        return {
+            "offset": (np.array(self.offsets), "place decoded minus place probed", "token"),
+            "subset": (np.array(self.subsets), "which tokens take part", "1"),
+            "bound": (np.array(["lower", "upper"]), "bound of the interval", "1"),
+        }
+
+    def notes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Say of which level the intervals are, and what is drawn."""
+        said = {f"{n}_interval": f.long_name for n, f in _SHARES.items()}
+        said["gap_band"] = f"{_SHARES['gap'].long_name}, at all layers at once,"
+        drawn = ("documents", self._n_documents)
+        return {n: {"long_name": interval_name(what, self.level, *drawn)} for n, what in said.items()}
+
+    @property
+    def _draw(self) -> dict[str, Any]:
+        return {"level": self.level, "n_boot": self.n_boot, "seed": self.seed}
+
+    def _gap(self, hits: np.ndarray, n: np.ndarray) -> dict[str, np.ndarray]:
+        """Return accuracy of the other tokens minus that of each subset: what erasure takes at word ends."""
         base, count = self.subsets.index("other"), np.broadcast_to(n[:, :, None], hits.shape)
-        value = _ratio(hits.sum(0), count.sum(0))
+        value = ratio(hits.sum(0), count.sum(0))
         bounds = np.full((2, *value.shape), np.nan)
         flat = [x.reshape(*x.shape[:2], -1) for x in (hits, count)]  # (document, subset, layer and offset)
         for s in range(len(value)):
             (a, c), (b, d) = ((x[:, base], x[:, s]) for x in flat)
 
             def gap(w: np.ndarray, part: slice, a: Any = a, b: Any = b, c: Any = c, d: Any = d) -> np.ndarray:
-                return _ratio(w @ a[:, part], w @ b[:, part]) - _ratio(w @ c[:, part], w @ d[:, part])
+                return ratio(w @ a[:, part], w @ b[:, part]) - ratio(w @ c[:, part], w @ d[:, part])
 
             have = np.minimum((b > 0).sum(0), (d > 0).sum(0))
-            bounds[:, s] = resample_columns(gap, len(hits), have, **draw).reshape(2, *value.shape[1:])
-        dims, what = ("subset", "layer", "offset"), "accuracy of other positions minus the subset's"
-        out["gap"] = variable(dims, value[base] - value, what, "1", PAPER)
-        name = interval_name(what, self.level, "documents", len(hits))
-        out["gap_interval"] = variable(("bound", *dims), bounds, name, "1")
+            bounds[:, s] = resample_columns(gap, len(hits), have, **self._draw).reshape(2, *value.shape[1:])
         both = (count > 0) & (count[:, [base]] > 0)  # (document, subset, layer, offset): documents with both subsets
         theirs, own = (ratio_parts(x * both, y * both) for x, y in ((hits[:, [base]], count[:, [base]]), (hits, count)))
-        band = simultaneous_band((theirs - own).swapaxes(2, 3), **draw).swapaxes(2, 3)
-        band += out["gap"].values - _ratio(np.nansum(theirs - own, 0), both.sum(0))
-        name = interval_name(f"{what}, at all layers at once,", self.level, "documents", len(hits))
-        out["gap_band"] = variable(("bound", *dims), band, name, "1")
+        band = simultaneous_band((theirs - own).swapaxes(2, 3), **self._draw).swapaxes(2, 3)
+        band += value[base] - value - ratio(np.nansum(theirs - own, 0), both.sum(0))
+        return {"gap": value[base] - value, "gap_interval": bounds, "gap_band": band}
 
 
 @checked()
@@ -343,24 +358,9 @@ def word_lengths(classes: TokenClasses, prompts: Prompts) -> np.ndarray:
     return out
 
 
-def _hash_spans(spans: Spans | None) -> str | None:
-    if spans is None:
-        return None
-    digest = hashlib.sha256()
-    for column in (spans.document, spans.start, spans.stop):
-        digest.update(np.ascontiguousarray(column, dtype="<i8").tobytes())
-    digest.update("\0".join(spans.kind.tolist()).encode())
-    return digest.hexdigest()[:16]
-
-
 # -- sums and intervals ---------------------------------------------------------------------------------------
 def _per_prompt(row: torch.Tensor, member: torch.Tensor, values: torch.Tensor, n: int) -> torch.Tensor:
     """Return (prompt, subset, value) sums of (row, value) over the rows of each prompt in each subset."""
     table = (member.double()[:, :, None] * values[:, None]).reshape(len(row), -1)
     out = torch.zeros(n, table.shape[1], dtype=torch.float64, device=row.device).index_add_(0, row, table)
     return out.reshape(n, member.shape[1], values.shape[1])
-
-
-def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(b > 0, a / b, np.nan)
