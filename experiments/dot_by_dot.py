@@ -1,8 +1,5 @@
 """Hidden computation in fillers: Match3 with fillers, without, and with a chain of thought (Pfau et al. 2024).
 
-    python -m experiments.dot_by_dot --tier smoke --out runs/dot_by_dot.zarr --folder runs/dot_by_dot
-    python -m experiments.dot_by_dot --tier gpu10 --out runs/dot_by_dot_gpu10.zarr --folder runs/dot_by_dot_gpu10
-
 Three arms learn the same task, each evaluated on the answer alone:
 
 ``filler``            half filler, half parallel chain of thought;
@@ -14,24 +11,22 @@ the network trained without fillers), a linear probe of the answer at every laye
 digits, pair sums and matches at every filler, where fillers and answer position look, what is answered without the
 fillers, and what the logit lens shows at them.
 
-``smoke`` is for a CPU and minutes: easy settings that show that everything works.  They have only m**(n d) = 6561, 81
-and 27 different inputs, so that its networks may have learned them by heart; no gap is claimed from it.
+``bundled`` is for a CPU and half an hour: easy settings that show that everything works.  They have only m**(n d) =
+6561, 81 and 27 different inputs, so that its networks may have learned them by heart; no gap is claimed from it.
 ``gpu10`` is n=8, d=3 for about ten minutes on one GPU.  ``paper`` is the published protocol over lengths and
 dimensions (hours).
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-import tokinterp as ti
 from tokinterp.fillers.tasks.dot_ablation import ablate_dots
 from tokinterp.fillers.tasks.dot_probes import probe_contents
 from tokinterp.fillers.tasks.dots import read_dots
@@ -43,9 +38,9 @@ from tokinterp.fillers.tasks.schedule import Schedule
 from tokinterp.fillers.tasks.task import Task
 from tokinterp.fillers.tasks.training import train
 
-from .record import about, write
+from .runner.claims import Claim, Number, Results, given, mean, plain
+from .runner.preset import Preset
 
-RESULTS = Path("runs/dot_by_dot.zarr")
 ARMS = {
     "filler": {"filler": 0.5, "parallel": 0.5},
     "none": {"none": 0.5, "parallel": 0.5},
@@ -53,277 +48,209 @@ ARMS = {
 }
 
 
-@dataclass(frozen=True)
-class Tier:
-    """What a tier trains and probes; the first task is the one that is probed."""
+@dataclass
+class Settings(Preset):
+    """What is trained and probed; the first task is the one that is probed."""
 
-    tasks: tuple[Task, ...]
-    network: Network
-    schedule: Schedule
-    none_schedule: Schedule | None = None
-    """Of the arm of equal operations; by default ``schedule`` with more steps."""
+    tasks: tuple[Task, ...] = (Task(n=8, d=3, fillers="square"),)
+    network: Network = field(default_factory=Network)
+    schedule: Schedule = field(default_factory=lambda: Schedule.budget(10_000_000))
+    none_schedule: Schedule | None = None  # of the arm of equal operations; the schedule with more steps without one
     seeds: tuple[int, ...] = (0, 1, 2)
+    arms: tuple[str, ...] = tuple(ARMS)
     probe: Schedule = field(default_factory=lambda: Schedule(steps=2000, batch=256, rate=1e-4))
     kept: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     examples: int = 2000
 
+    save_seconds = 120.0  # between two checkpoints; no setting, since it decides no number
 
-TIERS = {
-    "smoke": Tier(
-        tuple(Task(n=n, d=d, m=3, fillers="cot") for n, d in ((4, 2), (4, 1), (3, 1))),
-        Network(3, 64, 4, 128),
-        Schedule(steps=2500, batch=64, rate=3e-3, evaluations=20, stop_at=0.995),
-        seeds=(0, 1),
-        probe=Schedule(steps=150, batch=64, rate=1e-3),
-        kept=(0.0, 0.5, 1.0),
-        examples=1000,
+
+PRESETS = {
+    "tiny": Settings(
+        tasks=(Task(n=3, d=1, m=5, fillers="cot"),), network=Network(2, 16, 2, 32), seeds=(0,), kept=(0.0, 1.0),
+        schedule=Schedule(steps=6, batch=16, evaluations=2), probe=Schedule(steps=2, batch=8), examples=64,
     ),
-    "gpu10": Tier(
-        (Task(n=8, d=3, fillers="square"),), Network(), Schedule.budget(10_000_000), seeds=(0,),
-        probe=Schedule(steps=300, batch=1024, rate=3e-4), kept=(0.0, 0.25, 0.5, 0.75, 1.0),
+    "bundled": Settings(
+        tasks=tuple(Task(n=n, d=d, m=3, fillers="cot") for n, d in ((4, 2), (4, 1), (3, 1))),
+        network=Network(3, 64, 4, 128), seeds=(0, 1),
+        schedule=Schedule(steps=2500, batch=64, rate=3e-3, evaluations=20, stop_at=0.995),
+        probe=Schedule(steps=150, batch=64, rate=1e-3), kept=(0.0, 0.5, 1.0), examples=1000, device="cpu",
     ),
-    "paper": Tier(
-        (
+    "gpu10": Settings(
+        seeds=(0,), probe=Schedule(steps=300, batch=1024, rate=3e-4), kept=(0.0, 0.25, 0.5, 0.75, 1.0)
+    ),
+    "paper": Settings(
+        tasks=(
             Task(n=14, d=3, mode="released", fillers="cot"),
             *(Task(n=n, d=3, mode="released", fillers="cot") for n in (6, 8, 10, 12)),
             *(Task(n=8, d=d, mode="released", fillers="cot") for d in (4, 5, 6)),
         ),
-        Network(), Schedule.paper(), Schedule.paper(no_filler=True),
-        probe=Schedule(steps=10_000_000 // 256, batch=256, rate=1e-4),
-        kept=tuple(round(0.1 * i, 1) for i in range(11)),
+        schedule=Schedule.paper(), none_schedule=Schedule.paper(no_filler=True),
+        probe=Schedule(steps=10_000_000 // 256, batch=256, rate=1e-4), kept=tuple(round(0.1 * i, 1) for i in range(11)),
     ),
 }  # fmt: skip
 
 
-def equal_flops(task: Task, tier: Tier) -> Schedule:
+def equal_flops(task: Task, p: Settings) -> Schedule:
     """Return the schedule with which the arm without fillers or chain of thought does as many operations."""
-    if tier.none_schedule is not None:
-        return tier.none_schedule
-    cost = {form: flops_per_example(task, tier.network, form) for form in ("none", "filler", "parallel")}
+    if p.none_schedule is not None:
+        return p.none_schedule
+    cost = {form: flops_per_example(task, p.network, form) for form in ("none", "filler", "parallel")}
     mixed = (cost["filler"] + cost["parallel"]) / 2
-    return tier.schedule.with_steps(round(tier.schedule.steps * mixed / cost["none"]))
+    return p.schedule.with_steps(round(p.schedule.steps * mixed / cost["none"]))
 
 
-def run(
-    model: Any = None,
-    *,
-    tier: str = "smoke",
-    seeds: tuple[int, ...] | None = None,
-    arms: tuple[str, ...] = tuple(ARMS),
-    tasks: tuple[Task, ...] | None = None,
-    small: bool = False,
-    out: str | Path | None = None,
-    folder: str | Path | None = None,
-    device: str | None = None,
-    save_seconds: float = 120.0,
-    progress: bool = True,
-) -> xr.DataTree:
-    """Train all arms on the tasks of a tier and probe the first.
+def run(p: Settings, kept: Path | None = None) -> dict[str, xr.Dataset]:
+    """Train all arms on the tasks and probe the first; networks and their progress are kept in the folder.
 
-    Parameters
-    ----------
-    model : optional
-        Not used: the networks are trained here.
-    tier : {"smoke", "gpu10", "paper"}
-        Sizes and durations.
-    seeds, arms, tasks : tuple, optional
-        Instead of those of the tier.
-    small : bool
-        Seconds instead of minutes, to see that everything runs; nothing is learned.
-    out : path, optional
-        Where the result is written.
-    folder : path, optional
-        Where networks and their progress are kept: a run that was stopped goes on.
-    device : str, optional
-        A GPU if there is one.
-    save_seconds : float
-        Time between two checkpoints in ``folder``.
-    progress : bool
-        Show bars.
-
-    Returns
-    -------
-    DataTree
-        ``training/TASK/ARM``, and of the first task ``probe``, ``linear_probe`` and ``dots/...`` (``contents``,
-        ``probes``, ``attention``, ``attention_of_none``, ``ablation``, ``dimension``, ``spectrum``, ``lens``).
+    Returns ``training/TASK/ARM``, and of the first task ``probe``, ``linear_probe`` and ``dots/...`` (``contents``,
+    ``probes``, ``attention``, ``attention_of_none``, ``ablation``, ``dimension``, ``spectrum``, ``lens``).
     """
-    if tier not in TIERS:
-        raise ValueError(f"tier {tier!r}: there are {', '.join(TIERS)}")
-    if unknown := [a for a in arms if a not in ARMS]:
+    if unknown := [a for a in p.arms if a not in ARMS]:
         raise ValueError(f"arms {unknown}: there are {', '.join(ARMS)}")
-    plan = TIERS[tier]
-    if small:
-        plan = replace(
-            plan, tasks=(Task(n=3, d=1, m=5, fillers="cot"),), network=Network(2, 16, 2, 32), seeds=(0,),
-            kept=(0.0, 1.0), schedule=Schedule(steps=6, batch=16, evaluations=2), probe=Schedule(steps=2, batch=8),
-            examples=64,
-            none_schedule=None,
-        )  # fmt: skip
-    plan = replace(plan, seeds=seeds or plan.seeds, tasks=tasks or plan.tasks)
     groups: dict[str, xr.Dataset] = {}
     trained: dict[str, dict[int, Any]] = {}
-    for task in plan.tasks:
-        for arm in arms:
+    for task in p.tasks:
+        for arm in p.arms:
             ds, networks = train(
-                task, ARMS[arm], network=plan.network, seeds=plan.seeds, device=device, test_examples=plan.examples,
-                schedule=equal_flops(task, plan) if arm == "none_equal_flops" else plan.schedule, progress=progress,
-                save_seconds=save_seconds, folder=None if folder is None else Path(folder) / task.name / arm,
+                task, ARMS[arm], network=p.network, seeds=p.seeds, device=p.device, test_examples=p.examples,
+                schedule=equal_flops(task, p) if arm == "none_equal_flops" else p.schedule, progress=p.progress,
+                save_seconds=p.save_seconds, folder=None if kept is None else kept / task.name / arm,
             )  # fmt: skip
             groups[f"training/{task.name}/{arm}"] = ds
-            if task is plan.tasks[0]:
+            if task is p.tasks[0]:
                 trained[arm] = networks
-    if "filler" in trained:
-        groups |= _probes(plan, trained, device, progress)
-    tree = xr.DataTree.from_dict(groups)
-    attrs = dict(next(iter(groups.values())).attrs)
-    parameters = {"tier": tier, "small": small, "arms": list(arms), "tasks": [asdict(t) for t in plan.tasks]}
-    tree.attrs = {**attrs, "parameters": json.dumps(parameters), "measurement": "dot_by_dot"}
-    ti.check(tree)
-    if out is not None:
-        ti.write(tree, out, overwrite=True)
-    return tree
+    return groups | (probes(p, trained) if "filler" in trained else {})
 
 
-def _probes(
-    plan: Tier, trained: dict[str, dict[int, Any]], device: str | None, progress: bool
-) -> dict[str, xr.Dataset]:
+def probes(p: Settings, trained: dict[str, dict[int, Any]]) -> dict[str, xr.Dataset]:
     """Probe the seed of the filler arm that came first, beside the same seed of the arms without fillers."""
-    task, seed = plan.tasks[0], plan.seeds[0]
+    task, seed = p.tasks[0], p.seeds[0]
     trunks = {arm: networks[seed] for arm, networks in trained.items() if arm != "none_equal_flops"}
     found = {
         f"probe/{variant}": probe_fillers(
-            trunks, task, kept=plan.kept, schedule=plan.probe, variant=variant, seed=seed, device=device,
-            test_examples=plan.examples, progress=progress,
+            trunks, task, kept=p.kept, schedule=p.probe, variant=variant, seed=seed, device=p.device,
+            test_examples=p.examples, progress=p.progress,
         )
         for variant in ("frozen", "released")
     }  # fmt: skip
     lm = trained["filler"][seed]
     where = np.unique(np.linspace(task.n, task.length("filler") - 2, 12).round().astype(int)).tolist()
-    found["linear_probe"] = linear_probe(lm, task, positions=where, examples=plan.examples, device=device)
-    found["dots/probes"] = probe_contents(trunks, task, examples=2 * plan.examples, seed=seed, device=device)
-    found["dots/ablation"] = ablate_dots(trunks, task, prompts=min(400, plan.examples), seed=seed, device=device)
+    found["linear_probe"] = linear_probe(lm, task, positions=where, examples=p.examples, device=p.device)
+    found["dots/probes"] = probe_contents(trunks, task, examples=2 * p.examples, seed=seed, device=p.device)
+    found["dots/ablation"] = ablate_dots(trunks, task, prompts=min(400, p.examples), seed=seed, device=p.device)
     for name, trunk in trunks.items():
-        for group, ds in read_dots(trunk, task, prompts=min(200, plan.examples)).items():
+        for group, ds in read_dots(trunk, task, prompts=min(200, p.examples)).items():
             if name == "filler" or group == "attention":
                 found[f"dots/{group}" if name == "filler" else f"dots/{group}_of_{name}"] = ds.to_dataset()
     return found
 
 
-def summary(tree: xr.DataTree) -> dict[str, Any]:
-    """Return what is worth keeping as a small JSON file: last accuracies of each seed and stratum, and the probes."""
-    out: dict[str, Any] = about("dot_by_dot", tree.attrs)
-    out |= {"parameters": json.loads(tree.attrs["parameters"]), "device": tree.attrs["device"]}
-    rows = []
-    for task, arms in tree["training"].children.items():
-        of = json.loads(next(iter(arms.children.values())).attrs["parameters"])["task"]
-        out.setdefault("different_inputs", {})[task] = of["m"] ** (of["n"] * of["d"])
-        for arm, node in arms.children.items():
-            ds = node.to_dataset(inherit=False)
-            for seed in ds["seed"].values:
-                last = last_evaluation(ds).sel(seed=seed)
-                for form in ds["format"].values:
-                    one = last.sel(format=form)
-                    rows.append(
-                        {
-                            "task": task, "arm": arm, "seed": int(seed), "format": str(form),
-                            "step": int(one["steps_taken"]),
-                            "examples": int(one["examples_seen"]), "seconds": round(float(one["seconds"]), 1),
-                            "majority": round(float(one["majority"]), 4), "auc": round(float(one["auc"]), 4),
-                            "true_bias": round(float(one["true_bias"]), 4),
-                            "accuracy": {
-                                str(s): round(float(a), 4)
-                                for s, a in zip(ds["stratum"].values, one["accuracy"].values, strict=True)
-                                if np.isfinite(a)
-                            },
-                        }
-                    )  # fmt: skip
-    out["training"] = rows
-    if "probe" in tree.children:
-        for variant, node in tree["probe"].children.items():
-            ds = node.to_dataset(inherit=False)
-            out[f"probe_{variant}"] = {
-                str(t): dict(zip(map(float, ds["kept"].values), ds["accuracy"].sel(trunk=t).values.round(4).tolist(),
-                                 strict=True))
-                for t in ds["trunk"].values
-            }  # fmt: skip
-        linear = tree["linear_probe"].to_dataset()
-        for key, name in (("best", "accuracy"), ("best_shuffled", "shuffled")):  # of as many places, labels permuted
-            out[f"linear_probe_{key}"] = {
-                int(n): round(float(linear[name].sel(layer=n).max()), 4) for n in linear["layer"]
-            }
-        out |= _dots(tree.children["dots"])
-        dots = tree["dots/contents"].to_dataset()
-        for name in ("recovery", "recovery_shuffled"):
-            out[f"{name}_of_digits"] = dots[name].isel(slot=slice(1, None, 2)).mean("slot").values.round(4).tolist()
-    return out
+# -- claims ---------------------------------------------------------------------------------------------------
+AUTHORS = "Pfau et al. 2024"
 
 
-def _dots(dots: xr.DataTree) -> dict[str, Any]:
-    """Return means of the probes, the attention and the ablations, as numbers with three digits."""
-    probes = dots["probes"].to_dataset()
-    out: dict[str, Any] = {"probes_by_layer": {}, "probe_inputs": [int(probes["n_fit"]), int(probes["n_test"])]}
-    for target in map(str, probes["target"].values):
-        one = probes.sel(target=target)
-        of = {str(t): _short(one["accuracy_mean"].sel(trunk=t)) for t in one["trunk"].values}
-        first = {"trunk": str(one["trunk"].values[0])}
-        of["permuted"] = _short(one["shuffled_mean"].sel(first))
-        of["interval_of_last_layer"] = _short(one["accuracy_mean_interval"].sel(first).isel(layer=-1))
-        out["probes_by_layer"][target] = {"chance": round(float(one["chance"]), 3), **of}
-    for name in ("attention", "attention_of_none"):
-        if name in dots.children:
-            ds = dots[name].to_dataset()
-            mass = ds["mass"].mean(("prompt", "head"))
-            out[name] = {
-                str(q): {str(k): _short(mass.sel(query_set=q, key_set=k)) for k in ds["key_set"].values}
-                for q in ds["query_set"].values
-            }
-            pairs = ("own_rows", "two_other_rows", "slot_match", "slot_plain")
-            out[name] |= {k: _short(ds[k].mean(("prompt", "head"))) for k in pairs}
-    ablation = dots["ablation"].to_dataset()
-    s = ti.summary(ablation[["correct"]])
-    out["ablation"] = {
-        str(t): {
-            str(i): [round(float(s["correct"].sel(trunk=t, intervention=i)), 4),
-                     *_short(s["correct_interval"].sel(trunk=t, intervention=i))]
-            for i in s["intervention"].values
-        }
-        for t in s["trunk"].values
-    }  # fmt: skip
-    for name, match in (("completed", 1), ("not_completed", 0)):  # fillers that stand for no pair are neither
-        change = ablation["slot_change"].isel(trunk=0).where(ablation["slot_match"] == match)
-        out[f"slot_change_{name}"] = round(float(change.mean()), 4)
-    return out
+def first_task(r: Results) -> str:
+    """Return the task that is probed."""
+    return str(r["probe/frozen"].attrs["task"])
 
 
-def _short(values: xr.DataArray) -> list[float | None]:
-    return [round(float(v), 3) if np.isfinite(v) else None for v in values.values.ravel()]
+def accuracy(r: Results, arm: str, form: str, task: str = "") -> dict[str, Number]:
+    """Return the last accuracy of each seed, on all kinds of examples."""
+    ds = r[f"training/{task or first_task(r)}/{arm}"]
+    last = last_evaluation(ds).sel(format=form, stratum="all")["accuracy"]
+    return {f"{arm}, seed {int(s)}": plain(last.sel(seed=s)) for s in ds["seed"].values}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.dot_by_dot", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument("--tier", default="smoke", choices=list(TIERS))
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--folder", type=Path, default=None, help="where networks are kept; the same call resumes")
-    parser.add_argument("--seeds", type=int, nargs="+", default=None)
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--json", type=Path, default=None, help="also write the small summary there")
-    parser.add_argument("--device", default=None)
-    parser.add_argument("--small", action="store_true", help="seconds, to see that everything runs")
-    args = parser.parse_args()
-    tree = run(
-        tier=args.tier, seeds=None if args.seeds is None else tuple(args.seeds), arms=tuple(args.arms),
-        small=args.small, out=args.out, folder=args.folder, device=args.device,
-    )  # fmt: skip
-    found = summary(tree)
-    if args.json is not None:
-        write(found, args.json)
-    for row in found["training"]:
-        print(
-            row["task"], row["arm"], row["seed"], row["format"], row["accuracy"]["all"], f"majority {row['majority']}"
-        )
+def learned(r: Results) -> dict[str, Any]:
+    """Return the lowest accuracy of the seeds with a chain of thought first."""
+    rows = accuracy(r, "filler", "parallel")
+    return {"lowest of the seeds": min(rows.values(), key=lambda x: x.value), **rows}
 
 
-if __name__ == "__main__":
-    main()
+def gap(r: Results) -> dict[str, Any]:
+    """Return the lowest of all differences of seeds between fillers and none, and all accuracies."""
+    arms = {"filler": "filler", "none": "none", "none_equal_flops": "none"}
+    rows = {a: accuracy(r, a, form) for a, form in arms.items() if f"training/{first_task(r)}/{a}" in r}
+    worst = min(x.value for x in rows["filler"].values())
+    best = max(x.value for a, by in rows.items() if a != "filler" for x in by.values())
+    every = {n: x for by in rows.values() for n, x in by.items()}
+    majority = last_evaluation(r[f"training/{first_task(r)}/filler"])["majority"]
+    return {"worst with less best without": plain(worst - best), **every, "majority": plain(majority.max())}
+
+
+def kept_shares(r: Results) -> dict[str, Any]:
+    """Return the gain of a frozen probe from all fillers over none, and the accuracies by trunk and share kept."""
+    ds = r["probe/frozen"]
+    one = ds["accuracy"].sel(trunk="filler")
+    out = {"all less none": plain(one.sel(kept=1.0) - one.sel(kept=0.0))}
+    return out | {f"{t}, {k:g} kept": plain(ds["accuracy"].sel(trunk=t, kept=k))
+                  for t in map(str, ds["trunk"].values) for k in ds["kept"].values}  # fmt: skip
+
+
+def ablated(r: Results) -> dict[str, Any]:
+    """Return the loss of accuracy by knocking the fillers out, and the accuracy after every intervention."""
+    right = r["dots/ablation"]["correct"].sel(trunk="filler")
+    whole = right.isel(intervention=0)
+    names = [str(i) for i in right["intervention"].values]
+    out = {f"{names[0]} less {n}": mean(whole - right.sel(intervention=n)) for n in names if n == "knock-out"}
+    return {**out, **{n: mean(right, intervention=n) for n in names}}
+
+
+def contents(r: Results, target: str) -> dict[str, Any]:
+    """Return what is read of a target at the fillers of the last layer: of the filler network, and of the others."""
+    ds = r["dots/probes"].isel(layer=-1).sel(target=target)
+    out = {str(t): given(ds, "accuracy_mean", trunk=t) for t in ds["trunk"].values}
+    return {**out, "labels permuted": plain(ds["shuffled_mean"].sel(trunk="filler"))}
+
+
+def above_none(r: Results, target: str) -> dict[str, Any]:
+    """Return the difference to the network without fillers, and all of `contents`."""
+    rows = contents(r, target)
+    other = rows.get("none", plain(np.nan))
+    return {"with less without fillers": plain(rows["filler"].value - other.value), **rows}
+
+
+def slots(r: Results) -> dict[str, Any]:
+    """Return the change of the log-odds by the slots of completed matches, less that by the others."""
+    ds = r["dots/ablation"]
+    change = ds["slot_change"].sel(trunk="filler")
+    out = {n: mean(change.where(ds["slot_match"] == v)) for n, v in (("completed", 1), ("not completed", 0))}
+    own, rest = (change.where(ds["slot_match"] == v).mean("slot") for v in (1, 0))
+    return {"completed less not": mean(own - rest), **out}  # slots that stand for no pair are neither
+
+
+def sizes(r: Results) -> dict[str, Any]:
+    """Return the number of different inputs of the task that is probed."""
+    task = json.loads(r[f"training/{first_task(r)}/filler"].attrs["parameters"])["task"]
+    return {"different inputs": plain(task["m"] ** (task["n"] * task["d"]))}
+
+
+NEEDS = ("probe/frozen",)
+CLAIMS = [
+    Claim("the task cannot be learned by heart", "control", "different inputs", sizes, NEEDS, above=1e6),
+    Claim(
+        "with a parallel chain of thought the task is learned", AUTHORS, "accuracy, lowest of the seeds", learned,
+        NEEDS, above=0.99,
+    ),
+    Claim(
+        "fillers raise the accuracy over an immediate answer", AUTHORS,
+        "accuracy, the worst seed with fillers less the best without", gap, NEEDS, above=0,
+    ),
+    Claim(
+        "a frozen probe gains from more fillers", AUTHORS, "accuracy with all fillers less with none", kept_shares,
+        NEEDS, above=0,
+    ),
+    Claim(
+        "the answer needs the fillers", AUTHORS, "accuracy lost when they are knocked out", ablated,
+        ("dots/ablation", "probe/frozen"), above=0,
+    ),
+    Claim(
+        "the fillers hold sums of pairs", "control", "accuracy of a probe in the last layer, with less without fillers",
+        lambda r: above_none(r, "pair sum"), ("dots/probes", "probe/frozen"), above=0,
+    ),
+    Claim(
+        "the slot of the matching triple carries the answer", "control", "change of the log-odds when set to its mean",
+        slots, ("dots/ablation", "probe/frozen"), below=0,
+    ),
+]  # fmt: skip

@@ -1,38 +1,34 @@
 """Token erasure and the implicit vocabulary: what a model forgets of the tokens of a word at its end.
 
-    python -m experiments.erasure --train train_tiny_1000.csv --test wikipedia_test_500.csv      # paper scale
-    python -m experiments.erasure --small                                                        # seconds, bundled
-
 Token probes are fitted for every layer and five offsets on the training texts and scored on the test texts by group;
 then psi, the segmentation and the vocabulary are computed for the text and for its controls: shuffled text, text drawn
 from its bigrams, and an untrained network (with probes of its own).  Defaults are those of Feucht et al. 2024 (arXiv
 2406.20086): Llama-2-7b, whole documents, the first 256 tokens for the segmentation.  The authors' documents are given
-by path; COUNTERFACT is a csv with the columns text and subject.
+by path (``train=FILE``, ``test=FILE``); COUNTERFACT is a csv with the columns text and subject.
 
 =============================================================  ======================================================
 published                                                      how
 =============================================================  ======================================================
-figure 1, appendix: a text with its segments                   ``--test FILE.txt``: trained/text, plots.erasure_map
-figures 2 and 3: probe accuracy by layer and offset, last      ``--test counterfact_expanded.csv`` ("last of subject");
-token of subjects, multi-token words, entities, against other  ``--test wikipedia_test_500.csv`` ("last piece",
-tokens; all tokens of the Pile                                 "last of name"); ``--test test_tiny_500.csv`` ("all")
+figure 1, appendix: a text with its segments                   ``test=FILE.txt``: trained/text, plots.erasure_map
+figures 2 and 3: probe accuracy by layer and offset, last      ``test=counterfact_expanded.csv`` ("last of subject");
+token of subjects, multi-token words, entities, against other  ``test=wikipedia_test_500.csv`` ("last piece",
+tokens; all tokens of the Pile                                 "last of name"); ``test=test_tiny_500.csv`` ("all")
 appendix: by position in the word and its length               the same run: first/middle/last piece, last of 1 to 4+
 appendix B: skip-grams seen in training                        the same run: seen pair, unseen pair
 table 2: precision and recall of the vocabulary                the same run: evaluation groups (words, names, listed)
-table 3: choice of L                                           ``--ends 6,10,14,18,22``: group trained/ends
+table 3: choice of L                                           ``ends=6,10,14,18,22``: group trained/ends
 appendix: highest-ranked units                                 the same run: vocabulary groups
 =============================================================  ======================================================
 
 Not published: intervals, bigram and label-coverage baselines, controls, AUROC against random spans, probes trained
-again (``--seeds``), another segmentation (``--segmentation dp``).  Entities need a tagger; without one "names" (runs
+again (``n_seeds=N``), another segmentation (``segmentation=dp``).  Entities need a tagger; without one "names" (runs
 of capitalised words) stand in, and annotated texts (``.conll.txt``, ``.conllulex``, spans in jsonl) bring their own.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -46,198 +42,179 @@ from tokinterp.results.dataset import variable
 from tokinterp.text import shuffle_blocks
 from tokinterp.text.bigrams import sample_bigrams
 
-from . import erasure_units
-from .erasure_summary import summarise
-from .record import beside, write
+from .parts import units as known_units
+from .runner.claims import Claim, Number, Results, curve, given, mean, plain
+from .runner.preset import Preset, place
+from .runner.record import stage
 
-RESULTS = Path("runs/erasure.zarr")
-PAPER_MODEL = "meta-llama/Llama-2-7b-hf"
 SHOWN = 8
 """Prompts whose delta is kept in the result."""
+FEWEST = 30
+"""Positions or spans below which nothing is claimed."""
 
 
-def run(
-    model: ti.Model | None = None,
-    train: Sequence[str] | None = None,
-    test: Sequence[str] | None = None,
-    *,
-    spans: ti.Spans | None = None,
-    layers: Sequence[int] | None = None,
-    offsets: Sequence[int] = (-3, -2, -1, 0, 1),
-    start: int | None = None,
-    end: int | None = None,
-    ends: Sequence[int] | None = None,
-    fit_tokens: int | None = None,
-    score_tokens: int | None = None,
-    n_tokens: int = 256,
-    settings: Any = "default",
-    products: str | None = None,
-    seeds: int = 1,
-    controls: Sequence[str] = ("shuffled", "bigram", "untrained"),
-    untrained_layers: Sequence[int] | None = None,
-    segmentation: str = "greedy",
-    min_count: int = 2,
-    max_bytes: int | None = None,
-    small: bool = False,
-    out: str | Path | None = None,
-    progress: bool = True,
-) -> xr.DataTree:
+@dataclass
+class Settings(Preset):
+    """Texts, probes, layers of psi."""
+
+    train: str | None = None  # file for the fit; every second bundled text without one
+    test: str | None = None  # file for everything else, perhaps annotated; the other bundled texts without one
+    lexicon: str | None = None  # word list whose entries of several words are units
+    first_train: int = 0  # texts of these files left out at the beginning
+    first_test: int = 0
+    n_train: int | None = None
+    n_test: int | None = None
+    layers: tuple[int, ...] | None = None  # of the probes; all without any
+    few_layers: bool = False  # the embedding, those of psi and the last
+    offsets: tuple[int, ...] = (-3, -2, -1, 0, 1)
+    start: int | None = None  # layers of psi: the paper's for 32 blocks, else the same start in proportion, and as end
+    end: int | None = None  # the first layer after which the gap between other tokens and last tokens hardly grows
+    ends: tuple[int, ...] | None = None  # further end layers; every later layer, of a deep model the published five
+    fit_tokens: int | None = None  # longest prompts for the fit and the accuracies; the context without one
+    score_tokens: int | None = None
+    n_tokens: int = 256  # longest prompts for psi and the vocabulary
+    probes: str = "default"  # or feucht2024
+    products: str | None = None  # float32 or bfloat16
+    n_seeds: int = 1  # fits for psi: with 2 or more, the probes that psi needs are trained again and compared
+    controls: tuple[str, ...] = ("shuffled", "bigram", "untrained")
+    untrained_layers: tuple[int, ...] | None = None
+    segmentation: str = "greedy"  # or dp
+    min_count: int = 2  # occurrences of a unit of the vocabulary
+    max_gigabytes: float | None = None  # memory of a fit
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the fits."""
+        return tuple(range(self.seed, self.seed + self.n_seeds))
+
+    def train_texts(self) -> list[str]:
+        """Return the texts of the fit."""
+        if "train" not in self.found:
+            if self.train is None:
+                texts = [t.text for t in ti.bundled_texts()][::2]
+            else:
+                texts = known_units.read_annotated(place(self.train))[0]
+            self.found["train"] = texts[self.first_train :][: self.n_train]
+        return self.found["train"]
+
+    def test_texts(self) -> tuple[list[str], ti.Spans | None]:
+        """Return the texts for everything else, and their units beside the words."""
+        if "test" in self.found:
+            return self.found["test"], None
+        if self.test is None:
+            texts, spans = [t.text for t in ti.bundled_texts()][1::2], halved(ti.bundled_spans())
+        else:
+            lexicon = None if self.lexicon is None else place(self.lexicon)
+            texts, spans = known_units.read_annotated(place(self.test), lexicon)
+        last = len(texts) if self.n_test is None else self.first_test + self.n_test
+        spans = spans.where((spans.document >= self.first_test) & (spans.document < last))
+        spans.document = spans.document - self.first_test
+        spans.texts = self.found["test"] = texts[self.first_test : last]
+        return self.found["test"], spans
+
+
+TEXT, LEXICON = "$TOKINTERP_DATA/text/", "$TOKINTERP_DATA/spans/wordnet_multiword.tsv.xz"
+STORIES = f"{TEXT}tinystories_1000.json"
+PRESETS = {
+    "tiny": Settings(
+        n_train=12, n_test=8, fit_tokens=64, score_tokens=64, n_tokens=64, n_seeds=2, few_layers=True, offsets=(-1, 0)
+    ),
+    "bundled": Settings(fit_tokens=256, score_tokens=256, few_layers=True, offsets=(-1, 0), n_seeds=2),
+    "wikipedia": Settings(
+        train=f"{TEXT}wikipedia_train_1000.csv.xz", test=f"{TEXT}wikipedia_test_500.csv.xz", lexicon=LEXICON,
+        n_train=500, n_test=500, fit_tokens=256, score_tokens=256, products="bfloat16", ends=(2, 3, 4, 6, 8),
+        untrained_layers=(0, 1, 2, 8), n_seeds=2,
+    ),
+    "stories": Settings(
+        model="$TOKINTERP_DATA/models/stories260K", train=STORIES, test=STORIES, n_train=600, first_test=600,
+        n_test=200, lexicon=LEXICON, fit_tokens=256, score_tokens=256, n_seeds=3,
+    ),
+    "paper": Settings(model="meta-llama/Llama-2-7b-hf", train="train_tiny_1000.csv", test="wikipedia_test_500.csv"),
+}  # fmt: skip
+
+
+def run(p: Settings, kept: Path | None = None) -> dict[str, xr.Dataset]:
     """Fit, score, segment and read out, with controls.
 
-    Parameters
-    ----------
-    model : Model, optional
-        The bundled one by default.
-    train, test : sequence of str, optional
-        Texts for the fit and for everything else; by default two halves of the bundled texts.
-    spans : Spans, optional
-        Units on ``test`` beside the words, which are always compared with.
-    layers, offsets
-        Of the probes; all layers by default.
-    start, end : int, optional
-        Layers of psi.  Of a model with 32 blocks those of the paper, of another the same start in proportion, and as
-        end the first layer after which the gap between other tokens and last tokens of words hardly grows.
-    ends : sequence of int, optional
-        Further end layers (the published table 3); by default every layer after ``start`` of a model with at most 16
-        blocks, and the table's five of a deeper one.
-    fit_tokens, score_tokens : int, optional
-        Longest prompts for the fit and for the accuracies; the context of the model by default.
-    n_tokens : int
-        Longest prompts for psi and the vocabulary.
-    settings, products
-        Of `fit_probes`.
-    seeds : int
-        Fits for psi: with 2 or more, the probes that psi needs are trained again and compared.
-    controls : sequence of str
-        Some of shuffled, bigram, untrained.
-    untrained_layers : sequence of int, optional
-        Layers of the untrained network's probes; all by default.
-    segmentation : str
-        Of `ErasureScores`.
-    min_count : int
-        Occurrences of a unit of the vocabulary.
-    max_bytes : int, optional
-        Memory of each fit.
-    small : bool
-        Few short texts, three layers, two seeds, to see that everything runs.
-    out : path, optional
-        Where the result is written.  Probes and parts of the result are kept beside it in ``NAME.probes``: a run that
-        was stopped goes on.
-    progress : bool
-        Show bars.
-
-    Returns
-    -------
-    DataTree
-        Groups ``trained`` and ``untrained`` with ``scores``, ``text``, ``shuffled``, ``bigram``, and of each text its
-        ``_vocabulary`` and ``_evaluation``; ``trained/units`` (AUROC), ``trained/ends``, ``trained/seeds``.
+    Returns groups ``trained`` and ``untrained`` with ``scores``, ``text``, ``shuffled``, ``bigram``, and of each text
+    its ``_vocabulary`` and ``_evaluation``; ``trained/units`` (AUROC), ``trained/ends``, ``trained/seeds``.
     """
-    begun = time.perf_counter()
-    model = ti.load_model() if model is None else model
-    if train is None or test is None:
-        bundled = [t.text for t in ti.bundled_texts()]
-        train, test = bundled[::2], bundled[1::2]
-        spans = halved(ti.bundled_spans()) if spans is None else spans
+    model = p.lm
+    train, (test, spans) = p.train_texts(), p.test_texts()
     n_layers = model.info.n_layers
-    if small:
-        train, test = train[:16], test[:12]
-        spans = spans if spans is None else spans.where(spans.document < 12)
-        if spans is not None:
-            spans.texts = test
-        fit_tokens, score_tokens, n_tokens, seeds = 96, 96, min(n_tokens, 96), 2
-        layers = sorted({0, *default_layers(n_layers), n_layers}) if layers is None else layers
+    layers = p.layers
+    if p.few_layers:
+        layers = tuple(sorted({0, *default_layers(n_layers), n_layers}))
     context = model.info.max_tokens or 2048
-    make: Any = {"progress": progress, "on_long": "truncate", "min_tokens": 2}
-    fit = ti.Prompts.from_texts(train, model, max_tokens=min(fit_tokens or context, context), **make)
-    scored = ti.Prompts.from_texts(test, model, max_tokens=min(score_tokens or context, context), **make)
-    cut = ti.Prompts.from_texts(test, model, max_tokens=min(n_tokens, context), **make)
+    make: Any = {"progress": p.progress, "on_long": "truncate", "min_tokens": 2}
+    fit = ti.Prompts.from_texts(train, model, max_tokens=min(p.fit_tokens or context, context), **make)
+    scored = ti.Prompts.from_texts(test, model, max_tokens=min(p.score_tokens or context, context), **make)
+    cut = ti.Prompts.from_texts(test, model, max_tokens=min(p.n_tokens, context), **make)
     spans = None if spans is None or not len(spans) else spans
     words = ti.Spans.words(list(test))
     units = words if spans is None else words + spans
     probe_layers = list(range(n_layers + 1)) if layers is None else sorted(layers)
-    folder = beside(out, "probes")
-    common: Any = {"settings": settings, "products": products, "max_bytes": max_bytes, "progress": progress}
+    common: Any = {
+        "settings": p.probes, "products": p.products, "progress": p.progress,
+        "max_bytes": None if p.max_gigabytes is None else int(p.max_gigabytes * 2**30),
+    }  # fmt: skip
+    if kept is not None:
+        kept.mkdir(parents=True, exist_ok=True)
 
     def fitted(
         lm: ti.Model, name: str, where: Sequence[int], which: Sequence[int], seed: int = 0
     ) -> ti.erasure.TokenProbes:
-        store = None if folder is None else folder / name
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-        return ti.erasure.fit_probes(lm, fit, layers=where, offsets=which, store=store, seed=seed, **common)
+        store = stage(kept, name)
+        return ti.erasure.fit_probes(lm, fit, layers=where, offsets=which, store=store, seed=p.seed + seed, **common)
 
-    def read(lm: ti.Model, name: str, p: ti.Prompts, asked: dict[str, ti.Measurement]) -> dict[str, xr.Dataset]:
-        store = None if folder is None else folder / f"{name}.zarr"
-        done = ti.measure(lm, p, asked, store=store, progress=progress)
+    def read(lm: ti.Model, name: str, ps: ti.Prompts, asked: dict[str, ti.Measurement]) -> dict[str, xr.Dataset]:
+        done = ti.measure(lm, ps, asked, store=stage(kept, f"{name}.zarr"), progress=p.progress)
         return {n: done[n].to_dataset() for n in asked}
 
     tree: dict[str, xr.Dataset] = {}
-    clock = {"prepare": time.perf_counter() - begun}
-
-    def tick(name: str) -> None:
-        clock[name] = time.perf_counter() - begun - sum(clock.values())
-
-    probes = fitted(model, "trained", probe_layers, offsets)
-    tick("fit, trained")
+    probes = fitted(model, "trained", probe_layers, p.offsets)
     scores = read(model, "scores", scored, {"scores": ti.erasure.ProbeScores(probes, spans)})["scores"]
     tree["trained/scores"] = scores
-    tick("score, trained")
-    first, last = choose_ends(scores, n_layers, start, end)
-    others = default_ends(probe_layers, n_layers, first) if ends is None else [e for e in ends if e > first]
-    options: Any = {"start": first, "tokens": None, "segmentation": segmentation}
-    past = [o for o in offsets if o in (0, -1, -2)][::-1]
+    first, last = choose_ends(scores, n_layers, p.start, p.end)
+    others = default_ends(probe_layers, n_layers, first) if p.ends is None else [e for e in p.ends if e > first]
+    options: Any = {"start": first, "tokens": None, "segmentation": p.segmentation}
+    past = [o for o in p.offsets if o in (0, -1, -2)][::-1]
     asked: dict[str, Any] = {
         f"end_{e}": ti.erasure.ErasureScores(probes, end=e, offsets=past, **options) for e in sorted({last, *others})
     }
     measured = read(model, "text", cut, asked)
     texts = {"text": measured[f"end_{last}"]}
-    tick("psi of the text, all ends")
-    rows = {e: ends_row(measured[f"end_{e}"], cut, units, min_count) for e in others}
+    rows = {e: ends_row(measured[f"end_{e}"], cut, units, p.min_count) for e in others}
     if rows:
         tree["trained/ends"] = side_by_side(rows)
     tree["trained/units"] = ti.erasure.psi_of_spans(texts["text"], cut, units.align(cut))
     shuffled = {"shuffled": shuffle_blocks(cut, 5), "bigram": sample_bigrams(cut)}
-    kinds = {n: p for n, p in shuffled.items() if n in controls}
-    for name, p in kinds.items():
+    kinds = {n: ps for n, ps in shuffled.items() if n in p.controls}
+    for name, ps in kinds.items():
         one = ti.erasure.ErasureScores(probes, end=last, offsets=past, **options)
-        texts[name] = read(model, name, p, {name: one})[name]
+        texts[name] = read(model, name, ps, {name: one})[name]
     aligned = units.align(cut)
     threshold = ti.erasure.permutation_threshold(texts["shuffled"]) if "shuffled" in texts else None
     for name, ds in texts.items():
-        add_vocabulary(tree, f"trained/{name}", ds, shuffled.get(name, cut), aligned, cut, min_count, threshold)
-    tick("controls and vocabularies")
-    if seeds > 1:
+        add_vocabulary(tree, f"trained/{name}", ds, shuffled.get(name, cut), aligned, cut, p.min_count, threshold)
+    if p.n_seeds > 1:
         again = [texts["text"]]
-        for seed in range(1, seeds):
+        for seed in range(1, p.n_seeds):
             other = fitted(model, f"seed_{seed}", [first, last], past, seed)
             asked = {"text": ti.erasure.ErasureScores(other, end=last, offsets=past, **options)}
             again.append(read(model, f"text_seed_{seed}", cut, asked)["text"])
         tree["trained/seeds"] = seed_agreement(again)
-        tick("probes trained again")
-    if "untrained" in controls:
-        blank = ti.untrained(cast(Any, model), seed=0)
-        where = sorted({*(untrained_layers or probe_layers), first, last})
-        bare = fitted(blank, "untrained", where, offsets)
-        tick("fit, untrained")
+    if "untrained" in p.controls:
+        blank = ti.untrained(cast(Any, model), seed=p.seed)
+        where = sorted({*(p.untrained_layers or probe_layers), first, last})
+        bare = fitted(blank, "untrained", where, p.offsets)
         asked = {"scores": ti.erasure.ProbeScores(bare, spans)}
         tree["untrained/scores"] = read(blank, "untrained_scores", scored, asked)["scores"]
         asked = {"text": ti.erasure.ErasureScores(bare, end=last, offsets=past, **options)}
         ds = read(blank, "untrained_text", cut, asked)["text"]
         tree["untrained/units"] = ti.erasure.psi_of_spans(ds, cut, aligned)
-        add_vocabulary(tree, "untrained/text", ds, cut, aligned, cut, min_count, None)
-        tick("score and segment, untrained")
-    found = xr.DataTree.from_dict(tree)
-    found.attrs = {
-        **tree["trained/scores"].attrs, "train_prompts": fit.hash, "n_train": len(fit),
-        "n_train_tokens": fit.n_tokens, "n_test": len(scored), "n_test_tokens": scored.n_tokens,
-        "n_segmented_tokens": cut.n_tokens,
-        **{f"seconds: {k}": round(v, 2) for k, v in clock.items()},
-        "threshold": "none" if threshold is None else threshold,
-    }  # fmt: skip
-    ti.check(found)
-    if out is not None:
-        ti.write(found, out, overwrite=True)
-    return found
+        add_vocabulary(tree, "untrained/text", ds, cut, aligned, cut, p.min_count, None)
+    return tree
 
 
 # -- pieces ---------------------------------------------------------------------------------------------------
@@ -322,49 +299,110 @@ def side_by_side(rows: dict[int, dict[str, Any]]) -> xr.Dataset:
     return xr.Dataset(data, coords, {**attrs, "parameters": "{}", "measurement": "choice of the end layer"})
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.erasure", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", default=PAPER_MODEL, help="hub name, folder, or bundled")
-    parser.add_argument("--train", type=Path, help="texts for the fit (train_tiny_1000.csv); bundled when left out")
-    parser.add_argument("--test", type=Path, help="texts for everything else, perhaps annotated")
-    parser.add_argument("--lexicon", type=Path, help="word list whose entries of several words are units")
-    parser.add_argument("--limit", type=int, help="read only so many texts of each")
-    parser.add_argument("--max-tokens", type=int, help="longest prompts of the fit and the scores")
-    parser.add_argument("--layers", help="for example 0,2,10; all by default")
-    parser.add_argument("--ends", help="end layers to compare, for example 6,10,14,18,22")
-    parser.add_argument("--start", type=int)
-    parser.add_argument("--end", type=int)
-    parser.add_argument("--seeds", type=int, default=1, help="fits of the probes that psi needs")
-    parser.add_argument("--settings", default="default", help="default or feucht2024")
-    parser.add_argument("--products", help="float32 or bfloat16")
-    parser.add_argument("--segmentation", default="greedy", help="greedy or dp")
-    parser.add_argument("--untrained-layers", help="layers of the untrained network's probes; all by default")
-    parser.add_argument("--max-gigabytes", type=float, help="memory of a fit")
-    parser.add_argument("--small", action="store_true", help="the bundled model, a few short texts")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--json", type=Path, help="summary to write")
-    args = parser.parse_args()
-    given: dict[str, Any] = {}
-    for name in ("layers", "ends", "untrained_layers"):
-        text = getattr(args, name)
-        given[name] = None if text is None else [int(n) for n in text.split(",")]
-    texts: dict[str, Any] = {}
-    if args.train is not None and args.test is not None:
-        texts["train"], _ = erasure_units.read_annotated(args.train, limit=args.limit)
-        texts["test"], texts["spans"] = erasure_units.read_annotated(args.test, args.lexicon, args.limit)
-    bundled = args.small or args.model == "bundled"
-    tree = run(
-        ti.load_model(None if bundled else args.model), **texts, **given, start=args.start, end=args.end,
-        fit_tokens=args.max_tokens, score_tokens=args.max_tokens, seeds=args.seeds, settings=args.settings,
-        products=args.products, segmentation=args.segmentation, small=args.small, out=args.out,
-        max_bytes=None if args.max_gigabytes is None else int(args.max_gigabytes * 2**30),
-    )  # fmt: skip
-    record = summarise(tree)
-    for line in record["seen"]:
-        print("-", line)
-    if args.json is not None:
-        write(record, args.json)
+# -- claims ---------------------------------------------------------------------------------------------------
+AUTHORS = "Feucht et al. 2024"
 
 
-if __name__ == "__main__":
-    main()
+def gap(r: Results, subset: str, offset: int) -> dict[str, Number | list[float]]:
+    """Return the largest gap of the layers behind the embedding, with an interval for all layers at once.
+
+    Beside it the untrained network at that layer, with an interval of its own, and the accuracies by layer.
+    """
+    if subset not in r["trained/scores"]["subset"].values or offset not in r["trained/scores"]["offset"].values:
+        return {"largest gap": plain(np.nan)}
+    ds = r["trained/scores"].sel(subset=subset, offset=offset)
+    values = ds["gap"].values
+    if int(ds["n_positions"]) < FEWEST or not np.isfinite(values[1:]).any():
+        return {"largest gap": plain(np.nan)}
+    k = int(np.nanargmax(values[1:])) + 1
+    layer = int(ds["layer"][k])
+    out: dict[str, Number | list[float]] = {f"largest gap, layer {layer}": given(ds.isel(layer=k), "gap", "gap_band")}
+    if "untrained/scores" in r and layer in r["untrained/scores"]["layer"].values:
+        blank = r["untrained/scores"].sel(subset=subset, offset=offset, layer=layer)
+        out[f"untrained, layer {layer}"] = given(blank, "gap")
+    return {**out, "accuracy by layer": curve(ds["accuracy"]), "gap by layer": curve(ds["gap"])}
+
+
+def psi(r: Results, name: str) -> Number:
+    """Return the mean psi of segments of two or more tokens, with an interval over prompts."""
+    ds = r[name]
+    several = (ds["stop"] - ds["start"]).values > 1
+    if not several.any():
+        return plain(np.nan)
+    return mean(ds["psi"].isel(span=np.flatnonzero(several)), "span")
+
+
+def auroc(r: Results, subset: str) -> dict[str, Number]:
+    """Return the AUROC of known units against random spans of their length and prompt, and of the untrained network."""
+    out = {}
+    for network in ("trained", "untrained"):
+        ds = r.get(f"{network}/units")
+        if ds is None or subset not in ds["subset"].values or int(ds["n_spans"].sel(subset=subset)) < FEWEST:
+            out[network] = plain(np.nan)
+        else:
+            out[network] = given(ds, "auroc", subset=subset)
+    return out
+
+
+def precision(r: Results) -> dict[str, Number]:
+    """Return the word precision of the vocabularies of text and controls, less that of random spans first."""
+    names = {"text": "trained/text", "shuffled": "trained/shuffled", "bigram text": "trained/bigram",
+             "untrained": "untrained/text"}  # fmt: skip
+    found = {n: r[f"{g}_evaluation"].sel(subset="word") for n, g in names.items() if f"{g}_evaluation" in r}
+    out = {n: plain(ds["precision"].isel(rank=-1)) for n, ds in found.items()}
+    if "shuffled" not in out:
+        return {"text less shuffled": plain(np.nan), **out}
+    return {
+        "text less shuffled": plain(out["text"].value - out["shuffled"].value), **out,
+        "random spans": plain(found["text"]["chance"]), "recall": plain(found["text"]["recall"].isel(rank=-1)),
+    }  # fmt: skip
+
+
+def ends(r: Results) -> dict[str, Number]:
+    """Return the AUROC of words by end layer of psi, the largest first."""
+    ds = r["trained/ends"]
+    rows = {f"end {int(n)}": given(ds, "auroc", layer=n) for n in ds["layer"].values}
+    best = max(rows, key=lambda n: rows[n].value)
+    return {best: rows.pop(best), **rows}
+
+
+CLAIMS = [
+    *[
+        Claim(
+            f"{said} is forgotten at last tokens of {unit}", AUTHORS,
+            "accuracy at other tokens less that at the last, largest of all layers",
+            lambda r, subset=subset, offset=offset: gap(r, subset, offset), ("trained/scores",), above=0,
+        )
+        for unit, subset in (("words", "last piece"), ("names", "last of name"), ("entities", "last of entity"))
+        for said, offset in (("the own token", 0), ("the token before", -1))
+    ],
+    Claim(
+        "psi is higher in text than in shuffled text", AUTHORS, "mean psi of segments of two or more tokens",
+        lambda r: {
+            "text less shuffled": plain(psi(r, "trained/text").value - psi(r, "trained/shuffled").value),
+            **{n.replace("trained/text", "trained").replace("trained/", ""): psi(r, n) for n in (
+                "trained/text", "trained/shuffled", "trained/bigram", "untrained/text") if n in r},
+        }, ("trained/text", "trained/shuffled"), above=0,
+    ),
+    *[
+        Claim(
+            f"psi marks {plural}", AUTHORS, "AUROC against random spans of the same length and prompt",
+            lambda r, kind=kind: auroc(r, kind), ("trained/units",), above=0.5,
+        ) for kind, plural in (
+            ("word", "words"), ("name", "names"), ("entity", "entities"), ("listed", "entries of a word list"))
+    ],
+    Claim(
+        "psi marks words at its best end layer (chosen on the same texts)", AUTHORS, "AUROC of words", ends,
+        ("trained/ends",), above=0.5,
+    ),
+    Claim(
+        "the vocabulary of a text holds more words than that of shuffled text", AUTHORS, "precision, difference",
+        precision, ("trained/text_evaluation",), above=0,
+    ),
+    Claim(
+        "segments do not depend on the probes' seeds", "control", "share of segments that are the same",
+        lambda r: {"same segments": plain(r["trained/seeds"]["shared_segments"]),
+                   "correlation of delta, offset 0": plain(r["trained/seeds"]["delta_correlation"].sel(offset=0))},
+        ("trained/seeds",), above=0.95,
+    ),
+]  # fmt: skip

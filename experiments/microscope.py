@@ -1,29 +1,25 @@
 """What LLM-Microscope looks at: linearity, nonlinearity and context by kind of token, lenses, deletion of words.
 
-    python -m experiments.microscope                                  # paper scale: Llama-3-8B, needs the hub
-    python -m experiments.microscope --texts enwik8.txt --mmlu data   # the authors' corpus, and answers to questions
-    python -m experiments.microscope --small                          # seconds, bundled model and texts
-
 Razzhigaev et al. 2025 (arXiv 2502.15007) and "Your Transformer is Secretly Linear" (arXiv 2405.12250). The corpus
 recipe is that of the released notebook: 128 chunks of 512 characters drawn with ``random.seed(0)``, BOS on, all tokens
-in one cloud; the authors cut enwik8 (``--texts``), the default is pile-10k, which every ``datasets`` can load.
-``--chunks 0`` takes windows of ``--n-tokens`` tokens instead. A run that was stopped goes on where it was.
+in one cloud; the authors cut enwik8 (``texts=enwik8.txt``), the preset paper has pile-10k, which every ``datasets``
+can load.  ``chunks=0`` takes windows of ``n_tokens`` tokens instead.
 
 ===============================================================  =====================================================
 published                                                        how
 ===============================================================  =====================================================
-linearity of the blocks ("Procrustes similarity")                ``--parts linearity``: group linearity_all is as
+linearity of the blocks ("Procrustes similarity")                ``parts=linearity``: group linearity_all is as
                                                                  published; linearity is without BOS and massive rows;
                                                                  both raw, adjusted and held out
 linearity without the residual stream; norm ratio                the same groups
-anisotropy over depth                                            ``--parts linearity``: group spectrum, subset "all"
-nonlinearity of tokens over layers (eq. 1, 2)                    ``--parts tokens``: by class of token
-contextual memory, histograms by part of speech (section 3.2)    ``--parts memory``: trained decoder, by class of token;
-                                                                 ``--parts tokens``: recall, a probe without training
-correlation of nonlinearity and contextual memory (table 2)      ``--parts tokens,memory``
-layer contribution, logit lens (sections 3.3, 3.4)               ``--parts lens``: raw (paper), normed, tuned
-deletion of stop words, punctuation, articles (table 1)          ``--parts removal``: loss of what is left; ``--mmlu``:
-                                                                 accuracy, McNemar tests
+anisotropy over depth                                            ``parts=linearity``: group spectrum, subset "all"
+nonlinearity of tokens over layers (eq. 1, 2)                    ``parts=tokens``: by class of token
+contextual memory, histograms by part of speech (section 3.2)    ``parts=memory``: trained decoder, by class of token;
+                                                                 ``parts=tokens``: recall, a probe without training
+correlation of nonlinearity and contextual memory (table 2)      ``parts=tokens,memory``
+layer contribution, logit lens (sections 3.3, 3.4)               ``parts=lens``: raw (paper), normed, tuned
+deletion of stop words, punctuation, articles (table 1)          ``parts=removal``: loss of what is left;
+                                                                 ``mmlu=FOLDER``: accuracy, McNemar tests
 ===============================================================  =====================================================
 
 Not published: shuffled text and the untrained network beside everything, random deletion at the same rate, intervals
@@ -32,12 +28,9 @@ over prompts, correlations at equal prefix length.
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,25 +38,31 @@ import numpy as np
 import xarray as xr
 
 import tokinterp as ti
+from tokinterp.results.summary import summary
 from tokinterp.run.nulls import along_nulls, draw_null
 from tokinterp.text.files import read_texts
 from tokinterp.text.removal import CONDITIONS
 
-from . import microscope_parts as found
-from . import pile
-from .record import write
+from .parts import microscope as found
+from .runner.claims import Claim, Number, Results, curve, given, mean, plain
+from .runner.preset import Preset, place
 
-RESULTS = Path("runs/microscope.zarr")
-PAPER_MODEL = "meta-llama/Meta-Llama-3-8B"
 PARTS = ("linearity", "tokens", "memory", "lens", "removal")
-CONTROLS = ("shuffle:5", "untrained")
-CHUNKS, CHARACTERS = 128, 512
+CHARACTERS = 512
 
 
 @dataclass
-class Settings:
-    """How long is trained, and how many prompts the dear parts look at."""
+class Settings(Preset):
+    """What is measured, how long is trained, and how many prompts the dear parts look at."""
 
+    train: tuple[str, ...] = ()  # files for decoder and tuned lens; without any the last third of the texts
+    train_first: int = 0  # texts of these files left out at the beginning
+    parts: tuple[str, ...] = PARTS
+    controls: tuple[str, ...] = ("shuffle:5", "untrained")  # what text is compared with, see `tokinterp.measure_nulls`
+    chunks: int = 0  # so many chunks of 512 characters, as published; 0 for windows of n_tokens, drawn at random
+    n_tokens: int = 512
+    min_tokens: int | None = None  # of a window; four fifths of the most without one
+    limit: int | None = 200  # windows
     steps: int = 2000  # of the context decoder
     rows: int = 64
     max_prefix: int = 32
@@ -73,109 +72,86 @@ class Settings:
     lens_tokens: int = 2048
     lens_prompts: int | None = None
     removal_prompts: int | None = None
-    conditions: Sequence[str] = CONDITIONS
+    conditions: tuple[str, ...] = CONDITIONS
     n_words: int = 256  # vocabulary of the recall probe
-    seed: int = 0
-    mmlu: Sequence[ti.behaviour.Item] = field(default=(), repr=False)
+    mmlu: str | None = None  # folder or tar file of MMLU: accuracy after deletions
+    mmlu_limit: int | None = None  # questions of each subject
+
+    def train_texts(self) -> list[str]:
+        """Return the texts that decoder and lens are trained on, none of which is measured."""
+        if "train" not in self.found:
+            if self.train:
+                self.found["train"] = [t for f in self.train for t in read_texts(place(f))][self.train_first :]
+            else:
+                texts = self.read()
+                cut = max(1, len(texts) * 2 // 3)
+                self.found |= {"texts": texts[:cut], "train": texts[cut:]}
+        return self.found["train"]
+
+    def questions(self) -> list[Any]:
+        """Return the questions of MMLU."""
+        return [] if self.mmlu is None else ti.behaviour.read_mmlu(place(self.mmlu), limit=self.mmlu_limit)
 
 
-SMALL = {"steps": 6, "rows": 8, "max_prefix": 8, "lens_steps": 1, "lens_tokens": 128, "lens_prompts": 4,
-         "removal_prompts": 4, "n_words": 32,
-         "conditions": ("stop words", "articles")}  # fmt: skip
+SMALL: dict[str, Any] = {"lens_steps": 60, "limit": 200, "n_tokens": 500}
+STORIES = "$TOKINTERP_DATA/text/tinystories_1000.json"
+PRESETS = {
+    "tiny": Settings(
+        n_tokens=100, min_tokens=40, limit=12, steps=4, rows=8, max_prefix=8, lens_steps=1, lens_tokens=128,
+        lens_prompts=3, removal_prompts=3, n_words=32, conditions=("stop words", "articles"),
+    ),
+    "bundled": Settings(
+        n_tokens=500, limit=60, steps=300, max_prefix=8, lr=5e-4, lr_new=5e-3, lens_steps=30, lens_prompts=40,
+        removal_prompts=40,
+    ),
+    "wikipedia": Settings(
+        texts=("$TOKINTERP_DATA/text/wikipedia_test_500.csv.xz",), train=(
+            "$TOKINTERP_DATA/text/wikipedia_train_1000.csv.xz",), steps=1500, max_prefix=8, lr=5e-4, lr_new=5e-3,
+        lens_prompts=100, removal_prompts=60, **SMALL,
+    ),
+    "stories": Settings(
+        model="$TOKINTERP_DATA/models/stories260K", texts=(STORIES,), read_limit=500, train=(STORIES,),
+        train_first=500, steps=6000, max_prefix=16, lr=1e-3, lr_new=1e-2, lens_prompts=100, removal_prompts=100,
+        **SMALL,
+    ),
+    "paper": Settings(
+        model="meta-llama/Meta-Llama-3-8B", texts=("NeelNanda/pile-10k",), split="train", chunks=128,
+    ),
+}  # fmt: skip
 
 
-def run(
-    model: ti.Model | None = None,
-    texts: Sequence[str] | None = None,
-    train_texts: Sequence[str] | None = None,
-    *,
-    parts: Sequence[str] = PARTS,
-    controls: Sequence[str] = CONTROLS,
-    chunks: int = 0,
-    n_tokens: int = 512,
-    min_tokens: int | None = None,
-    limit: int | None = 200,
-    settings: Mapping[str, Any] | None = None,
-    small: bool = False,
-    out: str | Path | None = None,
-    progress: bool = True,
-) -> xr.DataTree:
-    """Measure texts and their controls.
+def run(p: Settings, kept: Path | None = None) -> dict[str, xr.Dataset]:
+    """Return the parts with a dimension ``null`` ("none" is text).
 
-    Parameters
-    ----------
-    model : Model, optional
-        The bundled one by default.
-    texts, train_texts : sequence of str, optional
-        What is measured, and what decoder and tuned lens are trained on. The bundled texts by default; without
-        ``train_texts`` the last third of the texts is kept for training.
-    parts, controls : sequence of str
-        Of `PARTS`; and what text is compared with, see `tokinterp.measure_nulls`.
-    chunks : int
-        So many chunks of 512 characters, as published; 0 for windows of ``n_tokens`` tokens, drawn at random.
-    n_tokens, min_tokens : int
-        Most and least tokens of a window; the least is four fifths of the most by default.
-    limit : int, optional
-        Windows used.
-    settings : mapping, optional
-        Fields of `Settings`.
-    small : bool
-        A few short prompts and steps, to see that everything runs.
-    out : path, optional
-        Where the result is written. What was measured or trained is kept beside it (``OUT.tokens.none.zarr``, ...).
-    progress : bool
-        Show bars.
-
-    Returns
-    -------
-    DataTree
-        Groups with a dimension ``null`` ("none" is text): linearity, linearity_all, spectrum, nonlinearity, recall,
-        recall_layers, memory, memory_length, correlation, lens, removal, mmlu.
+    linearity, linearity_all, spectrum, nonlinearity, recall, recall_layers, recall_correlation, memory, memory_raw,
+    memory_length, memory_correlation, lens, removal, mmlu.
 
     Raises
     ------
     ValueError
         For an unknown part, or if no text is long enough.
     """
-    chosen = Settings(**{**(SMALL if small else {}), **(settings or {})})
-    if small:
-        n_tokens, min_tokens, limit = min(n_tokens, 120), 40, 16
-    if unknown := [p for p in parts if p not in PARTS]:
-        raise ValueError(f"parts={list(parts)}: {unknown[0]!r} is none of {', '.join(PARTS)}")
-    model = ti.load_model() if model is None else model
-    texts = [t.text for t in ti.bundled_texts()] if texts is None else list(texts)
-    if train_texts is None:
-        cut = max(1, len(texts) * 2 // 3)
-        texts, train_texts = texts[:cut], texts[cut:]
-    n_tokens = min(n_tokens, model.info.max_tokens)
-    prompts = make_prompts(model, texts, chunks, n_tokens, min_tokens, limit, chosen.seed)
-    train = make_prompts(model, train_texts, 0, n_tokens, 2, 4 * len(prompts), chosen.seed)
-    labels, nodes, spent = found.labels_of(prompts), {}, {}
-    for part in [*(p for p in PARTS if p in parts), *(["mmlu"] if len(chosen.mmlu) else [])]:
-        start, results = time.time(), {}
-        for null in ("none", *controls):
+    if unknown := [name for name in p.parts if name not in PARTS]:
+        raise ValueError(f"parts={list(p.parts)}: {unknown[0]!r} is none of {', '.join(PARTS)}")
+    model = p.lm
+    train_texts, texts = p.train_texts(), p.read()
+    n_tokens = min(p.n_tokens, model.info.max_tokens)
+    prompts = make_prompts(model, texts, p.chunks, n_tokens, p.min_tokens, p.limit, p.seed)
+    train = make_prompts(model, train_texts, 0, n_tokens, 2, 4 * len(prompts), p.seed)
+    labels, nodes = found.labels_of(prompts), {}
+    for part in [*(name for name in PARTS if name in p.parts), *(["mmlu"] if p.mmlu else [])]:
+        results: dict[str, dict[str, xr.Dataset]] = {}
+        for null in ("none", *p.controls):
             if part == "mmlu" and null not in ("none", "untrained"):
                 continue
-            network, drawn = draw_null(model, prompts, null, chosen.seed)
-            case = found.Case(network, drawn, null, labels, out, progress)
-            case.train = lambda null=null: draw_null(model, train, null, chosen.seed)[1]
+            network, drawn = draw_null(model, prompts, null, p.seed)
+            case = found.Case(network, drawn, null, labels, kept, p.progress)
+            case.train = lambda null=null: draw_null(model, train, null, p.seed)[1]
             case.text = prompts
-            for name, ds in getattr(found, part)(case, chosen).items():
+            for name, ds in getattr(found, part)(case, p).items():
                 results.setdefault(name, {})[null] = ds
         nodes.update({name: along_nulls(sets) for name, sets in results.items()})
-        spent[part] = round(time.time() - start, 1)
-    tree = xr.DataTree.from_dict(nodes)
-    first = next(iter(nodes.values())).attrs
-    tree.attrs = {k: v for k, v in first.items() if k != "measurement"}
-    tree.attrs["parameters"] = json.dumps({n: ds.attrs.get("parameters", "") for n, ds in nodes.items()})
-    tree.attrs |= {"prompts": prompts.hash, "train_prompts": train.hash}
-    tree.attrs |= {"n_prompts": len(prompts), "n_tokens": prompts.n_tokens, "n_train_tokens": train.n_tokens}
-    kept = {k: v for k, v in vars(chosen).items() if k != "mmlu"}
-    tree.attrs |= {"settings": json.dumps(kept), "seconds": json.dumps(spent)}
-    ti.check(tree)
-    if out is not None:
-        ti.write(tree, out, overwrite=True)
-    return tree
+    return nodes
 
 
 def make_prompts(
@@ -204,56 +180,105 @@ def make_prompts(
     return prompts[np.sort(order)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.microscope", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument("--model", default=PAPER_MODEL, help="hub name, folder, or bundled")
-    parser.add_argument("--dtype")
-    parser.add_argument("--texts", nargs="+", help="files with texts (enwik8, say); pile-10k when left out")
-    parser.add_argument("--train-texts", nargs="+", help="files for decoder and lens; else the last third of the texts")
-    parser.add_argument("--parts", default=",".join(PARTS))
-    parser.add_argument("--controls", default=",".join(CONTROLS))
-    parser.add_argument("--chunks", type=int, default=CHUNKS, help="of 512 characters; 0 for windows of tokens")
-    parser.add_argument("--n-tokens", type=int, default=512)
-    parser.add_argument("--min-tokens", type=int)
-    parser.add_argument("--limit", type=int, default=200, help="windows used")
-    for name in ("steps", "max-prefix", "lens-steps", "lens-prompts", "removal-prompts", "seed"):
-        parser.add_argument(f"--{name}", type=int)
-    for name in ("lr", "lr-new"):
-        parser.add_argument(f"--{name}", type=float, help="learning rate of the context decoder")
-    parser.add_argument("--mmlu", type=Path, help="folder or tar file of MMLU: accuracy after deletions")
-    parser.add_argument("--mmlu-limit", type=int, help="questions of each subject")
-    parser.add_argument("--small", action="store_true", help="the bundled model and texts, a few short prompts")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--json", type=Path, help="summary to write")
-    args = parser.parse_args()
-    bundled = args.small or args.model == "bundled"
-    model = ti.load_model() if bundled else ti.load_model(args.model, dtype=args.dtype)
-    read: Callable[[list[str] | None], list[str] | None] = lambda files: (  # noqa: E731
-        [t for file in files for t in read_texts(file)] if files else None
-    )
-    texts = read(args.texts)
-    if texts is None and not bundled:
-        texts = pile.read_pile()
-    given = {n: getattr(args, n) for n in vars(Settings()) if hasattr(args, n) and n != "mmlu"}
-    settings = {n: v for n, v in given.items() if v is not None}
-    if args.mmlu is not None:
-        settings["mmlu"] = ti.behaviour.read_mmlu(args.mmlu, limit=args.mmlu_limit)
-    tree = run(
-        model, texts, read(args.train_texts), parts=[p for p in args.parts.split(",") if p],
-        controls=[c for c in args.controls.split(",") if c], chunks=0 if bundled else args.chunks,
-        n_tokens=args.n_tokens, min_tokens=args.min_tokens, limit=args.limit, settings=settings, small=args.small,
-        out=args.out,
-    )  # fmt: skip
-    from .microscope_summary import sentences, summarise
-
-    record = summarise(tree)
-    for line in sentences(record):
-        print("-", line)
-    if args.json is not None:
-        print(write(record, args.json))
+# -- claims ---------------------------------------------------------------------------------------------------
+AUTHORS, LINEAR = "Razzhigaev et al. 2025", "Razzhigaev et al. 2024"
 
 
-if __name__ == "__main__":
-    main()
+def each(r: Results, name: str, number: Any) -> dict[str, Number]:
+    """Return a number of every condition."""
+    ds = r[name]
+    return {"text" if n == "none" else n: number(ds.sel(null=n)) for n in map(str, ds["null"].values)}
+
+
+def over_blocks(variable: str) -> Any:
+    """Return the mean of a variable over blocks, whose maps are fitted on all tokens at once: it has no interval."""
+    return lambda ds: plain(ds[variable].mean("block"))
+
+
+def class_effects(r: Results, name: str, subset: str) -> dict[str, Number]:
+    """Return Cohen's d of a class of tokens against all others, of every condition."""
+    return each(r, name, lambda ds: given(ds, "effect", subset=subset))
+
+
+def beyond_random(ds: xr.Dataset) -> xr.Dataset:
+    """Return ``more``, the rise of the loss beyond that of random deletion, mean over prompts with its interval."""
+    more = ds["difference"].sel(subset="condition") - ds["difference"].sel(subset="random")
+    more.attrs = {"long_name": "rise of the loss beyond random deletion", "units": "nat"}
+    return summary(more.rename("more").to_dataset())
+
+
+def lens_loss(r: Results, variant: str) -> xr.DataArray:
+    """Return the loss of a lens at mid-depth by condition and prompt."""
+    v = r["lens"]["cross_entropy"].sel(variant=variant)
+    return v.isel(layer=v.sizes["layer"] // 2)
+
+
+CLASSES = ("article", "stop word", "punctuation")
+CLAIMS = [
+    Claim(
+        "blocks are nearly linear maps", LINEAR, "linearity of all rows as published, mean over blocks",
+        lambda r: {**each(r, "linearity_all", over_blocks("linearity")),
+                   "held out, no massive rows": plain(r["linearity"]["linearity_held_out"].sel(null="none").mean())},
+        ("linearity_all",), above=0.99,
+    ),
+    Claim(
+        "without the residual stream they are much less linear", LINEAR, "drop of linearity, mean over blocks",
+        lambda r: {
+            "text, with less without": plain((r["linearity_all"]["linearity"]
+                - r["linearity_all"]["linearity_without_residual"]).sel(null="none").mean()),
+            **each(r, "linearity_all", over_blocks("linearity_without_residual")),
+        }, ("linearity_all",), above=0,
+    ),
+    Claim(
+        "one direction dominates at mid-depth", LINEAR, "largest share of variance (anisotropy) of all layers",
+        lambda r: {
+            **each(r, "spectrum", lambda ds: plain(ds["anisotropy"].sel(subset="all").max())),
+            "text, no special or massive rows": plain(
+                r["spectrum"]["anisotropy"].sel(null="none", subset="regular").max()
+            ),
+        }, ("spectrum",), above=0.5,
+    ),
+    *[
+        Claim(
+            f"{subset}s are more linear than other tokens".replace("punctuations are", "punctuation is"), AUTHORS,
+            "nonlinearity, Cohen's d against all other tokens",
+            lambda r, subset=subset: class_effects(r, "nonlinearity", subset), ("nonlinearity",), below=0,
+        ) for subset in CLASSES
+    ],
+    *[
+        Claim(
+            f"{subset}s hold more context than other tokens".replace("punctuations hold", "punctuation holds"), AUTHORS,
+            "context loss beyond that of the mean state, Cohen's d",
+            lambda r, subset=subset: class_effects(r, "memory", subset), ("memory",), below=0,
+        ) for subset in CLASSES
+    ],
+    Claim(
+        "linear tokens hold more context", AUTHORS, "correlation of nonlinearity and context loss over tokens",
+        lambda r: {
+            **each(r, "memory_correlation", lambda ds: given(ds, "pearson", variant="published")),
+            **{f"{n}, equal position": x for n, x in each(
+                r, "memory_correlation", lambda ds: given(ds, "pearson", variant="equal position")).items()},
+        }, ("memory_correlation",), above=0,
+    ),
+    *[
+        Claim(
+            f"without its {what} a text loses more than without random words", AUTHORS,
+            "rise of the loss beyond that of random deletion (nat)",
+            lambda r, what=what: each(r, "removal", lambda ds: given(beyond_random(ds).sel(variant=what), "more")),
+            ("removal",), above=0,
+        ) for what in ("stop words", "articles")
+    ],
+    Claim(
+        "answers to questions get worse without stop words", AUTHORS, "accuracy without less with them",
+        lambda r: each(r, "mmlu", lambda ds: plain(ds["accuracy"].sel(variant="stop words") - ds["accuracy_original"])),
+        ("mmlu",), below=0,
+    ),
+    Claim(
+        "a lens says more with a fitted reader", AUTHORS, "loss at mid-depth, normed less tuned (nat)",
+        lambda r: {
+            "text, normed less tuned": mean((lens_loss(r, "normed") - lens_loss(r, "tuned")).sel(null="none")),
+            **{f"{v} at mid-depth": mean(lens_loss(r, v), null="none") for v in ("raw", "normed", "tuned")},
+            "tuned by layer": curve(r["lens"]["cross_entropy"], null="none", variant="tuned"),
+        }, ("lens",), above=0,
+    ),
+]  # fmt: skip

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from tokinterp import plots
 
 
-def draw(results: xr.DataTree) -> Figure:
+def compose(results: xr.DataTree) -> Figure:
     """Draw the result of ``experiments.dot_by_dot``."""
     trained = {
         task: {arm: node.to_dataset(inherit=False) for arm, node in arms.children.items()}

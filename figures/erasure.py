@@ -6,12 +6,12 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.erasure_summary import FEWEST
+from experiments.erasure import FEWEST
 from tokinterp import plots
 from tokinterp.plots import style
 
 
-def draw(results: xr.DataTree) -> Figure:
+def compose(results: xr.DataTree) -> Figure:
     """Draw the result of ``experiments.erasure``."""
     trained = results.children["trained"]
     blank = results.children.get("untrained")

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from tokinterp import plots
 
 
-def draw(results: xr.DataTree) -> Figure:
+def compose(results: xr.DataTree) -> Figure:
     """Draw the result of ``experiments.fillers``."""
     found = {n: node.to_dataset(inherit=False) for n, node in results.children.items()}
     kinds = [k for k in ("dots", "counting", "words") if k in found["insertion"]["filler"].values]

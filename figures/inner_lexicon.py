@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from tokinterp import plots
 
 
-def draw(results: xr.DataTree) -> Figure:
+def compose(results: xr.DataTree) -> Figure:
     """Draw the result of ``experiments.inner_lexicon``; the untrained copy is dashed."""
 
     def pair(name: str) -> tuple[xr.Dataset, dict[str, xr.Dataset] | None]:

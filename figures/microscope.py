@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.microscope_summary import beyond_random
+from experiments.microscope import beyond_random
 from tokinterp import plots
 from tokinterp.plots import style
 from tokinterp.plots.layers import curves
@@ -21,7 +21,7 @@ Parts = Mapping[str, xr.Dataset]
 Looks = Mapping[str, dict[str, Any]]
 
 
-def draw(results: xr.DataTree) -> Figure:
+def compose(results: xr.DataTree) -> Figure:
     """Draw the result of ``experiments.microscope``; panels of parts that were not measured stay away.
 
     Thick lines of linearity are held out, without BOS and massive rows; thin ones are as published.

@@ -18,7 +18,7 @@ from tokinterp.plots.layers import curves, depth_of
 NAMES = {"none": "text", "random_ids": "random ids", "untrained": "untrained network"}
 
 
-def draw(results: xr.DataTree) -> Figure:
+def compose(results: xr.DataTree) -> Figure:
     """Draw the result of ``experiments.token_geometry``; panels of parts that were not measured stay away."""
     parts = {n: node.to_dataset(inherit=False) for n, node in results.children.items()}
     rows = [row for row in (_dimension, _overlap, _correlation) if row(parts, None)]

@@ -18,7 +18,7 @@ import torch
 
 import tokinterp as ti
 
-from ..record import about, write
+from ..runner.record import about, write
 
 
 def paired(methods: Mapping[str, Callable[[], Any]], rounds: int = 9, warm: int = 1) -> dict[str, dict[str, float]]:

@@ -1,12 +1,14 @@
-"""Dot by dot at n = 8, d = 3 (tier gpu10): networks are kept, and a call that was stopped is taken up again."""
+"""Dot by dot at n = 8, d = 3 (preset gpu10): networks are kept, and a call that was stopped is taken up again."""
 
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from types import FrameType
 
-from experiments.dot_by_dot import run as dot_by_dot
-from experiments.dot_by_dot import summary
+from experiments.__main__ import run as run_experiment
+from experiments.dot_by_dot import PRESETS
+from experiments.runner.record import read
 
 from .job import Job
 
@@ -20,26 +22,25 @@ class TimeOverError(BaseException):
 
 def run(job: Job) -> str:
     """Train all arms and probe the first network, or go on with it until the time is over."""
-    folder = job.work / "dots"
-    tier = "gpu10"
-    job.sizes = {"tier": tier, "small": job.tiny}
+    preset = "tiny" if job.tiny else "gpu10"
+    p = replace(PRESETS[preset], device=job.device)
+    p.save_seconds = 30.0
+    job.sizes = {"preset": preset}
     signal.signal(signal.SIGALRM, _over)
     signal.setitimer(signal.ITIMER_REAL, max(1.0, job.left() - AFTER))
     try:
-        tree = dot_by_dot(
-            tier=tier, small=job.tiny, folder=folder, device=job.device, out=job.work / "dots.zarr", progress=False,
-            save_seconds=30.0,
-        )  # fmt: skip
+        path = run_experiment("dot_by_dot", preset, out=job.work, given=p)
     except TimeOverError:
-        tree = None
+        path = None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    for kept in sorted(folder.glob("*/*/seed-*")):  # of each arm: the finished network, or the folder it goes on from
+    # Of each arm: the finished network, or the folder it goes on from.
+    for kept in sorted(job.work.glob("dot_by_dot.*.stages/*/*/seed-*")):
         job.row(f"{kept.parent.name}/{kept.name.split('.')[0]}", finished=kept.suffix == ".safetensors")
-    if tree is None:
+    if path is None:
         job.notes.append("stopped by the clock: the same call goes on from the last checkpoint")
         return "unfinished"
-    job.row("summary", found=summary(tree))
+    job.row("summary", claims=read(path)["claims"])
     return "done"
 
 

@@ -12,7 +12,7 @@ PART, TOTAL = 15 * 2**20, 60 * 2**20
 """Bytes of a file, and of all."""
 WANTED = (
     "*.log", "*/model/*", "*/plan.json", "*/log.jsonl", "narrow/resume.pt", "full/resume.pt", "narrow/step_*.pt",
-    "dots/**/*",
+    "dot_by_dot.*/**/*",
 )  # fmt: skip
 """Of the folder of networks and states, the most wanted first."""
 

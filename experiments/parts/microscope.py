@@ -1,4 +1,4 @@
-"""The parts of `experiments.microscope`: what is measured under one condition, and kept beside the result."""
+"""The parts of `experiments.microscope`: what is measured under one condition, and kept."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tokinterp.text import removal as words
 from tokinterp.text import token_classes
 from tokinterp.text.shuffle import shuffle_words
 
-from . import record
+from ..runner.record import kept, stage
 
 CLASSES = (
     "article", "stop word", "punctuation", "digit", "word", "first piece", "middle piece", "last piece", "whitespace",
@@ -34,18 +34,20 @@ class Case:
     prompts: ti.Prompts
     null: str
     labels: np.ndarray
-    out: str | Path | None = None
-    progress: bool = True
+    kept: Path | None = None
+    progress: bool = False
     train: Callable[[], ti.Prompts] | None = None
     text: ti.Prompts | None = None
 
-    def beside(self, what: str, ending: str = ".zarr") -> Path | None:
-        """Return the path of something kept beside the result."""
-        return record.beside(self.out, f"{what}.{self.null}{ending}")
+    def stage(self, what: str, ending: str = ".zarr") -> Path | None:
+        """Return where something is kept."""
+        if self.kept is not None:
+            self.kept.mkdir(parents=True, exist_ok=True)
+        return stage(self.kept, f"{what}.{self.null}{ending}")
 
     def measure(self, what: str, prompts: ti.Prompts, asked: Mapping[str, ti.Measurement]) -> dict[str, xr.Dataset]:
         """Measure, or read what was measured before."""
-        tree = ti.measure(self.model, prompts, asked, store=self.beside(what), progress=self.progress)
+        tree = ti.measure(self.model, prompts, asked, store=self.stage(what), progress=self.progress)
         return {name: tree.children[name].to_dataset(inherit=False) for name in asked}
 
     def texts(self) -> ti.Prompts:
@@ -101,7 +103,7 @@ def memory(case: Case, settings: Any) -> dict[str, xr.Dataset]:
     decoder = ti.memory.fit_context_decoder(
         case.model, fragments(case.texts(), settings.max_prefix + 1, case.model), steps=settings.steps,
         rows=settings.rows, max_prefix=settings.max_prefix, lr=settings.lr, lr_new=settings.lr_new, seed=settings.seed,
-        warmup=max(1, min(100, settings.steps // 10)), file=case.beside("decoder", ".safetensors"),
+        warmup=max(1, min(100, settings.steps // 10)), file=case.stage("decoder", ".safetensors"),
         progress=case.progress,
     )  # fmt: skip
     found = case.measure("memory", case.prompts, {"memory": ti.memory.ContextMemory(decoder)})["memory"]
@@ -123,7 +125,7 @@ def lens(case: Case, settings: Any) -> dict[str, xr.Dataset]:
     """Curves of the logit lens: raw, normed and tuned."""
     tuned = ti.lens.fit_tuned_lens(
         case.model, case.texts(), steps=settings.lens_steps, step_tokens=settings.lens_tokens, seed=settings.seed,
-        check_tokens=2 * settings.lens_tokens, store=case.beside("lens", ".safetensors"), progress=case.progress,
+        check_tokens=2 * settings.lens_tokens, store=case.stage("lens", ".safetensors"), progress=case.progress,
     )  # fmt: skip
     asked = {"lens": ti.lens.LogitLens(top=0, tokens=0, variants=("raw", "normed", "tuned"), tuned=tuned)}
     return case.measure("lens_curves", case.prompts[: settings.lens_prompts or len(case.prompts)], asked)
@@ -144,7 +146,7 @@ def removal(case: Case, settings: Any) -> dict[str, xr.Dataset]:
         **fit_facts(case.model, prompts), "conditions": list(settings.conditions), "seed": settings.seed,
         "null": case.null,
     }  # fmt: skip
-    return {"removal": record.kept(case.beside("removal"), facts, lambda: _removal(case, prompts, settings))}
+    return {"removal": kept(case.stage("removal"), facts, lambda: _removal(case, prompts, settings))}
 
 
 def _removal(case: Case, prompts: ti.Prompts, settings: Any) -> xr.Dataset:
@@ -175,7 +177,7 @@ def _removal(case: Case, prompts: ti.Prompts, settings: Any) -> xr.Dataset:
 def mmlu(case: Case, settings: Any) -> dict[str, xr.Dataset]:
     """Accuracy on multiple-choice questions after deletions, with McNemar tests."""
     out = ti.behaviour.removal_accuracy(
-        case.model, settings.mmlu, settings.conditions, seed=settings.seed, on_long="skip"
+        case.model, settings.questions(), settings.conditions, seed=settings.seed, on_long="skip"
     )
     whole = "share of items answered correctly on the whole question"
     return {"mmlu": out.assign(accuracy_original=variable((), out.attrs["accuracy_original"], whole, "1"))}

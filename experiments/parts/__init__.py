@@ -1,0 +1,1 @@
+"""Pieces of experiments: published numbers, units without a tagger, the view of a model that some papers have."""
