@@ -1,5 +1,6 @@
 # Every target sets up what it needs in .venv with plain pip, and does nothing twice.
 PYTHON ?= python3
+PRESET ?= bundled
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
@@ -8,7 +9,8 @@ CORE_TESTS := cli/test_main geometry/test_dimension geometry/test_per_cloud lens
 	run/test_engine test_scan text/test_classes text/test_files text/test_prompts text/test_readers text/test_sequences \
 	text/test_spans text/test_tokenise text/test_words
 
-.PHONY: demo test test-fast test-core mutants real-data lint bench figures notebooks clean
+.PHONY: demo test test-fast test-core mutants real-data lint bench experiments results figures bundled-model notebooks \
+	clean
 
 demo: .venv/.base  ## The main job on the bundled model: report and figures in runs/demo
 	$(BIN)/tokinterp demo --out runs/demo
@@ -40,8 +42,19 @@ lint: .venv/.dev
 bench: .venv/.dev  ## Speed and memory beside the peers; JSON in runs/bench
 	$(BIN)/python -m experiments.bench --out runs/bench
 
-figures: .venv/.dev  ## Redraw every figure into runs/figures
-	$(BIN)/python -m figures --out runs/figures
+experiments: .venv/.dev  ## Run every experiment at PRESET (bundled: an hour of a CPU; tiny: two minutes), and its record
+	$(BIN)/python -m experiments --preset $(PRESET)
+
+results: .venv/.dev  ## Write experiments/RESULTS.md from the records
+	$(BIN)/python -m experiments.runner.page
+
+figures: .venv/.dev  ## Draw the records of PRESET whose stores `make experiments` has left in runs/
+	$(BIN)/python -m figures --preset $(PRESET) --out runs/figures
+
+bundled-model: .venv/.dev  ## Make the model in the package anew from the texts in $$TOKINTERP_DATA (hours)
+	for step in prepare train export evaluate; do $(BIN)/python -m experiments.bundled.train $$step --preset cpu || exit 1; done
+	$(BIN)/python -m experiments.bundled.checks
+	$(BIN)/python -m experiments.bundled.card --preset cpu
 
 notebooks: .venv/.dev  ## Run every notebook; executed copies in runs/notebooks
 	$(BIN)/python -m notebooks --out runs/notebooks

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import pkgutil
 import shutil
 import sys
 import time
@@ -32,7 +31,7 @@ from tokinterp.results.stores import exists
 from .runner import record
 from .runner.preset import Preset, change
 
-NAMES = sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]) if not m.ispkg and m.name[0] != "_")
+NAMES = sorted(f.stem for f in Path(__file__).parent.glob("*.py") if "\nPRESETS = {" in f.read_text(encoding="utf-8"))
 RUNS = Path("runs")
 
 

@@ -56,7 +56,6 @@ class Settings(Preset):
     """What is measured, how long is trained, and how many prompts the dear parts look at."""
 
     train: tuple[str, ...] = ()  # files for decoder and tuned lens; without any the last third of the texts
-    train_first: int = 0  # texts of these files left out at the beginning
     parts: tuple[str, ...] = PARTS
     controls: tuple[str, ...] = ("shuffle:5", "untrained")  # what text is compared with, see `tokinterp.measure_nulls`
     chunks: int = 0  # so many chunks of 512 characters, as published; 0 for windows of n_tokens, drawn at random
@@ -81,7 +80,7 @@ class Settings(Preset):
         """Return the texts that decoder and lens are trained on, none of which is measured."""
         if "train" not in self.found:
             if self.train:
-                self.found["train"] = [t for f in self.train for t in read_texts(place(f))][self.train_first :]
+                self.found["train"] = [t for f in self.train for t in read_texts(place(f))]
             else:
                 texts = self.read()
                 cut = max(1, len(texts) * 2 // 3)
@@ -107,11 +106,11 @@ PRESETS = {
     "wikipedia": Settings(
         texts=("$TOKINTERP_DATA/text/wikipedia_test_500.csv.xz",), train=(
             "$TOKINTERP_DATA/text/wikipedia_train_1000.csv.xz",), steps=1500, max_prefix=8, lr=5e-4, lr_new=5e-3,
-        lens_prompts=100, removal_prompts=60, **SMALL,
+        lens_prompts=100, removal_prompts=60, mmlu="$TOKINTERP_DATA/tasks/mmlu.tar.xz", mmlu_limit=4, **SMALL,
     ),
     "stories": Settings(
-        model="$TOKINTERP_DATA/models/stories260K", texts=(STORIES,), read_limit=500, train=(STORIES,),
-        train_first=500, steps=6000, max_prefix=16, lr=1e-3, lr_new=1e-2, lens_prompts=100, removal_prompts=100,
+        model="$TOKINTERP_DATA/models/stories260K", texts=(STORIES,), steps=6000,
+        max_prefix=16, lr=1e-3, lr_new=1e-2, lens_prompts=100, removal_prompts=100,
         **SMALL,
     ),
     "paper": Settings(

@@ -90,7 +90,7 @@ PRESETS = {
         n_controls=None,
     ),
     "bundled": Settings(n_tokens=500, limit=40, n_controls=None, windows=True),
-    "wikipedia": Settings(texts=("$TOKINTERP_DATA/text/wikipedia_test_500.csv.xz",), **WIKIPEDIA),
+    "wikipedia": Settings(texts=("$TOKINTERP_DATA/text/wikipedia_train_1000.csv.xz",), **WIKIPEDIA),
     "stories": Settings(
         model="$TOKINTERP_DATA/models/stories260K", texts=("$TOKINTERP_DATA/text/tinystories_1000.json",), **WIKIPEDIA
     ),

@@ -36,7 +36,7 @@ def test_the_inner_lexicon_is_the_trained_networks_and_the_untrained_one_lies_be
     parts = ("probe", "split", "canonicity", "pieces", "natural")
     names = [f"{m}/{p}" for m in networks for p in parts]
     results = {n: xr.Dataset(coords={"pieces": [1, 3, 4]}, attrs={"part": n}) for n in names}
-    inner_lexicon.draw(xr.DataTree.from_dict(results))
+    inner_lexicon.compose(xr.DataTree.from_dict(results))
     panels = [(name, part) for name, part, _, _ in watched.calls]
     drawn = ("probe", "split", "canonicity", "canonicity", "pieces", "pieces")
     names = (LEXICON[0], LEXICON[1], LEXICON[2], LEXICON[1], LEXICON[3], LEXICON[3])
@@ -66,7 +66,7 @@ def test_fillers_are_drawn_beside_random_words_and_the_trained_network_beside_th
     parts["insertion"] = parts["insertion"].assign_coords(filler=["words", "dots"])
     for name, rows in (("interventions", ["knock-out", "mean", "only here"]), ("control", ["mean", "knock-out"])):
         parts[name] = xr.Dataset(coords={"intervention": rows}, attrs={"part": name})
-    fillers.draw(xr.DataTree.from_dict(parts))
+    fillers.compose(xr.DataTree.from_dict(parts))
     first, second = watched.of("insertion_curves")
     assert [x[2].get("placement", "post") for x in (first, second)] == ["post", "pre"]
     assert first[2]["kinds"] == second[2]["kinds"] == ["dots", "words"]
@@ -94,7 +94,7 @@ def test_the_geometry_of_tokens_has_the_chance_of_its_own_neighbours():
         {"cosine_diagonal": (("null", "prompt", "layer"), rng.random((4, 5, 4)))},
         {"null": nulls, "layer": [0, 1, 2, 3]},
     )
-    fig = token_geometry.draw(xr.DataTree.from_dict({"overlap": overlap, "cosine": cosine}))
+    fig = token_geometry.compose(xr.DataTree.from_dict({"overlap": overlap, "cosine": cosine}))
     for ax, k, chance in zip(fig.axes[:2], (0, 2), (0.01, 0.2), strict=True):
         *curves, dotted = [line.get_ydata() for line in ax.lines]
         assert set(np.asarray(dotted).tolist()) == {chance}

@@ -62,7 +62,9 @@ class Claim:
         """What the first number is compared with, in words."""
         if self.near is not None:
             return f"{self.near[0]:g} within {self.near[1]:g}"
-        return f"above {self.above:g}" if self.above is not None else f"below {self.below:g}" * (self.below is not None)
+        if self.above is not None:
+            return f"above {self.above:g}"
+        return "" if self.below is None else f"below {self.below:g}"
 
 
 def judge(claim: Claim, number: Number) -> str:

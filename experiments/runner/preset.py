@@ -26,8 +26,7 @@ class Preset:
     device: str | None = None
     texts: tuple[str, ...] = ()  # files or names on the hub; the bundled texts without any
     split: str | None = None  # of a data set on the hub
-    first: int = 0  # texts left out at the beginning
-    read_limit: int | None = None  # texts used then
+    read_limit: int | None = None  # texts used
     seed: int = 0
 
     progress = False  # show bars; no setting, since it decides no number
@@ -46,7 +45,7 @@ class Preset:
         if "texts" not in self.found:
             files = [t for f in self.texts for t in read_texts(place(f), split=self.split)]
             every = files if self.texts else [t.text for t in ti.bundled_texts()]
-            self.found["texts"] = every[self.first :][: self.read_limit]
+            self.found["texts"] = every[: self.read_limit]
         return self.found["texts"]
 
     def hashes(self) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments.dot_by_dot import ARMS, summary
-from figures.dot_by_dot import draw
+from experiments.dot_by_dot import ARMS, CLAIMS
+from experiments.runner.claims import evaluate
+from figures.dot_by_dot import compose
 
 FORMATS, STRATA = ["filler", "parallel"], ["all", "planted"]
 TASKS = {"match3-n4": {"n": 4, "d": 2, "m": 3}, "match3-n3": {"n": 3, "d": 2, "m": 3}}
@@ -20,7 +21,7 @@ def some(*shape, low=0.0):
     return low + (1 - low) * RNG.random(shape)
 
 
-def trained(task):
+def trained(task, arm):
     by = ("seed", "step", "format")
     data = {n: (by, some(2, 3, 2)) for n in ("auc", "true_bias")}
     seconds = np.array([[1.0, 2, 3], [1, 2, np.nan]])  # the second seed stopped earlier
@@ -28,7 +29,8 @@ def trained(task):
         "accuracy": ((*by, "stratum"), some(2, 3, 2, 2)), "seconds": (("seed", "step"), seconds),
         "examples_seen": (("step", "format"), [[10, 11], [20, 21], [30, 31]]), "majority": ("format", [0.5, 0.6]),
     }  # fmt: skip
-    coords = {"seed": [0, 5], "step": [7, 8, 9], "format": FORMATS, "stratum": STRATA}
+    forms = FORMATS if arm == "filler" else ["none", "parallel"]
+    coords = {"seed": [0, 5], "step": [7, 8, 9], "format": forms, "stratum": STRATA}
     return xr.Dataset(data, coords, {"parameters": json.dumps({"task": task})})
 
 
@@ -42,7 +44,7 @@ def named(dims, **where):
 
 @pytest.fixture(scope="module")
 def tree():
-    parts = {f"training/{name}/{arm}": trained(task) for name, task in TASKS.items() for arm in ARMS}
+    parts = {f"training/{name}/{arm}": trained(task, arm) for name, task in TASKS.items() for arm in ARMS}
     for variant in ("frozen", "released"):
         parts[f"probe/{variant}"] = xr.Dataset(
             {"accuracy": (("trunk", "kept"), some(3, 2)), "majority": 0.5},
@@ -81,69 +83,49 @@ def tree():
     return out
 
 
-def test_each_run_is_recorded_at_its_own_last_evaluation(tree):
-    rows = {(r["task"], r["arm"], r["seed"], r["format"]): r for r in summary(tree)["training"]}
-    assert len(rows) == 2 * 3 * 2 * 2
-    for task, arm, (s, seed), (f, form) in itertools.product(TASKS, ARMS, enumerate((0, 5)), enumerate(FORMATS)):
-        ds, row, last = tree[f"training/{task}/{arm}"], rows[task, arm, seed, form], 2 - s
-        assert (row["step"], row["examples"], row["seconds"]) == (7 + last, 10 * (last + 1) + f, last + 1)
-        assert row["majority"] == [0.5, 0.6][f]
-        assert row["auc"] == pytest.approx(ds["auc"].values[s, last, f], abs=1e-4)
-        accuracy = ds["accuracy"].values[s, last, f]
-        assert list(row["accuracy"].values()) == pytest.approx(accuracy, abs=1e-4)
-    assert summary(tree)["different_inputs"] == {"match3-n4": 3**8, "match3-n3": 3**6}
+@pytest.fixture(scope="module")
+def rows(tree):
+    results = {n.path.strip("/"): n.to_dataset(inherit=False) for n in tree.subtree if n.has_data}
+    return {row["claim"]: row["numbers"] for row in evaluate(CLAIMS, results)}
 
 
-def test_fillers_of_no_pair_are_neither_completed_nor_not(tree):
-    found = summary(tree)
+def test_accuracies_are_those_of_each_seeds_own_last_evaluation(rows, tree):
+    numbers = rows["fillers raise the accuracy over an immediate answer"]
+    last = {}
+    for arm, (s, seed) in itertools.product(ARMS, enumerate((0, 5))):
+        last[f"{arm}, seed {seed}"] = tree[f"training/match3-n4/{arm}"]["accuracy"].values[s, 2 - s, 0, 0]
+    assert {n: numbers[n]["value"] for n in last} == pytest.approx(last)
+    worst = min(v for n, v in last.items() if n.startswith("filler"))
+    best = max(v for n, v in last.items() if n.startswith("none"))
+    assert numbers["worst with less best without"]["value"] == pytest.approx(worst - best)
+    assert rows["the task cannot be learned by heart"]["different inputs"]["value"] == 3**8
+
+
+def test_fillers_of_no_pair_are_neither_completed_nor_not(rows, tree):
+    numbers = rows["the slot of the matching triple carries the answer"]
     change, match = tree["dots/ablation"]["slot_change"].values[0], tree["dots/ablation"]["slot_match"].values
-    for name, wanted in (("completed", 1), ("not_completed", 0)):
-        rows = [change[s, p] for p in range(6) for s in range(5) if match[p, s] == wanted]
-        assert found[f"slot_change_{name}"] == pytest.approx(np.mean(rows), abs=1e-4)
+    means = {}
+    for name, wanted in (("completed", 1), ("not completed", 0)):
+        per_prompt = [[change[s, p] for s in range(5) if match[p, s] == wanted] for p in range(6)]
+        means[name] = [np.mean(x) if x else np.nan for x in per_prompt]
+        assert numbers[name]["value"] == pytest.approx(np.nanmean(means[name]))
+    wanted = np.nanmean(np.subtract(means["completed"], means["not completed"]))
+    assert numbers["completed less not"]["value"] == pytest.approx(wanted)
+
+
+def test_probes_and_ablations_are_those_of_their_network(rows, tree):
+    probes = tree["dots/probes"]["accuracy_mean"].values
+    numbers = rows["the fillers hold sums of pairs"]
     for t, trunk in enumerate(TRUNKS):
-        for i, name in enumerate(("none", "knock-out")):
-            mean = tree["dots/ablation"]["correct"].values[t, i].mean()
-            assert found["ablation"][trunk][name][0] == pytest.approx(mean, abs=1e-4)
-
-
-def test_recovery_is_of_the_fillers_whose_word_depends_on_the_digits(tree):
-    found = summary(tree)
-    for name in ("recovery", "recovery_shuffled"):
-        values = tree["dots/contents"][name].values
-        wanted = [np.mean([values[n, 1], values[n, 3]]) for n in range(3)]
-        assert found[f"{name}_of_digits"] == pytest.approx(wanted, abs=1e-4)
-
-
-def test_probes_are_recorded_by_network_target_and_share(tree):
-    found, probes = summary(tree), tree["dots/probes"]
-    for g, target in enumerate(TARGETS):
-        one = found["probes_by_layer"][target]
-        assert one["chance"] == [0.25, 0.5][g]
-        for t, trunk in enumerate(TRUNKS):
-            assert one[trunk] == pytest.approx(probes["accuracy_mean"].values[t, g], abs=1e-3)
-        assert one["permuted"] == pytest.approx(probes["shuffled_mean"].values[0, g], abs=1e-3)
-        last = probes["accuracy_mean"].values[0, g, 2]
-        assert one["interval_of_last_layer"] == pytest.approx([last - 0.1, last + 0.1], abs=1e-3)
-    assert found["probe_inputs"] == [30, 31]
-    for key, name in (("best", "accuracy"), ("best_shuffled", "shuffled")):
-        best = {n: max(tree["linear_probe"][name].values[n]) for n in range(3)}
-        assert found[f"linear_probe_{key}"] == pytest.approx(best, abs=1e-4)
-    for variant in ("frozen", "released"):
-        for t, trunk in enumerate(TRUNKS):
-            wanted = dict(zip((0.0, 1.0), tree[f"probe/{variant}"]["accuracy"].values[t], strict=True))
-            assert found[f"probe_{variant}"][trunk] == pytest.approx(wanted, abs=1e-4)
-
-
-def test_attention_is_recorded_by_who_looks_at_what(tree):
-    found = summary(tree)
-    for name in ("attention", "attention_of_none"):
-        mass = tree[f"dots/{name}"]["mass"].values
-        for (q, query), (k, key) in itertools.product(enumerate(("answer", "fillers")), enumerate(("rows", "self"))):
-            wanted = [mass[:, block, :, q, k].mean() for block in range(2)]
-            assert found[name][query][key] == pytest.approx(wanted, abs=1e-3)
-        for pair in ("own_rows", "two_other_rows", "slot_match", "slot_plain"):
-            wanted = tree[f"dots/{name}"][pair].values.mean((0, 2))
-            assert found[name][pair] == pytest.approx(wanted, abs=1e-3)
+        assert numbers[trunk]["value"] == pytest.approx(probes[t, 0, 2])
+        assert numbers[trunk]["interval"] == pytest.approx([probes[t, 0, 2] - 0.1, probes[t, 0, 2] + 0.1])
+    assert numbers["with less without fillers"]["value"] == pytest.approx(probes[0, 0, 2] - probes[1, 0, 2])
+    kept = tree["probe/frozen"]["accuracy"].values
+    numbers = rows["a frozen probe gains from more fillers"]
+    assert numbers["all less none"]["value"] == pytest.approx(kept[0, 1] - kept[0, 0])
+    assert numbers["random, 1 kept"]["value"] == pytest.approx(kept[2, 1])
+    right = tree["dots/ablation"]["correct"].values[0].mean(-1)
+    assert rows["the answer needs the fillers"]["none less knock-out"]["value"] == pytest.approx(right[0] - right[1])
 
 
 def drawn(ax):
@@ -155,7 +137,7 @@ def holds(lines, wanted):
 
 
 def test_each_panel_draws_its_own_arm_and_network(tree):
-    axes = draw(tree).axes
+    axes = compose(tree).axes
     arms = tree["training/match3-n4"]
     for ax, arm in zip(axes[:2], ("filler", "none"), strict=True):
         for s, f in itertools.product(range(2), range(2)):

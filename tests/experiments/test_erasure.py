@@ -1,16 +1,15 @@
 """The erasure experiment on a tiny model: what it returns is what it says; resumed runs, statements, figure, units."""
 
-import json
-
 import numpy as np
 import pytest
 import xarray as xr
 from matplotlib.figure import Figure
+from with_model import as_tree, settings
 
 import tokinterp as ti
-from experiments import erasure, erasure_summary, erasure_units
-from experiments import record as records
-from figures.erasure import draw
+from experiments import erasure
+from experiments.parts import units as erasure_units
+from figures.erasure import compose
 from tokinterp.erasure.replicates import seed_agreement
 from tokinterp.text import shuffle_blocks
 
@@ -24,24 +23,24 @@ def model(tiny_folder):
 
 @pytest.fixture(scope="module")
 def done(model, tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "erasure.zarr"
+    folder = tmp_path_factory.mktemp("stages")
     texts = [t.text for t in ti.bundled_texts()]
-    spans = erasure_units.names(texts[10:16])
-    options = {
-        "spans": spans, "layers": [0, 1, 3], "start": 1, "n_tokens": 60, "seeds": 2, "out": out, "progress": False,
-    }  # fmt: skip
-    tree = erasure.run(model, texts[:8], texts[10:16], **options)
-    return tree, out, texts, options
+    return as_tree(erasure.run(asked(model, texts[:8], texts[10:16]), folder)), folder, texts
+
+
+def asked(model, train, test):
+    p = settings(erasure.Settings(), model, train=train, layers=(0, 1, 3), start=1, n_tokens=60, n_seeds=2)
+    p.test_texts = lambda: (test, erasure_units.names(test))
+    return p
 
 
 def test_groups_are_what_the_library_measures(done, model):
-    tree, out, texts, _ = done
+    tree, _, texts = done
     expected = {
         "scores", "text", "text_vocabulary", "text_evaluation", "shuffled", "bigram", "units", "ends", "seeds",
     }  # fmt: skip
     assert expected <= set(tree["trained"].children)
     assert {"scores", "text", "units"} <= set(tree["untrained"].children)
-    ti.check(tree)
     assert float(tree["trained/seeds"]["delta_sd"].min()) > 1e-6  # probes of another seed are other probes
     sizes = ((texts[:8], model.info.max_tokens), (texts[10:16], 60))
     fit, cut = (ti.Prompts.from_texts(t, model, max_tokens=n) for t, n in sizes)
@@ -51,10 +50,10 @@ def test_groups_are_what_the_library_measures(done, model):
     np.testing.assert_allclose(tree["trained/text"]["psi"], text["psi"], rtol=1e-5, atol=1e-7)
     shuffled = ti.measure(model, shuffle_blocks(cut, 5), asked, progress=False)["e"].to_dataset()
     np.testing.assert_allclose(tree["trained/shuffled"]["psi"], shuffled["psi"], rtol=1e-5, atol=1e-7)
-    assert tree.attrs["threshold"] == pytest.approx(ti.erasure.permutation_threshold(shuffled), rel=1e-5)
+    threshold = tree["trained/text"].attrs["threshold"]
+    assert threshold == pytest.approx(ti.erasure.permutation_threshold(shuffled), rel=1e-5)
     blank = ti.untrained(model, seed=0)
     assert tree["untrained/scores"].attrs["weights"] == blank.info.weights != model.info.weights
-    xr.testing.assert_identical(ti.read(out)["trained/scores"].to_dataset(), tree["trained/scores"].to_dataset())
 
 
 def erasure_offsets():
@@ -62,48 +61,18 @@ def erasure_offsets():
 
 
 def test_a_stopped_run_goes_on_with_the_probes_that_are_there(done, model, monkeypatch):
-    tree, out, texts, options = done
+    tree, folder, texts = done
     monkeypatch.setattr("tokinterp.erasure.probes.train", None)  # nothing may be trained again
-    again = erasure.run(model, texts[:8], texts[10:16], **options)
+    again = erasure.run(asked(model, texts[:8], texts[10:16]), folder)
     for name in ("trained/text", "untrained/scores", "trained/units"):
-        xr.testing.assert_equal(again[name].to_dataset(), tree[name].to_dataset())
+        xr.testing.assert_equal(again[name], tree[name].to_dataset())
     with pytest.raises(ValueError, match="belongs to another"):
-        erasure.run(model, texts[1:8], texts[10:16], **options)
-    assert out.exists()
-
-
-def test_the_record_is_plain_json_and_its_sentences_follow_the_numbers(done, tmp_path):
-    tree, *_ = done
-    record = erasure_summary.summarise(tree)
-    file = records.write(record, tmp_path / "r.json")
-    kept = json.loads(file.read_text(encoding="utf-8"))
-    last = kept["trained"]["scores"]["last piece"]["offset 0"]
-    assert last["accuracy"] == pytest.approx(
-        tree["trained/scores"]["accuracy"].sel(subset="last piece", offset=0).values, rel=1e-3
-    )
-    assert any(line.startswith("last piece, offset +0") for line in kept["seen"])
-    row = {
-        "n": 50,
-        "accuracy": [1, 0.9],
-        "gap": [0.0, 0.2],
-        "gap_interval": [[0, 0], [0, 0]],
-        "gap_band": [[-0.1, -0.1], [0.1, 0.4]],
-    }
-    scores = {"layer": [0, 2], "last piece": {"offset 0": row}}
-    assert "not lower than at other tokens (null)" in erasure_summary.gap_sentences(scores, None)[0]
-    row["gap_band"] = [[-0.1, 0.1], [0.1, 0.4]]
-    assert "null" not in erasure_summary.gap_sentences(scores, None)[0]
-    row["n"] = 5
-    assert erasure_summary.gap_sentences(scores, None) == []
-    psi = {"start_layer": 1, "end_layer": 2, "psi_mean": 0.1, "share_above_threshold": None}
-    for interval, verdict in (((0.4, 0.6), "not distinguishable"), ((0.6, 0.8), "above"), ((0.1, 0.4), "below")):
-        known = {"text": psi, "units": {"word": {"n": 40, "auroc": 0.5, "interval": interval}}}
-        assert verdict in erasure_summary.psi_sentences(known, {})[-1]
+        erasure.run(asked(model, texts[1:8], texts[10:16]), folder)
 
 
 def test_figure_is_drawn_with_and_without_controls(done):
     tree, *_ = done
-    fig = draw(tree)
+    fig = compose(tree)
     assert isinstance(fig, Figure)
     assert fig.get_size_inches()[0] <= 7
     assert fig.axes[0].get_ylabel() == "accuracy"
@@ -111,7 +80,7 @@ def test_figure_is_drawn_with_and_without_controls(done):
     for line, gap in zip(fig.axes[1].lines, gaps, strict=False):
         np.testing.assert_array_equal(line.get_ydata(), gap)
     few = xr.DataTree.from_dict({f"trained/{n}": tree[f"trained/{n}"].to_dataset() for n in ("scores", "text")})
-    assert isinstance(draw(few), Figure)
+    assert isinstance(compose(few), Figure)
 
 
 def test_ends_are_the_papers_for_its_depth_and_by_the_gap_else():

@@ -1,15 +1,15 @@
 """The experiment on frozen models runs from end to end, its figures say what they show, and the commands work."""
 
-import json
-
 import numpy as np
 import pytest
 import xarray as xr
 from matplotlib.figure import Figure
+from with_model import as_tree, settings
 
 import tokinterp as ti
 from experiments import fillers
-from figures.fillers import draw
+from experiments.runner.claims import evaluate
+from figures.fillers import compose
 from tokinterp.fillers.interventions import intervene
 
 pytestmark = pytest.mark.slow
@@ -18,102 +18,31 @@ MISSING = {"insertion_tests", "massive_effects"}  # tables, nothing to draw over
 
 
 @pytest.fixture(scope="module")
-def results(bundled, tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "fillers.zarr"
-    return fillers.run(bundled, ti.bundled_questions("cloze")[:10], small=True, out=out), out
+def results(bundled):
+    return as_tree(fillers.run(settings(fillers.PRESETS["tiny"], bundled, max_tokens=100)))
 
 
-def test_results_are_read_back(results):
-    tree, out = results
-    again = ti.read(out)
-    assert set(again.children) == set(tree.children)
-    assert again["verdict"].attrs["verdict"] in ("used", "not shown")
-
-
-def test_headline_is_json_and_says_what_the_datasets_say(results):
-    tree, _ = results
-    head = json.loads(json.dumps(fillers.headline(tree), allow_nan=False))
-    assert head["n_items"] == 10
-    row = next(
-        r for r in head["insertion"] if r["filler"] == "dots" and r["placement"] == "post" and r["n_fillers"] == 4
-    )
-    mean = tree["insertion"]["log_prob"].sel(filler="dots", placement="post").mean("prompt")
-    assert row["log_prob_change"] == pytest.approx(float(mean.sel(n_fillers=4) - mean.sel(n_fillers=0)), rel=1e-3)
-    assert head["interventions"]["knock-out"]["kl"][0] >= 0
-    assert head["verdict"] == tree["verdict"].attrs["verdict"]
-    assert "verdict on the fillers: not shown" in head["seen"]
-    assert any(s.startswith("4 dots after the question lower log p") for s in head["seen"]) == (row["interval"][1] < 0)
+@pytest.fixture(scope="module")
+def rows(results):
+    found = evaluate(fillers.CLAIMS, {n: node.to_dataset() for n, node in results.children.items()})
+    return {row["claim"]: row for row in found}
 
 
 def test_the_control_is_random_words(results, bundled):
     asked = ti.bundled_questions("cloze")[:10]
     for name, kind in (("interventions", "dots"), ("control", "words")):
         own = intervene(bundled, asked, n_fillers=4, kind=kind, interventions=["knock-out"])
-        np.testing.assert_allclose(results[0][name]["kl"].sel(intervention="knock-out"), own["kl"][0], rtol=1e-4)
-
-
-def test_an_interval_that_holds_zero_is_said_to_be_a_null(results):
-    head = fillers.headline(results[0])
-    for (low, high), said in (((0.1, 0.2), "raise"), ((-0.2, -0.1), "lower"), ((-0.1, 0.1), "do not measurably")):
-        for one in head["insertion"]:
-            one["interval"] = [low, high]
-        first = next(s for s in fillers.seen(head) if s.startswith("4 dots after the question"))
-        assert f"after the question {said}" in first
-
-
-def test_the_layer_that_is_said_is_the_best():
-    rng = np.random.default_rng(0)
-    explained = rng.random((2, 3, 4))
-    segments = xr.Dataset(
-        {"explained": (("target", "source", "layer"), explained),
-         "explained_interval": (("bound", "target", "source", "layer"), np.stack([explained, explained])),
-         "explained_band": (("bound", "target", "source", "layer"), np.stack([explained - 0.1, explained + 0.1]))},
-        {"source": ["separator", "last", "other"], "layer": [0, 2, 4, 6]},
-    )  # fmt: skip
-    coverage = xr.Dataset({n: (("prompt", "block"), rng.random((4, 2))) for n in
-                           ("far_mass", "separator_share", "chance", "enrichment")})  # fmt: skip
-    names = ("direct", "answer_to_fillers", "fillers_to_question", "routed", "direct_change", "chance_change")
-    routing = xr.Dataset({n: (("prompt", "block"), rng.random((4, 2))) for n in names})
-    named = {"intervention": ["all blocks", "blocks 0-1"], "policy": ["separators", "random"]}
-    windows = xr.Dataset({"kl": (("intervention", "policy", "prompt"), rng.random((2, 2, 4)))}, named)
-    registers = xr.Dataset(
-        {"mass": (("n_fillers", "prompt", "block", "key_set"), rng.random((2, 4, 2, 3))),
-         "loss_change": (("n_fillers", "prompt"), rng.random((2, 4)))},
-        {"n_fillers": [0, 1], "key_set": ["registers", "first", "other"]},
-    )  # fmt: skip
-    sets = {f"{u}{n}": ds for u in ("", "untrained_") for n, ds in
-            (("coverage", coverage), ("routing", routing), ("segments", segments))}  # fmt: skip
-    out = fillers.beyond_the_answer({**sets, "windows": windows, "registers": registers})
-    for n, source in enumerate(("separator", "last", "other")):
-        best = int(explained[1, n].argmax())
-        one = out["segments"][source]
-        assert one["layer"] == 2 * best
-        assert one["explained"] == pytest.approx(explained[1, n, best] + np.array([0, -0.1, 0.1]), rel=1e-3)
-    assert out["coverage"]["enrichment"][0] == pytest.approx(float(coverage["enrichment"].mean()), rel=1e-3)
-    kl = windows["kl"].values
-    assert out["windows"]["blocks 0-1"]["random"][0] == pytest.approx(kl[1, 1].mean(), rel=1e-3)
-    first = registers["mass"].values[1, ..., 1].mean()
-    assert out["registers"]["1"]["first"][0] == pytest.approx(first, rel=1e-3)
-
-
-def test_trained_and_untrained_attention_differ_as_known(results):
-    """Position 0 is a sink and separators are enriched in a trained model, and neither in an untrained one."""
-    head = fillers.headline(results[0])
-    assert head["sinks"]["first"] > 0.2
-    assert head["untrained_sinks"]["first"] < 0.05
-    assert head["text_attention"]["separators"]["net_enrichment"][1] > 1
-    assert head["untrained_text_attention"]["separators"]["net_enrichment"][0] == pytest.approx(1, abs=0.1)
+        np.testing.assert_allclose(results[name]["kl"].sel(intervention="knock-out"), own["kl"][0], rtol=1e-4)
 
 
 def test_heads_are_shown_with_what_they_attend_to(results):
-    ax = ti.plots.head_map(results[0]["text_attention"].to_dataset(inherit=False))
+    ax = ti.plots.head_map(results["text_attention"].to_dataset(inherit=False))
     assert ax.get_title("left") == "all → sink"
 
 
 def test_figure_and_overviews(results):
-    tree, _ = results
-    assert isinstance(draw(tree), Figure)
-    for name, node in tree.children.items():
+    assert isinstance(compose(results), Figure)
+    for name, node in results.children.items():
         ds = node.to_dataset(inherit=False)
         drawn = list(ti.plots.overview(ds))
         assert drawn or ds.attrs["measurement"] in MISSING, name
@@ -121,3 +50,49 @@ def test_figure_and_overviews(results):
             assert figure
             assert caption.endswith(".")
             assert all(ax.get_xlabel() or ax.get_ylabel() for ax in fig.axes)
+
+
+def test_claims_say_what_the_datasets_say(rows, results):
+    assert len(rows) == len(fillers.CLAIMS) - ("segments" not in results.children)
+    numbers = rows["fillers help a frozen model"]["numbers"]
+    mean = results["insertion"]["log_prob"].mean("prompt").sel(filler="dots")
+    for label, placement in (("dots after the question", "post"), ("dots before the question", "pre")):
+        one = mean.sel(placement=placement)
+        wanted = float(one.sel(n_fillers=4) - one.sel(n_fillers=0))
+        assert numbers[label]["value"] == pytest.approx(wanted, rel=1e-3)
+    low, high = numbers["dots after the question"]["interval"]
+    assert rows["fillers help a frozen model"]["verdict"] == ("yes" if low > 0 else "no" if high <= 0 else "not shown")
+    kl = results["windows"]["kl"].sel(intervention="all blocks")
+    wanted = float((kl.sel(policy="separators") - kl.sel(policy="random")).mean())
+    numbers = rows["the model relies on separators"]["numbers"]
+    assert numbers["separators less random"]["value"] == pytest.approx(wanted)
+    routing = results["routing"].to_dataset()
+    numbers = rows["the answer reads the question by way of the fillers"]["numbers"]
+    assert numbers["by way of them less direct"]["value"] == pytest.approx(
+        float((routing["routed"] - routing["direct"]).mean())
+    )
+
+
+def test_the_layer_that_is_said_is_the_best_and_its_interval_knows_of_the_choice():
+    explained = np.random.default_rng(0).random((2, 3, 4))
+    by = ("target", "source", "layer")
+    segments = xr.Dataset(
+        {"explained": (by, explained), "explained_interval": (("bound", *by), np.stack([explained, explained])),
+         "explained_band": (("bound", *by), np.stack([explained - 0.1, explained + 0.1]))},
+        {"source": ["separator", "last", "other"], "layer": [0, 2, 4, 6], "bound": ["lower", "upper"]},
+    )  # fmt: skip
+    found = fillers.segments({"segments": segments, "untrained_segments": segments})
+    assert [*found] == ["separator", "last", "other", "separator, untrained"]
+    for n, source in enumerate(("separator", "last", "other")):
+        best = explained[1, n].max()
+        assert found[source] == pytest.approx((best, best - 0.1, best + 0.1))
+
+
+def test_trained_and_untrained_attention_differ_as_known(rows):
+    """Position 0 is a sink and separators are enriched in a trained model, and neither in an untrained one."""
+    sinks = rows["the first position is a sink"]["numbers"]
+    assert sinks["trained"]["value"] > 0.2
+    assert sinks["untrained"]["value"] < 0.05
+    times = rows["separators get more attention than their share"]["numbers"]
+    assert times["trained"]["interval"][0] > 1
+    assert times["untrained"]["value"] == pytest.approx(1, abs=0.1)

@@ -1,6 +1,5 @@
 """The experiment of LLM-Microscope on a tiny model: what it says it measures, its controls, its record and figure."""
 
-import json
 from collections import Counter
 
 import numpy as np
@@ -8,11 +7,13 @@ import pytest
 import torch
 import xarray as xr
 from matplotlib.figure import Figure
+from with_model import as_tree, settings
 
 import tokinterp as ti
-from experiments import microscope, microscope_parts
+from experiments import microscope
 from experiments.bench import microscope as bench
-from experiments.microscope_summary import sentences, summarise
+from experiments.parts import microscope as microscope_parts
+from experiments.runner.claims import evaluate
 from figures import microscope as figure
 from tokinterp import plots
 from tokinterp.lens import fit as tuned_lens_fit
@@ -32,18 +33,22 @@ def model(tiny_folder):
     return ti.load_model(tiny_folder, device="cpu")
 
 
+def asked(model, **changes):
+    sizes = {"n_tokens": 120, "limit": 16, "max_prefix": 16, "steps": 2, "lens_prompts": 4, "removal_prompts": 4}
+    return settings(microscope.PRESETS["tiny"], model, TEXTS, **{**sizes, **changes})
+
+
 @pytest.fixture(scope="module")
 def results(model, tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "microscope.zarr"
-    settings = {"mmlu": ITEMS, "max_prefix": 16, "steps": 2}
-    tree = microscope.run(model, TEXTS, small=True, settings=settings, out=out, progress=False)
-    return out, tree
+    folder = tmp_path_factory.mktemp("stages")
+    p = asked(model, mmlu="questions")
+    p.questions = lambda: ITEMS
+    return folder, as_tree(microscope.run(p, folder))
 
 
 def test_every_part_lies_beside_its_controls(results):
     _, tree = results
-    ti.check(tree)
-    nulls = ["none", *microscope.CONTROLS]
+    nulls = ["none", "shuffle:5", "untrained"]
     for name, node in tree.children.items():
         expected = ["none", "untrained"] if name == "mmlu" else nulls
         assert node.to_dataset()["null"].values.tolist() == expected, name
@@ -58,13 +63,13 @@ def test_every_part_lies_beside_its_controls(results):
 def test_what_is_trained_on_is_other_text_under_the_same_condition(model, monkeypatch):
     seen = {}
 
-    def lens(case, settings):
+    def lens(case, p):
         seen[case.null] = case.prompts, case.texts()
-        asked = {"lens": ti.lens.LogitLens(top=0, tokens=0)}
-        return {"lens": ti.measure(case.model, case.prompts, asked, progress=False)["lens"].to_dataset()}
+        lens = {"lens": ti.lens.LogitLens(top=0, tokens=0)}
+        return {"lens": ti.measure(case.model, case.prompts, lens, progress=False)["lens"].to_dataset()}
 
     monkeypatch.setattr(microscope_parts, "lens", lens)
-    microscope.run(model, TEXTS, parts=("lens",), controls=("shuffle:5",), small=True, progress=False)
+    microscope.run(asked(model, parts=("lens",), controls=("shuffle:5",)))
     (text, train), (shuffled, mixed) = seen["none"], seen["shuffle:5"]
     measured = {text.document_text(int(d)) for d in text.documents}
     assert measured <= {*TEXTS[:6]}
@@ -84,15 +89,28 @@ def test_the_published_linearity_is_that_of_all_rows(results, model):
     assert not np.allclose(tree["linearity"]["linearity"].sel(null="none"), direct)
 
 
-def test_record_sentences_and_figure(results, tmp_path):
-    out, tree = results
-    record = summarise(tree)
-    json.dumps(record)
-    assert record["lens"]["none"]["raw"]["cross_entropy"] != record["lens"]["none"]["normed"]["cross_entropy"]
-    said = list(sentences(record))
-    for words in ("linearity", "anisotropy", "nonlinearity by class", "nonlinearity and memory", "rise", "MMLU"):
-        assert any(words in s for s in said), words
-    drawn = figure.draw(ti.read(out))
+def test_claims_and_figure_hold_the_numbers_of_their_condition(results, tmp_path):
+    _, tree = results
+    rows = {r["claim"]: r["numbers"] for r in evaluate(
+        microscope.CLAIMS, {n: node.to_dataset() for n, node in tree.children.items()})}  # fmt: skip
+    assert len(rows) == len(microscope.CLAIMS)
+    every, own = (tree[n].to_dataset() for n in ("linearity_all", "linearity"))
+    numbers = rows["blocks are nearly linear maps"]
+    for label, null in (("text", "none"), ("untrained", "untrained")):
+        assert numbers[label]["value"] == pytest.approx(float(every["linearity"].sel(null=null).mean()))
+    held_out = float(own["linearity_held_out"].sel(null="none").mean())
+    assert numbers["held out, no massive rows"]["value"] == pytest.approx(held_out)
+    loss = tree["lens"]["cross_entropy"].sel(null="none").isel(layer=2)
+    change = (loss.sel(variant="normed") - loss.sel(variant="tuned")).mean()
+    numbers = rows["a lens says more with a fitted reader"]
+    assert numbers["text, normed less tuned"]["value"] == pytest.approx(float(change))
+    accuracy = tree["mmlu"].to_dataset().sel(null="none", variant="stop words")
+    wanted = float(accuracy["accuracy"] - accuracy["accuracy_original"])
+    assert rows["answers to questions get worse without stop words"]["text"]["value"] == pytest.approx(wanted)
+    effect = tree["nonlinearity"].to_dataset().sel(subset="stop word", null="shuffle:5")
+    number = rows["stop words are more linear than other tokens"]["shuffle:5"]
+    assert number["value"] == pytest.approx(float(effect["effect"]))
+    drawn = figure.compose(tree)
     assert isinstance(drawn, Figure)
     assert len(drawn.axes) == len(figure.PANELS)
     assert all(ax.get_xlabel() or ax.get_ylabel() for ax in drawn.axes)
@@ -100,25 +118,22 @@ def test_record_sentences_and_figure(results, tmp_path):
 
 
 def test_a_second_run_reads_what_was_measured(results, model, monkeypatch):
-    out, tree = results
+    folder, tree = results
 
     def never(*args, **options):
         raise AssertionError("measured again")
 
     monkeypatch.setattr(ti.behaviour, "surviving_loss", never)
     monkeypatch.setattr(tuned_lens_fit, "_closed_form", never)
-    again = microscope.run(
-        model, TEXTS, small=True, parts=("memory", "lens", "removal"), controls=("shuffle:5",), out=out, progress=False,
-        settings={"max_prefix": 16, "steps": 2},
-    )  # fmt: skip
+    again = microscope.run(asked(model, parts=("memory", "lens", "removal"), controls=("shuffle:5",)), folder)
     for name in ("memory", "memory_correlation", "lens", "removal"):
-        xr.testing.assert_equal(again[name].to_dataset(), tree[name].to_dataset().isel(null=slice(2)))
+        xr.testing.assert_equal(again[name], tree[name].to_dataset().isel(null=slice(2)))
 
 
 def test_part_of_the_result_gives_part_of_the_figure(results):
     _, tree = results
     part = xr.DataTree.from_dict({"lens": tree["lens"].to_dataset()})
-    assert len(figure.draw(part).axes) == 2
+    assert len(figure.compose(part).axes) == 2
 
 
 def test_classes_move_with_their_tokens(model):
@@ -155,7 +170,7 @@ def test_chunks_are_those_of_the_recipe(model):
 
 def test_unknown_part_is_refused(model):
     with pytest.raises(ValueError, match="'lense' is none of linearity"):
-        microscope.run(model, TEXTS, parts=("lense",))
+        microscope.run(asked(model, parts=("lense",)))
 
 
 def test_the_literal_functions_of_the_benchmark_give_what_they_say():

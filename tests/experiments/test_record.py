@@ -1,6 +1,7 @@
 """Records of experiments say what was run; kept stages belong to what they were made of; controls of removal."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,12 @@ import xarray as xr
 from tiny import tiny
 
 import tokinterp as ti
-from experiments import microscope_parts, record
 from experiments.bench.common import save
-from experiments.microscope import Settings
-from experiments.microscope_summary import beyond_random, summarise
+from experiments.microscope import CLAIMS, Settings, beyond_random
+from experiments.parts import microscope as microscope_parts
+from experiments.runner import record
+from experiments.runner.claims import evaluate
 from figures import microscope as figure
-from figures.__main__ import redraw
 from tokinterp.run.nulls import draw_null
 from tokinterp.text.removal import can_match, remove, remove_random
 from tokinterp.text.shuffle import shuffle_words
@@ -30,11 +31,12 @@ def prompts():
 # -- records --------------------------------------------------------------------------------------------------
 def test_a_command_is_the_one_that_was_run_without_folders_of_the_machine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = ["/opt/x/bin/python3.11", "-m", "experiments.erasure", "--test", "/d/text/a.csv"]
-    words += [f"--out={tmp_path}/runs/a b.zarr", "/home/me/list.tsv", "--end", "5"]
+    words = ["/opt/x/bin/python3.11", "-m", "experiments", "erasure", "--set", "test=/d/text/a.csv"]
+    words += [f"--out={tmp_path}/runs/a b", "--set", "train=/home/me/list.tsv,/d/b.csv", "--set", "end=5"]
     said = record.command(words, data="/d")
     assert said == (
-        "python -m experiments.erasure --test $TOKINTERP_DATA/text/a.csv --out='runs/a b.zarr' list.tsv --end 5"
+        "python -m experiments erasure --set test=$TOKINTERP_DATA/text/a.csv --out='runs/a b' --set "
+        "train=list.tsv,$TOKINTERP_DATA/b.csv --set end=5"
     )
     assert record.command(["/usr/bin/pytest", "-q"]) == "pytest -q"
     monkeypatch.setattr("sys.orig_argv", ["python", "-m", "experiments.bench", "overlap"])
@@ -42,13 +44,30 @@ def test_a_command_is_the_one_that_was_run_without_folders_of_the_machine(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("found", "commit", "dirty"), [("ab12+", "ab12", True), ("ab12", "ab12", False), ("", None, None)]
+    ("found", "changed", "commit", "dirty"),
+    [("ab12+", True, "ab12", True), ("ab12+", False, "ab12", False), ("ab12", 0, "ab12", False), ("", 1, None, None)],
 )
-def test_a_record_has_commit_texts_and_whether_the_code_was_changed(found, commit, dirty, monkeypatch):
+def test_a_record_has_the_commit_and_whether_the_code_was_changed(found, changed, commit, dirty, monkeypatch):
     monkeypatch.setattr(record, "git_commit", lambda: found)
-    said = record.about("x", {"model": "m", "prompts": "hash", "git_commit": "old", "parameters": "{}"})
+    monkeypatch.setattr(record, "changed", lambda: changed)
+    said = record.about("x")
     assert (said["commit"], said["dirty"]) == (commit, dirty)
-    assert said["provenance"] == {"model": "m", "prompts": "hash", "git_commit": "old"}
+
+
+def test_results_are_no_code_whose_change_matters(tmp_path, monkeypatch):
+    call = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    files = ["tokinterp.py", "experiments/RESULTS.md", "experiments/results/a.json"]
+    (tmp_path / "experiments" / "results").mkdir(parents=True)
+    for name in files:
+        (tmp_path / name).write_text("first")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*call, *command], check=True)
+    monkeypatch.setattr(record, "ROOT", tmp_path)
+    found = []
+    for name in [*files[::-1]]:
+        found.append(record.changed())
+        (tmp_path / name).write_text("second")
+    assert [*found, record.changed()] == [False, False, False, True]
 
 
 def test_a_benchmark_is_recorded_with_what_was_run(tmp_path, monkeypatch, capsys):
@@ -62,16 +81,14 @@ def test_a_benchmark_is_recorded_with_what_was_run(tmp_path, monkeypatch, capsys
 
 
 # -- stages ---------------------------------------------------------------------------------------------------
-def test_results_do_not_share_what_is_kept_beside_them():
-    names = ["run.v1", "run.v2", "run.zarr", "other.zarr"]
-    assert len({record.beside(n, "text.zarr") for n in names}) == len(names)
-    assert record.beside(None, "text.zarr") is None
-    assert record.beside("runs/a.zarr", "shuffle:5.zarr") == Path("runs/a.shuffle_5.zarr")
+def test_stages_lie_in_the_folder_of_the_run():
+    assert record.stage(None, "text.zarr") is None
+    assert record.stage(Path("runs/a.stages"), "shuffle:5.zarr") == Path("runs/a.stages/shuffle_5.zarr")
 
 
 @pytest.mark.slow
 def test_what_is_kept_belongs_to_its_texts_and_seed(prompts, tmp_path, monkeypatch):
-    def case(p, out=tmp_path / "m.zarr"):
+    def case(p, out=tmp_path / "m"):
         return microscope_parts.Case(tiny(), p, "none", np.empty(0), out, text=p)
 
     settings = Settings(conditions=("articles",))
@@ -83,7 +100,7 @@ def test_what_is_kept_belongs_to_its_texts_and_seed(prompts, tmp_path, monkeypat
     ):
         with pytest.raises(ValueError, match="belongs to another run"):
             microscope_parts.removal(case(p), s)
-    other = microscope_parts.removal(case(prompts[:1], tmp_path / "n.zarr"), settings)["removal"]
+    other = microscope_parts.removal(case(prompts[:1], tmp_path / "n"), settings)["removal"]
     assert other.sizes["prompt"] == 1
     monkeypatch.setattr(ti.behaviour, "surviving_loss", None)  # read, not measured again
     xr.testing.assert_equal(microscope_parts.removal(case(prompts), settings)["removal"], first)
@@ -172,40 +189,16 @@ def planted(condition, random):
 def test_what_costs_more_than_random_deletion_has_a_positive_sign():
     ds = planted([1.0, 1.2, 0.9, 1.1], [0.5, 0.6, 0.4, 0.5])
     assert float(beyond_random(ds)["more"][0]) == pytest.approx(0.55)
-    tree = xr.DataTree.from_dict({"removal": ds.expand_dims(null=["none"])})
-    tree.attrs = {"n_prompts": 4, "n_tokens": 9, "n_train_tokens": 9, "settings": "{}", "prompts": "h"}
-    one = summarise(tree)
-    row = one["removal"]["none"]["articles"]
-    assert row["beyond_random"] == pytest.approx(0.55)
-    assert 0 < row["low"] < 0.55 < row["high"]
-    assert (row["condition"], row["random"]) == (pytest.approx(1.05), pytest.approx(0.5))
-    assert one["provenance"]["prompts"] == "h"
+    both = xr.concat([ds, ds.assign(difference=-ds["difference"])], "null").assign_coords(null=["none", "untrained"])
+    claims = [c for c in CLAIMS if "articles a text" in c.says]
+    (row,) = evaluate(claims, {"removal": both})
+    number = row["numbers"]["text"]
+    assert number["value"] == pytest.approx(0.55)
+    assert 0 < number["interval"][0] < 0.55 < number["interval"][1]
+    assert row["numbers"]["untrained"]["value"] == pytest.approx(-0.55)
+    assert row["verdict"] == "yes"
 
 
 def test_no_two_conditions_of_a_figure_share_a_colour():
     looks = figure.looks_of(["none", "shuffle:5", "untrained", "random_ids", "shuffle_words"])
     assert len({x["color"] for x in looks.values()}) == 5
-
-
-@pytest.mark.slow
-def test_a_figure_is_drawn_of_the_result_that_was_named(tmp_path, monkeypatch, capsys):
-    seen = []
-
-    def draw(results):
-        seen.append(results.attrs["model"])
-        from matplotlib.figure import Figure
-
-        return Figure()
-
-    for folder, model in (("runs", "usual"), ("runs_small", "small"), ("elsewhere", "named")):
-        name = "microscope_small.zarr" if folder == "runs_small" else "microscope.zarr"
-        tree = ti.measure(tiny(), ["the owl"], {"lens": ti.lens.LogitLens(top=0, tokens=0)}, progress=False)
-        tree.attrs["model"] = model
-        ti.write(tree, tmp_path / ("runs" if folder == "runs_small" else folder) / name)
-    monkeypatch.setattr(figure, "draw", draw)
-    out, runs = tmp_path / "figures", tmp_path / "runs"
-    redraw("microscope", out, runs=runs)
-    redraw("microscope", out, runs=runs, small=True)
-    redraw("microscope", out, runs=runs, store=tmp_path / "elsewhere" / "microscope.zarr")
-    assert seen == ["usual", "small", "named"]
-    assert "model named" in capsys.readouterr().out

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
 import xarray as xr
 from matplotlib.figure import Figure
+from with_model import as_tree, settings
 
 import tokinterp as ti
-from experiments import pile, reproduction, token_geometry
-from experiments.last_normed import LastNormed
-from experiments.record import write
-from experiments.token_geometry_summary import sentences, summarise
+from experiments import token_geometry
+from experiments.parts.last_normed import LastNormed
+from experiments.runner.claims import evaluate
 from figures import token_geometry as figure
 from tokinterp.stats.tests import false_discovery
 
@@ -22,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 TEXTS = [t.text for t in ti.bundled_texts()][:12]
 NULLS = ["none", "shuffle:5", "random_ids", "untrained"]
-SETTINGS = {"controls": NULLS[1:], "scales": (2, 4, 8), "k": (1, 5), "n_tokens": 100, "limit": 10, "progress": False}
+SETTINGS = {"controls": NULLS[1:], "scales": (2, 4, 8), "k": (1, 5), "n_tokens": 100, "limit": 10}
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +28,14 @@ def model(tiny_folder):
     return ti.load_model(tiny_folder, device="cpu")
 
 
+def ran(model, kept=None, texts=TEXTS, **changes):
+    p = settings(token_geometry.Settings(), model, texts, **{**SETTINGS, **changes})
+    return as_tree(token_geometry.run(p, kept))
+
+
 @pytest.fixture(scope="module")
 def tree(model):
-    return token_geometry.run(model, TEXTS, n_controls=9, **SETTINGS)
+    return ran(model, n_controls=9)
 
 
 def plain(model, measurement, n=9, **options):
@@ -59,7 +62,6 @@ def test_short_texts_can_be_joined_and_cut(model):
 
 
 def test_every_part_lies_beside_its_controls(tree, model):
-    ti.check(tree)
     assert set(token_geometry.PARTS) < set(tree.children)
     for part in token_geometry.PARTS:
         assert tree[part]["null"].values.tolist() == NULLS
@@ -89,8 +91,8 @@ def test_correlations_are_of_the_same_prompts_and_the_same_layer(tree, model):
 
 
 def test_controls_are_drawn_by_the_seed(model):
-    settings = {**SETTINGS, "controls": ("random_ids",), "parts": ("lens",), "limit": 4}
-    a, b = (token_geometry.run(model, TEXTS, seed=s, **settings)["lens"]["cross_entropy"] for s in (0, 1))
+    asked = {"controls": ("random_ids",), "parts": ("lens",), "limit": 4}
+    a, b = (ran(model, seed=s, **asked)["lens"]["cross_entropy"] for s in (0, 1))
     np.testing.assert_array_equal(a.sel(null="none"), b.sel(null="none"))
     assert not np.allclose(a.sel(null="random_ids"), b.sel(null="random_ids"))
 
@@ -98,13 +100,11 @@ def test_controls_are_drawn_by_the_seed(model):
 def test_text_has_more_prompts_than_its_controls(tree):
     assert (tree["correlation"]["n"] == 9).all()
     assert (tree["correlation_text"]["n"] == 10).all()
-    assert tree.attrs["n_prompts"] == 10
-    assert tree.attrs["n_common"] == 9
 
 
 def test_a_second_call_reads_what_is_there(model, monkeypatch, tmp_path):
-    settings = {**SETTINGS, "controls": ("shuffle:5",), "parts": ("cosine", "lens"), "out": tmp_path / "r.zarr"}
-    tree = token_geometry.run(model, TEXTS, **settings)
+    asked = {"controls": ("shuffle:5",), "parts": ("cosine", "lens")}
+    tree = ran(model, tmp_path, **asked)
     before = type(model).run
 
     def refuse(self, ids, *args, **options):
@@ -112,35 +112,28 @@ def test_a_second_call_reads_what_is_there(model, monkeypatch, tmp_path):
         return before(self, ids, *args, **options)
 
     monkeypatch.setattr(type(model), "run", refuse)
-    again = token_geometry.run(model, TEXTS, **settings)
+    again = ran(model, tmp_path, **asked)
     xr.testing.assert_equal(again["cosine"].to_dataset(), tree["cosine"].to_dataset())
-    xr.testing.assert_equal(ti.read(tmp_path / "r.zarr")["lens"].to_dataset(), tree["lens"].to_dataset())
 
 
 def test_parts_can_be_chosen_and_unknown_ones_are_refused(model):
-    settings = {**SETTINGS, "controls": ("shuffle:5",)}
-    tree = token_geometry.run(model, TEXTS, parts=("overlap",), **settings)
+    tree = ran(model, controls=("shuffle:5",), parts=("overlap",))
     assert set(tree.children) == {"overlap", "covariates"}
-    assert isinstance(figure.draw(tree), Figure)
+    assert isinstance(figure.compose(tree), Figure)
     with pytest.raises(ValueError, match="parts="):
-        token_geometry.run(model, TEXTS, parts=("dimensions",), **settings)
+        ran(model, controls=("shuffle:5",), parts=("dimensions",))
 
 
-def test_tuned_lens_is_compared_at_its_own_layer(model):
+def test_tuned_lens_is_compared_at_its_own_layer(model, tmp_path):
     prompts = token_geometry.make_prompts(model, TEXTS, 100, 9)
     lens = ti.lens.fit_tuned_lens(model, prompts, steps=0, progress=False)
-    settings = {**SETTINGS, "controls": (), "parts": ("dimension",)}
-    tree = token_geometry.run(model, TEXTS, tuned=lens, n_controls=9, **settings)
+    lens.save(tmp_path / "lens.safetensors")
+    tree = ran(model, controls=(), parts=("dimension",), tuned=str(tmp_path / "lens.safetensors"), n_controls=9)
     asked = ti.lens.LogitLens(top=0, tokens=0, variants=("normed", "tuned"), tuned=lens)
     entropy = plain(model, asked)["entropy"].sel(variant="tuned", layer=1)
     dimension = tree["dimension"]["dimension"].sel(null="none", layer=1, scale=2)
     r = np.corrcoef(np.log(dimension), entropy)[0, 1]
     assert float(tree["tuned_correlation"]["pearson"].sel(layer=1, scale=2)) == pytest.approx(r, abs=1e-6)
-
-
-def test_small_is_quick_and_needs_nothing(bundled):
-    tree = token_geometry.run(bundled, parts=("cosine",), small=True, progress=False)
-    assert tree["cosine"].sizes["null"] == 4
 
 
 # -- the last layer after the norm ----------------------------------------------------------------------------
@@ -152,12 +145,12 @@ def test_last_layer_is_that_of_the_library(model):
     ours = ti.capture(LastNormed(model), prompts, [0, 1], ti.resid([2, 3]))
     torch.testing.assert_close(ours.resid(3), theirs.hidden_states[3])
     torch.testing.assert_close(ours.resid(2), theirs.hidden_states[2])
-    torch.testing.assert_close(ours.unembed(ours.resid(3)), theirs.logits)
+    torch.testing.assert_close(LastNormed(model).unembed(ours.resid(3)), theirs.logits)
 
 
 def test_last_normed_changes_the_last_layer_alone(model):
-    settings = {**SETTINGS, "controls": ("untrained",), "parts": ("dimension", "cosine", "lens")}
-    one, two = (token_geometry.run(model, TEXTS, last_normed=x, **settings) for x in (False, True))
+    asked = {"controls": ("untrained",), "parts": ("dimension", "cosine", "lens")}
+    one, two = (ran(model, last_normed=x, **asked) for x in (False, True))
     a, b = (tree["cosine"]["cosine"] for tree in (one, two))
     np.testing.assert_array_equal(a.sel(layer=[0, 1, 2]), b.sel(layer=[0, 1, 2]))
     assert not np.allclose(a.sel(layer=3), b.sel(layer=3))
@@ -168,7 +161,7 @@ def test_last_normed_changes_the_last_layer_alone(model):
 
 # -- figure and record ----------------------------------------------------------------------------------------
 def test_figure_shows_every_condition(tree):
-    drawn = figure.draw(tree)
+    drawn = figure.compose(tree)
     assert isinstance(drawn, Figure)
     assert drawn.get_size_inches()[0] <= 7
     assert len(drawn.axes) == 9
@@ -179,21 +172,6 @@ def test_figure_shows_every_condition(tree):
     np.testing.assert_allclose(drawn.axes[0].lines[0].get_ydata(), text)
 
 
-def test_record_keeps_the_numbers(tree, tmp_path):
-    record = summarise(tree)
-    file = write(record, tmp_path / "a" / "record.json")
-    read = json.loads(file.read_text())
-    mean = tree["dimension"]["dimension"].sel(null="shuffle:5", scale=4).mean("prompt")[1:]
-    np.testing.assert_allclose(read["dimension"]["shuffle:5"]["mean"]["4"], mean, rtol=1e-3)
-    np.testing.assert_allclose(read["overlap"]["chance"]["5"], 5 / 99, rtol=1e-3)
-    assert read["sizes"] == {"n_prompts": 10, "n_common": 9, "n_tokens": 100}
-    best = read["dimension"]["none"]["peak"]["2"]
-    assert best["value"] == max(read["dimension"]["none"]["mean"]["2"])
-    said = list(sentences(record))
-    assert any("higher under S = 5" in line for line in said)
-    assert file.stat().st_size < 60_000
-
-
 # -- the texts of the paper -----------------------------------------------------------------------------------
 def test_texts_must_be_long_under_every_tokenizer(model, bundled):
     texts = ["the and to in " * 6, "xyzzy plugh " * 6, "a"]
@@ -202,117 +180,74 @@ def test_texts_must_be_long_under_every_tokenizer(model, bundled):
     for n in (5, 20, 35, 60):
         wanted = [i for i in range(3) if all(c[i] >= n for c in counts.values())]
         if wanted:
-            assert pile.long_in_all([t.strip() for t in texts], list(counts), n).tolist() == wanted
+            assert token_geometry.long_in_all([t.strip() for t in texts], list(counts), n).tolist() == wanted
 
 
-def test_another_selection_is_named():
-    same = [*pile.FIRST, *range(100, 100 + pile.COUNT - len(pile.FIRST) - 1), pile.LAST]
-    assert pile.difference_from_authors(same) == ""
-    assert "2243" in pile.difference_from_authors(same[1:])
-    assert "9997" in pile.difference_from_authors([*same[:-1], 9997])
+# -- claims ---------------------------------------------------------------------------------------------------
+def test_claims_are_means_and_differences_of_the_conditions(tree):
+    results = {n: node.to_dataset() for n, node in tree.children.items()}
+    rows = {row["claim"]: row for row in evaluate(token_geometry.CLAIMS, results)}
+    value = tree["dimension"]["dimension"]
+    highest = value.sel(scale=4)[..., 1:].max("layer")
+    numbers = rows["shuffling raises the dimension at n2 = 4"]["numbers"]
+    wanted = float((highest.sel(null="shuffle:5") - highest.sel(null="none")).mean())
+    assert numbers["S = 5 less text"]["value"] == pytest.approx(wanted)
+    assert numbers["untrained"]["value"] == pytest.approx(float(highest.sel(null="untrained").mean()))
+    curve = rows["the dimension has a peak at mid-depth"]["numbers"]
+    np.testing.assert_allclose(curve["text by layer"]["curve"], value.sel(null="none", scale=4).mean("prompt")[1:])
+    middle = value.sel(null="none", scale=4, layer=1) - value.sel(null="none", scale=4, layer=3)
+    assert curve["middle less last layer"]["value"] == pytest.approx(float(middle.mean()))
+    loss = tree["lens"]["cross_entropy"].isel(layer=-1, variant=0)
+    numbers = rows["shuffling raises the loss"]["numbers"]
+    assert numbers["S = 5 less text"]["value"] == pytest.approx(
+        float((loss.sel(null="shuffle:5") - loss.sel(null="none")).mean())
+    )
+    last = tree["correlation"].to_dataset().sel(null="none", scale=4, layer=3)
+    number = rows["log dimension goes with the loss over prompts"]["numbers"]["text"]
+    assert number["value"] == pytest.approx(float(last["pearson"]))
+    assert number["interval"] == pytest.approx(last["pearson_interval"].values.tolist())
+    overlap = tree["overlap"]["overlap"].sel(k=1)
+    number = rows["high overlap is no sign of learning"]["numbers"]["untrained less text"]["value"]
+    assert number == pytest.approx(float((overlap.sel(null="untrained") - overlap.sel(null="none")).mean()))
+    number = rows["neighbours overlap more with depth"]["numbers"]["last less first"]["value"]
+    assert number == pytest.approx(float(overlap.sel(null="none").isel(block=[0, -1]).diff("block").mean()))
 
 
-# -- reproduction ---------------------------------------------------------------------------------------------
-def own_targets(tree):
-    """Our own values, in the form of the targets."""
-    dimension, lens, correlation = (tree[n].to_dataset() for n in ("dimension", "lens", "correlation"))
-    loss = lens["cross_entropy"].isel(layer=0, variant=0)
-    mean = dimension["dimension"].mean("prompt").sel(layer=[1, 2, 3])
-    return {
-        "loss": {"mean": float(loss.mean()), "std": float(loss.std())},
-        "dimension": {str(n): mean.sel(scale=n).values.tolist() for n in (2, 4)},
-        "pearson": {"4": correlation["pearson"].sel(scale=4).values.tolist()},
-        "documents": {
-            "70": {
-                "loss": float(loss[7]),
-                "dimension": {"2": dimension["dimension"].sel(scale=2).values[7, 1:].tolist()},
-            }
-        },
-    }
+def test_released_numbers_are_compared_layer_by_layer_and_only_of_the_same_prompts(tree, monkeypatch):
+    results = {n: node.to_dataset() for n, node in tree.children.items()}
+    own = results["dimension"]["dimension"].sel(null="none", scale=2)
+    wanted = own.mean("prompt").values[1:] + np.array([0.01, -0.3, 0])
+    few = token_geometry.largest_difference(results, "dimension", wanted)
+    assert np.isnan(few["largest difference"].value)  # nine prompts, where the authors have 2,244
+    monkeypatch.setattr(token_geometry, "COUNT", 9)
+    found = token_geometry.largest_difference(results, "dimension", wanted)
+    assert found["largest difference"].value == pytest.approx(0.3)
+    r = results["correlation"]["pearson"].sel(null="none", scale=4).values
+    assert token_geometry.largest_difference(results, "pearson", r, 4)["largest difference"].value == 0
+    loss = results["lens"]["cross_entropy"].sel(null="none").isel(layer=-1, variant=0)
+    assert token_geometry.largest_difference(results, "loss", [float(loss.mean()) + 1])["largest difference"].value == (
+        pytest.approx(1)
+    )
+    one = token_geometry.largest_difference(results, "dimension", own.values[7, 1:], 2, text=7)
+    assert one["largest difference"].value == 0
+    assert np.isnan(token_geometry.largest_difference(results, "loss", [1.0], text=70)["largest difference"].value)
 
 
-@pytest.fixture(scope="module")
-def reproduced(model):
-    options = {"documents": np.arange(12) * 10, "n_tokens": 100, "scales": (2, 4), "progress": False}
-    targets = own_targets(reproduction.run(model, TEXTS, **options))
-    return options, targets
+def test_released_numbers_are_those_of_twelve_blocks_and_of_their_model():
+    claims = token_geometry.released()
+    assert {"openai-community/gpt2", "EleutherAI/pythia-160m-deduped"} <= {c.model for c in claims}
+    for claim in claims:
+        wanted = claim.numbers.keywords["wanted"]
+        assert len(wanted) == (1 if claim.says.startswith("loss") else 12)
+        assert claim.near == (0, 0.05)
+    of_gpt2 = {row["claim"] for row in evaluate(claims, {}, "openai-community/gpt2")}
+    assert not of_gpt2  # nothing was measured
 
 
-def test_own_values_as_targets_differ_by_nothing(reproduced, model):
-    options, targets = reproduced
-    tree = reproduction.run(model, TEXTS, targets=targets, **options)
-    ds = tree["comparison"].to_dataset()
-    assert ds.sizes["target"] == 2 + 6 + 3 + 1 + 3
-    np.testing.assert_allclose(ds["difference"], 0, atol=1e-6)
-    assert "15 of 15 within 0.05, 0 not measured" in reproduction.table(tree)
-
-
-def test_a_wrong_value_is_marked_with_its_layer(reproduced, model, tmp_path):
-    options, targets = reproduced
-    targets = json.loads(json.dumps(targets))
-    targets["dimension"]["4"][1] += 0.5
-    targets["documents"]["70"]["loss"] -= 0.25
-    targets["dimension"]["64"] = [3.0]
-    tree = reproduction.run(model, TEXTS, targets=targets, out=tmp_path / "r.zarr", **options)
-    lines = reproduction.table(tree).splitlines()
-    marked = [line.split() for line in lines if line.endswith("*")]
-    assert [m[:4] for m in marked] == [["dimension", "mean", "4", "2"], ["dimension", "mean", "64", "1"],
-                                       ["loss", "text", "70", marked[2][3]]]  # fmt: skip
-    assert [m[-2] for m in marked] == ["-0.500", "+nan", "+0.250"]
-    assert "13 of 16 within 0.05, 1 not measured, largest difference 0.500" in lines[-1]
-    xr.testing.assert_equal(ti.read(tmp_path / "r.zarr")["comparison"].to_dataset(), tree["comparison"].to_dataset())
-
-
-def test_targets_are_those_of_twelve_blocks(model):
-    targets = reproduction.read_targets()
-    assert {"openai-community/gpt2", "EleutherAI/pythia-160m-deduped"} <= set(targets)
-    for one in targets.values():
-        rows = [*one.get("dimension", {}).values(), *one.get("pearson", {}).values()]
-        assert all(len(row) == 12 for row in rows)
-        assert one["n_prompts"] == pile.COUNT
-    tree = reproduction.run(model, TEXTS[:9], n_tokens=50, scales=(2,), progress=False)
-    assert "no target is known" in reproduction.table(tree)
-
-
-def test_documents_must_fit_the_texts(model):
-    with pytest.raises(ValueError, match="2 documents for 3 texts"):
-        reproduction.run(model, TEXTS[:3], documents=[1, 2], n_tokens=50)
-
-
-def test_a_special_token_inside_a_text_is_a_token_like_any_other(model):
-    """The authors leave none out."""
+def test_a_special_token_inside_a_text_is_a_token_like_any_other_if_none_is_left_out(model):
     texts = [t[:60] + "<s>" + t[60:] for t in TEXTS[:3]]
-    tree = reproduction.run(model, texts, n_tokens=90, scales=(2,), progress=False)
-    assert (tree["dimension"]["n_points"] == 90).all()
-
-
-@pytest.mark.parametrize("which", ["all", "two"])
-def test_one_command_prints_target_value_and_difference_of_every_layer(model, which, monkeypatch, tmp_path, capsys):
-    row = [1.5, 2.5, 3.5]
-    targets = {
-        "loss": {"mean": 5.0, "std": 1.0}, "dimension": {"2": row, "4": row}, "pearson": {"2": [0.1, 0.2, 0.3]},
-        "documents": {"4": {"loss": 5.0, "dimension": {"2": row}}},
-    }  # fmt: skip
-    loaded = []
-    monkeypatch.setattr(reproduction, "read_targets", lambda: {"hub/tiny": targets})
-    monkeypatch.setattr(ti, "load_model", lambda name, **options: loaded.append((name, options)) or model)
-    monkeypatch.setattr(pile, "read_pile", lambda: [t[:400] for t in TEXTS])
-    monkeypatch.setattr(pile, "long_in_all", lambda texts, tokenizers: np.arange(1, 11))
-    arguments = ["reproduction", "--model", "hub/tiny", "--out", str(tmp_path / "r.zarr")]
-    monkeypatch.setattr("sys.argv", arguments + (["--documents", "4,7"] if which == "two" else []))
-    reproduction.main()
-    assert loaded == [("hub/tiny", {"dtype": "float32", "device": None})]
-    lines = capsys.readouterr().out.splitlines()
-    head = next(i for i, line in enumerate(lines) if line.startswith("quantity"))
-    assert ("note: 10 texts" in lines[0]) == (which == "all")
-    table = [line.rstrip(" *").split() for line in lines[head + 1 : -1]]
-    ds = ti.read(tmp_path / "r_tiny.zarr")["dimension"].to_dataset()
-    assert ds["document"].values.tolist() == ([4, 7] if which == "two" else list(range(1, 11)))
-    every = {"all": ["loss"] * 2 + ["dimension"] * 6 + ["pearson"] * 3, "two": []}[which]
-    assert [line[0] for line in table] == [*every, "loss", "dimension", "dimension", "dimension"]
-    for line in table:
-        target, value, difference = map(float, line[-3:])
-        assert abs(value - target - difference) <= 0.0016
-    ours = ds["dimension"].sel(scale=2, prompt=ds["prompt"][ds["document"] == 4][0], layer=[1, 2, 3]).values
-    np.testing.assert_allclose([float(line[-2]) for line in table[-3:]], ours, atol=6e-4)
-    assert [line[-4] for line in table[-3:]] == ["1", "2", "3"]
+    found = ran(model, texts=texts, n_tokens=90, scales=(2,), parts=("dimension",), controls=(), exclude=())
+    assert (found["dimension"]["n_points"] == 90).all()
+    assert found["dimension"]["number"].values.tolist() == [0, 1, 2]
+    two = ran(model, n_tokens=50, scales=(2,), parts=("dimension",), controls=(), numbers=(4, 7))
+    assert two["dimension"]["number"].values.tolist() == [4, 7]

@@ -9,9 +9,11 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from tiny import byte_tokenizer, tiny, tiny_lm
+from with_model import as_tree, settings
 
 import tokinterp as ti
 from experiments import inner_lexicon as experiment
+from experiments.runner.claims import evaluate
 from figures import inner_lexicon as picture
 from tokinterp import plots
 from tokinterp.lexicon import retrieval as inner_lexicon
@@ -271,14 +273,11 @@ def test_bad_input(planted, cases, lexicon):
 
 # -- experiment, figure, plots ------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "inner_lexicon.zarr"
+def results():
     model = ti.wrap(tiny_lm("llama", max_position_embeddings=128), byte_tokenizer(), id="tiny")
     texts = [*some_texts(30, 25), *(t.text for t in ti.bundled_texts("story")[:3])]
-    tree = experiment.run(model, texts, n_words=40, min_letters=2, small=True, out=out, progress=False)
-    again = ti.read(out)
-    assert again["trained/split"].to_dataset().identical(tree["trained/split"].to_dataset())
-    return tree
+    sizes = {"n_words": 10, "n_probe": 100, "min_letters": 2, "attention_prompts": None}
+    return as_tree(experiment.run(settings(experiment.PRESETS["tiny"], model, texts, **sizes)))
 
 
 @pytest.mark.slow
@@ -287,18 +286,30 @@ def test_the_experiment_gives_every_group_of_both_models(results):
     for name in ("trained", "untrained"):
         assert set(results[name].children) == {"probe", "split", "canonicity", "natural", "pieces"}
     assert results["untrained/split"].attrs["model"] == "tiny, untrained"
-    short = experiment.summarise(results)
-    assert len(short["trained"]["probe"]["last"]["accuracy"]) == 4
-    assert short["untrained"]["cases"] == short["trained"]["cases"]
-    split = results["trained/split"]
-    name = "input, raw, cosine"
-    never = np.isnan(split["first_layer"].sel(variant=name).values).mean()
-    assert short["trained"]["retrieval"][name]["never"] == pytest.approx(never, abs=1e-4)
+    found = evaluate(experiment.CLAIMS, {n.path.strip("/"): n.to_dataset() for n in results.leaves})
+    rows = {row["claim"]: row["numbers"] for row in found}
+    assert len(rows) == len(experiment.CLAIMS)
+    probe = results["trained/probe"].to_dataset().sel(subset="last", layer=2)
+    number = rows["words can be told from non-words at their last piece"]["trained"]
+    assert number["value"] == pytest.approx(float(probe["accuracy"]))
+    assert number["interval"] == pytest.approx(probe["accuracy_interval"].values.tolist())
+    split = results["trained/split"]["retrieved"]
+    (best, *_) = rows["the whole word is read from the last piece by a reverse logit lens"].values()
+    assert best["value"] == pytest.approx(float(split.max("layer").mean("prompt").max()))
+    closer = results["trained/canonicity"]["closer"].sel(variant="raw", layer=2)
+    numbers = rows["the last piece of a re-split word comes to resemble the whole word"]
+    assert numbers["trained"]["value"] == pytest.approx(float(closer.mean()))
+    kind = str(closer["detail"].values[0])
+    assert numbers[f"trained, {kind}"]["value"] == pytest.approx(float(closer[closer["detail"].values == kind].mean()))
+    seen = results["trained/pieces"]["attention"].isel(pieces=0)
+    early, late = (seen.isel(block=part).mean("block") for part in ([0], [1, 2]))
+    numbers = rows["attention from the last piece to earlier ones peaks early and then drops"]
+    assert numbers["first half less second half"]["value"] == pytest.approx(float((early - late).mean()))
 
 
 @pytest.mark.slow
 def test_the_figure_and_its_parts(results, tmp_path):
-    fig = picture.draw(results)
+    fig = picture.compose(results)
     assert isinstance(fig, Figure)
     assert fig.get_size_inches()[0] <= 7
     assert [ax.get_xlabel() for ax in fig.axes] == ["layer"] * 4 + ["block"] * 2

@@ -1,7 +1,7 @@
 """Probes of the fillers: what is frozen stays frozen, and what the dots hold is found where it was put."""
 
 import copy
-import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,7 +12,7 @@ from stopped_fits import Killed, stopping
 
 import tokinterp as ti
 from experiments import dot_by_dot
-from figures.dot_by_dot import draw
+from figures.dot_by_dot import compose
 from tokinterp.fillers.tasks import probe
 from tokinterp.fillers.tasks.linear_probes import linear_probe
 from tokinterp.fillers.tasks.network import Network, build, parameters_hash
@@ -194,29 +194,13 @@ def test_finetuning_is_that_of_a_loop(lm, monkeypatch):
 
 @pytest.mark.slow
 def test_experiment_and_figure(tmp_path):
-    tree = dot_by_dot.run(small=True, device="cpu", progress=False, out=tmp_path / "a.zarr", folder=tmp_path / "nets")
-    xr.testing.assert_equal(
-        ti.read(tmp_path / "a.zarr")["probe/frozen"].to_dataset(), tree["probe/frozen"].to_dataset()
-    )
-    found = json.loads(json.dumps(dot_by_dot.summary(tree)))
-    assert {r["arm"] for r in found["training"]} == set(dot_by_dot.ARMS)
-    assert np.isfinite(found["probe_frozen"]["random"]["1.0"])
-    fig = draw(tree)
+    found = dot_by_dot.run(replace(dot_by_dot.PRESETS["tiny"], device="cpu"), tmp_path / "nets")
+    fig = compose(xr.DataTree.from_dict(found))
     assert [ax.get_ylabel() for ax in fig.axes][4] == "accuracy of the probe"
-    assert list(found["probes_by_layer"]) == ["first row", "second row", "pair sum", "other pair sum", "match"]
-    assert found["ablation"]["filler"]["none"] != [None] * 3
-    assert set(found["attention"]["answer"]) == {"rows", "end of input", "other fillers", "self"}
-    with pytest.raises(ValueError, match="tier 'huge'"):
-        dot_by_dot.run(tier="huge")
-    contents = tree["dots/contents"].to_dataset()
-    for name in ("recovery", "recovery_shuffled"):
-        np.testing.assert_allclose(found[f"{name}_of_digits"], contents[name][:, 1::2].mean("slot"), atol=1e-4)
-    change, match = (tree["dots/ablation"][n].values for n in ("slot_change", "slot_match"))
-    for name, wanted in (("completed", 1), ("not_completed", 0)):
-        rows = [change[0, s, p] for p in range(len(match)) for s in range(match.shape[1]) if match[p, s] == wanted]
-        assert found[f"slot_change_{name}"] == pytest.approx(np.mean(rows), abs=1e-4)
-    own = tree["training/match3-n3-d1-m5-strict/filler"]["accuracy"].sel(format="filler", stratum="all").values[0]
+    own = found["training/match3-n3-d1-m5-strict/filler"]["accuracy"].sel(format="filler", stratum="all").values[0]
     assert any(np.array_equal(line.get_ydata(), own) for line in fig.axes[0].lines)
-    task, tier = Task(n=8), dot_by_dot.TIERS["gpu10"]
-    ratio = dot_by_dot.equal_flops(task, tier).steps / tier.schedule.steps
+    with pytest.raises(ValueError, match=r"arms \['huge'\]"):
+        dot_by_dot.run(replace(dot_by_dot.PRESETS["tiny"], arms=("huge",)))
+    task, preset = Task(n=8), dot_by_dot.PRESETS["gpu10"]
+    ratio = dot_by_dot.equal_flops(task, preset).steps / preset.schedule.steps
     assert ratio == pytest.approx((4.3 + 4.3 * 69 / 75) / 2 / 0.63, rel=0.03)

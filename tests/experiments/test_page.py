@@ -1,0 +1,53 @@
+"""The page of results is what the records and claims give, and says of every record where it comes from."""
+
+import json
+
+import pytest
+
+from experiments.runner import page
+from experiments.runner.record import RECORDS, as_json, read
+
+FILES = sorted(RECORDS.glob("*.json"))
+
+
+def test_the_page_is_made_of_the_records():
+    assert page.PAGE.read_text(encoding="utf-8") == page.page(), "make results writes it anew"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+def test_a_record_says_where_it_comes_from_or_that_it_does_not_know(file):
+    kept = read(file)
+    assert file.read_text(encoding="utf-8") == as_json(kept) + "\n"
+    assert f"{kept['experiment']}.{kept['preset']}" == file.stem.partition("+")[0]
+    said = " ".join(kept["lacking"])
+    for name, word in (("command", "command"), ("commit", "commit"), ("texts", "texts"), ("store", "store")):
+        assert kept[name] or word in said, f"{name} is missing and not said to be"
+    assert kept["dirty"] is False or kept["converted"]
+    assert kept["claims"]
+
+
+def test_rows_hold_numbers_intervals_and_verdicts(tmp_path):
+    kept = {
+        "experiment": "first_look", "preset": "bundled", "changed": [], "command": "python -m x", "commit": "a" * 40,
+        "dirty": False, "created": "2026-01-01", "model": {"id": "m"}, "device": "cpu", "lacking": ["the seeds"],
+        "texts": {"texts": {"n": 3, "sha256": "b" * 64}}, "claims": [
+            {"claim": "a | b", "source": "we", "how": "x", "target": "above 0", "verdict": "yes", "numbers": {
+                "text": {"value": 0.51234, "interval": [0.4, 0.6]}, "other": {"value": 1.0, "interval": [None, None]},
+                "by layer": {"curve": [1.0, None]}}}],
+    }  # fmt: skip
+    (tmp_path / "first_look.bundled.json").write_text(json.dumps(kept), encoding="utf-8")
+    (tmp_path / "first_look.tiny.json").write_text(json.dumps({**kept, "preset": "tiny"}), encoding="utf-8")
+    bench = {"rows": {"ours": {"seconds": 2.0, "ratio": 1.0}, "theirs": {"seconds": 4.0, "ratio": 2.0, "ratio_low": 1.5,
+             "ratio_high": 3.0}, "note": {"bytes": 3}}}  # fmt: skip
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "probes.json").write_text(json.dumps(bench), encoding="utf-8")
+    text = page.page(tmp_path)
+    assert "| a \\| b | yes | x (target: above 0) | text: 0.5123 [0.4, 0.6] | other 1 (no interval); by layer" in text
+    assert "by layer 1.00 – | we |" in text
+    assert "`python -m x`" in text
+    assert "`aaaaaaaaa`" in text
+    assert "Not in this record: the seeds." in text
+    assert "bbbbbbbbbbbb" in text
+    assert text.count("### first_look") == 1
+    assert "| probes | theirs | 4 | 2 [1.5, 3] | [probes.json](results/bench/probes.json) |" in text
+    assert "bytes" not in text
