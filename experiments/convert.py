@@ -208,7 +208,7 @@ def dot_by_dot(d: dict[str, Any]) -> dict[str, Numbers]:
     equal = of("none_equal_flops", "none")
     lowest, best = min(x.value for x in with_.values()), max(x.value for x in [*without.values(), *equal.values()])
     out: dict[str, Numbers] = {
-        "the task cannot be learned by heart": {"different inputs": bare(d["different_inputs"][first])},
+        "the task cannot be learned by heart": {"different inputs": Number(*[d["different_inputs"][first]] * 3)},
         "with a parallel chain of thought the task is learned": {
             "lowest of the seeds": bare(min(x.value for x in chain.values())), **chain},
         "fillers raise the accuracy over an immediate answer": {
@@ -243,6 +243,114 @@ def dot_by_dot(d: dict[str, Any]) -> dict[str, Numbers]:
     return out
 
 
+def fillers(d: dict[str, Any]) -> dict[str, Numbers]:
+    def triple(x: list[Any]) -> Number:
+        return pair(x[0], x[1:])
+
+    def change(rows: list[dict[str, Any]], kind: str, placement: str) -> Number:
+        (x,) = [r for r in rows if (r["filler"], r["placement"], r["n_fillers"]) == (kind, placement, 10)]
+        return pair(x["log_prob_change"], x["interval"])
+
+    rows, blank = d["insertion"], d["untrained_insertion"]
+    out: dict[str, Numbers] = {}
+    out["fillers help a frozen model"] = {
+        "dots after the question": change(rows, "dots", "post"),
+        "dots before the question": change(rows, "dots", "pre"),
+        **{f"{k} after it": change(rows, k, "post") for k in ("counting", "words")},
+        "only announced": pair(d["announced"]["change"], d["announced"]["interval"]),
+        "dots after it, untrained": change(blank, "dots", "post"),
+        **{f"accuracy with {r['n_fillers']}": bare(r["accuracy"]) for r in rows
+           if (r["filler"], r["placement"]) == ("dots", "post") and r["n_fillers"] in (0, 10)},
+    }  # fmt: skip
+    found = d["evidence"]
+    out["the verdict rule finds fillers used"] = {
+        "share of criteria less 1": bare(np.mean([x[3] for x in found.values()]) - 1),
+        **{n: triple(x[:3]) for n, x in found.items()},
+    }
+    both = {"dots": d["interventions"], "random words": d["control"]}
+
+    def intervened(name: str) -> Numbers:
+        return {n: triple(x[name]["log_prob_change"]) for n, x in both.items() if name in x}
+
+    out["what fillers do is to move places"] = intervened("places closed")
+    question = d["interventions"]["transplant of the question"]["log_prob_change"]
+    out["fillers hold content of their item"] = {**intervened("transplant"), "the question's instead": triple(question)}
+    r = d["routing"]
+    out["the answer reads the question by way of the fillers"] = {
+        "by way of them less direct": bare(r["routed"][0] - r["direct"][0]), "by way of them": triple(r["routed"]),
+        "direct": triple(r["direct"]), "change of the direct one by fillers": triple(r["direct_change"]),
+        "the same by their number alone": triple(r["chance_change"]),
+        "untrained, by way of them": triple(d["untrained_routing"]["routed"]),
+    }  # fmt: skip
+    out["cells (layer, filler) share hidden variables"] = {
+        "within less between": triple(d["clusters"]["contrast"]), "labels shuffled": bare(d["clusters"]["shuffled"])
+    }  # fmt: skip
+    two = (("trained", ""), ("untrained", "untrained_"))
+    out["separators get more attention than their share"] = {
+        n: triple(d[f"{m}text_attention"]["separators"]["net_enrichment"]) for n, m in two
+    }
+    out["beyond the own segment, too"] = {n: triple(d[f"{m}coverage"]["enrichment"]) for n, m in two}
+    sinks = {n: bare(d[f"{m}sinks"]["first"]) for n, m in two}
+    out["the first position is a sink"] = {
+        "trained less untrained": bare(sinks["trained"].value - sinks["untrained"].value),
+        **sinks,
+    }
+    out["separators hold the content of their segment"] = {
+        **{s: triple(x["explained"]) for s, x in d["segments"].items()},
+        "separator, untrained": triple(d["untrained_segments"]["separator"]["explained"]),
+    }
+    kl = d["windows"]["all blocks"]
+    out["the model relies on separators"] = {
+        "separators less random": bare(kl["separators"][0] - kl["random"][0]),
+        **{n: triple(x) for n, x in kl.items()},
+    }
+    out["separators, start and a window are enough"] = {n: triple(x) for n, x in d["policies"]["loss_change"].items()}
+    gaps = d["sentinels"]["gap_left"]
+    out["a sentinel at the end of a chunk summarises it"] = {
+        n: triple(gaps[n]) for n in sorted(gaps, key=lambda n: n != "dots")
+    }
+    out["massive channels matter in the rows where they are massive"] = {
+        n: triple(x) for n, x in d["massive"]["loss_change"].items()
+    }
+    out["added blank tokens become registers"] = {
+        f"{n} of them": triple(x["loss_change"]) for n, x in reversed(d["registers"].items())
+    }
+    return out
+
+
+def inner_lexicon(d: dict[str, Any]) -> dict[str, Numbers]:
+    sides = {m: d[m] for m in ("trained", "untrained")}
+    k = 3 * (len(d["trained"]["probe"]["last"]["accuracy"]) - 1) // 4
+
+    def probe(place: str) -> Numbers:
+        rows = {m: x["probe"][place] for m, x in sides.items()}
+        found: Numbers = {m: pair(x["accuracy"][k], [x[b][k] for b in ("lower", "upper")]) for m, x in rows.items()}
+        return {**found, "trained by layer": d["trained"]["probe"][place]["accuracy"]}
+
+    last, before = probe("last"), probe("penultimate")
+    near = {m: x["canonicity"]["raw"] for m, x in sides.items()}
+    half = len(d["trained"]["attention"]["2"]["attention"]) // 2
+    seen = d["trained"]["attention"]["2"]["attention"]
+    return {
+        "words can be told from non-words at their last piece": last,
+        "at the last piece but one less so": {
+            "last less last but one": bare(last["trained"].value - before["trained"].value), **before},
+        "the last piece of a re-split word comes to resemble the whole word": {
+            **{m: bare(x["closer"][k]) for m, x in near.items()},
+            **{f"trained, {n}": bare(x[k]) for n, x in near["trained"]["closer_by_case"].items()},
+            "trained by layer": near["trained"]["closer"]},
+        "the whole word is read from the last piece by a reverse logit lens": {
+            "best variant": bare(max(1 - x["never"] for x in d["trained"]["retrieval"].values())),
+            "untrained, best variant": bare(max(1 - x["never"] for x in d["untrained"]["retrieval"].values()))},
+        "words of several tokens are regenerated from one state": {
+            m: bare(1 - x["natural"]["never"]) for m, x in sides.items()},
+        "attention from the last piece to earlier ones peaks early and then drops": {
+            "first half less second half": bare(np.mean(seen[:half]) - np.mean(seen[half:])),
+            **{f"{m} {n} by block": x["attention"]["2"][n]
+               for m, x in sides.items() for n in ("attention", "control")}},
+    }  # fmt: skip
+
+
 NOT_KEPT = "its store: no figure can be drawn of it"
 LATER = "intervals of the resampling that all code now shares: where there are few units, those here are too narrow"
 CAME = "commit (only the one with which it came into the repository:"
@@ -257,6 +365,11 @@ MADE = {
         "texts (their hash)", LATER, WORDS, BY_HAND]),
     "bundled/microscope": ("microscope", "wikipedia", [
         "texts (their hash)", LATER, WORDS, BY_HAND]),
+    "bundled/fillers": ("fillers", "bundled", ["texts (only the hash of the prompts made of them)"]),
+    "bundled/inner_lexicon": ("inner_lexicon", "bundled", [
+        "commit (only the one with which it came into the repository: f73c0af)", "date", "texts (only the hash of the "
+        "prompts made of them)", "its whole command: --small then meant 120 words, 2,000 for the probe, 32 tokens of "
+        "context and prompts of 256", LATER]),
     "stories260K/erasure": ("erasure", "stories", ["texts (only the hash of the prompts made of them)"]),
     "bundled/erasure": ("erasure", "wikipedia", ["texts (only the hash of the prompts made of them)"]),
     "cpu/dot_by_dot_smoke": ("dot_by_dot", "bundled", [
@@ -264,19 +377,19 @@ MADE = {
         "date", "versions", "texts: it has none, its examples are drawn from the seeds", LATER,
         "changes by slot without the slots that stand for no pair: here they count among the not completed"]),
 }  # fmt: skip
-TABLES = {f.__name__: f for f in (token_geometry, microscope, erasure, dot_by_dot)}
+TABLES = {f.__name__: f for f in (token_geometry, microscope, erasure, fillers, inner_lexicon, dot_by_dot)}
 
 
 def main() -> None:
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     for old, (name, preset, lacking) in MADE.items():
         d = json.loads((OLD / f"{old}.json").read_text(encoding="utf-8"))
-        made = d.get("provenance", {})
+        made = d.get("provenance") or {k: d[k] for k in ("model", "weights", "tokenizer", "prompts", "dtype") if k in d}
         commit = d.get("commit") or str(made.get("git_commit", "")) or None
         created = d.get("created") or made.get("created")
         if isinstance(created, str) and created.startswith("["):
             created = json.loads(created)[-1]
-        versions = d.get("versions") or json.loads(made["versions"]) if made else None
+        versions = d.get("versions") or (json.loads(made["versions"]) if "versions" in made else None)
         claims = {c.says: c for c in import_module(f"experiments.{name}").CLAIMS}
         found = TABLES[name](d)
         unknown = found.keys() - claims.keys()

@@ -223,7 +223,8 @@ def slots(r: Results) -> dict[str, Any]:
 def sizes(r: Results) -> dict[str, Any]:
     """Return the number of different inputs of the task that is probed."""
     task = json.loads(r[f"training/{first_task(r)}/filler"].attrs["parameters"])["task"]
-    return {"different inputs": plain(task["m"] ** (task["n"] * task["d"]))}
+    n = float(task["m"] ** (task["n"] * task["d"]))
+    return {"different inputs": Number(n, n, n)}  # a count
 
 
 NEEDS = ("probe/frozen",)

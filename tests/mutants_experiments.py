@@ -23,7 +23,7 @@ MUTANTS = [
     ('a verdict by the upper bound', 'experiments/runner/claims.py', '"yes" if low > target else "no"', '"yes" if high > target else "no"', 'tests/experiments/test_claims.py'),
     ('an interval at its target is beyond it', 'experiments/runner/claims.py', '"yes" if low > target else "no"', '"yes" if low >= target else "no"', 'tests/experiments/test_claims.py'),
     ('not shown is no', 'experiments/runner/claims.py', '"no" if high <= target else "not shown"', '"no"', 'tests/experiments/test_claims.py'),
-    ('what has no interval has a verdict like the rest', 'experiments/runner/claims.py', 'return f"{\'yes\' if value > target else \'no\'}, without an interval"', 'return "yes" if value > target else "no"', 'tests/experiments/test_claims.py'),
+    ('what has no interval has a verdict', 'experiments/runner/claims.py', '        return "no interval"\n', '        return "yes" if value > target else "no"\n', 'tests/experiments/test_claims.py'),
     ('below is above', 'experiments/runner/claims.py', 'value, low, high, target = -value, -high, -low, -claim.below', 'target = claim.below', 'tests/experiments/test_claims.py'),
     ('tolerance on one side', 'experiments/runner/claims.py', 'abs(value - claim.near[0]) <=', 'value - claim.near[0] <=', 'tests/experiments/test_claims.py'),
     ('claims of another model', 'experiments/runner/claims.py', 'or claim.model not in ("", model)', '', 'tests/experiments/test_claims.py'),

@@ -68,13 +68,13 @@ class Claim:
 
 
 def judge(claim: Claim, number: Number) -> str:
-    """Return the verdict: yes, no, or not shown where the interval holds the target; and that there is no interval.
+    """Return the verdict: yes, no, or not shown where the interval holds the target; none without an interval.
 
     Examples
     --------
     >>> claim = Claim("more than none", "we", "", dict, above=0)
     >>> judge(claim, Number(1, 0.5, 2)), judge(claim, Number(1, -1, 2)), judge(claim, Number(1))
-    ('yes', 'not shown', 'yes, without an interval')
+    ('yes', 'not shown', 'no interval')
     """
     value, low, high = number
     if not claim.target:
@@ -88,7 +88,7 @@ def judge(claim: Claim, number: Number) -> str:
     else:
         target = claim.above if claim.above is not None else math.nan
     if not (math.isfinite(low) and math.isfinite(high)):
-        return f"{'yes' if value > target else 'no'}, without an interval"
+        return "no interval"
     return "yes" if low > target else "no" if high <= target else "not shown"
 
 

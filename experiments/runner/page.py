@@ -18,8 +18,8 @@ INTRODUCTION = """\
 
 Made by `make results` from the records in `experiments/results/` and the claims of the experiments: nothing here is
 written by hand. A claim is judged by its first number: *yes* and *no* say on which side of the target its whole 95 %
-interval lies, *not shown* that the target is within it, *without an interval* that only the number itself was
-compared. The other numbers stand beside it: controls, other conditions, curves over layers.
+interval lies, *not shown* that the target is within it; what has no interval is not judged. The other numbers stand
+beside it: controls, other conditions, curves over layers.
 
 Read with care. The models are small enough for a CPU: the bundled one (4.3 M parameters, 8 blocks, English
 Wikipedia), stories260K (0.26 M, 5 blocks, children's stories), and networks trained for the purpose; the published ones

@@ -17,8 +17,8 @@ NAN = float("nan")
         ({"above": 0.5}, (0.7, 0.5, 0.8), "not shown"),
         ({"above": 0.5}, (0.4, 0.3, 0.6), "not shown"),
         ({"above": 0.5}, (0.4, 0.3, 0.5), "no"),
-        ({"above": 0}, (0.4, NAN, NAN), "yes, without an interval"),
-        ({"above": 0}, (0, NAN, NAN), "no, without an interval"),
+        ({"above": 0}, (0.4, NAN, NAN), "no interval"),
+        ({"above": 0}, (-1, 0, NAN), "no interval"),
         ({"below": 1}, (0.4, 0.3, 0.9), "yes"),
         ({"below": 1}, (0.9, 0.8, 1.1), "not shown"),
         ({"below": 1}, (1.5, 1.2, 1.6), "no"),
@@ -40,7 +40,7 @@ def test_only_what_was_measured_of_the_right_model_is_judged():
         Claim("third", "we", "x", lambda r: {"x": Number(1)}, ("a",), model="gpt2"),
     ]
     (row,) = evaluate(claims, {"a": ds}, "bundled")
-    assert (row["claim"], row["target"], row["verdict"]) == ("first", "above 0", "yes, without an interval")
+    assert (row["claim"], row["target"], row["verdict"]) == ("first", "above 0", "no interval")
     assert row["numbers"]["by layer"] == {"curve": [1.0, 2.0]}
     assert [r["claim"] for r in evaluate(claims, {"a": ds}, "gpt2")] == ["first", "third"]
     with pytest.raises(TypeError, match="cannot be judged"):
