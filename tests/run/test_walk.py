@@ -77,3 +77,20 @@ def test_rows_of_prompts_that_are_not_finite_are_missing():
         return xr.Dataset(attrs={"groups": "prompts"})
 
     walked("ends", tiny(), PROMPTS, {}, make)
+
+
+ITEMS = [ti.behaviour.Item("the river to the", ("north", "in"), 0), ti.behaviour.Item("a", ("b", "c", "d"), 1)]
+CALLS = {
+    "multiple_choice": lambda **walk: ti.behaviour.multiple_choice(tiny(), ITEMS, score="option", **walk),
+    "patchscope": lambda **walk: ti.lexicon.patchscope(tiny(), PROMPTS, "repeat", [0, 2], true=[5] * 6, **walk),
+    "continuations": lambda **walk: ti.behaviour.continuations(tiny(), PROMPTS, 2, **walk),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_functions_that_walk_keep_their_results(name, tmp_path, monkeypatch):
+    plain = CALLS[name]()
+    kept = CALLS[name](store=tmp_path / "x.zarr", batch_tokens=12, checkpoint_every=0)
+    xr.testing.assert_allclose(kept, plain, rtol=1e-4)
+    monkeypatch.setattr(type(tiny()), "run", lambda *a, **k: pytest.fail("it is there"))
+    xr.testing.assert_equal(CALLS[name](store=tmp_path / "x.zarr"), kept)
