@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import csv
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import tokinterp as ti
+from tokinterp.text.vocabulary import ALPHABET
 from tokinterp.tokenizers import flores, tokenizer_metrics
+from tokinterp.tokenizers.inference import Inference
 
 REACHABLE = {
     "gpt2": {"ok": 49_912, "ok_special": 1, "undecodable": 344},
@@ -100,4 +104,27 @@ def _rounded(values: Any, known: Any, name: str) -> Any:
     return round(float(values[-1 if name == "premium" else 0]), digits or None)
 
 
-CHECKS = (reachable_ids, token_kinds, token_lengths)
+def published_splits(folder: Path) -> Outcome:
+    """GPT-2's tokens of 55,867 words and pseudowords, and their chunkability, as published with cogtok.
+
+    FOLDER/cogtok/gpt2/output.csv is results/trained_models/en/models/gpt2/output.csv of github.com/clap-lab/cogtok,
+    whose tokens are byte-level spellings and chunkabilities rounded to two digits.
+    """
+    with (folder / "cogtok" / "gpt2" / "output.csv").open(encoding="utf-8", newline="") as stream:
+        rows = [r for r in csv.DictReader(stream) if r["Stimulus"]]
+    words = [r["Stimulus"] for r in rows]
+    inference = Inference(tokenizer(folder, "gpt2"), space=False)
+    spelt = {b: c for c, b in ALPHABET.items()}
+    known = [ast.literal_eval(r["Subtokens"]) for r in rows]
+    found = {}
+    for method in ("own", "merges"):
+        cuts = [["".join(spelt[b] for b in p) for p in cut or []] for cut in inference.cut(words, method)]
+        found[method] = sum(a == b for a, b in zip(cuts, known, strict=True))
+        value = [round(1 - len(c) / len(w), 2) for c, w in zip(cuts, words, strict=True)]
+        found[f"{method}, chunkability"] = sum(
+            abs(v - float(r["Wordiness"])) < 0.011 for v, r in zip(value, rows, strict=True)
+        )
+    return equal(found, dict.fromkeys(found, len(rows)))
+
+
+CHECKS = (reachable_ids, token_kinds, token_lengths, published_splits)

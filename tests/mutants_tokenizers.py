@@ -6,6 +6,12 @@ OF_CATEGORIES = "tests/tokenizers/test_categories.py::"
 TEST = "tests/tokenizers/test_reachability.py::"
 METRICS, COUNTING, USAGE = (f"tokinterp/tokenizers/{n}.py" for n in ("metrics", "counting", "usage"))
 OF_METRICS, OF_COUNTING = (f"tests/tokenizers/test_{n}.py::" for n in ("metrics", "counting"))
+INFERENCE, MORPHOLOGY, COMPOUNDS, MIXTURE = (
+    f"tokinterp/tokenizers/{n}.py" for n in ("inference", "morphology", "compounds", "mixture")
+)
+OF_INFERENCE, OF_MORPHOLOGY, OF_COMPOUNDS, OF_MIXTURE = (
+    f"tests/tokenizers/test_{n}.py::" for n in ("inference", "morphology", "compounds", "mixture")
+)
 MUTANTS = [
     ("reachability: one other token is enough", REACHABILITY, "if list(reencoded) == [i]:", "if len(reencoded) == 1:",
      f"{TEST}test_planted_tokens_have_their_categories"),
@@ -43,4 +49,20 @@ MUTANTS = [
      f"{OF_METRICS}test_unknown_words_are_counted_by_characters"),
     ("metrics: nsl of the base itself", METRICS, '_sum(cells, (base, *k[1:]), "tokens").sum())', '_sum(cells, k, "tokens").sum())',
      f"{OF_METRICS}test_ratios_are_those_of_a_plain_count"),
+    ("inference: merges by place", INFERENCE, "rank, _ = min(pairs)", "rank, _ = min(pairs, key=lambda p: (p[0] > len(ranks), p[1]))",
+     f"{OF_INFERENCE}test_merges_are_those_of_the_library"),
+    ("inference: shortest suffix", INFERENCE, "starts = range(max(0, at - self.longest), at)",
+     "starts = range(at - 1, max(0, at - self.longest) - 1, -1)", f"{OF_INFERENCE}test_every_way_on_a_word_made_for_it"),
+    ("morphology: the space is a character", MORPHOLOGY, "made = {place - before for place in inner_places(cut)} - {0}",
+     "made = inner_places(cut)", f"{OF_MORPHOLOGY}test_marks_of_spaces_and_pieces_are_no_characters"),
+    ("morphology: tokens themselves count", MORPHOLOGY, "not in inference.pieces and all(", "not in () and all(",
+     f"{OF_MORPHOLOGY}test_boundaries_of_planted_words"),
+    ("morphology: kinds together", MORPHOLOGY, "(np.array(list(kinds)) == kind)", "(np.array(list(kinds)) != '')",
+     f"{OF_MORPHOLOGY}test_chunkability_and_its_correlation"),
+    ("compounds: one boundary is enough", COMPOUNDS, "met == len(parts) - 1", "met >= 1",
+     f"{OF_COMPOUNDS}test_labels_of_planted_compounds"),
+    ("mixture: merges as rare as possible", MIXTURE, "counts[pair] - counts[p])", "counts[p] - counts[pair])",
+     f"{OF_MIXTURE}test_the_program_by_hand"),
+    ("mixture: old pairs stay", MIXTURE, "now[gone] = now[gone] - counts[w]", "now[gone] = now[gone] + 0 * counts[w]",
+     f"{OF_MIXTURE}test_counts_are_those_of_a_plain_merge"),
 ]  # fmt: skip

@@ -190,3 +190,11 @@ class Spread(Measurement):
                 "token_id": v("token", token_id, "token id", "1"),
             },
         )
+
+
+def unigram_tokenizer(*pieces, scores=None):
+    """A tokenizer that cuts words at white space into these pieces, those of the largest sum of scores."""
+    known = list(zip(pieces, scores or [-1.0] * len(pieces), strict=True))
+    inner = Tokenizer(models.Unigram([*known, ("<unk>", -99.0)], unk_id=len(known)))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return T.PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")

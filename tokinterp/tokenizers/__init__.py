@@ -1,8 +1,28 @@
 """What can be known of tokens without running a model."""
 
 from .categories import token_categories
+from .compounds import compound_splits, decompounding_scores
 from .corpora import Corpus, flores
+from .inference import segment_words
+from .markov import MarkovSource, token_unigram_loss
 from .metrics import tokenizer_metrics
+from .mixture import infer_mixture
+from .morphology import boundary_scores, chunkability, derivational_coverage
 from .reachability import token_reachability
 
-__all__ = ["Corpus", "flores", "token_categories", "token_reachability", "tokenizer_metrics"]
+__all__ = [
+    "Corpus",
+    "MarkovSource",
+    "boundary_scores",
+    "chunkability",
+    "compound_splits",
+    "decompounding_scores",
+    "derivational_coverage",
+    "flores",
+    "infer_mixture",
+    "segment_words",
+    "token_categories",
+    "token_reachability",
+    "token_unigram_loss",
+    "tokenizer_metrics",
+]
