@@ -59,8 +59,8 @@ def retrieve_words(
     -------
     xarray.Dataset
         (prompt, layer, variant), one prompt for each case: ``rank`` of the word's own token (0: retrieved; ties count
-        against it; -1 where a state is not finite) and ``retrieved``; (prompt, variant): ``first_layer``, NaN where the
-        word is never retrieved.
+        against it; -1 where a state is not finite) and ``retrieved`` (NaN there); (prompt, variant): ``first_layer``,
+        NaN where the word is never retrieved.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def retrieve_words(
         what = "other embeddings at least as close as the word's own, -1 where not finite"
         data = {
             "rank": v(dims, rank, what, "1", PAPER),
-            "retrieved": v(dims, retrieved.astype(float), "share of words retrieved", "1", PAPER),
+            "retrieved": v(dims, np.where(rank < 0, np.nan, retrieved), "share of words retrieved", "1", PAPER),
             "first_layer": v(("prompt", "variant"), first, "first layer at which the word is retrieved", "1", PAPER),
         }
         return xr.Dataset(data, coords)

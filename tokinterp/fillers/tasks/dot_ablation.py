@@ -119,7 +119,7 @@ def ablate_dots(
         whole = bench.answers("none")
         for i, name in enumerate(names):
             said = whole if name == "none" else bench.answers(name)
-            correct[t, i] = (said[1] > 0).cpu().numpy()
+            correct[t, i] = torch.where(said[1].isnan(), torch.nan, (said[1] > 0).double()).cpu().numpy()
             answered[t, i] = said[0].cpu().numpy()
             change[t, i] = (said[1] - whole[1]).cpu().numpy()
         for s in range(task.n_fillers) if "slots" in single else ():
@@ -214,11 +214,12 @@ class _Bench:
     @cached_property
     def means(self) -> dict[Site, torch.Tensor]:
         """(position, d_model) mean over prompts of the stream at each layer."""
-        total = {s: torch.zeros((), dtype=torch.float64, device=self.model.device) for s in self.streams}
+        total, count = {s: torch.zeros((), dtype=torch.float64, device=self.model.device) for s in self.streams}, 0
         for batch in stream(self.model, self.prompts, self.streams):
             for s, v in batch.activations.items():
                 total[s] = total[s] + v.double().sum(0)
-        return {s: (v / len(self.prompts)).float() for s, v in total.items()}
+            count += len(batch)
+        return {s: (v / count).float() for s, v in total.items()}
 
 
 def _check(trunks: Mapping[str, Any], task: Task) -> None:
