@@ -36,6 +36,9 @@ def test_answers_are_scored_as_in_a_loop(batch_tokens):
     assert ds["correct"].values.tolist() == [1, 1, 1, 1]
     assert ds["rank"].values.tolist() == [0, 0, 0, 0]
     assert "logit_difference" not in ds
+    mixed = [best[0], ANSWERS[1], *best[2:]]  # answers of several lengths in one batch
+    ds = ti.measure(tiny(), PROMPTS, {"answers": Answers(mixed)}, progress=False)["answers"]
+    assert ds["correct"].values[[0, 2, 3]].tolist() == [1, 1, 1]
 
 
 def test_answers_that_do_not_fit_are_refused_before_the_run():
