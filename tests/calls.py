@@ -115,6 +115,17 @@ class World:
         }  # fmt: skip
         return ti.measure(self.model, self.prompts, asked, progress=False)
 
+    @cached_property
+    def halves(self) -> list[xr.DataTree]:
+        asked = {"curvature": ti.geometry.Curvature()}
+        return [ti.measure(self.model, self.prompts[[n]], asked, progress=False) for n in (0, 1)]
+
+    @cached_property
+    def chatting(self) -> Any:
+        tokenizer = byte_tokenizer()
+        tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+        return tokenizer
+
     def ds(self, name: str) -> xr.Dataset:
         return self.run[name].to_dataset(inherit=True)
 
@@ -375,6 +386,7 @@ CALLS: dict[str, Callable[[World], Call]] = {
         "untrained": M, "Modules": {"blocks": "model.layers", "norm": "model.norm"},
         "Site": {"name": "resid", "at": 1}, "Site.parse": {"text": "resid.1"}, "resid": {"layers": [0, 1]},
         "capture": {**MP, "numbers": [0], "sites": [S]}, "stream": {**MP, "sites": [S]},
+        "states": {**MP, "layers": [0, 1]},
         "model.run": {"ids": torch.tensor([[5, 6, 7]]), "sites": [S]}, "model.unembed": {"resid": torch.zeros(1, 32)},
         "measure": {**MP, "measurements": {"n": ti.geometry.TokenNorms(tokens=0)}, "progress": False},
         "measure_nulls": {**MP, "measurements": {"n": ti.geometry.TokenNorms(tokens=0)}, "nulls": ["none"],
@@ -410,7 +422,8 @@ CALLS: dict[str, Callable[[World], Call]] = {
             "type": np.array([""]), "texts": TEXTS,
         },
         "Spans.from_records": {"records": [{"document": 0, "start": 0, "stop": 3, "kind": "word"}], "texts": TEXTS},
-        "Spans.words": {"texts": TEXTS}, "spans.where": {"mask": np.arange(3)}, "spans.of_kind": {"kind": "word"},
+        "Spans.words": {"texts": TEXTS}, "Spans.find": {"texts": TEXTS, "words": ["the"]},
+        "spans.where": {"mask": np.arange(3)}, "spans.of_kind": {"kind": "word"},
         "spans.align": {"prompts": lambda w: w.prompts},
         "TokenSpans": {
             "spans": lambda w: w.spans, "span": np.array([0]), "prompt": np.array([0]), "start": np.array([1]),
@@ -513,6 +526,11 @@ CALLS: dict[str, Callable[[World], Call]] = {
         "read": {"path": lambda w: w.store},
         "write": {"data": lambda w: w.ds("curvature"), "path": lambda w: w.new("w.zarr")},
         "check": {"data": lambda w: w.run}, "summary": _ds("curvature"),
+        "join_runs": {"runs": lambda w: w.halves}, "with_labels": {"data": lambda w: w.ds("curvature")},
+        "table": {"data": lambda w: w.ds("curvature"), "variables": ["curvature"]},
+        "cite": {"data": lambda w: w.ds("curvature")},
+        "chat_texts": {"conversations": [[{"role": "user", "content": "Go."}]],
+                       "model_or_tokenizer": lambda w: w.chatting},
         "concat_models": {"results": lambda w: {"a": w.ds("curvature"), "b": w.ds("curvature")}},
         "report": {"run": lambda w: w.ds("curvature"), "path": lambda w: w.new("r.html")},
         "diff_erank": {"untrained": lambda w: w.ds("entropy"), "trained": lambda w: w.ds("entropy")},

@@ -29,6 +29,7 @@ ANY = {
     ("PerCloud", "estimator"): "any object with fit, or function",
     ("representations.fit", "y"): "ignored, as scikit-learn asks", ("representations.fit_transform", "y"): "ignored",
     ("representations.get_params", "deep"): "ignored",
+    ("states", "where"): "of many kinds, see its own tests",
     ("prompts.vocabulary.special", "ids"): "an array of any shape, in every batch",
 }  # fmt: skip
 """Parameters whose values are not looked at, and why."""

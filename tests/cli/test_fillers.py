@@ -47,6 +47,7 @@ def test_command_attention(call, tmp_path):
     code, said, _ = call("fillers", "attention", "bundled", "-o", tmp_path / "a.zarr", "-k", 4, "--limit", 3)
     assert code == 0
     assert "answer -> fillers: mass" in said
+    assert "nan" not in said
     run = ti.read(tmp_path / "a.zarr")
     np.testing.assert_allclose(run["attention"]["mass"].sum("key_set"), 1, atol=1e-5)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from math import isnan
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -116,10 +117,9 @@ def attention(
     for q in mean["query_set"].values:
         for k in mean["key_set"].values:
             m = mean.sel(query_set=q, key_set=k)
-            say(
-                f"{q} -> {k}: mass {float(m['mass']):.3f}, chance {float(m['chance']):.3f}, "
-                f"net of sink and self {float(m['net_enrichment']):.2f} times chance"
-            )
+            net = float(m["net_enrichment"])  # none where the keys are the sink itself, or one that is not there
+            more = "" if isnan(net) else f", net of sink and self {net:.2f} times chance"
+            say(f"{q} -> {k}: mass {float(m['mass']):.3f}, chance {float(m['chance']):.3f}{more}")
     say(f"written to {output}", err=True)
 
 

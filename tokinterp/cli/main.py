@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def application() -> typer.Typer:
     """Return the application with the commands of all modules of this folder."""
-    app = typer.Typer(name="tokinterp", help="What happens to a token inside a language model?", epilog=ENDS, **LOOK)
+    app = typer.Typer(name="tokinterp", epilog=ENDS, **{**LOOK, "add_completion": True})
     app.callback()(options)
     for name in sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)])):
         module = import_module(f"{__package__}.{name}") if name != "main" else None

@@ -112,6 +112,10 @@ GIVEN = ("model", "prompts", "validation", "store", "file", "checkpoint_every", 
 """Arguments of a fit that are options of ``tokinterp fit``."""
 
 
+USUAL = {"small": "nan"}
+"""Settings whose default is another on the command line: a file of texts has short ones, whose values are missing."""
+
+
 def settings_of(made: Any) -> list[tuple[str, str, str]]:
     """Return the settings of a measurement or a fit: name, default, and what it means and may be."""
     kinds = (made.__init__ if inspect.isclass(made) else made).__kinds__
@@ -119,7 +123,8 @@ def settings_of(made: Any) -> list[tuple[str, str, str]]:
     for name, p in parameters_of(made).items():
         if name in GIVEN and not inspect.isclass(made):
             continue
-        default = "needed" if p.default is p.empty else f"default: {json.dumps(p.default, default=repr)}"
+        usual = USUAL.get(name, p.default) if inspect.isclass(made) else p.default
+        default = "needed" if usual is p.empty else f"default: {json.dumps(usual, default=repr)}"
         said = " ".join(x for x in (means.get(name, ""), f"Give {kinds[name].says}.") if x)
         out.append((name, default, said))
     return out
@@ -198,8 +203,7 @@ def make_measurements(
     out = {}
     for name, own in given.items():
         start = {**chosen, **({"seed": seed} if seed is not None and "seed" in known[name] else {})}
-        if "small" in known[name]:  # a file of texts has short ones: NaN and counted, where the library would refuse
-            start["small"] = "nan"
+        start |= {s: v for s, v in USUAL.items() if s in known[name]}
         own = {s: read_fitted(kinds[name], s, v, load) for s, v in own.items()}
         needed = [s for s, p in parameters_of(kinds[name]).items() if p.default is p.empty and s not in own]
         if needed:

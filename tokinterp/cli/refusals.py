@@ -67,7 +67,7 @@ def _about(message: str, run: Callable[..., None], given: dict[str, Any], flags:
             for one in value if isinstance(value, list) else [value]:
                 said = re.escape(" ".join(str(Path(one)).split())) if isinstance(one, str | Path) and str(one) else ""
                 if said and re.search(rf"(?<!\w){said}(?!\w)", message):
-                    return f"{flags[name]} {one}: {message}"
+                    return f"{flags[name]} {one}: {message.removeprefix(f'{one}: ')}"
     return message
 
 

@@ -92,7 +92,7 @@ def export(
             raise Usage(f"--variable {variable[0]}: {output.suffix} has whole results; choose them with --result")
         write(tree, output, overwrite=overwrite)
     else:
-        say(f"{write_table(tree, output, *variable):,} rows", err=True)
+        say(f"{write_table(tree, output, variable or None):,} rows", err=True)
     say(f"written to {output}", err=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,22 +10,22 @@ import xarray as xr
 
 from ..files.escape import for_cell
 from ..files.whole import replacing
-from ..settings import checked, instance, string
+from ..settings import checked, instance, several, string
 from .tables import named_results
 
 if TYPE_CHECKING:
     import pandas
 
 
-@checked(data=instance("Dataset", "DataTree"), variables=string)
-def table(data: xr.Dataset | xr.DataTree, *variables: str) -> pandas.DataFrame:
+@checked(data=instance("Dataset", "DataTree"), variables=string | several(string, 1))
+def table(data: xr.Dataset | xr.DataTree, variables: str | Sequence[str] | None = None) -> pandas.DataFrame:
     """Return the values of results as a long table: a row for each value, with the labels of its place.
 
     Parameters
     ----------
     data : Dataset or DataTree
         A result, ``run["lens"]``, or a whole run.
-    *variables : str
+    variables : str or sequence of str, optional
         Only these; by default all.
 
     Returns
@@ -55,7 +56,8 @@ def table(data: xr.Dataset | xr.DataTree, *variables: str) -> pandas.DataFrame:
     alone = isinstance(data, xr.Dataset) or not data.children
     results = {"": data} if isinstance(data, xr.Dataset) else named_results(data)
     known = list(dict.fromkeys(str(n) for ds in results.values() for n in ds.data_vars))
-    if wrong := [v for v in variables if v not in known]:
+    variables = [variables] if isinstance(variables, str) else variables
+    if wrong := [v for v in variables or () if v not in known]:
         raise ValueError(f"variables={wrong[0]!r}: there is no such variable; there are {', '.join(known)}")
     frames = [
         _long(ds, str(v), None if alone else name)
@@ -89,9 +91,9 @@ def _long(ds: xr.Dataset, name: str, result: str | None) -> pandas.DataFrame:
     return out.assign(units=str(v.attrs.get("units", "1")))
 
 
-def write_table(data: xr.Dataset | xr.DataTree, path: Path, *variables: str) -> int:
+def write_table(data: xr.Dataset | xr.DataTree, path: Path, variables: Sequence[str] | None = None) -> int:
     """Write `table` as .csv or .parquet, in one step, and return its rows; no string of a .csv is a formula."""
-    found = table(data, *variables)
+    found = table(data, variables)
     if path.suffix == ".parquet":
         try:
             with replacing(path) as new:
