@@ -36,8 +36,8 @@ import numpy as np
 import xarray as xr
 
 import tokinterp as ti
-from tokinterp.erasure.depth import default_layers, end_layer
-from tokinterp.erasure.replicates import seed_agreement
+from tokinterp.erasure.erasure import default_layers, end_layer
+from tokinterp.erasure.evaluation_seeds import seed_agreement
 from tokinterp.results.dataset import variable
 from tokinterp.text import shuffle_blocks
 from tokinterp.text.bigrams import sample_bigrams

@@ -75,8 +75,8 @@ MUTANTS = [
     ("sets: last of all prompts", "tokinterp/attention/token_sets.py",
      "row[:] = place == np.repeat(lengths, lengths) - 1", "row[:] = place == lengths.max() - 1",
      "tests/attention/test_token_sets.py"),
-    ("seeds: sd over n", "tokinterp/erasure/replicates.py", "sd[n] = np.sqrt(x.var(0, ddof=1).mean())",
-     "sd[n] = np.sqrt(x.var(0).mean())", "tests/erasure/test_replicates.py"),
-    ("seeds: union is the first", "tokinterp/erasure/replicates.py", "len(scores[a].keys() | scores[b].keys())",
-     "len(scores[a].keys())", "tests/erasure/test_replicates.py"),
+    ("seeds: sd over n", "tokinterp/erasure/evaluation_seeds.py", "sd[n] = np.sqrt(x.var(0, ddof=1).mean())",
+     "sd[n] = np.sqrt(x.var(0).mean())", "tests/erasure/test_evaluation_seeds.py"),
+    ("seeds: union is the first", "tokinterp/erasure/evaluation_seeds.py", "len(scores[a].keys() | scores[b].keys())",
+     "len(scores[a].keys())", "tests/erasure/test_evaluation_seeds.py"),
 ]  # fmt: skip

@@ -50,7 +50,7 @@ MUTANTS = [
     ("dot probes: an interval without a value", "tokinterp/fillers/tasks/dot_probes.py", "boot = boot.masked_fill(absent, torch.nan)",
      "pass",
      "tests/fillers/tasks/test_dot_probes.py -k without_examples"),
-    ("read: a type without rows has probability 0", "tokinterp/kernels/probes.py",
+    ("read: a type without rows has probability 0", "tokinterp/erasure/kernels/softmax.py",
      "bias.isneginf()[target.clamp_min(0)], -1)", "bias.isnan()[target.clamp_min(0)], -1)", "tests/erasure/test_probe_closed.py::test_a_label_without_a_row_to_fit_has_no_loss_and_not_an_infinite_one"),
     ("scores: a loss that is not known is 0", "tokinterp/erasure/probe_scores.py", ".masked_fill_(sums[..., 3] > 0, torch.nan)", "",
      "tests/erasure/test_probe_scores.py::test_a_seen_label_without_a_row_to_fit_leaves_no_cross_entropy_where_it_occurs"),

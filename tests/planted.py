@@ -9,9 +9,9 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from tokinterp.erasure.kernels.softmax import Reading
 from tokinterp.erasure.token_probes import TokenProbes
 from tokinterp.fitted import digest_of
-from tokinterp.kernels.probes import Reading
 from tokinterp.models.info import ModelInfo
 from tokinterp.run.sites import Site
 from tokinterp.text import Prompts

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 import tokinterp as ti
+from tokinterp.erasure.kernels.softmax import Scratch, softmax_gradient
 from tokinterp.erasure.probe_settings import FEUCHT2024, ProbeSettings
 from tokinterp.erasure.probe_text import label_ids
 from tokinterp.erasure.probes import fit_probes
-from tokinterp.kernels.probes import Scratch, softmax_gradient
 
 from .common import peak_mb, random_llama, save
 

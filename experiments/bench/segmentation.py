@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tokinterp.erasure.kernels import segment_greedy, segments, span_scores
+from tokinterp.erasure.kernels.spans import segment_greedy, segments, span_scores
 
 from .common import paired, save
 

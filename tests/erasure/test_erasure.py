@@ -13,8 +13,7 @@ from planted_run import MODEL, planted_run
 from standin import StandIn, partitions
 
 import tokinterp as ti
-from tokinterp.erasure.depth import default_layers, end_layer
-from tokinterp.erasure.erasure import ErasureScores
+from tokinterp.erasure.erasure import ErasureScores, default_layers, end_layer
 from tokinterp.erasure.published import Feucht2024Scores
 from tokinterp.text import Prompts
 from tokinterp.text.bigrams import sample_bigrams

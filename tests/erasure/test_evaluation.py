@@ -9,7 +9,7 @@ import xarray as xr
 from scipy.stats import t
 
 from tokinterp.erasure.evaluation import evaluate, psi_of_spans
-from tokinterp.erasure.kernels import span_scores
+from tokinterp.erasure.kernels.spans import span_scores
 from tokinterp.erasure.vocabulary import read_out
 from tokinterp.results.dataset import variable
 from tokinterp.text import Prompts, Spans

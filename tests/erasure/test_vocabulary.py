@@ -15,8 +15,8 @@ import tokinterp as ti
 from tokinterp.erasure.erasure import ErasureScores
 from tokinterp.erasure.evaluation import evaluate, psi_of_spans
 from tokinterp.erasure.probes import fit_probes
-from tokinterp.erasure.tally import Tally, word_edges
 from tokinterp.erasure.vocabulary import contexts, permutation_threshold, read_out, token_ids
+from tokinterp.erasure.vocabulary_tally import Tally, word_edges
 from tokinterp.results.dataset import variable
 from tokinterp.text import Prompts, Spans
 

@@ -10,7 +10,7 @@ import tokinterp as ti
 from experiments import erasure
 from experiments.parts import units as erasure_units
 from figures.erasure import compose
-from tokinterp.erasure.replicates import seed_agreement
+from tokinterp.erasure.evaluation_seeds import seed_agreement
 from tokinterp.text import shuffle_blocks
 
 pytestmark = pytest.mark.slow

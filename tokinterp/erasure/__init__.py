@@ -2,10 +2,10 @@
 
 from .erasure import ErasureScores
 from .evaluation import evaluate, psi_of_spans
+from .evaluation_seeds import seed_agreement
 from .probe_scores import ProbeScores, score_probes
 from .probes import fit_probes
 from .published import Feucht2024Scores, read_feucht2024
-from .replicates import seed_agreement
 from .token_probes import TokenProbes
 from .vocabulary import permutation_threshold, read_out
 

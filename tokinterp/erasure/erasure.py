@@ -12,8 +12,7 @@ import xarray as xr
 from ..run.measurement import Field, Measurement
 from ..run.sites import resid
 from ..settings import checked, integer, mapping, one_of, several
-from . import kernels as seg
-from .depth import default_layers
+from .kernels import spans as seg
 
 if TYPE_CHECKING:
     from ..models.info import ModelInfo
@@ -39,7 +38,7 @@ class ErasureScores(Measurement):
     """Drop of token probes between two layers, the score psi of spans, and a segmentation of every prompt.
 
     delta(t, i) is the probability that the probe of offset i gives the true token at t + i at layer ``start`` minus
-    that at layer ``end``; psi of a span is defined in `tokinterp.erasure.kernels.span_scores`.
+    that at layer ``end``; psi of a span is defined in `tokinterp.erasure.kernels.spans.span_scores`.
 
     Parameters
     ----------
@@ -305,3 +304,39 @@ def _per_prompt(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         "mean_psi": mean,
         "in_units": share,
     }
+
+
+# -- layers of a new model ------------------------------------------------------------------------------------
+def default_layers(n_layers: int) -> tuple[int, int]:
+    """Return the layers of the paper (2 and 10 of 32 blocks) for a model of another depth.
+
+    Examples
+    --------
+    >>> default_layers(32), default_layers(12), default_layers(2)
+    ((2, 10), (1, 4), (1, 2))
+    """
+    start = max(1, round(n_layers * 2 / 32)) if n_layers > 1 else 0
+    return start, min(n_layers, max(start + 1, round(n_layers * 10 / 32)))
+
+
+def end_layer(layers: Sequence[int], others: Sequence[float], last: Sequence[float], tolerance: float = 0.02) -> int:
+    """Return the first layer from which on the erasure gap hardly grows any more: the end to choose for a new model.
+
+    Parameters
+    ----------
+    layers : sequence of int
+        Layers, in order.
+    others, last : sequence of float
+        Accuracy of offset 0 at each layer, at tokens that end no unit and at last tokens of multi-token words.
+    tolerance : float
+        The gap of no later layer exceeds that of the layer returned by more than this.
+
+    Examples
+    --------
+    >>> end_layer([0, 2, 4, 6, 8], [1, 0.98, 0.9, 0.85, 0.8], [1, 0.9, 0.6, 0.4, 0.35])
+    6
+    """
+    gap = np.asarray(others, dtype=float) - np.asarray(last, dtype=float)
+    if len(gap) != len(layers) or not np.isfinite(gap).all() or not len(gap):
+        raise ValueError(f"{len(layers)} layers need as many finite accuracies, not {gap.tolist()}")
+    return int(np.asarray(layers)[np.flatnonzero(gap >= gap.max() - tolerance)[0]])

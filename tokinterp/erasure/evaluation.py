@@ -17,7 +17,7 @@ from ..results.stamp import derived
 from ..settings import checked, count, instance, pair, ranks
 from ..stats.resample import resample
 from ..stats.tests import wilson
-from . import kernels as seg
+from .kernels import spans as seg
 from .vocabulary import token_ids
 
 if TYPE_CHECKING:

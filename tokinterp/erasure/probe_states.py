@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..kernels.probes import Scratch
 from ..run.batch import Batch
 from ..run.sites import resid
 from ..run.stream import stream
+from .kernels.softmax import Scratch
 
 if TYPE_CHECKING:
     from ..models.base import Model

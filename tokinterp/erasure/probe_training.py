@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..kernels.probes import Scratch, factored_gradient, read_targets, softmax_gradient
+from .kernels.softmax import Scratch, factored_gradient, read_targets, softmax_gradient
 from .probe_settings import ProbeSettings
 
 State = tuple[dict[str, Any], Mapping[str, torch.Tensor]]

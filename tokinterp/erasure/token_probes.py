@@ -10,9 +10,9 @@ import torch
 from safetensors import safe_open
 
 from ..fitted import Fitted, Tensors
-from ..kernels import probes as kernel
 from ..settings import checked, count, instance, integer, mapping, of, several, short
 from . import probe_files
+from .kernels import softmax as kernel
 from .probe_files import check_layer
 from .probe_text import TextStatistics
 

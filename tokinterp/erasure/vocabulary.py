@@ -10,7 +10,7 @@ import xarray as xr
 
 from ..kernels.state import neutral
 from ..settings import checked, count, instance, number, one_of, pair, result, several
-from .tally import BOUNDARIES, EXAMPLE, Tally
+from .vocabulary_tally import BOUNDARIES, EXAMPLE, Tally
 
 if TYPE_CHECKING:
     from ..text.prompts import Prompts

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from tokinterp.erasure.replicates import seed_agreement
+from tokinterp.erasure.evaluation_seeds import seed_agreement
 
 SPANS = [(0, 1, 3), (0, 3, 4), (0, 4, 7), (1, 1, 3)]
 

@@ -12,7 +12,7 @@ from ..kernels.state import neutral
 from ..results.dataset import variable
 from ..results.stamp import derived
 from ..settings import checked, result, several
-from .tally import SCORING
+from .vocabulary_tally import SCORING
 
 
 @checked(results=several(result, 2))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import tokinterp as ti
-from tokinterp.erasure.tally import Tally
+from tokinterp.erasure.vocabulary_tally import Tally
 
 SETTINGS = {"probes": "a", "offsets": [0, -1], "centred": False, "unseen": "missing", "exclude": ["special"],
             "max_length": None, "penalty": 0.0, "tokens": 64}  # fmt: skip

@@ -12,7 +12,7 @@ from golden import footprints
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokinterp.erasure import kernels as seg
+from tokinterp.erasure.kernels import spans as seg
 
 NAN = math.nan
 FOUND = json.loads((Path(footprints.__file__).with_suffix(".json")).read_text(encoding="utf-8"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tokinterp.erasure.depth import default_layers, end_layer
+from tokinterp.erasure.erasure import default_layers, end_layer
 
 
 @pytest.mark.parametrize("n", range(1, 70))

@@ -1,0 +1,1 @@
+"""Tensors of erasure: scores of spans, and softmax probes."""
