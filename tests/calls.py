@@ -473,7 +473,7 @@ CALLS: dict[str, Callable[[World], Call]] = {
         "canonicity": MC, "repeat_words": MC, "retrieve_words": MC,
         "patchscope": {**M, "source": lambda w: w.prompts}, "Target": {"ids": (1, 5, 6), "positions": (1,)},
         "Target.make": {"template": "identity", **M},
-        "Answers": {"answers": [[5]]},
+        "Answers": {"answers": [[5]]}, "AnswerStates": {"sizes": [1]},
         "continuations": {**MP, "n_tokens": 2},
         "patching_sweep": {**M, "clean": lambda w: w.prompts, "corrupted": lambda w: w.prompts,
                            "answers": [[5]] * 4, "at": [1], "progress": False},

@@ -300,7 +300,6 @@ def calls_of_models(path):
 
 
 RUN_BY_HAND = {
-    "behaviour/answers.py": "items under edits that are masks of one batch, until they are conditions",
     "fillers/tasks/training.py": "trains toy networks, step by step, with gradients",
     "fillers/tasks/probe.py": "finetunes them",
     "fillers/tasks/evaluation.py": "scores them while they are trained",

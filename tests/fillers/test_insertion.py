@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import xarray as xr
+from answering import ask, pad
 from scipy import stats
 
 import tokinterp as ti
-from tokinterp.behaviour.answers import ask, pad
 from tokinterp.fillers.insertion import insert, insertion_tests
 from tokinterp.kernels.divergence import compare
 from tokinterp.text.items import build_items

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from answering import ask, pad
 from tiny import byte_tokenizer, tiny, tiny_lm
 
 import tokinterp as ti
-from tokinterp.behaviour.answers import ask, pad
 from tokinterp.fillers.interventions import ALL, donors, intervene
 from tokinterp.run import edits as E
 from tokinterp.text.items import build_items

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from answering import ask, pad
 from filler_reader import CUE, FILLER, QUESTIONS, filler_reader
 
-from tokinterp.behaviour.answers import ask, pad
 from tokinterp.fillers.decision import verdict
 from tokinterp.fillers.insertion import insert
 from tokinterp.fillers.interventions import ALL, intervene

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from answering import ask, pad
 from tiny import tiny_lm
 
 import tokinterp as ti
-from tokinterp.behaviour.answers import ask, pad
 from tokinterp.fillers.decision import verdict
 from tokinterp.fillers.insertion import insert
 from tokinterp.text.items import KINDS, Tokens, build_items

@@ -1,5 +1,6 @@
 """What a model answers: multiple choice, continuations, answers under edits, and texts without some of their words."""
 
+from .answers import AnswerStates
 from .choices import Item, multiple_choice, read_mmlu
 from .decoded import continuations
 from .patching import patching_sweep
@@ -7,6 +8,7 @@ from .removal import removal_accuracy, surviving_loss
 from .scoring import Answers
 
 __all__ = [
+    "AnswerStates",
     "Answers",
     "Item",
     "continuations",

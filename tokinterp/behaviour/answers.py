@@ -1,122 +1,95 @@
-"""What a model answers: log-probability of the answer, the distribution at the answer position, and how two differ."""
+"""The stream where an answer begins, and how what it predicts differs from what another one predicts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from ..kernels.divergence import compare
+from ..run.measurement import Field, Measurement
 from ..run.sites import Site
+from ..settings import checked, count, several
 
 if TYPE_CHECKING:
     from ..models.base import Model
-    from ..run.edits import Edit
-    from ..text.items import Items
+    from ..models.info import ModelInfo
+    from ..run.batch import Batch
+    from ..text.prompts import Prompts
+
+ROWS = 64  # of logits at once
 
 
-class Padded(NamedTuple):
-    """Some items as one batch, answers appended but for their last token.
+@checked(sizes=several(count(1), 1))
+class AnswerStates(Measurement):
+    """The stream after the last block where the answer begins: from it follows all that is predicted there.
 
-    Attributes
+    Parameters
     ----------
-    ids, mask : torch.Tensor
-        (row, position).
-    last : torch.Tensor
-        (row,) position q* of the end of the input.
-    answer : torch.Tensor
-        (row, token) ids of the answers, -1 where there is none.
+    sizes : sequence of int
+        Tokens of the answer of each prompt, which ends with all of them but the last (see `Answers`).
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> run = ti.measure(model, ["The capital of France is"], {"end": AnswerStates([1])}, progress=False)
+    >>> run["end"]["state"].dims
+    ('prompt', 'channel')
     """
 
-    ids: Tensor
-    mask: Tensor
-    last: Tensor
-    answer: Tensor
+    fields = {"state": Field(("prompt", "channel"), "stream after the last block where the answer begins")}
 
-    @property
-    def answering(self) -> Tensor:
-        """(row, position) bool: q* and the answer's own tokens."""
-        return self.mask & (
-            torch.arange(self.ids.shape[1], device=self.ids.device, dtype=torch.int64) >= self.last[:, None]
-        )
+    def __init__(self, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.sizes = sizes
+
+    def sites(self, info: ModelInfo) -> list[Site]:
+        """Return the stream after the last block."""
+        return [Site("resid", info.n_layers)]
+
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
+        """Check that every prompt can hold its answer."""
+        super().begin(info, prompts)
+        if len(self.sizes) != len(prompts):
+            raise ValueError(f"sizes: {len(self.sizes)} for {len(prompts)} prompts: give one for each")
+        short = np.flatnonzero(np.asarray(self.sizes) > prompts.lengths)
+        if len(short):
+            raise ValueError(f"sizes: prompt {short[0]} is shorter than its answer of {self.sizes[short[0]]} tokens")
+
+    def update(self, batch: Batch) -> None:
+        """Keep the stream at one place of each prompt."""
+        size = torch.tensor([self.sizes[n] for n in batch.numbers], dtype=torch.int64, device=batch.device)
+        place = (batch.mask.sum(1) - size)[:, None, None]
+        x = batch.resid(self.info.n_layers)
+        self.keep(batch, state=x.gather(1, place.expand(-1, 1, x.shape[-1]))[:, 0].float())
 
 
-class Answers(NamedTuple):
-    """What was answered.
+def differences(
+    model: Model, changed: np.ndarray, reference: np.ndarray, tokens: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Return (prompt,) how the predictions from states differ from those of the reference, see `compare`.
 
-    Attributes
+    Parameters
     ----------
-    log_probs : torch.Tensor
-        (row, vocab) float32 log-probabilities at q*.
-    log_prob : torch.Tensor
-        (row,) float64 log-probability of the whole answer, teacher forced.
-    correct : torch.Tensor
-        (row,) bool, whether every token of the answer is the most probable one.
-    rank : torch.Tensor
-        (row,) tokens more probable at q* than the first of the answer.
+    model : Model
+        Whose head predicts.
+    changed, reference : numpy.ndarray
+        (prompt, d_model) of `AnswerStates`; NaN gives NaN.
+    tokens : numpy.ndarray, optional
+        (prompt,) token ids: ``log_prob`` is the change of their log-probability.
     """
-
-    log_probs: Tensor
-    log_prob: Tensor
-    correct: Tensor
-    rank: Tensor
-
-
-def pad(items: Items, rows: Sequence[int]) -> Padded:
-    """Return some items as one right-padded batch on the model's device."""
-    wholes = [np.concatenate([items.ids[r], items.answers[r][:-1]]) for r in rows]
-    ids = np.zeros((len(rows), max(map(len, wholes))), dtype=np.int64)
-    mask = np.zeros(ids.shape, dtype=bool)
-    answer = np.full((len(rows), max(len(items.answers[r]) for r in rows)), -1)
-    for i, (r, whole) in enumerate(zip(rows, wholes, strict=True)):
-        ids[i, : len(whole)], mask[i, : len(whole)] = whole, True
-        answer[i, : len(items.answers[r])] = items.answers[r]
-    last = np.array([len(items.ids[r]) - 1 for r in rows])
-    device = items.model.device
-    return Padded(*(torch.from_numpy(a).to(device) for a in (ids, mask, last, answer)))
-
-
-def chunks(items: Items, batch_tokens: int = 4096) -> Iterator[list[int]]:
-    """Yield numbers of items for batches of at most so many padded tokens, like lengths together."""
-    lengths = np.array([len(i) + len(a) for i, a in zip(items.ids, items.answers, strict=True)])
-    rows: list[int] = []
-    for r in np.argsort(-lengths, kind="stable").tolist():
-        if rows and (len(rows) + 1) * lengths[rows[0]] > batch_tokens:
-            yield rows
-            rows = []
-        rows.append(r)
-    yield rows
-
-
-def ask(
-    model: Model, batch: Padded, edits: Sequence[Edit] = (), position_ids: Tensor | None = None,
-    look: Callable[[Site, Tensor], None] | None = None, sites: Sequence[Site] = (),
-) -> Answers:  # fmt: skip
-    """Run a batch and return what is answered; ``look`` is shown other sites on the way."""
-    final = Site("resid", model.info.n_layers)
-    found: list[Tensor] = []
-
-    def take(site: Site, value: Tensor) -> None:
-        if site == final:
-            found.append(value)
-        if look is not None and site in sites:
-            look(site, value)
-
+    parts: list[dict[str, torch.Tensor]] = []
     with torch.no_grad():
-        model.run(batch.ids, [*sites, final], mask=batch.mask, edits=edits, position_ids=position_ids, consume=take)
-        size = batch.answer.shape[1]
-        places = (batch.last[:, None] + torch.arange(size, device=batch.ids.device, dtype=torch.int64)).clamp_max(
-            batch.ids.shape[1] - 1
-        )
-        stream = found[0].gather(1, places[..., None].expand(-1, -1, found[0].shape[-1]))
-        log_probs = torch.log_softmax(model.unembed(stream).float(), -1)
-        asked = batch.answer >= 0
-        target = batch.answer.clamp_min(0)[..., None]
-        own = log_probs.gather(2, target)
-        above = (log_probs > own).sum(-1)
-        return Answers(
-            log_probs[:, 0], own[..., 0].double().masked_fill(~asked, 0).sum(1), ((above == 0) | ~asked).all(1),
-            above[:, 0],
-        )  # fmt: skip
+        for a in range(0, len(changed), ROWS):
+            both = [torch.from_numpy(x[a : a + ROWS]).to(model.device) for x in (changed, reference)]
+            p, q = (torch.log_softmax(model.unembed(x).float(), -1) for x in both)
+            found = compare(p, q)
+            if tokens is not None:
+                at = torch.from_numpy(tokens[a : a + ROWS].astype(np.int64)).to(p.device)[:, None]
+                found["log_prob"] = (p.gather(1, at) - q.gather(1, at))[:, 0]
+            known = torch.stack([x.isfinite().all(1) for x in both]).all(0)
+            parts.append({k: v.double().masked_fill(~known, torch.nan).cpu() for k, v in found.items()})
+    return {k: torch.cat([part[k] for part in parts]).numpy() for k in parts[0]}

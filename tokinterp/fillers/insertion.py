@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 import xarray as xr
 
-from ..behaviour.answers import ask, chunks, pad
-from ..kernels.divergence import compare
+from ..behaviour.answers import AnswerStates, differences
+from ..behaviour.scoring import Answers
 from ..kernels.state import neutral
 from ..models.steady import steady
 from ..results.dataset import bound_coord, variable
 from ..results.documents import interval_name
 from ..results.profiles import mcnemar
 from ..results.stamp import derived, finish
+from ..run.conditions import Condition, measure_conditions
 from ..settings import checked, count, names, several, string
 from ..stats.resample import mean_interval
 from ..stats.tests import sign_test, spearman
-from ..text.items import PLACEMENTS, Items, _pair, build_items
-from .results import NAMES, numbers
+from ..text.items import PLACEMENTS, _pair, build_items
+from .results import NAMES, QUANTITIES, numbers
 
 if TYPE_CHECKING:
     from ..models.base import Model
 
 GRID = (0, 2, 4, 10, 20, 50, 100)
 ANNOUNCE = "Dots follow.\n"
-_QUANTITIES = ("log_prob", "correct", "rank", "kl", "js", "flip", "entropy_change")
+_QUANTITIES = ("log_prob", "correct", "rank", *QUANTITIES)
 
 
 @checked(n_fillers=several(count(), 1), kinds=several(string, 1) | string, placements=names(*PLACEMENTS, least=1))
@@ -46,6 +47,7 @@ def insert(
     exact: bool = True,
     batch_tokens: int = 4096,
     seed: int = 0,
+    store: str | Path | None = None,
 ) -> xr.Dataset:
     """Insert fillers and compare every answer with that to the same item without.
 
@@ -70,6 +72,8 @@ def insert(
         where there are none.
     batch_tokens : int
         Padded tokens per batch.
+    store : path, optional
+        See `measure_conditions`: the same call after a crash goes on.
 
     Returns
     -------
@@ -100,24 +104,22 @@ def insert(
         for i, kind in enumerate(kinds) for j, place in enumerate(placements) for k, size in enumerate(grid) if size
     ]  # fmt: skip
     told = build_items(model, questions, announce=announce, **shared) if announce else None
-    shape = (len(base), len(kinds), len(placements), len(grid))
-    found = {q: np.zeros(shape) for q in _QUANTITIES}
-    alone = {q: np.full(len(base), np.nan) for q in _QUANTITIES}
-    for rows in chunks(base, batch_tokens):
-        reference = ask(model, pad(base, rows))
-        for q, v in _against(reference, reference).items():
-            found[q][rows] = v[:, None, None, None]
-        conditions: list[tuple[Any, Items]] = [((i, j, k), items) for i, j, k, items in made]
-        for place, items in conditions if told is None else [*conditions, (None, told)]:
-            for part in _parts(items, rows, batch_tokens):
-                index = [rows.index(r) for r in part]
-                ours = type(reference)(*(x[index] for x in reference))
-                values = _against(ask(model, pad(items, part)), ours)
-                for q, v in values.items():
-                    if place is None:
-                        alone[q][part] = v
-                    else:
-                        found[q][(part, *([n] * len(part) for n in place))] = v
+    conditions = {"without": Condition(base.answered)}
+    conditions |= {f"kind {i}, placement {j}, {grid[k]}": Condition(items.answered) for i, j, k, items in made}
+    if told is not None:
+        conditions["announced"] = Condition(told.answered)
+    log_prob, scores, change = answered(model, conditions, base.answers, store, batch_tokens)
+
+    def values(name: str) -> dict[str, np.ndarray]:
+        return {"log_prob": log_prob[name], **scores[name], **change(name, "without")}
+
+    found = {q: np.zeros((len(base), len(kinds), len(placements), len(grid))) for q in _QUANTITIES}
+    for q, v in values("without").items():
+        found[q][:] = v[:, None, None, None]
+    for i, j, k, _ in made:
+        for q, v in values(f"kind {i}, placement {j}, {grid[k]}").items():
+            found[q][:, i, j, k] = v
+    alone = values("announced") if told is not None else {}
     dims = ("prompt", "filler", "placement", "n_fillers")
     data = {q: variable(dims, v, *NAMES[q]) for q, v in found.items()}
     if told is not None:
@@ -153,16 +155,33 @@ def _short(settings: dict[str, Any]) -> dict[str, Any]:
     return {**settings, "questions": f"{len(questions)} questions, {mark}"}
 
 
-def _parts(items: Items, rows: list[int], batch_tokens: int) -> list[list[int]]:
-    longest = max(len(items.ids[r]) + len(items.answers[r]) for r in rows)
-    step = max(1, batch_tokens // longest)
-    return [rows[a : a + step] for a in range(0, len(rows), step)]
+def answered(
+    model: Model, conditions: dict[str, Condition], answers: Sequence[np.ndarray], store: str | Path | None,
+    batch_tokens: int,
+) -> tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]], Callable[..., dict[str, np.ndarray]]]:  # fmt: skip
+    """Let items be answered under conditions; items that are not finite under all of them are NaN.
 
+    Returns
+    -------
+    log_prob : dict of str to numpy.ndarray
+        (item,) log-probability of the answer, by condition.
+    scores : dict of str to dict
+        ``correct`` and ``rank`` by condition.
+    change : callable
+        Of two conditions, and (item,) token ids: how the predictions where the answer begins differ.
+    """
+    ids = [a.tolist() for a in answers]
+    asked = {"answers": Answers(ids), "end": AnswerStates([len(a) for a in ids])}
+    run = measure_conditions(model, conditions, asked, store=store, batch_tokens=batch_tokens, progress=False)
+    scored, end = (run.children[n].to_dataset(inherit=False).reindex(prompt=np.arange(len(ids))) for n in asked)
+    states = {name: end["state"].sel(condition=name).values for name in conditions}
+    by = {name: scored.sel(condition=name) for name in conditions}
+    scores = {name: {q: ds[q].values.astype(float) for q in ("correct", "rank")} for name, ds in by.items()}
 
-def _against(answers: Any, reference: Any) -> dict[str, np.ndarray]:
-    out = {"log_prob": answers.log_prob, "correct": answers.correct.double(), "rank": answers.rank.double()}
-    out |= compare(answers.log_probs, reference.log_probs)
-    return {q: torch.as_tensor(v, dtype=torch.float64, device="cpu").numpy() for q, v in out.items()}
+    def change(name: str, minus: str, tokens: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        return differences(model, states[name], states[minus], tokens)
+
+    return {name: ds["log_prob"].values for name, ds in by.items()}, scores, change
 
 
 @checked()

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 import xarray as xr
 
-from ..behaviour.answers import Answers, Padded, ask, chunks, pad
-from ..kernels.divergence import compare
 from ..models.steady import steady
 from ..results.dataset import variable
 from ..results.stamp import finish
-from ..run.edits import Edit, knock_out, replace, zero
-from ..run.sites import Site
+from ..run.conditions import Condition
+from ..run.edits import Edit, fill, knock_out, patch, renumber, zero
+from ..run.places import closed_up
+from ..run.sites import Site, resid
 from ..settings import checked, count, names, one_of
 from ..text.items import PLACEMENTS, Items, _pair, build_items
-from .insertion import _bundled, _short
-from .results import NAMES, numbers
+from .insertion import _bundled, _short, answered
+from .residual import slots_of, states
+from .results import NAMES, QUANTITIES, numbers
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -32,7 +32,6 @@ ALL = (
 )  # fmt: skip
 SHOWN = ("truncation", "deletion everywhere")
 """Interventions on items with demonstrations."""
-_QUANTITIES = ("kl", "js", "flip", "entropy_change")
 
 
 @checked(
@@ -56,6 +55,7 @@ def intervene(
     exact: bool = True,
     batch_tokens: int = 2048,
     seed: int = 0,
+    store: str | Path | None = None,
 ) -> xr.Dataset:
     """Change the fillers of every item in several ways and compare the answers with those of the whole item.
 
@@ -81,6 +81,8 @@ def intervene(
         Blocks in a window; by default a fifth of them.
     batch_tokens : int
         Padded tokens per batch.
+    store : path, optional
+        See `measure_conditions`: the same call after a crash goes on.
 
     Returns
     -------
@@ -116,201 +118,118 @@ def intervene(
     }  # fmt: skip
     whole = build_items(model, questions, n_fillers=n_fillers, **shared)
     plain = build_items(model, questions, demo_fillers=n_fillers, **shared)
-    bench = _Bench(model, whole, plain, width, batch_tokens, seed)
-    if "deletion everywhere" in interventions:
-        bench.none = build_items(model, questions, **shared)
-    names = [n for i in interventions for n in bench.spelled(i)]
-    found = {q: np.full((len(names), len(whole)), np.nan) for q in (*_QUANTITIES, "log_prob_change", "donor_change")}
-    for rows in chunks(whole, batch_tokens):
-        bench.take(rows)
-        for i, name in enumerate(names):
-            for q, v in bench.values(name).items():
-                found[q][i, rows] = v
+    width = width or max(1, round(model.info.n_layers / 5))
+    asked = [n for i in interventions for n in _spelled(i, model.info.n_layers, width)]
+    conditions = {"whole": Condition(whole.answered), "deletion": Condition(plain.answered)}
+    for name in asked:
+        if name == "deletion everywhere":
+            conditions[name] = Condition(build_items(model, questions, **shared).answered)
+        elif (name := _runs_as(name, model.info.n_layers)) not in conditions:
+            conditions[name] = filler_condition(model, name, whole, plain, batch_tokens)
+    log_prob, _, change = answered(model, conditions, whole.answers, store, batch_tokens)
+    donor = donors(whole)
+    found = {q: np.full((len(asked), len(whole)), np.nan) for q in (*QUANTITIES, "log_prob_change", "donor_change")}
+    for i, name in enumerate(asked):
+        pair = (_runs_as(name, model.info.n_layers), "deletion" if name == "insertion" else "whole")
+        moved = name.startswith("transplant")
+        known = donor >= 0 if moved else np.ones(len(whole), dtype=bool)
+        first = np.array([whole.answers[d][0] for d in donor]) if moved else None
+        values = change(*pair, first)
+        values["log_prob_change"] = log_prob[pair[0]] - log_prob[pair[1]]
+        if moved:
+            values["donor_change"] = values.pop("log_prob")
+        for q, v in values.items():
+            found[q][i, known] = v[known]
     dims = ("intervention", "prompt")
-    data = {q: variable(dims, found[q], *NAMES[q]) for q in (*_QUANTITIES, "log_prob_change")}
-    if any(n.startswith("transplant") for n in names):
+    data = {q: variable(dims, found[q], *NAMES[q]) for q in (*QUANTITIES, "log_prob_change")}
+    if any(n.startswith("transplant") for n in asked):
         text = "change of the log-probability of the first token of the donor's answer"
         data["donor_change"] = variable(dims, found["donor_change"], text, "nat")
-    coords = {"intervention": variable("intervention", np.array(names), "what is changed", "1")}
+    coords = {"intervention": variable("intervention", np.array(asked), "what is changed", "1")}
     settings = {
         "n_fillers": n_fillers, "kind": kind, "placement": placement, "interventions": list(interventions),
-        "width": bench.width, "cue": cue, "exact": exact,
+        "width": width, "cue": cue, "exact": exact,
         "demonstrations": [list(d) for d in demonstrations], "questions": [list(_pair(q)) for q in questions],
     }  # fmt: skip
     out = xr.Dataset(data, {**coords, "prompt": numbers(len(whole))})
     return finish(out, model, "intervene", _short(settings), seed)
 
 
-class _Bench:
-    """One batch of items at a time, with what the interventions share."""
-
-    def __init__(
-        self, model: Model, whole: Items, plain: Items, width: int | None, batch_tokens: int, seed: int
-    ) -> None:
-        self.model, self.whole, self.plain, self.batch_tokens, self.seed = model, whole, plain, batch_tokens, seed
-        self.width = width or max(1, round(model.info.n_layers / 5))
-        self.none = plain
-        self.donors = donors(whole)
-        self.streams = [Site("resid", n) for n in range(model.info.n_layers)]
-        self.inner = [Site(name, b) for b in range(model.info.n_layers) for name in ("key", "value")]
-
-    def spelled(self, name: str) -> list[str]:
-        """Return the names of the rows that an intervention makes."""
-        n = self.model.info.n_layers
-        if name == "windows":
-            return [
-                f"knock-out of the answer, blocks {a}-{min(a + self.width, n) - 1}" for a in range(0, n, self.width)
-            ]
-        if name == "patches":
-            return [f"patch of layer {layer}" for layer in range(n + 1)]
-        return [name]
-
-    def take(self, rows: list[int]) -> None:
-        """Go to another batch."""
-        self.rows = rows
-        self.batch = pad(self.whole, rows)
-        self.short = pad(self.plain, rows)
-        self.fillers = self.part("filler")
-        self.full = ask(self.model, self.batch)
-        self.bare = ask(self.model, self.short)
-
-    def part(self, name: str) -> torch.Tensor:
-        """Return (row, position) bool, true on a part of the items."""
-        found = self.whole.positions(self.rows, self.batch.ids.shape[1], name)
-        return torch.from_numpy(found).to(self.batch.ids.device)
-
-    def values(self, name: str) -> dict[str, Any]:
-        """Run one intervention on the batch and compare."""
-        changed, reference, lacking = self.run(name), self.bare if name == "insertion" else self.full, None
-        out = compare(changed.log_probs, reference.log_probs)
-        out["log_prob_change"] = changed.log_prob - reference.log_prob
-        if name.startswith("transplant"):
-            donor = self.donors[self.rows]
-            first = torch.tensor(
-                [self.whole.answers[d][0] for d in donor], device=changed.log_probs.device, dtype=torch.int64
-            )[:, None]
-            out["donor_change"] = (changed.log_probs.gather(1, first) - reference.log_probs.gather(1, first))[:, 0]
-            lacking = torch.from_numpy(donor < 0).to(changed.log_probs.device)
-        if lacking is not None:
-            out = {q: v.double().masked_fill(lacking, torch.nan) for q, v in out.items()}
-        return {q: v.double().cpu().numpy() for q, v in out.items()}
-
-    def run(self, name: str) -> Answers:
-        """Return the answers under one intervention."""
-        model, batch, fillers = self.model, self.batch, self.fillers
-        after = batch.mask & ~fillers & (fillers.cumsum(1) > 0)
-        if name == "insertion":
-            return self.full
-        if name in ("deletion", "truncation"):
-            return self.bare
-        if name == "deletion everywhere":
-            return ask(model, pad(self.none, self.rows))
-        if name == "deletion, places kept":
-            place = torch.arange(self.short.ids.shape[1], device=batch.ids.device, dtype=torch.int64).expand_as(
-                self.short.ids
-            )
-            start = torch.from_numpy(self.whole.filler[self.rows]).to(place)
-            moved = torch.where(place >= start[:, :1], place + (start[:, 1:] - start[:, :1]), place)
-            return ask(model, self.short, position_ids=moved)
-        if name.startswith("patch of layer"):
-            return self._patch(int(name.split()[-1]))
-        places = self.closed if "places closed" in name else None
-        made: Sequence[Any] = ()
-        if name == "knock-out" or name == "knock-out, places closed":
-            made = [knock_out(fillers, after)]
-        elif name.startswith("knock-out of the answer"):
-            blocks = None
-            if "blocks" in name:
-                a, b = name.rsplit(" ", 1)[1].split("-")
-                blocks = range(int(a), int(b) + 1)
-            made = [knock_out(fillers, batch.answering & ~fillers, blocks=blocks)]
-        elif name == "blind fillers":
-            made = [knock_out(self.part("question"), fillers)]
-        elif name == "zero ablation":
-            made = [zero(s, fillers) for s in self.streams]
-        elif name == "mean ablation":
-            made = [replace(s, self._spread(v.expand(len(self.rows), -1, -1)), fillers) for s, v in self.means.items()]
-        elif name == "resample ablation":
-            rows = [(r + 1) % len(self.whole) for r in self.rows]
-            made = [replace(s, self._spread(v), fillers) for s, v in self._slots(rows).items()]
-        elif name.startswith("transplant"):
-            made = self._transplant(fillers if name == "transplant" else self.part("question"))
-        return ask(model, batch, made, places)
-
-    @cached_property
-    def means(self) -> dict[Site, torch.Tensor]:
-        """(slot, d_model) mean over items of the fillers' stream at each layer."""
-        total: dict[Site, torch.Tensor] = {}
-        for rows in chunks(self.whole, self.batch_tokens):
-            for s, v in self._slots(rows).items():
-                total[s] = total.get(s, 0) + v.double().sum(0)
-        return {s: (v / len(self.whole)).float() for s, v in total.items()}
-
-    @property
-    def closed(self) -> torch.Tensor:
-        """(row, position) places in which what follows the fillers has its place without them."""
-        return self.batch_places() - self._behind()
-
-    def batch_places(self) -> torch.Tensor:
-        """(row, position) 0, 1, 2, ..."""
-        return torch.arange(self.batch.ids.shape[1], device=self.batch.ids.device, dtype=torch.int64).expand_as(
-            self.batch.ids
-        )
-
-    def _behind(self) -> torch.Tensor:
-        before = self.fillers.cumsum(1)
-        return torch.where(self.fillers, torch.zeros_like(before), before)
-
-    def _slots(self, rows: list[int]) -> dict[Site, torch.Tensor]:
-        """Site -> (row, slot, d_model) stream at the fillers of some items."""
-        batch = pad(self.whole, rows)
-        where = torch.from_numpy(self.whole.positions(rows, batch.ids.shape[1], "filler")).to(batch.ids.device)
-        kept: dict[Site, torch.Tensor] = {}
-
-        def look(site: Site, value: torch.Tensor) -> None:
-            kept[site] = value[where].unflatten(0, (len(rows), -1)).clone()
-
-        if self.whole.n_fillers:
-            ask(self.model, batch, look=look, sites=self.streams)
-        return kept
-
-    def _spread(self, slots: torch.Tensor) -> torch.Tensor:
-        """(row, slot, d_model) -> (row, position, d_model), zero elsewhere."""
-        out = slots.new_zeros(*self.batch.ids.shape, slots.shape[-1])
-        out[self.fillers] = slots.reshape(-1, slots.shape[-1])
-        return out
-
-    def _transplant(self, where: torch.Tensor) -> list[Edit]:
-        """Return edits that put the donors' keys and values in place."""
-        rows = [int(d) if d >= 0 else r for d, r in zip(self.donors[self.rows], self.rows, strict=True)]
-        width = self.batch.ids.shape[1]
-        kept: dict[Site, torch.Tensor] = {}
-
-        def look(site: Site, value: torch.Tensor) -> None:
-            fitted = value[:, :width]
-            kept[site] = torch.nn.functional.pad(fitted, (0, 0, 0, width - fitted.shape[1]))
-
-        ask(self.model, pad(self.whole, rows), look=look, sites=self.inner)
-        return [replace(s, kept[s], where) for s in self.inner]
-
-    def _patch(self, layer: int) -> Answers:
-        """Put the stream of x_k at the answer positions into x_0 at one layer."""
-        site = Site("resid", layer)
-        kept: list[torch.Tensor] = []
-        ask(self.model, self.batch, look=lambda _, v: kept.append(v), sites=[site] * (layer < self.model.info.n_layers))
-        if layer == self.model.info.n_layers:
-            return self.full  # nothing is computed behind the last layer
-        value = kept[0].new_zeros(*self.short.ids.shape, kept[0].shape[-1])
-        to, source = answer_places(self.short), answer_places(self.batch)
-        value[to] = kept[0][source]
-        return ask(self.model, self.short, [replace(site, value, to)])
+def _spelled(name: str, n_layers: int, width: int) -> list[str]:
+    """Return the names of the rows that an intervention makes."""
+    if name == "windows":
+        starts = range(0, n_layers, width)
+        return [f"knock-out of the answer, blocks {a}-{min(a + width, n_layers) - 1}" for a in starts]
+    return [f"patch of layer {layer}" for layer in range(n_layers + 1)] if name == "patches" else [name]
 
 
-def answer_places(batch: Padded) -> torch.Tensor:
-    """Return (row, position) bool, true where an answer token is predicted."""
-    place = torch.arange(batch.ids.shape[1], device=batch.ids.device, dtype=torch.int64)
-    count = (batch.answer >= 0).sum(1, keepdim=True)
-    return (place >= batch.last[:, None]) & (place < batch.last[:, None] + count)
+def _runs_as(name: str, n_layers: int) -> str:
+    """Return the name of the condition of a row; nothing is computed behind the last layer."""
+    same = {"insertion": "whole", "truncation": "deletion", f"patch of layer {n_layers}": "whole"}
+    return same.get(name, name)
+
+
+def filler_condition(model: Model, name: str, whole: Items, plain: Items, batch_tokens: int = 2048) -> Condition:
+    """Return what an intervention of `intervene` is: prompts, and what is changed while they are read.
+
+    Parameters
+    ----------
+    model : Model
+        For its layers, and for the mean of the fillers' states.
+    name : str
+        Of `intervene`; of a window of blocks ``"knock-out of the answer, blocks 3-5"``, ``"patch of layer 2"``.
+    whole, plain : Items
+        The items with fillers and without.
+    batch_tokens : int
+        Padded tokens per batch.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> whole, plain = (ti.text.build_items(model, [("The sky is", " blue")], n_fillers=k) for k in (4, 0))
+    >>> str(filler_condition(model, "blind fillers", whole, plain).edits[0])
+    'knock_out(keys question, queries filler)'
+    """
+    prompts, short = whole.answered, plain.answered
+    hidden, streams = prompts.marks["filler"], resid(range(model.info.n_layers))
+    inner = [Site(kind, b) for b in range(model.info.n_layers) for kind in ("key", "value")]
+    rule, _, where = name.partition(", blocks ")
+    answer = prompts.marks["answer"] & ~hidden
+    blocks = range(int(where.split("-")[0]), int(where.split("-")[1]) + 1) if where else None
+    if name == "deletion, places kept":
+        return Condition(short, [renumber(_opened(whole, plain))])
+    if name.startswith("patch of layer"):
+        site, every = Site("resid", int(name.split()[-1])), range(len(whole))
+        return Condition(short, [patch(site, "answer", donor=every, source="answer", prompts=prompts)])
+    edits: list[Edit] = []
+    if "places closed" in name:
+        edits.append(renumber(closed_up(hidden, prompts)))
+    if rule in ("knock-out", "knock-out, places closed"):
+        edits.append(knock_out("filler"))
+    elif rule == "knock-out of the answer":
+        edits.append(knock_out("filler", answer, blocks=blocks))
+    elif name == "blind fillers":
+        edits.append(knock_out("question", "filler"))
+    elif name == "zero ablation":
+        edits += [zero(s, "filler") for s in streams]
+    elif name == "mean ablation" and whole.n_fillers:
+        mean = states(model, whole, slots_of(whole), batch_tokens=batch_tokens).double().nanmean(0).float()
+        edits += [fill(s, mean[:, s.at], "filler") for s in streams]
+    elif name == "resample ablation":
+        others = np.roll(np.arange(len(whole)), -1).tolist()
+        edits += [patch(s, "filler", donor=others, source="filler") for s in streams]
+    elif name.startswith("transplant"):
+        donor = {r: int(d) for r, d in enumerate(donors(whole)) if d >= 0}
+        edits += [patch(s, "filler" if name == "transplant" else "question", donor=donor) for s in inner]
+    return Condition(prompts, edits)
+
+
+def _opened(whole: Items, plain: Items) -> np.ndarray:
+    """Return (token,) places of items without fillers in which what follows them has its place behind them."""
+    places = [np.arange(n) for n in plain.answered.lengths]
+    spans = zip(places, whole.filler, strict=True)
+    return np.concatenate([np.where(p >= start, p + stop - start, p) for p, (start, stop) in spans])
 
 
 def donors(items: Items) -> np.ndarray:

@@ -7,6 +7,7 @@ import xarray as xr
 
 from ..results.dataset import variable
 
+QUANTITIES = ("kl", "js", "flip", "entropy_change")
 NAMES = {
     "log_prob": ("log-probability of the answer", "nat"),
     "log_prob_change": ("change of the log-probability of the answer", "nat"),

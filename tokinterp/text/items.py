@@ -14,6 +14,7 @@ import numpy as np
 from ..kernels.state import neutral
 from ..settings import array, checked, count, one_of, several
 from .bundled import bundled_questions, bundled_texts
+from .marks import mark
 from .prompts import Prompts
 
 if TYPE_CHECKING:
@@ -67,6 +68,17 @@ class Items:
     def prompts(self) -> Prompts:
         """The inputs as Prompts, for ``measure``."""
         return Prompts.from_ids(self.ids, self.model)
+
+    @cached_property
+    def answered(self) -> Prompts:
+        """The inputs, each with all tokens of its answer but the last, and with marks of its parts.
+
+        The marks are ``question``, ``filler``, ``cue`` and ``answer``: the tokens whose predictions are the answer.
+        """
+        whole = [np.concatenate([i, a[:-1]]) for i, a in zip(self.ids, self.answers, strict=True)]
+        answer = np.stack([self.last, self.last + [len(a) for a in self.answers]], 1)
+        parts = {"question": self.question, "filler": self.filler, "cue": self.cue, "answer": answer}
+        return mark(Prompts.from_ids(whole, self.model), **parts)
 
     @checked(part=one_of("question", "filler", "cue"))
     def mark(self, part: str) -> np.ndarray:
