@@ -288,6 +288,14 @@ ITEMS = [
 ]
 
 
+def _flores(w: World) -> str:
+    folder = Path(tempfile.mkdtemp())
+    for split in ("dev", "devtest"):
+        (folder / split).mkdir()
+        (folder / split / f"eng_Latn.{split}").write_text("The river.\n", encoding="utf-8")
+    return str(folder)
+
+
 def _ds(name: str) -> dict[str, Any]:
     return {"ds": lambda w: w.ds(name)}
 
@@ -571,6 +579,21 @@ CALLS: dict[str, Callable[[World], Call]] = {
         # tokenizers
         "token_reachability": {"tokenizer": lambda w: byte_tokenizer()},
         "token_categories": {"tokenizer": lambda w: byte_tokenizer()},
+        "tokenizer_metrics": {"tokenizers": lambda w: {"bytes": byte_tokenizer()}, "corpora": {"en": TEXTS}},
+        "flores": {"folder": lambda w: _flores(w)},
+        "segment_words": {"tokenizer": lambda w: byte_tokenizer(), "words": ["river", "sing"]},
+        "boundary_scores": {"tokenizer": lambda w: byte_tokenizer(),
+                            "resources": {"mine": [("singing", ["sing", "ing"]), ("sing", ["sing"])]}},
+        "chunkability": {"tokenizer": lambda w: byte_tokenizer(), "words": ["river", "sing", "king"],
+                         "kinds": ["W", "W", "W"], "measures": {"rt": [1.0, 2.0, 3.0]}},
+        "derivational_coverage": {"tokenizer": lambda w: byte_tokenizer(), "morphemes": ["ing", "xyz"]},
+        "compound_splits": {"tokenizer": lambda w: byte_tokenizer(), "compounds": [("riverbed", ["river", "bed"])]},
+        "decompounding_scores": {"tokenizer": lambda w: byte_tokenizer(), "found": [["river", "bed"], ["sea"]],
+                                 "gold": [["river", "bed"], ["sea"]]},
+        "infer_mixture": {"tokenizer": lambda w: byte_tokenizer(), "sources": {"a": TEXTS[:2], "b": TEXTS[2:]}},
+        "MarkovSource": {"transition": [[0.9, 0.1], [0.1, 0.9]]},
+        "token_unigram_loss": {"source": lambda w: ti.tokenizers.MarkovSource([[0.9, 0.1], [0.1, 0.9]]),
+                               "sizes": [2, 4], "n_train": [3], "n_test": 2, "length": 20},
         "embedding_indicators": M,
         # plots
         "attention_by_block": _ds("mass"), "head_map": _ds("mass"), "sink_by_position": _ds("sinks"),

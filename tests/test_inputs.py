@@ -17,6 +17,7 @@ import tokinterp.fillers
 from tokinterp.settings.kinds import short
 
 UNCALLED = {
+    "Corpus": "says nothing of its source before it is read, by tokenizer_metrics",
     "Batch": "made by the stream, never by a user",
     "Items": "made by build_items",
     "Annotated": "made by the readers", "BundledText": "made by bundled_texts", "Question": "made by bundled_questions",
@@ -26,6 +27,7 @@ UNCALLED = {
 }  # fmt: skip
 """Public names without a call of their own here, and why."""
 ANY = {
+    ("MarkovSource", "transition"): "looked at by what rows add up to",
     ("PerCloud", "estimator"): "any object with fit, or function",
     ("representations.fit", "y"): "ignored, as scikit-learn asks", ("representations.fit_transform", "y"): "ignored",
     ("representations.get_params", "deep"): "ignored",

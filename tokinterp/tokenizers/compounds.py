@@ -10,14 +10,14 @@ import xarray as xr
 
 from ..results.dataset import bound_coord, check, variable
 from ..results.stamp import stamped_tokenizers
-from ..settings import anything, checked, refuse, several, tokenizer
+from ..settings import checked, pair, refuse, several, string, tokenizer
 from ..settings.describe import hash_json
 from ..stats.resample import mean_interval
 from .inference import Inference
 from .morphology import LABELS, MINIXHOFER, Word, gold_parts, inner_places
 
 
-@checked(tokenizer=tokenizer, compounds=anything)
+@checked(tokenizer=tokenizer, compounds=several(pair(string, several(string, 1)), 1))
 def compound_splits(tokenizer: Any, compounds: Sequence[Word], *, space: bool = True) -> xr.Dataset:
     """Say of compounds whether tokens end where their parts meet.
 
@@ -97,7 +97,9 @@ def _parts(name: str, given: Sequence[Sequence[str]]) -> list[list[str]]:
     return out
 
 
-@checked(tokenizer=tokenizer, found=several(anything, 1), gold=several(anything, 1))
+@checked(
+    tokenizer=tokenizer, found=several(string | several(string, 1), 1), gold=several(string | several(string, 1), 1)
+)
 def decompounding_scores(
     tokenizer: Any,
     found: Sequence[Sequence[str]],

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files.paths import local_path
-from ..settings import anything, checked, one_of, refuse, several, short, string
+from ..settings import checked, one_of, refuse, several, short, string
 from ..text.files import OPENERS, SUFFIXES, iterate_texts, open_lines
 from ..text.prompts import Prompts
 
@@ -123,7 +123,7 @@ def _as_corpus(name: str, given: Any) -> Corpus:
     raise ValueError(f"corpora, {name}={short(given)}: give a file, a list of texts, Prompts, or a Corpus")
 
 
-@checked(langs=several(string, 1), splits=several(one_of("dev", "devtest"), 1), folder=anything)
+@checked(langs=several(string, 1), splits=several(one_of("dev", "devtest"), 1))
 def flores(
     folder: str | Path,
     langs: Sequence[str] | None = None,
@@ -175,5 +175,5 @@ def flores(
     for lang in names:
         for split, files in found.items():
             if lang not in files:
-                refuse("langs", lang, f"{here} has no {split}/{lang}.{split}; there are {short(sorted(files))}")
+                refuse("langs", lang, f"the folder has no {split}/{lang}.{split}; there are {short(sorted(files))}")
     return {lang: Corpus([found[s][lang] for s in splits], encoding=encoding, joined=joined) for lang in names}

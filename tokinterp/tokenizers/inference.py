@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..settings import anything, checked, one_of, refuse, some_strings, tokenizer
+from ..settings import checked, mapping, none, one_of, refuse, some_strings, tokenizer
 from ..text.vocabulary import Vocabulary
 from .reachability import check_supported, encode
 
@@ -228,7 +228,7 @@ class Inference:
         return parts
 
 
-@checked(tokenizer=tokenizer, words=some_strings, method=one_of(*METHODS), scores=anything)
+@checked(tokenizer=tokenizer, words=some_strings, method=one_of(*METHODS), scores=mapping() | none)
 def segment_words(
     tokenizer: Any,
     words: Sequence[str],

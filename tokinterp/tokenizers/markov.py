@@ -48,6 +48,7 @@ class MarkovSource:
     (0.469, 1.0, ['baaab'])
     """
 
+    @checked()
     def __init__(self, transition: Any) -> None:
         p = np.asarray(transition, dtype=np.float64)
         k = p.shape[-1] if p.ndim else 0

@@ -12,9 +12,9 @@ import xarray as xr
 from ..results.dataset import bound_coord, check, variable
 from ..results.stamp import stamped_tokenizers
 from ..settings import (
-    anything,
     checked,
     mapping,
+    none,
     number,
     one_of,
     refuse,
@@ -56,7 +56,7 @@ def gold_parts(name: str, words: Sequence[Word]) -> list[list[bytes]]:
 
 
 @checked(
-    tokenizer=tokenizer, resources=mapping(None, 1), methods=several(one_of(*METHODS), 1), scores=anything,
+    tokenizer=tokenizer, resources=mapping(None, 1), methods=several(one_of(*METHODS), 1), scores=mapping() | none,
 )  # fmt: skip
 def boundary_scores(
     tokenizer: Any,
@@ -239,8 +239,8 @@ def derivational_coverage(tokenizer: Any, morphemes: Sequence[str], *, least: fl
     return ds
 
 
-@checked(tokenizer=tokenizer, words=some_strings, kinds=several(string, 1), method=one_of(*METHODS), scores=anything,
-         measures=mapping(None, 1))  # fmt: skip
+@checked(tokenizer=tokenizer, words=some_strings, kinds=several(string, 1), method=one_of(*METHODS),
+         scores=mapping() | none, measures=mapping(None, 1))  # fmt: skip
 def chunkability(
     tokenizer: Any,
     words: Sequence[str],
