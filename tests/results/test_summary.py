@@ -172,3 +172,18 @@ def test_summary_of_a_result_keeps_what_is_not_over_prompts():
         ti.summary(example(), n_boot=0)
     with pytest.raises(ValueError, match="dimension 'span' is empty"):
         ti.summary(example(), "span")
+
+
+def test_models_of_different_depth_stand_side_by_side_at_depths_that_all_have():
+    from tiny import byte_tokenizer, tiny_lm
+
+    found = {}
+    for n in (2, 4):
+        model = ti.wrap(tiny_lm("llama", num_hidden_layers=n), byte_tokenizer(), id=f"m{n}")
+        ds = ti.measure(model, ["A river."], {"lens": ti.lens.LogitLens(tokens=0)}, progress=False)["lens"].to_dataset()
+        some = ds.swap_dims(layer="relative_depth").sel(relative_depth=[0, 0.5, 1])
+        found[f"m{n}"] = some.drop_vars(["layer", "site"])
+    both = ti.concat_models(found)
+    assert both["entropy"].sizes["model"] == 2
+    assert both["relative_depth"].values.tolist() == [0, 0.5, 1]
+    np.testing.assert_array_equal(both["entropy"].sel(model="m4"), found["m4"]["entropy"])

@@ -21,8 +21,9 @@ from .stamp import derived, mark_of
 def concat_models(results: Mapping[str, xr.Dataset] | Sequence[xr.Dataset]) -> xr.Dataset:
     """Put the same measurement of several models side by side along a new ``model`` dimension.
 
-    Nothing is joined silently: all coordinates must be equal.  For models of different depth compare along
-    ``relative_depth`` instead (``ds.swap_dims(layer="relative_depth")``) or choose common layers first.
+    Nothing is joined silently: all coordinates must be equal.  Models of different depth are compared at relative
+    depths that all have, without the coordinates in which they differ:
+    ``ds.swap_dims(layer="relative_depth").sel(relative_depth=[0, 1]).drop_vars(["layer", "site"])``.
 
     Parameters
     ----------
