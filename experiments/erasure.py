@@ -156,7 +156,7 @@ def run(p: Settings, kept: Path | None = None) -> dict[str, xr.Dataset]:
     probe_layers = list(range(n_layers + 1)) if layers is None else sorted(layers)
     common: Any = {
         "settings": p.probes, "products": p.products, "progress": p.progress,
-        "max_bytes": None if p.max_gigabytes is None else int(p.max_gigabytes * 2**30),
+        "memory": None if p.max_gigabytes is None else int(p.max_gigabytes * 2**30),
     }  # fmt: skip
     if kept is not None:
         kept.mkdir(parents=True, exist_ok=True)

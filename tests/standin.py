@@ -8,6 +8,7 @@ import torch
 
 from tokinterp.models.info import ModelInfo
 from tokinterp.run.batch import Batch
+from tokinterp.run.measurement import MEMORY
 from tokinterp.run.sites import Site
 
 
@@ -63,8 +64,9 @@ class StandIn:
         starts = [sum(self.lengths[:n]) for n in numbers]
         return Batch(ids, mask, numbers, lengths, starts, (ids == 0) & mask, sites, self)
 
-    def measured(self, measurement, batches=None):
+    def measured(self, measurement, batches=None, memory=MEMORY):
         """Return a measurement that has seen all prompts, in these batches."""
+        measurement.memory = memory
         measurement.begin(self.info, self.prompts)
         for numbers in batches or [range(len(self.lengths))]:
             measurement.update(self.batch(numbers))

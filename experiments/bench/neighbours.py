@@ -113,7 +113,7 @@ def many_clouds(
 
     def estimate(products: torch.dtype) -> Callable[[], Any]:
         def call() -> Any:
-            near = nearest(points, 64, products=products, max_bytes=2**31)
+            near = nearest(points, 64, products=products, memory=2**31)
             return (
                 gride(near.distances, near.valid).dimension,
                 twonn(near.distances, near.valid),
@@ -123,7 +123,7 @@ def many_clouds(
         return call
 
     def search() -> Any:
-        return nearest(points, 64, max_bytes=2**31).distances
+        return nearest(points, 64, memory=2**31).distances
 
     methods = {
         "gride + twonn + mle, float64 products": estimate(torch.float64),

@@ -34,11 +34,11 @@ def test_layers_in_groups_give_the_same_and_too_little_memory_is_refused(model, 
     options = {"layers": [0, 1, 3], "offsets": [0], "settings": FAST, "progress": False}
     whole = fit_probes(model, text(), **options)
     with caplog.at_level(logging.INFO, "tokinterp"):
-        parts = fit_probes(model, text(), max_bytes=240_000, **options)
+        parts = fit_probes(model, text(), memory=240_000, **options)
     assert "3 layers in 3 groups" in caplog.text
     assert parts.digest == whole.digest
-    with pytest.raises(ValueError, match=r"fitting one layer needs .* but max_bytes is 0.00 GiB"):
-        fit_probes(model, text(), max_bytes=1000, **options)
+    with pytest.raises(ValueError, match=r"fitting one layer needs .* but memory is 0.00 GiB"):
+        fit_probes(model, text(), memory=1000, **options)
 
 
 @pytest.mark.parametrize("method", ["softmax", "ridge"])

@@ -28,7 +28,7 @@ def job_of(targets, n_classes, s, validation=None, starts=(0,), offsets=None):
 
 
 def test_a_crash_loses_no_finished_layer(model, tmp_path, monkeypatch):
-    options = {"layers": [0, 1, 3], "offsets": [0], "settings": FAST, "progress": False, "max_bytes": 240_000}
+    options = {"layers": [0, 1, 3], "offsets": [0], "settings": FAST, "progress": False, "memory": 240_000}
     whole = fit_probes(model, text(), **options)
     real, runs = fitting.train, []
 

@@ -54,7 +54,7 @@ def test_a_sample_larger_than_the_text_is_all_of_it():
     found = ti.measure(model, prompts, {"s": ti.geometry.LayerSimilarity(**ask)}, progress=False)["s"]
     assert int(found["n_sample"]) == prompts.n_tokens - int(prompts.special_mask.sum())
     with pytest.raises(ValueError, match="a sample of 60 tokens needs"):
-        ti.measure(model, prompts, {"s": ti.geometry.LayerSimilarity(**ask, max_bytes=1000)}, progress=False)
+        ti.measure(model, prompts, {"s": ti.geometry.LayerSimilarity(**ask)}, memory=1000, progress=False)
 
 
 def test_no_error_of_cka_over_two_prompts():

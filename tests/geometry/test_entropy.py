@@ -246,7 +246,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="'other' is none of 'skean2025'"):
         MatrixEntropy(published="other")
     with pytest.raises(ValueError, match="dataset=False"):
-        ti.measure(tiny(), some_prompts([9]), {"e": MatrixEntropy(max_bytes=10)}, progress=False)
+        ti.measure(tiny(), some_prompts([9]), {"e": MatrixEntropy()}, memory=10, progress=False)
 
 
 def test_the_largest_entropy_of_centred_rows_is_that_of_one_row_less():

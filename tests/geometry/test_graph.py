@@ -46,7 +46,7 @@ def test_reciprocity_of_random_arrows_is_at_chance():
 def test_reciprocity_and_transitivity_by_hand():
     x = gauss(60, 3, seed=4)
     near = nearest(torch.from_numpy(x), 5)
-    found = graph_numbers(near, 5, max_bytes=20_000)  # several blocks of rows
+    found = graph_numbers(near, 5, memory=20_000)  # several blocks of rows
     to = near.indices[0].numpy()
     arrow = np.zeros((60, 60), bool)
     np.put_along_axis(arrow, to, True, 1)

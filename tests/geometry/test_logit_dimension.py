@@ -23,8 +23,8 @@ def test_logit_dimension_is_that_of_the_models_logits():
 
 
 def test_logits_that_do_not_fit_are_refused_before_the_run():
-    with pytest.raises(ValueError, match="max_bytes"):
-        ti.measure(tiny(), some_prompts([40]), {"m": ti.geometry.LogitDimension((2,), max_bytes=1000)})
+    with pytest.raises(ValueError, match="memory"):
+        ti.measure(tiny(), some_prompts([40]), {"m": ti.geometry.LogitDimension((2,))}, memory=1000)
     with pytest.raises(ValueError, match="scale 64 needs"):
         ti.measure(tiny(), some_prompts([40]), {"m": ti.geometry.LogitDimension()})
 

@@ -51,7 +51,7 @@ def test_refusals_of_states():
     with pytest.raises(ValueError, match="pooling='max'"):
         PooledStates(pooling="max")
     with pytest.raises(ValueError, match="choose fewer layers="):
-        ti.measure(tiny(), some_prompts([9]), {"p": PooledStates(max_bytes=10)}, progress=False)
+        ti.measure(tiny(), some_prompts([9]), {"p": PooledStates()}, memory=10, progress=False)
     with pytest.raises(ValueError, match="no token of the prompts"):
         ti.measure(tiny(), some_prompts([3]), {"p": PooledStates(classes="middle piece")}, progress=False)
     assert torch.get_num_threads() == 1

@@ -265,7 +265,7 @@ def test_refusals_say_what_to_do():
         LayerSimilarity(k=2000)
     model, prompts = tiny(), some_prompts([30])
     with pytest.raises(ValueError, match=r"needs .* GiB: choose fewer layers="):
-        ti.measure(model, prompts, {"s": LayerSimilarity(over="corpus", max_bytes=1000)}, progress=False)
+        ti.measure(model, prompts, {"s": LayerSimilarity(over="corpus")}, memory=1000, progress=False)
     with pytest.raises(ValueError, match="at least two"):
         ti.measure(model, prompts, {"s": LayerSimilarity(layers=[1])}, progress=False)
     with pytest.raises(ValueError, match="4 tokens to compare"):

@@ -16,10 +16,10 @@ def true_squares(points):
 
 
 @pytest.mark.parametrize("products", [torch.float32, torch.float64])
-@pytest.mark.parametrize("max_bytes", [2**30, 5000])
-def test_products_err_by_no_more_than_their_bound(products, max_bytes):
+@pytest.mark.parametrize("memory", [2**30, 5000])
+def test_products_err_by_no_more_than_their_bound(products, memory):
     points = clouds(far=30.0)
-    squared, order, norms = candidates(points, None, torch.tensor([60, 60]), 12, products, max_bytes)
+    squared, order, norms = candidates(points, None, torch.tensor([60, 60]), 12, products, memory)
     own, part = error(norms, points.shape[-1], products)
     exact = true_squares(points).gather(2, order)
     assert bool(((squared - exact).abs() <= own[..., None] + part * exact).all())
@@ -41,8 +41,8 @@ def test_points_outside_the_mask_are_nobodys_candidates():
 def test_exact_distances_are_those_of_differences_and_ties_go_by_place():
     points = clouds().round()  # many ties
     cloud, point = torch.tensor([0, 1, 1]), torch.tensor([3, 0, 59])
-    for max_bytes in (2**30, 3000):
-        squared, order = measure(points, None, cloud, point, None, 8, max_bytes)
+    for memory in (2**30, 3000):
+        squared, order = measure(points, None, cloud, point, None, 8, memory)
         every = true_squares(points)[cloud, point]
         expected, by = every.sort(dim=-1, stable=True)
         torch.testing.assert_close(squared, expected[:, :8])

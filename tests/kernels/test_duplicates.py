@@ -20,12 +20,12 @@ def by_hand(points, mask):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("max_bytes", [2**30, 1])
-def test_equals_comparing_all_pairs(dtype, max_bytes):
+@pytest.mark.parametrize("memory", [2**30, 1])
+def test_equals_comparing_all_pairs(dtype, memory):
     draw = torch.Generator().manual_seed(0)
     points = torch.randint(0, 2, (3, 40, 4), generator=draw).to(dtype)
     mask = torch.rand(3, 40, generator=draw) < 0.7
-    found = first_of_kind(points, mask, max_bytes=max_bytes)
+    found = first_of_kind(points, mask, memory=memory)
     assert found.tolist() == by_hand(points, mask)
     assert len(set(found[0].tolist())) < 40
 

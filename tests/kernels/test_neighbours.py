@@ -124,12 +124,12 @@ def test_ties_go_by_index(device, products):
     np.testing.assert_allclose(near.distances[0].cpu(), distance, rtol=1e-12)
 
 
-@pytest.mark.parametrize("max_bytes", [2**30, 2_000_000])
+@pytest.mark.parametrize("memory", [2**30, 2_000_000])
 @pytest.mark.slow
-def test_coordinates_in_parts_and_rows_in_strips(max_bytes):
+def test_coordinates_in_parts_and_rows_in_strips(memory):
     """More coordinates than are taken at a time, and more points than fit into one strip."""
     x = gauss(900, 1200)
-    near = nearest(x, 4, max_bytes=max_bytes)
+    near = nearest(x, 4, memory=memory)
     exact = torch.cdist(x.double(), x.double(), compute_mode="donot_use_mm_for_euclid_dist")
     distance, index = exact.fill_diagonal_(torch.inf).topk(4, largest=False)
     assert torch.equal(near.indices[0], index)
@@ -200,7 +200,7 @@ def test_zero_and_minus_zero_are_equal_and_hashes_are_checked(device, monkeypatc
 
 def test_memory_bound_changes_nothing():
     x = torch.stack([gauss(150, 40, s) for s in range(3)])
-    free, tight = nearest(x, 9, products=torch.float32), nearest(x, 9, products=torch.float32, max_bytes=40_000)
+    free, tight = nearest(x, 9, products=torch.float32), nearest(x, 9, products=torch.float32, memory=40_000)
     assert torch.equal(free.indices, tight.indices)
     torch.testing.assert_close(free.distances, tight.distances, rtol=1e-12, atol=0)
 

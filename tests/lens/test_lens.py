@@ -149,11 +149,11 @@ def test_both_variants_are_the_models_logits_at_the_last_layer_and_differ_before
 @settings(max_examples=12, deadline=None)
 @given(partitions(5), st.integers(1, 20000))
 @pytest.mark.slow
-def test_any_batches_and_blocks_give_the_same_dataset(batches, max_bytes):
+def test_any_batches_and_blocks_give_the_same_dataset(batches, memory):
     model = StandIn()
     whole = model.measured(LogitLens()).result()
     xr.testing.assert_allclose(
-        model.measured(LogitLens(max_bytes=max_bytes), batches).result(), whole, rtol=1e-5, atol=1e-6
+        model.measured(LogitLens(), batches, memory=memory * 16).result(), whole, rtol=1e-5, atol=1e-6
     )
 
 
@@ -172,7 +172,7 @@ def test_parts_merge_and_states_go_on():
 
 def test_no_block_is_larger_than_the_memory_given():
     model = StandIn((30, 31, 7))
-    model.measured(LogitLens(max_bytes=4 * 4 * model.vocab * 10))
+    model.measured(LogitLens(), memory=16 * 4 * 4 * model.vocab * 10)
     assert max(model.rows_seen) == 10
     assert sum(model.rows_seen) == 4 * 68  # each layer and token once
 
@@ -238,7 +238,6 @@ def test_prompt_of_one_token_has_no_mean():
         ({"variants": ("raw", "raw")}, "each once"),
         ({"top": -1}, "top=-1"),
         ({"tokens": -1}, "tokens=-1"),
-        ({"max_bytes": 0}, "max_bytes=0"),
         ({"exclude": "bos"}, r"exclude='bos': .*special"),
     ],
 )

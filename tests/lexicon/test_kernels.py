@@ -11,11 +11,11 @@ from tokinterp.lexicon.kernels import neighbour_votes, target_ranks
 
 @given(st.integers(0, 10**6), st.sampled_from([200, 10**6]))
 @settings(max_examples=20, deadline=None)
-def test_ranks_equal_a_sort(seed, max_bytes):
+def test_ranks_equal_a_sort(seed, memory):
     g = torch.Generator().manual_seed(seed)
     matrix, points = torch.randn(13, 5, generator=g), torch.randn(7, 5, generator=g)
     target = torch.randint(0, 13, (7,), generator=g)
-    dot, cosine = target_ranks(points, matrix, target, max_bytes)
+    dot, cosine = target_ranks(points, matrix, target, memory)
     for p, t, a, b in zip(points, target, dot, cosine, strict=True):
         for score, rank in ((matrix @ p, a), (matrix @ p / matrix.norm(dim=-1), b)):
             assert (-score).argsort().tolist().index(int(t)) == int(rank)
@@ -32,10 +32,10 @@ def test_what_is_not_finite_or_tied_is_never_retrieved():
 
 @given(st.integers(0, 10**6), st.integers(1, 5), st.sampled_from([300, 10**8]))
 @settings(max_examples=20, deadline=None)
-def test_votes_equal_brute_force(seed, k, max_bytes):
+def test_votes_equal_brute_force(seed, k, memory):
     draw = np.random.default_rng(seed)
     x, label, fold = draw.normal(size=(30, 4)), draw.integers(0, 2, 30), draw.integers(0, 3, 30)
-    found = neighbour_votes(torch.tensor(x) + 100, torch.tensor(label), torch.tensor(fold), k, max_bytes)
+    found = neighbour_votes(torch.tensor(x) + 100, torch.tensor(label), torch.tensor(fold), k, memory)
     for n in range(30):
         others = np.flatnonzero(fold != fold[n])
         near = others[np.argsort(((x[others] - x[n]) ** 2).sum(1))[:k]]

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from standin import StandIn
 from stored_runs import LENGTHS, assert_same, measured, measurements
 from tiny import Norms, Spread, byte_tokenizer, some_prompts, tiny, tiny_lm
@@ -313,3 +314,23 @@ def test_strings_of_tokens_are_those_of_their_positions():
     ds = ti.measure(tiny(), prompts, asked, progress=False)["m"]
     place = zip(ds["token_prompt"].values.tolist(), ds["position"].values.tolist(), strict=True)
     assert ds["text"].values.tolist() == [prompts.strings(p)[k] for p, k in place]
+
+
+def test_memory_decides_no_number_and_no_fingerprint():
+    model, prompts = tiny(), some_prompts([40, 30, 35])
+    asked = {
+        "dimension": ti.geometry.IntrinsicDimension((2, 4), k=4), "overlap": ti.geometry.NeighbourOverlap((1, 3)),
+        "graph": ti.geometry.NeighbourGraph((2,)), "imbalance": ti.geometry.InformationImbalance((1, 2)),
+        "cosine": ti.geometry.CosineSimilarity(), "lens": ti.lens.LogitLens(),
+    }  # fmt: skip
+    plenty, little = (ti.measure(model, prompts, asked, memory=m, progress=False) for m in (2**33, 5000))
+    assert plenty.attrs["fingerprint"] == little.attrs["fingerprint"]
+    for name in asked:
+        xr.testing.assert_allclose(plenty[name].to_dataset(), little[name].to_dataset(), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="or raise memory=5000 of the run"):
+        ti.measure(model, prompts, {"e": ti.geometry.MatrixEntropy()}, memory=5000, progress=False)
+    whole = {"whole": ti.Condition(prompts)}
+    with pytest.raises(ValueError, match="or raise memory=5000 of the run"):
+        ti.measure_conditions(model, whole, {"e": ti.geometry.MatrixEntropy()}, memory=5000, progress=False)
+    with pytest.raises(ValueError, match="memory=0: give a whole number of at least 1"):
+        ti.measure(model, prompts, asked, memory=0)

@@ -106,7 +106,7 @@ def chosen(kind: str, run: Any, given: dict[str, Any]) -> dict[str, Any]:
             raise Usage(f"--set {error}") from None
         out[setting] = value
     flags = {"layers": "layers", "seed": "seed", "val": "validation", "batch_tokens": "batch_tokens",
-             "max_gigabytes": "max_bytes"}  # fmt: skip
+             "max_gigabytes": "memory"}  # fmt: skip
     for option, name in flags.items():
         if (value := given[option]) is None:
             continue

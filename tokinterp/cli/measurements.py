@@ -108,7 +108,7 @@ def parameters_of(made: Any) -> dict[str, inspect.Parameter]:
     return {n: p for n, p in inspect.signature(made).parameters.items() if p.kind is not p.VAR_KEYWORD}
 
 
-GIVEN = ("model", "prompts", "validation", "store", "file", "checkpoint_every", "batch_tokens", "progress", "max_bytes")
+GIVEN = ("model", "prompts", "validation", "store", "file", "checkpoint_every", "batch_tokens", "progress", "memory")
 """Arguments of a fit that are options of ``tokinterp fit``."""
 
 

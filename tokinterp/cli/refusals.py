@@ -16,7 +16,7 @@ asked = SimpleNamespace(words=[], traceback=False)
 ALSO = {
     "store": ("output",), "path": ("texts", "run", "items", "output"), "name_or_folder": ("model",),
     "save_seconds": ("checkpoint_every",), "measurement": ("name",), "validation": ("val",),
-    "max_bytes": ("max_gigabytes",), "file": ("output",),
+    "memory": ("max_gigabytes",), "file": ("output",),
 }  # fmt: skip
 """Parameters of the library that have another name on the command line."""
 

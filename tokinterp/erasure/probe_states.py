@@ -149,7 +149,7 @@ class Need:
     states: int
     weights: int
 
-    def groups(self, layers: Sequence[int], max_bytes: int) -> list[list[int]]:
+    def groups(self, layers: Sequence[int], memory: int) -> list[list[int]]:
         """Return as few groups of layers as fit, of about equal size.
 
         Raises
@@ -158,12 +158,12 @@ class Need:
             If not even one layer fits.
         """
         each = self.states + self.weights
-        room = (max_bytes - self.fixed) // each
+        room = (memory - self.fixed) // each
         if room < 1:
             raise ValueError(
                 f"fitting one layer needs {(self.fixed + each) / 2**30:.2f} GiB (states {self.states / 2**30:.2f}, "
                 f"weights and optimiser {self.weights / 2**30:.2f}, working memory {self.fixed / 2**30:.2f}), but "
-                f"max_bytes is {max_bytes / 2**30:.2f} GiB: give fewer offsets, states='bfloat16', or more memory"
+                f"memory is {memory / 2**30:.2f} GiB: give fewer offsets, states='bfloat16', or more memory"
             )
         if not layers:
             return []

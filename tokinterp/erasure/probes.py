@@ -56,7 +56,7 @@ def fit_probes(
     states: str | None = None,
     products: str | None = None,
     shrinkage: float = 0.1,
-    max_bytes: int | None = None,
+    memory: int | None = None,
     batch_tokens: int | None = None,
     store: str | Path | None = None,
     checkpoint_every: float = 60.0,
@@ -92,7 +92,7 @@ def fit_probes(
         In which matrices are multiplied: float32 on a CPU, bfloat16 on a GPU; the softmax and sums are float32.
     shrinkage : float
         Of the closed forms: ridge penalty in units of the mean variance, or share of the identity in LDA's covariance.
-    max_bytes : int, optional
+    memory : int, optional
         Memory for states, weights and working buffers; by default most of the free memory.
     batch_tokens : int, optional
         Padded tokens per forward pass.
@@ -171,7 +171,7 @@ def fit_probes(
             if (keep.partial / layer_file(n)).is_file():
                 keep.load_part(layer_file(n), LAYER)
                 parts[n] = keep.partial / layer_file(n)
-        limit = max_bytes if max_bytes is not None else memory_left(model.device)
+        limit = memory if memory is not None else memory_left(model.device)
         need = fit.closed_need() if closed else fit.training_need(DTYPES[kept], DTYPES[multiplied], method)
         begin = keep.state()
         going_on = [n for n in begin[0]["group"] if n not in parts] if begin is not None else []

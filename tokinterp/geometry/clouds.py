@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..kernels.neighbours import Neighbours, nearest
-from ..run.measurement import Measurement
+from ..run.measurement import MEMORY, Measurement
 
 if TYPE_CHECKING:
     from ..models.info import ModelInfo
@@ -101,17 +101,12 @@ class OfClouds(Measurement):
         Tokens left out: ``"special"``, ``"massive"`` (rows found at that layer).
     small : str
         What happens to a prompt with too few tokens: ``"error"`` before the run, or ``"nan"``.
-    max_bytes : int, optional
-        Working memory.
     """
 
-    def __init__(
-        self, layers: Iterable[int] | None, tokens: int | None, exclude: Sequence[str], small: str,
-        max_bytes: int | None,
-    ) -> None:  # fmt: skip
+    def __init__(self, layers: Iterable[int] | None, tokens: int | None, exclude: Sequence[str], small: str) -> None:
         super().__init__()
         self.layers, self.tokens, self.exclude = layers, tokens, tuple(exclude)
-        self.small, self.max_bytes = small, max_bytes
+        self.small = small
 
     def ranks(self) -> Collection[int]:
         """Return the neighbour ranks that are needed exactly."""
@@ -128,7 +123,7 @@ class OfClouds(Measurement):
     def update(self, batch: Batch) -> None:
         """Search the neighbours in the clouds of a batch, some layers at a time, and read off the fields."""
         parts: dict[str, list[torch.Tensor]] = {}
-        for _, near in neighbours(batch, self.requests(self.info)[0], self.max_bytes):
+        for _, near in neighbours(batch, self.requests(self.info)[0], self.memory):
             for name, value in self.of_clouds(near).items():
                 if self.fields[name].table == "token":
                     value = value[:, : batch.ids.shape[1]]
@@ -181,9 +176,7 @@ def check_sizes(prompts: Prompts, exclude: Sequence[str], needed: int, small: st
         )
 
 
-def neighbours(
-    batch: Batch, mine: Neighbourhood, max_bytes: int | None = None
-) -> Iterator[tuple[list[int], Neighbours]]:
+def neighbours(batch: Batch, mine: Neighbourhood, memory: int = MEMORY) -> Iterator[tuple[list[int], Neighbours]]:
     """Search the neighbours in the clouds of a batch, some layers at a time, once for all measurements of the run.
 
     Measurements that leave out the same tokens share one search with the ranks that any of them needs.  A table is kept
@@ -195,8 +188,8 @@ def neighbours(
         Of a run; what the other measurements ask for stands in ``batch.shared``.
     mine : Neighbourhood
         What is asked for.
-    max_bytes : int, optional
-        Working memory; by default 1 GiB on a CPU and 2 GiB on a GPU.
+    memory : int
+        Of the run; a search takes an eighth of it.
 
     Yields
     ------
@@ -211,7 +204,7 @@ def neighbours(
     if mine not in same:
         same = [*same, mine]
     ranks = frozenset().union(*(w.ranks for w in same))
-    room = max_bytes or (2**30 if batch.device.type == "cpu" else 2**31)
+    room = memory // 8
     for group in _groups(batch, sorted({n for w in same for n in w.layers}), room):
         chosen = [n for n in group if n in mine.layers]
         if not chosen:
@@ -239,7 +232,7 @@ def _search(batch: Batch, group: Sequence[int], ranks: frozenset[int], mine: Nei
     if lacking:
         points = torch.nn.functional.pad(points, (0, 0, 0, lacking))
         mask = torch.nn.functional.pad(mask, (0, lacking))
-    return nearest(points, max(ranks), mask, ranks=ranks, max_bytes=room)
+    return nearest(points, max(ranks), mask, ranks=ranks, memory=room)
 
 
 def _part(table: Neighbours, places: list[int], layers: int) -> Neighbours:
@@ -268,11 +261,11 @@ class Tables(NamedTuple):
     mask: torch.Tensor
 
 
-def tables(batch: Batch, mine: Neighbourhood, max_bytes: int | None = None) -> Tables:
+def tables(batch: Batch, mine: Neighbourhood, memory: int = MEMORY) -> Tables:
     """Return the neighbours at all layers side by side, of what looks at them ``together``."""
     width, k = batch.ids.shape[1], max(mine.ranks)
     indices, first, finite = [], [], []
-    for _, near in neighbours(batch, mine, max_bytes):
+    for _, near in neighbours(batch, mine, memory):
         indices.append(near.indices[:, :width, :k].unflatten(0, (-1, len(batch))))
         first.append(near.first[:, :width].unflatten(0, (-1, len(batch))))
         finite.append(near.finite.unflatten(0, (-1, len(batch))))

@@ -46,8 +46,6 @@ class CosineSimilarity(OfLayers):
         Channels listed with the largest share in the mean cosine (0: none).
     exclude : sequence of str
         Tokens left out: ``"special"``, ``"massive"`` (rows found at that layer).  Lags count places of the text.
-    max_bytes : int, optional
-        Working memory of the search for neighbours.
 
     Notes
     -----
@@ -105,11 +103,10 @@ class CosineSimilarity(OfLayers):
         angles: bool = True,
         channels: int = 3,
         exclude: Sequence[str] = ("special",),
-        max_bytes: int | None = None,
     ) -> None:
         super().__init__()
         self.layers, self.lags, self.close = layers, tuple(lags), tuple(float(x) for x in close)
-        self.angles, self.channels, self.exclude, self.max_bytes = angles, channels, tuple(exclude), max_bytes
+        self.angles, self.channels, self.exclude = angles, channels, tuple(exclude)
 
     def requests(self, info: ModelInfo) -> list[Neighbourhood]:
         """Return the two nearest, if angles are asked for."""
@@ -168,7 +165,7 @@ class CosineSimilarity(OfLayers):
     def _angles(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the mean angles (prompt, layer) and int64 counts (layer, bin)."""
         means, counts = [], []
-        for group, near in neighbours(batch, self._neighbourhood(self.info), self.max_bytes):
+        for group, near in neighbours(batch, self._neighbourhood(self.info), self.memory):
             indices = near.indices.unflatten(0, (len(group), len(batch)))
             for i, layer in enumerate(group):
                 angle = neighbour_angles(batch.points(layer), indices[i])

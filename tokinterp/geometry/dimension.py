@@ -92,8 +92,6 @@ class IntrinsicDimension(OfClouds):
     small : str
         What happens to a prompt with fewer than four tokens per neighbour rank in use: ``"error"`` before the run, or
         ``"nan"`` for the values that it is too small for.
-    max_bytes : int, optional
-        Working memory; by default 1 GiB on a CPU and 2 GiB on a GPU.
 
     Notes
     -----
@@ -136,9 +134,8 @@ class IntrinsicDimension(OfClouds):
         tokens: int | None = 64,
         exclude: Sequence[str] = ("special",),
         small: str = "error",
-        max_bytes: int | None = None,
     ) -> None:
-        super().__init__(layers, tokens, exclude, small, max_bytes)
+        super().__init__(layers, tokens, exclude, small)
         self.scales, self.k, self.twonn, self.average, self.unbiased = tuple(scales), k, twonn, average, unbiased
         if unbiased and k < 3:
             refuse("k", k, "the unbiased estimate needs at least 3 neighbours; 20 is usual")

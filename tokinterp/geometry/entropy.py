@@ -53,8 +53,6 @@ class MatrixEntropy(Measurement):
     prompts : int, optional
         Prompts numbered below this get a ``prompt_entropy`` (an eigendecomposition for each prompt and layer, in
         float64: seconds for prompts of 1,024 tokens); None for all.  The dataset entropy is of all prompts.
-    max_bytes : int
-        Refuse to start if the sums of the dataset entropy need more.
 
     Notes
     -----
@@ -106,12 +104,11 @@ class MatrixEntropy(Measurement):
         dataset: bool = True,
         published: Sequence[str] = (),
         prompts: int | None = None,
-        max_bytes: int = 2**33,
     ) -> None:
         super().__init__()
         self.alpha = tuple(float(a) for a in ([alpha] if isinstance(alpha, int | float) else alpha))
         self.layers, self.exclude, self.centre, self.unit, self.dataset = layers, exclude, centre, unit, dataset
-        self.published, self.prompts, self.max_bytes = published, prompts, max_bytes
+        self.published, self.prompts = published, prompts
         if len(set(self.alpha)) < len(self.alpha):
             refuse("alpha", alpha, "name each order once")
 
@@ -119,10 +116,10 @@ class MatrixEntropy(Measurement):
         """Check layers and memory."""
         super().begin(info, prompts)
         need = 8 * len(self.at_layers()) * info.d_model**2
-        if self.dataset and need > self.max_bytes:
+        if self.dataset and need > self.memory:
             raise ValueError(
                 f"the dataset entropy of {info.id} needs {need / 2**30:.1f} GiB of sums: choose fewer layers=, "
-                f"dataset=False, or raise max_bytes={self.max_bytes}"
+                f"dataset=False, or raise memory={self.memory} of the run"
             )
 
     # -- one batch --------------------------------------------------------------------------------------------

@@ -41,8 +41,6 @@ class NeighbourGraph(OfClouds):
         Tokens left out: ``"special"``, ``"massive"`` (rows found at that layer).
     small : str
         What happens to a prompt with fewer than k + 2 tokens: ``"error"`` before the run, or ``"nan"``.
-    max_bytes : int, optional
-        Working memory.
 
     Notes
     -----
@@ -85,9 +83,8 @@ class NeighbourGraph(OfClouds):
         tokens: int | None = 0,
         exclude: Sequence[str] = ("special",),
         small: str = "error",
-        max_bytes: int | None = None,
     ) -> None:
-        super().__init__(layers, tokens, exclude, small, max_bytes)
+        super().__init__(layers, tokens, exclude, small)
         self.k = tuple(k)
 
     def begin(self, info: ModelInfo, prompts: Prompts) -> None:
@@ -102,7 +99,7 @@ class NeighbourGraph(OfClouds):
 
     def of_clouds(self, near: Neighbours) -> dict[str, torch.Tensor]:
         """Count arrows."""
-        found = [graph_numbers(near, k, self.max_bytes or 2**28) for k in self.k]
+        found = [graph_numbers(near, k, self.memory // 32) for k in self.k]
 
         def stacked(name: str) -> torch.Tensor:
             return torch.stack([getattr(f, name) for f in found], -1)

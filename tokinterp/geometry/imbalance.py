@@ -40,8 +40,6 @@ class InformationImbalance(Measurement):
         Tokens left out; as in `NeighbourOverlap`.
     small : str
         What happens to a prompt with fewer than k + 2 tokens: ``"error"`` before the run, or ``"nan"``.
-    max_bytes : int, optional
-        Working memory; by default 256 MiB.
 
     Notes
     -----
@@ -92,11 +90,10 @@ class InformationImbalance(Measurement):
         layers: Iterable[int] | None = None,
         exclude: Sequence[str] = ("special",),
         small: str = "error",
-        max_bytes: int | None = None,
     ) -> None:
         super().__init__()
         self.k, self.layers, self.exclude = tuple(k), layers, tuple(exclude)
-        self.small, self.max_bytes = small, max_bytes
+        self.small = small
 
     def requests(self, info: ModelInfo) -> list[Neighbourhood]:
         """Return the numbers of neighbours."""
@@ -115,7 +112,7 @@ class InformationImbalance(Measurement):
         """Rank the neighbours in the clouds of a batch, prompt by prompt."""
         layers = self.at_layers()
         at = torch.tensor([i for i, n in enumerate(layers) if n + 1 in layers], dtype=torch.int64, device=batch.device)
-        found = tables(batch, self.requests(self.info)[0], self.max_bytes)
+        found = tables(batch, self.requests(self.info)[0], self.memory)
         ks = torch.tensor(self.k, device=batch.device, dtype=torch.int64)
         forward, backward, numbers = [], [], []
         for p, n in enumerate(batch.lengths):
@@ -124,7 +121,7 @@ class InformationImbalance(Measurement):
             lists = neighbour_lists(found.indices[p, :, :n], first, mask)
             points = [self._centred(batch.points(layer)[p, :n], mask) for layer in layers]
             delta = torch.zeros(len(ks), len(layers), len(layers), dtype=torch.float64, device=batch.device)
-            step = max(1, (self.max_bytes or 2**28) // (64 * len(layers) * n))
+            step = max(1, self.memory // 32 // (64 * len(layers) * n))
             for start in range(0, n, step):
                 rows = slice(start, min(start + step, n))
                 rank = torch.stack([rank_rows(x, f, mask, rows) for x, f in zip(points, first, strict=True)])

@@ -40,14 +40,11 @@ class LogitDimension(Measurement):
         Tokens left out: ``"special"``, ``"massive"`` (rows found at the last layer).
     small : str
         What happens to a prompt with fewer than four tokens per scale: ``"error"`` before the run, or ``"nan"``.
-    max_bytes : int, optional
-        Bound on the logits of one prompt (and on the working memory of the search, which takes some columns of the
-        vocabulary at a time); 2 GiB by default.
 
     Notes
     -----
-    The vocabulary is used whole.  The search costs 2 N^2 x d_vocab operations in each prompt, where a layer costs
-    2 N^2 x d_model.
+    The vocabulary is used whole; the logits of a prompt may take a quarter of the ``memory`` of the run.  The search
+    costs 2 N^2 x d_vocab operations in each prompt, where a layer costs 2 N^2 x d_model.
 
     References
     ----------
@@ -71,11 +68,10 @@ class LogitDimension(Measurement):
         space: str = "logits",
         exclude: Sequence[str] = ("special",),
         small: str = "error",
-        max_bytes: int | None = None,
     ) -> None:
         super().__init__()
         self.scales, self.space, self.exclude = tuple(scales), space, exclude
-        self.small, self.max_bytes = small, max_bytes
+        self.small = small
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the stream at the last layer."""
@@ -86,11 +82,11 @@ class LogitDimension(Measurement):
         super().begin(info, prompts)
         scale = max(self.scales) if self.small == "error" else min(self.scales)
         check_sizes(prompts, self.exclude, estimators.PER_RANK * scale, self.small, f"scale {scale} needs")
-        needed, room = 4 * max(prompts.lengths) * info.d_vocab, self.max_bytes or 2**31
+        needed, room = 4 * max(prompts.lengths) * info.d_vocab, self.memory // 4
         if needed > room:
             raise ValueError(
-                f"the logits of a prompt of {max(prompts.lengths)} tokens take {needed / 2**20:.0f} MiB, max_bytes is "
-                f"{room / 2**20:.0f} MiB: use shorter prompts or a larger max_bytes"
+                f"the logits of a prompt of {max(prompts.lengths)} tokens take {needed / 2**20:.0f} MiB, a quarter of "
+                f"memory={self.memory} is {room / 2**20:.0f} MiB: use shorter prompts, or more memory= in the run"
             )
 
     def update(self, batch: Batch) -> None:
@@ -108,7 +104,7 @@ class LogitDimension(Measurement):
             if lacking:
                 logits = torch.nn.functional.pad(logits, (0, 0, 0, lacking))
                 keep = torch.nn.functional.pad(keep, (0, lacking))
-            near = nearest(logits[None], max(ranks), keep[None], ranks=ranks, max_bytes=self.max_bytes or 2**31)
+            near = nearest(logits[None], max(ranks), keep[None], ranks=ranks, memory=self.memory // 4)
             found = estimators.gride(near.distances, near.valid & near.finite[:, None], self.scales)
             few = near.n_unique < estimators.PER_RANK * max(self.scales)
             reason = torch.where(near.finite, torch.where(few, 1, 0), 2)

@@ -66,8 +66,6 @@ class NeighbourOverlap(Measurement):
         see `tokinterp.kernels.massive.massive_rows`).
     small : str
         What happens to a prompt with fewer than k + 2 tokens: ``"error"`` before the run, or ``"nan"``.
-    max_bytes : int, optional
-        Working memory.
 
     Notes
     -----
@@ -124,14 +122,13 @@ class NeighbourOverlap(Measurement):
         tokens: int | None = 0,
         exclude: Sequence[str] = ("special",),
         small: str = "error",
-        max_bytes: int | None = None,
     ) -> None:
         super().__init__()
         self.classes = {} if classes is None else {str(n): np.asarray(v) for n, v in classes.items()}
         own = [n for n in self.classes if n not in labels]
         self.labels = ((labels,) if isinstance(labels, str) else tuple(labels)) + tuple(own)
         self.k, self.layers, self.pairs, self.tokens = tuple(k), layers, pairs, tokens
-        self.exclude, self.small, self.max_bytes = tuple(exclude), small, max_bytes
+        self.exclude, self.small = tuple(exclude), small
         known = [*LABELS, *self.classes]
         unknown = [n for n in self.labels if n not in known]
         if unknown:
@@ -164,7 +161,7 @@ class NeighbourOverlap(Measurement):
     # -- one batch --------------------------------------------------------------------------------------------
     def update(self, batch: Batch) -> None:
         """Compare the neighbours in the clouds of a batch, prompt by prompt."""
-        found = tables(batch, self.requests(self.info)[0], self.max_bytes)
+        found = tables(batch, self.requests(self.info)[0], self.memory)
         labels = self._label_codes(batch)
         columns: dict[str, list[torch.Tensor]] = {}
         width = batch.ids.shape[1]
@@ -197,7 +194,7 @@ class NeighbourOverlap(Measurement):
         kept = torch.zeros(n, len(at), len(self.k), device=device, dtype=torch.float32)
         pair = torch.zeros(len(self.k), len(layers), len(layers), dtype=torch.float64, device=device)
         hits = torch.zeros(len(self.labels), len(layers), len(self.k), n, device=device, dtype=torch.float32)
-        step = max(1, (self.max_bytes or 2**28) // (32 * len(layers) * n))
+        step = max(1, self.memory // 32 // (32 * len(layers) * n))
         for start in range(0, n, step):
             rows = slice(start, min(start + step, n))
             same = (labels[:, rows, None] == labels[:, None]).float()

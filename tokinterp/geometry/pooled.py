@@ -41,8 +41,6 @@ class PooledStates(Measurement):
     centred_unit : bool
         Whether the rows of a prompt are taken about their mean and scaled to length 1 before their ``"mean"`` is, as in
         the code of Skean et al. 2025.
-    max_bytes : int
-        Refuse to start if the result is larger.
 
     Notes
     -----
@@ -70,11 +68,10 @@ class PooledStates(Measurement):
         classes: Sequence[str] | None = None,
         exclude: Sequence[str] = ("special",),
         centred_unit: bool = False,
-        max_bytes: int = 2**33,
     ) -> None:
         super().__init__()
         self.layers, self.pooling, self.classes = layers, pooling, classes
-        self.exclude, self.centred_unit, self.max_bytes = exclude, centred_unit, max_bytes
+        self.exclude, self.centred_unit = exclude, centred_unit
         if pooling == "tokens":
             self.fields = {"state": Field(("token", "layer", "channel"), "stream")}
         if centred_unit and pooling != "mean":
@@ -89,10 +86,10 @@ class PooledStates(Measurement):
         super().begin(info, prompts)
         rows = len(prompts.lengths) if self.pooling != "tokens" else int(sum(prompts.lengths))
         need = 4 * rows * len(self.at_layers()) * info.d_model
-        if need > self.max_bytes:
+        if need > self.memory:
             raise ValueError(
                 f"{rows} rows of {info.d_model} channels at these layers are {need / 2**30:.1f} GiB: choose fewer "
-                f"layers= or prompts, or raise max_bytes={self.max_bytes}"
+                f"layers= or prompts, or raise memory={self.memory} of the run"
             )
         self._allowed = None
         if self.classes is not None:

@@ -78,8 +78,6 @@ class LayerSimilarity(Measurement):
         Of ``"rbf"``, in median distances of the sample.
     seed : int
         Of the sample and of the permutation.
-    max_bytes : int
-        Refuse to start if running sums, sample and Gram matrices need more.
 
     Notes
     -----
@@ -122,12 +120,11 @@ class LayerSimilarity(Measurement):
         k: int = 10,
         bandwidth: float = 1.0,
         seed: int = 0,
-        max_bytes: int = 2**32,
     ) -> None:
         super().__init__()
         self.layers, self.measures, self.over, self.sample = layers, tuple(measures), over, sample
         self.exclude = tuple(exclude)
-        self.null, self.k, self.bandwidth, self.seed, self.max_bytes = null, k, bandwidth, seed, max_bytes
+        self.null, self.k, self.bandwidth, self.seed = null, k, bandwidth, seed
         if k >= sample:
             refuse("k", k, f"give a number of neighbours from 1 to sample - 1 = {sample - 1}")
 
@@ -148,11 +145,11 @@ class LayerSimilarity(Measurement):
             need += 4 * count * (count + 1) * d**2 + 8 * count**2 * d
         elif self.over == "prompt":
             need += 12 * count * max(prompts.lengths) ** 2
-        if need > self.max_bytes:
+        if need > self.memory:
             raise ValueError(
                 f"comparing {count} layers of {d} channels over={self.over!r} with a sample of {n} tokens needs "
                 f"{need / 2**30:.1f} GiB: choose fewer layers=, a smaller sample=, over='sample', or raise "
-                f"max_bytes={self.max_bytes}"
+                f"memory={self.memory} of the run"
             )
         lengths = np.asarray(prompts.lengths)
         allowed = np.ones(lengths.sum(), bool)

@@ -11,7 +11,7 @@ TOLERANCE = 1e-9  # largest relative error of a squared distance that is not wor
 
 
 def candidates(
-    points: Tensor, valid: Tensor | None, count: Tensor, wide: int, products: torch.dtype, max_bytes: int
+    points: Tensor, valid: Tensor | None, count: Tensor, wide: int, products: torch.dtype, memory: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the ``wide`` smallest squared distances from matrix products and their places, ascending, and the norms.
 
@@ -21,12 +21,12 @@ def candidates(
     n_clouds, n, dim = points.shape
     on_cpu = points.device.type == "cpu"
     row_bytes = n_clouds * n * products.itemsize
-    whole = n * row_bytes <= max_bytes
+    whole = n * row_bytes <= memory
     depth = max(256, 2**21 // n) if on_cpu else dim  # 16 MB of coordinates stay near the processor
     if whole:
         step, tall = (128 if n < 1024 else 256, 256) if on_cpu else (4096, n)
     else:
-        step = tall = max(1, max_bytes // row_bytes)
+        step = tall = max(1, memory // row_bytes)
     strips = [(i, min(i + step, n)) for i in range(0, n, step)]
     matrix = torch.empty(n_clouds, n if whole else strips[0][1], n, dtype=products, device=points.device)
     norms = torch.zeros(n_clouds, n, dtype=torch.float64, device=points.device)
@@ -83,7 +83,7 @@ def smallest(rows: Tensor, wide: int) -> tuple[Tensor, Tensor]:
 
 
 def measure(
-    points: Tensor, valid: Tensor | None, cloud: Tensor, point: Tensor, places: Tensor | None, wide: int, max_bytes: int
+    points: Tensor, valid: Tensor | None, cloud: Tensor, point: Tensor, places: Tensor | None, wide: int, memory: int
 ) -> tuple[Tensor, Tensor]:
     """Return the ``wide`` smallest squared distances by explicit differences and their places, ties by place.
 
@@ -93,7 +93,7 @@ def measure(
     if places is None:
         places = torch.arange(n, device=points.device, dtype=torch.int64).expand(len(cloud), n)
     width = places.shape[1]
-    budget = min(max_bytes, 2**24) if points.device.type == "cpu" else max_bytes  # small blocks stay in the cache
+    budget = min(memory, 2**24) if points.device.type == "cpu" else memory  # small blocks stay in the cache
     columns = min(width, max(1, budget // (32 * dim)))
     step = max(1, budget // (32 * max(dim, width) * columns))
     squared = points.new_empty(len(cloud), wide, dtype=torch.float64)

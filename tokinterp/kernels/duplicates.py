@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def first_of_kind(points: Tensor, mask: Tensor | None = None, *, max_bytes: int = 2**30) -> Tensor:
+def first_of_kind(points: Tensor, mask: Tensor | None = None, *, memory: int = 2**30) -> Tensor:
     """Return for every point the place of the first point of its cloud that is equal to it in every coordinate.
 
     Rows are compared by 64-bit hashes, of 16 coordinates at first and of all of them where these agree, and every
@@ -18,7 +18,7 @@ def first_of_kind(points: Tensor, mask: Tensor | None = None, *, max_bytes: int 
         (cloud, point, dim) of any floating dtype.
     mask : torch.Tensor, optional
         (cloud, point) bool; points outside it are their own first.
-    max_bytes : int
+    memory : int
         Bound on working memory.
 
     Returns
@@ -46,7 +46,7 @@ def first_of_kind(points: Tensor, mask: Tensor | None = None, *, max_bytes: int 
     cloud, point = copies.nonzero(as_tuple=True)
     members[cloud, first[cloud, point]] = True  # the firsts themselves
     cloud, point = members.nonzero(as_tuple=True)
-    rows = max(1, max_bytes // (40 * dim))
+    rows = max(1, memory // (40 * dim))
     pieces = zip(cloud.split(rows), point.split(rows), strict=True)
     keys[cloud, point] = torch.cat([_hash(points[c, p]) for c, p in pieces])
     first = _group(keys, mask)

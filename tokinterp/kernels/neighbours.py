@@ -57,7 +57,7 @@ def nearest(
     *,
     ranks: Iterable[int] | None = None,
     products: torch.dtype | None = None,
-    max_bytes: int = 2**30,
+    memory: int = 2**30,
 ) -> Neighbours:
     """Find the k nearest neighbours (Euclidean) of every distinct point of every cloud.
 
@@ -83,7 +83,7 @@ def nearest(
     products : torch.dtype, optional
         float64 or float32 (never TF32).  By default float64 on GPUs that are fast at it and float32 on the others; on a
         CPU float32 where it pays, for few ``ranks`` of many points with many coordinates.
-    max_bytes : int
+    memory : int
         Bound on working memory.  On top of it come the result and, of one cloud, some coordinates in float64: 16 MB or
         256 of them on a CPU, all of them on a GPU.
 
@@ -120,7 +120,7 @@ def nearest(
     if not exactly or not 1 <= exactly[0] <= exactly[-1] <= k:
         raise ValueError(f"ranks {exactly}: take ranks from 1 to k = {k}")
     products = products or _default_products(points, len(exactly))
-    first = first_of_kind(points, mask, max_bytes=max_bytes)
+    first = first_of_kind(points, mask, memory=memory)
     valid = mask & (first == torch.arange(n, device=device, dtype=torch.int64))
     distances = torch.full((n_clouds, n, k), torch.nan, dtype=torch.float64, device=device)
     indices = torch.full((n_clouds, n, k), -1, dtype=torch.int64, device=device)
@@ -136,7 +136,7 @@ def nearest(
                 continue
             everyone = len(place) == n
             cloud = points[g] if everyone else points[g, place]
-            squared, order, redone, whole = _search(cloud[None], None, k, exactly, products, max_bytes)
+            squared, order, redone, whole = _search(cloud[None], None, k, exactly, products, memory)
             n_redone[g], finite[g] = redone[0], whole[0]
             if not whole[0]:
                 continue
@@ -146,10 +146,10 @@ def nearest(
                 distances[g, place] = squared[0].sqrt_()
                 indices[g, place] = torch.where(order[0] < 0, -1, place[order[0]])
     else:
-        size = max(1, max_bytes // (n * (16 * n + 12 * dim + 64 * k)))
+        size = max(1, memory // (n * (16 * n + 12 * dim + 64 * k)))
         for g in range(0, n_clouds, size):
             part = slice(g, g + size)
-            squared, order, redone, whole = _search(points[part], valid[part], k, exactly, products, max_bytes)
+            squared, order, redone, whole = _search(points[part], valid[part], k, exactly, products, memory)
             use = (valid[part] & whole[:, None])[..., None]
             distances[part] = squared.sqrt().masked_fill(~use, torch.nan)
             indices[part] = order.masked_fill(~use, -1)
@@ -188,7 +188,7 @@ def _default_products(points: Tensor, n_ranks: int) -> torch.dtype:
 
 
 def _search(
-    points: Tensor, valid: Tensor | None, k: int, ranks: list[int], products: torch.dtype, max_bytes: int
+    points: Tensor, valid: Tensor | None, k: int, ranks: list[int], products: torch.dtype, memory: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return squared distances and places (cloud, point, k), rows done again, finiteness; no duplicates please."""
     n_clouds, n, dim = points.shape
@@ -196,7 +196,7 @@ def _search(
     near = min(k, n - 1)
     wide = min(k + _SPARE, n - 1)
     with neutral():
-        squared, order, norms = candidates(points, valid, count, wide, products, max_bytes)
+        squared, order, norms = candidates(points, valid, count, wide, products, memory)
     finite = norms.isfinite().all(1)
 
     own, part = error(norms, dim, products)
@@ -213,14 +213,14 @@ def _search(
 
     if products is torch.float32 and bool(redo.any()):
         some = redo.any(1)
-        twice = _search(points[some], None if valid is None else valid[some], k, ranks, torch.float64, max_bytes)
+        twice = _search(points[some], None if valid is None else valid[some], k, ranks, torch.float64, memory)
         squared[some, :, :near], order[some, :, :near] = twice[0][..., :near], twice[1][..., :near]
         again, redo = again & ~some[:, None], torch.zeros_like(redo)
     cloud, point = again.nonzero(as_tuple=True)
     places = order[cloud, point].sort(-1).values
-    squared[cloud, point], order[cloud, point] = measure(points, valid, cloud, point, places, wide, max_bytes)
+    squared[cloud, point], order[cloud, point] = measure(points, valid, cloud, point, places, wide, memory)
     cloud, point = redo.nonzero(as_tuple=True)
-    squared[cloud, point], order[cloud, point] = measure(points, valid, cloud, point, None, wide, max_bytes)
+    squared[cloud, point], order[cloud, point] = measure(points, valid, cloud, point, None, wide, memory)
     squared, order = squared[..., :near], order[..., :near]
     if near < k:
         squared = torch.nn.functional.pad(squared, (0, k - near), value=torch.inf)

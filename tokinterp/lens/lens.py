@@ -54,9 +54,6 @@ class LogitLens(Measurement):
         loss.
     tuned : TunedLens, optional
         Translators of the variant ``"tuned"``, see `tokinterp.lens.fit_tuned_lens`.
-    max_bytes : int, optional
-        Memory for blocks of rows x vocab; by default 16 MiB on a CPU (they stay in the cache), but at least
-        128 rows, and 512 MiB on a GPU.
 
     Notes
     -----
@@ -123,12 +120,11 @@ class LogitLens(Measurement):
         variants: Sequence[str] = ("normed",),
         tokens: int | None = 64,
         exclude: Sequence[str] = (),
-        max_bytes: int | None = None,
         tuned: TunedLens | None = None,
     ) -> None:
         super().__init__()
         self.layers, self.top, self.variants, self.tokens = layers, top, variants, tokens
-        self.exclude, self.max_bytes, self.tuned = exclude, max_bytes, tuned
+        self.exclude, self.tuned = exclude, tuned
         if ("tuned" in self.variants) != (tuned is not None):
             raise ValueError(
                 "the variant 'tuned' and tuned= go together: LogitLens(variants=('normed', 'tuned'), tuned=lens) with "
@@ -185,9 +181,10 @@ class LogitLens(Measurement):
 
     def _block_rows(self, device: torch.device) -> int:
         a_row = 4 * BUFFERS * self.info.d_vocab
-        if self.max_bytes is None and device.type == "cpu":
-            return max(2**24 // a_row, 128)  # with fewer rows the product with the head waits for the head's weights
-        return max(1, (self.max_bytes or 2**29) // a_row)
+        fit = max(1, self.memory // 16 // a_row)
+        if device.type != "cpu":
+            return fit
+        return min(fit, max(2**24 // a_row, 128))  # in the cache, but not so few that the product waits for the head
 
     def _decode(
         self, batch: Batch, layers: list[int], index: torch.Tensor, target: torch.Tensor, kept: torch.Tensor,

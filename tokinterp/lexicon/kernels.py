@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def target_ranks(points: Tensor, matrix: Tensor, target: Tensor, max_bytes: int = 2**28) -> tuple[Tensor, Tensor]:
+def target_ranks(points: Tensor, matrix: Tensor, target: Tensor, memory: int = 2**28) -> tuple[Tensor, Tensor]:
     """Return how many rows of a matrix are as close to each point as the row of its target, by product and by cosine.
 
     Parameters
@@ -17,7 +17,7 @@ def target_ranks(points: Tensor, matrix: Tensor, target: Tensor, max_bytes: int 
         (row, dim).
     target : torch.Tensor
         (point,) int64 row.
-    max_bytes : int
+    memory : int
         Bound on working memory.
 
     Returns
@@ -37,7 +37,7 @@ def target_ranks(points: Tensor, matrix: Tensor, target: Tensor, max_bytes: int 
     length = rows.norm(dim=-1)
     dot = torch.empty(len(points), dtype=torch.int64, device=points.device)
     cosine = torch.empty_like(dot)
-    size = max(1, max_bytes // (16 * len(rows)))
+    size = max(1, memory // (16 * len(rows)))
     for a in range(0, len(points), size):
         x, t = points[a : a + size].float(), target[a : a + size, None]
         product = x @ rows.T
@@ -50,7 +50,7 @@ def target_ranks(points: Tensor, matrix: Tensor, target: Tensor, max_bytes: int 
     return dot, cosine
 
 
-def neighbour_votes(points: Tensor, labels: Tensor, fold: Tensor, k: int, max_bytes: int = 2**29) -> Tensor:
+def neighbour_votes(points: Tensor, labels: Tensor, fold: Tensor, k: int, memory: int = 2**29) -> Tensor:
     """Return the share of the k nearest points of other folds that have label 1.
 
     Parameters
@@ -63,7 +63,7 @@ def neighbour_votes(points: Tensor, labels: Tensor, fold: Tensor, k: int, max_by
         (point,) int64; points of the same fold are never each other's neighbours.
     k : int
         Neighbours.
-    max_bytes : int
+    memory : int
         Bound on working memory.
 
     Returns
@@ -82,7 +82,7 @@ def neighbour_votes(points: Tensor, labels: Tensor, fold: Tensor, k: int, max_by
     x = (points.double() - points[fine].double().mean(0)).float()
     square = x.pow(2).sum(-1)
     out = torch.empty(len(x), dtype=torch.float64, device=x.device)
-    size = max(1, max_bytes // (16 * len(x)))
+    size = max(1, memory // (16 * len(x)))
     for a in range(0, len(x), size):
         far = square - 2 * x[a : a + size] @ x.T
         far = far.masked_fill((fold[a : a + size, None] == fold) | ~fine, torch.inf)

@@ -24,6 +24,7 @@ from .checkpoint import FORMAT, Facts, claim, compare_facts, fingerprint, remove
 from .edits import Edit
 from .engine import _check_sites, check_edits, measure, run_facts, store_path
 from .loop import Measurements
+from .measurement import MEMORY, fresh
 from .signals import at_once
 
 
@@ -66,6 +67,7 @@ def measure_conditions(
     batch_tokens: int | None = None,
     checkpoint_every: float = 60.0,
     share: tuple[int, int] = (0, 1),
+    memory: int = MEMORY,
     progress: bool = True,
 ) -> xr.DataTree:
     """Measure a model under several conditions, side by side along a dimension ``condition``.
@@ -81,7 +83,7 @@ def measure_conditions(
     store : path, optional
         zarr folder for the result.  Each condition is kept in a folder of its own beside it, ``STORE.conditions``,
         until all are there: the same call after a crash goes on, and runs no finished condition again.
-    batch_tokens, checkpoint_every, share, progress
+    batch_tokens, checkpoint_every, share, memory, progress
         See `measure`; every condition is run in shares.
 
     Returns
@@ -121,7 +123,8 @@ def measure_conditions(
         )
         for name, c in conditions.items()
     }  # fmt: skip
-    options = {"batch_tokens": batch_tokens, "checkpoint_every": checkpoint_every, "share": share, "progress": progress}
+    options = {"batch_tokens": batch_tokens, "checkpoint_every": checkpoint_every, "share": share, "memory": memory,
+               "progress": progress}  # fmt: skip
     return _measure([c.model for c in whole.values()], model, whole, measurements, store, options)
 
 
@@ -134,7 +137,7 @@ def _measure(
     path = None if store is None else store_path(store)
     for name, c in conditions.items():
         try:
-            _check(c, measurements)
+            _check(c, fresh(measurements, options["memory"]))
         except ValueError as error:
             raise ValueError(f"conditions[{name!r}]: {error}") from None
     facts = _facts(model, conditions, measurements)
@@ -234,10 +237,9 @@ def _check(condition: Condition, measurements: Measurements) -> None:
         raise ValueError("no prompts to measure: the list is empty")
     prompts.check_tokenizer(model)
     check_edits(model, prompts, condition.edits)
-    own = {name: m.fresh() for name, m in measurements.items()}
-    for m in own.values():
+    for m in measurements.values():
         m.begin(model.info, prompts)
-    _check_sites(model, own)
+    _check_sites(model, measurements)
 
 
 def _facts(model: Model, conditions: Mapping[str, Condition], measurements: Measurements) -> Facts:

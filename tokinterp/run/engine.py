@@ -31,7 +31,7 @@ from .checkpoint import (
 )
 from .edits import Edit, KnockOut, Renumber, SiteEdit
 from .loop import Measurements, Runner
-from .measurement import Measurement
+from .measurement import MEMORY, Measurement, fresh
 from .ready import check_places
 from .signals import at_once
 from .sites import INNER
@@ -52,6 +52,7 @@ def measure(
     batch_tokens: int | None = None,
     checkpoint_every: float = 60.0,
     share: tuple[int, int] = (0, 1),
+    memory: int = MEMORY,
     notes: Mapping[str, str] | None = None,
     progress: bool = True,
 ) -> xr.DataTree:
@@ -79,6 +80,10 @@ def measure(
     share : (int, int)
         (i, n): run only the i-th of n shares of the prompts, for n machines that write to one store; whichever call
         comes after the last share has finished merges them.  Until then an empty tree is returned.
+    memory : int
+        Bytes that measurements may take beside the model and a batch of its activations, 8 GiB by default: they cut
+        their work into blocks that fit, and what cannot be cut (running sums, kept states) is refused before the run.
+        It decides no number.
     notes : mapping of str to str, optional
         Kept among the attributes of the result beside its provenance: what the texts are, who measured.  They decide
         no number, so that they may differ when a run goes on; a finished result keeps those it has.
@@ -129,13 +134,13 @@ def measure(
         tree = _finished(path, facts)
         remove_partial(path, facts)  # a kill between writing the result and clearing up
         return tree
-    given, measurements = measurements, {name: m.fresh() for name, m in measurements.items()}
+    given, measurements = measurements, fresh(measurements, memory)
     for m in measurements.values():
         m.begin(model.info, prompts)
         if n > 1 and m.passes > 1:
             raise ValueError(f"{type(m).__name__} reads the prompts {m.passes} times: it cannot be run in shares")
     _check_sites(model, measurements)
-    try_out(model, prompts, given, edits)
+    try_out(model, prompts, fresh(given, memory), edits)
     keep = Checkpoint(path, facts, (i, n)) if path is not None else None
     try:
         if path is not None and stores.exists(path):  # another process finished it between our looking and locking

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .sites import Site
 
 Tensors = dict[str, torch.Tensor]
+MEMORY = 2**33
+"""Bytes that measurements take by default at most: 8 GiB."""
 
 
 class Measurement:
@@ -70,6 +72,8 @@ class Measurement:
     """Fields of single tokens are kept for the prompts numbered below this; None keeps all, 0 none."""
     block_site: str = "attn_out"
     """The site by which blocks are named."""
+    memory: int = MEMORY
+    """Bytes that it may take; set by the run (``measure(..., memory=)``), and no setting: it decides no number."""
     passes: int = 1
     tried: bool = True
     """Whether one that is not of this package is tried on a prompt before the run (see `tokinterp.run.trial`)."""
@@ -366,6 +370,14 @@ class Measurement:
     def __repr__(self) -> str:
         inner = ", ".join(f"{k}={v!r}" for k, v in self.settings().items())
         return f"{type(self).__name__}({inner})"
+
+
+def fresh(measurements: Mapping[str, Measurement], memory: int = MEMORY) -> dict[str, Measurement]:
+    """Return copies that have seen nothing, for a run to fill; each may take so much memory."""
+    out = {name: m.fresh() for name, m in measurements.items()}
+    for m in out.values():
+        m.memory = memory
+    return out
 
 
 def choose_layers(layers: Iterable[int] | None, info: ModelInfo) -> list[int]:

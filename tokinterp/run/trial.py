@@ -27,8 +27,7 @@ def try_out(model: Model, prompts: Prompts, measurements: Mapping[str, Measureme
         Whatever ``update`` or ``result`` raises; a ValueError of ``result`` counts as a word about so short an input.
     """
     own = {k: m for k, m in measurements.items() if m.tried and not type(m).__module__.startswith("tokinterp.")}
-    for name, given in own.items():
-        m = given.fresh()
+    for name, m in own.items():
         m.begin(model.info, prompts)
         sites = [] if m.streams else m.sites(model.info)
         longest = max(range(len(prompts)), key=lambda p: prompts.lengths[p])

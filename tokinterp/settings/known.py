@@ -278,7 +278,7 @@ exclude = names("special", "massive")
 
 LIKE: dict[str, Kind] = {
     "layers": layers, "other_layers": layers, "blocks": blocks, "seed": seed, "level": level, "exclude": exclude,
-    "batch_tokens": count(1, LARGEST), "max_tokens": count(1, LARGEST), "max_bytes": count(1, 2**53),
+    "batch_tokens": count(1, LARGEST), "max_tokens": count(1, LARGEST), "memory": count(1, 2**53),
     "n_boot": count(1, 10**6), "draws": count(1, 10**6), "tokenizer": tokenizer,
     "offsets": several(integer, once=True),
     "rule": one_of("norm", "sun2024"), "factor": number(above=1), "small": one_of("error", "nan"),

@@ -22,7 +22,7 @@ def test_gradient_by_hand_is_that_of_autograd_whatever_the_blocks(seed, n, block
     known = int((target >= 0).sum())
     loss = torch.nn.functional.cross_entropy(logits, target, ignore_index=-1, reduction="sum") / max(1, known)
     (expected,) = torch.autograd.grad(loss, w)
-    scratch = kernel.Scratch(classes, n, x.device, max_bytes=4 * classes * block)
+    scratch = kernel.Scratch(classes, n, x.device, memory=4 * classes * block)
     assert scratch.rows == min(n, block)
     start = torch.randn(expected.shape, generator=g)
     for add in (False, True):
@@ -44,6 +44,6 @@ def test_reading_is_log_softmax_and_rank_whatever_the_blocks():
     expected = torch.log_softmax(logits, 1).gather(1, target.clamp_min(0)[:, None])[:, 0]
     order = logits.argsort(1, descending=True).argsort(1).gather(1, target.clamp_min(0)[:, None])[:, 0]
     for block in (1, 4, 33):
-        found = kernel.read_targets(x, w, target, b, kernel.Scratch(11, 33, x.device, max_bytes=44 * block))
+        found = kernel.read_targets(x, w, target, b, kernel.Scratch(11, 33, x.device, memory=44 * block))
         torch.testing.assert_close(found.log_prob, expected.masked_fill(target < 0, torch.nan), equal_nan=True)
         assert torch.equal(found.rank, order.masked_fill(target < 0, -1))

@@ -66,12 +66,12 @@ def test_ranks_are_those_of_sorting_with_ties_at_their_mean():
     assert some[0].tolist() == [3.5, 3.5, 1.5, 1.5, 0, 0, 5]
 
 
-@pytest.mark.parametrize("max_bytes", [2**28, 1])
-def test_graph_numbers_are_those_of_loops(max_bytes):
+@pytest.mark.parametrize("memory", [2**28, 1])
+def test_graph_numbers_are_those_of_loops(memory):
     points = torch.randn(1, 40, 3, generator=torch.Generator().manual_seed(0))
     k = 4
     near = nearest(points, k)
-    found = graph_numbers(near, k, max_bytes)
+    found = graph_numbers(near, k, memory)
     to = [set(row) for row in near.indices[0].tolist()]
     arrows = [(i, j) for i in range(40) for j in to[i]]
     paths = [(i, m) for i, j in arrows for m in to[j] if m != i]

@@ -45,16 +45,16 @@ class Scratch:
         Where.
     products : torch.dtype
         float32, or bfloat16 for faster products; the softmax is float32 in either case.
-    max_bytes : int, optional
+    memory : int, optional
         Of one float32 block; by default 16 MiB on a CPU (it stays in the cache) and 256 MiB on a GPU.
     """
 
     def __init__(
         self, classes: int, rows: int, device: torch.device, products: torch.dtype = torch.float32,
-        max_bytes: int | None = None,
+        memory: int | None = None,
     ) -> None:  # fmt: skip
-        room = max_bytes or BLOCK_BYTES.get(device.type, 2**26)
-        self.rows = max(1, min(rows, max(64, room // (4 * classes)) if max_bytes is None else room // (4 * classes)))
+        room = memory or BLOCK_BYTES.get(device.type, 2**26)
+        self.rows = max(1, min(rows, max(64, room // (4 * classes)) if memory is None else room // (4 * classes)))
         self.products = products
         self.prob = torch.empty(self.rows, classes, device=device, dtype=torch.float32)
         self.logits = torch.empty(self.rows, classes, device=device, dtype=products)

@@ -167,7 +167,7 @@ class Graph(NamedTuple):
     in_degree: Tensor
 
 
-def graph_numbers(near: Neighbours, k: int, max_bytes: int = 2**28) -> Graph:
+def graph_numbers(near: Neighbours, k: int, memory: int = 2**28) -> Graph:
     """Return reciprocity, transitivity and hubness of the k-nearest-neighbour graph of every cloud.
 
     Parameters
@@ -176,7 +176,7 @@ def graph_numbers(near: Neighbours, k: int, max_bytes: int = 2**28) -> Graph:
         Table of at least k ranks.
     k : int
         Neighbours; clouds with no more than k distinct points have NaN.
-    max_bytes : int
+    memory : int
         Working memory.
 
     Examples
@@ -196,7 +196,7 @@ def graph_numbers(near: Neighbours, k: int, max_bytes: int = 2**28) -> Graph:
     degree = degree[:, :n]
     mutual = torch.zeros(clouds, dtype=torch.int64, device=to.device)
     closed, paths = mutual.clone(), mutual.clone()
-    step = max(1, max_bytes // (clouds * (n + 24 * k * k)))
+    step = max(1, memory // (clouds * (n + 24 * k * k)))
     padded = torch.cat([to, torch.full_like(to[:, :1], n)], 1)  # (cloud, n + 1, k)
     for start in range(0, n, step):
         mine = to[:, start : start + step]  # (cloud, row, k)
