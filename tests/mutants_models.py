@@ -1,30 +1,30 @@
 """Wrong changes to models: hooks one layer off, proofs that prove nothing, masks, edges, what tells models apart."""
 
 MUTANTS = [
-    ("hooks: layers one early", "tokinterp/models/hooks.py", "for layer in range(b + 1, until[b] + 1):\n                    new =",
-     "for layer in range(b, until[b]):\n                    new =", "tests/models/test_models.py -k 'residuals and llama'"),
-    ("hooks: middle without what entered", "tokinterp/models/hooks.py", "before = h + new", "before = new + 0 * h", "tests/models/test_models.py -k 'parts_add_up and llama'"),
-    ("hooks: middle with the MLP's input edited twice", "tokinterp/models/hooks.py", "new = torch.where(after == before, new, after - h)",
+    ("hooks: layers one early", "tokinterp/models/site_hooks.py", "for layer in range(b + 1, until[b] + 1):\n                new =",
+     "for layer in range(b, until[b]):\n                new =", "tests/models/test_models.py -k 'residuals and llama'"),
+    ("hooks: middle without what entered", "tokinterp/models/site_hooks.py", "before = h + new", "before = new + 0 * h", "tests/models/test_models.py -k 'parts_add_up and llama'"),
+    ("hooks: middle with the MLP's input edited twice", "tokinterp/models/site_hooks.py", "new = torch.where(after == before, new, after - h)",
      "new = after", "tests/run/test_edits.py -k 'still_add_up and llama'"),
-    ("hooks: captured before the edit", "tokinterp/models/hooks.py",
-     "            for e in at_site.get(site, ()):\n                value = e.apply(value, ids, mask)\n"
-     "            if site in want:  # some blocks add to what their parts return in place: keep a copy of the parts\n"
-     "                give(site, value if site.name == \"resid\" else value.clone())\n",
-     "            if site in want:\n                give(site, value if site.name == \"resid\" else value.clone())\n"
-     "            for e in at_site.get(site, ()):\n                value = e.apply(value, ids, mask)\n",
+    ("hooks: captured before the edit", "tokinterp/models/site_hooks.py",
+     "        for e in at_site.get(site, ()):\n            value = e.apply(value, ids, mask)\n"
+     "        if site in want:  # some blocks add to what their parts return in place: keep a copy of the parts\n"
+     "            give(site, value if site.name == \"resid\" else value.clone())\n",
+     "        if site in want:\n            give(site, value if site.name == \"resid\" else value.clone())\n"
+     "        for e in at_site.get(site, ()):\n            value = e.apply(value, ids, mask)\n",
      "tests/run/test_edits.py -k order_given"),
-    ("hooks: edits in the other order", "tokinterp/models/hooks.py", "at_site.setdefault(e.site, []).append(e)",
+    ("hooks: edits in the other order", "tokinterp/models/site_hooks.py", "at_site.setdefault(e.site, []).append(e)",
      "at_site.setdefault(e.site, []).insert(0, e)", "tests/run/test_edits.py -k order_given"),
-    ("hooks: the edit does not reach the pass", "tokinterp/models/hooks.py",
-     "return None if new is old else proof.with_tensor(out, new)\n\n            return hook\n\n        names",
-     "return None\n\n            return hook\n\n        names", "tests/run/test_edits.py -k running_from"),
-    ("hooks: parts are not copied", "tokinterp/models/hooks.py", 'value if site.name == "resid" else value.clone()', "value",
+    ("hooks: the edit does not reach the pass", "tokinterp/models/site_hooks.py",
+     "return None if new is old else proof.with_tensor(out, new)\n\n        return hook\n\n    names",
+     "return None\n\n        return hook\n\n    names", "tests/run/test_edits.py -k running_from"),
+    ("hooks: parts are not copied", "tokinterp/models/site_hooks.py", 'value if site.name == "resid" else value.clone()', "value",
      "tests/models/test_models.py -k 'parts_add_up and falcon'"),
-    ("hooks: the pass goes on", "tokinterp/models/hooks.py", "            if depth == deepest:\n", "            if depth > deepest:\n",
+    ("hooks: the pass goes on", "tokinterp/models/site_hooks.py", "        if depth == deepest:\n", "        if depth > deepest:\n",
      "tests/models/test_hooks.py -k 'pass_stops and llama'"),
-    ("hooks: stops at the shallowest site", "tokinterp/models/hooks.py", "deepest = max(s.depth", "deepest = min(s.depth", "tests/models/test_models.py -k 'residuals and llama'"),
-    ("hooks: blocks that are skipped have no layer", "tokinterp/models/hooks.py", "for layer in range(b + 1, until[b] + 1):\n                "
-     "    new", "for layer in range(b + 1, b + 2):\n                    new", "tests/models/test_proof.py -k skips_leave"),
+    ("hooks: stops at the shallowest site", "tokinterp/models/site_hooks.py", "deepest = max(s.depth", "deepest = min(s.depth", "tests/models/test_models.py -k 'residuals and llama'"),
+    ("hooks: blocks that are skipped have no layer", "tokinterp/models/site_hooks.py", "for layer in range(b + 1, until[b] + 1):\n            "
+     "    new", "for layer in range(b + 1, b + 2):\n                new", "tests/models/test_proof.py -k skips_leave"),
     ("hooks: knock-outs in the block after", "tokinterp/models/hooks.py", "if e.blocks is None or b in e.blocks]",
      "if e.blocks is None or b - 1 in e.blocks]", "tests/run/test_edits.py -k 'window_and_of_heads and llama'"),
     ("hooks: knock-outs where both agree", "tokinterp/models/hooks.py", "cut = cut | made[key]", "cut = cut & made[key]",
@@ -72,10 +72,9 @@ MUTANTS = [
      "tests/models/test_attention.py -k written_norms_are"),
     ("attention: bias is written by every head", "tokinterp/models/attention.py", "(wrote[:-1] - wrote[-1])", "(wrote[:-1])",
      "tests/attention/test_mass.py -k 'value_written and gpt2'"),
-    ("attention: bent projections are linear", "tokinterp/models/attention.py", "max(_apart([mapped], [out]), _apart([module(flat_mixed)],"
-     " [out]))", "_apart([module(flat_mixed)], [out])", "tests/models/test_attention.py -k not_linear"),
-    ("attention: every block hides keys", "tokinterp/models/attention.py", "<= self.tolerance)\n\n    @cached_property\n    def _by_heads",
-     "<= 1e9)\n\n    @cached_property\n    def _by_heads", "tests/models/test_attention.py -k 'hybrids_offer and None'"),
+    ("attention: bent projections are linear", "tokinterp/models/attention.py", "max(apart([mapped], [out]), apart([module(flat_mixed)],"
+     " [out]))", "apart([module(flat_mixed)], [out])", "tests/models/test_attention.py -k not_linear"),
+    ("attention: every block hides keys", "tokinterp/models/knock_outs.py", "<= self.attention.tolerance)", "<= 1e9)", "tests/models/test_attention.py -k 'hybrids_offer and None'"),
     ("masks: window one wider", "tokinterp/models/masks.py", "(far < width)", "(far <= width)",
      "tests/models/test_attention.py -k 'deleting_with_windows and mistral'"),
     ("masks: window counts tokens", "tokinterp/models/masks.py", "far = places[:, :, None] - places[:, None, :]",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from ..kernels.state import passing
-from ..run.edits import KnockOut
 from ..run.sites import INNER, Site
 from ..settings.describe import numbered
+from .knock_outs import KnockOuts, apart, first_tensor
 from .modules import ATTENTION, submodule
 from .points import Point, candidates, find_points
 from .watch import (
@@ -43,11 +43,6 @@ def flat(heads: torch.Tensor) -> torch.Tensor:
 def by_head(flat: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """(prompt, position, head * d_head) -> (prompt, head, position, d_head), as many heads as ``like`` has."""
     return flat.unflatten(2, (like.shape[1], like.shape[3])).transpose(1, 2)
-
-
-def first_tensor(out: Any) -> torch.Tensor:
-    """Return the first tensor of what a module returned."""
-    return out if isinstance(out, torch.Tensor) else out[0]
 
 
 @dataclass(frozen=True)
@@ -141,19 +136,19 @@ class Attention:
         model = self.model
         if not self.of:
             return
-        plain = self._stream(ids, [])
+        plain = self.stream(ids, [])
         why = "its attention module returns no weights"
         for way in ("function", "eager", "sdpa"):
             self.way = way
             seen: dict[int, tuple[torch.Tensor, Heads | None, torch.Tensor]] = {}
             looks = [Look(b, show=lambda *got, b=b, seen=seen: seen.update({b: got})) for b in self.of]
             try:
-                stream = self._stream(ids, looks)
+                stream = self.stream(ids, looks)
             except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, NotImplementedError):
                 continue
             if not seen:
                 continue
-            away = _apart(stream, plain)
+            away = apart(stream, plain)
             if away > self.tolerance:
                 why = f"the stream differs by {away:.2g} of its range when attention weights are computed"
                 continue
@@ -180,7 +175,7 @@ class Attention:
             if heads is not None:
                 key, value = heads[1:]
                 each = value.float().repeat_interleave(shape[1] // value.shape[1], 1)
-                if _apart([(w @ each).transpose(1, 2)], [mixed.float().reshape(len(ids), n, shape[1], -1)]) > max(
+                if apart([(w @ each).transpose(1, 2)], [mixed.float().reshape(len(ids), n, shape[1], -1)]) > max(
                     self.tolerance, 1e-3
                 ):
                     reasons[b] = "values are mixed by other weights than those shown"
@@ -225,7 +220,7 @@ class Attention:
                 for path, module in found.items():
                     keep = lambda _m, _a, out, at=outs[b][path]: at.append(out.detach().clone())  # noqa: E731
                     stack.callback(module.register_forward_hook(keep).remove)
-            self._stream(ids, looks)
+            self.stream(ids, looks)
         for b, found in modules.items():
             if b in model.offered.get("pattern", ()):
                 self.points[b] = points = find_points(found, outs[b], weights[b], max(self.tolerance, 1e-3))
@@ -246,7 +241,7 @@ class Attention:
             for b in self.shapes:
                 keep = lambda _m, _a, out, b=b: outs.update({b: first_tensor(out).detach()})  # noqa: E731
                 stack.callback(self.of[b].register_forward_hook(keep).remove)
-            self._stream(ids, [])
+            self.stream(ids, [])
         for name in OUTPUTS:
             if all(self._writes(name, b, seen[b][2], outs[b]) for b in self.shapes):
                 return name
@@ -260,7 +255,7 @@ class Attention:
         flat_mixed = mixed.reshape(*out.shape[:2], -1)
         parts, bias = self._linear(module, b, mixed)
         mapped = flat_mixed.float() @ parts.flatten(0, 1) + bias
-        return max(_apart([mapped], [out]), _apart([module(flat_mixed)], [out])) <= max(5 * self.tolerance, 1e-3)
+        return max(apart([mapped], [out]), apart([module(flat_mixed)], [out])) <= max(5 * self.tolerance, 1e-3)
 
     def _linear(self, module: nn.Module, b: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what a projection does, found by applying it: (head, d_value, d_model) and bias, float32."""
@@ -272,11 +267,12 @@ class Attention:
             wrote = module(rows).float().to(like.device)
         return (wrote[:-1] - wrote[-1]).unflatten(0, (shape.n_heads, shape.d_value)), wrote[-1]
 
-    def _some_ids(self) -> torch.Tensor:
+    def some_ids(self) -> torch.Tensor:
+        """Return (prompt, position) ids for a proof."""
         count = torch.arange(16, dtype=torch.int64, device=self.model.device)
         return ((count * 7919 + 11) % self.model.info.d_vocab).reshape(2, 8)
 
-    def _stream(self, ids: torch.Tensor, looks: Sequence[Look], **inputs: Any) -> list[torch.Tensor]:
+    def stream(self, ids: torch.Tensor, looks: Sequence[Look], **inputs: Any) -> list[torch.Tensor]:
         """Run and return what every block returned; one that is skipped, what the one before it did."""
         kept: dict[int, torch.Tensor] = {}
         model = self.model
@@ -290,81 +286,10 @@ class Attention:
             model.forward(input_ids=ids, use_cache=False, **inputs)
         return [kept[max((r for r in kept if r <= b), default=min(kept))] for b in range(model.info.n_layers)]
 
-    # -- knock-out ----------------------------------------------------------------------------------------------
     @cached_property
-    def knocks(self) -> tuple[int, ...]:
-        """Blocks in which a key can be hidden: what stands there does not reach later positions through attention.
-
-        Every block is given the same stream twice, but for position 1, and must write the same at later positions when
-        position 1 is hidden.
-        """
-        model = self.model
-        if self.way is None:
-            return ()
-        ids = self._some_ids()
-        ids[1] = ids[0]
-        ids[1, 1] = (ids[0, 1] + 1) % model.info.d_vocab
-        plain = self._stream(ids, [])
-        cut = torch.zeros(1, 1, 8, 8, dtype=torch.bool, device=model.device)
-        cut[..., 2:, 1] = True
-        outs: dict[int, torch.Tensor] = {}
-
-        def feed(b: int) -> Callable[..., Any]:
-            def hook(_m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-                new = plain[b - 1][:1].repeat(2, 1, 1)
-                new[1, 1] = plain[b - 1][1, 1]
-                return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
-
-            return hook
-
-        with ExitStack() as stack:
-            for b, attn in self.of.items():
-                if b > 0:
-                    block = model._blocks[b]
-                    stack.callback(block.register_forward_pre_hook(feed(b), with_kwargs=True).remove)
-                keep = lambda _m, _a, out, b=b: outs.update({b: first_tensor(out).detach()})  # noqa: E731
-                stack.callback(attn.register_forward_hook(keep).remove)
-            try:
-                self._stream(ids, [Look(b, cut=cut) for b in self.of])
-            except (ValueError, TypeError, RuntimeError):
-                return ()
-        return tuple(b for b, o in outs.items() if _apart([o[0, 2:]], [o[1, 2:]]) <= self.tolerance)
-
-    @cached_property
-    def _by_heads(self) -> bool:
-        """Whether single heads can be knocked out."""
-        n = self.model.info.n_heads
-        ids = self._some_ids()[:1]
-        cut = torch.zeros(1, n, 8, 8, dtype=torch.bool, device=ids.device)
-        cut[:, 0, 2:, 1] = True
-        seen: dict[int, torch.Tensor] = {}
-        looks = [Look(b, cut=cut, show=lambda w, _v, _m, b=b: seen.update({b: w})) for b in self.knocks]
-        try:
-            self._stream(ids, looks)
-        except (ValueError, TypeError, RuntimeError):
-            return False
-        hidden = torch.stack([w[0, :, 2:, 1].abs().sum(-1) for w in seen.values()])
-        return bool((hidden[:, 0] <= 1e-6).all() & (hidden[:, 1:] > 0).any(0).all())
-
-    def check_knock_out(self, edit: KnockOut) -> None:
-        """Raise ValueError if a knock-out cannot be done in one of its blocks or heads."""
-        info = self.model.info
-        blocks = range(info.n_layers) if edit.blocks is None else edit.blocks
-        if bad := [b for b in blocks if not 0 <= b < info.n_layers]:
-            raise ValueError(f"knock_out in block {numbered(bad)}: {info.id} has blocks 0 to {info.n_layers - 1}")
-        if lacking := [b for b in blocks if b not in self.knocks]:
-            why = self.model.withheld.get("pattern", "a hidden key still reaches later positions there")
-            way = f"take blocks=[{', '.join(map(str, self.knocks))}]" if self.knocks else "no block of it can hide keys"
-            raise ValueError(
-                f"attention of {info.architecture} cannot be knocked out in blocks {numbered(lacking)} ({why}): {way}"
-            )
-        if edit.heads is not None:
-            edit.check(min((self.heads(b) for b in blocks), default=info.n_heads))
-            if self.way == "eager" and not self._by_heads:
-                raise ValueError(
-                    f"heads={list(edit.heads)}: attention of {info.architecture} has one mask for all heads; leave "
-                    "heads out of knock_out"
-                )
+    def knock_outs(self) -> KnockOuts:
+        """Where keys can be hidden."""
+        return KnockOuts(self)
 
     def width(self, site: Site) -> int | None:
         """Return the width of a site inside attention, all heads side by side; None for other sites."""
@@ -408,12 +333,3 @@ class Attention:
 _NO_FUNCTION = (
     "its queries, keys and values do not pass through the attention function of transformers; backend 'hf' may"
 )
-
-
-def _apart(got: Sequence[torch.Tensor], true: Sequence[torch.Tensor]) -> float:
-    """Return the largest difference, as a share of the largest value; infinite if it is none."""
-    parts = [
-        float((a.float() - b.float()).abs().max() / b.float().abs().max().clamp_min(1e-6))
-        for a, b in zip(got, true, strict=True)
-    ]
-    return max((p if p == p else float("inf") for p in parts), default=0.0)

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..kernels.state import passing
 from ..run.edits import Edit, KnockOut, Renumber, SiteEdit
-from ..run.sites import INNER, SITES, Site
+from ..run.sites import SITES, Site
 from ..settings import anything, checked, instance, none, refuse, several, short, tokenizer
 from ..settings.describe import numbered
 from . import attention, proof
@@ -21,13 +21,9 @@ from .fingerprint import Identified
 from .info import ModelInfo
 from .modules import Head, Modules, Parts, size_of, submodule
 from .rope import check_lengths, dynamic_ropes, length_steps, reset, run_plain
-from .watch import Change, Look, Show
+from .site_hooks import StopPassError, hook_sites
 
 TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-7, torch.bfloat16: 6e-2, torch.float16: 1e-2}
-
-
-class _Stop(Exception):  # noqa: N818
-    """Raised inside the pass when the deepest site has been reached."""
 
 
 class HookedLM(Identified):
@@ -198,10 +194,10 @@ class HookedLM(Identified):
             else:
                 self.attention.check_places(places)
         with passing(self.lm), ExitStack() as stack:
-            looks = self._hook(stack, wanted, edits, cuts, ids, mask, give)
+            looks = hook_sites(self, stack, wanted, edits, cuts, ids, mask, give)
             if looks or (places is not None and self.attention.way == "function"):
                 self.attention.listen(stack, looks, ids, mask, places)
-            with suppress(_Stop):
+            with suppress(StopPassError):
                 self.forward(**inputs)
         if missing := [s for s in wanted if s not in given]:
             raise ValueError(
@@ -222,138 +218,6 @@ class HookedLM(Identified):
             return {}
         where = f"block{'s' * (len(blocks) > 1)} {numbered(blocks)}"
         return {"attention_sinks": f"{where}: a learned sink takes a share: the weights of a query sum to less than 1"}
-
-    # -- hooks ------------------------------------------------------------------------------------------------
-    def _hook(
-        self,
-        stack: ExitStack,
-        wanted: list[Site],
-        edits: Sequence[Edit],
-        cuts: dict[int, torch.Tensor],
-        ids: torch.Tensor,
-        mask: torch.Tensor,
-        give: Callable[[Site, torch.Tensor], None],
-    ) -> list[Look]:
-        """Register the hooks of one pass, which the stack removes; return what is wanted inside attention."""
-        want = set(wanted)
-        at_site: dict[Site, list[SiteEdit]] = {}
-        for e in edits:
-            if isinstance(e, SiteEdit):
-                at_site.setdefault(e.site, []).append(e)
-        used = want | set(at_site)
-        deepest = max(s.depth for s in wanted)
-        entering: dict[int, torch.Tensor] = {}
-
-        def reach(site: Site, value: torch.Tensor) -> torch.Tensor:
-            for e in at_site.get(site, ()):
-                value = e.apply(value, ids, mask)
-            if site in want:  # some blocks add to what their parts return in place: keep a copy of the parts
-                give(site, value if site.name == "resid" else value.clone())
-            return value
-
-        def add(handle: Any) -> None:
-            stack.callback(handle.remove)
-
-        def stop_at(depth: tuple[int, int]) -> None:
-            if depth == deepest:
-                raise _Stop
-
-        def on_entry(b: int) -> Callable[..., Any]:
-            def hook(_m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-                h = args[0] if args else kwargs["hidden_states"]
-                new = h
-                for layer in range(b + 1) if b == self._runs[0] else ():  # blocks that are skipped change nothing
-                    new = reach(Site("resid", layer), new)
-                    stop_at((layer - 1, 9))
-                entering[b] = new
-                if new is h:
-                    return None
-                return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
-
-            return hook
-
-        def on_attn(b: int) -> Callable[..., Any]:
-            def hook(_m: nn.Module, _args: Any, out: Any) -> Any:
-                old = proof.tensor_of(out)
-                new = reach(Site("attn_out", b), old)
-                mid = Site("resid_mid", b)
-                if mid in used:
-                    h = entering.pop(b).to(new.device)
-                    before = h + new
-                    after = reach(mid, before)
-                    if after is not before:
-                        new = torch.where(after == before, new, after - h)
-                stop_at((b, 1))
-                return None if new is old else proof.with_tensor(out, new)
-
-            return hook
-
-        def on_pattern(b: int) -> Show:
-            def show(weights: torch.Tensor, _value: Any, _mixed: Any) -> None:
-                give(Site("pattern", b), weights)
-                stop_at((b, 0))
-
-            return show
-
-        def on_heads(b: int) -> Change:
-            left = {name for name in INNER if Site(name, b) in used}
-
-            def change(name: str, old: torch.Tensor) -> torch.Tensor:
-                if name not in left:
-                    return old
-                left.remove(name)
-                side = attention.flat(old)
-                new = reach(Site(name, b), side)
-                if not left:
-                    stop_at((b, -1))
-                return old if new is side else attention.by_head(new, old)
-
-            return change
-
-        def on_mlp(b: int) -> Callable[..., Any]:
-            def hook(_m: nn.Module, _args: Any, out: Any) -> Any:
-                old = proof.tensor_of(out)
-                shaped = old.reshape(*ids.shape, old.shape[-1])  # OPT flattens prompts and positions
-                new = reach(Site("mlp_out", b), shaped)
-                stop_at((b, 2))
-                return None if new is shaped else proof.with_tensor(out, new.reshape(old.shape))
-
-            return hook
-
-        def on_exit(b: int) -> Callable[..., Any]:
-            def hook(_m: nn.Module, _args: Any, out: Any) -> Any:
-                old = new = proof.tensor_of(out)
-                for layer in range(b + 1, until[b] + 1):
-                    new = reach(Site("resid", layer), new)
-                    stop_at((layer - 1, 9))
-                return None if new is old else proof.with_tensor(out, new)
-
-            return hook
-
-        names = {(s.name, s.at) for s in used}
-        looks: list[Look] = []
-        until = dict(zip(self._runs, [*self._runs[1:], self.info.n_layers], strict=True))  # last layer with its output
-        for b in self._runs:
-            block, (attn_adds, mlp_adds) = self._blocks[b], self.adds[b]
-            begins = b == self._runs[0] and any(("resid", n) in names for n in range(b + 1))
-            if begins or ("resid_mid", b) in names:
-                add(block.register_forward_pre_hook(on_entry(b), with_kwargs=True))
-            look = Look(b, cut=cuts.get(b))
-            if any((name, b) in names for name in INNER):
-                look.change = on_heads(b)
-            if ("pattern", b) in names:
-                look.show = on_pattern(b)
-            if look.change or look.show or look.cut is not None:
-                looks.append(look)
-            if ("attn_out", b) in names or ("resid_mid", b) in names:
-                add(submodule(block, attn_adds).register_forward_hook(on_attn(b)))
-            if ("mlp_out", b) in names:
-                add(submodule(block, mlp_adds).register_forward_hook(on_mlp(b)))
-            if any(("resid", n) in names for n in range(b + 1, until[b] + 1)):
-                add(block.register_forward_hook(on_exit(b)))
-            if b > deepest[0]:
-                break
-        return looks
 
     def _cuts(self, edits: Sequence[KnockOut], ids: torch.Tensor, mask: torch.Tensor) -> dict[int, torch.Tensor]:
         """Return block -> (prompt, 1 or head, query, key) bool, edges to remove; one tensor for equal blocks."""
@@ -430,7 +294,7 @@ class HookedLM(Identified):
                     f"{type(e).__name__} is no edit: make one with tokinterp.run.edits.replace, add, zero, ..."
                 )
             if isinstance(e, KnockOut):
-                self.attention.check_knock_out(e)
+                self.attention.knock_outs.check(e)
 
     def _check_offered(self, name: str, at: Sequence[int]) -> None:
         """Raise ValueError if not all of these layers or blocks offer the site: says which do and why others do not."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,13 @@ from ..models.base import Model
 from ..models.steady import ModelChangedError, check_steady, current, steady
 from ..results import dataset, stores
 from ..results.documents import with_documents
-from ..settings import checked, count, mapping, share, short
+from ..settings import checked, mapping, share, short
 from ..text.prompts import Prompts
 from .checkpoint import (
     Checkpoint,
     Facts,
     compare_facts,
     fingerprint,
-    partial_folder,
     read_progress,
     remove_partial,
 )
@@ -155,7 +153,7 @@ def measure(
         with keep.alone():
             if stores.exists(path):  # another share was the last one, and has merged them
                 return _finished(path, facts)
-            missing = [k for k in range(n) if not _share_finished(keep.root, k, n)]
+            missing = [k for k in range(n) if not share_finished(keep.root, k, n)]
             if missing:
                 print(f"share {i} of {n} is finished; still to run: {missing}", file=sys.stderr)
                 return xr.DataTree()
@@ -340,7 +338,8 @@ def _finished(path: Path, facts: Facts) -> xr.DataTree:
     return tree
 
 
-def _share_finished(root: Path, i: int, n: int) -> bool:
+def share_finished(root: Path, i: int, n: int) -> bool:
+    """Return whether a share of the prompts is whole, in the folder of the run."""
     return read_progress(root / f"share-{i}-of-{n}").finished
 
 
@@ -352,67 +351,3 @@ def _merge_shares(root: Path, n: int, measurements: dict[str, Measurement]) -> N
         if k:
             for name, m in measurements.items():
                 m.merge(part[name])
-
-
-@checked(shares=count(1))
-def measure_on_cluster(
-    client: Any,
-    load: Callable[[], Model],
-    prompts: Prompts,
-    measurements: Measurements,
-    *,
-    store: str | Path,
-    shares: int,
-    **options: Any,
-) -> xr.DataTree:
-    """Run shares of the prompts on the workers of a Dask cluster and merge them.
-
-    Parameters
-    ----------
-    client : distributed.Client
-        A cluster whose workers see the same file system as this process.
-    load : callable
-        Returns the model; called on each worker, for example ``lambda: ti.load_model("...", device="cuda")``.
-    prompts, measurements
-        As for :func:`measure`.
-    store : path
-        On the shared file system; a relative one is in the working folder of this process.
-    shares : int
-        Number of parts, usually the number of workers.
-    **options
-        Further arguments of :func:`measure`.
-
-    Examples
-    --------
-    >>> from distributed import Client, LocalCluster  # doctest: +SKIP
-    >>> run = ti.measure_on_cluster(Client(cluster), ti.load_model, prompts, {"lens": ti.lens.LogitLens()},
-    ...                             store="runs/lens.zarr", shares=4)  # doctest: +SKIP
-    """
-    path = store_path(store)
-    if stores.exists(path):
-        return measure(load(), prompts, measurements, store=path, **options)
-
-    quiet = {**options, "progress": False}
-
-    def work(i: int, prompts: Prompts) -> int:
-        measure(load(), prompts, measurements, store=path, share=(i, shares), **quiet)
-        return i
-
-    with warnings.catch_warnings():  # of a large graph: the prompts travel once, and again if their worker dies
-        warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
-        sent = client.submit(_same, prompts, pure=False)
-    client.gather(client.map(work, range(shares), prompts=sent, pure=False))
-    if stores.exists(path):
-        return stores.read(path)
-    if missing := [i for i in range(shares) if not _share_finished(partial_folder(path), i, shares)]:
-        raise RuntimeError(
-            f"shares {missing} of {path} are not here: do the workers write to the same file system as this process?"
-        )
-    return measure(load(), prompts, measurements, store=path, share=(0, shares), **options)
-
-
-def _same(prompts: Prompts) -> Prompts:
-    return prompts
-
-
-__all__ = ["measure", "measure_on_cluster", "partial_folder", "run_facts"]
