@@ -78,3 +78,54 @@ def test_a_word_about_too_short_an_input_is_kept_for_the_end():
             return super().result().pipe(lambda ds: ds.assign(size=variable("prompt", ds["size"], "size", "1")))
 
     assert measured({"m": Picky()})["m"].sizes["prompt"] > 1
+
+
+class Own(ti.Measurement):
+    """Somebody's own measurement, to be made mistakes in."""
+
+    layers = None
+    fields = {"size": ti.Field(("prompt",), "size of the prompt")}
+
+
+def mistaken(**body):
+    return type("Mine", (Own,), body)()
+
+
+def test_an_author_is_told_what_to_write():
+    length = "length", lambda b: b.mask.sum(1)
+
+    def told(error, line, **body):
+        with pytest.raises(error, match=line):
+            measured({"m": mistaken(**body)})
+
+    def kept(name, value):
+        return lambda self, batch: self.keep(batch, **{name: value(batch)})
+
+    told(NotImplementedError, r"Mine has no update\(batch\); did it mean 'updates'\?", updates=kept(*length))
+    told(
+        TypeError,
+        r"keep\(sise=\): it is not in fields, which has size; did you mean 'size'",
+        update=kept("sise", length[1]),
+    )
+    told(TypeError, r"has the shape \(1, \d+\)", update=kept("size", lambda b: b.ids))
+    told(
+        TypeError, r"append\(size=\) without prompt, which say whose it is: write keep\(batch, size=",
+        update=lambda self, batch: self.append(size=batch.mask.sum(1)),
+    )  # fmt: skip
+    told(
+        ValueError, r"unknown dimension 'side' in what Mine gives: say dimensions of your own in coords\(\)",
+        fields={"size": ti.Field(("prompt", "side"), "size")}, update=kept("size", lambda b: b.ids[:, :2]),
+    )  # fmt: skip
+    told(
+        TypeError, r"derive\(\) gives other, which fields does not have",
+        update=kept("size", length[1]), derive=lambda self, found: {"other": found["size"]},
+    )  # fmt: skip
+    with pytest.raises(TypeError, match=r"Mine.fields\['size'\]='a size': give a Field, such as"):
+        mistaken(fields={"size": "a size"})
+    with pytest.raises(TypeError, match=r"Mine.start\(\) is never called"):
+        mistaken(start=lambda self, info: None)
+
+    def forgets(self, k=3):
+        super(Own, self).__init__()
+
+    told(AttributeError, r"Mine does not keep its argument k: write self\.k = k in __init__", __init__=forgets)

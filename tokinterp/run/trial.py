@@ -46,6 +46,12 @@ def try_out(model: Model, prompts: Prompts, measurements: Mapping[str, Measureme
             ds = m.result()
         except ValueError:
             continue
+        for d in ds.dims:
+            if d not in dataset.DIMS and d not in ds.coords:
+                raise ValueError(
+                    f"{name}: unknown dimension {d!r} in what {type(m).__name__} gives: say dimensions of your own in "
+                    f"coords(), such as {{{d!r}: (values, 'what they are', '1')}}"
+                )
         placed = "position" in ds.coords and {"token_prompt", "prompt"} & {*ds.coords}
         if "token" in ds.dims and "text" not in ds.coords and not placed:
             raise ValueError(

@@ -1,0 +1,89 @@
+"""What has been seen so far: running sums and finished rows, added to, merged, put away and taken up again."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+Tensors = dict[str, torch.Tensor]
+
+
+class Kept:
+    """Two dictionaries that hold everything seen so far.
+
+    Attributes
+    ----------
+    sums : dict of str to torch.Tensor
+        Tensors of fixed size (float64 sums, int64 counts), on the device of the model: ``add``.
+    rows : dict of str to list of torch.Tensor
+        Concatenated along axis 0, one entry per finished prompt or token: ``append``.  Tables of different length (per
+        prompt, per token) live side by side; each carries its own keys (prompt number, position), so that the order in
+        which batches arrive never matters.
+    """
+
+    sums: Tensors
+    rows: dict[str, list[torch.Tensor]]
+
+    def __init__(self) -> None:
+        self.sums, self.rows = {}, {}
+
+    def add(self, name: str, value: torch.Tensor) -> None:
+        """Add to a running sum, float64 or int64 whatever the dtype of the values (created at its first use)."""
+        value = value.detach().to(torch.float64 if value.is_floating_point() else torch.int64)
+        if name not in self.sums:
+            self.sums[name] = value.clone(memory_format=torch.contiguous_format)
+        elif self.sums[name].dtype == value.dtype:
+            self.sums[name] += value.to(self.sums[name].device)
+        else:  # counts to which shares are added, or the other way round
+            self.sums[name] = self.sums[name].double() + value.double().to(self.sums[name].device)
+
+    def append(self, **columns: torch.Tensor) -> None:
+        """Append rows to tables; axis 0 of each tensor counts the new rows."""
+        for name, value in columns.items():
+            self.rows.setdefault(name, []).append(value.detach())
+
+    def merge_kept(self, other: Kept) -> None:
+        """Add the sums and append the rows of another."""
+        self.merge_sums(other.sums)
+        for name, parts in other.rows.items():
+            self.rows.setdefault(name, []).extend(parts)
+
+    def merge_sums(self, other: Tensors) -> None:
+        """Add the sums of another measurement; override where adding is not right."""
+        for name, value in other.items():
+            self.add(name, value)
+
+    def take_rows(self) -> Tensors:
+        """Return the rows finished since the last call, on the CPU, and let go of them."""
+        out = {name: torch.cat([p.cpu() for p in parts]) for name, parts in self.rows.items() if parts}
+        self.rows = {}
+        return out
+
+    def state(self) -> dict[str, Tensors]:
+        """Return everything seen so far as two dictionaries of CPU tensors, ``sums`` and ``rows``."""
+        rows = {name: torch.cat([p.cpu() for p in parts]) for name, parts in self.rows.items() if parts}
+        return {"sums": {k: v.cpu().clone() for k, v in self.sums.items()}, "rows": rows}
+
+    def load(self, state: dict[str, Tensors], device: torch.device | str = "cpu") -> None:
+        """Take up a state that ``state()`` returned.
+
+        The sums get memory of their own, in which they lie as new ones do: products are added to them in an order that
+        depends on where they begin, and what a file was read into may begin anywhere.
+        """
+        own = torch.contiguous_format
+        self.sums = {k: v.to(device, copy=True, memory_format=own) for k, v in state["sums"].items()}
+        self.rows = {k: [v] for k, v in state["rows"].items()}
+
+    def table(self, *names: str, by: int | None = None) -> list[np.ndarray]:
+        """Return columns as arrays, sorted by the first column given, then the second, and so on.
+
+        All named columns must have the same number of rows; the sort is what makes a result independent of the
+        order of the batches.  Only one-dimensional integer columns take part in the sort, or the first ``by``.
+        """
+        missing = [n for n in names if n not in self.rows]
+        if missing:
+            raise ValueError(f"{type(self).__name__} has seen no batch yet: no rows named {missing}")
+        columns = [torch.cat([p.cpu() for p in self.rows[n]]).numpy() for n in names]
+        keys = columns[:by] if by else [c for c in columns if c.ndim == 1 and np.issubdtype(c.dtype, np.integer)]
+        order = np.lexsort(keys[::-1])
+        return [c[order] for c in columns]
