@@ -388,13 +388,11 @@ def test_finished_rows_leave_a_gpu_in_time(monkeypatch):
 
 
 # -- what is refused before the run ---------------------------------------------------------------------------
-SAME = Norms()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"which": {"a": SAME, "b": SAME}}, "'a' and 'b' are one object"),
         ({"share": (True, 2), "store": "x.zarr"}, r"share=\(True, 2\): give \(i, n\)"),
         ({"share": (0.5, 2), "store": "x.zarr"}, r"share=\(0.5, 2\): give \(i, n\)"),
         ({"share": "02", "store": "x.zarr"}, "share='02': give"),

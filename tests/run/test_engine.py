@@ -259,7 +259,7 @@ def test_padding_that_is_not_finite_does_not_count():
     assert nonfinite_layer(batch).tolist() == [-1, 2, -1]
     inside = model.batch(range(2))
     inside.activations = {ti.Site("mlp_out", 1): inside.resid(0).clone()}  # between layers 1 and 2
-    inside.get("mlp_out", 1)[0, 2] = torch.nan
+    inside.activations[ti.Site("mlp_out", 1)][0, 2] = torch.nan
     assert nonfinite_layer(inside).tolist() == [2, -1]
 
 

@@ -79,3 +79,11 @@ def test_one_measurement_serves_several_runs():
     first = ti.measure(tiny(), some_prompts(LENGTHS), {"m": m}, progress=False)
     ti.measure(tiny(), some_prompts([9, 8]), {"m": m}, progress=False)
     assert_same(ti.measure(tiny(), some_prompts(LENGTHS), {"m": m}, progress=False), first, exact=True)
+
+
+def test_one_measurement_may_have_two_names():
+    same, prompts = Own(torch.ones(2), layers=[0]), some_prompts(LENGTHS)
+    tree = ti.measure(tiny(), prompts, {"a": same, "b": same, "c": Own(torch.ones(2), layers=[0])}, progress=False)
+    assert tree["a"]["length"].values.tolist() == LENGTHS
+    assert tree["b"].identical(tree["a"])
+    assert tree["c"].identical(tree["a"])

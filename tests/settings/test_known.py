@@ -47,14 +47,6 @@ def test_everything_else_is_refused_with_the_way_out(name, given, way):
     assert str(caught.value).startswith("x")
 
 
-def test_one_measurement_has_one_name():
-    m = Norms()
-    with pytest.raises(ValueError, match="'a' and 'b' are one object"):
-        known.measurements("x", {"a": m, "b": m})
-    given = {"a": Norms(), "b": Norms()}
-    assert known.measurements("x", given) is given
-
-
 def test_what_is_a_model_or_a_tensor_is_taken_as_it_is():
     assert known.model("x", tiny()) is tiny()
     mask = torch.tensor([True, False])

@@ -106,19 +106,18 @@ def measure_nulls(
         **run_facts(model, prompts, measurements, edits),
         "nulls": nulls, "seed": seed, "replicates": replicates,
     }  # fmt: skip
-    conditions = {
-        f"{null}.{k}" if k else null: partial(_condition, model, prompts, null, seed + k, edits)
-        for k in range(replicates) for null in nulls
-    }  # fmt: skip
-    files = {name: plain(name) for name in conditions}
 
     def make(home: Path | None) -> xr.DataTree:
-        runs = iter((run_each(model, conditions, measurements, home, files, options) or {}).values())
-        drawn = []
-        for _ in range(replicates):
-            here = {null: next(runs) for null in nulls}
-            drawn.append({m: along_nulls({n: t.children[m].to_dataset(inherit=False) for n, t in here.items()})
-                          for m in measurements})  # fmt: skip
+        drawn: list[dict[str, xr.Dataset]] = []
+        for k in range(replicates):
+            here: dict[str, dict[str, xr.Dataset]] = {}
+            for null in nulls:  # one at a time: of each only what can be compared stays in memory
+                name = f"{null}.{k}" if k else null
+                made = {name: partial(_condition, model, prompts, null, seed + k, edits)}
+                found = run_each(model, made, measurements, home, {name: plain(name)}, options) or {}
+                sets = {m: found[name].children[m].to_dataset(inherit=False) for m in measurements}
+                here[null] = {m: comparable(ds) for m, ds in sets.items()}
+            drawn.append({m: along_nulls({n: here[n][m] for n in nulls}) for m in measurements})
         tree = xr.DataTree.from_dict({m: _along_replicates([d[m] for d in drawn], seed) for m in measurements})
         tree.attrs = _root_attrs(model, prompts, facts, seed, edits)
         dataset.check(tree)
@@ -160,8 +159,7 @@ def draw_null(model: Any, prompts: Prompts, null: str, seed: int = 0) -> tuple[A
 
 def along_nulls(results: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """Put the results of all nulls side by side along ``null``; the attributes are those of the first."""
-    same = {null: comparable(ds) for null, ds in results.items()}
-    out = along(same, "null", "what the text or the network is replaced by")
+    out = along(results, "null", "what the text or the network is replaced by")
     first = next(iter(results.values())).attrs
     out.attrs = {**out.attrs, **{k: first[k] for k in ("model", "weights", "revision") if k in first}}
     return out

@@ -152,8 +152,6 @@ def _take_measurements(value: Any) -> Any:
             raise Refused(
                 f"measurement name {name!r} becomes a group of the result beside 'prompts': use letters, digits and _"
             )
-        if same := [other for other, o in value.items() if o is m and other != name]:
-            raise Refused(f"{name!r} and {same[0]!r} are one object: make two measurements")
     return value
 
 
