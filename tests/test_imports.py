@@ -253,7 +253,8 @@ TESTED_WITH = {
     "__main__": "cli/main", "attention/kernels": "attention/mass", "models/info": "identity", "names": "imports",
     "plots/correlation": "geometry/loss", "models/knock_outs": "models/attention", "models/site_hooks": "models/hooks",
     "plots/fillers_training": "plots/fillers_dots", "plots/inner_lexicon": "lexicon/retrieval",
-    "run/edges": "run/edits", "text/spelled": "text/prompts", "settings/libraries": "settings/describe",
+    "run/edges": "run/edits", "run/kept": "run/measurement", "run/labelled": "run/measurement",
+    "text/spelled": "text/prompts", "settings/libraries": "settings/describe",
     "text/vocabulary": "text/tokenise",
 }  # fmt: skip
 OUTSIDE = ("experiments", "figures")

@@ -112,23 +112,6 @@ def test_published_lidar_is_that_of_the_authors_function(case):
     assert float(found) == pytest.approx(case["maxEntropy"], rel=1e-4)  # they sum in float32
 
 
-def test_the_measurement_gives_the_authors_number_whatever_else_is_asked():
-    model = StandIn(lengths=(12, 40))
-    names = ("skean2025", "skean2025_frobenius")
-    plain, changed = (
-        model.measured(MatrixEntropy(published=names, exclude=(), centre=c, unit=u)).result()
-        for c, u in ((False, False), (True, True))
-    )
-    for n in range(2):
-        z = torch.from_numpy(model.streams[n][2]).float()
-        wanted = float(entropy.renyi(entropy.clamped_spectrum(z)))
-        found = float(plain["prompt_entropy_skean2025"].sel(prompt=n, layer=2, order=1))
-        assert found == pytest.approx(wanted, rel=1e-5)
-    for name in names:
-        np.testing.assert_allclose(plain[f"prompt_entropy_{name}"], changed[f"prompt_entropy_{name}"])
-    assert not np.allclose(plain["prompt_entropy"], changed["prompt_entropy"])
-
-
 def test_pooled_centred_unit_rows_are_those_of_the_released_code():
     model = StandIn(lengths=(12, 9))
     found = model.measured(ti.geometry.PooledStates([2], exclude=(), centred_unit=True)).result()["state"]
@@ -142,7 +125,7 @@ def test_pooled_centred_unit_rows_are_those_of_the_released_code():
 # -- the measurement ------------------------------------------------------------------------------------------
 def test_prompts_and_dataset_equal_the_formula(device):
     model = StandIn(lengths=(9, 5, 12, 2, 7, 30), device=device)
-    asked = MatrixEntropy(alpha=(1, 2), exclude=("special",), published="skean2025")
+    asked = MatrixEntropy(alpha=(1, 2), exclude=("special",))
     ds = model.measured(asked).result()
     for layer in range(4):
         pooled = []
@@ -163,8 +146,6 @@ def test_prompts_and_dataset_equal_the_formula(device):
         s = np.linalg.svd(z, compute_uv=False)
         rankme = np.exp(-(s / s.sum() * np.log(s / s.sum())).sum())
         assert float(ds["dataset_rankme"].sel(layer=layer)) == pytest.approx(rankme, rel=1e-4)
-    gap = np.abs(ds["prompt_entropy_skean2025"] - ds["prompt_entropy"])
-    assert float(gap.max()) > 0.05
 
 
 def test_centred_unit_rows_are_those_of_diff_erank():
@@ -215,21 +196,8 @@ def test_one_massive_row_ends_the_entropy_unless_it_is_excluded():
 
 
 def test_contract():
-    ds = assert_contract(lambda: MatrixEntropy(alpha=(1, 2), published="skean2025"))
+    ds = assert_contract(lambda: MatrixEntropy(alpha=(1, 2)))
     assert float(ds["prompt_entropy_share"].max()) <= 1
-
-
-def test_other_published_variants():
-    names = ("skean2025_frobenius", "skean2025_length")
-    ds = assert_contract(lambda: MatrixEntropy(alpha=2, published=names, exclude=("special",)))
-    np.testing.assert_array_equal(ds["prompt_entropy_skean2025_length"], ds["n_rows"])
-    model = StandIn(lengths=(9, 30))
-    ds = model.measured(MatrixEntropy(published=names[0], exclude=("special",))).result()
-    for n in range(2):
-        z = torch.from_numpy(model.streams[n][2][1:]).float()
-        wanted = pytest.approx(float(entropy.frobenius_entropy(z)), rel=1e-5)
-        assert float(ds["prompt_entropy_skean2025_frobenius"].sel(prompt=n, layer=2)) == wanted
-    assert float((ds["prompt_entropy_skean2025_frobenius"] / np.log(8)).min()) > 2  # log 8 is the largest possible
 
 
 def test_only_some_prompts():
@@ -243,8 +211,6 @@ def test_only_some_prompts():
 def test_refusals():
     with pytest.raises(ValueError, match=r"alpha=-1: give .* of at least 0"):
         MatrixEntropy(alpha=-1)
-    with pytest.raises(ValueError, match="'other' is none of 'skean2025'"):
-        MatrixEntropy(published="other")
     with pytest.raises(ValueError, match="dataset=False"):
         ti.measure(tiny(), some_prompts([9]), {"e": MatrixEntropy()}, memory=10, progress=False)
 

@@ -18,7 +18,6 @@ SHOW = {
     "Curvature": {"tokens": 1},
     "InformationImbalance": {"k": (1, 2)},
     "LayerSimilarity": {"measures": ("cka", "procrustes", "rsa", "rbf", "neighbours"), "null": True, "sample": 16},
-    "MatrixEntropy": {"published": ("skean2025", "skean2025_frobenius", "skean2025_length")},
     "NeighbourGraph": {"k": (1, 2), "tokens": 1},
     "NeighbourOverlap": {"k": (1, 2), "tokens": 1},
     "PerCloud": {"estimator": lambda x: (float(x.std()), x[:, 0]), "tokens": 1},

@@ -101,7 +101,7 @@ def test_an_author_is_told_what_to_write():
     def kept(name, value):
         return lambda self, batch: self.keep(batch, **{name: value(batch)})
 
-    told(NotImplementedError, r"Mine has no update\(batch\); did it mean 'updates'\?", updates=kept(*length))
+    told(NotImplementedError, r"Mine has no update\(\); did it mean 'updates'\?", updates=kept(*length))
     told(
         TypeError,
         r"keep\(sise=\): it is not in fields, which has size; did you mean 'size'",

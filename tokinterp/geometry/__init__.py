@@ -13,6 +13,7 @@ from .norms import TokenNorms
 from .overlap import NeighbourOverlap
 from .per_cloud import PerCloud, cluster_count, homology_dimension
 from .pooled import PooledStates
+from .published import airi_twonn, skean2025_entropy, skean2025_frobenius
 from .similarity import LayerSimilarity
 from .spectrum import Spectrum
 
@@ -30,6 +31,7 @@ __all__ = [
     "PooledStates",
     "Spectrum",
     "TokenNorms",
+    "airi_twonn",
     "augmentation_metrics",
     "cluster_count",
     "compare_models",
@@ -37,4 +39,6 @@ __all__ = [
     "dimension_loss_correlation",
     "homology_dimension",
     "prompt_covariates",
+    "skean2025_entropy",
+    "skean2025_frobenius",
 ]

@@ -10,10 +10,9 @@ import torch
 
 from ..kernels.neighbours import Neighbours
 from ..run.measurement import Field
-from ..settings import checked, count, one_of, refuse
+from ..settings import checked, count, one_of
 from .clouds import OfClouds, cloud_sizes
 from .kernels import gride as estimators
-from .kernels.airi import airi_from_neighbours
 
 if TYPE_CHECKING:
     from ..models.info import ModelInfo
@@ -21,11 +20,9 @@ if TYPE_CHECKING:
 
 PER_RANK = estimators.PER_RANK
 CLOUD = ("prompt", "layer")
-FITS = (*estimators.TWONN, "airi")
 DENTI = "Denti, Doimo, Laio and Mira 2022, Scientific Reports 12, 20005 (GRIDE)"
 FACCO = "Facco, d'Errico, Rodriguez and Laio 2017, Scientific Reports 7, 12140 (TwoNN)"
 LEVINA = "Levina and Bickel 2005, NIPS 17; MacKay and Ghahramani 2005, comment on it (harmonic mean)"
-AIRI = "Razzhigaev et al. 2024, Findings of EACL; 2025, arXiv 2502.15007 (released code)"
 CLOUDS = "Viswanathan et al. 2025, arXiv 2501.10573 (one cloud per prompt and layer)"
 REFUSED = (
     "0: nothing; 1: fewer than four distinct points per neighbour rank for some estimate; 2: NaN or infinite "
@@ -57,7 +54,7 @@ def gride_columns(found: estimators.Gride) -> dict[str, torch.Tensor]:
     return columns
 
 
-@checked(k=count(2), twonn=one_of(*FITS), average=one_of(*estimators.MEANS))
+@checked(k=count(2), twonn=one_of(*estimators.TWONN), average=one_of(*estimators.MEANS))
 class IntrinsicDimension(OfClouds):
     """Intrinsic dimension of the cloud of token vectors of each prompt at each layer.
 
@@ -75,13 +72,10 @@ class IntrinsicDimension(OfClouds):
         Neighbours of the maximum likelihood estimate and of the local dimension.
     twonn : str
         Fit of ``dimension_twonn``: ``"gride"``, ``"facco"``, ``"mle"`` or ``"mle_censored"``, see
-        `tokinterp.geometry.kernels.gride.twonn`; or ``"airi"``, the variant of LLM-Microscope as released, which alone
-        counts duplicates and is **inflated by them** (see `tokinterp.geometry.kernels.airi`; theirs has BOS too:
-        ``exclude=()``).
+        `tokinterp.geometry.kernels.gride.twonn`.  That of LLM-Microscope as released, which counts duplicates and is
+        inflated by them, is ``PerCloud(tokinterp.geometry.airi_twonn, distinct=False)``.
     average : str
         ``"harmonic"`` (MacKay and Ghahramani) or ``"arithmetic"`` (as first published) mean of the local values.
-    unbiased : bool
-        k - 2 instead of k - 1 in the local values.
     tokens : int, optional
         Local dimensions are kept for the prompts numbered below this; None keeps all (the result grows with the
         corpus), 0 none.
@@ -130,15 +124,12 @@ class IntrinsicDimension(OfClouds):
         k: int = 20,
         twonn: str = "gride",
         average: str = "harmonic",
-        unbiased: bool = False,
         tokens: int | None = 64,
         exclude: Sequence[str] = ("special",),
         small: str = "error",
     ) -> None:
         super().__init__(layers, tokens, exclude, small)
-        self.scales, self.k, self.twonn, self.average, self.unbiased = tuple(scales), k, twonn, average, unbiased
-        if unbiased and k < 3:
-            refuse("k", k, "the unbiased estimate needs at least 3 neighbours; 20 is usual")
+        self.scales, self.k, self.twonn, self.average = tuple(scales), k, twonn, average
 
     def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers against the model, and scales and k against the lengths of the prompts."""
@@ -172,11 +163,8 @@ class IntrinsicDimension(OfClouds):
         """Estimate."""
         valid = near.valid & near.finite[:, None]
         found = estimators.gride(near.distances, valid, self.scales)
-        mle = estimators.mle(near.distances, valid, self.k, average=self.average, unbiased=self.unbiased)
-        if self.twonn == "airi":
-            two = airi_from_neighbours(near)
-        else:
-            two = estimators.twonn(near.distances, valid, self.twonn)
+        mle = estimators.mle(near.distances, valid, self.k, average=self.average)
+        two = estimators.twonn(near.distances, valid, self.twonn)
         missing = found.dimension.isnan().any(1) | mle.isnan() | two.isnan()
         few = near.n_unique < PER_RANK * max(*self.scales, self.k)
         reason = torch.where(near.finite, torch.where(few, 1, torch.where(missing, 3, 0)), 2)
@@ -193,7 +181,7 @@ class IntrinsicDimension(OfClouds):
 
     def _local(self, near: Neighbours) -> torch.Tensor:
         """Return (cloud, point) float32 local dimensions; a copy has that of its first."""
-        local = estimators.local_dimension(near.distances, self.k, unbiased=self.unbiased)
+        local = estimators.local_dimension(near.distances, self.k)
         enough = near.n_unique >= PER_RANK * self.k
         return torch.where(enough[:, None], local.gather(1, near.first), torch.nan).float()
 
@@ -207,14 +195,11 @@ class IntrinsicDimension(OfClouds):
 
     def notes(self) -> Mapping[str, Mapping[str, Any]]:
         """Return how each estimate is made."""
-        divisor = {"k": self.k, "divisor": "k - 2" if self.unbiased else "k - 1"}
-        two: dict[str, Any] = {"fit": self.twonn}
-        if self.twonn == "airi":
-            two.update(references=AIRI, duplicates="counted as released, which inflates it")
+        divisor = {"k": self.k, "divisor": "k - 1"}
         return {
             "dimension_mle": {**divisor, "average": self.average},
             "local_dimension": divisor,
-            "dimension_twonn": two,
+            "dimension_twonn": {"fit": self.twonn},
             "n_points": {"exclude": ", ".join(self.exclude) or "nothing"},
             "refused": {"meaning": REFUSED},
         }

@@ -11,7 +11,7 @@ import xarray as xr
 
 from ..kernels.state import neutral
 from ..run.measurement import Field, Measurement
-from ..settings import checked, count, names, number, refuse, several
+from ..settings import checked, count, number, refuse, several
 from .kernels import entropy
 
 if TYPE_CHECKING:
@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 SKEAN = "Skean et al. 2025, arXiv 2502.02013, eq. 1; Giraldo et al. 2014"
 GARRIDO = "Garrido et al. 2023, arXiv 2210.02885, eq. 1 (without its 1e-7)"
 LAYER, ORDER = ("prompt", "layer"), ("prompt", "layer", "order")
-VARIANTS = ("skean2025", "skean2025_frobenius", "skean2025_length")
 
 
-@checked(alpha=number(0) | several(number(0), 1), published=names(*VARIANTS), prompts=count())
+@checked(alpha=number(0) | several(number(0), 1), prompts=count())
 class MatrixEntropy(Measurement):
     """Matrix-based entropy of each layer: of the tokens of a prompt, and of the mean-pooled prompts of a corpus.
 
@@ -44,12 +43,6 @@ class MatrixEntropy(Measurement):
         the eRank of Wei et al. 2024 (see `diff_erank`).
     dataset : bool
         Whether to give the entropy of the prompts too, from a streamed d x d sum for each layer.
-    published : sequence of str
-        ``"skean2025"`` adds ``prompt_entropy_skean2025``: the released code centres the rows, scales each to length 1
-        (whatever ``centre`` and ``unit`` say) and sets negative entries of the Gram matrix to 0 before the
-        decomposition, which makes another matrix of it.  ``"skean2025_frobenius"``: its number for
-        order 2, from the Frobenius norm of the same matrix, too large by 2 log min(n, d).  ``"skean2025_length"``:
-        its normalisation "length", which returns the number of tokens and no entropy.
     prompts : int, optional
         Prompts numbered below this get a ``prompt_entropy`` (an eigendecomposition for each prompt and layer, in
         float64: seconds for prompts of 1,024 tokens); None for all.  The dataset entropy is of all prompts.
@@ -76,15 +69,6 @@ class MatrixEntropy(Measurement):
         "n_rows": Field(LAYER, "tokens that take part"),
         "prompt_entropy": Field(ORDER, "matrix entropy of the tokens of a prompt", "nat", SKEAN),
         "prompt_entropy_share": Field(ORDER, "prompt entropy divided by log min(tokens, channels)", "1", SKEAN),
-        "prompt_entropy_skean2025": Field(
-            ORDER, "prompt entropy as published: centred unit rows, negative Gram entries set to 0", "nat", SKEAN
-        ),
-        "prompt_entropy_skean2025_frobenius": Field(
-            LAYER, "order 2 as published, too large by 2 log min(tokens, channels)", "nat", SKEAN
-        ),
-        "prompt_entropy_skean2025_length": Field(
-            LAYER, 'prompt entropy as normalised by "length": the number of tokens', "1", SKEAN
-        ),
         "prompt_effective_rank": Field(LAYER, "exp of the von Neumann entropy of the tokens of a prompt", "1", SKEAN),
         "n_prompts": Field(("layer",), "prompts that take part in the dataset entropy"),
         "dataset_entropy": Field(("layer", "order"), "matrix entropy of the mean-pooled prompts", "nat", SKEAN),
@@ -102,13 +86,12 @@ class MatrixEntropy(Measurement):
         centre: bool = False,
         unit: bool = False,
         dataset: bool = True,
-        published: Sequence[str] = (),
         prompts: int | None = None,
     ) -> None:
         super().__init__()
         self.alpha = tuple(float(a) for a in ([alpha] if isinstance(alpha, int | float) else alpha))
         self.layers, self.exclude, self.centre, self.unit, self.dataset = layers, exclude, centre, unit, dataset
-        self.published, self.prompts = published, prompts
+        self.prompts = prompts
         if len(set(self.alpha)) < len(self.alpha):
             refuse("alpha", alpha, "name each order once")
 
@@ -146,12 +129,11 @@ class MatrixEntropy(Measurement):
         """Return the names of the fields that take a decomposition of each prompt."""
         if self.prompts == 0:
             return []
-        own = [f"prompt_entropy_{name}" for name in self.published]
-        return ["prompt_entropy", "prompt_entropy_share", "prompt_effective_rank", *own]
+        return ["prompt_entropy", "prompt_entropy_share", "prompt_effective_rank"]
 
     def _of_prompts(self, batch: Batch, layer: int, keep: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return (prompt, order) entropies of one layer."""
-        x = released = batch.points(layer).float().masked_fill(~keep[..., None], 0)
+        x = batch.points(layer).float().masked_fill(~keep[..., None], 0)
         number = keep.sum(1)
         if self.centre:
             x = (x - x.sum(1, keepdim=True) / number[:, None, None].clamp_min(1)).masked_fill(~keep[..., None], 0)
@@ -163,20 +145,6 @@ class MatrixEntropy(Measurement):
         # of one direction nothing can be said: 0 / 0
         out["prompt_entropy_share"] = out["prompt_entropy"] / torch.where(most > 1, most.log(), torch.nan)[:, None]
         out["prompt_effective_rank"] = entropy.renyi(spectrum, 1.0).exp()
-        if "skean2025" in self.published:
-            clamped = [entropy.clamped_spectrum(row[part]) for row, part in zip(released, keep, strict=True)]
-            out["prompt_entropy_skean2025"] = torch.stack(
-                [torch.stack([entropy.renyi(s, a) for a in self.alpha]) if len(s) else
-                 torch.full((len(self.alpha),), torch.nan, dtype=torch.float64, device=x.device) for s in clamped]
-            )  # fmt: skip
-        if "skean2025_frobenius" in self.published:
-            nan = torch.full((), torch.nan, dtype=torch.float64, device=x.device)
-            parts = [row[part] for row, part in zip(released, keep, strict=True)]
-            out["prompt_entropy_skean2025_frobenius"] = torch.stack(
-                [entropy.frobenius_entropy(p) if len(p) else nan for p in parts]
-            )
-        if "skean2025_length" in self.published:
-            out["prompt_entropy_skean2025_length"] = number.double()
         return out
 
     def _add_means(self, batch: Batch, layers: list[int], masks: list[torch.Tensor]) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..text.prompts import Prompts
 
 CLOUD = ("prompt", "layer")
+LEAST = 2  # points that an estimator gets
 LONGEST = 160  # bytes kept of a reason
 OWN = {
     "reason", "n_points", "n_used", "prompt", "layer", "token", "position", "token_id", "token_prompt", "text", "site",
@@ -31,7 +32,7 @@ OWN = {
 """What the result has beside the values."""
 
 
-@checked(least=count(1))
+@checked()
 class PerCloud(Measurement):
     """Run an estimator on the cloud of token vectors of each prompt at each layer.
 
@@ -57,8 +58,6 @@ class PerCloud(Measurement):
         neighbours); a copy then has the value of the point that it equals.
     exclude : sequence of str
         Tokens left out: ``"special"``, ``"massive"`` (rows found at that layer).
-    least : int
-        Smallest number of points that is given to the estimator.
 
     Notes
     -----
@@ -94,7 +93,6 @@ class PerCloud(Measurement):
         tokens: int | None = 0,
         distinct: bool = True,
         exclude: Sequence[str] = ("special",),
-        least: int = 2,
     ) -> None:
         super().__init__()
         if isinstance(estimator, type):
@@ -108,7 +106,7 @@ class PerCloud(Measurement):
         if name in OWN or f"{name}_token" in OWN:
             refuse("name", name, f"the result has {', '.join(sorted(OWN))} of its own: choose another name")
         self.estimator, self.read, self.name, self.units = estimator, read, name, units
-        self.layers, self.tokens, self.distinct, self.exclude, self.least = layers, tokens, distinct, exclude, least
+        self.layers, self.tokens, self.distinct, self.exclude = layers, tokens, distinct, exclude
         what = type(estimator).__name__
         if not hasattr(estimator, "fit"):
             what = getattr(estimator, "__name__", what)
@@ -121,7 +119,7 @@ class PerCloud(Measurement):
     def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers and lengths."""
         super().begin(info, prompts)
-        check_sizes(prompts, self.exclude, self.least, "nan", f"least={self.least} asks for")
+        check_sizes(prompts, self.exclude, LEAST, "nan", "an estimate needs")
 
     # -- one batch --------------------------------------------------------------------------------------------
     def update(self, batch: Batch) -> None:
@@ -156,8 +154,8 @@ class PerCloud(Measurement):
 
     def _estimate(self, points: np.ndarray) -> tuple[float, np.ndarray | None, str]:
         """Return the value of a cloud, the values of its points (if any), and what went wrong (or nothing)."""
-        if len(points) < self.least:
-            return np.nan, None, f"{len(points)} points, least is {self.least}"
+        if len(points) < LEAST:
+            return np.nan, None, f"{len(points)} points, least is {LEAST}"
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             try:

@@ -11,7 +11,7 @@ import torch
 from ..kernels.moments import BLOCK_ROWS
 from ..kernels.state import neutral
 from ..run.measurement import Field, Measurement
-from ..settings import checked, count, names, one_of, positive, refuse
+from ..settings import checked, count, names, one_of, refuse
 from ..stats.jackknife import jackknife_error
 from ..stats.resample import LEAST
 from .kernels import similarity as sim
@@ -47,7 +47,7 @@ PAIR_FIELDS = {
 OVER = ("sample", "prompt", "corpus")
 
 
-@checked(measures=names(*sim.MEASURES, least=1), over=one_of(*OVER), sample=count(8), k=count(1), bandwidth=positive)
+@checked(measures=names(*sim.MEASURES, least=1), over=one_of(*OVER), sample=count(8), k=count(1))
 class LayerSimilarity(Measurement):
     """Similarity of every layer with every other: CKA, orthogonal Procrustes, RSA, shared neighbours.
 
@@ -56,8 +56,9 @@ class LayerSimilarity(Measurement):
     layers : iterable of int, optional
         Layers to compare; all by default.
     measures : sequence of str
-        ``"cka"`` (linear, biased and debiased), ``"procrustes"``, ``"rsa"``; ``"rbf"`` (CKA with a Gaussian kernel,
-        biased and debiased) and ``"neighbours"`` (mutual k nearest neighbours by cosine) on request.
+        ``"cka"`` (linear, biased and debiased), ``"procrustes"``, ``"rsa"``; ``"rbf"`` (CKA with a Gaussian kernel as
+        wide as the median distance of the sample, biased and debiased) and ``"neighbours"`` (mutual k nearest
+        neighbours by cosine) on request.
     over : str
         Which rows linear CKA compares.  ``"sample"``: the seeded sample of tokens, all prompts together.  ``"prompt"``:
         the tokens of one prompt at a time, HSIC averaged over prompts before the ratio (minibatch CKA, Nguyen et al.
@@ -74,8 +75,6 @@ class LayerSimilarity(Measurement):
         debiased does not become 0 there: subtract it in thought.
     k : int
         Neighbours of ``"neighbours"``; independent layers share k / (rows - 1).
-    bandwidth : float
-        Of ``"rbf"``, in median distances of the sample.
     seed : int
         Of the sample and of the permutation.
 
@@ -118,13 +117,12 @@ class LayerSimilarity(Measurement):
         exclude: Sequence[str] = ("special", "massive"),
         null: bool = False,
         k: int = 10,
-        bandwidth: float = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.layers, self.measures, self.over, self.sample = layers, tuple(measures), over, sample
         self.exclude = tuple(exclude)
-        self.null, self.k, self.bandwidth, self.seed = null, k, bandwidth, seed
+        self.null, self.k, self.seed = null, k, seed
         if k >= sample:
             refuse("k", k, f"give a number of neighbours from 1 to sample - 1 = {sample - 1}")
 
@@ -253,10 +251,10 @@ class LayerSimilarity(Measurement):
             names = [name for m in asked for name in sim.MEASURES[m]]
             return len(x), {name: np.full((count, count), np.nan) for name in names}
         sets = list(x.unbind(1))
-        found = {k: v.cpu().numpy() for k, v in sim.compare_sets(sets, None, asked, self.k, self.bandwidth).items()}
+        found = {k: v.cpu().numpy() for k, v in sim.compare_sets(sets, None, asked, self.k).items()}
         if self.null:
             order = torch.from_numpy(np.random.default_rng(self.seed + 1).permutation(len(x))).to(x.device)
-            mixed = sim.compare_sets(sets, [y[order] for y in sets], asked, self.k, self.bandwidth)
+            mixed = sim.compare_sets(sets, [y[order] for y in sets], asked, self.k)
             found.update({f"{k}_null": v.cpu().numpy() for k, v in mixed.items()})
         return len(x), found
 

@@ -18,7 +18,6 @@ MEASUREMENT = "MatrixEntropy"
 NAMES = {
     "prompt_entropy": "prompt entropy",
     "prompt_entropy_share": "prompt entropy / log min(n, d)",
-    "prompt_entropy_skean2025": "prompt entropy, as published",
     "prompt_effective_rank": "effective rank of a prompt",
     "dataset_entropy": "dataset entropy",
     "dataset_entropy_share": "dataset entropy / log min(n, d)",

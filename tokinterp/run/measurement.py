@@ -136,14 +136,14 @@ class Measurement(Labelled):
 
     def update(self, batch: Batch) -> None:
         """Take what is needed from one batch of activations."""
-        raise NotImplementedError(f"{type(self).__name__} has no update(batch){self._own('update')}")
+        raise NotImplementedError(f"{type(self).__name__} has no update(){self._own('update')}")
 
     def look(self, batch: Batch, site: Site, value: torch.Tensor) -> torch.Tensor:
         """Return the little, (prompt, ...), that ``update`` needs of a site too large to keep (``streams``).
 
         ``update`` finds it with ``batch.seen(self, site)``; it must be finite where the value is.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no look(batch, site, value){self._own('look')}")
+        raise NotImplementedError(f"{type(self).__name__} has no look(){self._own('look')}")
 
     def _own(self, verb: str) -> str:
         """Return the method that its author may have meant by a verb."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...kernels.neighbours import Neighbours
-
 SMALL = 1e-8
 
 
@@ -67,56 +65,6 @@ def airi_twonn(points: Tensor, reduction: int = 5, keep_duplicates: bool = True,
         return x.new_tensor(torch.nan)
     log, height = mu[:take].log(), -torch.log1p(-share[:take])
     return (log * height).sum() / (log * log).sum()
-
-
-def airi_from_neighbours(near: Neighbours, reduction: int = 5) -> Tensor:
-    """Return `airi_twonn` of every cloud as released, duplicates counted, from a table of distinct neighbours.
-
-    A point with copies has its nearest neighbour at distance 0; a point whose nearest neighbour has copies has
-    r_2 = r_1.  Both are dropped from the line and keep their places in F.
-
-    Parameters
-    ----------
-    near : Neighbours
-        Of `tokinterp.kernels.neighbours.nearest`, at least two ranks.
-    reduction : int
-        One over the share of the points on the line.
-
-    Returns
-    -------
-    torch.Tensor
-        (cloud,) float64; NaN with fewer than two usable points, or where a point is not finite.
-
-    Notes
-    -----
-    The released code also takes distances below 1e-8 of the mean norm for 0; here only equal points coincide.
-
-    Examples
-    --------
-    >>> from tokinterp.kernels.neighbours import nearest
-    >>> x = torch.randn(600, 3, generator=torch.Generator().manual_seed(0))
-    >>> x[:30] = x[30:60]
-    >>> torch.allclose(airi_from_neighbours(nearest(x, 2)), airi_twonn(x))
-    True
-    """
-    if reduction < 1 or near.distances.shape[-1] < 2:
-        raise ValueError(f"reduction={reduction}, {near.distances.shape[-1]} ranks: at least 1 and 2")
-    place = torch.arange(near.first.shape[1], device=near.first.device, dtype=torch.int64)
-    member = near.valid | (near.first != place)  # copies take part too
-    copied = torch.zeros_like(near.first).scatter_add_(1, near.first, member.long()) > 1
-    r, neighbour = near.distances[..., :2], near.indices[..., 0]
-    mu = r[..., 1] / r[..., 0]
-    left = near.valid & ~copied & ~(copied.gather(1, neighbour.clamp_min(0)) & (neighbour >= 0))
-    left &= mu.isfinite() & (mu > 1 + SMALL) & near.finite[:, None]
-    log, _ = torch.where(left, mu.log(), torch.inf).sort(1)
-    kept, n = left.sum(1, keepdim=True), member.sum(1, keepdim=True)
-    take = kept // reduction
-    rank = torch.arange(1, log.shape[1] + 1, device=log.device, dtype=torch.int64)
-    on = rank <= take
-    log = torch.where(on, log, 0.0)
-    height = -torch.log1p(-torch.where(on, (n - kept + rank).double() / n, 0.0))
-    dimension = (log * height).sum(1) / log.square().sum(1)
-    return torch.where(take[:, 0] >= 2, dimension, torch.nan)
 
 
 def _two_nearest(x: Tensor, start: int, stop: int) -> Tensor:
