@@ -27,6 +27,9 @@ from . import real_tokenizers
 from .real_tokenizers import Outcome, equal, tokenizer
 
 STORY = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
+PARK = f"{STORY} One day, she saw a big red ball. She wanted to play with it, but it was too high up in the tree."
+JACOBIAN = [[9.1009, 35.164, 0.4802, 0.06, -0.2829], [10.1103, 64.2845, 1.0194, 0.029, -0.029]]
+"""Layers 1 and 4 to 5 of stories260K on that text, positions 16 to the last but one."""
 COUNTS = {  # Llama-2 tokens with BOS: all, of the first 512 and of the first 256 of every text, as published
     "wikipedia_test_500": [369_248, 167_209, 103_721],
     "wikipedia_val_500": [425_581, 168_856, 104_210],
@@ -144,10 +147,19 @@ def questions(folder: Path) -> Outcome:
     return Outcome([len(items), options], ["over 14,000", {4}], len(items) >= 14_000 and options == {4})
 
 
+def jacobian_lens(folder: Path) -> Outcome:
+    """Norm, trace and first entries of the mean Jacobians of one prompt, as other code finds them."""
+    model = ti.load_model(str(folder / "models" / "stories260K"), dtype="float64")
+    lens = ti.lens.fit_jacobian_lens(model, [PARK], progress=False)
+    found = [[round(float(v), 4) for v in (w.norm(), w.trace(), *w[0, :3])] for w in lens.weight]
+    return Outcome([len(lens.layers), found[0], found[-1]], [4, *JACOBIAN], [found[0], found[-1]] == JACOBIAN)
+
+
 CHECKS: dict[str, Callable[[Path], Outcome]] = {
     f.__name__: f
     for f in (
         token_counts, token_strings, greedy_text, erasure, gold_spans, aligned_spans, parts_of_speech, questions,
+        jacobian_lens,
         *real_tokenizers.CHECKS,
     )
 }  # fmt: skip

@@ -161,6 +161,11 @@ class World:
         return ti.lens.TunedLens.identity(self.model.info)
 
     @cached_property
+    def jacobian(self) -> Any:
+        facts = {"model": "a", "weights": "", "layers": [2], "to": 3, "n_prompts": 1}
+        return ti.lens.JacobianLens(torch.zeros(1, 32, 32), facts)
+
+    @cached_property
     def maps(self) -> Any:
         return ti.linearity.LinearMaps(
             torch.zeros(1, 32, 32),
@@ -507,6 +512,12 @@ CALLS: dict[str, Callable[[World], Call]] = {
         "read_feucht2024": {"paths": lambda w: (w.authors,)},
         "fit_tuned_lens": {**MP, "steps": 1, "progress": False},
         "fit_linear_maps": {**MP, "progress": False},
+        "fit_jacobian_lens": {**MP, "skip": 2, "layers": [2], "progress": False},
+        "JacobianLens": {"weight": torch.zeros(1, 32, 32),
+                         "facts": {"model": "a", "weights": "b", "layers": [2], "to": 3, "n_prompts": 1}},
+        "JacobianLens.load": {"path": lambda w: w.jacobian.save(w.path("j.safetensors"))},
+        "jacobian.save": {"path": lambda w: w.new("j.safetensors")},
+        "jacobian.save_published": {"path": lambda w: w.new("j.pt")},
         "TunedLens": {"weight": torch.zeros(2, 32, 32), "bias": torch.zeros(2, 32),
                       "facts": {"model": "a", "weights": "b", "layers": [0, 1]}},
         "tuned.save": {"path": lambda w: w.new("t.safetensors")}, "TunedLens.load": {"path": lambda w: w.saved_lens},

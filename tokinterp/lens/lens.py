@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from ..run.batch import Batch
     from ..run.sites import Site
     from ..text.prompts import Prompts
+    from .jacobian import JacobianLens
     from .tuned_lens import TunedLens
 
-VARIANTS = ("raw", "normed", "tuned")
+VARIANTS = ("raw", "normed", "tuned", "jacobian")
 BUFFERS = 4  # blocks of rows x vocab alive at once: logits, their exponentials, the last layer's probabilities, head
 
 POSITIONS = "those with a next token in the prompt"
@@ -44,7 +45,8 @@ class LogitLens(Measurement):
     variants : sequence of str
         ``"normed"``: final norm, then head (the usual logit lens).  ``"raw"``: head without the norm at the layers
         before the last (Razzhigaev et al. 2025, arXiv 2502.15007, section 3.4).  ``"tuned"``: translator of ``tuned``,
-        final norm, then head.  At the last layer all are the model's logits.
+        final norm, then head.  ``"jacobian"``: mean Jacobian of ``jacobian``, final norm, then head.  At the last
+        layer all are the model's logits.
     tokens : int, optional
         Values of single tokens are kept for the prompts numbered below this; None keeps all (the result grows with the
         corpus), 0 none.  The means per prompt are of all prompts.
@@ -54,6 +56,8 @@ class LogitLens(Measurement):
         loss.
     tuned : TunedLens, optional
         Translators of the variant ``"tuned"``, see `tokinterp.lens.fit_tuned_lens`.
+    jacobian : JacobianLens, optional
+        Jacobians of the variant ``"jacobian"``, see `tokinterp.lens.fit_jacobian_lens`.
 
     Notes
     -----
@@ -121,15 +125,17 @@ class LogitLens(Measurement):
         tokens: int | None = 64,
         exclude: Sequence[str] = (),
         tuned: TunedLens | None = None,
+        jacobian: JacobianLens | None = None,
     ) -> None:
         super().__init__()
         self.layers, self.top, self.variants, self.tokens = layers, top, variants, tokens
-        self.exclude, self.tuned = exclude, tuned
-        if ("tuned" in self.variants) != (tuned is not None):
-            raise ValueError(
-                "the variant 'tuned' and tuned= go together: LogitLens(variants=('normed', 'tuned'), tuned=lens) with "
-                "lens from tokinterp.lens.fit_tuned_lens or TunedLens.load"
-            )
+        self.exclude, self.tuned, self.jacobian = exclude, tuned, jacobian
+        for name, fitted in (("tuned", tuned), ("jacobian", jacobian)):
+            if (name in self.variants) != (fitted is not None):
+                raise ValueError(
+                    f"the variant {name!r} and {name}= go together: LogitLens(variants=('normed', {name!r}), "
+                    f"{name}=lens) with lens from tokinterp.lens.fit_{name}_lens or {name.capitalize()}Lens.load"
+                )
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the stream at the layers and at the last one."""
@@ -138,8 +144,9 @@ class LogitLens(Measurement):
     def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check layers and ``top`` against the model, and that some prompt has a next token."""
         super().begin(info, prompts)
-        if self.tuned is not None:
-            self.tuned.check_use(info, self.at_layers(info))
+        for fitted in (self.tuned, self.jacobian):
+            if fitted is not None:
+                fitted.check_use(info, self.at_layers(info))
         if self.top > info.d_vocab:
             raise ValueError(f"top={self.top}: {info.id} has only {info.d_vocab} tokens")
         if max(prompts.lengths) < 2:
@@ -219,8 +226,9 @@ class LogitLens(Measurement):
             stream = rows(layer)
             for v, variant in enumerate(self.variants):
                 x = stream
-                if variant == "tuned" and self.tuned is not None:
-                    x = self.tuned.translate(x, layer)
+                fitted = {"tuned": self.tuned, "jacobian": self.jacobian}.get(variant)
+                if fitted is not None:
+                    x = fitted.translate(x, layer)
                 z = model.head(x if variant == "raw" else model.normed(x))
                 found, _ = lens.read_logits(z, target, final, scratch)
                 yield i, v, found, listed(z, found)

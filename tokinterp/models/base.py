@@ -45,6 +45,7 @@ class Model(Protocol):
         edits: Sequence[Edit] = (),
         position_ids: torch.Tensor | None = None,
         consume: Callable[[Site, torch.Tensor], None] | None = None,
+        graph: bool = False,
     ) -> Activations:
         """Run right-padded ids (batch, position) and return the activations of the sites."""
         ...

@@ -123,6 +123,7 @@ class HookedLM(Identified):
         edits: Sequence[Edit] = (),
         position_ids: torch.Tensor | None = None,
         consume: Callable[[Site, torch.Tensor], None] | None = None,
+        graph: bool = False,
     ) -> Activations:
         """Run right-padded ids and return the activations of the sites.
 
@@ -141,6 +142,8 @@ class HookedLM(Identified):
             (prompt, position) places in the sequence, where they are not 0, 1, 2, ...
         consume : callable, optional
             Called with (site, tensor) as each is reached; then nothing is kept and an empty dictionary is returned.
+        graph : bool
+            Keep what gradients of one site with respect to another need (``torch.autograd.grad``).
 
         Returns
         -------
@@ -193,7 +196,7 @@ class HookedLM(Identified):
                 places = None
             else:
                 self.attention.check_places(places)
-        with passing(self.lm), ExitStack() as stack:
+        with passing(self.lm), torch.set_grad_enabled(graph), ExitStack() as stack:
             looks = hook_sites(self, stack, wanted, edits, cuts, ids, mask, give)
             if looks or (places is not None and self.attention.way == "function"):
                 self.attention.listen(stack, looks, ids, mask, places)
