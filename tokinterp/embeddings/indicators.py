@@ -35,8 +35,8 @@ SAYS = {
 ROWS = 16_384  # rows in float64 at once
 
 
-@steady
 @checked(unused=several(count()), percentile=number(0, 100))
+@steady
 def embedding_indicators(model: Model, *, unused: Sequence[int] | None = None, percentile: float = 2.0) -> xr.Dataset:
     """Say of every token id how far its row of the embeddings looks as if no text had ever trained it.
 
