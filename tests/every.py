@@ -35,6 +35,8 @@ def fitted():
             model, prompts, layers=[0, 1, 2, 3], offsets=[-2, -1, 0], method="lda", progress=False
         ),
         "decoder": ti.memory.fit_context_decoder(model, prompts, steps=1, rows=4, max_prefix=4, progress=False),
+        "answers": [[5], [6], [7]],
+        "sizes": [1, 2, 1],
         "estimator": lambda x: {"extent": float(np.linalg.norm(x - x.mean(0)))},
     }
 

@@ -16,7 +16,7 @@ def test_twonn_of_llm_microscope_counts_copies_which_inflates_it():
         own = model.measured(PerCloud(airi_twonn, name="airi", distinct=False, exclude=exclude)).result()
         for n in range(2):
             for layer in range(2):
-                x = torch.from_numpy(model.streams[n][layer][begin:]).float()
+                x = model.streams[n][layer][begin:].astype(np.float32)
                 wanted = pytest.approx(float(airi_twonn(x)), rel=1e-6)
                 assert float(own["airi"].sel(prompt=n, layer=layer)) == wanted
     clean = model.measured(PerCloud(airi_twonn, name="airi")).result()["airi"]

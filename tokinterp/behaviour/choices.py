@@ -271,7 +271,7 @@ def _logprobs(batch: Batch, answers: Sequence[Sequence[Asked]], most: int) -> di
     goal = torch.full((len(batch), most, size), -1, dtype=torch.int64, device="cpu")  # ends with the answer
     for b, one in enumerate(own):
         for k, ids in enumerate(one):
-            goal[b, k, size - len(ids) :] = torch.tensor(ids)
+            goal[b, k, size - len(ids) :] = torch.tensor(ids, dtype=torch.int64, device="cpu")
     goal = goal.to(device)
     back = torch.arange(size, dtype=torch.int64, device=device) - size
     place = (batch.mask.sum(1, keepdim=True) + back).clamp_min(0)

@@ -82,7 +82,7 @@ class Answers(Measurement):
         self._size = max(map(len, self.answers))
         self._goal = torch.full((len(prompts), self._size), -1, dtype=torch.int64, device="cpu")
         for n, ids in enumerate(self.answers):
-            self._goal[n, : len(ids)] = torch.tensor(list(ids))
+            self._goal[n, : len(ids)] = torch.tensor(list(ids), dtype=torch.int64, device="cpu")
 
     def update(self, batch: Batch) -> None:
         """Score the answers of a batch."""

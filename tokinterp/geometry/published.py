@@ -6,11 +6,49 @@ import numpy as np
 import torch
 
 from ..kernels.state import neutral
-from ..settings import checked, number
-from .kernels.airi import airi_twonn
+from ..settings import checked, count, number
+from .kernels import airi
 from .kernels.entropy import clamped_spectrum, frobenius_entropy, renyi
 
 __all__ = ["airi_twonn", "skean2025_entropy", "skean2025_frobenius"]
+
+
+@checked(reduction=count(1))
+@neutral()
+def airi_twonn(points: np.ndarray, reduction: int = 5, keep_duplicates: bool = True) -> float:
+    """Return the intrinsic dimension that the released code of LLM-Microscope gives.
+
+    The TwoNN line through the smallest 1/``reduction`` of the ratios of neighbour distances, **wrong where points
+    coincide**: see `tokinterp.geometry.kernels.airi` for how and by how much.
+
+    Parameters
+    ----------
+    points : numpy.ndarray
+        (point, d), at least 3 points; with ``PerCloud(..., distinct=False)``, which leaves the duplicates in.
+    reduction : int
+        One over the share of the points on the line.
+    keep_duplicates : bool
+        True is as released; False counts only the points on the line.
+
+    Returns
+    -------
+    float
+        NaN with fewer than two usable points.
+
+    References
+    ----------
+    Razzhigaev et al. 2024, "The Shape of Learning", Findings of EACL (after Facco et al. 2017); released with
+    arXiv 2502.15007.
+
+    Examples
+    --------
+    >>> plane = np.random.default_rng(0).normal(size=(600, 2)) @ np.triu(np.ones((2, 9)))
+    >>> abs(airi_twonn(plane) - 2) < 0.4
+    True
+    """
+    return float(
+        airi.airi_twonn(torch.as_tensor(points, dtype=torch.float64, device="cpu"), reduction, keep_duplicates)
+    )
 
 
 @checked(alpha=number(0))

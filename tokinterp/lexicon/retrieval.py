@@ -163,7 +163,10 @@ def canonicity(model: Model, cases: Cases, layers: Iterable[int] | None = None, 
 
     def make(walker: Walker) -> xr.Dataset:
         def total(batch: Batch) -> dict[str, torch.Tensor]:
-            return {"total": _last(batch, chosen).double().sum(0), "n": torch.tensor(len(batch))}
+            return {
+                "total": _last(batch, chosen).double().sum(0),
+                "n": torch.tensor(len(batch), dtype=torch.int64, device="cpu"),
+            }
 
         seen = walker.sums(sets["whole"], sites, total)
         centre = seen["total"] / seen["n"]

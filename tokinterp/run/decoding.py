@@ -72,7 +72,7 @@ def decode(
         after = places[row, lengths - 1, None] + 1 + place - lengths[:, None]
         places = torch.where(mask, pad(places, (0, n_tokens)), after)
     longest = int(lengths.max())
-    scores, first = [], torch.empty(0)
+    scores, first = [], torch.empty(0, dtype=torch.float32, device="cpu")
     for step in range(n_tokens):
         width = longest + step
         stream = model.run(

@@ -17,8 +17,7 @@ def airi_twonn(points: Tensor, reduction: int = 5, keep_duplicates: bool = True,
     Parameters
     ----------
     points : torch.Tensor
-        (point, d) one cloud; a NumPy array does too, so that `tokinterp.geometry.PerCloud` can call it (with
-        ``distinct=False``, which leaves the duplicates in).
+        (point, d) one cloud.
     reduction : int
         One over the share of the points on the line.
     keep_duplicates : bool
@@ -45,7 +44,7 @@ def airi_twonn(points: Tensor, reduction: int = 5, keep_duplicates: bool = True,
     >>> bool(abs(airi_twonn(plane) - 2) < 0.4)
     True
     """
-    points = torch.as_tensor(points, dtype=torch.float64, device=getattr(points, "device", "cpu"))
+    points = points.double()
     if points.ndim != 2 or len(points) < 3:
         raise ValueError(f"points of shape {tuple(points.shape)}: give one cloud (point, d) of at least 3 points")
     if reduction < 1 or block < 1:
