@@ -43,7 +43,7 @@ def airi_twonn(points: np.ndarray, reduction: int = 5, keep_duplicates: bool = T
     Examples
     --------
     >>> plane = np.random.default_rng(0).normal(size=(600, 2)) @ np.triu(np.ones((2, 9)))
-    >>> abs(airi_twonn(plane) - 2) < 0.4
+    >>> bool(abs(airi_twonn(plane) - 2) < 0.4)
     True
     """
     return float(
