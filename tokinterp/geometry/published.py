@@ -42,7 +42,7 @@ def airi_twonn(points: np.ndarray, reduction: int = 5, keep_duplicates: bool = T
 
     Examples
     --------
-    >>> plane = np.random.default_rng(0).normal(size=(600, 2)) @ np.triu(np.ones((2, 9)))
+    >>> plane = np.random.default_rng(0).normal(size=(2000, 2)) @ np.triu(np.ones((2, 9)))
     >>> bool(abs(airi_twonn(plane) - 2) < 0.4)
     True
     """
