@@ -65,6 +65,13 @@ def test_models_side_by_side_keep_their_numbers_and_refuse_others():
         ti.concat_models({"p": a, "q": b.assign_coords(layer=[0, 1, 5])})
     with pytest.raises(ValueError, match="do not have the same variables: x, y"):
         ti.concat_models({"p": a, "q": b.rename(x="y")})
+    b["x"].attrs |= {"long_name": "loss over 3 documents"}
+    a["x"].attrs |= {"long_name": "loss over 2 documents"}
+    both = ti.concat_models({"p": a, "q": b})
+    assert both["x"].attrs["long_name"] == "loss over 2 documents / loss over 3 documents"
+    b["x"].attrs["units"] = "bit"
+    with pytest.raises(ValueError, match=r"'x' is in bit in 'q', but in \w+ in 'p': convert one of them"):
+        ti.concat_models({"p": a, "q": b})
 
 
 # -- models side by side --------------------------------------------------------------------------------------

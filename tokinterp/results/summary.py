@@ -60,11 +60,19 @@ def concat_models(results: Mapping[str, xr.Dataset] | Sequence[xr.Dataset]) -> x
             raise ValueError(
                 f"{name!r} has sizes {dict(ds.sizes)}, {first!r} {dict(reference.sizes)}: select equal parts"
             )
+        units = {k: (v.attrs.get("units"), ds[k].attrs.get("units")) for k, v in reference.data_vars.items()}
+        if other := [k for k, (one, two) in units.items() if one != two]:
+            raise ValueError(f"{other[0]!r} is in {units[other[0]][1]} in {name!r}, but in {units[other[0]][0]} in "
+                             f"{first!r}: convert one of them")  # fmt: skip
     out = xr.concat(
         [ds.assign_coords(model=name) for name, ds in results.items()],
         dim="model", join="exact", combine_attrs="drop_conflicts", coords="minimal", compat="override", data_vars="all",
     )  # fmt: skip
     out["model"].attrs.update(long_name="model", units="1")
+    for name in set(out.variables) - {"model"}:  # what differs (how many prompts there were) is said of each
+        told = [str(ds[name].attrs["long_name"]) for ds in sets if "long_name" in ds.variables[name].attrs]
+        if told:
+            out[name].attrs["long_name"] = " / ".join(dict.fromkeys(told))
     for key in ("model", "weights", "identity", "revision", "dtype", "backend", "device", "tokenizer", "prompts",
                 "history", "edits", "parameters"):  # fmt: skip
         values = [str(ds.attrs.get(key, "")) for ds in sets]
