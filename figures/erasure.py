@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from experiments.erasure import FEWEST
 from tokinterp import plots
+from tokinterp.erasure.plots import precision_recall, psi_distribution
 from tokinterp.plots import style
 
 
@@ -19,7 +20,8 @@ def compose(results: xr.DataTree) -> Figure:
     offsets = [int(o) for o in scores["offset"].values if o in (0, -1, -2)]
     fig, axes = plots.figure("double", 5.0, rows=2, columns=2)
     with plots.paper_style():
-        plots.probe_accuracy(scores, ax=axes[0, 0], offsets=offsets)
+        select = {"offset": offsets, "subset": ["last piece", "other"]}
+        plots.curves(scores, "accuracy", select=select, ax=axes[0, 0])
         draw_gaps(trained, blank, axes[0, 1])
         controls = {n: trained[n].to_dataset() for n in ("shuffled", "bigram") if n in trained.children}
         if blank is not None and "text" in blank.children:
@@ -27,7 +29,7 @@ def compose(results: xr.DataTree) -> Figure:
         text = trained["text"].to_dataset()
         known = text.attrs.get("threshold", "none")
         controls = {n: ds for n, ds in controls.items() if ((ds["stop"] - ds["start"]) > 1).any()}
-        plots.psi_distribution(text, controls, ax=axes[1, 0], threshold=None if known == "none" else float(known))
+        psi_distribution(text, controls, ax=axes[1, 0], threshold=None if known == "none" else float(known))
         draw_precision(trained, blank, axes[1, 1])
         plots.panel_letters(axes)
     return fig
@@ -52,7 +54,7 @@ def draw_gaps(trained: xr.DataTree, blank: xr.DataTree | None, ax: Axes) -> Axes
     ax.set_xlabel("layer")
     ax.set_ylabel("gap in accuracy, offset 0")
     style.integer_axis(ax)
-    style.small_legend(ax)
+    style.legend_above(ax)
     return ax
 
 
@@ -68,4 +70,4 @@ def draw_precision(trained: xr.DataTree, blank: xr.DataTree | None, ax: Axes) ->
     controls = {n: trained[f"{n}_evaluation"].to_dataset() for n in names if f"{n}_evaluation" in trained.children}
     if blank is not None and "text_evaluation" in blank.children:
         controls["untrained"] = blank["text_evaluation"].to_dataset()
-    return plots.precision_recall(one, ax=ax, subsets=kinds, controls=controls)
+    return precision_recall(one, ax=ax, subsets=kinds, controls=controls)

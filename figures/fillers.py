@@ -6,6 +6,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from tokinterp import plots
+from tokinterp.fillers import insertion_tests
 
 
 def compose(results: xr.DataTree) -> Figure:
@@ -14,26 +15,30 @@ def compose(results: xr.DataTree) -> Figure:
     kinds = [k for k in ("dots", "counting", "words") if k in found["insertion"]["filler"].values]
     fig, axes = plots.figure("double", 9.6, rows=4, columns=2)
     with plots.paper_style():
-        plots.insertion_curves(found["insertion"], ax=axes[0, 0], kinds=kinds)
-        plots.insertion_curves(found["insertion"], ax=axes[0, 1], kinds=kinds, placement="pre", legend=False)
+        change = insertion_tests(found["insertion"])
+        for ax, where, legend in ((axes[0, 0], "post", True), (axes[0, 1], "pre", False)):
+            select = {"placement": where, "filler": kinds}
+            plots.curves(change, "log_prob_change", select=select, ax=ax, legend=legend)
+            ax.set_xlabel(f"filler tokens {'after' if where == 'post' else 'before'} the question")
         axes[0, 1].set_ylim(axes[0, 0].get_ylim())
         same = found["interventions"].sel(intervention=found["control"]["intervention"])
-        plots.intervals(
-            same, "log_prob_change", "intervention", ax=axes[1, 0], other=found["control"],
-            labels=("dots", "random words"), ylabel="change of log p(answer)",
-            without=("insertion", "knock-out, places"),
+        plots.rows(
+            same, "log_prob_change", "intervention", ax=axes[1, 0], other={"random words": found["control"]},
+            label="dots", xlabel="change of log p(answer)", without=("insertion", "knock-out, places"),
         )  # fmt: skip
-        plots.evidence(found["verdict"], ax=axes[1, 1])
-        plots.attention_by_block(
-            found["text_attention"], "net_enrichment", ax=axes[2, 0],
-            other=found["untrained_text_attention"].assign_attrs(model="untrained"), label="trained",
+        plots.rows(found["verdict"], "value", ax=axes[1, 1])
+        axes[1, 1].set_title(f"fillers: {found['verdict'].attrs.get('verdict', '')}")
+        text = found["text_attention"]
+        plots.curves(
+            text, "net_enrichment", select={"query_set": text["query_set"].values[0]}, ax=axes[2, 0],
+            other={"untrained": found["untrained_text_attention"]}, label="trained",
         )  # fmt: skip
-        axes[2, 0].set_ylim(0, 1.6 * axes[2, 0].get_ylim()[1])  # room for the legend
-        plots.intervals(found["policies"], "loss_change", "policy", ax=axes[2, 1], ylabel="change of the loss")
+        plots.rows(found["policies"], "loss_change", "policy", ax=axes[2, 1], xlabel="change of the loss")
         if "segments" in found:
-            plots.explained_by_source(found["segments"], ax=axes[3, 0])
+            segments = found["segments"]
+            plots.curves(segments, "explained", select={"target": segments["target"].values[-1]}, ax=axes[3, 0])
         else:
-            plots.coverage_by_block(found["coverage"], ax=axes[3, 0])
-        plots.hidden_in_windows(found["windows"], ax=axes[3, 1])
+            plots.curves(found["coverage"], "separator_share", ax=axes[3, 0])
+        plots.rows(found["windows"], "kl", "intervention", ax=axes[3, 1])
         plots.panel_letters(axes)
     return fig

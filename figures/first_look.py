@@ -14,10 +14,11 @@ def compose(results: xr.DataTree) -> Figure:
     layers = [int(n) for n in lens["layer"].values if n > 0]
     fig, axes = plots.figure("double", 4.4, rows=2, columns=2)
     with plots.paper_style():
-        plots.dimension_by_layer(dimension, scale=4, ax=axes[0, 0], layers=layers)
-        plots.spectrum_by_layer(spectrum, "prompt_cosine", subset="regular", ax=axes[0, 1], layers=layers, legend=False)
-        plots.lens_by_layer(lens, "cross_entropy", ax=axes[1, 0], layers=layers, legend=False)
-        plots.lens_by_layer(lens, "agreement", ax=axes[1, 1], layers=layers, legend=False)
+        plots.curves(dimension, "dimension", select={"scale": 4}, ax=axes[0, 0], layers=layers)
+        regular = {"subset": "regular"}
+        plots.curves(spectrum, "prompt_cosine", select=regular, ax=axes[0, 1], layers=layers, legend=False)
+        plots.curves(lens, "cross_entropy", ax=axes[1, 0], layers=layers, legend=False)
+        plots.curves(lens, "agreement", ax=axes[1, 1], layers=layers, legend=False)
         plots.panel_letters(axes)
     return fig
 

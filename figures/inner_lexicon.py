@@ -19,11 +19,17 @@ def compose(results: xr.DataTree) -> Figure:
     (probe, probe_0), (split, split_0), (near, near_0), (pieces, pieces_0) = (pair(n) for n in names)
     fig, axes = plots.figure("double", 7.2, rows=3, columns=2)
     with plots.paper_style():
-        plots.word_accuracy(probe, ax=axes[0, 0], other=probe_0, label="trained")
-        plots.retrieval_by_layer(split, ax=axes[0, 1], variant="input, raw, dot", other=split_0, label="trained")
-        plots.canonicity_by_layer(near, ax=axes[1, 0], other=near_0, label="trained")
-        plots.retrieval_by_layer(near, "closer", ax=axes[1, 1], variant="raw", other=near_0, label="trained")
+        plots.curves(probe, "accuracy", ax=axes[0, 0], other=probe_0, label="trained")
+        plots.curves(
+            split, "retrieved", by="kind", select={"variant": "input, raw, dot"}, ax=axes[0, 1], other=split_0,
+            label="trained",
+        )  # fmt: skip
+        pair_of = ["canonicity", "control"]
+        plots.curves(near, pair_of, select={"variant": "centred"}, ax=axes[1, 0], other=near_0, label="trained")
+        plots.curves(near, "closer", by="kind", select={"variant": "raw"}, ax=axes[1, 1], other=near_0, label="trained")
         for n, ax in zip(pieces["pieces"].values[:2], axes[2], strict=True):
-            plots.piece_attention(pieces, int(n), ax=ax, other=pieces_0, label="trained")
+            plots.curves(
+                pieces, ["attention", "control"], select={"pieces": int(n)}, ax=ax, other=pieces_0, label="trained"
+            )
         plots.panel_letters(axes)
     return fig

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from experiments.microscope import beyond_random
 from tokinterp import plots
 from tokinterp.plots import style
-from tokinterp.plots.layers import curves
+from tokinterp.plots.lines import lines_of
 
 NAMES = {"none": "text", "untrained": "untrained network"}
 Parts = Mapping[str, xr.Dataset]
@@ -64,7 +64,7 @@ def name_of(null: str) -> str:
 
 def _over_depth(ax: Axes, ds: xr.Dataset, name: str, looks: Looks, select: Mapping[str, Any], **change: Any) -> None:
     for null, look in looks.items():
-        (one,) = curves(ds.sel(null=null), name, select)
+        (one,) = lines_of(ds.sel(null=null), name, select=select)
         ax.plot(one.x, one.y, **{**look, **change})
         if one.band is not None:
             ax.fill_between(one.x, *one.band, color=look["color"], alpha=0.2, lw=0)
@@ -89,7 +89,7 @@ def _anisotropy(ax: Axes, ds: xr.Dataset, looks: Looks) -> None:
         _over_depth(ax, ds, "anisotropy", looks, {"subset": "all"}, lw=0.7, alpha=0.45, marker="")
     ax.set_xlabel("layer")
     ax.set_ylabel("anisotropy")
-    style.from_zero(ax)
+    ax.set_ylim(bottom=0)
 
 
 def _classes(label: str) -> Callable[[Axes, xr.Dataset, Looks], None]:
@@ -144,7 +144,7 @@ def _explained(ax: Axes, ds: xr.Dataset, looks: Looks) -> None:
 def _lens(ax: Axes, ds: xr.Dataset, looks: Looks) -> None:
     text, look = ds.isel(null=0), next(iter(looks.values()))
     for i, variant in enumerate(str(v) for v in ds["variant"].values):
-        (one,) = curves(text, "cross_entropy", {"variant": variant})
+        (one,) = lines_of(text, "cross_entropy", select={"variant": variant})
         colour = style.COLOURS[(4, 3, 2)[i % 3]]
         ax.plot(one.x, one.y, color=colour, marker=style.MARKERS[i + 3], ls=look["ls"], label=variant)
     ax.set_yscale("log")
@@ -154,13 +154,13 @@ def _lens(ax: Axes, ds: xr.Dataset, looks: Looks) -> None:
     style.integer_axis(ax)
     ax.set_xlabel("layer")
     ax.set_ylabel("next-token loss of text (nat)")
-    ax.legend(loc="best", labelspacing=0.25)
+    style.legend_above(ax)
 
 
 def _tuned(ax: Axes, ds: xr.Dataset, looks: Looks) -> None:
     variant = str(ds["variant"].values[-1])
     _over_depth(ax, ds, "cross_entropy", looks, {"variant": variant})
-    style.from_zero(ax)
+    ax.set_ylim(bottom=0)
     ax.set_xlabel("layer")
     ax.set_ylabel(f"next-token loss, {variant} (nat)")
 

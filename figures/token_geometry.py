@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from tokinterp import plots
 from tokinterp.plots import style
-from tokinterp.plots.layers import curves, depth_of
+from tokinterp.plots.lines import depth_of, lines_of
 
 NAMES = {"none": "text", "random_ids": "random ids", "untrained": "untrained network"}
 
@@ -60,11 +60,11 @@ def name_of(null: str) -> str:
 
 def lines(ax: Axes, ds: xr.Dataset, name: str, looks: Mapping[str, Any], select: Mapping[str, Any], label: str) -> None:
     """Draw one variable under every condition, the mean over prompts with its interval; layers from 1 on."""
-    axis = depth_of(ds[name])
+    axis = depth_of(ds, name)
     if axis == "layer":
         ds = ds.sel(layer=ds["layer"] > 0)
     for null, look in looks.items():
-        (one,) = curves(ds.sel(null=null), name, select)
+        (one,) = lines_of(ds.sel(null=null), name, select=select)
         ax.plot(one.x, one.y, **look)
         if one.band is not None:
             ax.fill_between(one.x, *one.band, color=look["color"], alpha=0.2, lw=0)
@@ -80,10 +80,10 @@ def _dimension(parts: Mapping[str, xr.Dataset], axes: Any, looks: Mapping[str, A
     scales = [int(n) for n in ds["scale"].values]
     for ax, scale in zip(axes, scales[:2], strict=False):
         lines(ax, ds, "dimension", looks or {}, {"scale": scale}, f"dimension (n₂ = {scale})")
-        style.from_zero(ax)
+        ax.set_ylim(bottom=0)
     ax, middle = axes[2], int(ds["layer"].values[len(ds["layer"]) // 2])
     for null, look in (looks or {}).items():
-        (one,) = curves(ds.sel(null=null), "dimension", {"layer": middle}, along="scale")
+        (one,) = lines_of(ds.sel(null=null), "dimension", "scale", {"layer": middle})
         ax.plot(one.x, one.y, **look)
         if one.band is not None:
             ax.fill_between(one.x, *one.band, color=look["color"], alpha=0.2, lw=0)
@@ -92,7 +92,7 @@ def _dimension(parts: Mapping[str, xr.Dataset], axes: Any, looks: Mapping[str, A
     ax.set_xticks([], minor=True)
     ax.set_xlabel("scale n₂")
     ax.set_ylabel(f"dimension at layer {middle}")
-    style.from_zero(ax)
+    ax.set_ylim(bottom=0)
     return True
 
 

@@ -17,13 +17,13 @@ mpl.use("Agg")
 @pytest.mark.parametrize("n_layers", [1, 6, 33, 81])
 def test_maps_and_curves_stay_legible_at_any_depth(n_layers):
     ds, _ = tokens_dataset([f" token{n}" for n in range(60)], layers=n_layers + 1)
-    assert_legible(plots.token_layer_map(ds, "surprise", 7).figure)
-    ax = plots.by_layer(curves_of(layers=n_layers + 1, n_layers=n_layers, model=list("abcdefgh")), "loss")
+    assert_legible(plots.maps(ds, "surprise", prompt=7).figure)
+    ax = plots.curves(curves_of(layers=n_layers + 1, n_layers=n_layers, model=list("abcdefgh")), "loss")
     assert_legible(ax.figure)
 
 
 def test_pdf_keeps_text_as_truetype(tmp_path):
-    ax = plots.by_layer(curves_of(), "loss")
+    ax = plots.curves(curves_of(), "loss")
     data = plots.save(ax, tmp_path / "new" / "a.pdf").read_bytes()
     assert b"/Type3" not in data
     assert b"/CIDFontType2" in data
@@ -34,14 +34,14 @@ def test_names_with_dollar_signs_are_no_formulas(tmp_path):
     layer = variable("layer", np.arange(3), "blocks applied", "1")
     ds = xr.Dataset({"x": variable("layer", [1.0, 2.0, 3.0], "value", "1")}, {"layer": layer})
     for name in ("$$", "$x_1$", "a $ b $ c"):
-        ax = plots.by_layer(ds, "x", label="a", other={name: ds})
+        ax = plots.curves(ds, "x", label="a", other={name: ds})
         assert name in [t.get_text() for t in ax.get_legend().get_texts()]
         assert not any(t.get_parse_math() for t in ax.findobj(Text) if "$" in t.get_text())
         plots.save(ax, tmp_path / "a.png")
     own = Figure().subplots()
     own.set_title(r"$\alpha$")
     own.set_yscale("log")
-    plots.by_layer(ds, "x", ax=own)
+    plots.curves(ds, "x", ax=own)
     assert own.title.get_parse_math()  # the caller's own
     assert all(t.get_parse_math() for t in own.yaxis.get_ticklabels())
     with plots.style.drawing(own) as axes:

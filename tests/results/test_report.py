@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import xarray as xr
 from drawn import small
+from tokinterp.plots.erasure_html import erasure_html
 
 import tokinterp as ti
 from tokinterp.plots import overview
-from tokinterp.plots.erasure_html import erasure_html
 from tokinterp.results.report import cell, lead, problems, report
 from tokinterp.results.tables import Column, layer_table, number, summary_text
 

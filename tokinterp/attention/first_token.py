@@ -53,15 +53,18 @@ class FirstTokenAttention(Measurement):
     ('prompt', 'block', 'head')
     """
 
+    first = ("first_token_mass", "sink_rate")
     fields = {
         "first_token_mass": Field(
-            ("prompt", "block", "head"), "mean attention of later positions to the first token", "1", GU
+            ("prompt", "block", "head"), "mean attention of later positions to the first token", "1", GU,
+            short="attention to the first token", range=(0, 1), chance="uniform",
         ),
         "sink_rate": Field(
-            ("prompt", "block"), "share of heads with more than the threshold on the first token", "1", GU
+            ("prompt", "block"), "share of heads with more than the threshold on the first token", "1", GU,
+            short="share of heads that are sinks", range=(0, 1),
         ),
-        "uniform": Field(("prompt",), "the same of a head that looks everywhere alike"),
-    }
+        "uniform": Field(("prompt",), "the same of a head that looks everywhere alike", short="uniform attention"),
+    }  # fmt: skip
     streams = True
     block_site = "pattern"
 

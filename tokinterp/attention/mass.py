@@ -66,24 +66,37 @@ class AttentionMass(Measurement):
     1.0
     """
 
+    first = ("mass", "net_enrichment", "valued_mass")
     fields = {
         "n_queries": Field(("prompt", "query_set"), "queries"),
         "n_keys": Field(("prompt", "key_set"), "positions of the set"),
         "chance": Field(("prompt", *SETS), "share of the visible positions that are of the set"),
-        "mass": Field(EACH, "mean attention on the set"),
-        "enrichment": Field(EACH, "attention on the set over chance"),
-        "net_mass": Field(EACH, f"mean attention on the set, {NET}"),
-        "net_chance": Field(EACH, f"share of the visible positions that are of the set, {NET}"),
-        "net_enrichment": Field(EACH, f"attention on the set over chance, {NET}"),
-        "valued_mass": Field(
-            EACH, "mean share of the set in attention weighted by the norm of what is written", "1", KOBAYASHI
+        "mass": Field(EACH, "mean attention on the set", short="attention on the set", range=(0, 1), chance="chance"),
+        "enrichment": Field(
+            EACH, "attention on the set over chance", short="attention over chance", range=(0, None), chance=1,
         ),
-        "heads_above": Field(("prompt", "block", *SETS), "heads whose mass is above the threshold"),
+        "net_mass": Field(
+            EACH, f"mean attention on the set, {NET}", short="attention on the set, net of sink", range=(0, 1),
+            chance="net_chance",
+        ),
+        "net_chance": Field(EACH, f"share of the visible positions that are of the set, {NET}"),
+        "net_enrichment": Field(
+            EACH, f"attention on the set over chance, {NET}", short="attention over chance, net of sink",
+            range=(0, None), chance=1,
+        ),
+        "valued_mass": Field(
+            EACH, "mean share of the set in attention weighted by the norm of what is written", "1", KOBAYASHI,
+            short="share of attention times written norm", range=(0, 1),
+        ),
+        "heads_above": Field(
+            ("prompt", "block", *SETS), "heads whose mass is above the threshold", short="heads above the threshold",
+            range=(0, None),
+        ),
         "sink_mass": Field(
             ("prompt", "block", "head", "query_set"), "mean attention left to a learned sink, on no position"
         ),
         "_short": Field(("prompt", "block", "head", "query_set"), "mean attention on no position, rounding included"),
-    }
+    }  # fmt: skip
     block_site = "pattern"
     streams = True
 

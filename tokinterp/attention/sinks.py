@@ -57,20 +57,34 @@ class AttentionSinks(Measurement):
     64
     """
 
+    first = ("sink_rate", "first_received", "key_norm", "value_norm")
     fields = {
-        "sink_rate": Field(("block", "head", "position"), "share of prompts above the threshold", "1", SINK),
-        "received": Field(("block", "head", "position"), "mean attention received", "1", SINK),
+        "sink_rate": Field(
+            ("block", "head", "position"), "share of prompts above the threshold", "1", SINK,
+            short="share of prompts that make it a sink", range=(0, 1),
+        ),
+        "received": Field(
+            ("block", "head", "position"), "mean attention received", "1", SINK, short="mean attention received",
+            range=(0, 1),
+        ),
         "n_queries": Field(("position",), "queries that see the position"),
-        "first_received": Field(("prompt", "block", "head"), "mean attention that position 0 receives", "1", SINK),
+        "first_received": Field(
+            ("prompt", "block", "head"), "mean attention that position 0 receives", "1", SINK,
+            short="attention that position 0 receives", range=(0, 1),
+        ),
         "largest_later": Field(
             ("prompt", "block", "head"), "largest attention received by a later position", "1", SINK
         ),
         "largest_position": Field(("prompt", "block", "head"), "the later position that receives most"),
         "first_above": Field(("prompt",), "share of heads with position 0 above the threshold"),
-        "key_norm": Field(("block", "position"), "mean norm of the keys of all heads"),
-        "value_norm": Field(("block", "position"), "mean norm of the values of all heads"),
+        "key_norm": Field(
+            ("block", "position"), "mean norm of the keys of all heads", short="norm of keys", range=(0, None),
+        ),
+        "value_norm": Field(
+            ("block", "position"), "mean norm of the values of all heads", short="norm of values", range=(0, None),
+        ),
         "_count": Field((), "prompts that are long enough"),
-    }
+    }  # fmt: skip
     block_site = "pattern"
     streams = True
 

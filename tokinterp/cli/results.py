@@ -154,7 +154,7 @@ def figure_folder(folder: Path, format: str, overwrite: bool) -> Path:
 def draw_all(run: xr.DataTree, folder: Path, format: str = "png", prompt: int | None = None) -> list[Path]:
     """Save the figures of every result of a run and return their paths."""
     from .. import plots
-    from ..plots.tokens import prompt_of
+    from ..plots.heatmaps import prompt_of
     from ..results.tables import named_results
 
     paths = []
@@ -164,7 +164,7 @@ def draw_all(run: xr.DataTree, folder: Path, format: str = "png", prompt: int | 
             there = f"they have those of {min(known)} to {max(known)}" if known else "measure with tokens=None"
             raise ValueError(f"prompt={prompt}: the results have no value per token of this prompt: {there}")
     for name, ds in named_results(run).items():
-        for figure, _, fig in plots.overview(ds, prompt):
+        for figure, _, fig in plots.draw(ds, prompt):
             stem = name.replace("/", "_")
             stem = stem if figure == stem else f"{stem}_{figure.removeprefix(stem + '_')}"
             stem = re.sub(r"[^\w.+-]", "_", stem)  # names of a result are no paths

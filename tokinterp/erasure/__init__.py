@@ -1,5 +1,7 @@
 """Token erasure and the implicit vocabulary (Feucht et al. 2024): token probes, scores of spans, units of a corpus."""
 
+from importlib import import_module
+
 from .erasure import ErasureScores
 from .evaluation import evaluate, psi_of_spans
 from .evaluation_seeds import seed_agreement
@@ -23,3 +25,10 @@ __all__ = [
     "score_probes",
     "seed_agreement",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Load what draws when it is first touched."""
+    if name == "plots":
+        return import_module(f"{__name__}.plots")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

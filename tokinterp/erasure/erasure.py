@@ -101,19 +101,30 @@ class ErasureScores(Measurement):
     True
     """
 
+    first = ("mean_delta", "in_units", "mean_psi")
     fields = {
-        "psi": Field(("span",), "erasure score", "1", f"{PAPER}, equation 1"),
+        "psi": Field(("span",), "erasure score", "1", f"{PAPER}, equation 1", short="erasure score psi", chance=0),
         "seen": Field(("span",), "share of the terms whose target was a label of the probes"),
-        "mean_delta": Field(("prompt", "offset"), "mean drop of the true token"),
+        "mean_delta": Field(("prompt", "offset"), "mean drop of the true token", short="mean drop", chance=0),
         "n_terms": Field(("prompt", "offset"), "positions with a delta", "token"),
         "n_segments": Field(("prompt",), "segments"),
         "n_multi": Field(("prompt",), "segments of two or more tokens"),
-        "mean_psi": Field(("prompt",), "mean erasure score of segments of two or more tokens"),
-        "in_units": Field(("prompt",), "share of tokens in segments of two or more tokens with psi > 0"),
-        "delta": Field(("token", "offset"), "drop of the true token", "1", f"{PAPER}, section 5"),
-        "token_psi": Field(("token",), "erasure score of the segment that holds the token"),
+        "mean_psi": Field(
+            ("prompt",), "mean erasure score of segments of two or more tokens", short="mean psi of segments",
+            chance=0,
+        ),
+        "in_units": Field(
+            ("prompt",), "share of tokens in segments of two or more tokens with psi > 0",
+            short="share of tokens in erased segments",
+        ),
+        "delta": Field(
+            ("token", "offset"), "drop of the true token", "1", f"{PAPER}, section 5", short="drop", chance=0,
+        ),
+        "token_psi": Field(
+            ("token",), "erasure score of the segment that holds the token", short="psi of the segment", chance=0,
+        ),
         "_covered": Field(("prompt",), "tokens in segments"),
-    }
+    }  # fmt: skip
     exclude: ClassVar[tuple[str, ...]] = ("special",)
     unseen: ClassVar[str] = "missing"
 

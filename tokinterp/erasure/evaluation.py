@@ -129,15 +129,17 @@ def psi_of_spans(
     units_of_psi = str(ds["delta"].attrs.get("units", "1"))
     bounds = interval_name(what, level, groups, len(np.unique(group)))
     data = {
-        "psi": v("span", psi, "erasure score", units_of_psi),
+        "psi": v(
+            "span", psi, "erasure score", units_of_psi, short="erasure score psi", beside=("control_psi",), chance=0,
+        ),
         "control_psi": v(
             ("span", "replicate"), control, "erasure score of random spans of the same length", units_of_psi
         ),
-        "auroc": v("subset", area[0], what, "1"),
+        "auroc": v("subset", area[0], what, "1", short="AUROC", range=(0, 1), chance=0.5),
         "auroc_interval": v(("bound", "subset"), area[1:3], bounds, "1"),
         "n_groups": v("subset", area[3].astype(int), f"{groups} with a unit and its controls", "1"),
         "n_spans": v("subset", np.array([m.sum() for m in masks]), "units compared", "1"),
-    }
+    }  # fmt: skip
     coords = {
         "span_prompt": v("span", number, "number of the prompt in the input", "1"),
         "start": v("span", start, "first token, BOS counted", "token"),
@@ -244,8 +246,8 @@ def evaluate(
         average = (precision * got).sum(1) / n_attainable
         recall = found / n_units[:, None]
 
-    def v(dims: Any, values: np.ndarray, what: str) -> xr.Variable:
-        return variable(dims, values, what, "1")
+    def v(dims: Any, values: np.ndarray, what: str, **facts: Any) -> xr.Variable:
+        return variable(dims, values, what, "1", **facts)
 
     each, top, short = ("subset", "rank"), ("subset", "k"), "entries of the vocabulary that are units"
     data = {
@@ -253,15 +255,19 @@ def evaluate(
         "precision": v(each, precision, f"share of the {short}, up to this rank"),
         "recall": v(each, recall, "share of the units found up to this rank"),
         "attainable_recall": v(each, attained, f"share of the units that occur {least} times or more found"),
-        "precision_at_k": v(top, precision[:, at], f"share of the k best {short}"),
+        "precision_at_k": v(
+            top, precision[:, at], f"share of the k best {short}", short="precision at k", range=(0, 1),
+            chance="chance",
+        ),
         "precision_at_k_interval": v(("bound", *top), interval, f"{level:.0%} Wilson interval of precision at k"),
         "n_units": v("subset", n_units, "different units of two or more tokens"),
         "n_attainable": v("subset", n_attainable, f"units that occur {least} times or more in the prompts"),
         "average_precision": v(
-            "subset", average, "mean precision at the ranks of the attainable units, 0 if not found"
+            "subset", average, "mean precision at the ranks of the attainable units, 0 if not found",
+            short="average precision", range=(0, 1),
         ),
-        "chance": v("subset", chance, "share of random spans of these lengths that are units"),
-    }
+        "chance": v("subset", chance, "share of random spans of these lengths that are units", short="random spans"),
+    }  # fmt: skip
     coords = {
         "subset": v("subset", np.array(names, object), "kind of unit"),
         "rank": v("rank", np.arange(len(entries)), "order by psi, 0 first"),

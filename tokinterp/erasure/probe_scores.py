@@ -37,15 +37,21 @@ _FROM_LABELS = SUBSETS[-4:]
 _TOP = 5
 _FULL, _FLAT = ("subset", "layer", "offset"), ("subset", "offset")
 _SHARES = {
-    "accuracy": Field(_FULL, "share of positions whose label has the greatest logit", "1", PAPER),
+    "accuracy": Field(
+        _FULL, "share of positions whose label has the greatest logit", "1", PAPER, short="accuracy",
+        chance="bigram_accuracy",
+    ),
     "top5_accuracy": Field(_FULL, "share of positions whose label is among the top 5", "1", PAPER),
     "relative_accuracy": Field(_FULL, "accuracy divided by its seen-label ceiling", "1", PAPER),
     "cross_entropy": Field(_FULL, "mean cross-entropy of seen labels", "nat", PAPER),
-    "gap": Field(_FULL, "accuracy of other positions minus the subset's", "1", PAPER),
+    "gap": Field(
+        _FULL, "accuracy of other positions minus the subset's", "1", PAPER, short="gap in accuracy",
+        range=(None, None), chance=0,
+    ),
     "ceiling": Field(_FLAT, "share of positions whose label was seen in training", "1", PAPER),
-    "bigram_accuracy": Field(_FLAT, "accuracy of argmax P(label | token at t)", "1", PAPER),
+    "bigram_accuracy": Field(_FLAT, "accuracy of argmax P(label | token at t)", "1", PAPER, short="bigrams"),
     "unigram_accuracy": Field(_FLAT, "accuracy of the most frequent label", "1", PAPER),
-}
+}  # fmt: skip
 """What has an interval over documents, under its name with ``_interval``."""
 
 
@@ -106,7 +112,7 @@ class ProbeScores(Measurement):
         "_counts": Field(("prompt", *_FLAT, "count"), "positions, seen labels, hits of unigram and of bigram"),
         "_hits": Field(("prompt", *_FULL, "count"), "hits, hits among the first five, sums of cross-entropy"),
     }
-    first = ("accuracy", "relative_accuracy", "cross_entropy")
+    first = ("accuracy", "gap", "relative_accuracy", "cross_entropy")
 
     def __init__(
         self,

@@ -110,13 +110,16 @@ def verdict(
     used = passed[0] and ((passed[1] and passed[2]) or (passed[3] and passed[4])) and passed[5]
     one = "criterion"
     data = {
-        "value": variable(one, values, "evidence: nat, for the head attention over chance", "nat or 1"),
+        "value": variable(
+            one, values, "evidence: nat, for the head attention over chance", "nat or 1", short="evidence",
+            chance="bound_wanted",
+        ),
         "value_interval": variable(
             ("bound", one), np.array(bounds).T, interval_name("evidence", level, "items", len(questions)), "nat or 1"
         ),
-        "bound_wanted": variable(one, wanted, "what the lower bound must exceed", "nat or 1"),
+        "bound_wanted": variable(one, wanted, "what the lower bound must exceed", "nat or 1", short="wanted"),
         "passed": variable(one, passed.astype(np.int8), "whether it does", "1"),
-    }
+    }  # fmt: skip
     coords = {one: variable(one, np.array(CRITERIA), "condition", "1"), "bound": bound_coord()}
     settings = {
         "n_fillers": n_fillers, "kind": kind, "control": control, "level": level, "n_boot": n_boot, **shared,

@@ -225,23 +225,28 @@ def insertion_tests(ds: xr.Dataset, *, level: float = 0.95, n_boot: int = 2000, 
     both = ("bound", *dims)
     data: dict[str, Any] = {
         "accuracy": variable(dims, right.mean(0), "share of items answered correctly", "1"),
-        "accuracy_change": variable(dims, gain.mean(0), "change of accuracy", "1"),
+        "accuracy_change": variable(dims, gain.mean(0), "change of accuracy", "1", chance=0),
         "accuracy_change_interval": variable(both, mean_interval(gain, **draw), named("change of accuracy"), "1"),
         "helped": variable(dims, tests[0], "items wrong without and right with fillers", "1"),
         "hurt": variable(dims, tests[1], "items right without and wrong with fillers", "1"),
         "mcnemar_p": variable(dims, tests[2], "McNemar's exact two-sided p; NaN where no answer changed", "1"),
-        "log_prob_change": variable(dims, change.mean(0), "change of the log-probability of the answer", "nat"),
+        "log_prob_change": variable(
+            dims, change.mean(0), "change of the log-probability of the answer", "nat",
+            short="change of log p(answer)", chance=0,
+        ),
         "log_prob_change_interval": variable(
             both, mean_interval(change, **draw), named("change of the log-probability"), "nat"
         ),
         "sign_p": variable(dims, tests[3], "exact two-sided p of the sign test; NaN where nothing changed", "1"),
         "reciprocal_rank": variable(dims, (1 / (1 + ds["rank"].values)).mean(0), "mean reciprocal rank", "1"),
-    }
+    }  # fmt: skip
     places = ds["placement"].values.tolist()
     if {"post", "pre"} <= set(places):
         special = change[:, :, places.index("post")] - change[:, :, places.index("pre")]
         by = ("filler", "n_fillers")
-        data["placement_specificity"] = variable(by, special.mean(0), "change after minus before the question", "nat")
+        data["placement_specificity"] = variable(
+            by, special.mean(0), "change after minus before the question", "nat", chance=0,
+        )  # fmt: skip
         data["placement_specificity_interval"] = variable(
             ("bound", *by), mean_interval(special, **draw), named("placement specificity"), "nat"
         )

@@ -110,10 +110,17 @@ def read_fillers(
     data = {
         "entropy": variable(grid, cells["entropy"], "entropy of the prediction at a filler", "nat"),
         "own_share": variable(grid, cells["own_share"], "share whose most probable token is the filler", "1"),
-        "choice": variable(grid, cells["choice"], "share that puts the own answer first among all answers", "1"),
-        "choice_chance": variable((), float(np.bincount(place.numpy()).max() / n), "share of the commonest", "1"),
+        "choice": variable(
+            grid, cells["choice"], "share that puts the own answer first among all answers", "1",
+            chance="choice_chance",
+        ),
+        "choice_chance": variable(
+            (), float(np.bincount(place.numpy()).max() / n), "share of the commonest", "1", short="the commonest",
+        ),
         "median_rank": variable(("target", *grid), np.median(ranks, 1), "median rank of the answer at a filler", "1"),
-        "reciprocal_rank": variable(("target", *grid), (1 / (1 + ranks)).mean(1), "mean reciprocal rank", "1"),
+        "reciprocal_rank": variable(
+            ("target", *grid), (1 / (1 + ranks)).mean(1), "mean reciprocal rank", "1", range=(0, 1),
+        ),
         "first_layer": variable(each, first, "first layer with the answer among the first ten at a filler", "1"),
         "fingerprint": variable(("variant", *each), within.astype(float), "whether it holds the answer", "1"),
     }  # fmt: skip
@@ -204,7 +211,9 @@ def cell_clusters(
         contrast = np.array([a - b for a, b in parts])
         bounds = jackknife_interval(within - between, contrast, removed.shape[1], len(items))
     data = {
-        "ami": variable(("cell", "other_cell"), ami, "adjusted mutual information of decoded tokens over items", "1"),
+        "ami": variable(
+            ("cell", "other_cell"), ami, "adjusted mutual information of decoded tokens over items", "1", range=(0, 1),
+        ),
         "cluster": variable("cell", cluster, "cluster of the cell, -1 for none", "1"),
         "n_labels": variable("cell", [len(set(x)) for x in labels.tolist()], "different decoded tokens", "1"),
         "within": variable((), within, "mean information of two cells of one cluster", "1"),
@@ -212,7 +221,7 @@ def cell_clusters(
         "contrast": variable((), within - between, "within less between", "1"),
         "contrast_interval": variable("bound", bounds, "95 % jackknife interval over items", "1"),
         "contrast_shuffled": variable((), noise[0] - noise[1], "within less between, labels shuffled over items", "1"),
-    }
+    }  # fmt: skip
     coords = {
         "bound": bound_coord(),
         "cell_layer": variable("cell", [x for x, _ in where], "blocks applied", "1"),

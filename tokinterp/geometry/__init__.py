@@ -1,5 +1,7 @@
 """The geometry of token clouds: dimension, neighbours, directions, spectra, paths, and layers compared."""
 
+from importlib import import_module
+
 from .augmentation import augmentation_metrics, compare_models
 from .cosine import CosineSimilarity
 from .curvature import Curvature
@@ -42,3 +44,10 @@ __all__ = [
     "skean2025_entropy",
     "skean2025_frobenius",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Load what draws when it is first touched."""
+    if name == "plots":
+        return import_module(f"{__name__}.plots")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

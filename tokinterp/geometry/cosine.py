@@ -71,29 +71,56 @@ class CosineSimilarity(OfLayers):
     ('prompt', 'layer')
     """
 
-    first = ("cosine", "cosine_across", "cosine_centred", "smoothness")
+    first = ("cosine", "cosine_across", "cosine_centred", "smoothness", "angle_count")
     fields = {
         "n_tokens": Field(CLOUD, "tokens that take part", "token"),
-        "cosine": Field(CLOUD, "mean cosine of pairs of different tokens"),
-        "cosine_diagonal": Field(CLOUD, "mean cosine of pairs of tokens, each with itself counted", "1", VISWANATHAN),
-        "cosine_centred": Field(CLOUD, "mean cosine of pairs of different tokens, about the mean of the prompt"),
-        "cosine_lag": Field((*CLOUD, "offset"), "mean cosine of tokens so many places apart"),
+        "cosine": Field(
+            CLOUD, "mean cosine of pairs of different tokens", short="cosine in a prompt", chance=0,
+            beside=("cosine_across", "cosine_centred"),
+        ),
+        "cosine_diagonal": Field(
+            CLOUD, "mean cosine of pairs of tokens, each with itself counted", "1", VISWANATHAN,
+            short="cosine in a prompt, with itself", chance=0,
+        ),
+        "cosine_centred": Field(
+            CLOUD, "mean cosine of pairs of different tokens, about the mean of the prompt",
+            short="cosine in a prompt, centred", chance=0,
+        ),
+        "cosine_lag": Field(
+            (*CLOUD, "offset"), "mean cosine of tokens so many places apart", short="cosine of tokens so far apart",
+            chance=0,
+        ),
         "close_pairs": Field((*CLOUD, "threshold"), "share of pairs of tokens with a cosine above the threshold"),
-        "smoothness": Field((*CLOUD, "offset"), "mean cosine of tokens so many places apart, less that of all pairs"),
-        "cosine_across": Field(("layer",), "mean cosine of tokens of different prompts", "1", ETHAYARAJH),
-        "cosine_adjusted": Field(("layer",), "mean cosine in a prompt less that across prompts", "1", ETHAYARAJH),
+        "smoothness": Field(
+            (*CLOUD, "offset"), "mean cosine of tokens so many places apart, less that of all pairs",
+            short="cosine above that of shuffled pairs", chance=0,
+        ),
+        "cosine_across": Field(
+            ("layer",), "mean cosine of tokens of different prompts", "1", ETHAYARAJH, short="cosine across prompts",
+            chance=0,
+        ),
+        "cosine_adjusted": Field(
+            ("layer",), "mean cosine in a prompt less that across prompts", "1", ETHAYARAJH, short="cosine, adjusted",
+            chance=0,
+        ),
         "channel": Field(("layer", "rank"), "channel with the largest shares in the mean cosine"),
         "channel_share": Field(
             ("layer", "rank"), "share of the channel in the mean cosine of all pairs of tokens", "1", TIMKEY
         ),
-        "angle": Field(CLOUD, "mean angle at a token between its two nearest neighbours", "degree", VISWANATHAN),
-        "angle_count": Field(("layer", "bin"), "tokens with an angle in the bin", "token"),
+        "angle": Field(
+            CLOUD, "mean angle at a token between its two nearest neighbours", "degree", VISWANATHAN,
+            short="angle of nearest neighbours", chance=60,
+        ),
+        "angle_count": Field(
+            ("layer", "bin"), "tokens with an angle in the bin", "token", short="tokens with this angle",
+            range=(0, None),
+        ),
         "_unit": Field(("layer", "channel"), "sum of the unit vectors"),
         "_unit_square": Field(("layer", "channel"), "sum of their squares"),
         "_prompt_square": Field(("layer",), "sum over prompts of the squared length of their sum of unit vectors"),
         "_number": Field(("layer",), "unit vectors"),
         "_number_square": Field(("layer",), "sum over prompts of the square of their number"),
-    }
+    }  # fmt: skip
 
     def __init__(
         self,

@@ -59,19 +59,35 @@ class Curvature(Measurement):
     True
     """
 
+    first = ("curvature", "depth_curvature", "relative_step", "step_cosine", "token_curvature")
     fields = {
-        "curvature": Field(LAYER, "mean turning angle from token to token", "rad", HENAFF),
-        "curvature_absolute": Field(LAYER, "mean angle between the lines of successive steps", "rad", SKEAN),
+        "curvature": Field(LAYER, "mean turning angle from token to token", "rad", HENAFF, short="turning angle"),
+        "curvature_absolute": Field(
+            LAYER, "mean angle between the lines of successive steps", "rad", SKEAN,
+            short="angle between lines of steps",
+        ),
         "n_angles": Field(LAYER, "turning angles that take part"),
         "depth_curvature": Field(
-            LAYER, "mean turning angle of a token from layer to layer (none at the first and last layer)", "rad"
+            LAYER, "mean turning angle of a token from layer to layer (none at the first and last layer)", "rad",
+            short="turning angle over depth",
         ),
-        "relative_step": Field(BLOCK, "mean length of a block's update over the norm of its input"),
-        "norm_ratio": Field(BLOCK, "mean norm of a block's output over that of its input"),
-        "step_cosine": Field(BLOCK, "mean cosine of a block's input and output"),
-        "token_curvature": Field(TOKEN, "turning angle at the token", "rad", HENAFF),
-        "token_depth_curvature": Field(TOKEN, "turning angle of the token's way through the layers", "rad", HENAFF),
-    }
+        "relative_step": Field(
+            BLOCK, "mean length of a block's update over the norm of its input",
+            short="norm added / norm of the input", log=True,
+        ),
+        "norm_ratio": Field(
+            BLOCK, "mean norm of a block's output over that of its input", short="norm of output / norm of input",
+            range=(0, None),
+        ),
+        "step_cosine": Field(
+            BLOCK, "mean cosine of a block's input and output", short="cosine of input and output", range=(None, 1),
+        ),
+        "token_curvature": Field(TOKEN, "turning angle at the token", "rad", HENAFF, short="turning angle"),
+        "token_depth_curvature": Field(
+            TOKEN, "turning angle of the token's way through the layers", "rad", HENAFF,
+            short="turning angle over depth",
+        ),
+    }  # fmt: skip
 
     def __init__(
         self,

@@ -34,7 +34,10 @@ def gride_fields(*cloud: str) -> dict[str, Field]:
     """Return the fields of GRIDE, of clouds that lie along some dimensions, and of the sizes of the clouds."""
     scale = (*cloud, "scale")
     return {
-        "dimension": Field(scale, "intrinsic dimension by GRIDE", "1", f"{DENTI}; {CLOUDS}"),
+        "dimension": Field(
+            scale, "intrinsic dimension by GRIDE", "1", f"{DENTI}; {CLOUDS}", short="intrinsic dimension (GRIDE)",
+            range=(0, None), along=("layer", "scale"),
+        ),
         "dimension_error": Field(
             scale, "standard error of the GRIDE dimension, points taken as independent", "1", DENTI
         ),
@@ -44,7 +47,7 @@ def gride_fields(*cloud: str) -> dict[str, Field]:
         "n_points": Field(cloud, "tokens in the cloud, duplicates counted"),
         "n_unique": Field(cloud, "distinct points in the cloud"),
         "refused": Field(cloud, "why an estimate is missing"),
-    }
+    }  # fmt: skip
 
 
 def gride_columns(found: estimators.Gride) -> dict[str, torch.Tensor]:
@@ -108,14 +111,21 @@ class IntrinsicDimension(OfClouds):
     first = ("dimension", "dimension_mle", "dimension_twonn")
     fields = {
         **gride_fields(*CLOUD),
-        "dimension_mle": Field(("prompt", "layer"), "intrinsic dimension by maximum likelihood", "1", LEVINA),
+        "dimension_mle": Field(
+            ("prompt", "layer"), "intrinsic dimension by maximum likelihood", "1", LEVINA,
+            short="intrinsic dimension (MLE)", range=(0, None),
+        ),
         "dimension_twonn": Field(
-            ("prompt", "layer"), "intrinsic dimension from the two nearest neighbours", "1", FACCO
+            ("prompt", "layer"), "intrinsic dimension from the two nearest neighbours", "1", FACCO,
+            short="intrinsic dimension (TwoNN)", range=(0, None),
         ),
         "n_redone": Field(("prompt", "layer"), "points whose neighbours were searched again with more digits"),
         "n_removed": Field(CLOUD, "exact duplicates removed"),
-        "local_dimension": Field(("token", "layer"), "intrinsic dimension around the token", "1", LEVINA),
-    }
+        "local_dimension": Field(
+            ("token", "layer"), "intrinsic dimension around the token", "1", LEVINA, short="local dimension",
+            range=(0, None),
+        ),
+    }  # fmt: skip
 
     def __init__(
         self,

@@ -65,18 +65,35 @@ class MatrixEntropy(Measurement):
     True
     """
 
+    first = ("prompt_entropy_share", "prompt_effective_rank", "dataset_entropy_share", "dataset_rankme")
     fields = {
         "n_rows": Field(LAYER, "tokens that take part"),
-        "prompt_entropy": Field(ORDER, "matrix entropy of the tokens of a prompt", "nat", SKEAN),
-        "prompt_entropy_share": Field(ORDER, "prompt entropy divided by log min(tokens, channels)", "1", SKEAN),
-        "prompt_effective_rank": Field(LAYER, "exp of the von Neumann entropy of the tokens of a prompt", "1", SKEAN),
-        "n_prompts": Field(("layer",), "prompts that take part in the dataset entropy"),
-        "dataset_entropy": Field(("layer", "order"), "matrix entropy of the mean-pooled prompts", "nat", SKEAN),
-        "dataset_entropy_share": Field(
-            ("layer", "order"), "dataset entropy divided by log min(prompts, channels)", "1", SKEAN
+        "prompt_entropy": Field(
+            ORDER, "matrix entropy of the tokens of a prompt", "nat", SKEAN, short="matrix entropy of a prompt",
+            range=(0, None),
         ),
-        "dataset_rankme": Field(("layer",), "RankMe of the mean-pooled prompts, uncentred", "1", GARRIDO),
-    }
+        "prompt_entropy_share": Field(
+            ORDER, "prompt entropy divided by log min(tokens, channels)", "1", SKEAN,
+            short="matrix entropy of a prompt (share)", range=(0, 1),
+        ),
+        "prompt_effective_rank": Field(
+            LAYER, "exp of the von Neumann entropy of the tokens of a prompt", "1", SKEAN,
+            short="effective rank of a prompt", range=(0, None),
+        ),
+        "n_prompts": Field(("layer",), "prompts that take part in the dataset entropy"),
+        "dataset_entropy": Field(
+            ("layer", "order"), "matrix entropy of the mean-pooled prompts", "nat", SKEAN,
+            short="matrix entropy of the dataset", range=(0, None),
+        ),
+        "dataset_entropy_share": Field(
+            ("layer", "order"), "dataset entropy divided by log min(prompts, channels)", "1", SKEAN,
+            short="matrix entropy of the dataset (share)", range=(0, 1),
+        ),
+        "dataset_rankme": Field(
+            ("layer",), "RankMe of the mean-pooled prompts, uncentred", "1", GARRIDO, short="RankMe of the dataset",
+            range=(0, None),
+        ),
+    }  # fmt: skip
 
     def __init__(
         self,

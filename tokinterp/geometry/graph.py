@@ -63,18 +63,30 @@ class NeighbourGraph(OfClouds):
     fields = {
         "n_unique": Field(("prompt", "layer"), "distinct points in the cloud"),
         "chance": Field(EACH, "share of any arrow being there, k / (n_unique - 1)"),
-        "reciprocity": Field(EACH, "share of arrows to neighbours whose opposite is there too"),
-        "transitivity": Field(EACH, "share of paths of two arrows that a third one closes"),
-        "in_degree_skewness": Field(EACH, "skewness of the in-degree (hubness)", "1", RADOVANOVIC),
-        "in_degree_largest": Field(EACH, "largest in-degree, -1 where there is none"),
-        "orphans": Field(EACH, "share of points that are a neighbour of no other"),
+        "reciprocity": Field(
+            EACH, "share of arrows to neighbours whose opposite is there too", short="reciprocity", range=(0, 1),
+            chance="chance",
+        ),
+        "transitivity": Field(
+            EACH, "share of paths of two arrows that a third one closes", short="transitivity", range=(0, 1),
+            chance="chance",
+        ),
+        "in_degree_skewness": Field(
+            EACH, "skewness of the in-degree (hubness)", "1", RADOVANOVIC, short="skewness of the in-degree",
+        ),
+        "in_degree_largest": Field(
+            EACH, "largest in-degree, -1 where there is none", short="largest in-degree", range=(0, None),
+        ),
+        "orphans": Field(
+            EACH, "share of points that are a neighbour of no other", short="share of orphans", range=(0, 1),
+        ),
         "in_degree": Field(
             ("token", "layer", "k"),
             "points that have the token among their k nearest, -1 for copies and tokens left out",
             "1",
             RADOVANOVIC,
         ),
-    }
+    }  # fmt: skip
 
     def __init__(
         self,

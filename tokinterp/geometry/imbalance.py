@@ -64,25 +64,27 @@ class InformationImbalance(Measurement):
     ('k', 'layer', 'other_layer')
     """
 
-    first = ("imbalance_forward", "imbalance_backward")
+    first = ("imbalance_forward", "imbalance_backward", "imbalance_pair")
     fields = {
         "n_points": Field(("prompt",), "tokens in the cloud"),
-        "least": Field(("prompt", "k"), "information imbalance of a cloud with itself, (k + 1) / N"),
+        "least": Field(
+            ("prompt", "k"), "information imbalance of a cloud with itself, (k + 1) / N", short="a cloud with itself",
+        ),
         "imbalance_pair": Field(
-            ("k", "layer", "other_layer"),
-            "information imbalance from a layer to another, mean over prompts",
-            "1",
-            GLIELMO,
+            ("k", "layer", "other_layer"), "information imbalance from a layer to another, mean over prompts", "1",
+            GLIELMO, short="imbalance from layer to other layer", range=(0, None),
         ),
         "imbalance_forward": Field(
-            ("prompt", "block", "k"), "information imbalance from layer b to b + 1", "1", GLIELMO
+            ("prompt", "block", "k"), "information imbalance from layer b to b + 1", "1", GLIELMO,
+            short="imbalance, b to b + 1", range=(0, None), chance="least", beside=("imbalance_backward",),
         ),
         "imbalance_backward": Field(
-            ("prompt", "block", "k"), "information imbalance from layer b + 1 to b", "1", GLIELMO
+            ("prompt", "block", "k"), "information imbalance from layer b + 1 to b", "1", GLIELMO,
+            short="imbalance, b + 1 to b", range=(0, None),
         ),
         "_pair": Field(("k", "layer", "other_layer"), "sum over prompts of the imbalances of pairs"),
         "_pair_prompts": Field(("k", "layer", "other_layer"), "prompts in it"),
-    }
+    }  # fmt: skip
 
     def __init__(
         self,

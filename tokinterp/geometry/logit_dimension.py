@@ -60,6 +60,7 @@ class LogitDimension(Measurement):
     ('prompt', 'scale')
     """
 
+    first = ("dimension",)
     fields = gride_fields("prompt")
 
     def __init__(

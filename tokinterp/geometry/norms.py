@@ -58,15 +58,29 @@ class TokenNorms(OfLayers):
     (('token', 'layer'), True)
     """
 
+    first = ("top_magnitude", "max_norm", "top_channels", "massive_rows", "norm")
     fields = {
-        "median_norm": Field(LAYER, "median norm of the rows of a prompt"),
-        "max_norm": Field(LAYER, "largest norm of a row of a prompt"),
+        "median_norm": Field(LAYER, "median norm of the rows of a prompt", short="median norm", range=(0, None)),
+        "max_norm": Field(
+            LAYER, "largest norm of a row of a prompt", short="largest norm", beside=("median_norm",), log=True,
+        ),
         "top_position": Field(LAYER, "position of the row of largest norm, BOS counted"),
-        "top_channels": Field(LAYER, "participation ratio over channels of the row of largest norm"),
-        "top_magnitude": Field((*LAYER, "rank"), "largest magnitudes of entries of a prompt", "1", SUN),
-        "median_magnitude": Field(LAYER, "median magnitude of the entries of a prompt", "1", SUN),
-        "massive_rows": Field((*LAYER, "rule"), "rows of the prompt with massive activations", "1", SUN),
-        "norm": Field(("token", "layer"), "norm of the stream"),
+        "top_channels": Field(
+            LAYER, "participation ratio over channels of the row of largest norm",
+            short="channels that carry the longest row", range=(0, None),
+        ),
+        "top_magnitude": Field(
+            (*LAYER, "rank"), "largest magnitudes of entries of a prompt", "1", SUN, short="largest magnitudes",
+            log=True,
+        ),
+        "median_magnitude": Field(
+            LAYER, "median magnitude of the entries of a prompt", "1", SUN, short="median magnitude", log=True,
+        ),
+        "massive_rows": Field(
+            (*LAYER, "rule"), "rows of the prompt with massive activations", "1", SUN, short="massive rows per prompt",
+            range=(0, None),
+        ),
+        "norm": Field(("token", "layer"), "norm of the stream", short="norm of the stream", range=(0, None)),
         "entry_layer": Field(("entry",), "layer of the massive entry", "1", SUN),
         "entry_prompt": Field(("entry",), "number of the prompt of the massive entry", "1", SUN),
         "entry_position": Field(("entry",), "position of the massive entry, BOS counted", "1", SUN),
@@ -77,7 +91,7 @@ class TokenNorms(OfLayers):
             ("entry",), "its magnitude over the median magnitude of its prompt (4,096 entries sampled)", "1", SUN
         ),
         "entry_norm_ratio": Field(("entry",), "norm of its row over the median norm of its prompt", "1", SUN),
-    }
+    }  # fmt: skip
 
     def __init__(
         self,

@@ -29,7 +29,15 @@ WAYS = {
     "_corrected": ", of as many as its class has",
 }
 LABEL_FIELDS = {
-    f"label_{what}{way}": Field(dims, f"neighbours with the label of the token{said}{text}", "1", source)
+    f"label_{what}{way}": Field(
+        dims,
+        f"neighbours with the label of the token{said}{text}",
+        "1",
+        source,
+        short="chance" if what == "chance" else "neighbours of the same label",
+        range=(0, 1),
+        chance=f"label_chance{way}" if what == "overlap" else None,
+    )
     for way, text in WAYS.items()
     for what, dims, said, source in (
         ("overlap", LABEL, "", DOIMO),
@@ -96,21 +104,31 @@ class NeighbourOverlap(Measurement):
     ('prompt', 'block', 'k')
     """
 
-    first = ("overlap", "overlap_corrected")
+    first = ("overlap", "overlap_corrected", "overlap_pair", "label_overlap")
     fields = {
         "n_points": Field(("prompt",), "tokens in the cloud"),
         "n_copies": Field(("prompt", "layer"), "tokens that are an exact copy of an earlier one"),
         "chance": Field(("prompt", "k"), "overlap of unrelated clouds, k / (N - 1)"),
-        "overlap": Field(BLOCK, "overlap of neighbours between a layer and the next", "1", DOIMO),
-        "overlap_corrected": Field(BLOCK, "overlap of neighbours, 0 by chance"),
+        "overlap": Field(
+            BLOCK, "overlap of neighbours between a layer and the next", "1", DOIMO, short="overlap of neighbours",
+            range=(0, 1), chance="chance",
+        ),
+        "overlap_corrected": Field(
+            BLOCK, "overlap of neighbours, 0 by chance", short="overlap of neighbours, corrected", range=(None, 1),
+            chance=0,
+        ),
         "overlap_pair": Field(
-            ("k", "layer", "other_layer"), "overlap of neighbours between two layers, mean over prompts", "1", DOIMO
+            ("k", "layer", "other_layer"), "overlap of neighbours between two layers, mean over prompts", "1", DOIMO,
+            short="overlap of neighbours", range=(0, 1), chance="chance",
         ),
         **LABEL_FIELDS,
-        "token_overlap": Field(("token", "block", "k"), "overlap of neighbours of the token", "1", DOIMO),
+        "token_overlap": Field(
+            ("token", "block", "k"), "overlap of neighbours of the token", "1", DOIMO, short="overlap of neighbours",
+            range=(0, 1), chance="chance",
+        ),
         "_pair": Field(("k", "layer", "other_layer"), "sum over prompts of the overlaps of pairs"),
         "_pair_prompts": Field(("k", "layer", "other_layer"), "prompts in it"),
-    }
+    }  # fmt: skip
 
     def __init__(
         self,

@@ -56,6 +56,7 @@ class PooledStates(Measurement):
     (('prompt', 'layer', 'channel'), True)
     """
 
+    first = ("state",)
     fields = {
         "state": Field(("prompt", "layer", "channel"), "mean of the stream over tokens"),
         "n_rows": Field(("prompt", "layer"), "tokens that take part"),

@@ -33,7 +33,7 @@ TEXTS: dict[str, tuple[str, str]] = {
 }
 PAIR = ("layer", "other_layer")
 PAIR_FIELDS = {
-    **{name: Field(PAIR, text, "1", source) for name, (text, source) in TEXTS.items()},
+    **{name: Field(PAIR, text, "1", source, range=(0, 1)) for name, (text, source) in TEXTS.items()},
     **{
         f"{name}_null": Field(PAIR, f"{text}, rows of the other layer permuted", "1", source)
         for name, (text, source) in TEXTS.items()
@@ -101,6 +101,7 @@ class LayerSimilarity(Measurement):
     (('layer', 'other_layer'), True)
     """
 
+    first = ("cka_debiased", "procrustes", "rsa", "cka_rbf_debiased", "mutual_neighbours")
     fields = {
         "n_rows": Field(("prompt",), "tokens that take part"),
         "n_sample": Field((), "tokens in the sample"),

@@ -83,35 +83,67 @@ class Spectrum(Measurement):
     """
 
     first = ("anisotropy", "participation_ratio_unbiased", "effective_rank", "mean_norm", "prompt_cosine",
-             "prompt_cosine_centred")  # fmt: skip
+             "prompt_cosine_centred", "eigenvalue")  # fmt: skip
     fields = {
         "n": Field(CORPUS, "rows that take part"),
         "rank_limit": Field(CORPUS, "largest possible rank, min(n - 1, d_model)"),
-        "mean_norm": Field(CORPUS, "mean Euclidean norm of rows"),
-        "anisotropy": Field(CORPUS, "share of the largest eigenvalue of the covariance", "1", SHAPE),
-        "participation_ratio": Field(CORPUS, "participation ratio, plug-in"),
+        "mean_norm": Field(CORPUS, "mean Euclidean norm of rows", short="mean norm of rows", range=(0, None)),
+        "anisotropy": Field(
+            CORPUS, "share of the largest eigenvalue of the covariance", "1", SHAPE, short="anisotropy", range=(0, 1),
+        ),
+        "participation_ratio": Field(
+            CORPUS, "participation ratio, plug-in", short="participation ratio", range=(0, None),
+        ),
         "participation_ratio_unbiased": Field(
-            CORPUS, "participation ratio, numerator and denominator unbiased", "1", CHUN
+            CORPUS, "participation ratio, numerator and denominator unbiased", "1", CHUN,
+            short="participation ratio, unbiased", range=(0, None),
         ),
-        "effective_rank": Field(CORPUS, "effective rank of the centred cloud, from singular values", "1", ROY),
-        "effective_rank_variance": Field(CORPUS, "effective rank of the centred cloud, from eigenvalues"),
-        "pca_components": Field((*CORPUS, "threshold"), "principal components that reach a share of the variance"),
-        "kaiser": Field(CORPUS, "eigenvalues above their mean"),
+        "effective_rank": Field(
+            CORPUS, "effective rank of the centred cloud, from singular values", "1", ROY,
+            short="effective rank (singular values)", range=(0, None),
+        ),
+        "effective_rank_variance": Field(
+            CORPUS, "effective rank of the centred cloud, from eigenvalues", short="effective rank (eigenvalues)",
+            range=(0, None),
+        ),
+        "pca_components": Field(
+            (*CORPUS, "threshold"), "principal components that reach a share of the variance",
+            short="principal components", range=(0, None),
+        ),
+        "kaiser": Field(CORPUS, "eigenvalues above their mean", range=(0, None)),
         "broken_stick": Field(
-            CORPUS, "leading components above the broken stick", "1", "Jackson 1993, Ecology 74, 2204"
+            CORPUS, "leading components above the broken stick", "1", "Jackson 1993, Ecology 74, 2204",
+            short="components above the broken stick", range=(0, None),
         ),
-        "power_law": Field(CORPUS, "exponent of the decay of the eigenvalues", "1", REQ),
-        "total_variance": Field(CORPUS, "trace of the covariance"),
-        "mean_cosine": Field(CORPUS, "mean cosine of pairs of different rows of the corpus, about the origin"),
+        "power_law": Field(CORPUS, "exponent of the decay of the eigenvalues", "1", REQ, short="power-law exponent"),
+        "total_variance": Field(CORPUS, "trace of the covariance", short="total variance", log=True),
+        "mean_cosine": Field(
+            CORPUS, "mean cosine of pairs of different rows of the corpus, about the origin",
+            short="mean cosine of row pairs", chance=0,
+        ),
         "mean_cosine_diagonal": Field(CORPUS, "the same with each row paired with itself too"),
-        "eigenvalue": Field((*CORPUS, "component"), "eigenvalue of the covariance (divisor n - 1)"),
+        "eigenvalue": Field(
+            (*CORPUS, "component"), "eigenvalue of the covariance (divisor n - 1)", short="eigenvalue", log=True,
+            along=("component",),
+        ),
         "prompt_n": Field(PROMPT, "rows of the prompt that take part"),
-        "prompt_norm": Field(PROMPT, "mean Euclidean norm of the prompt's rows"),
-        "prompt_cosine": Field(PROMPT, "mean cosine of pairs of different rows of the prompt, about the origin"),
-        "prompt_cosine_diagonal": Field(PROMPT, "the same with each row paired with itself too", "1", PROMPTS),
-        "prompt_cosine_centred": Field(PROMPT, "mean cosine of pairs of different rows, about the mean of the prompt"),
+        "prompt_norm": Field(
+            PROMPT, "mean Euclidean norm of the prompt's rows", short="mean norm of rows", range=(0, None),
+        ),
+        "prompt_cosine": Field(
+            PROMPT, "mean cosine of pairs of different rows of the prompt, about the origin",
+            short="mean cosine within a prompt", chance=0,
+        ),
+        "prompt_cosine_diagonal": Field(
+            PROMPT, "the same with each row paired with itself too", "1", PROMPTS,
+            short="mean cosine within a prompt, with itself", chance=0,
+        ),
+        "prompt_cosine_centred": Field(
+            PROMPT, "mean cosine of pairs of different rows, about the mean of the prompt",
+            short="mean cosine within a prompt, centred", chance=0,
+        ),
         "nonfinite_rows": Field(("layer",), "rows with NaN or infinite entries, left out"),
-    }
+    }  # fmt: skip
 
     def __init__(
         self,

@@ -1,5 +1,7 @@
 """What each layer would answer: the logit lens, the tuned lens and the Jacobian lens."""
 
+from importlib import import_module
+
 from .fit import fit_tuned_lens
 from .jacobian import JacobianLens, fit_jacobian_lens
 from .lens import LogitLens
@@ -12,3 +14,10 @@ __all__ = [
     "fit_jacobian_lens",
     "fit_tuned_lens",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Load what draws when it is first touched."""
+    if name == "plots":
+        return import_module(f"{__name__}.plots")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

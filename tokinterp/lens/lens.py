@@ -82,29 +82,48 @@ class LogitLens(Measurement):
     True
     """
 
-    first = ("cross_entropy", "entropy", "kl", "agreement", "accuracy")
+    first = ("cross_entropy", "entropy", "kl", "agreement", "accuracy", "token_cross_entropy")
     fields = {
         "n_targets": Field(("prompt",), "positions with a next token"),
         "n_positions": Field(("prompt", *EACH), "positions that take part in the means"),
-        "cross_entropy": Field(("prompt", *EACH), "mean cross-entropy of the true next token", "nat", LENS),
-        "entropy": Field(("prompt", *EACH), "mean entropy of the prediction", "nat"),
+        "cross_entropy": Field(
+            ("prompt", *EACH), "mean cross-entropy of the true next token", "nat", LENS,
+            short="next-token cross-entropy", range=(0, None),
+        ),
+        "entropy": Field(
+            ("prompt", *EACH), "mean entropy of the prediction", "nat", short="entropy of the prediction",
+            range=(0, None),
+        ),
         "kl": Field(
-            ("prompt", *EACH),
-            "mean KL divergence of the layer's prediction from the last layer's, KL(last || layer)",
-            "nat",
+            ("prompt", *EACH), "mean KL divergence of the layer's prediction from the last layer's, KL(last || layer)",
+            "nat", short="KL(last layer ‖ layer)", range=(0, None),
         ),
         "confidence": Field(
             ("prompt", *EACH), "mean -log p of the most probable token (confidence in the released code)", "nat", LENS
         ),
-        "agreement": Field(("prompt", *EACH), "share of positions whose most probable token is the last layer's"),
-        "accuracy": Field(("prompt", *EACH), "share of positions whose most probable token is the true next token"),
+        "agreement": Field(
+            ("prompt", *EACH), "share of positions whose most probable token is the last layer's",
+            short="share answering as the last layer",
+        ),
+        "accuracy": Field(
+            ("prompt", *EACH), "share of positions whose most probable token is the true next token",
+            short="share answering correctly",
+        ),
         "first_layer": Field(("prompt", *WHOLE), "mean first layer whose most probable token is the last layer's"),
         "stable_layer": Field(
             ("prompt", *WHOLE), "mean layer from which on the most probable token stays the last layer's"
         ),
-        "token_cross_entropy": Field(("token", *EACH), "cross-entropy of the true next token", "nat", LENS),
-        "token_entropy": Field(("token", *EACH), "entropy of the prediction", "nat"),
-        "token_kl": Field(("token", *EACH), "KL(last layer || layer) of the predictions", "nat"),
+        "token_cross_entropy": Field(
+            ("token", *EACH), "cross-entropy of the true next token", "nat", LENS, short="next-token cross-entropy",
+            range=(0, None),
+        ),
+        "token_entropy": Field(
+            ("token", *EACH), "entropy of the prediction", "nat", short="entropy of the prediction", range=(0, None),
+        ),
+        "token_kl": Field(
+            ("token", *EACH), "KL(last layer || layer) of the predictions", "nat", short="KL(last layer ‖ layer)",
+            range=(0, None),
+        ),
         "token_confidence": Field(
             ("token", *EACH), "-log p of the most probable token (confidence in the released code)", "nat", LENS
         ),
@@ -115,7 +134,7 @@ class LogitLens(Measurement):
         "target_rank": Field(("token", *EACH), "tokens more probable than the true next one, -1 without one"),
         "top_id": Field(("token", *TOP), "most probable next tokens"),
         "top_prob": Field(("token", *TOP), "their probability"),
-    }
+    }  # fmt: skip
 
     def __init__(
         self,

@@ -248,7 +248,9 @@ def _variables(
     if expected is not None:
         success = _success(generated, expected, vocabulary)
         share = np.where(known[:, None], success, np.nan)
-        data["success"] = v(each, share, "share decoded as expected", "1", PAPER)
+        data["success"] = v(
+            each, share, "share decoded as expected", "1", PAPER, short="share decoded as expected", range=(0, 1)
+        )
         data["first_layer"] = v("prompt", first_layer(success, layers), "first layer decoded as expected", "1")
     if true is not None:
         right = np.where(known[:, None], generated[:, :, 0] == np.asarray(true)[:, None], np.nan)

@@ -56,12 +56,19 @@ class PieceAttention(Measurement):
     ('prompt', 'pieces', 'block')
     """
 
+    first = ("attention",)
     fields = {
-        "attention": Field(EACH, "attention from the last token of a word to its earlier tokens", "1", PAPER),
-        "control": Field(EACH, "attention from a one-token word to as many one-token words before it"),
+        "attention": Field(
+            EACH, "attention from the last token of a word to its earlier tokens", "1", PAPER,
+            short="attention to earlier pieces", range=(0, None), beside=("control",),
+        ),
+        "control": Field(
+            EACH, "attention from a one-token word to as many one-token words before it",
+            short="one-token words before it", range=(0, None),
+        ),
         "n_words": Field(("prompt", "pieces"), "words"),
         "n_control": Field(("prompt", "pieces"), "words of the control"),
-    }
+    }  # fmt: skip
     block_site = "pattern"
     streams = True
 

@@ -107,10 +107,13 @@ def retrieve_words(
         first = np.stack([first_layer(retrieved[:, :, k], chosen) for k in range(len(variants))], 1)
         what = "other embeddings at least as close as the word's own, -1 where not finite"
         data = {
-            "rank": v(dims, rank, what, "1", PAPER),
-            "retrieved": v(dims, np.where(rank < 0, np.nan, retrieved), "share of words retrieved", "1", PAPER),
+            "rank": v(dims, rank, what, "1", PAPER, log=True),
+            "retrieved": v(
+                dims, np.where(rank < 0, np.nan, retrieved), "share of words retrieved", "1", PAPER,
+                short="share of words retrieved", range=(0, 1),
+            ),
             "first_layer": v(("prompt", "variant"), first, "first layer at which the word is retrieved", "1", PAPER),
-        }
+        }  # fmt: skip
         return xr.Dataset(data, coords)
 
     v, dims = variable, ("prompt", "layer", "variant")
@@ -181,10 +184,19 @@ def canonicity(model: Model, cases: Cases, layers: Iterable[int] | None = None, 
         own, control = found["own"], found["control"]
         closer = np.where(np.isfinite(own) & np.isfinite(control), own > control, np.nan)
         data = {
-            "canonicity": v(dims, own, "cosine of the last piece and the word as one token", "1", CANONICITY),
-            "control": v(dims, control, "cosine of the last piece and another word as one token", "1"),
-            "closer": v(dims, closer, "share closer to the word than to another word", "1"),
-        }
+            "canonicity": v(
+                dims, own, "cosine of the last piece and the word as one token", "1", CANONICITY,
+                short="cosine with the word itself", chance=0, beside=("control",),
+            ),
+            "control": v(
+                dims, control, "cosine of the last piece and another word as one token", "1",
+                short="cosine with another word", chance=0,
+            ),
+            "closer": v(
+                dims, closer, "share closer to the word than to another word", "1", short="share closer to the word",
+                range=(0, 1), chance=0.5,
+            ),
+        }  # fmt: skip
         return xr.Dataset(data, coords)
 
     coords = {

@@ -233,11 +233,14 @@ def word_probe(
         what = "accuracy of telling words from non-words, mean of both"
         over = interval_name(what, level, "tokens of both classes")
         found = {
-            "accuracy": v(dims, (share[0] + share[1]) / 2, what, "1", PAPER),
+            "accuracy": v(
+                dims, (share[0] + share[1]) / 2, what, "1", PAPER, short="accuracy, word or non-word", range=(0, 1),
+                chance=0.5,
+            ),
             "accuracy_interval": v(("bound", *dims), np.stack(bounds, 1), over, "1"),
             "words": v(dims, share[0], "share of words taken for words", "1"),
             "nonwords": v(dims, share[1], "share of non-words taken for non-words", "1"),
-        }
+        }  # fmt: skip
         return xr.Dataset({**found, **counts}, coords, {"groups": "tokens"})
 
     counts = {
@@ -245,7 +248,7 @@ def word_probe(
         "n_nonwords": v("subset", [int((~is_word).sum())] * len(places), "non-words", "1"),
         "n_tokens": v("subset", [int(groups[x].max()) + 1 for x in places], "different tokens at the place", "1"),
         "n_groups": v("subset", [int(groups[x].max()) + 1 for x in places], "tokens drawn for the intervals", "1"),
-    }
+    }  # fmt: skip
     coords = {
         "subset": v("subset", np.array(places, object), "token of the word at which the state is taken", "1"),
         "bound": bound_coord(),

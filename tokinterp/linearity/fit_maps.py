@@ -40,9 +40,11 @@ class BlockMaps(Chains):
         "mean_in": Field(("block", "channel_in"), "mean of the inputs"),
         "mean_out": Field(("block", "channel_out"), "mean of the outputs"),
         "spread": Field(("block",), "root mean square distance of the outputs from their mean"),
-        "linearity": Field(("block",), "linearity of the fit on its own rows"),
+        "linearity": Field(
+            ("block",), "linearity of the fit on its own rows", short="linearity of the fit", range=(0, 1),
+        ),
         "n": Field((), "rows of the fit", "token"),
-    }
+    }  # fmt: skip
     first = ("linearity",)
 
     def __init__(

@@ -70,26 +70,37 @@ class Linearity(Chains):
     ('block',)
     """
 
+    first = ("linearity", "linearity_without_residual", "relative_step", "cosine")
     fields = {
         "linearity": Field(
-            ("block",), "share of the next layer's variance that a linear map of this layer explains", "1", SECRETLY
+            ("block",), "share of the next layer's variance that a linear map of this layer explains", "1", SECRETLY,
+            short="linearity", range=(0, 1), chance="linearity_floor",
+            beside=("linearity_adjusted", "linearity_held_out"),
         ),
-        "linearity_adjusted": Field(("block",), "linearity, adjusted for the number of parameters of the map"),
-        "linearity_held_out": Field(("block",), "linearity on the half of the prompts that the map was not fitted on"),
+        "linearity_adjusted": Field(
+            ("block",), "linearity, adjusted for the number of parameters of the map", short="adjusted",
+        ),
+        "linearity_held_out": Field(
+            ("block",), "linearity on the half of the prompts that the map was not fitted on", short="held out",
+        ),
         "linearity_without_residual": Field(
-            ("block",), "share of the variance of what the block adds that is linear", "1", SECRETLY
+            ("block",), "share of the variance of what the block adds that is linear", "1", SECRETLY,
+            short="linearity without the residual", range=(0, 1),
+            beside=("linearity_without_residual_adjusted", "linearity_without_residual_held_out"),
         ),
         "linearity_without_residual_adjusted": Field(
-            ("block",), "linearity without the residual, adjusted for parameters"
+            ("block",), "linearity without the residual, adjusted for parameters", short="adjusted",
         ),
         "linearity_without_residual_held_out": Field(
-            ("block",), "linearity without the residual on the other half of the prompts"
+            ("block",), "linearity without the residual on the other half of the prompts", short="held out",
         ),
         "linearity_floor": Field(
-            ("block",), "expected linearity of independent clouds of as many rows, rank / (n - 1)"
+            ("block",), "expected linearity of independent clouds of as many rows, rank / (n - 1)",
+            short="independent clouds, as published",
         ),
         "rotation_similarity": Field(
-            ("block",), "nuclear norm of the normalised cross-covariance (orthogonal Procrustes)"
+            ("block",), "nuclear norm of the normalised cross-covariance (orthogonal Procrustes)",
+            short="Procrustes similarity", range=(0, 1),
         ),
         "rank": Field(("block",), "directions of the input that the map uses"),
         "n": Field(("block",), "rows that take part", "token"),
@@ -98,12 +109,19 @@ class Linearity(Chains):
         ),
         "refused": Field(("block",), "why a score is missing"),
         "prompt_n": Field(("prompt",), "rows of the prompt that take part", "token"),
-        "relative_step": Field(("prompt", "block"), "mean norm of what the block adds over the norm of its input"),
-        "relative_step_after": Field(
-            ("prompt", "block"), "mean norm of what the block adds over the norm of its output", "1", SECRETLY
+        "relative_step": Field(
+            ("prompt", "block"), "mean norm of what the block adds over the norm of its input",
+            short="norm added / norm of the input", log=True,
         ),
-        "cosine": Field(("prompt", "block"), "mean cosine of a token's stream before and after the block"),
-    }
+        "relative_step_after": Field(
+            ("prompt", "block"), "mean norm of what the block adds over the norm of its output", "1", SECRETLY,
+            short="norm added / norm of the output", log=True,
+        ),
+        "cosine": Field(
+            ("prompt", "block"), "mean cosine of a token's stream before and after the block",
+            short="cosine before and after the block", range=(None, 1),
+        ),
+    }  # fmt: skip
 
     def __init__(
         self,

@@ -76,13 +76,19 @@ class TokenNonlinearity(Chains):
     ('token', 'block')
     """
 
+    first = ("nonlinearity", "nonlinearity_mean")
     fields = {
-        "nonlinearity": Field(("token", "block"), LONG["rms"], "1", PAPER),
-        "nonlinearity_mean": Field(("token",), f"{LONG['rms']}, mean over blocks", "1", PAPER),
+        "nonlinearity": Field(("token", "block"), LONG["rms"], "1", PAPER, short="nonlinearity", range=(0, None)),
+        "nonlinearity_mean": Field(
+            ("token",), f"{LONG['rms']}, mean over blocks", "1", PAPER, short="nonlinearity, mean over blocks",
+            range=(0, None),
+        ),
         "fitted": Field(("token",), "whether the token was among those that the map is fitted on"),
-        "linearity": Field(("block",), "linearity of the fit on its own rows"),
+        "linearity": Field(
+            ("block",), "linearity of the fit on its own rows", short="linearity of the fit", range=(0, 1),
+        ),
         "n": Field((), "rows of the fit", "token"),
-    }
+    }  # fmt: skip
 
     def __init__(
         self,

@@ -60,12 +60,23 @@ class ContextMemory(Measurement):
     ('token',)
     """
 
+    first = ("context_loss_by_length",)
     fields = {
         "prefix_length": Field(("token",), "tokens before the token, BOS not counted", "token"),
         **{name: Field(("token",), text, "nat", PAPER) for name, text in LOSS.items()},
         **{
-            f"{name}_by_length": Field(("prompt", "bin"), f"{text}, mean over tokens", "nat", PAPER)
-            for name, text in LOSS.items()
+            f"{name}_by_length": Field(
+                ("prompt", "bin"),
+                f"{text}, mean over tokens",
+                "nat",
+                PAPER,
+                short=short,
+                range=(0, None),
+                beside=[f"{n}_by_length" for n in LOSS if n != name],
+            )
+            for (name, text), short in zip(
+                LOSS.items(), ("loss from the states", "loss from the mean state"), strict=True
+            )
         },
         "n_by_length": Field(("prompt", "bin"), "tokens in the bin", "token"),
     }

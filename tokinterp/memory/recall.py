@@ -65,14 +65,25 @@ class PrefixRecall(Measurement):
     ('token', 'layer')
     """
 
+    first = ("explained", "recall")
     fields = {
-        "recall": Field(TOKEN, "share of the prefix's vocabulary tokens among the highest scored"),
-        "recall_base": Field(("token",), "the same by the mean bag of prefixes of that length"),
-        "explained_token": Field(TOKEN, "explained share of the bag of the prefix, held out"),
+        "recall": Field(
+            TOKEN, "share of the prefix's vocabulary tokens among the highest scored", short="recall of the prefix",
+            range=(0, 1), chance="recall_base",
+        ),
+        "recall_base": Field(
+            ("token",), "the same by the mean bag of prefixes of that length", short="by the mean bag",
+        ),
+        "explained_token": Field(
+            TOKEN, "explained share of the bag of the prefix, held out", short="explained share of the bag",
+        ),
         "n_seen": Field(("token",), "different vocabulary tokens in the prefix", "token"),
-        "explained": Field(("layer",), "explained share of the bags of prefixes beyond their length, held out"),
+        "explained": Field(
+            ("layer",), "explained share of the bags of prefixes beyond their length, held out",
+            short="explained share of the bags",
+        ),
         "n_fitted": Field((), "tokens fitted on, both halves", "token"),
-    }
+    }  # fmt: skip
     passes = 2
 
     def __init__(

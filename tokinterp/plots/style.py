@@ -7,24 +7,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from ..files.paths import local_path
 from ..files.whole import replacing
+from ..results.facts import show
 from ..settings import checked, refuse
 
-if TYPE_CHECKING:
-    import xarray as xr
-
-WIDTHS = {"column": 3.4, "double": 7.0}
+WIDTHS = {"column": 3.3, "double": 6.8}
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's colours that show on white, told apart with any colour vision."""
 DASHES = ("-", "--", ":", "-.")
@@ -82,7 +81,7 @@ def figure(
     Parameters
     ----------
     width : {"column", "double"} or float
-        3.4 or 7 inches, or a number of inches.
+        3.3 or 6.8 inches, or a number of inches.
     height : float, optional
         In inches; by default 0.68 of the width of one panel for each row.
     rows, columns : int
@@ -99,7 +98,7 @@ def figure(
     --------
     >>> fig, axes = figure("double", columns=2)
     >>> float(fig.get_figwidth()), axes.shape
-    (7.0, (1, 2))
+    (6.8, (1, 2))
     """
     inches = inches_of(width)
     with paper_style():
@@ -205,28 +204,20 @@ def figure_of(fig: Figure | Axes) -> Figure:
     return found
 
 
-def label(v: xr.DataArray | xr.Variable, name: str | None = None, width: int = 36) -> str:
-    """Return an axis label from the attributes of a variable, with its unit, wrapped to so many characters.
+def wrapped(text: str, units: str = "1", width: int = 27) -> str:
+    """Return a name with its unit, in lines of so many characters.
 
     Examples
     --------
-    >>> import tokinterp.results.dataset as d
-    >>> label(d.variable("layer", [0.5], "loss of the next token", "nat"))
-    'loss of the next token (nat)'
+    >>> wrapped("loss", "nat")
+    'loss (nat)'
     """
-    text = name or str(v.attrs.get("long_name", getattr(v, "name", None) or ""))
-    units = str(v.attrs.get("units", "1"))
     return "\n".join(textwrap.wrap(text if units == "1" else f"{text} ({units})", width))
 
 
 def integer_axis(ax: Axes, axis: str = "x") -> None:
     """Put ticks on whole numbers only."""
     getattr(ax, f"{axis}axis").set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
-
-
-def from_zero(ax: Axes) -> None:
-    """Let the y axis begin at 0, with some room above the highest value."""
-    ax.set_ylim(0, 1.04 * ax.get_ylim()[1])
 
 
 def ordered_colours(n: int) -> list[Any]:
@@ -265,16 +256,57 @@ def write_tokens(ax: Axes, tokens: Sequence[str], longest: int = 14) -> None:
 
 @checked()
 def panel_letters(axes: Sequence[Axes] | np.ndarray) -> None:
-    """Put a bold a, b, c, ... above the left corner of each panel."""
+    """Put a bold a, b, c, ... beside the upper left corner of each panel, where no title or legend is."""
     panels = np.ravel(np.asarray(axes, dtype=object))
     if any(not hasattr(ax, "set_title") for ax in panels):
         refuse("axes", axes, "give the axes of a figure: fig, axes = plt.subplots(1, 2)")
     for n, ax in enumerate(panels):
-        ax.set_title(f"{chr(97 + n)}", loc="left", fontweight="bold", fontsize=RC["font.size"] + 1)
+        ax.annotate(
+            f"{chr(97 + n)}", (0, 1), xytext=(-20, 4), xycoords="axes fraction", textcoords="offset points",
+            fontweight="bold", fontsize=RC["font.size"] + 1, ha="right", va="bottom",
+        )  # fmt: skip
 
 
-def small_legend(ax: Axes, title: str | None = None) -> None:
-    """Put a small legend where it hides least; beside the axes if it is long."""
-    n = len(ax.get_legend_handles_labels()[1])
-    room: dict[str, Any] = {"loc": "best"} if n <= 5 else {"loc": "upper left", "bbox_to_anchor": (1.0, 1.02)}
-    ax.legend(title=title, labelspacing=0.25, borderaxespad=0.3, alignment="left", **room)
+def legend_above(ax: Axes, parts: Sequence[tuple[str, Mapping[Any, dict[str, Any]]]] | None = None) -> None:
+    """Put a legend above the axes, where it hides nothing, in as many rows as it needs.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+        Whose legend it is.
+    parts : sequence of (str, mapping), optional
+        For each dimension, value -> how its lines look; by default the lines that have labels.
+    """
+    handles: dict[str, Any] = {}
+    if parts is None:
+        handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    for dim, looks in parts or ():
+        for value, look in looks.items():
+            text = show(value, dim)
+            if text and text not in handles:
+                handles[text] = Line2D([], [], **look, label=text)
+    if len(handles) < 2 and not any(h.get_linestyle() == ":" for h in handles.values()):
+        return
+    fig = figure_of(ax)
+    place = ax.get_subplotspec()
+    columns = place.get_gridspec().ncols if place is not None else 1
+    room = 0.8 * fig.get_size_inches()[0] * 72 / columns
+    longest = max(map(len, handles))
+    fit = int(room / (0.52 * RC["legend.fontsize"] * longest + 24))
+    ax.legend(
+        handles=list(handles.values()), loc="lower left", bbox_to_anchor=(0, 1), ncols=max(1, min(fit, len(handles))),
+        labelspacing=0.25, borderaxespad=0.2, columnspacing=1.0, handletextpad=0.5,
+    )  # fmt: skip
+
+
+def colour_bar(ax: Axes, drawn: Any, text: str, extend: str = "neither", mark: float | None = None) -> None:
+    """Put the scale of colours beside a map; a line in it marks the level by chance."""
+    bar = figure_of(ax).colorbar(drawn, ax=ax, pad=0.02, aspect=18, extend=extend)
+    height = figure_of(ax).get_size_inches()[1] * ax.get_position().height
+    bar.set_label("\n".join(textwrap.wrap(" ".join(text.split()), max(14, int(height * 72 / 4.6)))))
+    bar.outline.set_linewidth(0.4)  # pyright: ignore[reportCallIssue]
+    bar.ax.tick_params(labelsize=RC["ytick.labelsize"], width=0.4)
+    low, high = drawn.get_clim()
+    if mark is not None and low < mark < high:
+        bar.ax.axhline(mark, color="white", lw=2.2)
+        bar.ax.axhline(mark, color="black", lw=1.0, ls=":")

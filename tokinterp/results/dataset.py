@@ -86,7 +86,18 @@ REQUIRED = (
 
 
 def variable(
-    dims: str | Sequence[str], values: Any, long_name: str, units: str, references: str | None = None
+    dims: str | Sequence[str],
+    values: Any,
+    long_name: str,
+    units: str,
+    references: str | None = None,
+    *,
+    short: str = "",
+    range: tuple[float | None, float | None] | None = None,
+    chance: float | str | None = None,
+    log: bool = False,
+    beside: Sequence[str] = (),
+    along: Sequence[str] = (),
 ) -> xr.Variable:
     """Return a variable that says what it is.
 
@@ -100,10 +111,12 @@ def variable(
         What the numbers are, and in which unit (``nat``, ``token``, ``1``).
     references : str, optional
         Paper and equation that define the quantity.
+    short, range, chance, log, beside, along
+        How it is drawn; see `tokinterp.Field`.
 
     Examples
     --------
-    >>> variable("layer", [0.5, 0.7], "loss", "nat").attrs["units"]
+    >>> variable("layer", [0.5, 0.7], "loss", "nat", range=(0, None)).attrs["units"]
     'nat'
     """
     if hasattr(values, "detach"):
@@ -111,9 +124,11 @@ def variable(
     values = np.asarray(values)
     if values.dtype.kind in "UOT":
         values = values.astype(object)
-    attrs = {"long_name": long_name, "units": units}
-    if references:
-        attrs["references"] = references
+    attrs: dict[str, Any] = {"long_name": long_name, "units": units}
+    ends = "" if range is None else "..".join("" if x is None else f"{x:g}" for x in range)
+    told = {"references": references, "short_name": short, "range": ends, "chance": chance, "log": int(log),
+            "beside": ", ".join(beside), "along": ", ".join(along)}  # fmt: skip
+    attrs.update({k: v for k, v in told.items() if v or (k == "chance" and v is not None)})
     return xr.Variable(dims, values, attrs)
 
 

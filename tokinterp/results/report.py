@@ -106,7 +106,7 @@ def report(
 
 def styles(template: str) -> list[str]:
     """Return the style sheets of a page: its own, and that of texts with segments in brackets."""
-    from ..plots.erasure_html import RULES
+    from ..plots.pages import RULES
 
     return [*re.findall(r"<style>(.*?)</style>", template, re.S), RULES]
 
@@ -144,13 +144,13 @@ def problems(tree: xr.DataTree) -> str:
 # -- tables and figures ---------------------------------------------------------------------------------------
 def section(name: str, ds: xr.Dataset) -> str:
     """Return the section of one result: figures, then its table."""
-    from ..plots import overview
-    from ..plots.overviews import overview_html
+    from ..plots.views import page_of, pictures_of
 
     figures = []
-    for _, caption, fig in overview(ds):
-        text = html.escape(caption)
-        figures.append(f'<figure><img src="{svg_uri(fig)}" alt="{text}"><figcaption>{text}</figcaption></figure>')
+    for picture in pictures_of(ds):
+        text = html.escape(picture.caption)
+        image = f'<img src="{svg_uri(picture.figure)}" alt="{text}">'
+        figures.append(f"<figure>{image}<figcaption>{text}</figcaption></figure>")
     kind = html.escape(str(ds.attrs.get("measurement", "")))
     table = html_table(ds)
     key = html.escape(name)
@@ -158,7 +158,7 @@ def section(name: str, ds: xr.Dataset) -> str:
         head = f"Layer by layer: mean over prompts, {interval_said(ds)}" if "prompt" in ds.dims else "Layer by layer"
         note = '<p class="note">Numbers without an interval are of the whole corpus.</p>'
         table = f"<details open><summary>{head}</summary>{note}{table}</details>"
-    parts = "\n".join([*figures, overview_html(ds), table])
+    parts = "\n".join([*figures, page_of(ds), table])
     return f'<section id="{key}"><h2>{key} <small>{kind}</small></h2>\n{parts}</section>'
 
 

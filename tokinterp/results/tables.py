@@ -15,13 +15,8 @@ from ..run.checkpoint import partial_folder, read_progress
 from .dataset import circumstances
 from .dataset import kind as kind_of
 from .documents import interval_said
+from .facts import DEPTHS, WIDE, preferred
 from .summary import summary
-
-DEPTHS = ("layer", "block")
-WIDE = ("token", "position", "component", "vocab", "other_layer", "bin")
-"""Dimensions too long for a table."""
-PREFERRED = {"scale": 4, "subset": "regular"}
-"""Values of further dimensions to look at first; of other dimensions, the first value."""
 
 
 class Column(NamedTuple):
@@ -64,7 +59,7 @@ def layer_table(ds: xr.Dataset) -> tuple[str, list[int], list[Column]]:
         v = means[name] if name in means else ds[name]
         units, about = str(ds[name].attrs.get("units", "1")), str(ds[name].attrs.get("long_name", name))
         rest = [str(d) for d in v.dims if d != depth]
-        best = {d: next((i for i, x in enumerate(ds[d].values) if x == PREFERRED.get(d)), 0) for d in rest}
+        best = {d: preferred(ds, d) for d in rest}
         for at in np.ndindex(*(v.sizes[d] for d in rest)):
             place = dict(zip(rest, at, strict=True))
             label = ", ".join(f"{ds[d].values[i]}" for d, i in place.items() if d in ds.coords)

@@ -25,7 +25,7 @@ class Labelled(Kept):
     fields: Mapping[str, Field] = {}
     """The variables of the result, in order; a name that begins with ``_`` is kept or summed, and not a part of it."""
     first: tuple[str, ...] = ()
-    """The variables that a table shows, the main one first; all that have layers or blocks by default."""
+    """The variables that tables and pictures show, the main one first; all by default."""
     tokens: Any = 0
     """Fields of single tokens are kept for the prompts numbered below this; None keeps all, 0 none."""
     block_site: str = "attn_out"
@@ -134,7 +134,7 @@ class Labelled(Kept):
         data: dict[str, xr.Variable] = {}
         for name, field in self.fields.items():
             if name in found and not name.startswith("_"):
-                data[name] = variable(field.dims, found[name], field.long_name, field.units, field.references)
+                data[name] = field.variable(found[name])
         known = {*self.fields, *KEYS, *(k for keys in KEYS.values() for k in keys), "token_id"}
         if unknown := sorted({*found} - known):
             raise TypeError(f"{type(self).__name__}.derive() gives {', '.join(unknown)}, which fields does not have")

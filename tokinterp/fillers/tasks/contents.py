@@ -53,17 +53,21 @@ class FillerContents(Measurement):
     ('layer', 'slot')
     """
 
+    first = ("recovery", "match_recovery")
     fields = {
-        "recovery": Field(EACH, "share of fillers whose best word is valid there", "1", REFERENCE),
-        "recovery_shuffled": Field(EACH, "the same, valid for other rows (chance)"),
+        "recovery": Field(
+            EACH, "share of fillers whose best word is valid there", "1", REFERENCE, short="share valid for these rows",
+            beside=("recovery_shuffled", "filler_share"), along=("layer",),
+        ),
+        "recovery_shuffled": Field(EACH, "the same, valid for other rows (chance)", short="valid for other rows"),
         "reciprocal_rank": Field(EACH, "mean reciprocal rank of the best valid word"),
-        "filler_share": Field(EACH, "share of fillers whose best word is the filler"),
+        "filler_share": Field(EACH, "share of fillers whose best word is the filler", short="the filler"),
         "match_recovery": Field(("layer",), "recovery where a third row completes the pair", "1", REFERENCE),
         "n_matches": Field((), "fillers with a third row to name", "token"),
         "n_prompts": Field((), "prompts"),
         "_matched": Field(EACH, "fillers whose best word is valid and names a third row"),
         "_matches": Field(("slot",), "fillers with a third row to name"),
-    }
+    }  # fmt: skip
 
     def __init__(self, n: int, d: int, m: int = 10, layers: Iterable[int] | None = None) -> None:
         super().__init__()

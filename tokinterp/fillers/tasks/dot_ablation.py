@@ -130,12 +130,18 @@ def ablate_dots(
     v, full = variable, ("trunk", "intervention", "prompt")
     toward = "change of the logit of the right answer less that of the wrong one"
     data = {
-        "correct": v(full, correct, "whether the right one of True and False has the larger logit", "1"),
-        "answered": v(full, answered, "whether True or False is the most probable word", "1"),
-        "logit_change": v(full, change, toward, "1"),
+        "correct": v(
+            full, correct, "whether the right one of True and False has the larger logit", "1",
+            short="accuracy of the answer", range=(0, 1), chance="majority",
+        ),
+        "answered": v(
+            full, answered, "whether True or False is the most probable word", "1", short="share answered",
+            range=(0, 1),
+        ),
+        "logit_change": v(full, change, toward, "1", chance=0),
         "true": v("prompt", (test.answer == task.words.true).cpu().numpy(), "whether there is a triple", "1"),
-        "majority": v((), majority(test.answer), "share of the most common answer", "1"),
-    }
+        "majority": v((), majority(test.answer), "share of the most common answer", "1", short="majority"),
+    }  # fmt: skip
     coords = {
         "trunk": v("trunk", np.array(list(trunks)), "network", "1"),
         "intervention": v("intervention", np.array(names), "what is changed", "1"),

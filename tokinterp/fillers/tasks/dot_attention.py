@@ -61,15 +61,31 @@ class DotAttention(Measurement):
     True
     """
 
+    first = ("mass", "own_rows", "slot_match")
     fields = {
-        "mass": Field((*EACH, "query_set", "key_set"), "mean attention on the set"),
-        "own_rows": Field(EACH, "attention of a filler on the two rows of its pair", "1", REFERENCE),
-        "two_other_rows": Field(EACH, "attention of a filler on two rows that are not of its pair"),
-        "slot_match": Field(EACH, "attention of the answer position on a filler whose pair is completed"),
-        "slot_plain": Field(EACH, "attention of the answer position on a filler whose pair is not"),
+        "mass": Field(
+            (*EACH, "query_set", "key_set"), "mean attention on the set", short="attention on the set", range=(0, 1),
+            chance="chance",
+        ),
+        "own_rows": Field(
+            EACH, "attention of a filler on the two rows of its pair", "1", REFERENCE, short="on the rows of its pair",
+            beside=("two_other_rows",), along=("block",), range=(0, None),
+        ),
+        "two_other_rows": Field(
+            EACH, "attention of a filler on two rows that are not of its pair", short="on two other rows",
+            range=(0, None),
+        ),
+        "slot_match": Field(
+            EACH, "attention of the answer position on a filler whose pair is completed", short="on fillers completed",
+            beside=("slot_plain",), along=("block",), range=(0, None),
+        ),
+        "slot_plain": Field(
+            EACH, "attention of the answer position on a filler whose pair is not", short="on fillers not completed",
+            range=(0, None),
+        ),
         "n_matches": Field(("prompt",), "fillers whose pair is completed by a third row", "token"),
-        "chance": Field(("query_set", "key_set"), "the same of uniform attention"),
-    }
+        "chance": Field(("query_set", "key_set"), "the same of uniform attention", short="uniform attention"),
+    }  # fmt: skip
     block_site = "pattern"
     streams = True
 

@@ -171,7 +171,7 @@ def probe_contents(
         data[f"{name}_mean"] = v(full[:-1], mean[i], f"mean {name} over fillers", "1")
         data[f"{name}_mean_interval"] = v(("bound", *full[:-1]), mean_spread[:, i], said(f"mean {name}"), "1")
     classes = [labels[0][name][1] for name in targets]
-    data["chance"] = v("target", [1 / k for k in classes], "one over the number of classes", "1")
+    data["chance"] = v("target", [1 / k for k in classes], "one over the number of classes", "1")  # fmt: skip
     data["n_fit"] = v((), len(fit.rows), "different inputs of the fit", "1")
     data["n_test"] = v((), len(test.rows), "different inputs of the test, none of them in the fit", "1")
     pairs = match3.pairs(task.n).T.tolist()

@@ -77,10 +77,16 @@ def linear_probe(
     info = network_info(lm, task, "")
     v = variable
     data = {
-        "accuracy": v(("layer", "position"), accuracy[0], "accuracy of the answer read from the state", "1"),
-        "shuffled": v(("layer", "position"), accuracy[1], "the same, labels permuted", "1"),
-        "majority": v((), majority(sets[1].answer), "share of the most common answer", "1"),
-    }
+        "accuracy": v(
+            ("layer", "position"), accuracy[0], "accuracy of the answer read from the state", "1",
+            short="accuracy of the answer", range=(0, 1), chance="majority", beside=("shuffled",), along=("layer",),
+        ),
+        "shuffled": v(
+            ("layer", "position"), accuracy[1], "the same, labels permuted", "1", short="labels permuted",
+            range=(0, 1),
+        ),
+        "majority": v((), majority(sets[1].answer), "share of the most common answer", "1", short="majority"),
+    }  # fmt: skip
     coords = {**layer_coords(range(n_layers + 1), info), "position": v("position", where, "position", "1")}
     parameters = {"task": asdict(task), "examples": examples, "ridge": ridge, "seed": seed, "positions": where}
     return finish(xr.Dataset(data, coords), lm, task, parameters, "FillersLinearProbe", seed)

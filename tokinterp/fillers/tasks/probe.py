@@ -192,12 +192,21 @@ def _probe_dataset(
     n_kept = [task.n_fillers - math.floor(task.n_fillers * (1 - share) + 1e-9) for share in shares]
     v = variable
     data = {
-        "accuracy": v(("trunk", "kept"), accuracy[..., 0], "accuracy of the answer", "1", REFERENCE),
-        "stratum_accuracy": v(("trunk", "kept", "stratum"), accuracy, "accuracy of the answer", "1"),
-        "auc": v(("trunk", "kept"), auc, "area under the ROC curve of logit(True) - logit(False)", "1"),
+        "accuracy": v(
+            ("trunk", "kept"), accuracy[..., 0], "accuracy of the answer", "1", REFERENCE,
+            short="accuracy of the answer", range=(0, 1), chance="majority",
+        ),
+        "stratum_accuracy": v(
+            ("trunk", "kept", "stratum"), accuracy, "accuracy of the answer", "1", short="accuracy of the answer",
+            range=(0, 1),
+        ),
+        "auc": v(
+            ("trunk", "kept"), auc, "area under the ROC curve of logit(True) - logit(False)", "1", short="AUC",
+            range=(0, 1), chance=0.5,
+        ),
         "n_kept": v("kept", n_kept, "fillers kept", "token"),
-        "majority": v((), majority(test.answer), "share of the most common answer", "1"),
-    }
+        "majority": v((), majority(test.answer), "share of the most common answer", "1", short="majority"),
+    }  # fmt: skip
     coords = {
         "trunk": v("trunk", np.array(names), "network that is probed", "1"),
         "kept": v("kept", np.asarray(shares), "share of the fillers kept", "1"),

@@ -339,17 +339,26 @@ def _dataset(task: Task, facts: dict[str, Any], tests: Mapping[str, Samples], ru
     v, full = variable, ("seed", "step", "format")
     per_step = next(iter(runs.values())).shares
     data = {
-        "accuracy": v((*full, "stratum"), accuracy, "accuracy of the answer", "1", REFERENCE),
-        "auc": v(full, single["auc"], "area under the ROC curve of logit(True) - logit(False)", "1"),
-        "true_bias": v(full, single["true_bias"], "share answered True minus share that is True", "1"),
-        "loss": v(full, single["loss"], "mean loss of the supervised words", "nat"),
-        "majority": v("format", [majority(t.answer) for t in tests.values()], "share of the most common answer", "1"),
+        "accuracy": v(
+            (*full, "stratum"), accuracy, "accuracy of the answer", "1", REFERENCE, short="accuracy of the answer",
+            range=(0, 1), chance="majority",
+        ),
+        "auc": v(
+            full, single["auc"], "area under the ROC curve of logit(True) - logit(False)", "1", short="AUC",
+            range=(0, 1), chance=0.5,
+        ),
+        "true_bias": v(full, single["true_bias"], "share answered True minus share that is True", "1", chance=0),
+        "loss": v(full, single["loss"], "mean loss of the supervised words", "nat", short="loss", range=(0, None)),
+        "majority": v(
+            "format", [majority(t.answer) for t in tests.values()], "share of the most common answer", "1",
+            short="majority",
+        ),
         "count": v(("format", "stratum"), count, "test examples", "1"),
         "examples_seen": v(
             ("step", "format"), np.outer(steps, [per_step[f] for f in forms]), "training examples seen", "1"
         ),
         "seconds": v(("seed", "step"), seconds, "time spent training", "s"),
-    }
+    }  # fmt: skip
     coords = {
         "seed": v("seed", np.asarray(seeds, np.int64), "seed of weights and data", "1"),
         "step": v("step", np.asarray(steps, np.int64), "optimiser steps taken", "1"),

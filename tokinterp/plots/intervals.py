@@ -1,0 +1,178 @@
+"""Rows with intervals: one for each intervention, class of tokens, policy or number of a result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+
+from ..results.facts import CONDITIONS, REPEATS, REPLICATES, facts_of, first_of, show
+from ..settings import checked, several, string
+from . import style
+from .lines import CHANCE, Curve, lines_of, looks_of, named_sets, palette, pick
+
+
+@checked(names=string | several(string, 1))
+def rows(
+    ds: xr.Dataset,
+    names: str | Sequence[str] | None = None,
+    dim: str | None = None,
+    *,
+    ax: Axes | None = None,
+    select: Mapping[str, Any] | None = None,
+    other: xr.Dataset | Mapping[str, xr.Dataset] | None = None,
+    label: str | None = None,
+    without: Sequence[str] = (),
+    ordered: bool = False,
+    most: int | None = None,
+    level: float = 0.95,
+    xlabel: str | None = None,
+    legend: bool = True,
+    width: str | float = "column",
+) -> Axes:
+    """Draw values with their intervals, one row for each value of a dimension, or for each variable.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        A result: means over prompts are drawn with a bootstrap interval, other variables with their own.
+    names : str or sequence of str, optional
+        One variable, with a row for each value of ``dim``; or several without such a dimension, with a row each.  By
+        default the first of the result.
+    dim : str, optional
+        Dimension that becomes rows; by default the one with most names.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure, as high as the rows need.
+    select : mapping, optional
+        Dimension -> value or list of values to draw.  What is left becomes colours.
+    other : Dataset or mapping of name -> Dataset, optional
+        The same of a control, drawn with open markers.
+    label : str, optional
+        Name of ``ds`` in the legend of a comparison.
+    without : sequence of str
+        Beginnings of the names of rows that are left out.
+    ordered : bool
+        Whether the rows stand in the order of their values, highest first, and not in that of the result.
+    most : int, optional
+        Rows drawn, the first ones of the result.
+    level : float
+        Of the interval.
+    xlabel : str, optional
+        Another name for the variable; the unit is added.
+    legend : bool
+        Whether to name the colours.
+    width : {"column", "double"} or float
+        Of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ValueError
+        If the variable is not there, or more than one dimension is left beside the rows.
+
+    Examples
+    --------
+    >>> x = xr.DataArray([0.5, 0.75], dims="policy", coords={"policy": ["window", "all"]}, attrs={"long_name": "loss"})
+    >>> [t.get_text() for t in rows(xr.Dataset({"x": x}), "x").get_yticklabels()]
+    ['window', 'all']
+    """
+    sets = named_sets(ds, other, label)
+    shown = [names] if isinstance(names, str) else list(names or first_of(ds)[:1])
+    axis = dim if dim is not None or len(shown) > 1 else rows_of(pick(ds, shown[0], select), shown[0])
+    facts = facts_of(ds, shown[0])
+    found = {k: _lines(d, shown, axis or "", select, level) for k, d in sets.items()}
+    first = next(iter(found.values()))[0]
+    keys = [k for k in first.x.tolist() if not any(str(k).startswith(w) for w in without)][:most]
+    there = {k for lines in found.values() for c in lines for k in c.x[np.isfinite(c.y)].tolist()}
+    keys = [k for k in keys if k in there] or keys
+    if ordered:
+        value = dict(zip(first.x.tolist(), first.y.tolist(), strict=True))
+        keys.sort(key=lambda k: -np.nan_to_num(value[k], nan=-np.inf))
+    texts = [style.wrapped(facts_of(ds, k).label if not axis else show(k, axis), width=28) for k in keys]
+    if axis and f"n_{'tokens'}" in ds and ds["n_tokens"].dims == (axis,):
+        numbers = dict(zip(ds[axis].values.tolist(), ds["n_tokens"].values.tolist(), strict=True))
+        texts = [f"{t} ({numbers[k]:,})" for t, k in zip(texts, keys, strict=True)]
+    dims, values = looks_of(found)
+    if len(dims) > 1:
+        raise ValueError(f"too many dimensions for one plot ({', '.join(dims)}): choose values of one")
+    colours = palette(values[dims[0]]) if dims else list(style.COLOURS)
+    n = len(values[dims[0]]) if dims else 1
+    looks: dict[Any, dict[str, Any]] = {}
+    with style.drawing(
+        ax, width, 0.75 + (0.15 + 0.06 * n) * len(keys) + 0.12 * sum(t.count("\n") for t in texts)
+    ) as axes:
+        for name, lines in found.items():
+            for c in lines:
+                key = (name if dims[0] == "" else c.of[dims[0]]) if dims else ""
+                at = values[dims[0]].index(key) if dims else 0
+                place = np.arange(len(keys)) + (0.6 / n) * (at - (n - 1) / 2)
+                here = {k: i for i, k in enumerate(c.x.tolist())}
+                order = [here[k] for k in keys if k in here]
+                place = place[[k in here for k in keys]]
+                look = {"color": colours[at % len(colours)], "ls": "none", "marker": style.MARKERS[at % 7],
+                        "mfc": "white" if dims == [""] and at else None}  # fmt: skip
+                if c.band is not None:  # the point may lie outside of its interval
+                    axes.hlines(place, *c.band[:, order], lw=1.1, color=look["color"])
+                if c.each is not None:
+                    axes.plot(c.each[:, order].T, place, ".", ms=2, color=look["color"], alpha=0.6)
+                axes.plot(c.y[order], place, **look)
+                looks[key] = look
+        _chance(axes, ds, shown, axis or "", keys, select)
+        axes.set_yticks(range(len(keys)), texts, parse_math=False)
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(len(keys) - 0.4, -0.6)
+        axes.locator_params(axis="x", nbins=5)
+        if facts.low == 0 and facts.high == 1:
+            axes.set_xlim(min(0, axes.get_xlim()[0]), axes.get_xlim()[1])
+        common = xlabel or (facts.label if axis else "value" if len(shown) > 1 else facts.label)
+        axes.set_xlabel(style.wrapped(common, facts.units, 40))
+        if legend and dims:
+            style.legend_above(axes, [(dims[0], looks)])
+    return axes
+
+
+def rows_of(ds: xr.Dataset, name: str) -> str:
+    """Return the dimension of a variable that becomes rows: that with most names, conditions last."""
+    v = ds[name]
+    dims = [str(d) for d in v.dims if d not in (*REPEATS, *REPLICATES, "bound", "head")]
+    return max(dims, key=lambda d: (d not in CONDITIONS, v.sizes[d]), default="")
+
+
+def _lines(ds: xr.Dataset, names: Sequence[str], axis: str, select: Any, level: float) -> list[Curve]:
+    """Return the values of each colour along the rows."""
+    if axis:
+        return lines_of(ds, names[0], axis, select, level=level)
+    each = [(n, lines_of(ds, n, "", select, level=level)) for n in names]
+    if any(len(c) > 1 for _, c in each):
+        raise ValueError(f"names={list(names)}: they have further dimensions: choose values with select=")
+    one = [(n, c[0]) for n, c in each]
+    nothing = np.full((2, 1), np.nan)
+    return [
+        Curve(
+            {}, np.array([n for n, _ in one], dtype=object), np.concatenate([c.y for _, c in one]),
+            np.concatenate([nothing if c.band is None else c.band for _, c in one], 1),
+        )
+    ]  # fmt: skip
+
+
+def _chance(ax: Axes, ds: xr.Dataset, names: Sequence[str], axis: str, keys: Sequence[Any], select: Any) -> None:
+    """Draw the level by chance: a line through all rows, or a mark at each where each has its own."""
+    for i, name in enumerate(names):
+        chance = facts_of(ds, name).chance
+        ends = (-0.6, len(keys) - 0.4) if axis else (i - 0.4, i + 0.4)
+        if isinstance(chance, str):
+            v = pick(ds, chance, {d: x for d, x in (select or {}).items() if d in ds[chance].dims})[chance]
+            v = v.mean([d for d in v.dims if d != axis])
+            if axis in v.dims:
+                places = np.arange(len(keys))
+                ax.vlines(v.sel({axis: list(keys)}).values, places - 0.4, places + 0.4, color="0.4", **CHANCE)
+                continue
+            chance = float(v)
+        if chance is not None:
+            ax.vlines(chance, *ends, color="0.4", **CHANCE)

@@ -1,0 +1,371 @@
+"""Curves over an axis: any variable over depth, or over whatever has numbers in order, with intervals and chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+
+from ..results.facts import DEPTHS, REPEATS, REPLICATES, Facts, axis_label, axis_of, facts_of, first_of
+from ..results.summary import summary
+from ..settings import checked, several, short, string
+from . import style
+from .scales import limits, x_axis
+
+CHANCE: dict[str, Any] = {"ls": ":", "lw": 0.9, "zorder": 1}
+
+
+class Curve(NamedTuple):
+    """One line of a plot: what it is of, and its numbers.
+
+    Attributes
+    ----------
+    of : dict
+        Dimension -> value that this line stands for; ``variable`` and the empty name are the variable and the dataset.
+    x, y : numpy.ndarray
+        (axis,) place and value.
+    band : numpy.ndarray or None
+        (2, axis) interval.
+    unsure : numpy.ndarray or None
+        (axis,) bool, where some repeats, but not all, have a value, or a correction for many tests is not passed.
+    each : numpy.ndarray or None
+        (replicate, axis) of each replicate, of which ``y`` is the mean.
+    """
+
+    of: dict[str, Any]
+    x: np.ndarray
+    y: np.ndarray
+    band: np.ndarray | None = None
+    unsure: np.ndarray | None = None
+    each: np.ndarray | None = None
+
+
+@checked(names=string | several(string, 1))
+def curves(
+    ds: xr.Dataset,
+    names: str | Sequence[str] | None = None,
+    *,
+    along: str | None = None,
+    ax: Axes | None = None,
+    select: Mapping[str, Any] | None = None,
+    other: xr.Dataset | Mapping[str, xr.Dataset] | None = None,
+    label: str | None = None,
+    by: str | None = None,
+    layers: Sequence[int] | None = None,
+    relative: bool | None = None,
+    level: float = 0.95,
+    ylabel: str | None = None,
+    legend: bool = True,
+    width: str | float = "column",
+) -> Axes:
+    """Draw variables over depth or another axis, with intervals; dotted: by chance.
+
+    The mean over prompts (or tokens) has a bootstrap interval, any other variable the interval that it comes with,
+    ``NAME_interval``. An open marker says that some prompts have no value there (a cloud too small, say):
+    the mean is over the others; or, of what has a false discovery rate ``NAME_q``, that it is not below 0.05.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        A result. Dimensions that are left after ``select`` (``scale``, ``model``, ``null``, ...) become lines: the
+        first by colour, the second by dashes. The mean is taken over heads; replicates are thin lines beside theirs.
+    names : str or sequence of str, optional
+        Variables to draw, one colour each; by default the first of the result.
+    along : str, optional
+        Dimension of the axis; by default ``layer`` or ``block``, or else what has numbers in order.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
+    select : mapping, optional
+        Dimension -> value or list of values to draw.
+    other : Dataset or mapping of name -> Dataset, optional
+        What to compare with, drawn dashed: a second model, a run on shuffled text, an untrained network.
+    label : str, optional
+        Name of ``ds`` in the legend of a comparison.
+    by : str, optional
+        Coordinate of the prompts (``kind`` of a case, say) of which each value becomes a line.
+    layers : sequence of int, optional
+        Which layers (or blocks), for example ``range(1, 13)`` without the embedding.
+    relative : bool, optional
+        Whether the axis is layer divided by the number of blocks. By default only where the models compared differ in
+        depth.
+    level : float
+        Of the interval; 95 % of the means of prompts drawn with replacement lie in it.
+    ylabel : str, optional
+        Another name for the variable; the unit is added.
+    legend : bool
+        Whether to name the lines, if there are several.
+    width : {"column", "double"} or float
+        Of a new figure, in inches.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ValueError
+        If the dataset has no such variable, the variable no axis, or more than two other dimensions are left.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> loss = xr.DataArray(np.random.rand(9, 5), dims=("prompt", "layer"), attrs={"long_name": "loss", "units": "nat"})
+    >>> ax = curves(xr.Dataset({"loss": loss}, {"layer": range(5)}), "loss")
+    >>> ax.get_xlabel(), ax.get_ylabel()
+    ('layer', 'loss (nat)')
+    """
+    sets = named_sets(ds, other, label)
+    shown = [names] if isinstance(names, str) else list(names or first_of(ds)[:1])
+    axis = along or depth_of(pick(ds, shown[0]), shown[0])
+    if layers is not None:
+        select = {**(select or {}), axis: list(layers)}
+    if relative is None:
+        relative = axis in DEPTHS and len({d.attrs.get("n_layers") for d in sets.values()}) > 1
+    found = {
+        key: [
+            c._replace(of={"variable": facts_of(ds, n).label, **c.of}) if len(shown) > 1 else c
+            for n in shown
+            for c in lines_of(d, n, axis, chosen(d, n, select, shown), relative=relative, level=level, by=by)
+        ]
+        for key, d in sets.items()
+    }
+    facts = facts_of(ds, shown[0])
+    with style.drawing(ax, width) as axes:
+        looks = draw_curves(axes, found)
+        parts = list(looks.items())
+        for n in shown:
+            parts += draw_chance(axes, ds, facts_of(ds, n), axis, select, looks, relative)
+        axes.set_ylabel(style.wrapped(ylabel or facts.label, facts.units))
+        name = axis_label(ds, axis)
+        axes.set_xlabel(f"relative depth ({axis} / number of blocks)" if relative else name)
+        x_axis(axes, np.unique(np.concatenate([c.x for lines in found.values() for c in lines])), axis, facts, relative)
+        limits(axes, [c for lines in found.values() for c in lines], facts)
+        if legend:
+            style.legend_above(axes, parts)
+    return axes
+
+
+def chosen(
+    ds: xr.Dataset, name: str, select: Mapping[str, Any] | None, names: Sequence[str]
+) -> Mapping[str, Any] | None:  # fmt: skip
+    """Return what is selected of one of several variables: a further one need not have all dimensions of the first."""
+    first = name == names[0] or name not in ds
+    return select if first else {d: x for d, x in (select or {}).items() if d in ds[name].dims}
+
+
+def named_sets(
+    ds: xr.Dataset, other: xr.Dataset | Mapping[str, xr.Dataset] | None, name: str | None
+) -> dict[str, xr.Dataset]:
+    """Return the datasets of a comparison by the name that each has in the legend."""
+    if other is None:
+        return {name or "": ds}
+    if isinstance(other, xr.Dataset):
+        models = [str(d.attrs.get("model", "")) for d in (ds, other)]
+        names = models if models[0] != models[1] else ["run", "other"]
+        return {name or names[0]: ds, names[1]: other}
+    out = {name or str(ds.attrs.get("model", "run")): ds, **other}
+    if len(out) <= len(other):
+        raise ValueError(f"label {name!r} is also a name in other: {', '.join(map(repr, other))}; give another label=")
+    return out
+
+
+def lines_of(
+    ds: xr.Dataset,
+    name: str,
+    along: str | None = None,
+    select: Mapping[str, Any] | None = None,
+    *,
+    relative: bool = False,
+    level: float = 0.95,
+    by: str | None = None,
+) -> list[Curve]:
+    """Return the lines of a variable over an axis, one for each combination of its other dimensions.
+
+    ``along=""`` gives single values, (1,): of a variable without an axis.
+    """
+    if by is not None:
+        return list(_grouped(ds, name, by, along, select, relative=relative, level=level))
+    one = pick(ds, name, select)
+    axis = depth_of(one, name) if along is None else along
+    if relative and "relative_depth" not in one.coords:
+        raise ValueError(f"{name} has no relative_depth: draw it over its {axis}s, relative=False")
+    if "head" in one[name].dims and axis != "head" and "head" not in (select or {}):
+        one = one.assign({name: one[name].mean("head", keep_attrs=True)})
+    v = one[name]
+    band, unsure = None, xr.zeros_like(v, dtype=bool)
+    repeat = next((d for d in REPEATS if d in v.dims and d != axis), None)
+    if repeat is not None:
+        n, means = v.sizes[repeat], summary(one, repeat, level=level)
+        v, count = means[name], means[f"{name}_count"]
+        band = means[f"{name}_interval"] if n > 1 else None
+        unsure = (count > 0) & (count < n) & (repeat == "prompt")
+    elif {*ds.get(f"{name}_interval", v).dims} == {*ds[name].dims, "bound"}:  # an interval of its own
+        band = pick(ds, f"{name}_interval", select)[f"{name}_interval"]
+    if f"{name}_q" in ds and {*ds[f"{name}_q"].dims} == {*v.dims}:
+        unsure = unsure | (pick(ds, f"{name}_q", select)[f"{name}_q"] >= 0.05)
+    times = [d for d in REPLICATES if d in v.dims and d != axis and v.sizes[d] > 1]
+    x = one["relative_depth"].values if relative else one[axis].values if axis in one.coords else None
+    rest = [str(d) for d in v.dims if d != axis and d not in times]
+    out = []
+    for places in product(*(range(v.sizes[d]) for d in rest)):
+        at = dict(zip(rest, places, strict=True))
+        of = {d: v[d].values[i] if d in v.coords else i for d, i in at.items()}
+        y = v.isel(at).transpose(*times, *([axis] if axis else [])).values
+        each = y.reshape(-1, y.shape[-1] if axis else 1) if times else None
+        out.append(
+            Curve(
+                {d: value for d, value in of.items() if v.sizes[d] > 1},
+                np.arange(v.sizes.get(axis, 1)) if x is None else x,
+                np.atleast_1d(y) if each is None else each.mean(0),
+                None if band is None or times else _bounds(band.isel(at), axis),
+                None if times else np.atleast_1d(unsure.isel(at).values),
+                each,
+            )
+        )
+    there = [c for c in out if np.isfinite(c.y).any()]
+    return there or out
+
+
+def _bounds(band: xr.DataArray, axis: str) -> np.ndarray:
+    return band.transpose("bound", *([axis] if axis else [])).values.reshape(2, -1)
+
+
+def _grouped(ds: xr.Dataset, name: str, by: str, along: str | None, select: Any, **options: Any) -> list[Curve]:
+    """Return a line for each value of a coordinate of the prompts."""
+    if by not in ds.coords or ds[by].dims != ("prompt",):
+        known = [str(c) for c, v in ds.coords.items() if v.dims == ("prompt",) and v.dtype.kind in "OUb"]
+        raise ValueError(f"by={by!r}: this result does not say the {by} of its prompts; it has {', '.join(known)}")
+    labels = ds[by].values
+    groups = {value: ds.isel(prompt=np.flatnonzero(labels == value)) for value in sorted({*labels.tolist()})}
+    return [
+        c._replace(of={by: value, **c.of})
+        for value, one in groups.items()
+        for c in lines_of(one, name, along, select, **options)
+    ]
+
+
+def pick(ds: xr.Dataset, name: str, select: Mapping[str, Any] | None = None) -> xr.Dataset:
+    """Return a dataset with one variable at the values selected.
+
+    Raises
+    ------
+    ValueError
+        If there is no such variable or value; says which there are.
+    """
+    if name not in ds.data_vars:
+        raise ValueError(f"name={name!r}: no variable {name!r}: there are {', '.join(map(str, ds.data_vars))}")
+    one = ds[[name]]
+    for dim, value in (select or {}).items():
+        if dim not in one.dims:
+            there = ", ".join(map(str, one[name].dims))
+            raise ValueError(f"select={short(dict(select or {}))}: {name} has no dimension {dim!r}: it has {there}")
+        wanted = list(value) if isinstance(value, list | tuple | range | np.ndarray) else [value]
+        try:
+            one = one.sel({dim: wanted})
+        except KeyError:
+            known = ", ".join(f"{v}" for v in one[dim].values)
+            raise ValueError(f"{name} was not measured at {dim} {value!r}: there are {known}") from None
+    return one
+
+
+def depth_of(ds: xr.Dataset, name: str) -> str:
+    """Return the dimension over which a variable is drawn.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    found = axis_of(ds, name)
+    if found is None:
+        there = ", ".join(map(str, ds[name].dims)) or "no dimension"
+        raise ValueError(f"{name} has {there}: no layer, block or numbers in order to draw it over; see plots.rows")
+    return found
+
+
+def draw_curves(ax: Axes, found: Mapping[str, Sequence[Curve]]) -> dict[str, dict[Any, dict[str, Any]]]:
+    """Draw lines: the first dimension (or else the datasets) by colour, the second by dashes.
+
+    Returns
+    -------
+    dict
+        Dimension -> value -> how it looks, for a legend.
+    """
+    every = [c for lines in found.values() for c in lines]
+    dims, values = looks_of(found)
+    colours = palette(values[dims[0]]) if dims else list(style.COLOURS)
+    looks: dict[str, dict[Any, dict[str, Any]]] = {d: {} for d in dims}
+    many = max((len(c.x) for c in every), default=0) > 40
+    for name, lines in found.items():
+        for c in lines:
+            key = [name if d == "" else c.of[d] for d in dims]
+            at = [values[d].index(k) for d, k in zip(dims, key, strict=True)] or [0]
+            named = not dims or isinstance(key[0], str)
+            dash = at[1] if len(at) > 1 else at[0] if named else 0
+            look = {"color": colours[at[0] % len(colours)], "ls": style.DASHES[dash % len(style.DASHES)],
+                    "marker": "" if many else style.MARKERS[dash % len(style.MARKERS)]}  # fmt: skip
+            for row in () if c.each is None else c.each:
+                ax.plot(c.x, row, color=look["color"], lw=0.6, alpha=0.5)
+            ax.plot(c.x, c.y, **look)
+            if c.unsure is not None and c.unsure.any():
+                ax.plot(c.x[c.unsure], c.y[c.unsure], **{**look, "ls": "none"}, mfc="white")
+            if c.band is not None:
+                ax.fill_between(c.x, *c.band, color=look["color"], alpha=0.25, lw=0)
+            if len(dims) == 1:
+                looks[dims[0]][key[0]] = look
+            elif dims:
+                looks[dims[0]].setdefault(key[0], {"color": look["color"]})
+                looks[dims[1]].setdefault(key[1], {**look, "color": "0.35"})
+    return looks
+
+
+def looks_of(found: Mapping[str, Sequence[Curve]]) -> tuple[list[str], dict[str, list[Any]]]:
+    """Return the dimensions that lines differ in, at most two, and their values in order."""
+    values: dict[str, list[Any]] = {}
+    for c in (c for lines in found.values() for c in lines):
+        for d, v in c.of.items():
+            if v not in values.setdefault(d, []):
+                values[d].append(v)
+    if len(found) > 1:
+        values[""] = list(found)
+    values = {d: v for d, v in values.items() if len(v) > 1}
+    if len(values) > 2:
+        said = ", ".join(d or "other" for d in values)
+        raise ValueError(f"too many dimensions for one plot ({said}): choose values of one")
+    return list(values), values
+
+
+def draw_chance(
+    ax: Axes, ds: xr.Dataset, facts: Facts, axis: str, select: Mapping[str, Any] | None,
+    looks: Mapping[str, Mapping[Any, Any]], relative: bool = False,
+) -> list[tuple[str, dict[Any, dict[str, Any]]]]:  # fmt: skip
+    """Draw the level by chance, dotted; return what a legend says of it."""
+    grey = {**CHANCE, "color": "0.4"}
+    if isinstance(facts.chance, float):
+        ax.axhline(facts.chance, **grey)
+        return [("", {"chance" if facts.chance else "": grey})] if facts.chance else []
+    if not isinstance(facts.chance, str):
+        return []
+    v = ds[facts.chance]
+    chosen = {d: x for d, x in (select or {}).items() if d in v.dims}
+    v = pick(ds, facts.chance, chosen)[facts.chance]
+    colour = next((d for d in looks if d in v.dims), None)
+    v = v.mean([d for d in v.dims if d not in (axis, colour)])
+    for i in range(v.sizes[colour] if colour else 1):
+        one = v.isel({colour: i}) if colour else v
+        look = {**grey, "color": looks[colour].get(v[colour].values[i], grey)["color"]} if colour else grey
+        if axis in v.dims:
+            (line,) = lines_of(one.to_dataset(name="x"), "x", axis, relative=relative)
+            ax.plot(line.x, line.y, **look)
+        else:
+            ax.axhline(float(one), **look)
+    return [("", {facts_of(ds, facts.chance).label if "short_name" in ds[facts.chance].attrs else "chance": grey})]
+
+
+def palette(values: Sequence[Any]) -> list[Any]:
+    """Return a colour for each value: distinct ones for names, dark to light for numbers."""
+    return list(style.COLOURS) if isinstance(values[0], str) else style.ordered_colours(len(values))

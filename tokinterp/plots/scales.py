@@ -1,0 +1,80 @@
+"""Axes that show what there is: ticks where the numbers are, and limits that one extreme place does not set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
+
+from ..results.facts import DEPTHS, Facts
+from . import style
+
+
+def x_axis(ax: Axes, x: np.ndarray, axis: str, facts: Facts, relative: bool) -> None:
+    """Put the ticks of the horizontal axis where its numbers are; on a log axis where they grow by ratios."""
+    if relative or x.dtype.kind not in "iuf":
+        return
+    positive = x[x > 0]
+    ratios = positive[1:] / positive[:-1] if len(positive) > 1 else np.ones(1)
+    if axis not in DEPTHS and axis != "offset" and 3 <= len(x) <= 12 and ratios.min() >= 1.4 and (x >= 0).all():
+        if (x == 0).any():
+            ax.set_xscale("symlog", linthresh=positive[0], linscale=0.5)
+        else:
+            ax.set_xscale("log", base=2)
+        ax.set_xticks(x, [f"{n:g}" for n in x])
+        ax.xaxis.set_minor_locator(NullLocator())
+    elif axis == "component" and facts.log:
+        ax.set_xscale("log")
+    elif x.dtype.kind in "iu":
+        style.integer_axis(ax)
+
+
+def limits(ax: Axes, lines: Sequence[Any], facts: Facts) -> None:
+    """Set the vertical axis: within what the numbers can be, and so that one extreme place does not flatten the rest.
+
+    Where the values at one place alone would take up two thirds of the axis, it ends before them and an arrow says how
+    far they go.
+    """
+    ends = [np.stack([c.y, *(c.band if c.band is not None else ())]) for c in lines]
+    every = np.concatenate([e.ravel() for e in ends]) if ends else np.zeros(0)
+    every = every[np.isfinite(every)]
+    if facts.log and len(every) and every.min() > 0:
+        ax.set_yscale("log")
+        return
+    low, high = facts.low, facts.high
+    if low is not None and high is not None and len(every) and every.max() > low + 0.6 * (high - low):
+        size = high - low
+        ax.set_ylim(max(min(low, every.min()), low - size) - 0.02 * size, max(high, every.max()) + 0.02 * size)
+        if every.min() < low - size:
+            far = min((c for c in lines if np.isfinite(c.y).any()), key=lambda c: np.nanmin(c.y))
+            _beyond(ax, far.x[np.nanargmin(far.y)], every.min(), 0)
+        return
+    sizes = {len(c.x) for c in lines}
+    if len(sizes) == 1 and min(sizes) >= 4:
+        columns = [np.concatenate([e[:, i] for e in ends]) for i in range(min(sizes))]
+        tops = np.array([np.nanmax(c) if np.isfinite(c).any() else -np.inf for c in columns])
+        far = int(np.argmax(tops))
+        rest = np.concatenate([c for i, c in enumerate(columns) if i != far])
+        rest = rest[np.isfinite(rest)]
+        if len(rest) and low is not None:
+            rest = np.append(rest, low)
+        if len(rest) and np.isfinite(tops[far]) and tops[far] - rest.min() > 3 * np.ptp(rest) > 0:
+            top = rest.max() + 0.15 * np.ptp(rest)
+            ax.set_ylim(rest.min() - 0.05 * np.ptp(rest), top)
+            _beyond(ax, lines[0].x[far], tops[far], 1)
+            return
+    if low is not None:
+        top = ax.get_ylim()[1]
+        ax.set_ylim(min(low, every.min(initial=low)), top + 0.02 * (top - low))
+
+
+def _beyond(ax: Axes, x: float, value: float, end: int) -> None:
+    """Say at the upper (1) or lower (0) end of the axis how far values go beyond it."""
+    ax.plot([x], [end], "^" if end else "v", color="0.2", ms=3, transform=ax.get_xaxis_transform(), clip_on=False)
+    ax.annotate(
+        f"to {value:.3g}", (x, end), xytext=(7, -1 if end else 1), xycoords=ax.get_xaxis_transform(),
+        textcoords="offset points", va="top" if end else "bottom", fontsize=style.RC["legend.fontsize"],
+    )  # fmt: skip

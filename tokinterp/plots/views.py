@@ -1,0 +1,404 @@
+"""Pictures of any result: what is drawn and how follows from what its variables say of themselves."""
+
+from __future__ import annotations
+
+import html
+import io
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..results.dataset import circumstances, kind
+from ..results.documents import interval_said
+from ..results.facts import (
+    CONDITIONS,
+    DEPTHS,
+    PREFERRED,
+    REPEATS,
+    REPLICATES,
+    axis_of,
+    facts_of,
+    first_of,
+    preferred,
+    show,
+)
+from ..results.tables import named_results
+from ..settings import checked
+from . import style
+from .heatmaps import maps, prompt_of
+from .intervals import rows, rows_of
+from .lines import curves
+
+MOST_PANELS = 12
+"""Panels of one result; what is not drawn is named."""
+MOST_ROWS = 24
+Draw = Callable[..., Any]
+
+
+class Picture(NamedTuple):
+    """A figure, what it is called and what it shows."""
+
+    name: str
+    caption: str
+    figure: Figure
+
+
+class Pictures(list[Picture]):
+    """The pictures of a result, which a notebook shows with their captions."""
+
+    def _repr_html_(self) -> str:
+        return "\n".join(
+            f"<figure>{svg(p.figure)}<figcaption>{html.escape(p.caption)}</figcaption></figure>" for p in self
+        )
+
+
+class Panel(NamedTuple):
+    """One pair of axes of a figure: how it is drawn and what a caption says of it."""
+
+    name: str
+    draw: Draw
+    says: str
+    title: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@checked()
+def draw(
+    result: xr.Dataset | xr.DataTree, prompt: int | None = None, *, width: str | float = "double"
+) -> Pictures:  # fmt: skip
+    """Draw a result, or every result of a run: the figures of a report.
+
+    Parameters
+    ----------
+    result : Dataset or DataTree
+        One result, or a whole run.
+    prompt : int, optional
+        Prompt whose tokens are drawn; by default the first that has any.
+    width : {"column", "double"} or float
+        Of the figures.
+
+    Returns
+    -------
+    list of Picture
+        ``name``, ``caption`` and ``figure`` of each; a notebook shows them.
+
+    Notes
+    -----
+    Drawn are the variables that the result puts first, and of values per token the first.  A variable with layers,
+    blocks or another axis in order becomes a curve with its interval, one with two layers or with heads a map, one with
+    names rows.  Controls and levels by chance stand beside what they belong to; conditions are told apart by colour.
+    ``plots.py`` of a topic adds what needs a picture of its own.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> run = ti.measure(ti.load_model(), ["The Nile flows north."], {"lens": ti.lens.LogitLens()}, progress=False)
+    >>> [picture.name for picture in draw(run["lens"])][:2]
+    ['cross_entropy', 'lens_table']
+    """
+    if isinstance(result, xr.DataTree):
+        named = named_results(result)
+        if not named:
+            raise ValueError(f"result: nothing to draw in it: the groups are {', '.join(result.groups)}")
+    else:
+        named = {"": result}
+    alone = len(named) == 1
+    return Pictures(
+        p if alone else p._replace(name=f"{name}/{p.name}")
+        for name, ds in named.items()
+        for p in pictures_of(ds, prompt, width)
+    )
+
+
+def pictures_of(ds: xr.Dataset, prompt: int | None = None, width: str | float = "double") -> Iterator[Picture]:
+    """Yield the pictures of one result."""
+    with_tokens = "token" in ds.dims and ds.sizes["token"] > 0 and "position" in ds.coords
+    prompt = int(np.min(prompt_of(ds))) if prompt is None and with_tokens else prompt
+    names = [n for n in first_of(ds) if ds[n].dtype.kind in "fiub" and ds[n].size]
+    per_token = [n for n in names if "token" in ds[n].dims]
+    beside = {n for name in names for n in beside_of(ds, name)}
+    lines, squares, bars, single = [], [], [], []
+    for name in [n for n in names if n not in beside or n == names[0]]:
+        form = form_of(ds, name)
+        if form == "curves":
+            lines += [p for axis in axes_of(ds, name) for p in curve_panels(ds, name, axis)]
+        elif form == "map":
+            squares += map_panels(ds, name)
+        elif form == "rows":
+            bars.append(name)
+        elif form == "number":
+            single.append(name)
+    for panels in (lines, squares):
+        if left := sorted({p.name for p in panels[MOST_PANELS:]} - {p.name for p in panels[:MOST_PANELS]}):
+            last = panels[MOST_PANELS - 1]
+            panels[MOST_PANELS - 1] = last._replace(notes=(*last.notes, f"not drawn: {', '.join(left)}"))
+        yield from sheets(ds, panels[:MOST_PANELS], width)
+    for name in bars[:MOST_PANELS]:
+        yield from row_pictures(ds, name, width)
+    for units in dict.fromkeys(facts_of(ds, n).units for n in single):
+        yield _numbers(ds, [n for n in single if facts_of(ds, n).units == units])
+    if prompt is not None and with_tokens:
+        others = [str(n) for n, v in ds.data_vars.items() if "token" in v.dims and {*v.dims} & {*DEPTHS}]
+        for name in (per_token or [n for n in others if ds[n].dtype.kind == "f"])[:2]:
+            yield _token_map(ds, name, prompt, width)
+    for own in topic_pictures(kind(ds.attrs)):
+        yield from own(ds, prompt, width)
+
+
+def topic_pictures(name: str) -> Iterator[Callable[..., Iterator[Picture]]]:
+    """Yield the functions with which topics draw more of a result: what their ``plots.py`` has in ``PICTURES``."""
+    for module in topic_plots():
+        if name in getattr(module, "PICTURES", {}):
+            yield module.PICTURES[name]
+
+
+def topic_plots() -> Iterator[Any]:
+    """Yield the modules called ``plots`` of the topics."""
+    package = (__package__ or "").partition(".")[0]
+    root = Path(__file__).parents[1]
+    for info in pkgutil.iter_modules([str(root)]):
+        if info.ispkg and (root / info.name / "plots.py").is_file():
+            yield import_module(f"{package}.{info.name}.plots")
+
+
+def page_of(ds: xr.Dataset) -> str:
+    """Return HTML beside the figures, where the ``plots.py`` of a topic has a page for such results."""
+    pages = [m.PAGES[kind(ds.attrs)] for m in topic_plots() if kind(ds.attrs) in getattr(m, "PAGES", {})]
+    return "\n".join(page(ds) for page in pages)
+
+
+def form_of(ds: xr.Dataset, name: str) -> str:
+    """Return how a variable is drawn: ``curves``, ``map``, ``rows``, ``number``, or nothing."""
+    dims = {str(d) for d in ds[name].dims if d not in (*REPEATS, *REPLICATES)}
+    large = {d for d in dims if ds.sizes[d] > 1}
+    wide = {"other_layer", "other_cell", "channel"} & dims
+    if wide or (len(large & {"head", "slot"}) == 1 and large & {*DEPTHS} and len(large - {"trunk", "target"}) == 2):
+        return "map" if len(large) > 1 and "channel_in" not in dims else ""
+    if not dims:
+        return "" if "token" in ds[name].dims else "number"
+    if {"vocab", "entry", "byte", "bound"} & dims:
+        return ""
+    return "curves" if axis_of(ds, name) is not None else "rows"
+
+
+def axes_of(ds: xr.Dataset, name: str) -> list[str]:
+    """Return the dimensions over each of which a variable is drawn."""
+    said = [d for d in facts_of(ds, name).along if d in ds[name].dims and ds.sizes[d] > 1]
+    return said or [str(axis_of(ds, name))]
+
+
+# -- which of the further dimensions are lines, panels, or one value -----------------------------------------------
+def plan(
+    ds: xr.Dataset, name: str, taken: Sequence[str], colours: int = 1
+) -> tuple[dict[str, Any], list[tuple[dict[str, Any], str]], tuple[str, ...]]:
+    """Return what to select for all panels of a variable, select and title of each, and what was left out."""
+    v, notes = ds[name], []
+    rest = [str(d) for d in v.dims if d not in (*taken, *REPEATS, *REPLICATES, "head", "bound") and v.sizes[d] > 1]
+    compared = [d for d in rest if d in CONDITIONS]
+    others = sorted((d for d in rest if d not in CONDITIONS), key=lambda d: (not numeric(ds, d), -v.sizes[d]))
+    lines = compared[:1] or others[:colours]
+    select: dict[str, Any] = {}
+    for d in lines:
+        values = v[d].values.tolist() if d in v.coords else list(range(v.sizes[d]))
+        most = 6 if numeric(ds, d) else len(style.COLOURS)
+        if len(values) > most:
+            select[d] = spread(values, 5) if numeric(ds, d) else values[:most]
+            notes.append(f"{d.replace('_', ' ')}: {len(select[d])} of {len(values)} are drawn")
+    rest = [d for d in rest if d not in lines]
+    facet = min((d for d in rest if d not in compared and d not in PREFERRED), key=lambda d: v.sizes[d], default=None)
+    facet = None if compared and facet is not None and v.sizes[facet] > 2 else facet
+    for d in rest:
+        if d != facet and d in v.coords:
+            select[d] = [v[d].values[preferred(ds, d)]]
+            notes.append(f"{show(select[d][0], d)} only")
+    panels: list[tuple[dict[str, Any], str]] = [({}, "")]
+    if facet is not None and facet in v.coords:
+        values = v[facet].values.tolist()
+        panels = [({facet: [x]}, show(x, facet)) for x in values[:4]]
+        if len(values) > 4:
+            notes.append(f"{facet.replace('_', ' ')}: 4 of {len(values)} are drawn")
+    return select, panels, tuple(notes)
+
+
+def numeric(ds: xr.Dataset, dim: str) -> bool:
+    """Whether a dimension has numbers, and not names."""
+    return dim not in ds.coords or ds[dim].dtype.kind in "iuf"
+
+
+def spread(values: Sequence[Any], most: int) -> list[Any]:
+    """Return at most so many of the values, first and last among them, evenly spread.
+
+    Examples
+    --------
+    >>> spread(range(13), 4)
+    [0, 4, 8, 12]
+    """
+    places = np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int)
+    return [values[i] for i in np.unique(places)]
+
+
+def curve_panels(ds: xr.Dataset, name: str, axis: str) -> list[Panel]:
+    """Return the panels of a variable, with those that stand beside it in each."""
+    names = [name, *(n for n in beside_of(ds, name) if axis in ds[n].dims)]
+    select, panels, notes = plan(ds, name, [axis], colours=int(len(names) == 1))
+    notes = (*notes, *(("mean over heads",) if "head" in ds[name].dims else ()))
+
+    def one(chosen: Mapping[str, Any]) -> Draw:
+        return lambda ax: curves(ds, names, along=axis, select={**select, **chosen}, ax=ax)
+
+    long = [str(ds[n].attrs.get("long_name", n)) for n in names]
+    says = f"{long[0]}{'' if axis in DEPTHS else f' over {show(axis)}'}" + "".join(
+        f"; beside it, {x}" for x in long[1:]
+    )
+    return [Panel(name, one(chosen), says, title, notes) for chosen, title in panels]
+
+
+def beside_of(ds: xr.Dataset, name: str) -> list[str]:
+    """Return the variables that can be told apart in one panel with another; none beside more than three conditions."""
+    many = any(d in ds[name].dims and ds.sizes[d] > 3 for d in CONDITIONS)
+    return [] if many else [n for n in facts_of(ds, name).beside if {*ds[n].dims} <= {*ds[name].dims, *REPEATS}]
+
+
+def map_panels(ds: xr.Dataset, name: str) -> list[Panel]:
+    """Return the maps of a variable, one for each value of a further dimension."""
+    dims = [str(d) for d in ds[name].dims if d not in (*REPEATS, *REPLICATES)]
+    two = [d for d in dims if d in ("other_layer", "other_cell", "head", "channel", "slot", "layer", "block", "cell")][
+        :2
+    ]
+    select, panels, notes = plan(ds, name, two, colours=0)
+
+    def one(chosen: Mapping[str, Any]) -> Draw:
+        return lambda ax: maps(_replicate_mean(ds, name), name, select={**select, **chosen}, ax=ax)
+
+    long = str(ds[name].attrs.get("long_name", name))
+    return [Panel(name, one(chosen), long, title, notes) for chosen, title in panels]
+
+
+def _replicate_mean(ds: xr.Dataset, name: str) -> xr.Dataset:
+    times = [d for d in REPLICATES if d in ds[name].dims]
+    return ds.assign({name: ds[name].mean(times, keep_attrs=True)}) if times else ds
+
+
+# -- figures ----------------------------------------------------------------------------------------------------
+def sheets(ds: xr.Dataset, panels: Sequence[Panel], width: str | float) -> Iterator[Picture]:
+    """Yield figures of up to four panels, two beside each other where the page is wide enough."""
+    inches = style.inches_of(width)
+    across = 2 if inches > 5 else 1
+    for start in range(0, len(panels), 4):
+        some = panels[start : start + 4]
+        columns = min(across, len(some))
+        down = -(-len(some) // columns)
+        wide = width if columns == across else inches / 2
+        fig, axes = style.figure(wide, (2.3 if columns == 2 else 2.2) * down, rows=down, columns=columns)
+        with style.paper_style():
+            for ax, panel in zip(axes.flat, some, strict=False):
+                panel.draw(ax)
+                if panel.title:
+                    _title(ax, panel.title)
+            for ax in axes.flat[len(some) :]:
+                ax.set_axis_off()
+            if len(some) > 1:
+                style.panel_letters(axes.flat[: len(some)])
+            _one_legend(list(axes.flat[: len(some)]))
+        yield Picture(f"{some[0].name}{'' if start == 0 or some[0].name != panels[0].name else f'_{start // 4 + 1}'}",
+                      caption(ds, some), fig)  # fmt: skip
+
+
+def _title(ax: Axes, text: str) -> None:
+    legend = ax.get_legend()
+    rows = 0 if legend is None else -(-len(legend.get_texts()) // max(1, legend._ncols))  # pyright: ignore
+    ax.set_title(text, loc="center", pad=4 + 10.5 * rows)
+
+
+def _one_legend(axes: Sequence[Axes]) -> None:
+    """Leave out the legends that say what that of the panel before says."""
+    before: list[str] = []
+    for ax in axes:
+        legend = ax.get_legend()
+        texts = [] if legend is None else [t.get_text() for t in legend.get_texts()]
+        if legend is not None and texts == before:
+            legend.remove()
+        before = texts or before
+
+
+def caption(ds: xr.Dataset, panels: Sequence[Panel]) -> str:
+    """Return what stands under a figure: what each panel shows, what intervals are of, and what was left out."""
+    parts = []
+    for i, p in enumerate(panels):
+        letter = f"{chr(97 + i)}: " if len(panels) > 1 else ""
+        says = p.says if not parts or not parts[-1].endswith(f"{p.says}.") else "the same"
+        parts.append(f"{letter}{says}{f' ({p.title})' if p.title else ''}.")
+    notes = list(dict.fromkeys(n for p in panels for n in p.notes))
+    text = " ".join([*parts, _intervals(ds, [p.name for p in panels]), *(f"{_upper(n)}." for n in notes)])
+    if any(facts_of(ds, p.name).chance for p in panels):
+        text += " Dotted: by chance."
+    return _upper(" ".join([text, *(f"{_upper(line)}." for line in circumstances(ds.attrs))]).strip())
+
+
+def _intervals(ds: xr.Dataset, names: Sequence[str]) -> str:
+    over = next((d for n in names for d in REPEATS if d in ds[n].dims), None)
+    if over is not None:
+        return f"Mean over {over}s, {interval_said(ds, over)}."
+    own = [str(ds[f"{n}_interval"].attrs.get("long_name", "interval")) for n in names if f"{n}_interval" in ds]
+    if any({*REPLICATES} & {*ds[n].dims} for n in names):
+        return "Mean, and each replicate as a thin line."
+    return f"Bands: {own[0]}." if own else ""
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def row_pictures(ds: xr.Dataset, name: str, width: str | float) -> Iterator[Picture]:
+    """Yield a figure with a row for each value of the dimension with names."""
+    dim = rows_of(ds, name)
+    select, panels, notes = plan(ds, name, [dim])
+    wide = min(style.inches_of(width), 4.6)
+    for i, (chosen, title) in enumerate(panels):
+        n = min(ds.sizes[dim], MOST_ROWS)
+        fig, axes = style.figure(wide, 1.0 + 0.24 * n)
+        with style.paper_style():
+            rows(ds, name, dim, select={**select, **chosen}, most=MOST_ROWS, ax=axes[0, 0])
+            if title:
+                _title(axes[0, 0], title)
+        more = () if n == ds.sizes[dim] else (f"the first {n} of {ds.sizes[dim]}",)
+        panel = Panel(name, rows, str(ds[name].attrs.get("long_name", name)), title, (*notes, *more))
+        yield Picture(f"{name}_{i + 1}" if len(panels) > 1 else name, caption(ds, [panel]), fig)
+
+
+def _numbers(ds: xr.Dataset, names: list[str]) -> Picture:
+    """Return a figure of single numbers that have one unit."""
+    fig, axes = style.figure(4.6, 0.8 + 0.26 * len(names))
+    with style.paper_style():
+        rows(ds, names, ax=axes[0, 0], xlabel=None if len(names) == 1 else "value")
+    says = "; ".join(str(ds[n].attrs.get("long_name", n)) for n in names)
+    return Picture(names[0], caption(ds, [Panel(names[0], rows, says)]), fig)
+
+
+def _token_map(ds: xr.Dataset, name: str, prompt: int, width: str | float) -> Picture:
+    """Return a map of the tokens of one prompt."""
+    depth = next((d for d in DEPTHS if d in ds[name].dims), None)
+    rest = [str(d) for d in ds[name].dims if d not in ("token", depth) and ds.sizes[d] > 1]
+    select = {d: [ds[d].values[preferred(ds, d)]] for d in rest if d in ds.coords}
+    fig, axes = style.figure(width, max(1.9, 1.4 + 0.085 * min(ds.sizes.get(depth, 1), 40)))
+    with style.paper_style():
+        maps(ds, name, prompt=prompt, select=select, ax=axes[0, 0], positions=None)
+    of = "".join(f"; {show(v[0], d)} only" for d, v in select.items())
+    text = f"{ds[name].attrs.get('long_name', name)}, at the tokens of prompt {prompt}{of}."
+    return Picture(f"{name}_tokens", _upper(text), fig)
+
+
+def svg(fig: Figure) -> str:
+    """Return a figure as an SVG element."""
+    buffer = io.StringIO()
+    with style.paper_style():
+        fig.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
