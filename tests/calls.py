@@ -24,7 +24,7 @@ from tokinterp.scan import topics
 
 SPACES = (
     "", ".run.edits", ".plots", ".text", ".models", ".results", ".sklearn", *(f".{t}" for t in topics()),
-    ".fillers.tasks",
+    ".fillers.tasks", ".erasure.plots", ".geometry.plots", ".lens.plots",
 )  # fmt: skip
 TASK = fillers.tasks.Task(n=4, d=2, m=3)
 PAIRS = [("The river", " in"), ("One and", " to"), ("Go", " the"), ("Let it be", " and")] * 3
@@ -606,41 +606,18 @@ CALLS: dict[str, Callable[[World], Call]] = {
         "token_unigram_loss": {"source": lambda w: ti.tokenizers.MarkovSource([[0.9, 0.1], [0.1, 0.9]]),
                                "sizes": [2, 4], "n_train": [3], "n_test": 2, "length": 20},
         "embedding_indicators": M,
-        # plots
-        "attention_by_block": _ds("mass"), "head_map": _ds("mass"), "sink_by_position": _ds("sinks"),
-        "augmentation_by_layer": _of("augmentation_metrics"), "correlation_by_layer": _of("dimension_loss_correlation"),
-        "angle_histogram": _ds("cosine"), "cosine_by_layer": _ds("cosine"), "smoothness_by_layer": _ds("cosine"),
-        "curvature_by_layer": _ds("curvature"), "dimension_by_layer": _ds("dimension"),
-        "dimension_by_scale": _ds("dimension"), "local_dimension_map": _ds("dimension"),
-        "entropy_by_layer": _ds("entropy"), "erasure_map": _ds("erasure"), "erasure_html": _ds("erasure"),
-        "precision_recall": {"scores": lambda w: w.result("evaluate")}, "psi_distribution": _ds("erasure"),
-        "evidence": _of("verdict"), "insertion_curves": _of("insert"),
-        "intervals": {**_of("intervene"), "name": "log_prob_change", "dim": "intervention"},
-        "dot_ablation": _of("ablate_dots"), "slot_effects": _of("ablate_dots"),
-        "dot_attention_by_block": {"ds": lambda w: w.dot_attention},
-        "dot_probe_map": _of("probe_contents"), "dot_probes_by_layer": _of("probe_contents"),
-        "dots_by_layer": {"ds": lambda w: _dots(w)["contents"].to_dataset()},
-        "cell_likeness": _of("cell_clusters"), "coverage_by_block": _of("segment_coverage"),
-        "explained_by_source": _of("segment_probe"), "hidden_in_windows": _of("separator_windows"),
         "load_networks": {"folder": lambda w: _networks(w)},
         "train": {"task": TASK, "network": fillers.tasks.Network(1, 16, 2, 16), "test_examples": 20, "progress": False,
                   "schedule": fillers.tasks.Schedule(steps=1, batch=4), "device": "cpu"},
-        "accuracy_by_size": {"results": lambda w: {"4": {"a": _training(w)}}},
-        "learning_curve": {"ds": lambda w: _training(w)},
-        "stratum_accuracy": {"ds": lambda w: _training(w)}, "probe_curve": _of("probe_fillers"),
-        "graph_by_layer": _ds("graph"), "imbalance_by_layer": _ds("imbalance"), "imbalance_plane": _ds("imbalance"),
-        "canonicity_by_layer": _of("canonicity"), "piece_attention": _ds("pieces"),
-        "retrieval_by_layer": _of("retrieve_words"), "word_accuracy": _of("word_probe"),
-        "by_layer": {**_ds("curvature"), "name": "curvature"}, "lens_by_layer": _ds("lens"),
-        "lens_table": _ds("lens"), "linearity_by_block": _ds("linearity"), "dimension_of_prompts": _ds("logits"),
-        "nonlinearity_map": _ds("nonlinearity"), "norms_by_layer": _ds("norms"), "magnitudes_by_layer": _ds("norms"),
-        "label_overlap_by_layer": _ds("overlap"), "overlap_by_layer": _ds("overlap"), "overview": _ds("norms"),
-        "layer_pairs": {**_ds("similarity"), "name": "cka_debiased"}, "probe_accuracy": {"ds": lambda w: _accuracy(w)},
-        "profile": _of("class_profile"), "similarity_map": _ds("similarity"), "first_token_map": _ds("first"),
-        "eigenvalues": _ds("spectrum"), "spectrum_by_layer": _ds("spectrum"),
+        # plots
+        "draw": {"result": lambda w: w.ds("norms")}, "curves": {**_ds("curvature"), "names": "curvature"},
+        "rows": {**_of("intervene"), "names": "log_prob_change", "dim": "intervention"},
+        "maps": {**_ds("mass"), "name": "mass"}, "tokens": {**_ds("lens"), "name": "token_cross_entropy"},
+        "lens_table": _ds("lens"), "imbalance_plane": _ds("imbalance"),
+        "erasure_map": _ds("erasure"), "erasure_html": _ds("erasure"), "psi_distribution": _ds("erasure"),
+        "precision_recall": {"scores": lambda w: w.result("evaluate")},
         "figure": {}, "panel_letters": {"axes": lambda w: [_ax(w)]}, "paper_style": {},
         "save": {"fig": lambda w: _ax(w), "path": lambda w: w.new("f.pdf")},
-        "token_layer_map": {**_ds("lens"), "name": "token_cross_entropy"}, "tokens_of": {**_ds("lens"), "prompt": 0},
     }.items()
 }  # fmt: skip
 

@@ -23,6 +23,7 @@ UNCALLED = {
     "Annotated": "made by the readers", "BundledText": "made by bundled_texts", "Question": "made by bundled_questions",
     "Removal": "made by remove", "TokenClasses": "made by token_classes", "HookedLM": "made by wrap", "Prompts":
     "made by from_texts, from_ids and from_file", "Model": "a protocol, has no body", "ModelInfo": "made by wrap",
+    "Picture": "made by draw", "Pictures": "made by draw",
     "measure_on_cluster": "needs a cluster; its arguments are those of measure",
 }  # fmt: skip
 """Public names without a call of their own here, and why."""

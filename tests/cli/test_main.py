@@ -362,7 +362,7 @@ def test_what_a_command_may_replace(call, stored, tmp_path, monkeypatch):
     assert done == [folder, folder]
     page = tmp_path / "page.html"
     page.write_text("old")
-    monkeypatch.setattr("tokinterp.plots.overview", lambda *_: [])
+    monkeypatch.setattr("tokinterp.plots.views.pictures_of", lambda *_: [])
     assert call("report", stored, "-o", page, "--overwrite")[0] == 0
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 

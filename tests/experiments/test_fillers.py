@@ -44,7 +44,7 @@ def test_figure_and_overviews(results):
     assert isinstance(compose(results), Figure)
     for name, node in results.children.items():
         ds = node.to_dataset(inherit=False)
-        drawn = list(ti.plots.overview(ds))
+        drawn = ti.plots.draw(ds)
         assert drawn or ds.attrs["measurement"] in MISSING, name
         for figure, caption, fig in drawn:
             assert figure

@@ -49,7 +49,8 @@ def test_pairs_and_heads_are_the_right_way_round():
     ds = xr.Dataset(
         {"pair": (("k", "layer", "other_layer"), pair), "mass": (("prompt", "head", "block"), mass.swapaxes(1, 2)),
          "slots": (("slot", "layer"), rng.random((6, 4)))},
-        {"k": [1, 4], "layer": range(4), "other_layer": range(4), "block": range(3), "head": range(2), "slot": range(6)},
+        {"k": [1, 4], "layer": range(4), "other_layer": range(4), "block": range(3), "head": range(2),
+         "slot": range(6)},
     )  # fmt: skip
     ax = plots.maps(ds, "pair", select={"k": 4})
     np.testing.assert_array_equal(drawn(ax), pair[1])

@@ -211,7 +211,7 @@ def test_nothing_else_draws_with_replacement():
         r"multinomial\((?!regression)|\.poisson\(|nanquantile\(|nanpercentile\(|replace=True|"
         r"integers\([^)]*size=\(n_boot|for _ in range\(n_boot|torch\.multinomial"
     )
-    colours = {"plots/nonlinearity.py", "plots/norms.py"}  # limits of a colour scale
+    colours = {"plots/heatmaps.py"}  # limits of a colour scale
     found = []
     for folder in ("tokinterp", "experiments", "figures"):
         for file in (ROOT / folder).rglob("*.py"):

@@ -16,6 +16,8 @@ from ..plots.lines import pick
 from ..plots.views import Picture
 from ..settings import checked
 
+__all__ = ["erasure_html", "erasure_map", "precision_recall", "psi_distribution"]
+
 
 @checked()
 def erasure_map(

@@ -13,6 +13,8 @@ from ..plots.views import Picture
 from ..results.facts import CONDITIONS, REPLICATES
 from ..settings import checked
 
+__all__ = ["imbalance_plane"]
+
 
 @checked()
 def imbalance_plane(

@@ -16,6 +16,8 @@ from ..plots.views import Picture
 from ..results.facts import facts_of
 from ..settings import checked
 
+__all__ = ["lens_table"]
+
 MOST_LAYERS = 24  # rows of the table without layers=
 CELL = 6  # pt, type in a cell of the table
 

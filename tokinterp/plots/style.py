@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -310,3 +311,12 @@ def colour_bar(ax: Axes, drawn: Any, text: str, extend: str = "neither", mark: f
     if mark is not None and low < mark < high:
         bar.ax.axhline(mark, color="white", lw=2.2)
         bar.ax.axhline(mark, color="black", lw=1.0, ls=":")
+
+
+def svg(fig: Figure) -> str:
+    """Return a figure as an SVG element."""
+    buffer = io.StringIO()
+    with paper_style():
+        fig.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

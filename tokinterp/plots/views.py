@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import io
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
@@ -55,7 +54,7 @@ class Pictures(list[Picture]):
 
     def _repr_html_(self) -> str:
         return "\n".join(
-            f"<figure>{svg(p.figure)}<figcaption>{html.escape(p.caption)}</figcaption></figure>" for p in self
+            f"<figure>{style.svg(p.figure)}<figcaption>{html.escape(p.caption)}</figcaption></figure>" for p in self
         )
 
 
@@ -269,9 +268,8 @@ def beside_of(ds: xr.Dataset, name: str) -> list[str]:
 def map_panels(ds: xr.Dataset, name: str) -> list[Panel]:
     """Return the maps of a variable, one for each value of a further dimension."""
     dims = [str(d) for d in ds[name].dims if d not in (*REPEATS, *REPLICATES)]
-    two = [d for d in dims if d in ("other_layer", "other_cell", "head", "channel", "slot", "layer", "block", "cell")][
-        :2
-    ]
+    square = ("other_layer", "other_cell", "head", "channel", "slot", "layer", "block", "cell")
+    two = [d for d in dims if d in square][:2]
     select, panels, notes = plan(ds, name, two, colours=0)
 
     def one(chosen: Mapping[str, Any]) -> Draw:
@@ -393,12 +391,3 @@ def _token_map(ds: xr.Dataset, name: str, prompt: int, width: str | float) -> Pi
     of = "".join(f"; {show(v[0], d)} only" for d, v in select.items())
     text = f"{ds[name].attrs.get('long_name', name)}, at the tokens of prompt {prompt}{of}."
     return Picture(f"{name}_tokens", _upper(text), fig)
-
-
-def svg(fig: Figure) -> str:
-    """Return a figure as an SVG element."""
-    buffer = io.StringIO()
-    with style.paper_style():
-        fig.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
