@@ -38,10 +38,10 @@ def test_every_measurement_is_drawn_and_legible(run, width):
     assert len(named) > 22
     for name, ds in named.items():
         pictures = plots.draw(ds, width=width)
-        assert pictures, name
+        assert pictures or name == "AnswerStates", name  # states to compute with, as they are
         for p in pictures:
             assert p.caption.endswith("."), name
-            assert p.caption[0].isupper(), name
+            assert p.caption.removeprefix("(a) ")[0].isupper(), name
             assert_legible(p.figure)
             legends = [ax.get_legend() for ax in p.figure.axes if ax.get_legend() is not None]
             for legend in legends:  # off the data

@@ -268,7 +268,7 @@ def test_report_table_and_captions_say_over_how_many_documents(tiny_run, tmp_pat
         windows = ds.assign_coords(document=("prompt", np.arange(n) % number_, {"long_name": "document", "units": "1"}))
         shown = Page(report(windows, tmp_path / f"{number_}.html")).shown
         assert f"mean over prompts, {said}" in shown
-        assert f"mean, {said}" in next(iter(draw(windows))).caption
+        assert f"Mean over prompts, {said}." in next(iter(draw(windows))).caption
         assert ("no interval" in shown) == (number_ == 2)
         assert said in summary_text(xr.DataTree.from_dict({"/lens": windows}))
         assert "nan to nan" not in shown

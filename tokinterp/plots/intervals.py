@@ -127,7 +127,7 @@ def rows(
         axes.set_yticks(range(len(keys)), texts, parse_math=False)
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(keys) - 0.4, -0.6)
-        axes.locator_params(axis="x", nbins=5)
+        axes.xaxis.set_major_locator(style.Roomy())
         if facts.low == 0 and facts.high == 1:
             axes.set_xlim(min(0, axes.get_xlim()[0]), axes.get_xlim()[1])
         common = xlabel or (facts.label if axis else "value" if len(shown) > 1 else facts.label)

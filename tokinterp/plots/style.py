@@ -221,6 +221,16 @@ def integer_axis(ax: Axes, axis: str = "x") -> None:
     getattr(ax, f"{axis}axis").set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
 
 
+class Roomy(MaxNLocator):
+    """Ticks of a horizontal axis, at most six, so few that labels such as -0.025 stand apart."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        """Return places of ticks, of which each has room for five characters as wide as they are high."""
+        room = self.axis.get_tick_space() if self.axis is not None else 9  # of three such characters
+        self.set_params(nbins=int(np.clip(0.6 * room, 2, 5)))
+        return super().tick_values(vmin, vmax)
+
+
 def ordered_colours(n: int) -> list[Any]:
     """Return n colours for an ordered dimension, dark to light without the yellow end."""
     return [mpl.colormaps["viridis"](x) for x in np.linspace(0, 0.85, n)] if n > 1 else [COLOURS[0]]

@@ -301,7 +301,7 @@ def sheets(ds: xr.Dataset, panels: Sequence[Panel], width: str | float) -> Itera
                 if panel.title:
                     _title(ax, panel.title)
             for ax in axes.flat[len(some) :]:
-                ax.set_axis_off()
+                ax.remove()
             if len(some) > 1:
                 style.panel_letters(axes.flat[: len(some)])
             _one_legend(list(axes.flat[: len(some)]))
@@ -330,9 +330,9 @@ def caption(ds: xr.Dataset, panels: Sequence[Panel]) -> str:
     """Return what stands under a figure: what each panel shows, what intervals are of, and what was left out."""
     parts = []
     for i, p in enumerate(panels):
-        letter = f"{chr(97 + i)}: " if len(panels) > 1 else ""
-        says = p.says if not parts or not parts[-1].endswith(f"{p.says}.") else "the same"
-        parts.append(f"{letter}{says}{f' ({p.title})' if p.title else ''}.")
+        letter = f"({chr(97 + i)}) " if len(panels) > 1 else ""
+        says = "the same" if i and panels[i - 1].says == p.says else p.says
+        parts.append(f"{letter}{_upper(says)}{f' ({p.title})' if p.title else ''}.")
     notes = list(dict.fromkeys(n for p in panels for n in p.notes))
     text = " ".join([*parts, _intervals(ds, [p.name for p in panels]), *(f"{_upper(n)}." for n in notes)])
     if any(facts_of(ds, p.name).chance for p in panels):

@@ -129,7 +129,8 @@ def read(path: str | Path) -> xr.DataTree:
         raise ValueError(f"{path} has no digests: it is no result that tokinterp wrote")
     then = json.loads(known)
     order = [name.rpartition("/")[0] or "/" for name in then]  # as written: a folder has no order
-    loaded = xr.DataTree.from_dict({n: nodes[n] for n in sorted(nodes, key=lambda n: [*order, n].index(n))})
+    nodes = {n: _ordered(nodes[n], n, [*then]) for n in sorted(nodes, key=lambda n: [*order, n].index(n))}
+    loaded = xr.DataTree.from_dict(nodes)
     now = digests(loaded)
     if not any(k.endswith(ATTRIBUTES) for k in then):  # written before attributes had digests
         now = {k: v for k, v in now.items() if not k.endswith(ATTRIBUTES)}
@@ -139,6 +140,13 @@ def read(path: str | Path) -> xr.DataTree:
         raise ValueError(f"{path} is damaged: {named} differ from what was written; measure again or restore it")
     check(loaded)
     return loaded
+
+
+def _ordered(ds: xr.Dataset, path: str, known: list[str]) -> xr.Dataset:
+    """Return a dataset with its variables in the order in which they were written."""
+    place = {name: i for i, name in enumerate(known)}
+    names = sorted(ds.data_vars, key=lambda n: place.get(f"{path.rstrip('/')}/{n}", len(place)))
+    return xr.Dataset({n: ds.variables[n] for n in names}, ds.coords, ds.attrs)
 
 
 def target(path: str | Path, name: str = "path") -> Path:
