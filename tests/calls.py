@@ -166,7 +166,7 @@ class World:
         return ti.lens.JacobianLens(torch.zeros(1, 32, 32), facts)
 
     @cached_property
-    def maps(self) -> Any:
+    def linear_maps(self) -> Any:
         return ti.linearity.LinearMaps(
             torch.zeros(1, 32, 32),
             torch.zeros(1, 32),
@@ -186,7 +186,7 @@ class World:
 
     @cached_property
     def saved_maps(self) -> Path:
-        return self.maps.save(self.path("maps.safetensors"))
+        return self.linear_maps.save(self.path("maps.safetensors"))
 
     @cached_property
     def store(self) -> Path:
@@ -522,7 +522,7 @@ CALLS: dict[str, Callable[[World], Call]] = {
         "LinearMaps": {"weight": torch.zeros(1, 32, 32), "mean_in": torch.zeros(1, 32), "mean_out": torch.zeros(1, 32),
                        "spread": torch.ones(1), "linearity": torch.ones(1),
                        "facts": {"model": "a", "weights": "b", "blocks": [0], "n": 5}},
-        "LinearMaps.load": {"path": lambda w: w.saved_maps}, "maps.save": {"path": lambda w: w.new("m.safetensors")},
+        "LinearMaps.load": {"path": lambda w: w.saved_maps}, "linear_maps.save": {"path": lambda w: w.new("m.safetensors")},
         "word_probe": {**M, "items": lambda w: _word_set(w), "n_boot": 5},
         "words_and_nonwords": {"lexicon": lambda w: w.lexicon, "min_letters": 1, "sizes": (2, 3, 4, 5, 6, 7),
                                "parts": 2},

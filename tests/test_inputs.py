@@ -182,23 +182,23 @@ def test_what_a_result_does_not_have_is_said_of_the_argument():
         tiny(), some_prompts([9, 8]), {"c": ti.geometry.Curvature(), "n": ti.geometry.TokenNorms()}, progress=False
     )
     ds = run["c"].to_dataset()
+    with pytest.raises(ValueError, match=r"^names='curvatur': no variable 'curvatur': there are curvature, "):
+        ti.plots.curves(ds, "curvatur")
+    with pytest.raises(ValueError, match=r"^names='curvatur': the result has no such value; .*did you mean 'curvature'"):
+        ti.plots.rows(ds, "curvatur", "layer")
     with pytest.raises(
         ValueError,
         match=r"^ds=a Dataset of shape .*: it is a result of Curvature and has no '.*'; there are curvature,",
     ):
-        ti.plots.head_map(ds)
-    with pytest.raises(ValueError, match=r"^name='curvatur': the result has no such value; .*did you mean 'curvature'"):
-        ti.plots.intervals(ds, "curvatur", "layer")
+        ti.geometry.plots.imbalance_plane(ds)
     with pytest.raises(ValueError, match=r"results=\{\}: give"):
         ti.concat_models({})
     with pytest.raises(ValueError, match=r"^width=-1.0: give 'column' or 'double', or inches above 0"):
-        ti.plots.curvature_by_layer(ds, width=-1)
+        ti.plots.curves(ds, "curvature", width=-1)
     with pytest.raises(ValueError, match=r"^select=\{'a': 1\}: curvature has no dimension 'a'"):
-        ti.plots.by_layer(ds, "curvature", select={"a": 1})
-    with pytest.raises(ValueError, match=r"^name='lost': no variable 'lost'"):
-        ti.plots.curvature_by_layer(ds, "lost")
+        ti.plots.curves(ds, "curvature", select={"a": 1})
     with pytest.raises(TypeError, match=r"^other=\{'a': 1\}: "):
-        ti.plots.dimension_by_scale(ds, other={"a": 1})
+        ti.plots.curves(ds, other={"a": 1})
 
 
 def test_what_is_right_is_taken():

@@ -84,7 +84,7 @@ def test_nothing_is_loaded_from_elsewhere(page):
 
 def test_figures_have_a_description_and_both_modes_of_light_are_served(page):
     images = [a for t, a in page.tags if t == "img"]
-    assert len(images) == 6  # dimension 2, spectrum 1, lens 3
+    assert len(images) == 8  # dimension 2, lens 4, spectrum 2
     assert all(len(a["alt"]) > 20 for a in images)
     assert "prefers-color-scheme: dark" in page.text
 

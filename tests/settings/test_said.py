@@ -95,16 +95,12 @@ def test_a_result_of_something_else_is_named_wherever_it_is():
     other = xr.Dataset({"lost": ("alpha", np.arange(3.0))}, {"alpha": [0, 1, 2]})
     good = ti.measure(tiny(), some_prompts([9, 8]), {"c": ti.geometry.Curvature()}, progress=False)["c"].to_dataset()
     shown = r"a Dataset of shape \('alpha',\): "
-    with pytest.raises(ValueError, match=rf"^ds={shown}no variable 'curvature': there are lost"):
-        ti.plots.curvature_by_layer(other)
+    with pytest.raises(ValueError, match=r"^names='curvature': no variable 'curvature': there are lost"):
+        ti.plots.curves(other, "curvature")
     with pytest.raises(ValueError, match=rf"^other={shown}no variable 'curvature': there are lost"):
-        ti.plots.by_layer(good, "curvature", other=other)
-    with pytest.raises(ValueError, match=r"^name='curvature': no variable 'curvature': there are lost"):
-        ti.plots.by_layer(other, "curvature")
-    with pytest.raises(ValueError, match=rf"^other={shown}no variable 'curvature': there are lost"):
-        ti.plots.curvature_by_layer(good, other=other)
+        ti.plots.curves(good, "curvature", other=other)
     with pytest.raises(ValueError, match=rf"^other\['a'\]={shown}no variable 'curvature': there are lost"):
-        ti.plots.curvature_by_layer(good, other={"a": other})
+        ti.plots.curves(good, other={"a": other})
     with pytest.raises(ValueError, match=rf"^ds={shown}no dimension 'prompt'"):
         ti.summary(other)
     with pytest.raises(ValueError, match=rf"^data={shown}not a tokinterp result: "):
@@ -113,9 +109,9 @@ def test_a_result_of_something_else_is_named_wherever_it_is():
         ti.plots.style.panel_letters(np.array([0.5]))
     for name in ("no_such.txt", "one\ntwo"):
         with pytest.raises(
-            ValueError, match=r"^name='(no_such.txt|one\\ntwo)': the result has no such value"
+            ValueError, match=r"^names='(no_such.txt|one\\ntwo)': the result has no such value"
         ) as caught:
-            ti.plots.intervals(good, name, "layer")
+            ti.plots.rows(good, name, "layer")
         assert "\n" not in str(caught.value)
     for wrong in ({"a": [[1, 2], [3]]}, {"a": other}):
         with pytest.raises((ValueError, TypeError), match=r"^classes=.*: give an array, or lists of one length"):
