@@ -9,7 +9,7 @@ by path (``train=FILE``, ``test=FILE``); COUNTERFACT is a csv with the columns t
 =============================================================  ======================================================
 published                                                      how
 =============================================================  ======================================================
-figure 1, appendix: a text with its segments                   ``test=FILE.txt``: trained/text, plots.erasure_map
+figure 1, appendix: a text with its segments                   ``test=FILE.txt``: trained/text, `erasure_map`
 figures 2 and 3: probe accuracy by layer and offset, last      ``test=counterfact_expanded.csv`` ("last of subject");
 token of subjects, multi-token words, entities, against other  ``test=wikipedia_test_500.csv`` ("last piece",
 tokens; all tokens of the Pile                                 "last of name"); ``test=test_tiny_500.csv`` ("all")

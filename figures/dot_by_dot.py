@@ -37,12 +37,12 @@ def compose(results: xr.DataTree) -> Figure:
         plots.curves(arms["none"] if "none" in arms else next(iter(arms.values())), "accuracy", ax=axes[0, 1], **every)
         accuracy_by_size(same["n"], "n", axes[1, 0])
         accuracy_by_size(same["d"], "d", axes[1, 1], legend=False)
-        plots.curves(results["probe/frozen"], "accuracy", along="kept", ax=axes[2, 0])
+        plots.curves(results["probe/frozen"].to_dataset(), "accuracy", along="kept", ax=axes[2, 0])
         plots.rows(last_evaluation(arms["filler"]), "accuracy", "stratum", ax=axes[2, 1])
         probes = results["dots/probes"].to_dataset()
         select = {"target": "pair sum", "trunk": probes["trunk"].values[0]}
         plots.maps(probes, "accuracy", select=select, ax=axes[3, 0])
-        plots.rows(results["dots/ablation"], "correct", "intervention", ax=axes[3, 1])
+        plots.rows(results["dots/ablation"].to_dataset(), "correct", "intervention", ax=axes[3, 1])
         plots.panel_letters(axes)
     return fig
 

@@ -184,7 +184,7 @@ def test_what_a_result_does_not_have_is_said_of_the_argument():
     ds = run["c"].to_dataset()
     with pytest.raises(ValueError, match=r"^names='curvatur': no variable 'curvatur': there are curvature, "):
         ti.plots.curves(ds, "curvatur")
-    with pytest.raises(ValueError, match=r"^names='curvatur': the result has no such value; .*did you mean 'curvature'"):
+    with pytest.raises(ValueError, match=r"^names='curvatur': the result has no such .*did you mean 'curvature'"):
         ti.plots.rows(ds, "curvatur", "layer")
     with pytest.raises(
         ValueError,

@@ -316,18 +316,11 @@ def test_the_figure_and_its_parts(results, tmp_path):
     own = results["trained/probe"]["accuracy"].sel(subset="last").values
     np.testing.assert_allclose(fig.axes[0].lines[0].get_ydata(), own)
     assert plots.save(fig, tmp_path / "a.png").stat().st_size > 1000
-    ax = plots.retrieval_by_layer(results["trained/natural"].to_dataset(), "success")
-    assert ax.get_ylabel() == "share of words retrieved"
+    ax = plots.curves(results["trained/natural"].to_dataset(), "success")
+    assert ax.get_ylabel() == "share decoded as expected"
     near, probe, pieces = (results[f"trained/{n}"].to_dataset() for n in ("canonicity", "probe", "pieces"))
-    ax = plots.retrieval_by_layer(near, "closer", by="kind", variant="centred")
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["split", "typo"]
-    np.testing.assert_allclose(
-        plots.word_accuracy(probe, places=["last"]).lines[0].get_ydata(), probe["accuracy"].sel(subset="last")
-    )
-    assert [name for name, _, _ in plots.overview(pieces)] == ["pieces"]
-    ax = plots.retrieval_by_layer(near, "closer", by="detail", kind="typo")
-    assert {t.get_text() for t in ax.get_legend().get_texts()} <= {"substitute", "delete", "insert", "swap"}
-    with pytest.raises(ValueError, match="kind 'natural': this result has split, typo"):
-        plots.retrieval_by_layer(near, "closer", kind="natural")
-    with pytest.raises(ValueError, match="head 1: this result has the mean of all heads"):
-        plots.piece_attention(pieces, head=1)
+    ax = plots.curves(near, "closer", by="kind", select={"variant": "centred"})
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["split", "typo", "chance"]
+    ax = plots.curves(probe, "accuracy", select={"subset": "last"})
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), probe["accuracy"].sel(subset="last"))
+    assert [p.name for p in plots.draw(pieces)] == ["attention"]

@@ -298,13 +298,14 @@ def sheets(ds: xr.Dataset, panels: Sequence[Panel], width: str | float) -> Itera
         with style.paper_style():
             for ax, panel in zip(axes.flat, some, strict=False):
                 panel.draw(ax)
-                if panel.title:
-                    _title(ax, panel.title)
             for ax in axes.flat[len(some) :]:
                 ax.remove()
             if len(some) > 1:
                 style.panel_letters(axes.flat[: len(some)])
             _one_legend(list(axes.flat[: len(some)]))
+            for ax, panel in zip(axes.flat, some, strict=False):
+                if panel.title:
+                    _title(ax, panel.title)
         yield Picture(f"{some[0].name}{'' if start == 0 or some[0].name != panels[0].name else f'_{start // 4 + 1}'}",
                       caption(ds, some), fig)  # fmt: skip
 

@@ -100,7 +100,12 @@ def first_of(ds: xr.Dataset) -> list[str]:
         beside |= {*facts.beside, facts.chance}
     ends = ("_interval", "_band", "_error", "_count", "_groups", "_null", "_q", "_p", "_id")
     own = [n for n in numeric if n not in beside and not n.endswith(ends)]
-    telling = [n for n in own if not n.startswith(("n_", "first_nonfinite")) and n not in ("n", "count", "refused")]
+    telling = [
+        n
+        for n in own
+        if not n.startswith(("n_", "first_nonfinite"))
+        and n not in ("n", "count", "refused", "seconds", "examples_seen")
+    ]
     return telling or own
 
 

@@ -110,8 +110,9 @@ def test_result_follows_the_conventions(tmp_path):
     assert ds["examples_seen"].sel(format="none").values.tolist() == [8, 16, 24]
     assert json.loads(ds.attrs["parameters"])["task"]["n"] == 3
     xr.testing.assert_equal(ti.read(ti.write(ds, tmp_path / "a.zarr")).to_dataset(), ds)
-    names = [name for name, _, _ in ti.plots.draw(ds)]
-    assert names == ["learning", "strata"]
+    pictures = ti.plots.draw(ds)
+    assert [p.name for p in pictures] == ["accuracy", "auc"]
+    assert not any("seconds" in p.caption for p in pictures)
 
 
 @pytest.mark.slow
