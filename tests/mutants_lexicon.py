@@ -128,7 +128,7 @@ MUTANTS = [
      "tests/lexicon/test_cases.py::test_a_misspelling_that_is_a_word_of_the_corpus_is_none"),
     ("lexicon: fewest context ignored", "tokinterp/lexicon/words.py", "and self.start[n] >= min_context", "",
      "tests/lexicon/test_words.py::test_distinct_words_are_drawn_once_each"),
-    ("table: scale of the first", "tokinterp/results/tables.py", 'PREFERRED = {"scale": 4, "subset": "regular"}',
+    ("table: scale of the first", "tokinterp/results/facts.py", 'PREFERRED = {"scale": 4, "subset": "regular"}',
      'PREFERRED = {"scale": 2, "subset": "all"}', "tests/results/test_report.py::test_table_says_over_how_many_prompts_where_not_all"),
     ("table: sums instead of means", "tokinterp/results/tables.py", "v = means[name] if name in means else ds[name]",
      "v = ds[name].sum('prompt') if name in means else ds[name]",

@@ -536,8 +536,8 @@ MUTANTS = [
     (
         "word probe: accuracy over items",
         "tokinterp/lexicon/word_ends.py",
-        "v(dims, (share[0] + share[1]) / 2, what",
-        "v(dims, correct.mean(-1), what",
+        "dims, (share[0] + share[1]) / 2, what",
+        "dims, correct.mean(-1), what",
         "tests/lexicon/test_word_ends.py::test_classes_of_unequal_size_count_alike",
     ),
     (

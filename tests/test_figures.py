@@ -13,74 +13,71 @@ from tokinterp import plots
 class Watched:
     """Plots that draw nothing and remember what they were given."""
 
-    def __init__(self, monkeypatch, *names):
+    def __init__(self, monkeypatch):
         self.calls = []
-        for name in names:
+        for name in ("curves", "rows"):
             monkeypatch.setattr(plots, name, partial(self.note, name))
 
-    def note(self, name, ds, *args, ax, **options):
+    def note(self, kind, ds, names, *args, ax, **options):
         ax.plot([0, 1], [0, 1])
-        self.calls.append((name, ds.attrs["part"], args, options))
+        self.calls.append((kind, ds.attrs["part"], names, options))
 
     def of(self, name):
-        return [(part, args, options) for called, part, args, options in self.calls if called == name]
-
-
-LEXICON = ("word_accuracy", "retrieval_by_layer", "canonicity_by_layer", "piece_attention")
+        return [(part, options) for _, part, names, options in self.calls if names == name]
 
 
 @pytest.mark.parametrize("networks", [("trained", "untrained"), ("untrained", "trained"), ("trained",)])
 def test_the_inner_lexicon_is_the_trained_networks_and_the_untrained_one_lies_beside_it(networks, monkeypatch):
     """In whatever order the groups of a file are read."""
-    watched = Watched(monkeypatch, *LEXICON)
+    watched = Watched(monkeypatch)
     parts = ("probe", "split", "canonicity", "pieces", "natural")
     names = [f"{m}/{p}" for m in networks for p in parts]
     results = {n: xr.Dataset(coords={"pieces": [1, 3, 4]}, attrs={"part": n}) for n in names}
     inner_lexicon.compose(xr.DataTree.from_dict(results))
-    panels = [(name, part) for name, part, _, _ in watched.calls]
-    drawn = ("probe", "split", "canonicity", "canonicity", "pieces", "pieces")
-    names = (LEXICON[0], LEXICON[1], LEXICON[2], LEXICON[1], LEXICON[3], LEXICON[3])
-    assert panels == [(name, f"trained/{part}") for name, part in zip(names, drawn, strict=True)]
-    for (_, part, _, options), wanted in zip(watched.calls, drawn, strict=True):
+    pair, attention = ["canonicity", "control"], ["attention", "control"]
+    wanted = [
+        ("probe", "accuracy"), ("split", "retrieved"), ("canonicity", pair), ("canonicity", "closer"),
+        ("pieces", attention), ("pieces", attention),
+    ]  # fmt: skip
+    assert [(part, name) for _, part, name, _ in watched.calls] == [(f"trained/{p}", name) for p, name in wanted]
+    for (_, _, _, options), (part, _) in zip(watched.calls, wanted, strict=True):
         assert options["label"] == "trained"
-        assert part == f"trained/{wanted}"
         other = options["other"]
         if len(networks) == 1:
             assert other is None
         else:
-            assert {k: v.attrs["part"] for k, v in other.items()} == {"untrained": f"untrained/{wanted}"}
-    assert [args for _, args, _ in watched.of("piece_attention")] == [(1,), (3,)]
-
-
-FILLERS = (
-    "insertion_curves", "intervals", "evidence", "attention_by_block", "explained_by_source", "coverage_by_block",
-    "hidden_in_windows",
-)  # fmt: skip
+            assert {k: v.attrs["part"] for k, v in other.items()} == {"untrained": f"untrained/{part}"}
+    assert [options["select"] for _, options in watched.of(attention)] == [{"pieces": 1}, {"pieces": 3}]
 
 
 @pytest.mark.parametrize("segments", [True, False])
 def test_fillers_are_drawn_beside_random_words_and_the_trained_network_beside_the_untrained(segments, monkeypatch):
-    watched = Watched(monkeypatch, *FILLERS)
+    watched = Watched(monkeypatch)
+    monkeypatch.setattr(fillers, "insertion_tests", lambda ds: ds)
     names = ["insertion", "verdict", "text_attention", "untrained_text_attention", "policies", "coverage", "windows"]
     parts = {n: xr.Dataset(attrs={"part": n}) for n in [*names, *(["segments"] if segments else [])]}
     parts["insertion"] = parts["insertion"].assign_coords(filler=["words", "dots"])
+    for name in ("text_attention", "untrained_text_attention"):
+        parts[name] = parts[name].assign_coords(query_set=["answer", "other"])
+    if segments:
+        parts["segments"] = parts["segments"].assign_coords(target=["first", "last"])
     for name, rows in (("interventions", ["knock-out", "mean", "only here"]), ("control", ["mean", "knock-out"])):
         parts[name] = xr.Dataset(coords={"intervention": rows}, attrs={"part": name})
     fillers.compose(xr.DataTree.from_dict(parts))
-    first, second = watched.of("insertion_curves")
-    assert [x[2].get("placement", "post") for x in (first, second)] == ["post", "pre"]
-    assert first[2]["kinds"] == second[2]["kinds"] == ["dots", "words"]
-    (part, _, options), (policies, _, _) = watched.of("intervals")
-    assert (part, options["other"].attrs["part"]) == ("interventions", "control")
-    assert options["labels"] == ("dots", "random words")
-    assert policies == "policies"
-    ((part, _, options),) = watched.of("attention_by_block")
-    other = options["other"].attrs
-    assert (part, options["label"]) == ("text_attention", "trained")
-    assert (other["part"], other["model"]) == ("untrained_text_attention", "untrained")
-    assert [x[0] for x in watched.of("explained_by_source")] == ["segments"] * segments
-    assert [x[0] for x in watched.of("coverage_by_block")] == ["coverage"] * (not segments)
-    assert [x[0] for x in watched.of("hidden_in_windows")] == ["windows"]
+    first, second, third = watched.of("log_prob_change")
+    assert [x[1]["select"]["placement"] for x in (first, second)] == ["post", "pre"]
+    assert [x[1]["select"]["filler"] for x in (first, second)] == [["dots", "words"]] * 2
+    part, options = third
+    assert (part, options["label"]) == ("interventions", "dots")
+    assert {k: v.attrs["part"] for k, v in options["other"].items()} == {"random words": "control"}
+    assert [part for part, _ in watched.of("loss_change")] == ["policies"]
+    assert [part for part, _ in watched.of("value")] == ["verdict"]
+    ((part, options),) = watched.of("net_enrichment")
+    assert (part, options["label"], options["select"]) == ("text_attention", "trained", {"query_set": "answer"})
+    assert {k: v.attrs["part"] for k, v in options["other"].items()} == {"untrained": "untrained_text_attention"}
+    assert [options["select"] for _, options in watched.of("explained")] == [{"target": "last"}] * segments
+    assert [part for part, _ in watched.of("separator_share")] == ["coverage"] * (not segments)
+    assert [part for part, _ in watched.of("kl")] == ["windows"]
 
 
 def test_the_geometry_of_tokens_has_the_chance_of_its_own_neighbours():
