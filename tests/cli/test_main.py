@@ -96,7 +96,12 @@ def test_report_plot_and_show_read_a_store(call, stored, tmp_path):
     code, out, _ = call("plot", stored, "-o", tmp_path / "figures", "--prompt", "1")
     files = sorted(f.name for f in (tmp_path / "figures").iterdir())
     assert code == 0
-    assert files == ["lens.png", "lens_table.png", "lens_tokens.png"]
+    assert files == [
+        "lens_accuracy.png",
+        "lens_cross_entropy.png",
+        "lens_table.png",
+        "lens_token_cross_entropy_tokens.png",
+    ]
     assert len(out.split()) == len(files)
     code, out, _ = call("show", stored)
     assert code == 0
@@ -311,7 +316,7 @@ def test_demo_ends_in_a_report_figures_and_a_store(call, tiny_folder, tmp_path, 
     code, _, err = call("demo", "--out", tmp_path / "demo")
     assert code == 0, err
     assert (tmp_path / "demo" / "report.html").stat().st_size > 50_000
-    assert len(list((tmp_path / "demo" / "figures").glob("*.png"))) == 6
+    assert len(list((tmp_path / "demo" / "figures").glob("*.png"))) == 8
     assert sorted(ti.read(tmp_path / "demo" / "run.zarr").children) == ["dimension", "lens", "prompts", "spectrum"]
     monkeypatch.setattr(results, "draw_all", lambda *_: [])
     monkeypatch.setattr(sys.modules["tokinterp.results.report"], "report", lambda _, path: path)
