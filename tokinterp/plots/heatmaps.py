@@ -142,9 +142,9 @@ def scale_of(
 
     Examples
     --------
-    >>> facts = Facts("x", "1", None, None, None, False, (), ())
+    >>> facts = Facts("x", "1", 0, None, None, False, (), ())
     >>> scale_of(np.array([*range(100), 1e6]), facts)[2:]
-    (99.0, 'max')
+    (98.0, 'max')
     """
     good = values[np.isfinite(values)].astype(float)
     if not len(good):

@@ -100,7 +100,7 @@ def draw(
     >>> import tokinterp as ti
     >>> run = ti.measure(ti.load_model(), ["The Nile flows north."], {"lens": ti.lens.LogitLens()}, progress=False)
     >>> [picture.name for picture in draw(run["lens"])][:2]
-    ['cross_entropy', 'lens_table']
+    ['cross_entropy', 'accuracy']
     """
     if isinstance(result, xr.DataTree):
         named = named_results(result)
