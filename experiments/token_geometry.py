@@ -73,7 +73,7 @@ class Settings(Preset):
     n_controls: int | None = 50  # prompts, the first ones, under every condition; none for all
     long_in: tuple[str, ...] = ()  # tokenizers under which each text has so many tokens
     numbers: tuple[int, ...] = ()  # only the texts of these numbers
-    windows: bool = False  # join the texts and cut the whole into prompts
+    windows: bool = False  # short texts are joined until they are long enough, long ones cut into several prompts
     exclude: tuple[str, ...] = ("special",)  # tokens that are in no cloud of the dimension
     tuned: str | None = None  # file of a tuned lens whose entropy is compared too
     last_normed: bool = False  # the last layer is read after the final norm, and the lens is of the last layer only
@@ -89,7 +89,7 @@ PRESETS = {
         controls=("shuffle:5", "random_ids", "untrained"), n_tokens=100, limit=9, scales=(2, 4, 8), k=(1, 10),
         n_controls=None,
     ),
-    "bundled": Settings(n_tokens=500, limit=40, n_controls=None, windows=True),
+    "bundled": Settings(n_tokens=500, limit=40, n_controls=None),
     "wikipedia": Settings(texts=("$TOKINTERP_DATA/text/wikipedia_train_1000.csv.xz",), **WIKIPEDIA),
     "stories": Settings(
         model="$TOKINTERP_DATA/models/stories260K", texts=("$TOKINTERP_DATA/text/tinystories_1000.json",), **WIKIPEDIA
@@ -186,12 +186,32 @@ def make_prompts(
     texts = [t.strip() for t in texts]
     n_tokens = min(n_tokens, model.info.max_tokens)
     if windows:
-        # In parts of some windows, so that no single text is endless.
-        texts = ["\n\n".join(texts[i : i + 50]) for i in range(0, len(texts), 50)]
+        texts = joined(model, texts, n_tokens)
     on_long = "window" if windows else "truncate"
     options: dict[str, Any] = {"max_tokens": n_tokens, "min_tokens": n_tokens, "on_long": on_long, "bos": False}
     prompts = ti.Prompts.from_texts(texts, model, **options, progress=False)
     return prompts[: limit or len(prompts)]
+
+
+def joined(model: ti.Model, texts: Sequence[str], n_tokens: int) -> list[str]:
+    r"""Return consecutive texts joined until they have so many tokens, and no further: intervals are over these texts.
+
+    Examples
+    --------
+    >>> joined(ti.load_model(), ["The sea.", "A blue door.", "The Nile flows north to the sea.", "One."], 8)
+    ['The sea.\n\nA blue door.', 'The Nile flows north to the sea.']
+    """
+    options: dict[str, Any] = {"max_tokens": n_tokens, "on_long": "window", "bos": False, "on_empty": "drop"}
+    prompts = ti.Prompts.from_texts(texts, model, **options, progress=False)
+    lengths = np.bincount(prompts.documents, prompts.lengths, len(texts))
+    out, waiting, n = [], [], 0.0
+    for text, length in zip(texts, lengths, strict=True):
+        waiting.append(text)
+        n += length
+        if n >= n_tokens:
+            out.append("\n\n".join(waiting))
+            waiting, n = [], 0.0
+    return out
 
 
 def measurements(p: Settings) -> dict[str, ti.Measurement]:

@@ -53,12 +53,23 @@ def test_prompts_are_as_long_as_asked_and_have_no_bos(model):
 
 
 def test_short_texts_can_be_joined_and_cut(model):
-    texts = ["The Nile flows north to the sea. "] * 60
+    texts = [f"The Nile flows north to the sea {n}. " for n in range(60)]
     with pytest.raises(ValueError, match="100"):
         token_geometry.make_prompts(model, texts, 100)
     prompts = token_geometry.make_prompts(model, texts, 100, 4, windows=True)
     assert prompts.lengths == [100] * 4
     assert len({prompts.ids(i).tobytes() for i in range(4)}) > 1
+
+
+def test_joined_texts_are_many_documents_so_that_there_are_intervals(model):
+    texts = [f"The Nile flows north to the sea {n}. " for n in range(60)]
+    short = token_geometry.make_prompts(model, texts, 100, 4, windows=True)
+    assert short.documents.tolist() == [0, 1, 2, 3]
+    long = token_geometry.make_prompts(model, [" ".join(texts[:20]), *texts], 100, 4, windows=True)
+    assert len(set(long.documents[:2].tolist())) == 1  # a long text is one document, with nothing joined to it
+    p = token_geometry.PRESETS["bundled"]
+    every = token_geometry.make_prompts(p.lm, p.read(), p.n_tokens, p.limit, p.windows)
+    assert len(set(every.documents.tolist())) == p.limit
 
 
 def test_every_part_lies_beside_its_controls(tree, model):
