@@ -21,7 +21,8 @@ from calls import CALLS, World, add_measurements, public
 
 import tokinterp as ti
 
-CHANGING = {"created", "versions", "git", "git_commit", "git_dirty", "fingerprint", "seconds", "command", "history"}
+CHANGING = {"created", "versions", "git", "git_commit", "source_commits", "git_dirty", "fingerprint", "seconds",
+            "command", "history"}  # fmt: skip
 Numbers = dict[str, dict[str, tuple[Any, ...]]]
 
 

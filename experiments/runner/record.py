@@ -20,7 +20,7 @@ import xarray as xr
 
 import tokinterp as ti
 from tokinterp.files.whole import write_text
-from tokinterp.results.dataset import git_commit, own_attributes, versions
+from tokinterp.results.dataset import commits, git_commit, own_attributes, versions
 from tokinterp.results.stores import exists
 from tokinterp.run.checkpoint import compare_facts
 
@@ -66,7 +66,7 @@ def end(said: Mapping[str, Any], p: Preset, results: Results, seconds: float) ->
     """Return what the store of a run is written with: how it began, and the model, texts and results it came to."""
     info = vars(p).get("lm") and p.lm.info
     first = next(iter(results.values())).attrs
-    stages = {str(ds.attrs.get("git_commit", "")).rstrip("+") for ds in results.values()}
+    stages = {c.rstrip("+") for ds in results.values() for c in commits(ds.attrs)}
     names = ("id", "revision", "identity", "weights", "tokenizer", "dtype", "backend")
     return {
         **said, "seconds": round(seconds, 1), "texts": p.hashes(),

@@ -54,6 +54,18 @@ def test_a_record_has_the_commit_and_whether_the_code_was_changed(found, changed
     assert (said["commit"], said["dirty"]) == (commit, dirty)
 
 
+def test_a_record_names_the_commits_of_stages_that_were_taken_over():
+    """Those that joined results are made of too."""
+    a, b, c = (x * 40 for x in "abc")
+    sets = {
+        "own": xr.Dataset(attrs={"git_commit": c, "fingerprint": "1"}),
+        "earlier": xr.Dataset(attrs={"git_commit": b + "+", "fingerprint": "2"}),
+        "joined": xr.Dataset(attrs={"git_commit": c, "source_commits": json.dumps([a, c]), "fingerprint": "3"}),
+    }
+    said = record.end({"commit": c}, Settings(), sets, 1.0)
+    assert said["stages_of_other_commits"] == [a, b]
+
+
 def test_results_are_no_code_whose_change_matters(tmp_path, monkeypatch):
     call = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     files = ["tokinterp.py", "experiments/RESULTS.md", "experiments/results/a.json"]

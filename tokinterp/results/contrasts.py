@@ -32,7 +32,7 @@ def side_by_side(sets: dict[str, xr.Dataset]) -> tuple[xr.Dataset, dict[str, xr.
     rest = {name: ds for name, ds in apart.items() if ds.data_vars}
     if not any(ds.data_vars for ds in same.values()):
         attrs = joined([{str(k): v for k, v in ds.attrs.items()} for ds in sets.values()])
-        return xr.Dataset(attrs={**attrs, **dataset.own_attributes()}), rest
+        return xr.Dataset(attrs={**attrs, **dataset.own_attributes([ds.attrs for ds in sets.values()])}), rest
     return along(same, "condition", "under what was measured"), rest
 
 

@@ -193,10 +193,28 @@ def numbers_version() -> str:
     return ".".join(json.loads(versions()).get("tokinterp", "0").split(".")[:2])
 
 
-def own_attributes() -> dict[str, Any]:
-    """Return the attributes that every result gets anew: when, and by which packages it was made."""
+def commits(attrs: Mapping[Any, Any]) -> set[str]:
+    """Return the commits of all code that had a part in a result, as far as its attributes say.
+
+    Examples
+    --------
+    >>> sorted(commits({"git_commit": "b", "source_commits": '["a"]'}))
+    ['a', 'b']
+    """
+    return {str(attrs.get("git_commit", "")), *json.loads(attrs.get("source_commits", "[]"))} - {""}
+
+
+def own_attributes(of: Sequence[Mapping[Any, Any]] = ()) -> dict[str, Any]:
+    """Return the attributes that every result gets anew: when, and by which packages and code it was made.
+
+    ``of`` are the attributes of the results that it was made of.  Where other code than the present made one of them,
+    ``source_commits`` (JSON) lists the commits of all.
+    """
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"Conventions": CONVENTIONS, "created": created, "versions": versions(), "git_commit": git_commit()}
+    now = git_commit()
+    sources = set().union(*map(commits, of))
+    more = {"source_commits": json.dumps(sorted(sources))} if sources - {now} else {}
+    return {"Conventions": CONVENTIONS, "created": created, "versions": versions(), "git_commit": now, **more}
 
 
 def provenance(

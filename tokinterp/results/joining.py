@@ -77,7 +77,7 @@ def _attributes(attrs: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:
     marks = [str(a.get("fingerprint")) for a in plain]
     own = {"fingerprint": hash_json(["join_runs", *marks]), "prompts": hash_json([a.get("prompts") for a in plain])}
     history = f"joined from {len(plain)} runs: {', '.join(marks)}"
-    return {**joined(plain), **own_attributes(), **own, "history": history}
+    return {**joined(plain), **own_attributes(plain), **own, "history": history}
 
 
 def _group(run: xr.DataTree, name: str) -> xr.Dataset:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..models.base import Model
     from ..text.prompts import Prompts
 
-NOT_DECIDING = ("created", "versions", "git_commit", "digests")
+NOT_DECIDING = ("created", "versions", "git_commit", "source_commits", "digests")
 
 
 def stamped(
@@ -66,7 +66,7 @@ def stamped(
              info.device.partition(":")[0], info.tokenizer, mark, described, seed, [_marks(d) for d in of],
              digests(xr.DataTree(ds))]  # fmt: skip
     attrs = provenance(info, prompts, described, hash_json(facts), seed)
-    return ds.assign_attrs({**attrs, **ds.attrs, "measurement": name})
+    return ds.assign_attrs({**attrs, **own_attributes([d.attrs for d in of]), **ds.attrs, "measurement": name})
 
 
 def stamped_tokenizers(
@@ -128,10 +128,9 @@ def derived(
     measured = kind(inherited) if same_kind else ""
     inherited.pop("measured", None)
     own = {"parameters": json.dumps(described, sort_keys=True), "fingerprint": mark, "seed": seed}
-    return ds.assign_attrs(
-        {**inherited, **own_attributes(), **own, **({"measured": measured} if measured else {}), **ds.attrs,
-         "measurement": name}
-    )  # fmt: skip
+    own |= {"measured": measured} if measured else {}
+    made = own_attributes([d.attrs for d in of])
+    return ds.assign_attrs({**inherited, **made, **own, **ds.attrs, "measurement": name})
 
 
 def mark_of(

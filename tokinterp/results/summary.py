@@ -77,7 +77,8 @@ def concat_models(results: Mapping[str, xr.Dataset] | Sequence[xr.Dataset]) -> x
                 "history", "edits", "parameters"):  # fmt: skip
         values = [str(ds.attrs.get(key, "")) for ds in sets]
         out.attrs[key] = values[0] if len(set(values)) == 1 else json.dumps(values)
-    out.attrs.update(own_attributes(), fingerprint=mark_of("concat_models", sets, {"names": list(results)}))
+    mark = mark_of("concat_models", sets, {"names": list(results)})
+    out.attrs.update(own_attributes([ds.attrs for ds in sets]), fingerprint=mark)
     return out
 
 

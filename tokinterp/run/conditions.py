@@ -270,7 +270,7 @@ def _tree(
     common = _common_prompts(found, conditions)
     roots = [{str(k): v for k, v in tree.attrs.items() if k not in ("facts", "digests")} for tree in found.values()]
     mark = {"fingerprint": fingerprint(facts), "facts": json.dumps(facts, sort_keys=True)}
-    nodes = {"/": xr.Dataset(attrs={**joined(roots), **dataset.own_attributes(), **said, **mark})}
+    nodes = {"/": xr.Dataset(attrs={**joined(roots), **dataset.own_attributes(roots), **said, **mark})}
     for group in ("prompts", *measurements):
         sets = {name: tree.children[group].to_dataset(inherit=False) for name, tree in found.items()}
         if group != "prompts" and common is not None:

@@ -119,7 +119,8 @@ def measure_nulls(
                 here[null] = {m: comparable(ds) for m, ds in sets.items()}
             drawn.append({m: along_nulls({n: here[n][m] for n in nulls}) for m in measurements})
         tree = xr.DataTree.from_dict({m: _along_replicates([d[m] for d in drawn], seed) for m in measurements})
-        tree.attrs = _root_attrs(model, prompts, facts, seed, edits)
+        sources = [ds.attrs for ds in tree.children.values()]
+        tree.attrs = {**_root_attrs(model, prompts, facts, seed, edits), **dataset.own_attributes(sources)}
         dataset.check(tree)
         return tree
 
