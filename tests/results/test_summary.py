@@ -145,7 +145,7 @@ def test_interval_has_the_width_and_coverage_of_theory():
 def test_summary_is_seeded_and_the_same_in_any_chunks(monkeypatch):
     ds, _ = normal(30, 7)
     a, b, other = ti.summary(ds, seed=1), ti.summary(ds, seed=1), ti.summary(ds, seed=2)
-    xr.testing.assert_identical(a, b)
+    xr.testing.assert_identical(a.assign_attrs(created=""), b.assign_attrs(created=""))  # a second may begin
     assert not a["x_interval"].equals(other["x_interval"])
     one = ti.summary(ds.isel(vocab=[3]), seed=1)
     np.testing.assert_allclose(one["x_interval"][:, 0], a["x_interval"][:, 3])
