@@ -27,6 +27,7 @@ def test_labels_of_planted_compounds():
     assert ds["n_compounds"].to_series().to_dict() == {"whole": 1, "easy": 1, "mixed": 1, "hard": 1}
     assert ds["n_tokens"].values.tolist() == [2, 1, 3, 2, 0]
     assert float(ds["share"].sum()) == 1
+    assert np.isnan(compound_splits(prefix_tokenizer(), [("éx", ["é", "x"])])["share"]).all()  # none is spelt
     with pytest.raises(ValueError, match=r"^compounds='rain': it has one part"):
         compound_splits(prefix_tokenizer(), [*COMPOUNDS, ("rain", ["rain"])])
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 import tokinterp as ti
 from tokinterp.tokenizers import infer_mixture
-from tokinterp.tokenizers.mixture import replay, solve
+from tokinterp.tokenizers.mixture import replay, solve, without_pair_zero
 
 TEXTS = [t.text.lower() for t in ti.bundled_texts()]
 
@@ -96,6 +96,21 @@ def test_the_published_bug_leaves_out_the_merge_of_pair_zero():
     tok = PreTrainedTokenizerFast(tokenizer_object=inner)
     assert infer_mixture(tok, sources, folds=0)["merge"].values.tolist() == [0, 1]
     assert infer_mixture(tok, sources, folds=0, published_bug=True)["merge"].values.tolist() == [1]
+
+
+def test_counts_before_the_other_merges_stay_when_pair_zero_is_left_out():
+    words = {"xaab": np.array([2, 1]), "aabab": np.array([0, 3]), "caab": np.array([1, 0])}
+    whole = replay(words, [("a", "b"), ("x", "a"), ("a", "ab"), ("aab", "ab")])
+    assert [s[0] == 0 for s in whole.steps] == [False, True, False, False]
+
+    def counts(steps):
+        now = steps.first.copy()
+        for pair, which, new, rank in steps.steps:
+            if len(which):
+                now[which] = new
+            yield rank, pair, now.tolist()
+
+    assert [*counts(without_pair_zero(whole))] == [c for c in counts(whole) if c[1] != 0]
 
 
 def test_what_is_missing_is_said():

@@ -12,7 +12,7 @@ from ..results.dataset import bound_coord, check, variable
 from ..results.stamp import stamped_tokenizers
 from ..settings import checked, pair, refuse, several, string, tokenizer
 from ..settings.describe import hash_json
-from ..stats.resample import mean_interval
+from ..stats.resample import mean_interval, ratio
 from .inference import Inference
 from .morphology import LABELS, MINIXHOFER, Word, gold_parts, inner_places
 
@@ -74,7 +74,7 @@ def compound_splits(tokenizer: Any, compounds: Sequence[Word], *, space: bool = 
             "n_tokens": variable("item", [0 if c is None else len(c) for c in cuts], "tokens of the word", "token"),
             "n_parts": variable("item", [len(p) for p in gold], "parts of the compound", "1"),
             "n_compounds": variable("label", counts, "compounds", "word"),
-            "share": variable("label", counts / max(counts.sum(), 1), "share of the compounds that tokens spell", "1"),
+            "share": variable("label", ratio(counts, counts.sum()), "share of the compounds that tokens spell", "1"),
         },
         {
             "item": variable("item", np.arange(len(gold)), "number of the word", "1"),

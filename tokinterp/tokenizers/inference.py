@@ -246,13 +246,14 @@ def segment_words(
     words : sequence of str
         Without spaces.
     method : str
-        - ``own``: as the tokenizer does, - ``longest_prefix``, ``longest_suffix``: the longest token that begins (ends)
-        what is left, - ``longest_token``: the longest token anywhere, the leftmost of equals, then the same on both
-        sides of it, - ``merges``: all merges of the tokenizer in their order, - ``likelihood``: the largest sum of
-        scores, which are log probabilities, - ``fewest``: the fewest tokens, of equals those with the longest (largest
-        sum of squared lengths), - ``order``: the token of the highest score anywhere first, as vocabularies of SaGe are
-        ordered, then the same on
-          both sides of it.
+        - ``own``: as the tokenizer does,
+        - ``longest_prefix``, ``longest_suffix``: the longest token that begins (ends) what is left,
+        - ``longest_token``: the longest token anywhere, the leftmost of equals, then the same on both sides of it,
+        - ``merges``: all merges of the tokenizer in their order,
+        - ``likelihood``: the largest sum of scores, which are log probabilities,
+        - ``fewest``: the fewest tokens, of equals those with the longest (largest sum of squared lengths),
+        - ``order``: the token of the highest score anywhere first, as vocabularies of SaGe are ordered, then the same
+          on both sides of it.
     scores : mapping, optional
         Token -> score, for ``likelihood`` and ``order``; those of a Unigram tokenizer by default.
     space : bool

@@ -93,7 +93,7 @@ def infer_mixture(
     table, n_bytes, digest = _word_counts(corpora, words, parts)
     steps = replay(table, merges)
     if published_bug:
-        steps = Steps(steps.first, [s for s in steps.steps if s[0] != 0], steps.n_absent)
+        steps = without_pair_zero(steps)
     pairs = steps.first.sum(0)
     if empty := [name for name, n in zip(corpora, pairs.reshape(len(corpora), parts).sum(1), strict=True) if not n]:
         refuse("sources", empty[0], "its texts have no pair of letters in a word: give text")
@@ -257,6 +257,20 @@ def replay(table: Mapping[str, np.ndarray], merges: Sequence[tuple[str, str]]) -
     start = np.zeros((len(now), len(first[0]) if first else 0), np.int64)
     start[: len(first)] = first
     return Steps(start, steps, absent)
+
+
+def without_pair_zero(steps: Steps) -> Steps:
+    """Return the steps without the merge of pair 0; what was changed before it is changed before the next one."""
+    out: list[tuple[int, np.ndarray, np.ndarray, int]] = []
+    waiting: dict[int, np.ndarray] = {}
+    for pair, which, new, rank in steps.steps:
+        waiting.update(zip(which.tolist(), new, strict=True))
+        if pair == 0:
+            continue
+        at = sorted(waiting)
+        out.append((pair, np.array(at, np.int64), np.array([waiting[k] for k in at]), rank))
+        waiting = {}
+    return Steps(steps.first, out, steps.n_absent)
 
 
 @dataclass
