@@ -37,7 +37,7 @@ def sets(n, prompts=1, seed=0):
     return code == torch.arange(3)[:, None]
 
 
-# -- kernels: U1 ----------------------------------------------------------------------------------------------
+# -- kernels --------------------------------------------------------------------------------------------------
 def test_masses_over_a_partition_sum_to_one():
     keys, queries = sets(12, 2), torch.ones(2, 1, 12, dtype=torch.bool)
     found = attention_masses(random_pattern(12), queries, keys, torch.rand(2, 2, 12) + 0.1)

@@ -37,7 +37,7 @@ def test_every_intervention_has_its_row(found, bundled):
 
 @pytest.mark.slow
 def test_without_fillers_nothing_changes(bundled):
-    """U2: with k = 0 there is nothing to hide, ablate or patch."""
+    """With k = 0 there is nothing to hide, ablate or patch."""
     without = [i for i in ALL if i != "transplant of the question"]
     ds = intervene(bundled, QUESTIONS[:6], n_fillers=0, interventions=without)
     exact = ds.sel(intervention=[n for n in ds["intervention"].values if n != "transplant"])
@@ -47,7 +47,7 @@ def test_without_fillers_nothing_changes(bundled):
 
 
 def test_hiding_equals_deleting(found):
-    """U3: hidden from all behind them, with the places closed, fillers are gone; without, only their places stay."""
+    """Hidden from all behind them, with the places closed, fillers are gone; without, only their places stay."""
     for hidden, deleted in (("knock-out, places closed", "deletion"), ("knock-out", "deletion, places kept")):
         np.testing.assert_allclose(of(found, hidden), of(found, deleted), atol=1e-4)
         both = found["log_prob_change"]
@@ -66,7 +66,7 @@ def test_hiding_equals_deleting_in_every_kind_of_positions(family):
 
 
 def test_truncation_leaves_the_demonstrations_alone(bundled):
-    """C6: it equals hiding the target's fillers with the places closed, and not deletion in the demonstrations too."""
+    """It equals hiding the target's fillers with the places closed, and not deletion in the demonstrations too."""
     names = ("truncation", "deletion", "knock-out, places closed", "deletion everywhere", "insertion")
     ds = intervene(bundled, QUESTIONS[2:6], n_fillers=4, demonstrations=QUESTIONS[:2], interventions=names)
     ti.check(ds)
@@ -90,7 +90,7 @@ def test_changes_have_opposite_signs(found):
 
 
 def test_mean_of_equal_states_changes_nothing(bundled):
-    """U6: with one item the mean over items is the item's own state; so is a transplant from an equal donor."""
+    """With one item the mean over items is the item's own state; so is a transplant from an equal donor."""
     same = [QUESTIONS[0]] * 3
     ds = intervene(bundled, same, n_fillers=6, interventions=["mean ablation", "resample ablation", "zero ablation"])
     assert float(of(ds, "mean ablation").max()) < 1e-6
@@ -126,7 +126,7 @@ def test_items_without_donor_are_nan(bundled):
 
 
 def test_unseen_keys_and_late_rows_do_not_matter(bundled):
-    """U5: nothing reads the last layer's other rows, and a key without weight can be hidden."""
+    """Nothing reads the last layer's other rows, and a key without weight can be hidden."""
     items = build_items(bundled, QUESTIONS[:3], n_fillers=4)
     batch = pad(items, [0, 1, 2])
     plain = ask(bundled, batch)

@@ -55,7 +55,7 @@ def test_lens_on_fillers(bundled):
 
 
 def test_cells_of_one_hidden_variable_cluster_together():
-    """L5: two planted variables under other names in each cell, noise, and cells that compare with nothing."""
+    """Two planted variables under other names in each cell, noise, and cells that compare with nothing."""
     rng = np.random.default_rng(0)
     hidden = rng.integers(0, 3, (2, 60))
     rows = [(rng.permutation(50)[hidden[v]]) for v in (0, 1, 0, 1, 0, 1)]

@@ -16,7 +16,7 @@ QUESTIONS = ti.bundled_questions("cloze")[:12]
 # -- stream and lens ------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("family", ["llama", "gpt2", "neox", "gemma3"])
 def test_attribution_sums_to_the_logit(family):
-    """U4: with the scale of the final norm frozen at its value, the terms of all layers sum to the logit."""
+    """With the scale of the final norm frozen at its value, the terms of all layers sum to the logit."""
     from tokinterp.fillers.residual import attribute
 
     model = tiny(family)

@@ -13,7 +13,7 @@ QUESTIONS = ti.bundled_questions("cloze")[:12]
 
 @pytest.mark.slow
 def test_routing_is_made_of_attention_masses(bundled):
-    """T6 against the patterns themselves."""
+    """Against the patterns themselves."""
     asked = QUESTIONS[:3]
     ds = routing(bundled, asked, n_fillers=4)
     ti.check(ds)

@@ -81,7 +81,7 @@ def test_cue_and_announcement(bundled):
 
 
 def test_demonstrations_keep_their_fillers_when_the_target_loses_its_own(bundled):
-    """C6: the truncated item is the whole one without the target's fillers, those of the demonstrations untouched."""
+    """The truncated item is the whole one without the target's fillers, those of the demonstrations untouched."""
     shown, asked = QUESTIONS[:2], QUESTIONS[2:5]
     for kind, placement in (("dots", "post"), ("words", "post"), ("dots", "pre")):
         shared = {"kind": kind, "placement": placement, "demonstrations": shown}

@@ -53,11 +53,11 @@ def read_fillers(
     -------
     xarray.Dataset
         By layer and ``slot``: ``entropy`` of the prediction, ``own_share`` of items whose most probable token is the
-        filler there (L1); ``median_rank``, ``reciprocal_rank`` of the first token of the answer and of another item's
-        answer (``target``) (L2); ``choice``, share of items whose most probable one *among all answers* is their own,
-        with ``choice_chance`` (L3, numbers among numbers if the answers are numbers). By item: ``fingerprint``, whether
+        filler there; ``median_rank``, ``reciprocal_rank`` of the first token of the answer and of another item's
+        answer (``target``); ``choice``, share of items whose most probable one *among all answers* is their own,
+        with ``choice_chance`` (numbers among numbers if the answers are numbers). By item: ``fingerprint``, whether
         the answer is among the 50 tokens of largest summed residual P(v) - mean over items of P(v), 30 a cell, over all
-        cells, for the own and another item's answer (``target``) and without the subtraction (``variant``) (L4);
+        cells, for the own and another item's answer (``target``) and without the subtraction (``variant``);
         ``first_layer`` at which it is among the first ten at some slot, NaN where at none.
 
     Raises
@@ -154,7 +154,7 @@ def cell_clusters(
     exact: bool = True,
     seed: int = 0,
 ) -> xr.Dataset:
-    """Cluster the cells (layer, filler) whose decoded tokens go together over items (L5).
+    """Cluster the cells (layer, filler) whose decoded tokens go together over items.
 
     The label of an item at a cell is the token whose probability exceeds its mean over items most. Cells that share a
     hidden variable sort the items alike, whichever tokens stand for it: adjusted mutual information (chance is 0, equal
