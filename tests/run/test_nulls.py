@@ -38,6 +38,17 @@ def test_each_null_is_what_measure_gives_on_it(run):
     assert "token_overlap" not in run["overlap"]
 
 
+def test_windows_of_a_document_belong_together_under_every_null():
+    texts = ["the river ran to the north and a moon rose " * 3, "a day in the sun, the owl slept on an oak " * 3]
+    windows = ti.Prompts.from_texts(texts, tiny(), max_tokens=20, on_long="window", progress=False)
+    assert len(windows) > 4
+    asked = {"cosine": ti.geometry.CosineSimilarity()}
+    for nulls in (("none", "shuffle:2", "untrained"), ("shuffle:2", "random_ids", "shuffle_words")):
+        found = ti.measure_nulls(tiny(), windows, asked, nulls, progress=False)["cosine"].to_dataset()
+        assert found["document"].values.tolist() == windows.documents.tolist()
+        assert ti.contrast(found, nulls[1], nulls[0]).attrs["n_groups"] == 2
+
+
 def test_the_controls_differ_from_the_text(run):
     cosine = run["cosine"]["cosine"].mean("prompt")
     np.testing.assert_array_equal(cosine.sel(null="none"), cosine.sel(null="shuffle:0"))

@@ -16,6 +16,7 @@ from ..models.base import Model
 from ..models.steady import steady
 from ..results import dataset
 from ..results.contrasts import along
+from ..results.documents import with_documents
 from ..results.summary import concat_models
 from ..settings import checked, count, several, string
 from ..text.prompts import Prompts
@@ -116,7 +117,8 @@ def measure_nulls(
                 made = {name: partial(_condition, model, prompts, null, seed + k, edits)}
                 found = run_each(model, made, measurements, home, {name: plain(name)}, options) or {}
                 sets = {m: found[name].children[m].to_dataset(inherit=False) for m in measurements}
-                here[null] = {m: comparable(ds) for m, ds in sets.items()}
+                # Drawn texts are no text of a document, but what is drawn of the windows of one belongs together.
+                here[null] = {m: with_documents(comparable(ds), prompts) for m, ds in sets.items()}
             drawn.append({m: along_nulls({n: here[n][m] for n in nulls}) for m in measurements})
         tree = xr.DataTree.from_dict({m: _along_replicates([d[m] for d in drawn], seed) for m in measurements})
         sources = [ds.attrs for ds in tree.children.values()]
