@@ -18,8 +18,9 @@ INTRODUCTION = """\
 
 Made by `make results` from the records in `experiments/results/` and the claims of the experiments: nothing here is
 written by hand. A claim is judged by its first number: *yes* and *no* say on which side of the target its whole 95 %
-interval lies, *not shown* that the target is within it; what has no interval is not judged. The other numbers stand
-beside it: controls, other conditions, curves over layers.
+interval lies, *not shown* that the target is within it; what has no interval is not judged, except numbers that have to
+be near a target, which are judged alone. The other numbers stand beside it: controls, other conditions, curves over
+layers.
 
 Read with care. The models are small enough for a CPU: the bundled one (4.3 M parameters, 8 blocks, English
 Wikipedia), stories260K (0.26 M, 5 blocks, children's stories), and networks trained for the purpose; the published ones
@@ -68,6 +69,9 @@ def of_record(kept: dict[str, Any], file: str) -> Iterator[str]:
         f"{command}{changed}; [{file}](results/{file}), {commit}, {kept['created'] or 'date not recorded'}; {model} on "
         f"{kept.get('device') or 'a device not recorded'}; texts: {texts or 'none recorded'}."
     )
+    if kept.get("claims_computed_by"):
+        by = kept["claims_computed_by"]
+        said += f" Claims by commit `{str(by['commit'])[:9]}`{', changed' if by['dirty'] is not False else ''}."
     yield from wrapped(said)
     if kept["lacking"]:
         yield ""

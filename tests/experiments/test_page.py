@@ -29,7 +29,8 @@ def test_a_record_says_where_it_comes_from_or_that_it_does_not_know(file):
 def test_rows_hold_numbers_intervals_and_verdicts(tmp_path):
     kept = {
         "experiment": "first_look", "preset": "bundled", "changed": [], "command": "python -m x", "commit": "a" * 40,
-        "dirty": False, "created": "2026-01-01", "model": {"id": "m"}, "device": "cpu", "lacking": ["the seeds"],
+        "dirty": False, "claims_computed_by": {"commit": "c" * 40, "dirty": True}, "created": "2026-01-01",
+        "model": {"id": "m"}, "device": "cpu", "lacking": ["the seeds"],
         "texts": {"texts": {"n": 3, "sha256": "b" * 64}}, "claims": [
             {"claim": "a | b", "source": "we", "how": "x", "target": "above 0", "verdict": "yes", "numbers": {
                 "text": {"value": 0.51234, "interval": [0.4, 0.6]}, "other": {"value": 1.0, "interval": [None, None]},
@@ -46,6 +47,7 @@ def test_rows_hold_numbers_intervals_and_verdicts(tmp_path):
     assert "by layer 1.00 – | we |" in text
     assert "`python -m x`" in text
     assert "`aaaaaaaaa`" in text
+    assert "Claims by commit `ccccccccc`, changed." in text
     assert "Not in this record: the seeds." in text
     assert "bbbbbbbbbbbb" in text
     assert text.count("### first_look") == 1
