@@ -17,8 +17,10 @@ import hashlib
 import json
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -136,13 +138,20 @@ def differing(then: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return experiments with their presets and settings, as text."""
+    """Return experiments with their settings, and of each preset in one line what differs from the first."""
     lines = []
     for name in names:
         module = experiment(name)
+        first, *others = module.PRESETS
+        settings = [f.name for f in fields(module.PRESETS[first])]
         lines.append(f"{name}: {(module.__doc__ or '').split(chr(10))[0]}")
-        for preset, p in module.PRESETS.items():
-            lines.append(f"  --preset {preset}: " + ", ".join(f"{k}={v}" for k, v in vars(p).items() if k != "found"))
+        lines += textwrap.wrap(f"settings: {', '.join(settings)}", 118, initial_indent="  ", subsequent_indent="    ")
+        lines.append(f"  --preset {first}")
+        for preset in others:
+            usual, own = module.PRESETS[first], module.PRESETS[preset]
+            pairs = [(k, getattr(own, k)) for k in settings if getattr(own, k) != getattr(usual, k)]
+            said = f"--preset {preset}: " + ", ".join(f"{k}={v}" for k, v in pairs)
+            lines.append("  " + textwrap.shorten(said, 116, placeholder=" ..."))
     return "\n".join(lines)
 
 
@@ -156,7 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     parser.add_argument("--out", type=Path, help="folder for stores and records")
     parser.add_argument("--overwrite", action="store_true", help="make a finished run again")
-    parser.add_argument("--list", action="store_true", help="say what there is, with all settings")
+    parser.add_argument("--list", action="store_true", help="say what there is and what can be set")
     a = parser.parse_args(arguments)
     try:
         if a.list:

@@ -63,10 +63,10 @@ class Settings(Preset):
     few_layers: bool = False  # three layers for the clusters of cells
 
     def questions(self) -> list[Any]:
-        """Return the items of the insertion: the bundled cloze questions, or those that a test put there."""
-        if "questions" not in vars(self):
-            self.questions_found = list(ti.bundled_questions("cloze"))[:: self.every][: self.n_questions]
-        return self.questions_found
+        """Return the items of the insertion, of the bundled cloze questions."""
+        items = list(ti.bundled_questions("cloze"))[:: self.every][: self.n_questions]
+        self.found["questions"] = [repr(item) for item in items]
+        return items
 
 
 PRESETS = {
@@ -224,9 +224,9 @@ CLAIMS = [
         inserted, ("tests", "untrained_tests"), above=0,
     ),
     Claim(
-        "the verdict rule finds fillers used", "control", "criteria that hold, of all, less 1 (0: used)",
-        lambda r: {"share of criteria less 1": plain(r["verdict"]["passed"].mean() - 1),
-                   **by(r, "verdict", "value", "criterion")}, ("verdict",), above=-0.001,
+        "the verdict rule finds fillers used", "control", "the rule on the criteria, 1 where it finds them used",
+        lambda r: {"used": plain(r["verdict"].attrs["verdict"] == "used"), **by(r, "verdict", "value", "criterion")},
+        ("verdict",), near=(1, 0),
     ),
     Claim(
         "what fillers do is to move places", "control", "change of log p(answer) when their places are closed (nat)",

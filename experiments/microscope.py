@@ -38,6 +38,7 @@ import numpy as np
 import xarray as xr
 
 import tokinterp as ti
+from tokinterp.results.documents import with_documents
 from tokinterp.results.summary import summary
 from tokinterp.run.nulls import along_nulls, draw_null
 from tokinterp.text.files import read_texts
@@ -89,7 +90,10 @@ class Settings(Preset):
 
     def questions(self) -> list[Any]:
         """Return the questions of MMLU."""
-        return [] if self.mmlu is None else ti.behaviour.read_mmlu(place(self.mmlu), limit=self.mmlu_limit)
+        items = [] if self.mmlu is None else ti.behaviour.read_mmlu(place(self.mmlu), limit=self.mmlu_limit)
+        if items:
+            self.found["questions"] = [repr(item) for item in items]
+        return items
 
 
 SMALL: dict[str, Any] = {"lens_steps": 60, "limit": 200, "n_tokens": 500}
@@ -148,7 +152,7 @@ def run(p: Settings, kept: Path | None = None) -> dict[str, xr.Dataset]:
             case.train = lambda null=null: draw_null(model, train, null, p.seed)[1]
             case.text = prompts
             for name, ds in getattr(found, part)(case, p).items():
-                results.setdefault(name, {})[null] = ds
+                results.setdefault(name, {})[null] = with_documents(ds, prompts)
         nodes.update({name: along_nulls(sets) for name, sets in results.items()})
     return nodes
 

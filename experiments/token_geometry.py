@@ -41,10 +41,12 @@ import xarray as xr
 
 import tokinterp as ti
 from tokinterp.results.dataset import variable
+from tokinterp.results.documents import with_documents
 from tokinterp.run.nulls import along_nulls, draw_null
-from tokinterp.stats.tests import false_discovery
 
 from .parts.last_normed import LastNormed
+from .parts.long_texts import long_in_all, make_prompts
+from .parts.loss_correlations import correlations, entropy_correlation
 from .runner.claims import Claim, Number, Results, curve, given, mean, plain
 from .runner.preset import Preset, place
 from .runner.record import stage
@@ -162,58 +164,6 @@ def chosen_texts(p: Settings) -> tuple[np.ndarray, list[str]]:
     return kept, [texts[int(i)] for i in kept]
 
 
-def long_in_all(texts: Sequence[str], tokenizers: Sequence[Any], n_tokens: int = 1024) -> np.ndarray:
-    """Return the numbers of the texts with at least so many tokens, BOS not counted, under every tokenizer.
-
-    Examples
-    --------
-    >>> long_in_all(["One.", "The Nile flows north to the sea."], [ti.load_model()], 5).tolist()
-    [1]
-    """
-    kept = np.arange(len(texts))
-    options: dict[str, Any] = {"max_tokens": n_tokens, "min_tokens": n_tokens, "bos": False, "on_empty": "drop"}
-    for one in tokenizers:
-        some = [texts[int(i)] for i in kept]
-        tokenizer = ti.load_tokenizer(one) if isinstance(one, str) else one
-        kept = kept[ti.Prompts.from_texts(some, tokenizer, progress=False, **options).documents]
-    return kept
-
-
-def make_prompts(
-    model: ti.Model, texts: Sequence[str], n_tokens: int, limit: int | None = None, windows: bool = False
-) -> ti.Prompts:
-    """Return prompts of exactly so many tokens (or as many as the model takes), without BOS."""
-    texts = [t.strip() for t in texts]
-    n_tokens = min(n_tokens, model.info.max_tokens)
-    if windows:
-        texts = joined(model, texts, n_tokens)
-    on_long = "window" if windows else "truncate"
-    options: dict[str, Any] = {"max_tokens": n_tokens, "min_tokens": n_tokens, "on_long": on_long, "bos": False}
-    prompts = ti.Prompts.from_texts(texts, model, **options, progress=False)
-    return prompts[: limit or len(prompts)]
-
-
-def joined(model: ti.Model, texts: Sequence[str], n_tokens: int) -> list[str]:
-    r"""Return consecutive texts joined until they have so many tokens, and no further: intervals are over these texts.
-
-    Examples
-    --------
-    >>> joined(ti.load_model(), ["The sea.", "A blue door.", "The Nile flows north to the sea.", "One."], 8)
-    ['The sea.\n\nA blue door.', 'The Nile flows north to the sea.']
-    """
-    options: dict[str, Any] = {"max_tokens": n_tokens, "on_long": "window", "bos": False, "on_empty": "drop"}
-    prompts = ti.Prompts.from_texts(texts, model, **options, progress=False)
-    lengths = np.bincount(prompts.documents, prompts.lengths, len(texts))
-    out, waiting, n = [], [], 0.0
-    for text, length in zip(texts, lengths, strict=True):
-        waiting.append(text)
-        n += length
-        if n >= n_tokens:
-            out.append("\n\n".join(waiting))
-            waiting, n = [], 0.0
-    return out
-
-
 def measurements(p: Settings) -> dict[str, ti.Measurement]:
     """Return the measurements of the parts."""
     layers = [p.lm.info.n_layers] if p.last_normed else None
@@ -231,67 +181,27 @@ def measurements(p: Settings) -> dict[str, ti.Measurement]:
 def one_pass(
     p: Settings, prompts: ti.Prompts, null: str, asked: dict[str, ti.Measurement], kept: Path | None, label: str = ""
 ) -> tuple[xr.DataTree, ti.Prompts]:
-    """Measure one condition, or read what was measured before, and return it with the prompts drawn."""
+    """Measure one condition, or read what was measured before, and return it with the prompts drawn.
+
+    What is drawn of several windows of a text belongs to that text, in all conditions.
+    """
     network, drawn = draw_null(p.lm, prompts, null, p.seed)
     if p.last_normed:
         network: Any = LastNormed(network)
     store = stage(kept, f"{label or null}.zarr")
-    return ti.measure(network, drawn, copy.deepcopy(asked), store=store, progress=p.progress), drawn
+    tree = ti.measure(network, drawn, copy.deepcopy(asked), store=store, progress=p.progress)
+    nodes = {n: with_documents(tree.children[n].to_dataset(inherit=False), prompts) for n in asked}
+    out = xr.DataTree.from_dict(nodes)
+    out.attrs = dict(tree.attrs)
+    return out, drawn
 
 
 def side_by_side(passes: dict[str, xr.DataTree]) -> dict[str, xr.Dataset]:
     """Return each part with all conditions along ``null``."""
-    first = next(iter(passes.values()))
-    names = [n for n in first.children if n != "prompts"]
+    names = next(iter(passes.values())).children
     return {
         n: along_nulls({null: p.children[n].to_dataset(inherit=False) for null, p in passes.items()}) for n in names
     }
-
-
-def correlations(passes: dict[str, xr.DataTree], covariates: dict[str, xr.Dataset]) -> dict[str, dict[str, xr.Dataset]]:
-    """Return the correlations over prompts that the parts allow, by name and condition."""
-    out: dict[str, dict[str, xr.Dataset]] = {}
-    for null, tree in passes.items():
-        parts = {n: tree.children[n].to_dataset(inherit=False) for n in tree.children}
-        if "lens" not in parts:
-            continue
-        if "dimension" in parts:
-            found = ti.geometry.dimension_loss_correlation(
-                without_embedding(parts["dimension"]), parts["lens"], covariates[null]
-            )
-            out.setdefault("correlation", {})[null] = found
-            if parts["lens"].sizes["layer"] > 1:
-                out.setdefault("entropy_correlation", {})[null] = entropy_correlation(tree)
-        if "logits" in parts:
-            for loss in ("entropy", "cross_entropy"):
-                found = ti.geometry.dimension_loss_correlation(
-                    parts["logits"], parts["lens"], covariates[null], loss=loss
-                )
-                out.setdefault(f"logit_correlation_{loss}", {})[null] = found
-    return out
-
-
-def without_embedding(dimension: xr.Dataset) -> xr.Dataset:
-    """Return the layers after the first block: at layer 0 a cloud has one point per kind of token."""
-    return dimension.sel(layer=dimension["layer"] > 0)
-
-
-def entropy_correlation(tree: xr.DataTree, variant: str = "normed") -> xr.Dataset:
-    """Correlate log dimension with the entropy of a lens at the *same* layer; q over layers."""
-    dimension = without_embedding(tree.children["dimension"].to_dataset(inherit=False))
-    lens = tree.children["lens"].to_dataset(inherit=False).sel(variant=[variant])
-    one = [
-        ti.geometry.dimension_loss_correlation(dimension.sel(layer=[n]), lens.sel(layer=n), loss="entropy")
-        for n in dimension["layer"].values
-    ]
-    out = xr.concat(one, "layer", data_vars="all", coords="minimal", compat="override", combine_attrs="override")
-    for kind in ("pearson", "spearman"):
-        p = out[f"{kind}_p"]
-        q = xr.apply_ufunc(false_discovery, p, input_core_dims=[["layer"]], output_core_dims=[["layer"]],
-                           vectorize=True).transpose(*p.dims)  # fmt: skip
-        text = out[f"{kind}_q"].attrs["long_name"].replace("of one test", "over layers")
-        out[f"{kind}_q"] = variable([str(d) for d in p.dims], q.values, text, "1")
-    return out
 
 
 # -- claims ---------------------------------------------------------------------------------------------------

@@ -93,12 +93,18 @@ def judge(claim: Claim, number: Number) -> str:
 
 
 def evaluate(claims: Sequence[Claim], results: Results, model: str = "") -> list[dict[str, Any]]:
-    """Return every claim that the results speak of, with its numbers and the verdict, as JSON types."""
+    """Return every claim that the results speak of, with its numbers and the verdict, as JSON types.
+
+    What the settings left out (a control, a scale) makes a claim "not measured", with the reason in place of a number.
+    """
     out = []
     for claim in claims:
         if not {*claim.needs} <= results.keys() or claim.model not in ("", model):
             continue
-        found = claim.numbers(results)
+        try:
+            found = claim.numbers(results)
+        except KeyError as error:  # a condition, scale or class that the settings left out
+            found = {f"not in the results: {str(error.args[0]).splitlines()[0]}": Number(math.nan)}
         out.append(row(claim, found))
     return out
 

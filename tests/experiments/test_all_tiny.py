@@ -34,6 +34,7 @@ def test_experiment_record_and_figure(name, tmp_path):
         first = next(iter(row["numbers"].values()))
         assert (first["value"] is None) == (row["verdict"] == "not measured")
         assert first["value"] is None or math.isfinite(first["value"])
+        assert not next(iter(row["numbers"])).startswith("not in the results"), row
     if name in figures.NAMES:
         files = figures.redraw(name, "tiny", tmp_path / "figures", tmp_path, dirty=True)
         assert all(f.stat().st_size > 5000 for f in files)

@@ -47,6 +47,20 @@ def test_only_what_was_measured_of_the_right_model_is_judged():
         evaluate([Claim("curve", "we", "x", lambda r: {"x": [1.0]})], {})
 
 
+def test_a_condition_that_was_left_out_is_not_measured_and_the_others_are():
+    ds = xr.Dataset({"x": (("null", "prompt"), np.arange(8.0).reshape(1, 8))}, {"null": ["none"]})
+    claims = [
+        Claim("more", "we", "x", lambda r: {"x": mean(r["a"]["x"], null="shuffle:5")}, ("a",), above=0),
+        Claim("text", "we", "x", lambda r: {"x": mean(r["a"]["x"], null="none")}, ("a",), above=0),
+    ]
+    left, there = evaluate(claims, {"a": ds})
+    assert left["verdict"] == "not measured"
+    ((label, number),) = left["numbers"].items()
+    assert label.startswith("not in the results: ")
+    assert np.isnan(number["value"])
+    assert there["verdict"] == "yes"
+
+
 def test_means_have_the_interval_of_the_documents():
     values = np.random.default_rng(0).random((12, 3))
     v = xr.DataArray(values, dims=("prompt", "layer"), coords={"layer": [0, 1, 2]}, name="v")

@@ -137,7 +137,12 @@ def test_changed_settings_are_a_run_of_their_own():
 
 def test_the_command_lists_and_says_what_is_wrong_in_one_line(capsys):
     assert runner.main(["--list", "first_look"]) == 0
-    assert "--preset bundled: model=" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert "levels, n_tokens, limit, scales" in " ".join(lines)
+    (bundled,) = [x for x in lines if "--preset bundled: " in x]
+    assert "limit=24" in bundled  # 4 in the first
+    assert "seed=" not in bundled  # the same in both
+    assert all(len(x) <= 120 for x in lines if x.startswith("  "))
     for arguments, said in (
         (["first_lock"], "'first_lock' is no experiment: there are dot_by_dot"),
         (["first_look", "--preset", "small"], "--preset 'small': first_look has tiny, bundled, paper"),

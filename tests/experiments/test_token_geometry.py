@@ -72,6 +72,23 @@ def test_joined_texts_are_many_documents_so_that_there_are_intervals(model):
     assert len(set(every.documents.tolist())) == p.limit
 
 
+def test_windows_of_a_text_belong_together_under_every_null(model):
+    asked = {
+        "texts": [t[:400] for t in TEXTS[:2]],
+        "parts": ("cosine", "lens", "dimension"),
+        "controls": ("shuffle:5",),
+    }
+    found = ran(model, windows=True, n_tokens=50, limit=None, **asked)
+    assert len(set(found["cosine"]["document"].values.tolist())) == 2
+    assert (found["correlation"]["n_groups"] == 2).all()
+    (row,) = [r for r in evaluate(token_geometry.CLAIMS, record_of(found)) if "mean cosine" in r["claim"]]
+    assert row["verdict"] == "no interval"  # of two texts, however many windows they have
+
+
+def record_of(tree):
+    return {n: node.to_dataset(inherit=False) for n, node in tree.children.items()}
+
+
 def test_every_part_lies_beside_its_controls(tree, model):
     assert set(token_geometry.PARTS) < set(tree.children)
     for part in token_geometry.PARTS:
