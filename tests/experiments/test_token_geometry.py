@@ -85,6 +85,14 @@ def test_windows_of_a_text_belong_together_under_every_null(model):
     assert row["verdict"] == "no interval"  # of two texts, however many windows they have
 
 
+def test_without_controls_their_claims_are_not_measured_and_the_others_are(model):
+    found = record_of(ran(model, controls=(), parts=("dimension", "lens")))
+    rows = {r["claim"]: r for r in evaluate(token_geometry.CLAIMS, found)}
+    assert rows["shuffling raises the loss"]["verdict"] == "not measured"
+    assert "shuffle:5" in next(iter(rows["shuffling raises the loss"]["numbers"]))
+    assert rows["the dimension has a peak at mid-depth"]["verdict"] in ("yes", "no", "not shown")
+
+
 def record_of(tree):
     return {n: node.to_dataset(inherit=False) for n, node in tree.children.items()}
 
