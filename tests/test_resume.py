@@ -14,6 +14,8 @@ from tiny import Norms, Spread, some_prompts, tiny, tiny_lm
 
 import tokinterp as ti
 from tokinterp.fitted import load_tensors, save_tensors
+from tokinterp.results import dataset
+from tokinterp.run import checkpoint
 from tokinterp.run.checkpoint import partial_folder
 
 S = ti.Site
@@ -95,6 +97,41 @@ def test_failure_in_the_middle_is_taken_up_again(left, checkpoint_every, tmp_pat
     for name in ("norms", "spread"):
         assert_same_node(run, whole, name)
     assert [p.name for p in tmp_path.iterdir()] == ["run.zarr"]
+
+
+@pytest.mark.parametrize("begun", ["stopped", "share", "not"])
+def test_a_run_that_other_code_began_names_it_in_every_group(begun, tmp_path, monkeypatch):
+    options = {"store": tmp_path / "run.zarr", "batch_tokens": BATCH, "checkpoint_every": 0}
+    stops, share = Stops(), {"share": (1, 2)} if begun == "share" else {}
+    stops.left = 2
+    monkeypatch.setattr(dataset, "git_commit", lambda: "a" * 40)
+    if begun == "stopped":
+        with pytest.raises(RuntimeError, match="stopped by the test"):
+            measured(which={"norms": stops}, **options)
+    elif begun == "share":
+        assert not measured(which={"norms": Stops()}, share=(0, 2), **options).children
+    monkeypatch.setattr(dataset, "git_commit", lambda: "b" * 40)
+    run = measured(which={"norms": Stops()}, **share, **options)
+    for node in run.subtree:
+        assert node.attrs["git_commit"] == "b" * 40
+        named = json.loads(node.attrs.get("source_commits", "[]"))
+        assert named == ([] if begun == "not" else ["a" * 40, "b" * 40]), node.path
+
+
+def test_a_run_of_a_version_that_did_not_note_commits_goes_on(tmp_path):
+    options = {"store": tmp_path / "run.zarr", "batch_tokens": BATCH, "checkpoint_every": 0}
+    stops = Stops()
+    stops.left = 2
+    with pytest.raises(RuntimeError, match="stopped by the test"):
+        measured(which={"norms": stops}, **options)
+    (file,) = partial_folder(options["store"]).glob("*/progress.json")
+    record = json.loads(file.read_text())
+    for name in ("commits", "checksum"):
+        del record[name]
+    file.write_text(json.dumps({**record, "checksum": checkpoint._checksum(record)}))
+    again = Stops()
+    measured(which={"norms": again}, **options)
+    assert len(again.seen) == len(LENGTHS) - 4
 
 
 def test_interrupt_keeps_the_batch_in_progress(tmp_path, whole, capsys):

@@ -238,6 +238,7 @@ def test_notes_stand_in_the_result_and_decide_nothing(tmp_path):
     [
         ({"weights": "others"}, "notes: 'weights' is provenance"),
         ({"facts": "{}"}, "notes: 'facts' is provenance"),
+        ({"source_commits": "mine"}, "notes: 'source_commits' is provenance"),
         ({"n": 3}, "notes={'n': 3}: give names and texts"),
         ("texts", "notes='texts': give a dictionary"),
         ({"n": "\0"}, "NUL or lone surrogate in attribute 'n'"),

@@ -1,5 +1,7 @@
 """Functions that walk through prompts: rows and sums, stopped at any batch and taken up again."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import xarray as xr
 from tiny import some_prompts, tiny
 
 import tokinterp as ti
+from tokinterp.results import dataset
 from tokinterp.results.dataset import variable
 from tokinterp.run.walk import walked
 
@@ -44,6 +47,20 @@ def test_rows_come_in_the_order_of_the_prompts_and_sums_are_of_all():
     states = torch.stack(alone).double().numpy()
     np.testing.assert_allclose(ds["far"], np.linalg.norm(states - states.mean(0), axis=1), rtol=1e-5)
     assert ds.attrs["measurement"] == "spread"
+
+
+@pytest.mark.parametrize(("fail_at", "commits"), [(3, 2), (5, 2), (8, 2), (None, 0)])
+def test_a_walk_that_other_code_began_names_it(fail_at, commits, tmp_path, monkeypatch):
+    """In its first walk or in its second; in memory the present code alone."""
+    options = {"batch_tokens": 14, "store": tmp_path / "x.zarr", "checkpoint_every": 0}
+    if fail_at:
+        monkeypatch.setattr(dataset, "git_commit", lambda: "a" * 40)
+        with pytest.raises(KeyboardInterrupt):
+            walked("spread", tiny(), PROMPTS, {}, lambda w: spread(w, [], fail_at), **options)
+    monkeypatch.setattr(dataset, "git_commit", lambda: "b" * 40)
+    found = walked("spread", tiny(), PROMPTS, {}, spread, **options)
+    assert found.attrs["git_commit"] == "b" * 40
+    assert json.loads(found.attrs.get("source_commits", "[]")) == ["a" * 40, "b" * 40][:commits]
 
 
 @pytest.mark.parametrize("fail_at", [1, 3, 5, 6, 8])

@@ -20,6 +20,7 @@ from ..files.received import plain_name
 from ..files.whole import naming, write_tensors
 from ..files.whole import write_text as replace_text
 from ..models.fingerprint import logits_agree
+from ..results import dataset
 from ..settings.describe import hash_json
 from .measurement import Measurement
 
@@ -50,6 +51,8 @@ class Progress:
         SHA-256 of every file named above.
     run : str
         Hash of all that decides the numbers, and of the share.
+    commits : list of str
+        Of the code that had a part in it.
     """
 
     reading: int = 0
@@ -60,6 +63,7 @@ class Progress:
     finished: bool = False
     checksums: dict[str, str] = field(default_factory=dict)
     run: str = ""
+    commits: list[str] = field(default_factory=list)
 
 
 class OtherRunError(ValueError):
@@ -157,6 +161,7 @@ class Checkpoint:
         n, who = len(progress.rows) + 1, self._owner.number
         named = {f"{m}/{k}": v.contiguous() for m, table in rows.items() for k, v in table.items()}
         new = replace(progress, rows=list(progress.rows), checksums=dict(progress.checksums), run=self.run)
+        new.commits = sorted({*progress.commits, dataset.git_commit()} - {""})
         if named:
             new.rows.append(f"rows-{progress.reading}-{n:06d}-{who}.safetensors")
             new.checksums[new.rows[-1]] = self._save_tensors(named, new.rows[-1])
@@ -298,7 +303,8 @@ def read_progress(folder: Path) -> Progress:
         return Progress()
     record = _read_json(file, folder.parent)
     checksum = record.pop("checksum", None)
-    if {f.name for f in fields(Progress)} != record.keys() or checksum != _checksum(record):
+    known = record.keys() | {"commits"}  # which earlier versions did not say
+    if {f.name for f in fields(Progress)} != known or checksum != _checksum(record):
         raise ValueError(
             f"{file} is damaged, or of another version of tokinterp: delete {folder.parent} and start the run anew"
         )

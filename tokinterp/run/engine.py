@@ -163,6 +163,8 @@ def measure(
             except AllNonfiniteError:
                 keep.remove()
                 raise
+            shares = [read_progress(keep.root / f"share-{k}-of-{n}") for k in range(n)]
+            _name_commits(tree, {c for at in shares for c in at.commits})
             stores.write(tree, path)
             keep.remove()
         return stores.read(path)
@@ -197,7 +199,7 @@ def _check_notes(notes: Any, provenance: Mapping[str, Any]) -> dict[str, str]:
         return {}
     if not isinstance(notes, Mapping) or not all(isinstance(x, str) for pair in notes.items() for x in pair):
         raise TypeError(f"notes={short(notes)}: give names and texts, such as {{'texts': 'articles of May'}}")
-    if taken := sorted({*notes} & {*provenance, "facts", "digests", "measurement"}):
+    if taken := sorted({*notes} & {*provenance, "facts", "digests", "measurement", "source_commits"}):
         raise ValueError(f"notes: {', '.join(map(repr, taken))} is provenance, which the run itself writes: rename it")
     dataset.check(xr.Dataset(attrs={**notes, **provenance}))
     return dict(notes)
@@ -309,6 +311,13 @@ def _result(
     tree = xr.DataTree.from_dict(nodes)
     dataset.check(tree)
     return tree
+
+
+def _name_commits(tree: xr.DataTree, commits: set[str]) -> None:
+    """Say in every group which code measured it, where an earlier call began with other code than the present."""
+    said = dataset.own_attributes([{"source_commits": json.dumps(sorted(commits))}])
+    for node in tree.subtree:
+        node.attrs.update(said)
 
 
 def _check_once(number: np.ndarray, n: int) -> None:

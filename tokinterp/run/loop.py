@@ -172,7 +172,7 @@ class Runner:
         rows = {name: m.take_rows() for name, m in self.everything.items()}
         self.seen, self.on_device = {}, 0
         new = self.keep.save(at, self.everything, rows)
-        at.rows, at.sums, at.checksums = new.rows, new.sums, new.checksums
+        at.rows, at.sums, at.checksums, at.commits = new.rows, new.sums, new.checksums, new.commits
         return at
 
     def _reload(self, at: Progress) -> None:

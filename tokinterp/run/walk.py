@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ..results import stores
+from ..results import dataset, stores
 from ..results.dataset import check
 from ..results.stamp import stamped
 from ..settings import checked, count, flag, number
@@ -61,6 +61,7 @@ class Walker:
     def __init__(self, model: Model, keep: Fit, batch_tokens: int | None = None, progress: bool = False) -> None:
         self.model, self.keep, self.batch_tokens, self.progress = model, keep, batch_tokens, progress
         self.stages = 0
+        self.commits = {dataset.git_commit()} - {""}
 
     def rows(
         self, prompts: Prompts, sites: Iterable[Site], function: OfBatch, edits: Sequence[Edit] = ()
@@ -112,22 +113,28 @@ class Walker:
         stage, self.stages, keep = self.stages, self.stages + 1, self.keep
         file = f"stage-{stage}.safetensors"
         if keep.path is not None and (keep.partial / file).is_file():
-            return keep.load_part(file)[1]
+            facts, kept = keep.load_part(file)
+            self.commits |= {*facts.get("commits", ())}
+            return kept
         options = {"edits": edits, "batch_tokens": self.batch_tokens, "progress": self.progress}
         source, held = stream(self.model, prompts, list(sites), **options), dict[str, torch.Tensor]()
         begin = keep.state()
         if begin is not None and begin[0]["stage"] == stage:
             source.read, source.left_out = begin[0]["read"], dict(begin[0]["left_out"])
             held = {k: v.clone() for k, v in begin[1].items()}
+            self.commits |= {*begin[0].get("commits", ())}
 
         def state() -> tuple[dict[str, Any], Tensors]:
-            return {"stage": stage, "read": source.read, "left_out": [*source.left_out.items()]}, held
+            return {"stage": stage, "read": source.read, "left_out": [*source.left_out.items()], **made()}, held
+
+        def made() -> dict[str, Any]:
+            return {"commits": sorted(self.commits)}
 
         for numbers, found in source.each(lambda batch: (batch.numbers, function(batch))):
             take(held, numbers, found)
             keep.step(f"after {source.read} of {len(prompts)} prompts", state)
         if keep.path is not None:
-            keep.save_part(file, held, {}, finite=False)
+            keep.save_part(file, held, made(), finite=False)
         return held
 
 
@@ -196,7 +203,8 @@ def walked(
     facts = {**fit_facts(model, prompts), "function": name, "settings": describe(dict(settings)), "seed": seed}
 
     def whole(keep: Fit) -> xr.Dataset:
-        found = make(Walker(model, keep, batch_tokens, progress))
-        return stamped(found, name, model, prompts, settings, seed)
+        walker = Walker(model, keep, batch_tokens, progress)
+        ds = stamped(make(walker), name, model, prompts, settings, seed)
+        return ds.assign_attrs(dataset.own_attributes([{"source_commits": json.dumps(sorted(walker.commits))}]))
 
     return kept_result(store, facts, whole, checkpoint_every)
