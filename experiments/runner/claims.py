@@ -104,7 +104,7 @@ def evaluate(claims: Sequence[Claim], results: Results, model: str = "") -> list
         try:
             found = claim.numbers(results)
         except KeyError as error:  # a condition, scale or class that the settings left out
-            found = {f"not in the results: {str(error.args[0]).splitlines()[0]}": Number(math.nan)}
+            found = {f"not in the results: {error.__cause__ or error}": Number(math.nan)}
         out.append(row(claim, found))
     return out
 
