@@ -40,3 +40,10 @@ def test_what_cannot_be_written_is_named(model):
     model.tokenizer.chat_template = None
     with pytest.raises(ValueError, match=r"its tokenizer has no chat template: set tokenizer\.chat_template"):
         chat_texts([TALK], model)
+
+
+@pytest.mark.parametrize("turn", [{"role": "user", "contents": "x"}, {"content": "x", "name": "y"}, {"content": "x"}])
+def test_a_turn_whose_content_has_another_name_is_refused(turn, model):
+    """A template writes nothing for what it does not find."""
+    with pytest.raises(ValueError, match="a turn has role and content"):
+        chat_texts([[turn]], model)

@@ -21,3 +21,13 @@ def test_marks_that_do_not_fit_are_refused(given):
     with pytest.raises(ValueError, match="a=") as error:
         mark(some_prompts([4, 2]), a=given)
     assert "\n" not in str(error.value)
+
+
+def test_marks_are_a_copy_and_a_range_the_wrong_way_round_is_refused():
+    prompts = some_prompts((4, 5))
+    given = np.zeros(9, bool)
+    marked = mark(prompts, here=given)
+    given[3] = True  # the user's array can still be written, and the marks stay those that the hash is of
+    assert not marked.marks["here"].any()
+    with pytest.raises(ValueError, match="ends before it starts"):
+        mark(prompts, here=[[3, 1], [0, 2]])

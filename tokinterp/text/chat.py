@@ -50,7 +50,7 @@ def chat_texts(
     out = []
     for n, turns in enumerate(conversations):
         for turn in turns:
-            if {*turn} < {"role", "content"}:
+            if {"role", "content"} - {*turn}:
                 raise ValueError(f"conversations[{n}]: {short(dict(turn))}: a turn has role and content")
         try:
             out.append(str(known.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=reply)))

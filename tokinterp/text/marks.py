@@ -44,11 +44,13 @@ def mark(prompts: Prompts, **marks: Any) -> Prompts:
 
 def _flags(name: str, given: Any, prompts: Prompts) -> np.ndarray:
     """Return (token,) bool."""
-    flags = np.asarray(given)
+    flags = np.array(given)  # of its own: the hash of the prompts is worked out once
     if flags.dtype != bool and flags.shape == (len(prompts), 2) and flags.dtype.kind in "iu":
         lengths = np.asarray(prompts.lengths)
         if (flags < 0).any() or (flags > lengths[:, None]).any():
             raise ValueError(f"{name}={short(given)}: a range lies beyond its prompt")
+        if (flags[:, 0] > flags[:, 1]).any():
+            raise ValueError(f"{name}={short(given)}: a range ends before it starts: give start, stop")
         flags = in_ranges(flags, lengths)
     if flags.dtype != bool or flags.shape != (prompts.n_tokens,):
         raise ValueError(
