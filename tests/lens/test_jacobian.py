@@ -5,7 +5,7 @@ import torch
 from tiny import byte_tokenizer, tiny_lm
 
 import tokinterp as ti
-from tokinterp.lens import JacobianLens, LogitLens, fit_jacobian_lens
+from tokinterp.lens import JacobianLens, LogitLens, fit_jacobian_lens, jacobian
 
 TEXTS = ["The river to the sea and the morning.", "One thing and the other thing in the evening.", "Short."]
 
@@ -83,6 +83,21 @@ def test_files_of_both_kinds_hold_the_same_lens(tmp_path):
         JacobianLens.load(tmp_path / "b.pt")
     with pytest.raises(ValueError, match="layer 0 enters block 0"):
         fit(of, layers=[0]).save_published(tmp_path / "c.pt")
+    with pytest.raises(ValueError, match="to=2: the reference format knows lenses to the last layer only"):
+        fit(of, layers=[1], to=2).save_published(tmp_path / "d.pt")
+
+
+def test_a_gradient_that_is_not_finite_stops_the_fit_at_once(tmp_path, monkeypatch):
+    of, own, calls = model(), jacobian.jacobians, []
+
+    def broken(*given):
+        calls.append(given)
+        return own(*given) * (torch.inf if len(calls) == 2 else 1)
+
+    monkeypatch.setattr(jacobian, "jacobians", broken)
+    with pytest.raises(ValueError, match="gradients of prompts 0 are NaN or infinite in float32: load"):
+        fit(of, batch_tokens=1, store=tmp_path / "lens.safetensors", checkpoint_every=0)
+    assert len(calls) == 2
 
 
 def test_wrong_layers_lengths_and_models_are_refused():

@@ -27,6 +27,15 @@ def test_a_head_is_tied_when_its_numbers_are_those_of_the_embedding():
     assert tied(ti.wrap(copied, byte_tokenizer(), id="a"))
 
 
+@pytest.mark.parametrize("value", [True, False])
+def test_an_embedding_that_scales_its_rows_is_tied_all_the_same(value):
+    model = ti.wrap(tiny_lm("gemma3", tie_word_embeddings=value), byte_tokenizer(), id="scaled")
+    found = embeddings(model)
+    assert tied(model) is value
+    if value:
+        torch.testing.assert_close(found["input"], found["output"] * found["input"].shape[1] ** 0.5, rtol=1e-3, atol=0)
+
+
 def test_a_bias_is_none_where_there_is_none():
     assert head_bias(ti.wrap(tiny_lm("llama"), byte_tokenizer(), id="a")) is None
     lm = tiny_lm("phi")

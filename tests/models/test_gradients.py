@@ -47,6 +47,20 @@ def test_a_prompt_without_positions_adds_nothing():
     torch.testing.assert_close(jacobians(model, ids, mask, [1], 3, valid), one, rtol=1e-4, atol=1e-6)
 
 
+def test_frozen_weights_give_the_same_sums():
+    ids = torch.tensor([[1, 40, 41, 42]])
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    lms = [tiny_lm("llama"), tiny_lm("llama").requires_grad_(False), tiny_lm("llama")]
+    lms[2].model.embed_tokens.requires_grad_(False)
+    lms[2].model.layers[0].requires_grad_(False)
+    free, frozen, partly = (
+        jacobians(ti.wrap(lm, byte_tokenizer(), id="a"), ids, mask, [0, 1, 2], 3, mask) for lm in lms
+    )
+    assert free.abs().sum() > 0
+    assert torch.equal(free, frozen)
+    assert torch.equal(free, partly)
+
+
 def test_a_run_without_a_graph_keeps_none():
     model = ti.wrap(tiny_lm("llama"), byte_tokenizer(), id="a")
     site = resid([1])[0]

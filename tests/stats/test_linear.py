@@ -21,6 +21,16 @@ def test_held_out_ridge_is_that_of_a_loop():
         assert total[i] == pytest.approx(((y[i] - y[train].mean(0)) ** 2).sum())
 
 
+def test_rows_that_are_not_finite_take_no_part():
+    rng = np.random.default_rng(0)
+    x, y, fold = rng.normal(size=(20, 4)), rng.normal(size=(20, 2)), np.arange(20) % 4
+    expected = held_out(x[2:], y[2:], fold[2:], 4, 0.5)
+    x[0], y[1, 1] = np.nan, np.inf
+    found = held_out(x, y, fold, 4, 0.5)
+    np.testing.assert_array_equal(found[:, 2:], expected)
+    assert not found[:, :2].any()
+
+
 def test_the_logistic_regression_is_where_the_penalised_loss_is_flat():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(80, 5)) * [1, 10, 0.1, 3, 1] + 2

@@ -21,6 +21,7 @@ from ..run.signals import at_once
 from ..run.sites import resid
 from ..run.stream import stream
 from ..settings import checked, count, mapping
+from ..settings.describe import numbered
 from ..text.prompts import Prompts
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class JacobianLens(Fitted):
         (layer, d, d) float32 J, row i for coordinate i of the last layer.
     facts : dict
         ``model`` and ``weights`` (empty for a file of the reference implementation, which names none), ``layers``,
-        ``to``, ``n_prompts``, prompts and settings of the fit.
+        ``to``, ``n_prompts``, ``n_layers`` of the model, prompts and settings of the fit.
 
     Raises
     ------
@@ -137,11 +138,18 @@ class JacobianLens(Fitted):
         """Write the file of the reference implementation: float16 matrices by block, for the programs that read it.
 
         It is a torch pickle and names neither model nor prompts; `save` writes what `load` can check.
+
+        Raises
+        ------
+        ValueError
+            If the lens has layer 0, or leads to another layer than the last: the format cannot say so.
         """
         path = local_path(path)
         blocks = [n - 1 for n in self.layers]
         if -1 in blocks:
             raise ValueError("layers: layer 0 enters block 0, and the reference format knows outputs of blocks only")
+        if (to := self.facts["to"]) != self.facts.get("n_layers", to):
+            raise ValueError(f"to={to}: the reference format knows lenses to the last layer only: use save")
         matrices = {b: w.half().cpu() for b, w in zip(blocks, self.weight, strict=True)}
         file = {
             "J": matrices, "n_prompts": self.facts["n_prompts"], "source_layers": blocks,
@@ -241,7 +249,8 @@ def fit_jacobian_lens(
     Raises
     ------
     ValueError
-        If a layer is not before ``to``, no prompt has more than ``skip`` + 1 tokens, or the store is of another fit.
+        If a layer is not before ``to``, no prompt has more than ``skip`` + 1 tokens, gradients are NaN or infinite
+        (float16), or the store is of another fit.
     KeyboardInterrupt
         After Ctrl-C, once the batch in progress has been finished and kept.
 
@@ -276,7 +285,8 @@ def fit_jacobian_lens(
             f"prompts of at least {skip + 2} tokens, or a lower skip"
         )
     facts = {
-        **fit_facts(model, prompts), "layers": chosen, "to": goal, "skip": skip, "batch_tokens": batch_tokens
+        **fit_facts(model, prompts), "layers": chosen, "to": goal, "n_layers": last, "skip": skip,
+        "batch_tokens": batch_tokens,
     }  # fmt: skip
     with Fit(store, facts, checkpoint_every) as keep:
         if keep.finished:
@@ -285,9 +295,11 @@ def fit_jacobian_lens(
         read, used = (begin[0]["read"], begin[0]["used"]) if begin else (0, 0)
         total = None if begin is None else begin[1]["sum"].to(model.device)
         source = stream(model, prompts, resid([goal]), batch_tokens=batch_tokens, start=read, progress=progress)
+        source.left_out |= dict(begin[0]["left_out"]) if begin else {}
         for n, part in source.each(partial(_of_batch, layers=chosen, to=goal, skip=skip)):
             used, total = used + n, part if total is None else total + part
-            notes, tensors = {"read": source.read, "used": used}, {"sum": total}
+            notes = {"read": source.read, "used": used, "left_out": [*source.left_out.items()]}
+            tensors = {"sum": total}
             keep.step(f"after {source.read} of {len(prompts)} prompts", lambda n=notes, t=tensors: (n, t))
         if total is None or not used:
             raise ValueError(f"skip={skip}: no prompt has positions left: give longer ones, or a lower skip")
@@ -300,4 +312,10 @@ def _of_batch(batch: Batch, layers: Sequence[int], to: int, skip: int) -> tuple[
     """Return how many prompts take part, and the sum of their Jacobians."""
     place = torch.arange(batch.ids.shape[1], device=batch.device, dtype=torch.int64)
     valid = (place >= skip) & (place < batch.mask.sum(1, keepdim=True) - 1)
-    return int(valid.any(1).sum()), jacobians(batch.model, batch.ids, batch.mask, layers, to, valid)
+    found = jacobians(batch.model, batch.ids, batch.mask, layers, to, valid)
+    if not bool(found.isfinite().all()):
+        raise ValueError(
+            f"gradients of prompts {numbered(sorted(batch.numbers))} are NaN or infinite in {batch.model.info.dtype}: "
+            "load the model with dtype='float32', or leave such prompts out"
+        )
+    return int(valid.any(1).sum()), found

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from .modules import vectors_of
 
@@ -51,7 +52,11 @@ def head_bias(model: Model) -> torch.Tensor | None:
 
 
 def tied(model: Model) -> bool:
-    """Whether the head is the embedding itself: the same numbers in the same place, or equal ones."""
+    """Whether the head is the embedding itself: one weight, however the embedding scales its rows, or equal rows."""
+    lm = _lm(model)
+    table, head = lm.get_input_embeddings(), lm.get_output_embeddings()
+    if isinstance(table, nn.Embedding) and isinstance(head, nn.Linear) and table.weight is head.weight:
+        return True
     both = embeddings(model)
     one, two = both["input"], both["output"]
     return one.shape == two.shape and (one.data_ptr() == two.data_ptr() or bool(torch.equal(one, two)))

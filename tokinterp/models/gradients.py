@@ -41,11 +41,11 @@ def jacobians(
     sources, target = [found[s] for s in sites[:-1]], found[sites[-1]]
     share = (valid / valid.sum(1, keepdim=True).clamp(min=1)).double()[..., None]
     width = target.shape[-1]
-    out = torch.zeros(len(sources), width, width, dtype=torch.float64, device=target.device)
+    out = torch.zeros(len(sources), width, width, dtype=torch.float64, device=valid.device)
     with torch.enable_grad():
-        sums = target.masked_fill(~valid[..., None], 0).sum((0, 1)).unbind()
+        sums = target.masked_fill(~valid[..., None].to(target.device), 0).sum((0, 1)).unbind()
     for i in range(width):
         moved = torch.autograd.grad(sums[i], sources, retain_graph=i + 1 < width)
         for n, g in enumerate(moved):
-            out[n, i] = (g.double() * share).sum((0, 1))
+            out[n, i] = (g.double().to(share.device) * share).sum((0, 1))
     return out

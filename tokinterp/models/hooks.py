@@ -143,7 +143,8 @@ class HookedLM(Identified):
         consume : callable, optional
             Called with (site, tensor) as each is reached; then nothing is kept and an empty dictionary is returned.
         graph : bool
-            Keep what gradients of one site with respect to another need (``torch.autograd.grad``).
+            Keep what gradients of one site with respect to another need (``torch.autograd.grad``), also where the
+            weights are frozen; each activation stays on the device of its layer.
 
         Returns
         -------
@@ -179,7 +180,10 @@ class HookedLM(Identified):
 
         def give(site: Site, value: torch.Tensor) -> None:
             given.add(site)
-            value = value.to(self.device)
+            if not graph:
+                value = value.to(self.device)
+            elif not value.requires_grad:  # nothing before it is trained: the graph begins here
+                value.requires_grad_()
             if consume is None:
                 kept[site] = value
             else:

@@ -25,6 +25,7 @@ def held_out(x: np.ndarray, y: np.ndarray, fold: np.ndarray, folds: int, ridge: 
     -------
     numpy.ndarray
         Squared distance from what is predicted, and from the mean of the other folds: what `share_explained` takes.
+        Rows that are not finite take no part in any fit, and both are 0 for them.
 
     Examples
     --------
@@ -35,9 +36,11 @@ def held_out(x: np.ndarray, y: np.ndarray, fold: np.ndarray, folds: int, ridge: 
     """
     from sklearn.linear_model import Ridge
 
-    out = np.zeros((2, len(x)))
+    out, known = np.zeros((2, len(x))), np.isfinite(x).all(1) & np.isfinite(y).all(1)
     for f in range(folds):
-        train, test = fold != f, fold == f
+        train, test = (fold != f) & known, (fold == f) & known
+        if not test.any():
+            continue
         penalty = ridge * max(float(x[train].var(0).mean()) * int(train.sum()), 1e-12)
         found = Ridge(penalty, solver="cholesky").fit(x[train], y[train])
         out[0, test] = np.square(y[test] - found.predict(x[test])).sum(1)
