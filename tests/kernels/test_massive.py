@@ -19,6 +19,14 @@ def test_rules_at_their_edges():
     assert massive.by_magnitude(exact).tolist() == [[True, False]]
 
 
+def test_a_row_is_massive_above_ten_times_the_median_norm():
+    x = torch.ones(2, 5, 4)
+    x[0, 0], x[1, 3] = 9.9, 10.1
+    found = massive.massive_rows(x, torch.ones(2, 5, dtype=torch.bool))
+    assert found.nonzero().tolist() == [[1, 3]]
+    assert torch.equal(massive.by_norm(massive.measure_sizes(x, torch.ones(2, 5, dtype=torch.bool))), found)
+
+
 def test_entries_carry_a_tenth_of_the_squared_norm():
     x = torch.zeros(1, 4, 6)
     x[0, :, 0] = 1.0

@@ -28,6 +28,17 @@ def test_where_blocks_add_nothing_the_jacobian_counts_targets():
     torch.testing.assert_close(lens.weight, torch.eye(32).expand(2, 32, 32), rtol=0, atol=1e-6)
 
 
+def test_positions_from_skip_to_the_last_but_one_take_part():
+    of = model()
+    prompts = ti.Prompts.from_texts(TEXTS, of, progress=False)
+    ids, mask, _ = (torch.from_numpy(x) for x in prompts.padded(range(3)))
+    valid = torch.zeros_like(mask)
+    for n, length in enumerate(prompts.lengths):
+        valid[n, 3 : length - 1] = True
+    expected = jacobian.jacobians(of, ids, mask, [1, 2], 3, valid) / 3
+    torch.testing.assert_close(fit(of).weight, expected.float(), rtol=1e-4, atol=1e-6)
+
+
 def test_batches_and_stops_leave_the_mean_as_it_is(tmp_path):
     of = model()
     whole, single = fit(of), fit(of, batch_tokens=1)

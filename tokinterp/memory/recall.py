@@ -108,7 +108,7 @@ class PrefixRecall(Measurement):
         self.n_bins = int(np.log2(max(prompts.lengths))) + 1
 
     def _bags(self, batch: Batch) -> tuple[torch.Tensor, ...]:
-        """Return of the rows that count: index in the flat batch, (row, word) bags, bin, half, and whether fitted."""
+        """Return of the rows that count: index in the flat batch, (row, word) bags, bin and half."""
         of = torch.full((self.info.d_vocab,), len(self.words), dtype=torch.int64, device=batch.device)
         of[torch.from_numpy(self.words).to(batch.device)] = torch.arange(
             len(self.words), device=batch.device, dtype=torch.int64
@@ -121,17 +121,17 @@ class PrefixRecall(Measurement):
         wanted = batch.mask & ~batch.special & (length > 0)
         index = batch.flatten(wanted).nonzero()[:, 0]
         level = batch.flatten(length)[index].double().log2().long().clamp(0, self.n_bins - 1)
-        return index, batch.flatten(before)[index], level, batch.tokens.prompt[index] % HALVES, wanted
+        return index, batch.flatten(before)[index], level, batch.tokens.prompt[index] % HALVES
 
     def update(self, batch: Batch) -> None:
         """Add a batch to the fit, or score it."""
-        index, bags, level, half, wanted = self._bags(batch)
+        index, bags, level, half = self._bags(batch)
         if self.reading == 0:
-            self._add(batch, index, bags, level, half, wanted)
+            self._add(batch, index, bags, level, half)
         else:
             self._score(batch, index, bags, level, half)
 
-    def _add(self, batch: Batch, index: Any, bags: Any, level: Any, half: Any, wanted: torch.Tensor) -> None:
+    def _add(self, batch: Batch, index: Any, bags: Any, level: Any, half: Any) -> None:
         layers = self.at_layers()
         device, d, n = batch.device, self.info.d_model, len(self.words)
         if "shift" not in self.sums:

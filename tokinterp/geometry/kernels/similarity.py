@@ -215,10 +215,10 @@ def spearman(ranks: Tensor, other: Tensor | None = None) -> Tensor:
     return torch.where(below > 0, one @ two.T / below, torch.nan)
 
 
-def rbf_gram(distance: Tensor, bandwidth: float = 1.0) -> Tensor:
-    """Return exp(-d^2 / (2 s^2)) with s = ``bandwidth`` times the median distance of different points."""
+def rbf_gram(distance: Tensor) -> Tensor:
+    """Return exp(-d^2 / (2 s^2)) with s the median distance of different points."""
     apart = upper(distance).sort().values
-    width = bandwidth * (apart[(len(apart) - 1) // 2] + apart[len(apart) // 2]) / 2
+    width = (apart[(len(apart) - 1) // 2] + apart[len(apart) // 2]) / 2
     return torch.exp(-(distance**2) / (2 * width**2))
 
 
@@ -262,7 +262,6 @@ def compare_sets(
     two: Sequence[Tensor] | None = None,
     measures: Sequence[str] = ("cka", "procrustes", "rsa"),
     k: int = 10,
-    bandwidth: float = 1.0,
 ) -> dict[str, Tensor]:
     """Compare every set of rows with every other.
 
@@ -276,8 +275,6 @@ def compare_sets(
         Keys of `MEASURES`.
     k : int
         Neighbours of ``"neighbours"``.
-    bandwidth : float
-        Of ``"rbf"``, in median distances.
 
     Returns
     -------
@@ -294,7 +291,7 @@ def compare_sets(
         if "rsa" in measures:
             found["rsa"] = spearman(*(torch.stack([average_ranks(upper(d)) for d in ds]) for ds in apart))
         if "rbf" in measures:
-            grams = [torch.stack([rbf_gram(d, bandwidth) for d in ds]) for ds in apart]
+            grams = [torch.stack([rbf_gram(d) for d in ds]) for ds in apart]
             found["cka_rbf"], found["cka_rbf_debiased"] = _both_cka(grams)
     if "procrustes" in measures:
         found["procrustes"] = _all_procrustes(*([reduced(x) for x in sets] for sets in both))
