@@ -9,6 +9,7 @@ from tiny import byte_tokenizer, tiny_lm
 
 import tokinterp as ti
 from tokinterp.erasure import probes as fitting
+from tokinterp.erasure.probe_states import capture_states
 from tokinterp.erasure.probe_text import label_ids
 from tokinterp.erasure.probe_training import Job
 from tokinterp.erasure.probes import ProbeSettings, TokenProbes, fit_probes
@@ -109,6 +110,9 @@ def test_prompts_with_nan_states_are_left_out_and_named(caplog):
     probes = fit_probes(wrap(lm, id="nan"), bad, layers=[1], offsets=[0, -1], settings=FAST, progress=False)
     assert "1 of 7 prompts give NaN or infinite activations and are left out (prompt 6:" in caplog.text
     assert bool(probes.weight(1, -1).isfinite().all())
+    states = capture_states(wrap(lm, id="nan"), bad, [1], torch.float32, 30, lambda _: None, True)
+    assert states.finite.tolist() == [True] * good.n_tokens + [False] * 21
+    assert bool(states.rows[1][good.n_tokens :].eq(states.rows[1][-1]).all()), "nothing is written for it"
 
 
 # -- text -----------------------------------------------------------------------------------------------------
