@@ -19,7 +19,7 @@ def compose(results: xr.DataTree) -> Figure:
         for ax, where, legend in ((axes[0, 0], "post", True), (axes[0, 1], "pre", False)):
             select = {"placement": where, "filler": kinds}
             plots.curves(change, "log_prob_change", select=select, ax=ax, legend=legend)
-            ax.set_xlabel(f"filler tokens {'after' if where == 'post' else 'before'} the question")
+            ax.set_xlabel(f"filler tokens\n{'after' if where == 'post' else 'before'} the question")
         axes[0, 1].set_ylim(axes[0, 0].get_ylim())
         same = found["interventions"].sel(intervention=found["control"]["intervention"])
         plots.rows(

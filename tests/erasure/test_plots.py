@@ -101,3 +101,14 @@ def test_a_report_has_the_scores_the_map_and_the_texts():
     assert "erasure_map" not in [p.name for p in plots.draw(ds.drop_dims("token"))]
     assert 'class="unit"' in page_of(ds)
     assert page_of(ds.assign_attrs(measurement="Other")) == ""
+
+
+def test_scales_say_where_a_limit_hides_what_is_beyond():
+    ds = small("abc", -0.5)
+    html = erasure_html(ds, limit=0.25)
+    assert "0.25; lower as the lower end<" in html
+    assert "lower end" not in erasure_html(ds)
+    bars = [ax._colorbar for ax in erasure_map(ds, limit=0.2).figure.axes if hasattr(ax, "_colorbar")]
+    assert [bar.extend for bar in bars] == ["max"]
+    bars = [ax._colorbar for ax in erasure_map(ds).figure.axes if hasattr(ax, "_colorbar")]
+    assert [bar.extend for bar in bars] == ["neither"]

@@ -47,3 +47,12 @@ def test_a_report_has_the_grid_beside_the_curves(tiny_run, width):
     assert [p.name for p in pictures if p.name == "lens_table"]
     for p in pictures:
         assert_legible(p.figure)
+
+
+def test_values_below_nothing_have_colours_of_their_own(tiny_run):
+    ds = tiny_run["lens"].to_dataset()
+    ds["gain"] = ds["token_cross_entropy"] - float(ds["token_cross_entropy"].max())
+    mesh = lens_table(ds, 1, colour="gain", variant="raw").collections[0]
+    assert mesh.get_clim()[0] < 0
+    assert mesh.get_clim()[0] == pytest.approx(float(mesh.get_array().min()))
+    assert lens_table(ds, 1, colour="token_entropy").collections[0].get_clim()[0] == 0

@@ -102,3 +102,24 @@ def test_cells_whose_interval_lies_above_chance_are_marked():
     ax = plots.maps(ds, "accuracy")
     marks = {(int(line.get_xdata()[0]), int(line.get_ydata()[0])) for line in ax.lines}
     assert marks == {(1, 0), (2, 1)}
+
+
+def test_cells_are_marked_above_the_chance_of_their_own():
+    value = np.full((2, 3), 0.6)
+    chance = np.array([[0.1, 0.9, 0.1], [0.9, 0.1, 0.9]])
+    data = {
+        "accuracy": (("layer", "slot"), value, {"chance": "chance"}), "chance": (("slot", "layer"), chance.T),
+        "accuracy_interval": (("bound", "layer", "slot"), np.stack([value - 0.1, value + 0.1])),
+    }  # fmt: skip
+    ds = xr.Dataset(data, {"layer": [0, 1], "slot": [0, 1, 2], "bound": ["lower", "upper"]})
+    ax = plots.maps(ds, "accuracy")
+    marks = {(int(line.get_xdata()[0]), int(line.get_ydata()[0])) for line in ax.lines}
+    assert marks == {(0, 0), (2, 0), (1, 1)}
+
+
+@pytest.mark.parametrize("limits", [(1, 0), (2, 2)])
+def test_ends_of_colours_in_the_wrong_order_are_refused(limits):
+    ds, _ = tokens_dataset(["a", "b", "c"])
+    for draw in (plots.maps, plots.tokens):
+        with pytest.raises(ValueError, match=r"limits=.*: give the lower end first"):
+            draw(ds, "surprise", prompt=7, limits=limits)

@@ -226,3 +226,51 @@ def test_a_line_without_any_number_is_not_drawn():
     ds = curves_of(key_set=["sink", "empty"])
     ds["loss"][..., 1] = np.nan
     assert len(plots.curves(ds, "loss").lines) == 1
+
+
+def test_chance_of_every_line_is_drawn_where_two_dimensions_and_the_control_differ():
+    """A mean of the levels of different lines would be the level of none."""
+    ds = planted(chance="chance")
+    ds = ds.expand_dims(null=["none", "untrained"]).copy()
+    ds["chance"] = ds["chance"] + xr.DataArray([0.0, 0.3], dims="null")
+    ds = ds.assign_coords(null=["none", "untrained"])
+    ax = plots.curves(ds, "overlap", select={"k": [1, 20]})
+    wanted = ds["chance"].sel(k=[1, 20]).mean("prompt").values.ravel()
+    np.testing.assert_allclose(sorted(line.get_ydata()[0] for line in dotted(ax)[-4:]), sorted(wanted))
+    one = planted(chance="chance").sel(k=1, drop=True)
+    other = one.assign(chance=one["chance"] + 0.4)
+    ax = plots.curves(one, "overlap", other={"other": other})
+    levels = {line.get_color(): line.get_ydata()[0] for line in dotted(ax)}
+    assert levels == {
+        ax.lines[0].get_color(): pytest.approx(float(one["chance"].mean())),
+        ax.lines[1].get_color(): pytest.approx(float(other["chance"].mean())),
+    }
+    assert len(dotted(plots.curves(one, "overlap", other={"other": one}))) == 1
+
+
+def test_numbers_of_different_units_have_no_common_axis():
+    ds = curves_of().assign(share=("layer", np.full(5, 0.5), {"long_name": "share", "units": "1"}))
+    for draw in (plots.curves, plots.rows):
+        with pytest.raises(ValueError, match=r"names=\['loss', 'share'\]: share is in 1, loss in nat: draw each alone"):
+            draw(ds, ["loss", "share"])
+    other = curves_of()
+    other["loss"].attrs["units"] = "bit"
+    with pytest.raises(ValueError, match="loss is in bit, loss in nat"):
+        plots.curves(curves_of(), "loss", other={"bits": other})
+
+
+def test_the_mean_of_heads_has_not_the_intervals_of_single_heads():
+    value = np.arange(6.0).reshape(2, 3)
+    data = {"x": (("block", "head"), value), "x_interval": (("bound", "block", "head"), np.stack([value, value + 1]))}
+    ds = xr.Dataset(data, {"block": [0, 1], "head": range(3), "bound": ["lower", "upper"]})
+    ax = plots.curves(ds, "x")
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), value.mean(1))
+    assert not ax.collections
+    assert plots.curves(ds, "x", select={"head": 1}).collections
+
+
+def test_open_markers_are_seen_on_long_curves_too():
+    ds = curves_of(layers=60)
+    ds["loss"][0, 7] = np.nan
+    marked = [line for line in plots.curves(ds, "loss").lines if line.get_markerfacecolor() == "white"]
+    assert [(line.get_xdata().tolist(), line.get_marker()) for line in marked] == [([7], "o")]

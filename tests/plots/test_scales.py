@@ -53,3 +53,19 @@ def test_an_axis_that_grows_by_ratios_has_ticks_at_its_numbers():
     assert zero.get_xlabel() == "filler tokens"
     layers = plots.curves(curves_of(), "loss")
     assert layers.get_xscale() == "linear"
+
+
+def test_a_clipped_axis_hides_no_low_value_and_no_level_by_chance():
+    two = np.array([[100.0, 0.1, 0.2, 0.3, 0.2], [-20.0, 0.2, 0.1, 0.2, 0.3]])
+    ds = xr.Dataset({"x": (("kind", "layer"), two)}, {"kind": ["a", "b"], "layer": range(5)})
+    assert plots.curves(ds, "x").get_ylim()[0] < -20
+    ax = plots.curves(flat([270.0, 2.0, 1.9, 1.7, 1.5, 1.8], chance=6.0), "x")
+    assert 6 < ax.get_ylim()[1] < 100
+    assert [t.get_text() for t in ax.texts] == ["to 270"]
+
+
+def test_the_arrow_stands_where_the_line_that_goes_beyond_has_its_place():
+    near, far = flat([1.0, 1.1, 1.2, 1.1]), flat([50.0, 1.1, 1.2, 1.0])
+    far = far.assign_coords(layer=[5, 6, 7, 8])
+    ax = plots.curves(near, "x", other={"far": far})
+    assert [(t.xy[0], t.get_text()) for t in ax.texts] == [(5, "to 50")]

@@ -48,3 +48,14 @@ def test_names_with_dollar_signs_are_no_formulas(tmp_path):
         axes.set_xlabel("$x_1$")
     assert not own.xaxis.label.get_parse_math()
     plots.save(own, tmp_path / "b.png")
+
+
+def test_a_legend_tells_dashes_from_a_line_and_names_all_that_differ():
+    ds = curves_of(null=["all", "x"], subset=["all", "y"])
+    ax = plots.curves(ds, "loss")
+    legend = ax.get_legend()
+    assert [t.get_text() for t in legend.get_texts()] == ["all", "x", "all", "y"]
+    ax.figure.draw_without_rendering()
+    dashed = next(line for line in legend.get_lines() if line.get_linestyle() == "--")
+    period = sum(dashed._dash_pattern[1])  # in points
+    assert dashed.get_window_extent().width / ax.figure.dpi * 72 > 2.5 * period

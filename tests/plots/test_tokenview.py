@@ -66,3 +66,14 @@ def test_a_page_of_its_own_allows_its_own_style_and_nothing_else(tmp_path):
     assert "<title>a &amp; b</title>" in text
     assert "default-src 'none'" in text
     assert "style-src 'sha256-" in text
+
+
+def test_the_key_says_where_there_are_values_beyond_its_ends():
+    ds, values = tokens_dataset(["a", "b", "c"])
+    assert values.max() == 8
+    keys = {limits: plots.tokens(ds, "surprise", 7, limits=limits).split('class="key">')[1].split("</div>")[0]
+            for limits in ((0, 8), (0, 5), (2, 8), (2, 5))}  # fmt: skip
+    said = {limits: text.partition(";")[2].strip() for limits, text in keys.items()}
+    assert said == {
+        (0, 8): "", (0, 5): "higher as the upper end", (2, 8): "lower as the lower end", (2, 5): "beyond as the ends",
+    }  # fmt: skip

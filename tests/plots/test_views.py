@@ -194,3 +194,42 @@ def test_tokens_of_the_prompt_asked_for_are_drawn():
     np.testing.assert_array_equal(np.asarray(last.figure.axes[0].collections[0].get_array()), np.full((3, 2), -1.0))
     assert "prompt 7" in plots.draw(ds)[-1].caption
     assert values.shape == (3, 3)
+
+
+def test_each_panel_says_what_its_own_interval_is_of():
+    ds = curves_of().assign(pooled=("layer", np.arange(5.0)))
+    ds["times"] = (("replicate", "layer"), np.ones((3, 5)))
+    ds["pairs"] = (("prompt", "layer", "other_layer"), np.ones((12, 5, 5)))
+    lines, pairs = plots.draw(ds.assign_coords(other_layer=range(5)))
+    assert "(a) Mean over prompts, 95 % interval over 12 prompts." in lines.caption
+    assert "(c) Mean, and each replicate as a thin line." in lines.caption
+    assert "(b) Mean" not in lines.caption
+    assert "Mean over prompts. " in f"{pairs.caption} "
+    assert "interval" not in pairs.caption  # a map has none
+    both = curves_of().expand_dims(replicate=[0, 1])
+    (picture,) = plots.draw(both)
+    assert "Mean over prompts, and each replicate as a thin line." in picture.caption
+
+
+def test_numbers_of_another_range_have_an_axis_of_their_own_and_the_width_asked_for():
+    said = {"right": "whether it is right", "share": "share of it", "rank": "rank of the answer"}
+    ds = xr.Dataset({n: ("prompt", np.full(4, 1.0), {"long_name": t, "units": "1"}) for n, t in said.items()})
+    pictures = plots.draw(ds, width="column")
+    assert [[t.get_text() for t in p.figure.axes[0].get_yticklabels()] for p in pictures] == [
+        ["whether it is right", "share of it"], ["rank of the answer"],
+    ]  # fmt: skip
+    assert {p.figure.get_figwidth() for p in pictures} == {3.3}
+
+
+def test_the_mean_of_a_few_kept_prompts_does_not_stand_beside_that_of_all_under_its_name():
+    ds, _ = tokens_dataset(["a", "b", "c"])
+    ds["whole"] = (("prompt", "layer"), np.ones((12, 3)), {"long_name": "surprise", "units": "nat"})
+    names = [p.name for p in plots.draw(ds.assign_coords(prompt=range(12)))]
+    assert names == ["whole", "surprise_tokens"]
+    assert [p.name for p in plots.draw(ds.drop_vars("whole"))] == ["surprise", "surprise_tokens"]
+
+
+def test_what_is_dotted_is_called_by_its_name():
+    ds = xr.Dataset({"x": ("layer", [1.0, 2.0, 3.0]), "x_null": ("layer", [0.5, 0.5, 0.5], {"short_name": "bigrams"})})
+    (picture,) = plots.draw(ds.assign_coords(layer=range(3)))
+    assert "Dotted: bigrams." in picture.caption

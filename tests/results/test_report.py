@@ -89,6 +89,15 @@ def test_figures_have_a_description_and_both_modes_of_light_are_served(page):
     assert "prefers-color-scheme: dark" in page.text
 
 
+def test_type_in_pictures_has_one_size(page):
+    """A narrow picture is not blown up to the width of a wide one."""
+    for width, data in re.findall(r'<img width="(\d+)" src="data:image/svg\+xml;base64,([^"]*)"', page.text):
+        points = re.search(rb'<svg[^>]* width="([\d.]+)pt"', base64.b64decode(data))
+        assert points
+        assert int(width) / float(points[1]) == pytest.approx(104 / 72, rel=0.01)
+    assert page.text.count("<img width=") == page.text.count("<img ") > 1
+
+
 def test_table_has_means_with_their_intervals(page, tiny_run):
     lens = tiny_run["lens"].to_dataset()
     means = ti.summary(lens)
@@ -109,6 +118,11 @@ def test_table_says_over_how_many_prompts_where_not_all(tiny_run, tmp_path):
     columns = layer_table(ds)[2]
     assert [c.label for c in columns if c.name == "dimension"] == ["2", "4", "8"]
     assert [c.label for c in columns if c.name == "dimension" and c.first] == ["4"]
+
+
+def test_variables_of_tokens_say_what_their_numbers_are_of(tmp_path):
+    data = Page(report(small("abc"), tmp_path / "a.html")).data
+    assert [v["name"] for v in data["variables"]] == [f"ErasureScores: delta (offset {n})" for n in (0, -1)]
 
 
 def test_values_of_tokens_are_those_of_the_run(page, tiny_run):

@@ -68,18 +68,16 @@ def erasure_map(
     n = len(offsets)
     with style.drawing(ax, width, 1.75) as axes:
         axes.add_patch(Rectangle((-0.5, -0.5), len(place), n, color="0.85", lw=0))
-        drawn = axes.pcolormesh(
-            np.arange(len(place) + 1) - 0.5, np.arange(n + 1) - 0.5, np.ma.masked_invalid(delta.values),
-            cmap="RdBu_r", vmin=-end, vmax=end, rasterized=True,
-        )  # fmt: skip
-        axes.spines[:].set_visible(False)
+        drawn = style.cells(axes, delta.values, cmap="RdBu_r", vmin=-end, vmax=end, rasterized=True)
+        axes.set_facecolor("none")  # the brackets stand on no grey
         _brackets(axes, ds, prompt, place, n, numbers)
         axes.set_ylim(-0.5, n + (1.5 if numbers else 0.3))
         axes.set_yticks([*range(n), n], [*(f"offset {i}" for i in offsets), "psi"])
         axes.tick_params(axis="y", length=0)
         style.write_tokens(axes, strings_of(one))
         axes.set_xlabel("")
-        style.colour_bar(axes, drawn, f"drop, layer {ds.attrs['start_layer']} to {ds.attrs['end_layer']}")
+        what = f"drop, layer {ds.attrs['start_layer']} to {ds.attrs['end_layer']}"
+        style.colour_bar(axes, drawn, what, style.beyond(delta.values, -end, end))
     return axes
 
 
@@ -282,7 +280,8 @@ def erasure_html(
         )
         parts.append(_bracketed(inside, psi, end) if stop - place[at] >= min_tokens else inside)
         at += n
-    key = pages.key(f"psi, layer {ds.attrs['start_layer']} to {ds.attrs['end_layer']}", -end, end)
+    what = f"psi, layer {ds.attrs['start_layer']} to {ds.attrs['end_layer']}"
+    key = pages.key(what, -end, end, style.beyond(np.array(scores), -end, end))
     return pages.page(f'{key}<div class="text">{"".join(parts)}</div>', title)
 
 

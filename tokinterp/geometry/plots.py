@@ -21,7 +21,7 @@ def imbalance_plane(
     ds: xr.Dataset, layer: int | None = None, k: int | None = None, *, ax: Axes | None = None,
     width: str | float = "column",
 ) -> Axes:  # fmt: skip
-    """Draw Delta(layer -> l) against Delta(l -> layer) for all layers l, each with its number.
+    """Draw Delta(layer -> l) against Delta(l -> layer) for all layers l, numbered where they are apart.
 
     Points below the diagonal are layers about which ``layer`` tells more than they tell about it.
 
@@ -60,11 +60,15 @@ def imbalance_plane(
         axes.plot([0, top], [0, top], color="0.7", lw=0.6, zorder=0)
         axes.plot(x, y, color="0.8", lw=0.6, zorder=1)
         axes.scatter(x, y, c=style.ordered_colours(len(others)), s=12, zorder=2)
-        for n, at in zip(others, zip(x, y, strict=True), strict=True):
-            if n in (others[0], others[-1]) or len(others) <= 8:
+        apart = 0.05 * top  # as far as numbers have to be to be read
+        named: list[int] = []
+        for i in sorted(range(len(others)), key=lambda i: (i not in (0, len(others) - 1), i)):  # the ends in any case
+            if all(np.hypot(x[i] - x[j], y[i] - y[j]) > apart for j in named):
+                named.append(i)
                 axes.annotate(
-                    str(n), at, xytext=(3, -7), textcoords="offset points", fontsize=style.RC["xtick.labelsize"]
-                )
+                    str(others[i]), (x[i], y[i]), xytext=(3, -7), textcoords="offset points",
+                    fontsize=style.RC["xtick.labelsize"],
+                )  # fmt: skip
         axes.set_xlim(0, top)
         axes.set_ylim(0, top)
         axes.set_aspect("equal")

@@ -86,13 +86,9 @@ def lens_table(
     texts = np.array([names.get(int(i), f"<{i}>") for i in ids.ravel()], dtype=object).reshape(ids.shape)
     above = [names.get(int(i), f"<{i}>") if i >= 0 else "" for i in following]
     with style.drawing(ax, width, table_height(n_layers)) as axes:
-        limits = (0.0, 1.0) if colour == "top_prob" else (0.0, None)
-        drawn = axes.pcolormesh(
-            np.arange(n_tokens + 1) - 0.5, np.arange(n_layers + 1) - 0.5, np.ma.masked_invalid(shade.values),
-            cmap="cividis", vmin=limits[0], vmax=limits[1], edgecolors="white", lw=0.4,
-        )  # fmt: skip
-        axes.set_facecolor("0.85")
-        axes.spines[:].set_visible(False)
+        low = float(shade.min()) if (shade < 0).any() else 0.0
+        high = 1.0 if colour == "top_prob" else None
+        drawn = style.cells(axes, shade.values, cmap="cividis", vmin=low, vmax=high, edgecolors="white", lw=0.4)
         axes.tick_params(length=0)
         room = int(0.82 * style.figure_of(axes).get_size_inches()[0] * 72 / n_tokens / (0.58 * CELL))
         dark = shade_is_dark(drawn, shade.values)

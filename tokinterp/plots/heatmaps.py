@@ -78,7 +78,8 @@ def maps(
 
     Notes
     -----
-    A dot marks cells whose own interval lies above chance.  A dotted line in the scale is chance.
+    A dot marks cells whose own interval lies above chance, that of the cell where it differs from cell to cell.  A
+    dotted line in the scale is chance, its mean over the cells.
     """
     name = first_of(ds)[0] if name is None else name
     facts = facts_of(ds, name) if name in ds else facts_of(pick(ds, name), name)
@@ -89,23 +90,19 @@ def maps(
     square = {right, up} == {"layer", "other_layer"} or {right, up} == {"cell", "other_cell"}
     wide = width or ("double" if right == "token" else "column")
     with style.drawing(ax, wide, (0.8 * style.inches_of(wide) if square and ax is None else height)) as axes:
-        drawn = axes.pcolormesh(
-            np.arange(values.shape[1] + 1) - 0.5, np.arange(values.shape[0] + 1) - 0.5, np.ma.masked_invalid(values),
-            cmap=colours, vmin=low, vmax=high, rasterized=True,
-        )  # fmt: skip
-        axes.set_facecolor("0.85")
-        axes.spines[:].set_visible(False)
+        drawn = style.cells(axes, values, cmap=colours, vmin=low, vmax=high, rasterized=True)
         if square:
             axes.set_aspect("equal")
-        chance = level_of(ds, facts, select)
-        _marks(axes, ds, name, v, chance, select)
+        _marks(axes, ds, name, v, facts, select)
         if right == "token":
             style.write_tokens(axes, strings_of(one))
             axes.set_xlabel("")
         else:
             _ticks(axes, "x", one, right, values.shape[1])
         _ticks(axes, "y", one, up, values.shape[0])
-        style.colour_bar(axes, drawn, style.wrapped(label or facts.label, facts.units), extend, chance)
+        style.colour_bar(
+            axes, drawn, style.wrapped(label or facts.label, facts.units), extend, level_of(ds, facts, select)
+        )
     return axes
 
 
@@ -146,9 +143,11 @@ def scale_of(
     >>> scale_of(np.array([*range(100), 1e6]), facts)[2:]
     (98.0, 'max')
     """
+    if limits is not None and not limits[0] < limits[1]:
+        raise ValueError(f"limits={limits}: give the lower end first, and a higher one")
     good = values[np.isfinite(values)].astype(float)
     if not len(good):
-        return cmap or "viridis", 0.0, 1.0, "neither"
+        return cmap or "viridis", *(limits or (0.0, 1.0)), "neither"
     low, high = np.quantile(good, [SHARE, 1 - SHARE], method="nearest") if len(good) > 20 else (good.min(), good.max())
     low, high = (min(low, 0.0), high) if facts.low == 0 else (low, high)
     if facts.low is not None and facts.high is not None and high - low > 0.3 * (facts.high - facts.low):
@@ -159,23 +158,25 @@ def scale_of(
         low = -high
     low, high = limits or (low, high)
     high = high if high > low else low + (abs(low) or 1.0)
-    below, above = good.min() < low, good.max() > high
-    extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[int(below), int(above)]
-    return cmap or ("RdBu_r" if signed else "viridis"), float(low), float(high), extend
+    return cmap or ("RdBu_r" if signed else "viridis"), float(low), float(high), style.beyond(good, low, high)
 
 
 def level_of(ds: xr.Dataset, facts: Facts, select: Mapping[str, Any] | None = None) -> float | None:
     """Return the level by chance of a whole map, a mean where it differs from cell to cell."""
     if not isinstance(facts.chance, str):
         return facts.chance
-    chosen = {d: x for d, x in (select or {}).items() if d in ds[facts.chance].dims}
-    v = pick(ds, facts.chance, chosen)[facts.chance]
+    v = _levels(ds, facts.chance, select)
     if {"layer", "other_layer"} <= {*v.dims}:
         v = v.where(v["layer"] != v["other_layer"])
     return float(v.mean())
 
 
-def _marks(ax: Axes, ds: xr.Dataset, name: str, v: xr.DataArray, chance: float | None, select: Any) -> None:
+def _levels(ds: xr.Dataset, name: str, select: Mapping[str, Any] | None) -> xr.DataArray:
+    return pick(ds, name, {d: x for d, x in (select or {}).items() if d in ds[name].dims})[name]
+
+
+def _marks(ax: Axes, ds: xr.Dataset, name: str, v: xr.DataArray, facts: Facts, select: Any) -> None:
+    chance: Any = facts.chance
     if (
         chance is None
         or {*ds.get(f"{name}_interval", v).dims} != {*ds[name].dims, "bound"}
@@ -184,6 +185,9 @@ def _marks(ax: Axes, ds: xr.Dataset, name: str, v: xr.DataArray, chance: float |
         return
     low = pick(ds, f"{name}_interval", select)[f"{name}_interval"].sel(bound="lower", drop=True)
     low = low.squeeze([d for d in low.dims if d not in v.dims]).transpose(*v.dims)
+    if isinstance(chance, str):  # of each cell its own
+        levels = _levels(ds, chance, select)
+        chance = levels.mean([d for d in levels.dims if d not in v.dims]).broadcast_like(v).transpose(*v.dims).values
     for row, column in np.argwhere(low.values > chance):
         ax.plot(column, row, ".", color="w", mec="k", mew=0.4, ms=4)
 
@@ -198,7 +202,7 @@ def _ticks(ax: Axes, axis: str, ds: xr.Dataset, dim: str, n: int) -> None:
     turned = {"rotation": 90} if axis == "x" and names else {}
     getattr(ax, f"set_{axis}ticks")(places, [style.shown(texts[i], 24) for i in places], parse_math=False, **turned)
     getattr(ax, f"set_{axis}label")(axis_label(ds, dim) if dim else "")
-    ax.tick_params(length=2)
+    ax.tick_params(axis=axis, length=2 if dim else 0)  # pyright: ignore[reportArgumentType]
 
 
 @checked()

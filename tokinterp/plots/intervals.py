@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from ..results.facts import CONDITIONS, REPEATS, REPLICATES, facts_of, first_of, show
+from ..results.facts import CONDITIONS, REPEATS, REPLICATES, facts_of, first_of, same_units, show
 from ..settings import checked, several, string
 from . import style
 from .lines import CHANCE, Curve, lines_of, looks_of, named_sets, palette, pick
@@ -74,7 +74,8 @@ def rows(
     Raises
     ------
     ValueError
-        If the variable is not there, or more than one dimension is left beside the rows.
+        If the variable is not there, or more than one dimension is left beside the rows; if the variables differ in
+        unit.
 
     Examples
     --------
@@ -85,7 +86,7 @@ def rows(
     sets = named_sets(ds, other, label)
     shown = [names] if isinstance(names, str) else list(names or first_of(ds)[:1])
     axis = dim if dim is not None or len(shown) > 1 else rows_of(pick(ds, shown[0], select), shown[0])
-    facts = facts_of(ds, shown[0])
+    facts = same_units(sets, shown)
     found = {k: _lines(d, shown, axis or "", select, level) for k, d in sets.items()}
     first = next(iter(found.values()))[0]
     keys = [k for k in first.x.tolist() if not any(str(k).startswith(w) for w in without)][:most]
@@ -95,7 +96,7 @@ def rows(
         value = dict(zip(first.x.tolist(), first.y.tolist(), strict=True))
         keys.sort(key=lambda k: -np.nan_to_num(value[k], nan=-np.inf))
     texts = [style.wrapped(facts_of(ds, k).label if not axis else show(k, axis), width=28) for k in keys]
-    if axis and f"n_{'tokens'}" in ds and ds["n_tokens"].dims == (axis,):
+    if axis and "n_tokens" in ds and ds["n_tokens"].dims == (axis,):
         numbers = dict(zip(ds[axis].values.tolist(), ds["n_tokens"].values.tolist(), strict=True))
         texts = [f"{t} ({numbers[k]:,})" for t, k in zip(texts, keys, strict=True)]
     dims, values = looks_of(found)
@@ -131,7 +132,7 @@ def rows(
         if facts.low == 0 and facts.high == 1:
             axes.set_xlim(min(0, axes.get_xlim()[0]), axes.get_xlim()[1])
         common = xlabel or (facts.label if axis else "value" if len(shown) > 1 else facts.label)
-        axes.set_xlabel(style.wrapped(common, facts.units, 40))
+        axes.set_xlabel(style.wrapped(common, facts.units, int(style.panel_width(axes) / 9)))  # half is for the names
         if legend and dims:
             style.legend_above(axes, [(dims[0], looks)])
     return axes

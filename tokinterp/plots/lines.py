@@ -10,7 +10,17 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from ..results.facts import DEPTHS, REPEATS, REPLICATES, Facts, axis_label, axis_of, facts_of, first_of
+from ..results.facts import (
+    DEPTHS,
+    REPEATS,
+    REPLICATES,
+    axis_label,
+    axis_of,
+    chance_name,
+    facts_of,
+    first_of,
+    same_units,
+)
 from ..results.summary import summary
 from ..settings import checked, several, short, string
 from . import style
@@ -108,7 +118,8 @@ def curves(
     Raises
     ------
     ValueError
-        If the dataset has no such variable, the variable no axis, or more than two other dimensions are left.
+        If the dataset has no such variable, the variable no axis, or more than two other dimensions are left; if the
+        variables differ in unit.
 
     Examples
     --------
@@ -133,17 +144,19 @@ def curves(
         ]
         for key, d in sets.items()
     }
-    facts = facts_of(ds, shown[0])
+    facts = same_units(sets, shown)
     with style.drawing(ax, width) as axes:
         looks = draw_curves(axes, found)
         parts = list(looks.items())
+        before = len(axes.lines)
         for n in shown:
-            parts += draw_chance(axes, ds, facts_of(ds, n), axis, select, looks, relative)
+            parts += draw_chance(axes, sets, n, axis, select, looks, relative)
+        levels = [np.asarray(line.get_ydata(), float) for line in axes.lines[before:]]
         axes.set_ylabel(style.wrapped(ylabel or facts.label, facts.units))
         name = axis_label(ds, axis)
         axes.set_xlabel(f"relative depth ({axis} / number of blocks)" if relative else name)
         x_axis(axes, np.unique(np.concatenate([c.x for lines in found.values() for c in lines])), axis, facts, relative)
-        limits(axes, [c for lines in found.values() for c in lines], facts)
+        limits(axes, [c for lines in found.values() for c in lines], facts, np.concatenate([*levels, []]))
         if legend:
             style.legend_above(axes, parts)
     return axes
@@ -193,7 +206,7 @@ def lines_of(
     axis = depth_of(one, name) if along is None else along
     if relative and "relative_depth" not in one.coords:
         raise ValueError(f"{name} has no relative_depth: draw it over its {axis}s, relative=False")
-    if "head" in one[name].dims and axis != "head" and "head" not in (select or {}):
+    if heads := "head" in one[name].dims and axis != "head" and "head" not in (select or {}):  # without intervals
         one = one.assign({name: one[name].mean("head", keep_attrs=True)})
     v = one[name]
     band, unsure = None, xr.zeros_like(v, dtype=bool)
@@ -203,7 +216,7 @@ def lines_of(
         v, count = means[name], means[f"{name}_count"]
         band = means[f"{name}_interval"] if n > 1 else None
         unsure = (count > 0) & (count < n) & (repeat == "prompt")
-    elif {*ds.get(f"{name}_interval", v).dims} == {*ds[name].dims, "bound"}:  # an interval of its own
+    elif not heads and {*ds.get(f"{name}_interval", v).dims} == {*ds[name].dims, "bound"}:  # an interval of its own
         band = pick(ds, f"{name}_interval", select)[f"{name}_interval"]
     if f"{name}_q" in ds and {*ds[f"{name}_q"].dims} == {*v.dims}:
         unsure = unsure | (pick(ds, f"{name}_q", select)[f"{name}_q"] >= 0.05)
@@ -312,7 +325,9 @@ def draw_curves(ax: Axes, found: Mapping[str, Sequence[Curve]]) -> dict[str, dic
                 ax.plot(c.x, row, color=look["color"], lw=0.6, alpha=0.5)
             ax.plot(c.x, c.y, **look)
             if c.unsure is not None and c.unsure.any():
-                ax.plot(c.x[c.unsure], c.y[c.unsure], **{**look, "ls": "none"}, mfc="white")
+                ax.plot(
+                    c.x[c.unsure], c.y[c.unsure], **{**look, "ls": "none", "marker": look["marker"] or "o"}, mfc="white"
+                )
             if c.band is not None:
                 ax.fill_between(c.x, *c.band, color=look["color"], alpha=0.25, lw=0)
             if len(dims) == 1:
@@ -340,30 +355,44 @@ def looks_of(found: Mapping[str, Sequence[Curve]]) -> tuple[list[str], dict[str,
 
 
 def draw_chance(
-    ax: Axes, ds: xr.Dataset, facts: Facts, axis: str, select: Mapping[str, Any] | None,
+    ax: Axes, sets: Mapping[str, xr.Dataset], name: str, axis: str, select: Mapping[str, Any] | None,
     looks: Mapping[str, Mapping[Any, Any]], relative: bool = False,
 ) -> list[tuple[str, dict[Any, dict[str, Any]]]]:  # fmt: skip
-    """Draw the level by chance, dotted; return what a legend says of it."""
+    """Draw the level by chance of each line, dotted, in its colour where they differ; return what a legend says."""
     grey = {**CHANCE, "color": "0.4"}
+    ds = next(iter(sets.values()))
+    facts = facts_of(ds, name)
     if isinstance(facts.chance, float):
         ax.axhline(facts.chance, **grey)
         return [("", {"chance" if facts.chance else "": grey})] if facts.chance else []
     if not isinstance(facts.chance, str):
         return []
-    v = ds[facts.chance]
-    chosen = {d: x for d, x in (select or {}).items() if d in v.dims}
-    v = pick(ds, facts.chance, chosen)[facts.chance]
-    colour = next((d for d in looks if d in v.dims), None)
-    v = v.mean([d for d in v.dims if d not in (axis, colour)])
-    for i in range(v.sizes[colour] if colour else 1):
-        one = v.isel({colour: i}) if colour else v
-        look = {**grey, "color": looks[colour].get(v[colour].values[i], grey)["color"]} if colour else grey
-        if axis in v.dims:
-            (line,) = lines_of(one.to_dataset(name="x"), "x", axis, relative=relative)
-            ax.plot(line.x, line.y, **look)
-        else:
-            ax.axhline(float(one), **look)
-    return [("", {facts_of(ds, facts.chance).label if "short_name" in ds[facts.chance].attrs else "chance": grey})]
+    levels = {k: _levels(d, facts.chance, axis, select, looks) for k, d in sets.items() if facts.chance in d}
+    first = next(iter(levels.values()))
+    if all(v.broadcast_equals(first) for v in levels.values()):
+        levels = {next(iter(levels)): first}
+    for k, v in levels.items():
+        drawn = [d for d in looks if d in v.dims]
+        for places in product(*(range(v.sizes[d]) for d in drawn)):
+            one = v.isel(dict(zip(drawn, places, strict=True)))
+            key = one[drawn[0]].item() if drawn else k
+            by = looks.get(drawn[0] if drawn else "", {}) if len(levels) > 1 or drawn else {}
+            look = {**grey, "color": by[key]["color"]} if key in by else grey
+            if axis in v.dims:
+                (line,) = lines_of(one.to_dataset(name="x"), "x", axis, relative=relative)
+                ax.plot(line.x, line.y, **look)
+            else:
+                ax.axhline(float(one), **look)
+    return [("", {chance_name(ds, facts.chance): grey})]
+
+
+def _levels(
+    ds: xr.Dataset, name: str, axis: str, select: Mapping[str, Any] | None, looks: Mapping[str, Mapping[Any, Any]]
+) -> xr.DataArray:
+    """Return levels by chance over the axis and what lines differ in, of those lines that are drawn."""
+    v = pick(ds, name, {d: x for d, x in (select or {}).items() if d in ds[name].dims})[name]
+    v = v.mean([d for d in v.dims if d != axis and d not in looks])
+    return v.sel({d: [x for x in v[d].values if x in values] for d, values in looks.items() if d in v.coords})
 
 
 def palette(values: Sequence[Any]) -> list[Any]:

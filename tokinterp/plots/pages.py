@@ -112,11 +112,13 @@ def step_of(value: float, low: float, high: float) -> int:
     return round(STEPS * float(np.clip(np.nan_to_num(share), -1, 1)))
 
 
-def key(what: str, low: float, high: float) -> str:
-    """Return the scale of colours and what they show."""
+def key(what: str, low: float, high: float, extend: str = "neither") -> str:
+    """Return the scale of colours and what they show, and whether there are values beyond its ends."""
     kind = "signed" if low == -high else "plain"
     ends = [f"{x:.2f}" if 0.1 <= abs(x) < 100 else f"{x:.3g}" for x in (low, high)]
-    return f'<div class="key">{html.escape(what)}: {ends[0]} <span class="bar {kind}"></span> {ends[1]}</div>'
+    more = {"min": "; lower as the lower end", "max": "; higher as the upper end", "both": "; beyond as the ends"}
+    bar = f'{ends[0]} <span class="bar {kind}"></span> {ends[1]}{more.get(extend, "")}'
+    return f'<div class="key">{html.escape(what)}: {bar}</div>'
 
 
 def page(inside: str, title: str | None = None) -> Html:

@@ -32,11 +32,23 @@ def x_axis(ax: Axes, x: np.ndarray, axis: str, facts: Facts, relative: bool) -> 
         style.integer_axis(ax)
 
 
-def limits(ax: Axes, lines: Sequence[Any], facts: Facts) -> None:
+def spread(values: Sequence[Any], most: int) -> list[Any]:
+    """Return at most so many of the values, first and last among them, evenly spread.
+
+    Examples
+    --------
+    >>> spread(range(13), 4)
+    [0, 4, 8, 12]
+    """
+    places = np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int)
+    return [values[i] for i in np.unique(places)]
+
+
+def limits(ax: Axes, lines: Sequence[Any], facts: Facts, levels: Sequence[float] | np.ndarray = ()) -> None:
     """Set the vertical axis: within what the numbers can be, and so that one extreme place does not flatten the rest.
 
     Where the values at one place alone would take up two thirds of the axis, it ends before them and an arrow says how
-    far they go.
+    far they go.  ``levels`` are further values that have to be seen: those by chance.
     """
     ends = [np.stack([c.y, *(c.band if c.band is not None else ())]) for c in lines]
     every = np.concatenate([e.ravel() for e in ends]) if ends else np.zeros(0)
@@ -57,14 +69,17 @@ def limits(ax: Axes, lines: Sequence[Any], facts: Facts) -> None:
         columns = [np.concatenate([e[:, i] for e in ends]) for i in range(min(sizes))]
         tops = np.array([np.nanmax(c) if np.isfinite(c).any() else -np.inf for c in columns])
         far = int(np.argmax(tops))
-        rest = np.concatenate([c for i, c in enumerate(columns) if i != far])
+        rest = np.concatenate([*(c for i, c in enumerate(columns) if i != far), np.ravel(levels)])
         rest = rest[np.isfinite(rest)]
+        if len(rest):  # what goes down at the extreme place is seen, too
+            rest = np.append(rest, columns[far].min(initial=rest.min(), where=np.isfinite(columns[far])))
         if len(rest) and low is not None:
             rest = np.append(rest, low)
         if len(rest) and np.isfinite(tops[far]) and tops[far] - rest.min() > 3 * np.ptp(rest) > 0:
             top = rest.max() + 0.15 * np.ptp(rest)
             ax.set_ylim(rest.min() - 0.05 * np.ptp(rest), top)
-            _beyond(ax, lines[0].x[far], tops[far], 1)
+            top_line = next(c for c, e in zip(lines, ends, strict=True) if (e[:, far] == tops[far]).any())
+            _beyond(ax, top_line.x[far], tops[far], 1)
             return
     if low is not None:
         top = ax.get_ylim()[1]
@@ -74,7 +89,8 @@ def limits(ax: Axes, lines: Sequence[Any], facts: Facts) -> None:
 def _beyond(ax: Axes, x: float, value: float, end: int) -> None:
     """Say at the upper (1) or lower (0) end of the axis how far values go beyond it."""
     ax.plot([x], [end], "^" if end else "v", color="0.2", ms=3, transform=ax.get_xaxis_transform(), clip_on=False)
-    ax.annotate(
-        f"to {value:.3g}", (x, end), xytext=(7, -1 if end else 1), xycoords=ax.get_xaxis_transform(),
+    ax.annotate(  # upright and on white, since the line that goes there is steep and close
+        f"to {value:.3g}", (x, end), xytext=(3, -1 if end else 1), xycoords=ax.get_xaxis_transform(), rotation=90,
         textcoords="offset points", va="top" if end else "bottom", fontsize=style.RC["legend.fontsize"],
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
     )  # fmt: skip

@@ -39,7 +39,7 @@ RC = {
     "legend.fontsize": 7,
     "legend.title_fontsize": 7,
     "legend.frameon": False,
-    "legend.handlelength": 1.8,
+    "legend.handlelength": 2.6,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -288,26 +288,50 @@ def legend_above(ax: Axes, parts: Sequence[tuple[str, Mapping[Any, dict[str, Any
     parts : sequence of (str, mapping), optional
         For each dimension, value -> how its lines look; by default the lines that have labels.
     """
-    handles: dict[str, Any] = {}
+    handles: dict[tuple[str, str], Any] = {}
     if parts is None:
-        handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+        handles = {("", text): line for line, text in zip(*ax.get_legend_handles_labels(), strict=True)}
     for dim, looks in parts or ():
         for value, look in looks.items():
             text = show(value, dim)
-            if text and text not in handles:
-                handles[text] = Line2D([], [], **look, label=text)
+            if text and (dim, text) not in handles:
+                handles[dim, text] = Line2D([], [], **look, label=text)
     if len(handles) < 2 and not any(h.get_linestyle() == ":" for h in handles.values()):
         return
-    fig = figure_of(ax)
-    place = ax.get_subplotspec()
-    columns = place.get_gridspec().ncols if place is not None else 1
-    room = 0.8 * fig.get_size_inches()[0] * 72 / columns
-    longest = max(map(len, handles))
-    fit = int(room / (0.52 * RC["legend.fontsize"] * longest + 24))
+    longest = max(len(text) for _, text in handles)
+    handle = mpl.rcParams["legend.handlelength"] * RC["legend.fontsize"]  # long enough to tell dashes from a line
+    fit = int(0.8 * panel_width(ax) / (0.52 * RC["legend.fontsize"] * longest + handle + 11))
     ax.legend(
         handles=list(handles.values()), loc="lower left", bbox_to_anchor=(0, 1), ncols=max(1, min(fit, len(handles))),
         labelspacing=0.25, borderaxespad=0.2, columnspacing=1.0, handletextpad=0.5,
     )  # fmt: skip
+
+
+def panel_width(ax: Axes) -> float:
+    """Return the width of axes with all that belongs to them, in points: of the figure, its share for one column."""
+    place = ax.get_subplotspec()
+    return figure_of(ax).get_size_inches()[0] * 72 / (place.get_gridspec().ncols if place is not None else 1)
+
+
+def cells(ax: Axes, values: np.ndarray, **looks: Any) -> Any:
+    """Draw a table of values as coloured cells about whole numbers, without a frame; grey where there is none."""
+    up, right = (np.arange(n + 1) - 0.5 for n in values.shape)
+    drawn = ax.pcolormesh(right, up, np.ma.masked_invalid(values), **looks)
+    ax.set_facecolor("0.85")
+    ax.spines[:].set_visible(False)
+    return drawn
+
+
+def beyond(values: np.ndarray, low: float, high: float) -> str:
+    """Return at which ends of a scale there are values beyond: ``neither``, ``min``, ``max`` or ``both``.
+
+    Examples
+    --------
+    >>> beyond(np.array([0.5, 3.0, np.nan]), 0, 1)
+    'max'
+    """
+    below, above = bool((values < low).any()), bool((values > high).any())
+    return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[below, above]
 
 
 def colour_bar(ax: Axes, drawn: Any, text: str, extend: str = "neither", mark: float | None = None) -> None:

@@ -83,7 +83,7 @@ def tokens(
     if layer is not None and layer not in layers:
         raise ValueError(f"layer={layer}: {name} has {depth or 'no layer'} {', '.join(map(str, layers))}")
     at = len(layers) - 1 if layer is None else layers.index(layer)
-    _, low, high, _ = scale_of(values, facts, limits)
+    _, low, high, extend = scale_of(values, facts, limits)
     units = "" if facts.units == "1" else f" {facts.units}"
     parts = []
     for text, place, row in zip(strings_of(rows), rows["position"].values.tolist(), values, strict=True):
@@ -99,7 +99,7 @@ def tokens(
         *(show(rows[d].values[preferred(rows, d)], d) for d in rest if rows.sizes[d] > 1 and d in rows.coords),
     ]
     what = ", ".join([f"{facts.label}{f' ({facts.units})' if units else ''}", *chosen])
-    return pages.page(f'{pages.key(what, low, high)}<div class="text">{"".join(parts)}</div>', title)
+    return pages.page(f'{pages.key(what, low, high, extend)}<div class="text">{"".join(parts)}</div>', title)
 
 
 def _columns(lines: list[str]) -> list[str]:

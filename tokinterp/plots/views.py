@@ -23,8 +23,10 @@ from ..results.facts import (
     REPEATS,
     REPLICATES,
     axis_of,
+    chance_name,
     facts_of,
     first_of,
+    numeric,
     preferred,
     show,
 )
@@ -34,6 +36,7 @@ from . import style
 from .heatmaps import maps, prompt_of
 from .intervals import rows, rows_of
 from .lines import curves
+from .scales import spread
 
 MOST_PANELS = 12
 """Panels of one result; what is not drawn is named."""
@@ -124,7 +127,9 @@ def pictures_of(ds: xr.Dataset, prompt: int | None = None, width: str | float = 
     per_token = [n for n in names if "token" in ds[n].dims]
     beside = {n for name in names for n in beside_of(ds, name)}
     lines, squares, bars, single = [], [], [], []
-    for name in [n for n in names if n not in beside or n == names[0]]:
+    whole = {facts_of(ds, n).label for n in names if n not in per_token}
+    kept = {n for n in per_token if facts_of(ds, n).label in whole}  # the same of some prompts only: a map, no mean
+    for name in [n for n in names if (n not in beside or n == names[0]) and n not in kept]:
         form = form_of(ds, name)
         if form == "curves":
             lines += [p for axis in axes_of(ds, name) for p in curve_panels(ds, name, axis)]
@@ -141,8 +146,9 @@ def pictures_of(ds: xr.Dataset, prompt: int | None = None, width: str | float = 
         yield from sheets(ds, panels[:MOST_PANELS], width)
     for name in bars[:MOST_PANELS]:
         yield from row_pictures(ds, name, width)
-    for units in dict.fromkeys(facts_of(ds, n).units for n in single):
-        yield _numbers(ds, [n for n in single if facts_of(ds, n).units == units])
+    like = {n: (facts_of(ds, n).units, facts_of(ds, n).high, _interval(ds, n)) for n in single}
+    for same in dict.fromkeys(like.values()):  # what has one unit, one range and one kind of interval
+        yield _numbers(ds, [n for n in single if like[n] == same], width)
     if prompt is not None and with_tokens:
         others = [str(n) for n, v in ds.data_vars.items() if "token" in v.dims and {*v.dims} & {*DEPTHS}]
         for name in (per_token or [n for n in others if ds[n].dtype.kind == "f"])[:2]:
@@ -224,23 +230,6 @@ def plan(
         if len(values) > 4:
             notes.append(f"{facet.replace('_', ' ')}: 4 of {len(values)} are drawn")
     return select, panels, tuple(notes)
-
-
-def numeric(ds: xr.Dataset, dim: str) -> bool:
-    """Whether a dimension has numbers, and not names."""
-    return dim not in ds.coords or ds[dim].dtype.kind in "iuf"
-
-
-def spread(values: Sequence[Any], most: int) -> list[Any]:
-    """Return at most so many of the values, first and last among them, evenly spread.
-
-    Examples
-    --------
-    >>> spread(range(13), 4)
-    [0, 4, 8, 12]
-    """
-    places = np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int)
-    return [values[i] for i in np.unique(places)]
 
 
 def curve_panels(ds: xr.Dataset, name: str, axis: str) -> list[Panel]:
@@ -335,20 +324,34 @@ def caption(ds: xr.Dataset, panels: Sequence[Panel]) -> str:
         says = "the same" if i and panels[i - 1].says == p.says else p.says
         parts.append(f"{letter}{_upper(says)}{f' ({p.title})' if p.title else ''}.")
     notes = list(dict.fromkeys(n for p in panels for n in p.notes))
-    text = " ".join([*parts, _intervals(ds, [p.name for p in panels]), *(f"{_upper(n)}." for n in notes)])
-    if any(facts_of(ds, p.name).chance for p in panels):
-        text += " Dotted: by chance."
+    text = " ".join([*parts, *_intervals(ds, panels), *(f"{_upper(n)}." for n in notes)])
+    levels = [facts_of(ds, p.name).chance for p in panels]
+    if dotted := dict.fromkeys(chance_name(ds, c) if isinstance(c, str) else "chance" for c in levels if c):
+        text += f" Dotted: {', '.join('by chance' if d == 'chance' else d for d in dotted)}."
     return _upper(" ".join([text, *(f"{_upper(line)}." for line in circumstances(ds.attrs))]).strip())
 
 
-def _intervals(ds: xr.Dataset, names: Sequence[str]) -> str:
-    over = next((d for n in names for d in REPEATS if d in ds[n].dims), None)
-    if over is not None:
-        return f"Mean over {over}s, {interval_said(ds, over)}."
-    own = [str(ds[f"{n}_interval"].attrs.get("long_name", "interval")) for n in names if f"{n}_interval" in ds]
-    if any({*REPLICATES} & {*ds[n].dims} for n in names):
-        return "Mean, and each replicate as a thin line."
-    return f"Bands: {own[0]}." if own else ""
+def _intervals(ds: xr.Dataset, panels: Sequence[Panel]) -> list[str]:
+    """Return what the intervals are of, of which panels where they are not of the same."""
+    of: dict[str, list[str]] = {}
+    for i, p in enumerate(panels):
+        of.setdefault(_interval(ds, p.name), []).append(chr(97 + i))
+    return [f"({', '.join(of[said])}) {said}" if len(of) > 1 else said for said in of if said]
+
+
+def _interval(ds: xr.Dataset, name: str) -> str:
+    """Return what is drawn of a variable of several prompts, tokens or replicates, and of what its interval is."""
+    over = next((f"{d}s" for d in REPEATS if d in ds[name].dims), None)
+    times = [d for d in REPLICATES if d in ds[name].dims and ds.sizes[d] > 1]
+    what = " and ".join([*([over] if over else []), *(f"{d}s" for d in times)])
+    if form_of(ds, name) == "map":
+        return f"Mean over {what}." if what else ""
+    if times:
+        return f"Mean{f' over {over}' if over else ''}, and each replicate as a thin line."
+    if over:
+        return f"Mean over {over}, {interval_said(ds, over.removesuffix('s'))}."
+    own = ds.get(f"{name}_interval")
+    return "" if own is None else f"Bands: {own.attrs.get('long_name', 'interval')}."
 
 
 def _upper(text: str) -> str:
@@ -372,9 +375,9 @@ def row_pictures(ds: xr.Dataset, name: str, width: str | float) -> Iterator[Pict
         yield Picture(f"{name}_{i + 1}" if len(panels) > 1 else name, caption(ds, [panel]), fig)
 
 
-def _numbers(ds: xr.Dataset, names: list[str]) -> Picture:
+def _numbers(ds: xr.Dataset, names: list[str], width: str | float) -> Picture:
     """Return a figure of single numbers that have one unit."""
-    fig, axes = style.figure(4.6, 0.8 + 0.26 * len(names))
+    fig, axes = style.figure(min(style.inches_of(width), 4.6), 0.8 + 0.26 * len(names))
     with style.paper_style():
         rows(ds, names, ax=axes[0, 0], xlabel=None if len(names) == 1 else "value")
     says = "; ".join(str(ds[n].attrs.get("long_name", n)) for n in names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,7 +58,7 @@ def facts_of(ds: xr.Dataset, name: str) -> Facts:
     """
     attrs = ds[name].attrs
     long = str(attrs.get("long_name", name))
-    ends = str(attrs.get("range", "0..1" if re.match(r"(mean )?(share|accuracy)\b", long) else ".."))
+    ends = str(attrs.get("range", "0..1" if re.match(r"(mean )?(share|accuracy|whether)\b", long) else ".."))
     low, high = (float(x) if x else None for x in ends.split(".."))
     chance = attrs.get("chance")
     if isinstance(chance, str):
@@ -70,6 +71,29 @@ def facts_of(ds: xr.Dataset, name: str) -> Facts:
         str(attrs.get("short_name", long)), str(attrs.get("units", "1")), low, high, chance, bool(attrs.get("log", 0)),
         tuple(n for n in listed(attrs.get("beside")) if n in ds), listed(attrs.get("along")),
     )  # fmt: skip
+
+
+def same_units(sets: Mapping[str, xr.Dataset], names: Sequence[str]) -> Facts:
+    """Return how variables that share an axis are drawn: as the first one, whose unit all must have.
+
+    Raises
+    ------
+    ValueError
+        If they differ in unit.
+    """
+    first = facts_of(next(iter(sets.values())), names[0])
+    for d in sets.values():
+        for n in (n for n in names if n in d):
+            if (units := facts_of(d, n).units) != first.units:
+                raise ValueError(
+                    f"names={list(names)}: {n} is in {units}, {names[0]} in {first.units}: draw each alone"
+                )
+    return first
+
+
+def chance_name(ds: xr.Dataset, name: str) -> str:
+    """Return what a level by chance is called."""
+    return facts_of(ds, name).label if "short_name" in ds[name].attrs else "chance"
 
 
 def listed(text: Any) -> tuple[str, ...]:
@@ -107,6 +131,11 @@ def first_of(ds: xr.Dataset) -> list[str]:
         and n not in ("n", "count", "refused", "seconds", "examples_seen")
     ]
     return telling or own
+
+
+def numeric(ds: xr.Dataset, dim: str) -> bool:
+    """Whether a dimension has numbers, and not names."""
+    return dim not in ds.coords or ds[dim].dtype.kind in "iuf"
 
 
 def preferred(ds: xr.Dataset, dim: str) -> int:

@@ -21,6 +21,7 @@ from ..files.whole import write_text
 from ..settings import checked, count, positive, prompts
 from . import dataset, stores
 from .documents import interval_said
+from .facts import show
 from .tables import DEPTHS, Column, layer_table, named_results, number, prompt_tables
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 TEMPLATE = Path(__file__).with_name("report.html")
 Named = dict[str, xr.Dataset]
+PIXELS = 104
+"""Width of a picture on the page for an inch of its own, so that all have type of one size."""
 
 
 @checked(prompts=prompts, max_prompts=count(1), max_megabytes=positive)
@@ -149,8 +152,9 @@ def section(name: str, ds: xr.Dataset) -> str:
     figures = []
     for picture in pictures_of(ds):
         text = html.escape(picture.caption)
-        image = f'<img src="{svg_uri(picture.figure)}" alt="{text}">'
-        figures.append(f"<figure>{image}<figcaption>{text}</figcaption></figure>")
+        wide = round(PIXELS * picture.figure.get_figwidth())
+        image = f'<img width="{wide}" src="{svg_uri(picture.figure)}" alt="{text}">'
+        figures.append(f'<figure><div class="scroll">{image}</div><figcaption>{text}</figcaption></figure>')
     kind = html.escape(str(ds.attrs.get("measurement", "")))
     table = html_table(ds)
     key = html.escape(name)
@@ -285,7 +289,7 @@ def token_variables(key: str, ds: xr.Dataset) -> Iterator[dict[str, Any]]:
         for at in np.ndindex(*(1 if d == "rank" else v.sizes[d] for d in rest)):
             place = dict(zip(rest, at, strict=True))
             label = ", ".join(
-                f"{ds[d].values[i]}" for d, i in place.items() if d in ds.coords and ds.sizes[d] > 1 and d != "rank"
+                show(ds[d].values[i], d) for d, i in place.items() if d in ds.coords and ds.sizes[d] > 1 and d != "rank"
             )
             yield {
                 "key": key, "name": name, "place": place, "depth": depth,
