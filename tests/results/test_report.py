@@ -122,7 +122,7 @@ def test_table_says_over_how_many_prompts_where_not_all(tiny_run, tmp_path):
 
 def test_variables_of_tokens_say_what_their_numbers_are_of(tmp_path):
     data = Page(report(small("abc"), tmp_path / "a.html")).data
-    assert [v["name"] for v in data["variables"]] == [f"ErasureScores: delta (offset {n})" for n in (0, -1)]
+    assert [v["name"] for v in data["variables"]] == [f"result: delta (offset {n})" for n in (0, -1)]
 
 
 def test_values_of_tokens_are_those_of_the_run(page, tiny_run):
