@@ -212,3 +212,9 @@ def test_the_largest_number_of_clusters_can_be_found():
     points = 20.0 * np.eye(8)[np.arange(60) % 4] + rng.standard_normal((60, 8))
     assert ti.geometry.cluster_count(points, "kmeans", largest=4) == 4
     assert ti.geometry.cluster_count(points, "kmeans", largest=3) < 4
+
+
+@pytest.mark.parametrize("answer", [{"extent": 1.0}, "large", [1.0, "b"]])
+def test_an_estimator_that_returns_no_numbers_ends_the_run(answer):
+    with pytest.raises(TypeError, match=r"estimator=.*: it answers with .*: let it return a number"):
+        ti.measure(tiny(), some_prompts([9, 8]), {"it": ti.geometry.PerCloud(lambda points: answer)}, progress=False)

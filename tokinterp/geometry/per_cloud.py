@@ -32,6 +32,10 @@ OWN = {
 """What the result has beside the values."""
 
 
+class AnswerError(TypeError):
+    """An estimator that returns something else than numbers."""
+
+
 @checked()
 class PerCloud(Measurement):
     """Run an estimator on the cloud of token vectors of each prompt at each layer.
@@ -160,7 +164,7 @@ class PerCloud(Measurement):
             warnings.simplefilter("always")
             try:
                 whole, each = self._answer(points)
-            except ImportError:  # the same for every cloud
+            except (ImportError, AnswerError):  # the same for every cloud
                 raise
             except Exception as error:  # an estimator may raise anything, and one cloud must not end the run
                 return np.nan, None, " ".join(f"{type(error).__name__}: {error}".split())
@@ -184,7 +188,13 @@ class PerCloud(Measurement):
         for answer in answers:
             if answer is None:
                 continue
-            answer = np.asarray(answer, dtype=np.float64)
+            try:
+                answer = np.asarray(answer, dtype=np.float64)
+            except (TypeError, ValueError):
+                raise AnswerError(
+                    f"estimator={short(self.estimator)}: it answers with {short(answer)}: let it return a number, an "
+                    "array of one for each point, or both"
+                ) from None
             if answer.size == 1 and (answer.ndim == 0 or len(points) > 1):
                 whole = float(answer.reshape(()))
             elif answer.shape == (len(points),):
