@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import VOCAB, tiny
+from tiny import VOCAB, byte_tokenizer, tiny, tiny_lm
 
 import tokinterp as ti
 from tokinterp.run.decoding import decode
@@ -96,3 +96,21 @@ def test_decoded_tokens_count_on_from_the_last_place():
         at = places[row, : len(own)].tolist()
         equal(found, row, by_hand(tiny(), own, 3, places=[*at, *range(at[-1] + 1, at[-1] + 4)]))
     assert not torch.allclose(found.logprob, decode(tiny(), ids, mask, 3).logprob, atol=1e-3)
+
+
+def test_hidden_everywhere_is_hidden_from_decoded_tokens_too():
+    """Keys that are not chosen are all keys, decoded ones too: every token sees itself alone."""
+    edit = E.knock_out(None, heads=[0, 1])
+    found = decode(tiny(), *batch(), 4, [edit])
+    for row, ids in enumerate(IDS):
+        equal(found, row, by_hand(tiny(), ids, 4, [edit]))
+
+
+def test_what_follows_logits_that_are_not_numbers_is_missing():
+    lm = tiny_lm()
+    model = ti.wrap(lm, byte_tokenizer(), id="broken")
+    first = int(decode(model, *batch(), 1).ids[0, 0])
+    lm.model.embed_tokens.weight.data[first] = torch.nan  # the first token decoded has no embedding
+    found = decode(model, *batch(IDS[:1]), 3)
+    assert found.ids.tolist() == [[first, -1, -1]]
+    assert found.logprob.isnan().tolist() == [[False, True, True]]

@@ -24,7 +24,7 @@ class Decoded(NamedTuple):
     Attributes
     ----------
     ids, logprob : torch.Tensor
-        (prompt, step) token decoded, and its float32 log-probability.
+        (prompt, step) token decoded, and its float32 log-probability; -1 and NaN from where on logits are NaN.
     first : torch.Tensor
         (prompt, vocab) float32 log-probabilities right after the prompt.
     """
@@ -84,7 +84,8 @@ def decode(
         ids[row, lengths + step], mask[row, lengths + step] = scores[-1].argmax(-1), True
         scores[-1] = scores[-1].amax(-1)
     found = ids[row[:, None], lengths[:, None] + place[:n_tokens]]
-    return Decoded(found, torch.stack(scores, 1), first)
+    logprob = torch.stack(scores, 1)
+    return Decoded(found.masked_fill(logprob.isnan(), -1), logprob, first)
 
 
 def _chosen(edit: Edit) -> bool:
@@ -105,7 +106,8 @@ def _of_width(edit: Edit, width: int) -> Edit:
         return pad(where, (*(0,) * 2 * end, 0, more))
 
     if isinstance(edit, KnockOut):
-        return replace(edit, keys=fit(edit.keys), queries=None if edit.queries is None else fit(edit.queries))
+        keys, queries = (None if w is None else fit(w) for w in (edit.keys, edit.queries))
+        return replace(edit, keys=keys, queries=queries)
     assert isinstance(edit, SiteEdit)
     if not isinstance(edit.positions, torch.Tensor):
         return edit

@@ -46,8 +46,8 @@ class KnockOut:
 
     def settle(self, ids: torch.Tensor, mask: torch.Tensor) -> KnockOut:
         """Return the edit with its positions worked out for a batch, as bool tensors."""
-        queries = None if self.queries is None else select_positions(self.queries, ids, mask)
-        return changed(self, queries=queries, keys=select_positions(self.keys, ids, mask))
+        queries, keys = (None if w is None else select_positions(w, ids, mask) for w in (self.queries, self.keys))
+        return changed(self, queries=queries, keys=keys)
 
     def edges(self, ids: torch.Tensor, mask: torch.Tensor, n_heads: int) -> torch.Tensor:
         """Return (prompt, 1 or head, query, key) bool, true where attention is removed."""
