@@ -102,3 +102,12 @@ def test_a_patch_from_itself_changes_nothing_at_all():
     prompts = marked()
     edits = [E.patch(S("resid", n), "hidden", donor=[0, 1, 2], source="hidden") for n in range(3)]
     assert torch.equal(rows(prompts, *edits), rows(prompts))
+
+
+def test_tokens_are_renumbered_once(monkeypatch):
+    """Of two numberings one alone would count, and the result would name both."""
+    prompts, places = marked(), np.concatenate([np.arange(n) for n in LENGTHS])
+    monkeypatch.setattr(type(tiny()), "run", lambda *_a, **_k: pytest.fail("the model was run"))
+    edits = [E.renumber(places), E.renumber(places + 1)]
+    with pytest.raises(ValueError, match="edits: 2 of them renumber the tokens"):
+        ti.measure(tiny(), prompts, {"n": ti.geometry.TokenNorms()}, edits=edits, progress=False)

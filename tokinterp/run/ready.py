@@ -57,6 +57,8 @@ def _placed(edit: Any, whole: Prompts, numbers: Sequence[int], mask: torch.Tenso
 
 def check_places(edits: Sequence[Edit], whole: Prompts) -> None:
     """Refuse, before a run, flags and marks that are not of its tokens, and donors that lack what is asked of them."""
+    if len(moved := [e for e in edits if isinstance(e, Renumber)]) > 1:
+        raise ValueError(f"edits: {len(moved)} of them renumber the tokens, which have one place each: give one")
     looked: set[tuple[int, ...]] = set()
     for e in edits:
         if isinstance(e, Renumber):
