@@ -100,7 +100,8 @@ class Walker:
 
         def take(held: Tensors, _: list[int], found: Mapping[str, torch.Tensor]) -> None:
             for name, value in found.items():
-                held[name] = value.double() + held.get(name, torch.zeros_like(value, dtype=torch.float64))
+                value = value.double()
+                held[name] = value + held[name].to(value.device) if name in held else value
 
         found = self._stage(prompts, sites, function, edits, take)
         return {k: v.to(self.model.device) for k, v in found.items()}
