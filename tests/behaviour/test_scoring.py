@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import some_prompts, tiny
+from tiny import byte_tokenizer, some_prompts, tiny, tiny_lm
 
 import tokinterp as ti
 from tokinterp.behaviour import Answers
@@ -51,3 +51,13 @@ def test_answers_that_do_not_fit_are_refused_before_the_run():
     ):
         with pytest.raises(ValueError, match=message):
             ti.measure(tiny(), PROMPTS, {"answers": Answers(answers)}, progress=False)
+
+
+def test_answers_of_logits_that_are_not_numbers_are_neither_right_nor_wrong():
+    lm = tiny_lm()
+    model = ti.wrap(lm, byte_tokenizer(), id="broken")
+    lm.lm_head.weight.data[7] = torch.nan
+    ds = ti.measure(model, PROMPTS, {"answers": Answers(ANSWERS)}, progress=False)["answers"]
+    assert ds["correct"].isnull().all()
+    assert ds["log_prob"].isnull().all()
+    assert (ds["rank"] == -1).all()

@@ -43,7 +43,7 @@ class Answers(Measurement):
     fields = {
         "log_prob": Field(("prompt",), "log-probability of the answer", "nat"),
         "correct": Field(("prompt",), "whether every token of the answer is the most probable one"),
-        "rank": Field(("prompt",), "tokens more probable than the first of the answer"),
+        "rank": Field(("prompt",), "tokens more probable than the first of the answer, -1 where logits are NaN"),
         "logit_difference": Field(
             ("prompt",), "logit of the first token of the answer less that of the other answer", "nat"
         ),
@@ -96,10 +96,11 @@ class Answers(Measurement):
         log_probs = logits.log_softmax(-1)
         own = log_probs.gather(2, target)
         above = (log_probs > own).sum(-1)
+        total = own[..., 0].double().masked_fill(~asked, 0).sum(1)
         found = {
-            "log_prob": own[..., 0].double().masked_fill(~asked, 0).sum(1),
-            "correct": ((above == 0) | ~asked).all(1).double(),
-            "rank": above[:, 0],
+            "log_prob": total,
+            "correct": ((above == 0) | ~asked).all(1).double().masked_fill(total.isnan(), torch.nan),
+            "rank": above[:, 0].masked_fill(own[:, 0, 0].isnan(), -1),
         }
         if self.others is not None:
             other = torch.tensor([self.others[n][0] for n in batch.numbers], device=batch.device, dtype=torch.int64)
