@@ -75,3 +75,31 @@ def test_the_best_head_is_that_of_the_largest_lower_bound():
     bounds = simultaneous_interval(each)
     assert (low, high) == tuple(bounds[:, 0, 1])
     assert best_head(np.ones((20, 2, 2)))[0] is None
+
+
+def test_items_that_are_not_finite_everywhere_are_in_no_criterion(monkeypatch, bundled):
+    """A mean of them would be NaN while its interval, which leaves them out, decides."""
+    from tokinterp.fillers import decision as v
+
+    n, rng = len(QUESTIONS), np.random.default_rng(0)
+
+    def insert(*_a, **_k):
+        logp = np.zeros((n, 1, 2, 2))
+        logp[:, 0, 0, 1] = 1 + 0.1 * rng.normal(size=n)
+        logp[0] = np.nan
+        places = {"placement": ["post", "pre"], "n_fillers": [0, 6]}
+        return xr.Dataset({"log_prob": (("prompt", "filler", "placement", "n_fillers"), logp)}, places)
+
+    def intervene(*_a, kind, interventions, **_k):
+        value = -(2 if kind == "dots" else 1) + 0.1 * rng.normal(size=(len(interventions), n))
+        value[:, 1 if kind == "dots" else 2] = np.nan
+        dims = ("intervention", "prompt")
+        return xr.Dataset({"log_prob_change": (dims, value)}, {"intervention": list(interventions)})
+
+    monkeypatch.setattr(v, "insert", insert)
+    monkeypatch.setattr(v, "intervene", intervene)
+    monkeypatch.setattr(v, "_best_head", lambda *_: ((0, 1), 2.0, np.array([1.9, 2.1])))
+    ds = verdict(bundled, QUESTIONS, n_fillers=6, n_boot=200)
+    assert ds.attrs["n_groups"] == n - 3
+    low, high = ds["value_interval"].transpose("bound", ...).values
+    assert ((low < ds["value"]) & (ds["value"] < high)).all()

@@ -125,3 +125,17 @@ def test_insertion_tests_are_those_of_loops(monkeypatch):
     special = found["placement_specificity"].transpose("filler", "n_fillers").values
     np.testing.assert_allclose(special, change[:, 1] - change[:, 0], atol=1e-12)
     assert float(found["announced_change"]) == pytest.approx(1)
+
+
+def test_items_that_are_not_finite_are_no_wrong_answers(found):
+    """They are left out of every number, not counted as wrong without and with fillers."""
+    made = found.copy(deep=True)
+    for name in made.data_vars:
+        made[name] = made[name].astype(float)
+        made[name][:2] = np.nan
+    tests, wanted = (insertion_tests(ds, n_boot=50) for ds in (made, found.isel(prompt=slice(2, None))))
+    xr.testing.assert_allclose(tests, wanted)
+    assert (tests.attrs["n_groups"], tests["accuracy"].isnull().any()) == (len(QUESTIONS) - 2, False)
+    made["log_prob"][:] = np.nan
+    with pytest.raises(ValueError, match="no item is finite"):
+        insertion_tests(made)

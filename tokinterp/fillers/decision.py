@@ -100,6 +100,10 @@ def verdict(
     samples = [special]
     for n in names:
         samples += [drops[kind, n], drops[kind, n] - drops[control, n]]
+    known = np.isfinite(samples).all(0)  # each criterion is of the same items
+    if not known.any():
+        raise ValueError("questions: no item is finite under all conditions: look at the weights and the dtype")
+    samples = [s[known] for s in samples]
     values = [float(s.mean()) for s in samples]
     bounds = [mean_interval(s, level=level, n_boot=n_boot, seed=seed) for s in samples]
     head, value, bound = _best_head(model, questions, n_fillers, kind, shared, level, n_boot, seed)
@@ -115,7 +119,7 @@ def verdict(
             chance="bound_wanted",
         ),
         "value_interval": variable(
-            ("bound", one), np.array(bounds).T, interval_name("evidence", level, "items", len(questions)), "nat or 1"
+            ("bound", one), np.array(bounds).T, interval_name("evidence", level, "items", int(known.sum())), "nat or 1"
         ),
         "bound_wanted": variable(one, wanted, "what the lower bound must exceed", "nat or 1", short="wanted"),
         "passed": variable(one, passed.astype(np.int8), "whether it does", "1"),
@@ -127,7 +131,7 @@ def verdict(
     }  # fmt: skip
     best = "none: no interval over items" if head is None else f"block {head[0]}, head {head[1]}"
     attrs = {"verdict": "used" if used else "not shown", "best_head": best}
-    attrs |= {"n_groups": len(questions), "groups": "items"}
+    attrs |= {"n_groups": int(known.sum()), "groups": "items"}
     return finish(xr.Dataset(data, coords, attrs), model, "verdict", _short(settings), seed)
 
 

@@ -192,7 +192,7 @@ def insertion_tests(ds: xr.Dataset, *, level: float = 0.95, n_boot: int = 2000, 
     Parameters
     ----------
     ds : xarray.Dataset
-        Result of `insert`.
+        Result of `insert`; items that are not finite (NaN) are left out, ``n_groups`` counts the others.
     level, n_boot, seed
         Of the paired bootstrap over items, see `tokinterp.stats.resample`; no interval of fewer than 3.
 
@@ -204,7 +204,16 @@ def insertion_tests(ds: xr.Dataset, *, level: float = 0.95, n_boot: int = 2000, 
         with interval by filler and k, ``type_variance`` of the accuracy change over kinds of equal token count,
         ``half_k``, the smallest k that reaches half of the largest log_prob_change, NaN where that is not above 0, and
         ``monotonicity``, Spearman's correlation of k and mean change; ``announced_*``, of the announcement.
+
+    Raises
+    ------
+    ValueError
+        If no item is finite.
     """
+    given, known = ds, np.isfinite(ds["log_prob"].values).all((1, 2, 3))
+    if not known.any():
+        raise ValueError("ds: no item is finite under all conditions: there is nothing to test")
+    ds = ds.isel(prompt=known)
     logp, right = ds["log_prob"].values, ds["correct"].values > 0
     grid = ds["n_fillers"].values
     change = logp - logp[..., :1]
@@ -272,6 +281,6 @@ def insertion_tests(ds: xr.Dataset, *, level: float = 0.95, n_boot: int = 2000, 
     coords = {c: ds[c].variable for c in dims}
     return derived(
         xr.Dataset(data, {**coords, "bound": bound_coord()}, {"n_groups": n, "groups": "items"}), "insertion_tests",
-        [ds],
+        [given],
         {"level": level, "n_boot": n_boot}, seed,
     )  # fmt: skip
