@@ -231,3 +231,10 @@ def test_unknown_interventions_and_positions_that_are_not_read():
     model = ti.wrap(tiny_lm("bloom"), byte_tokenizer(), id="alibi")
     with pytest.raises(ValueError, match="ignores position_ids"):
         intervene(model, [("The river", " in")], n_fillers=2, kind=" x", interventions=["places closed"])
+
+
+def test_an_item_alone_is_not_resampled_from_itself(bundled):
+    ds = intervene(bundled, QUESTIONS[:1], n_fillers=4, interventions=["resample ablation", "zero ablation"])
+    assert np.isnan(ds.sel(intervention="resample ablation")["kl"]).all()
+    assert np.isnan(ds.sel(intervention="resample ablation")["log_prob_change"]).all()
+    assert float(of(ds, "zero ablation").min()) > 1e-4

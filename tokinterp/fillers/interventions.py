@@ -89,7 +89,8 @@ def intervene(
     xarray.Dataset
         By ``intervention`` and item: kl = KL(changed || whole), js, flip, entropy_change, and log_prob_change of the
         answer (negative: it became less probable); for transplants ``donor_change``, the change of log-probability of
-        the first token of the donor's answer. Items without another one of the same layout have NaN there. The
+        the first token of the donor's answer. Items without another one of the same layout have NaN there, as
+        a single item has under ``"resample ablation"``. The
         reference of ``"insertion"`` is x_0, of all others x_k. `ti.summary` gives means with intervals.
 
     Raises
@@ -132,7 +133,7 @@ def intervene(
     for i, name in enumerate(asked):
         pair = (_runs_as(name, model.info.n_layers), "deletion" if name == "insertion" else "whole")
         moved = name.startswith("transplant")
-        known = donor >= 0 if moved else np.ones(len(whole), dtype=bool)
+        known = donor >= 0 if moved else np.full(len(whole), name != "resample ablation" or len(whole) > 1)
         first = np.array([whole.answers[d][0] for d in donor]) if moved else None
         values = change(*pair, first)
         values["log_prob_change"] = log_prob[pair[0]] - log_prob[pair[1]]
