@@ -197,3 +197,21 @@ def test_bad_input_is_said_before_the_model_runs(monkeypatch):
     for change, message in bad:
         with pytest.raises(ValueError, match=message):
             patchscope(MODEL, PROMPTS, **{"target": fine, **change})
+
+
+def test_states_that_are_not_numbers_say_nothing_and_the_others_do():
+    """A map may overflow at one layer: what follows there is missing, and the rest stays as it is."""
+
+    def broken(x, layer):
+        return x * torch.nan if layer == 2 else x
+
+    plain, found = (
+        patchscope(MODEL, PROMPTS, Target((1, 40, 50), (1,), map=m), [0, 2], n_tokens=2, expected=[[5], [6], [7]],
+                   true=[5, 6, 7]) for m in (lambda x, _: x, broken)
+    )  # fmt: skip
+    assert (found["generated"].sel(layer=2) == -1).all()
+    assert (found["text"].sel(layer=2) == "").all()
+    for name in ("success", "precision", "surprisal"):
+        assert found[name].sel(layer=2).isnull().all(), name
+    for name in ("generated", "text", "success", "precision", "surprisal"):
+        np.testing.assert_array_equal(found[name].sel(layer=0), plain[name].sel(layer=0))

@@ -235,25 +235,25 @@ def _variables(
     found: dict[str, np.ndarray], layers: list[int], expected: Sequence[Sequence[int]] | None,
     true: Sequence[int] | None, vocabulary: Vocabulary,
 ) -> dict[str, xr.Variable]:  # fmt: skip
-    """Label what was decoded; nothing is decoded, and nothing a success, of a prompt that is not finite."""
+    """Label what was decoded; nothing is decoded, and nothing a success, where it is not finite."""
     v, each = variable, ("prompt", "layer")
     generated = found["generated"]
-    known = np.all(generated >= 0, axis=(1, 2))
+    known = np.all(generated >= 0, axis=2)
     strings = np.full(generated.shape, "", object)
-    strings[known] = np.array(vocabulary.strings(generated[known].ravel()), object).reshape(-1, *generated.shape[1:])
+    strings[known] = np.array(vocabulary.strings(generated[known].ravel()), object).reshape(-1, generated.shape[2])
     data = {
         "generated": v((*each, "step"), generated, "token decoded greedily after the target", "1", PAPER),
         "text": v(each, strings.sum(-1), "text decoded greedily after the target prompt", "1"),
     }
     if expected is not None:
-        success = _success(generated, expected, vocabulary)
-        share = np.where(known[:, None], success, np.nan)
+        success = known & _success(np.where(known[..., None], generated, 0), expected, vocabulary)
+        share = np.where(known, success, np.nan)
         data["success"] = v(
             each, share, "share decoded as expected", "1", PAPER, short="share decoded as expected", range=(0, 1)
         )
         data["first_layer"] = v("prompt", first_layer(success, layers), "first layer decoded as expected", "1")
     if true is not None:
-        right = np.where(known[:, None], generated[:, :, 0] == np.asarray(true)[:, None], np.nan)
+        right = np.where(known, generated[:, :, 0] == np.asarray(true)[:, None], np.nan)
         data["precision"] = v(each, right, "share whose first token decoded is the true one", "1", PAPER)
         data["surprisal"] = v(each, -found["logprob"], "surprisal of the true token", "nat", PAPER)
     return data
