@@ -7,6 +7,7 @@ from answering import ask, pad
 from tiny import byte_tokenizer, tiny, tiny_lm
 
 import tokinterp as ti
+from tokinterp.fillers.insertion import insert, insertion_tests
 from tokinterp.fillers.interventions import ALL, donors, intervene
 from tokinterp.run import edits as E
 from tokinterp.text.items import build_items
@@ -238,3 +239,22 @@ def test_an_item_alone_is_not_resampled_from_itself(bundled):
     assert np.isnan(ds.sel(intervention="resample ablation")["kl"]).all()
     assert np.isnan(ds.sel(intervention="resample ablation")["log_prob_change"]).all()
     assert float(of(ds, "zero ablation").min()) > 1e-4
+
+
+def test_items_that_are_not_finite_are_missing_and_the_others_keep_their_places():
+    """One item has a token without an embedding: it is NaN under all conditions, and no other item moves up."""
+    pairs = [("Go on", " the"), ("No Qx", " and"), ("One moon", " river"), ("Two or more", " to")]
+    names = ("deletion", "knock-out", "zero ablation")
+    given = {"interventions": names, "n_fillers": 4, "kind": " x"}
+    lm = tiny_lm("llama", **LONG)
+    plain, model = (ti.wrap(net, byte_tokenizer(), id="longer") for net in (tiny_lm("llama", **LONG), lm))
+    (token,) = model.tokenizer("Q", add_special_tokens=False)["input_ids"]
+    lm.model.embed_tokens.weight.data[token] = np.nan
+    ds, whole = intervene(model, pairs, **given), intervene(plain, pairs, **given)
+    for name in ("kl", "log_prob_change", "flip"):
+        assert ds[name].isnull().all("intervention").values.tolist() == [False, True, False, False]
+        np.testing.assert_allclose(ds[name][:, [0, 2, 3]], whole[name][:, [0, 2, 3]], atol=1e-4)
+    made = insert(model, pairs, n_fillers=[4], kinds=[" x", " y"], announce="")
+    assert made["log_prob"].isnull().all(made["log_prob"].dims[1:]).values.tolist() == [False, True, False, False]
+    assert made["correct"].isnull().any(made["correct"].dims[1:]).values.tolist() == [False, True, False, False]
+    assert insertion_tests(made, n_boot=20).attrs["n_groups"] == 3
