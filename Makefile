@@ -5,8 +5,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 CORE_TESTS := cli/test_main geometry/test_dimension geometry/test_per_cloud lens/test_lens models/test_models \
-	results/test_dataset results/test_report results/test_stores results/test_summary run/test_batch run/test_edits \
-	run/test_engine test_scan text/test_classes text/test_files text/test_prompts text/test_readers text/test_sequences \
+	results/test_dataset results/test_report results/test_stores results/test_summary run/test_batch run/edits/test_edits \
+	run/test_engine test_scan text/test_classes text/readers/test_files text/test_prompts text/readers/test_readers text/test_sequences \
 	text/test_spans text/test_tokenise text/test_words
 
 .PHONY: demo test test-fast test-core mutants real-data lint bench experiments results figures bundled-model notebooks \

@@ -41,7 +41,7 @@ import tokinterp as ti
 from tokinterp.results.documents import with_documents
 from tokinterp.results.summary import summary
 from tokinterp.run.nulls import along_nulls, draw_null
-from tokinterp.text.files import read_texts
+from tokinterp.text.readers.files import read_texts
 from tokinterp.text.removal import CONDITIONS
 
 from .parts import microscope as found

@@ -36,7 +36,7 @@ MUTANTS = [
      "mcnemar(right[(slice(None), *place[:2], -1)]", "tests/fillers/test_insertion.py::test_insertion_tests_are_those_of_loops"),
     ("gain against one filler count", "tokinterp/fillers/insertion.py", "right.astype(float) - right[..., :1].astype(float)",
      "right.astype(float) - right[..., 1:2].astype(float)", "tests/fillers/test_insertion.py::test_insertion_tests_are_those_of_loops"),
-    ("fillers' own places moved", "tokinterp/run/places.py", "np.where(hidden[a:b], 0, np.cumsum(hidden[a:b]))",
+    ("fillers' own places moved", "tokinterp/run/edits/places.py", "np.where(hidden[a:b], 0, np.cumsum(hidden[a:b]))",
      "np.cumsum(hidden[a:b])", "tests/fillers/test_interventions.py::test_interventions_are_those_made_by_hand"),
     ("streams begin one late", "tokinterp/fillers/interventions.py", "resid(range(model.info.n_layers))",
      "resid(range(1, model.info.n_layers))", "tests/fillers/test_interventions.py::test_interventions_are_those_made_by_hand"),

@@ -220,6 +220,12 @@ def test_the_walk_sees_what_it_should():
 
 
 LONGEST = 400
+MOST_FILES = 20
+
+
+def test_folders_are_small():
+    folders = {relative(p.parent): len([*p.parent.glob("*.py")]) for p in FILES}
+    assert not {name: n for name, n in folders.items() if n > MOST_FILES}, "group these files"
 
 
 def test_files_are_short():
@@ -252,8 +258,9 @@ TESTS = ROOT / "tests"
 # tests of what is true of all modules, or of what lies outside of them
 TESTED_WITH = {
     "__main__": "cli/main", "attention/kernels": "attention/mass", "models/info": "identity", "names": "imports",
-    "models/knock_outs": "models/attention", "models/site_hooks": "models/hooks",
-    "run/edges": "run/edits", "run/kept": "run/measurement", "run/labelled": "run/measurement",
+    "models/attention/knock_outs": "models/attention/attention", "models/site_hooks": "models/hooks",
+    "run/edits/edges": "run/edits/edits", "run/measurement/kept": "run/measurement/measurement",
+    "run/measurement/labelled": "run/measurement/measurement",
     "text/spelled": "text/prompts", "settings/libraries": "settings/describe",
     "text/vocabulary": "text/tokenise",
 }  # fmt: skip

@@ -14,11 +14,11 @@ from .results.stores import read, write
 from .results.summary import concat_models, summary
 from .run import edits
 from .run.batch import Batch
-from .run.cluster import measure_on_cluster
 from .run.conditions import Condition, measure_conditions
 from .run.engine import measure
 from .run.measurement import Field, Measurement
 from .run.nulls import measure_nulls
+from .run.shares import measure_on_cluster
 from .run.sites import Site, resid
 from .run.states import states
 from .run.stream import capture, stream

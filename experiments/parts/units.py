@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokinterp.text import Spans, find_words, read_conll, read_conllulex, read_spans_jsonl, read_texts
-from tokinterp.text.files import open_lines
+from tokinterp.text.readers.files import open_lines
 
 NAME = r"[^\W\d_a-z](?:\.|[\w'’-]+|\b)"
 LONGEST = 6

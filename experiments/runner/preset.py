@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import tokinterp as ti
-from tokinterp.text.files import read_texts
+from tokinterp.text.readers.files import read_texts
 
 
 @dataclass

@@ -9,7 +9,8 @@ from tiny import CONFIGS, FAMILIES, PARALLEL, byte_tokenizer, some_ids, tiny, ti
 from torch import nn
 
 import tokinterp as ti
-from tokinterp.models import attention, points
+from tokinterp.models import attention
+from tokinterp.models.attention import points
 from tokinterp.models.modules import find_modules
 from tokinterp.run.sites import INNER
 

@@ -12,8 +12,8 @@ import xarray as xr
 from ..models.steady import steady
 from ..results.dataset import variable
 from ..run.decoding import decode
+from ..run.edits.ready import ready_edits
 from ..run.engine import check_edits
-from ..run.ready import ready_edits
 from ..run.sites import resid
 from ..run.walk import Walk, Walker, walked
 from ..settings import checked, count, instance, several

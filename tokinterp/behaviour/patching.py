@@ -14,8 +14,8 @@ from ..results.dataset import block_coords, layer_coords, variable
 from ..results.stamp import stamped
 from ..run.edits import Patch, patch
 from ..run.engine import measure
-from ..run.fields import Field
 from ..run.measurement import choose_blocks, choose_layers
+from ..run.measurement.fields import Field
 from ..run.signals import at_once
 from ..run.sites import Site
 from ..settings import checked, count, one_of, several, string

@@ -141,7 +141,7 @@ def read_items(path: Path | None, limit: int | None = None) -> list[tuple[str, s
 
         return [(q.prompt, q.answer) for q in bundled_questions("cloze")][:limit]
     from ..settings import short
-    from ..text.files import from_json, open_lines, table
+    from ..text.readers.files import from_json, open_lines, table
 
     path = local_path(path, "--items")
     if path.suffix == ".csv":

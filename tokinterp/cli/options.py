@@ -106,7 +106,7 @@ def read_named(texts: str, reading: dict[str, Any], cutting: dict[str, Any]) -> 
     """Read the texts of a file, a dataset, or ``"bundled"``, with options that prompts can be made with later."""
     from ..settings import check
     from ..text import Prompts, bundled_texts
-    from ..text.files import read_texts
+    from ..text.readers.files import read_texts
 
     check(Prompts.from_texts, **cutting)
     if texts != BUNDLED:

@@ -14,7 +14,7 @@ from ..results.dataset import variable
 from ..results.stamp import finish
 from ..run.conditions import Condition
 from ..run.edits import Edit, fill, knock_out, patch, renumber, zero
-from ..run.places import closed_up
+from ..run.edits.places import closed_up
 from ..run.sites import Site, resid
 from ..settings import checked, count, names, one_of
 from ..text.items import PLACEMENTS, Items, _pair, build_items

@@ -14,7 +14,7 @@ from ..results.dataset import bound_coord, layer_coords, variable
 from ..results.documents import interval_name
 from ..results.stamp import finish
 from ..run.edits import renumber
-from ..run.places import closed_up
+from ..run.edits.places import closed_up
 from ..run.sites import resid
 from ..run.stream import capture, stream
 from ..settings import checked, count, one_of, positive, several, short

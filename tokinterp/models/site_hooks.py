@@ -12,8 +12,8 @@ from torch import nn
 from ..run.edits import Edit, SiteEdit
 from ..run.sites import INNER, Site
 from . import attention, proof
+from .attention.watch import Change, Look, Show
 from .modules import submodule
-from .watch import Change, Look, Show
 
 HookedLM = Any  # of hooks.py, which imports this module
 

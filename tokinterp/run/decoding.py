@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn.functional import pad
 
-from .edges import KnockOut
 from .edits import SiteEdit
+from .edits.edges import KnockOut
 from .sites import Site
 
 if TYPE_CHECKING:

@@ -28,9 +28,9 @@ from .checkpoint import (
     remove_partial,
 )
 from .edits import Edit, KnockOut, Renumber, SiteEdit
+from .edits.ready import check_places
 from .loop import Measurements, Runner
 from .measurement import MEMORY, Measurement, fresh
-from .ready import check_places
 from .signals import at_once
 from .sites import INNER
 from .stream import AllNonfiniteError, report_nonfinite

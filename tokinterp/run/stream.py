@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..settings import checked, count, instance, several
 from .batch import Batch
-from .ready import ready_edits
+from .edits.ready import ready_edits
 from .sites import Site
 
 if TYPE_CHECKING:

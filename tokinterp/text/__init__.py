@@ -11,12 +11,12 @@ from .bundled import (
 )
 from .chat import chat_texts
 from .classes import STOP_WORDS, TokenClasses, token_classes
-from .conll import read_conll, read_conllu, read_conllulex
-from .files import read_texts
 from .items import Items, build_items
 from .marks import mark
 from .prompts import Prompts
 from .readers import Annotated, read_spans_jsonl, spacy_spans
+from .readers.conll import read_conll, read_conllu, read_conllulex
+from .readers.files import read_texts
 from .removal import CONDITIONS, Removal, find_units, remove, remove_random
 from .shuffle import random_ids, shuffle_blocks, shuffle_words
 from .spans import Spans, TokenSpans

@@ -261,7 +261,7 @@ class Prompts(Spelled):
         >>> prompts.text(0)
         'The Nile flows north.'
         """
-        from .files import read_texts
+        from .readers.files import read_texts
 
         texts = read_texts(path, field=field, per_line=per_line, limit=limit, split=split, encoding=encoding)
         if not any(texts):

@@ -9,8 +9,8 @@ from typing import Any
 
 from ..files.paths import local_path
 from ..settings import checked, one_of, refuse, several, short, string
-from ..text.files import OPENERS, SUFFIXES, iterate_texts, open_lines
 from ..text.prompts import Prompts
+from ..text.readers.files import OPENERS, SUFFIXES, iterate_texts, open_lines
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..settings import checked
-from ..settings import whole as numbers_of_tokens
-from ..settings.describe import describe
+from ...settings import checked
+from ...settings import whole as numbers_of_tokens
+from ...settings.describe import describe
 
 
 @checked(places=numbers_of_tokens)

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ..results.dataset import DIMS, block_coords, layer_coords, variable
-from ..settings import choose, like
+from ...results.dataset import DIMS, block_coords, layer_coords, variable
+from ...settings import choose, like
 from .fields import KEYS, Field
 from .kept import Kept, Tensors
 
 if TYPE_CHECKING:
-    from ..models.info import ModelInfo
-    from .batch import Batch
+    from ...models.info import ModelInfo
+    from ..batch import Batch
 
 
 class Labelled(Kept):

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..settings import checked, count, integer, mapping, of, several, string
+from ...settings import checked, count, integer, mapping, of, several, string
+from ..spans import Spans
 from .files import from_json, open_lines
-from .spans import Spans
 
 
 @checked(skipped=mapping(count()))

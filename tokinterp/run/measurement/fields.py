@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..results.dataset import variable
-from ..settings import checked, none, number, pair, string
+from ...results.dataset import variable
+from ...settings import checked, none, number, pair, string
 
 if TYPE_CHECKING:
     import xarray as xr

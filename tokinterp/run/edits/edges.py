@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from ..settings import checked, count, several
-from ..settings.describe import describe, numbered
+from ...settings import checked, count, several
+from ...settings.describe import describe, numbered
 from .positions import Positions, fitting, in_words, select_positions
 
 

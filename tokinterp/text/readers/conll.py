@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..settings import checked, integer
+from ...settings import checked, integer
+from ..spans import Spans
+from . import Annotated
 from .files import open_lines
-from .readers import Annotated
-from .spans import Spans
 
 _NO_SPACE_BEFORE = {
     *",.;:!?)]}%”’", "...", "..", "''", "'s", "n't", "'re", "'ve", "'ll", "'d", "'m",

@@ -11,23 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..kernels.state import passing
-from ..run.sites import INNER, Site
-from ..settings.describe import numbered
+from ...kernels.state import passing
+from ...run.sites import INNER, Site
+from ...settings.describe import numbered
+from ..modules import ATTENTION, submodule
 from .knock_outs import KnockOuts, apart, first_tensor
-from .modules import ATTENTION, submodule
 from .points import Point, candidates, find_points
-from .watch import (
-    Heads,
-    Look,
-    SdpaCalls,
-    Watch,
-    configured,
-    cut_hook,
-    implementation,
-    show_hook,
-    watching,
-)
+from .watch import Heads, Look, SdpaCalls, Watch, configured, cut_hook, implementation, show_hook, watching
 
 HookedLM = Any  # of hooks.py, which imports this module
 

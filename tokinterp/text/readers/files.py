@@ -15,9 +15,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..files.paths import local_path
-from ..settings import LARGEST, check_unicode, checked, count, refuse, source
-from ..settings.kinds import Refused
+from ...files.paths import local_path
+from ...settings import LARGEST, check_unicode, checked, count, refuse, source
+from ...settings.kinds import Refused
 
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 SUFFIXES = (".txt", ".md", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")

@@ -12,8 +12,8 @@ from torch import nn
 from transformers.models.falcon.modeling_falcon import build_alibi_tensor
 
 import tokinterp as ti
+from tokinterp.models.attention.watch import SdpaCalls
 from tokinterp.models.modules import vectors_of
-from tokinterp.models.watch import SdpaCalls
 from tokinterp.run import edits as E
 
 S = ti.Site

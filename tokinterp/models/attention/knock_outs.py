@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..run.edits import KnockOut
-from ..settings.describe import numbered
+from ...run.edits import KnockOut
+from ...settings.describe import numbered
 from .watch import Look
 
 Attention = Any  # of attention.py, which imports this module

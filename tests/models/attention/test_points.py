@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tokinterp.models.points import MIXED, VALUES, Point, find_points
+from tokinterp.models.attention.points import MIXED, VALUES, Point, find_points
 
 PROMPTS, HEADS, KEPT, N, D = 2, 4, 2, 4, 8  # as many heads as positions: the layout is told by value
 

@@ -6,7 +6,7 @@ import torch
 from tiny import some_ids, some_prompts, tiny
 
 import tokinterp as ti
-from tokinterp.run.places import closed_up
+from tokinterp.run.edits.places import closed_up
 from tokinterp.run.stream import capture
 from tokinterp.text.marks import mark
 

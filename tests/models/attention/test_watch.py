@@ -5,7 +5,7 @@ import torch
 from tiny import tiny_lm
 from torch import nn
 
-from tokinterp.models.watch import Look, Watch, configured, cut_hook, implementation, show_hook, watching
+from tokinterp.models.attention.watch import Look, Watch, configured, cut_hook, implementation, show_hook, watching
 
 IDS = torch.tensor([[1, 5, 9, 14, 20]])
 REAL = torch.ones_like(IDS, dtype=torch.bool)

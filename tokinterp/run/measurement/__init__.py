@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from ..settings import like, short
-from ..settings.describe import describe, own_code
+from ...settings import like, short
+from ...settings.describe import describe, own_code
+from ..sites import resid
 from .fields import Field
 from .kept import Tensors
 from .labelled import Labelled, choose_blocks, choose_layers
-from .sites import resid
 
 if TYPE_CHECKING:
-    from ..models.info import ModelInfo
-    from ..text.prompts import Prompts
-    from .batch import Batch
-    from .sites import Site
+    from ...models.info import ModelInfo
+    from ...text.prompts import Prompts
+    from ..batch import Batch
+    from ..sites import Site
 
 __all__ = ["MEMORY", "Field", "Measurement", "Tensors", "choose_blocks", "choose_layers", "fresh"]
 

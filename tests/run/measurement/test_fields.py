@@ -2,7 +2,7 @@
 
 import pytest
 
-from tokinterp.run.fields import KEYS, Field
+from tokinterp.run.measurement.fields import KEYS, Field
 
 
 @pytest.mark.parametrize(

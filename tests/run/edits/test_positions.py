@@ -6,7 +6,7 @@ import torch
 from tiny import some_prompts, tiny
 
 import tokinterp as ti
-from tokinterp.run.positions import placed
+from tokinterp.run.edits.positions import placed
 
 E, S = ti.edits, ti.Site
 LENGTHS = [9, 6, 12]

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..settings import checked, count, function, instance, none, number, of, one_of, refuse, several, short
-from ..settings import positions as places
-from ..settings.describe import describe
+from ...settings import checked, count, function, instance, none, number, of, one_of, refuse, several, short
+from ...settings import positions as some_positions
+from ...settings.describe import describe
+from ..sites import Site
 from .edges import KnockOut, knock_out
 from .places import Renumber, renumber
 from .positions import Positions, fitting, in_words, select_positions
-from .sites import Site
 
 donors = count() | several(count()) | of(
     "a dictionary of prompt to donor",
@@ -161,7 +161,7 @@ class SiteEdit:
         }  # fmt: skip
 
 
-@checked(donor=donors, source=places, prompts=instance("Prompts") | none)
+@checked(donor=donors, source=some_positions, prompts=instance("Prompts") | none)
 @dataclass(frozen=True, eq=False)
 class Patch(SiteEdit):
     """Put what a site has in other prompts of the run in the place of its activations; made by :func:`patch`.
@@ -343,7 +343,7 @@ def apply(site: Site, function: Callable[[torch.Tensor], torch.Tensor], position
     return SiteEdit(site, "apply", positions, None, function)
 
 
-@checked(donor=donors, source=places, prompts=instance("Prompts") | none)
+@checked(donor=donors, source=some_positions, prompts=instance("Prompts") | none)
 def patch(
     site: Site, positions: Positions = None, *, donor: int | Mapping[int, int] | Sequence[int],
     source: Positions = None, prompts: Any = None,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tokinterp.models.masks import additive, check_sight, close, follow_places, open_edges
+from tokinterp.models.attention.masks import additive, check_sight, close, follow_places, open_edges
 
 N = 5
 Q = torch.zeros(1, 2, N, 4)

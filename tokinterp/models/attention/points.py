@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .modules import submodule
+from ..modules import submodule
 
 QUERIES_KEYS = (("hook_rot_q", "hook_rot_k"), ("q.hook_out", "k.hook_out"))
 VALUES, MIXED = "v.hook_out", "o.hook_in"

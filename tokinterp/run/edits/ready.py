@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .edits import KnockOut, Patch, Renumber, SiteEdit
+from . import KnockOut, Patch, Renumber, SiteEdit
 from .positions import fitting, flags_of, of_run, placed, select_positions
 
 if TYPE_CHECKING:
-    from ..models.base import Model
-    from ..text.prompts import Prompts
-    from .edits import Edit
-    from .sites import Site
+    from ...models.base import Model
+    from ...text.prompts import Prompts
+    from ..sites import Site
+    from . import Edit
 
 NAMES = ("positions", "source", "queries", "keys")
 

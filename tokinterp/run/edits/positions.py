@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..settings import checked, instance, refuse, short
-from ..settings.describe import numbered
+from ...settings import checked, instance, refuse, short
+from ...settings.describe import numbered
 
 Positions = (
     int | slice | Sequence[int] | torch.Tensor | np.ndarray | str
