@@ -194,3 +194,45 @@ def test_models_of_different_depth_stand_side_by_side_at_depths_that_all_have():
     assert both["entropy"].sizes["model"] == 2
     assert both["relative_depth"].values.tolist() == [0, 0.5, 1]
     np.testing.assert_array_equal(both["entropy"].sel(model="m4"), found["m4"]["entropy"])
+
+
+def whole_run():
+    """Two results beside the table of prompts, as a run has them."""
+    one, other = (results(np.arange(8.0).reshape(4, 2) * k).assign_attrs(measurement="M") for k in (1, 2))
+    other = other.rename(x="y")
+    sizes = xr.Dataset({"first_nonfinite_layer": ("prompt", np.full(4, -1))})
+    return xr.DataTree.from_dict({"/": xr.Dataset(), "/prompts": sizes, "/one": one, "/other": other})
+
+
+def test_a_whole_run_is_summarised_result_by_result():
+    run = whole_run()
+    found = ti.summary(run, level=0.5)
+    assert list(found.children) == ["one", "other"]
+    for name in ("one", "other"):
+        xr.testing.assert_identical(
+            found[name].to_dataset().drop_attrs(), ti.summary(run[name].to_dataset(), level=0.5).drop_attrs()
+        )
+        xr.testing.assert_equal(ti.summary(run[name], level=0.5), found[name].to_dataset())  # a node
+    with pytest.raises(ValueError, match="dim='span': no result of this run has it"):
+        ti.summary(run, "span")
+
+
+def test_a_result_is_found_in_a_run_by_what_it_holds():
+    from tokinterp.results.tables import result_with
+
+    run = whole_run()
+    for given in (run, run["other"], run["other"].to_dataset()):
+        assert "y" in result_with(given, "y")
+    with pytest.raises(ValueError, match=r"holds 2 results: give one of 'one', 'other', for example run\['one'\]"):
+        result_with(run)
+    with pytest.raises(ValueError, match="no result of the run has z; its results: 'one', 'other'"):
+        result_with(run, "z")
+    with pytest.raises(ValueError, match="measure something first"):
+        result_with(xr.DataTree())
+
+
+def test_counts_have_no_interval():
+    ds = results(np.ones((4, 2)))
+    found = ti.summary(ds.assign(n_targets=ds["x"] * 3))
+    assert {*found.data_vars} == {"x", "x_interval", "x_count", "n_targets"}
+    assert found["n_targets"].values.tolist() == [3, 3]

@@ -14,6 +14,7 @@ from ..plots import pages, style
 from ..plots.heatmaps import prompt_of, strings_of, tokens_of
 from ..plots.lines import pick
 from ..plots.views import Picture
+from ..results.tables import result_with
 from ..settings import checked
 
 __all__ = ["erasure_html", "erasure_map", "precision_recall", "psi_distribution"]
@@ -21,7 +22,7 @@ __all__ = ["erasure_html", "erasure_map", "precision_recall", "psi_distribution"
 
 @checked()
 def erasure_map(
-    ds: xr.Dataset,
+    ds: xr.Dataset | xr.DataTree,
     prompt: int = 0,
     *,
     ax: Axes | None = None,
@@ -59,6 +60,7 @@ def erasure_map(
     ValueError
         If the result has no delta per token, or not of this prompt and these positions.
     """
+    ds = result_with(ds, "delta")
     if "delta" not in ds:
         raise ValueError("the result keeps no delta per token: measure ErasureScores(..., tokens=) with more prompts")
     one = tokens_of(ds, prompt, positions)
@@ -83,7 +85,7 @@ def erasure_map(
 
 @checked()
 def psi_distribution(
-    ds: xr.Dataset,
+    ds: xr.Dataset | xr.DataTree,
     controls: Mapping[str, xr.Dataset] | None = None,
     *,
     ax: Axes | None = None,
@@ -120,6 +122,7 @@ def psi_distribution(
     ValueError
         If a result has no segments of this length.
     """
+    ds = result_with(ds, "psi")
     sets = {label: ds, **(controls or {})}
     with style.drawing(ax, width) as axes:
         for n, (name, one) in enumerate(sets.items()):
@@ -142,7 +145,7 @@ def psi_distribution(
 
 @checked()
 def precision_recall(
-    scores: xr.Dataset,
+    scores: xr.Dataset | xr.DataTree,
     *,
     ax: Axes | None = None,
     attainable: bool = True,
@@ -177,6 +180,7 @@ def precision_recall(
         For a subset that is not there.
     """
     name = "attainable_recall" if attainable else "recall"
+    scores = result_with(scores, name)
     select = None if subsets is None else {"subset": list(subsets)}
     names = pick(scores, name, select)["subset"].values.tolist()
     with style.drawing(ax, width) as axes:
@@ -220,7 +224,7 @@ def _brackets(ax: Axes, ds: xr.Dataset, prompt: int, place: np.ndarray, base: in
 
 @checked()
 def erasure_html(
-    ds: xr.Dataset, prompt: int = 0, *, limit: float | None = None, min_tokens: int = 2, title: str | None = None
+    ds: xr.Dataset | xr.DataTree, prompt: int = 0, *, limit: float | None = None, min_tokens: int = 2, title: str | None = None
 ) -> pages.Html:
     """Show a text with its segments in brackets, coloured by their erasure score.
 
@@ -261,6 +265,7 @@ def erasure_html(
     >>> "&lt;b" in erasure_html(ds)
     True
     """
+    ds = result_with(ds, "delta")
     if "delta" not in ds:
         raise ValueError("the result keeps no delta per token: measure ErasureScores(..., tokens=) with more prompts")
     one = tokens_of(ds, prompt, range(1 + int(ds["position"].max())))

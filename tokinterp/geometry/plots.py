@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from ..plots import style
 from ..plots.views import Picture
 from ..results.facts import CONDITIONS, REPLICATES
+from ..results.tables import result_with
 from ..settings import checked
 
 __all__ = ["imbalance_plane"]
@@ -18,7 +19,7 @@ __all__ = ["imbalance_plane"]
 
 @checked()
 def imbalance_plane(
-    ds: xr.Dataset, layer: int | None = None, k: int | None = None, *, ax: Axes | None = None,
+    ds: xr.Dataset | xr.DataTree, layer: int | None = None, k: int | None = None, *, ax: Axes | None = None,
     width: str | float = "column",
 ) -> Axes:  # fmt: skip
     """Draw Delta(layer -> l) against Delta(l -> layer) for all layers l, numbered where they are apart.
@@ -47,6 +48,7 @@ def imbalance_plane(
     ValueError
         If there is no such layer or k.
     """
+    ds = result_with(ds, "imbalance_pair")
     k = int(ds["k"].values[0]) if k is None else k
     layer = int(ds["layer"].values[0]) if layer is None else layer
     if k not in ds["k"].values or layer not in ds["layer"].values:

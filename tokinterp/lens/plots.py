@@ -14,6 +14,7 @@ from ..plots.heatmaps import prompt_of, strings_of, tokens_of
 from ..plots.lines import pick
 from ..plots.views import Picture
 from ..results.facts import facts_of
+from ..results.tables import result_with
 from ..settings import checked
 
 __all__ = ["lens_table"]
@@ -24,7 +25,7 @@ CELL = 6  # pt, type in a cell of the table
 
 @checked()
 def lens_table(
-    ds: xr.Dataset,
+    ds: xr.Dataset | xr.DataTree,
     prompt: int = 0,
     *,
     ax: Axes | None = None,
@@ -66,6 +67,7 @@ def lens_table(
     ValueError
         If the answers were not kept (``top=0``), or not for this prompt.
     """
+    ds = result_with(ds, "top_id")
     if "top_id" not in ds:
         raise ValueError(
             "this result has no answers per token: measure with LogitLens(top=1) or more, and tokens=None or > 0"

@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from ..results.facts import DEPTHS, REPEATS, Facts, axis_label, facts_of, first_of, show
+from ..results.tables import result_with
 from ..settings import checked, number, pair
 from . import style
 from .lines import pick
@@ -23,7 +24,7 @@ SHARE = 0.02
 
 @checked(limits=pair(number(), number()))
 def maps(
-    ds: xr.Dataset,
+    ds: xr.Dataset | xr.DataTree,
     name: str | None = None,
     *,
     x: str | None = None,
@@ -81,6 +82,7 @@ def maps(
     A dot marks cells whose own interval lies above chance, that of the cell where it differs from cell to cell.  A
     dotted line in the scale is chance, its mean over the cells.
     """
+    ds = result_with(ds, name)
     name = first_of(ds)[0] if name is None else name
     facts = facts_of(ds, name) if name in ds else facts_of(pick(ds, name), name)
     one, v, right, up = table_of(ds, name, x, y, prompt, positions, select)

@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from ..results.facts import CONDITIONS, REPEATS, REPLICATES, facts_of, first_of, same_units, show
+from ..results.tables import result_with
 from ..settings import checked, several, string
 from . import style
 from .lines import CHANCE, Curve, lines_of, looks_of, named_sets, palette, pick
@@ -17,7 +18,7 @@ from .lines import CHANCE, Curve, lines_of, looks_of, named_sets, palette, pick
 
 @checked(names=string | several(string, 1))
 def rows(
-    ds: xr.Dataset,
+    ds: xr.Dataset | xr.DataTree,
     names: str | Sequence[str] | None = None,
     dim: str | None = None,
     *,
@@ -83,6 +84,7 @@ def rows(
     >>> [t.get_text() for t in rows(xr.Dataset({"x": x}), "x").get_yticklabels()]
     ['window', 'all']
     """
+    ds = result_with(ds, names)
     sets = named_sets(ds, other, label)
     shown = [names] if isinstance(names, str) else list(names or first_of(ds)[:1])
     axis = dim if dim is not None or len(shown) > 1 else rows_of(pick(ds, shown[0], select), shown[0])

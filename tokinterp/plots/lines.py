@@ -22,6 +22,7 @@ from ..results.facts import (
     same_units,
 )
 from ..results.summary import summary
+from ..results.tables import result_with
 from ..settings import checked, several, short, string
 from . import style
 from .scales import limits, x_axis
@@ -56,7 +57,7 @@ class Curve(NamedTuple):
 
 @checked(names=string | several(string, 1))
 def curves(
-    ds: xr.Dataset,
+    ds: xr.Dataset | xr.DataTree,
     names: str | Sequence[str] | None = None,
     *,
     along: str | None = None,
@@ -129,6 +130,7 @@ def curves(
     >>> ax.get_xlabel(), ax.get_ylabel()
     ('layer', 'loss (nat)')
     """
+    ds = result_with(ds, names)
     sets = named_sets(ds, other, label)
     shown = [names] if isinstance(names, str) else list(names or first_of(ds)[:1])
     axis = along or depth_of(pick(ds, shown[0]), shown[0])
@@ -213,9 +215,9 @@ def lines_of(
     repeat = next((d for d in REPEATS if d in v.dims and d != axis), None)
     if repeat is not None:
         n, means = v.sizes[repeat], summary(one, repeat, level=level)
-        v, count = means[name], means[f"{name}_count"]
-        band = means[f"{name}_interval"] if n > 1 else None
-        unsure = (count > 0) & (count < n) & (repeat == "prompt")
+        v, count = means[name], means.get(f"{name}_count", n)
+        band = means.get(f"{name}_interval") if n > 1 else None
+        unsure = xr.zeros_like(v, dtype=bool) | ((count > 0) & (count < n) & (repeat == "prompt"))
     elif not heads and {*ds.get(f"{name}_interval", v).dims} == {*ds[name].dims, "bound"}:  # an interval of its own
         band = pick(ds, f"{name}_interval", select)[f"{name}_interval"]
     if f"{name}_q" in ds and {*ds[f"{name}_q"].dims} == {*v.dims}:

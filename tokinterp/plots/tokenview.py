@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from ..results.facts import DEPTHS, facts_of, first_of, preferred, show
+from ..results.tables import result_with
 from ..settings import checked, number, pair
 from . import pages
 from .heatmaps import prompt_of, scale_of, strings_of, tokens_of
@@ -17,7 +18,7 @@ from .lines import pick
 
 @checked(limits=pair(number(), number()))
 def tokens(
-    ds: xr.Dataset,
+    ds: xr.Dataset | xr.DataTree,
     name: str | None = None,
     prompt: int | None = None,
     *,
@@ -64,6 +65,7 @@ def tokens(
     >>> "&lt;b" in view, "loss: 2 nat" in view
     (True, True)
     """
+    ds = result_with(ds, name)
     known = [str(n) for n, v in ds.data_vars.items() if "token" in v.dims and v.dtype.kind in "fiub"]
     if name is None:
         name = next((n for n in (*first_of(ds), *known) if n in known), "")

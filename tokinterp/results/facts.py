@@ -124,13 +124,12 @@ def first_of(ds: xr.Dataset) -> list[str]:
         beside |= {*facts.beside, facts.chance}
     ends = ("_interval", "_band", "_error", "_count", "_groups", "_null", "_q", "_p", "_id")
     own = [n for n in numeric if n not in beside and not n.endswith(ends)]
-    telling = [
-        n
-        for n in own
-        if not n.startswith(("n_", "first_nonfinite"))
-        and n not in ("n", "count", "refused", "seconds", "examples_seen")
-    ]
-    return telling or own
+    return [n for n in own if not is_count(n) and not n.startswith("first_nonfinite")] or own
+
+
+def is_count(name: str) -> bool:
+    """Whether a variable says of how many others are, or how long they took."""
+    return name.startswith("n_") or name in ("n", "count", "refused", "seconds", "examples_seen")
 
 
 def numeric(ds: xr.Dataset, dim: str) -> bool:

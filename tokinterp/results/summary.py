@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import overload
 
 import numpy as np
 import xarray as xr
@@ -13,6 +14,7 @@ from ..settings import checked, mapping, result, several
 from ..stats.resample import LEAST, mean_sums, ratio, ratio_interval
 from .dataset import bound_coord, own_attributes, variable
 from .documents import groups_of
+from .facts import is_count
 from .stamp import derived, mark_of
 
 
@@ -82,11 +84,17 @@ def concat_models(results: Mapping[str, xr.Dataset] | Sequence[xr.Dataset]) -> x
     return out
 
 
+@overload
+def summary(ds: xr.Dataset, dim: str = ..., *, level: float = ..., n_boot: int = ..., seed: int = ...) -> xr.Dataset: ...
+@overload
+def summary(
+    ds: xr.DataTree, dim: str = ..., *, level: float = ..., n_boot: int = ..., seed: int = ...
+) -> xr.Dataset | xr.DataTree: ...
 @checked()
 @neutral()
 def summary(
-    ds: xr.Dataset, dim: str = "prompt", *, level: float = 0.95, n_boot: int = 2000, seed: int = 0
-) -> xr.Dataset:
+    ds: xr.Dataset | xr.DataTree, dim: str = "prompt", *, level: float = 0.95, n_boot: int = 2000, seed: int = 0
+) -> xr.Dataset | xr.DataTree:
     """Return mean, bootstrap interval and count of every numeric variable over a dimension.
 
     Whole documents are drawn with replacement, where the prompts are windows of documents; else whole prompts.  So the
@@ -94,8 +102,9 @@ def summary(
 
     Parameters
     ----------
-    ds : xarray.Dataset
-        Variables without ``dim`` are dropped.
+    ds : Dataset or DataTree
+        A result: variables without ``dim`` are dropped; or a whole run, of which every result with ``dim`` is
+        summarised.
     dim : str
         What the mean is over.  Drawn are its values, or the documents (for tokens: the prompts) they belong to.
     level : float
@@ -105,11 +114,12 @@ def summary(
 
     Returns
     -------
-    xarray.Dataset
-        For each variable ``x``: ``x`` (mean), ``x_interval`` with a ``bound`` dimension (lower, upper; expanded
-        percentiles, see `tokinterp.stats.resample`; NaN where fewer than 3 documents have a value), ``x_count`` (values
-        that are not NaN); where documents are drawn, ``x_groups`` (documents with a value).  The attributes
-        ``n_groups`` and ``groups`` say how many were drawn of what.
+    Dataset or DataTree
+        The latter of a whole run.  For each variable ``x``: ``x`` (mean), ``x_interval`` with a ``bound`` dimension
+        (lower, upper; expanded percentiles, see `tokinterp.stats.resample`; NaN where fewer than 3 documents have a
+        value), ``x_count`` (values that are not NaN); where documents are drawn, ``x_groups`` (documents with a value).
+        Of what is itself a count (``n_targets``), the mean alone.  The attributes ``n_groups`` and ``groups`` say how
+        many were drawn of what.
 
     Raises
     ------
@@ -123,6 +133,14 @@ def summary(
     >>> float(summary(ds)["x"])
     4.5
     """
+    if isinstance(ds, xr.DataTree):
+        if ds.data_vars:
+            return summary(ds.to_dataset(), dim, level=level, n_boot=n_boot, seed=seed)
+        results = {n.path: n.to_dataset(inherit=False) for n in ds.subtree if "measurement" in n.attrs and dim in n.dims}
+        if not results:
+            raise ValueError(f"dim={dim!r}: no result of this run has it: its groups are {', '.join(ds.children)}")
+        means = {path: summary(one, dim, level=level, n_boot=n_boot, seed=seed) for path, one in results.items()}
+        return xr.DataTree.from_dict(means)
     if dim not in ds.dims:
         raise ValueError(f"no dimension {dim!r} to summarise over: there are {', '.join(map(str, ds.dims))}")
     n = ds.sizes[dim]
@@ -136,10 +154,12 @@ def summary(
         v = v.transpose(dim, ...)
         above, below = mean_sums(v.values, groups)
         mean = ratio(above.sum(0), below.sum(0))
-        boot = ratio_interval(above, below, level=level, n_boot=n_boot, seed=seed)
         dims = tuple(map(str, v.dims[1:]))
         label, units = v.attrs.get("long_name", name), v.attrs.get("units", "1")
         out[str(name)] = variable(dims, mean, f"mean {label}", units, v.attrs.get("references"))
+        if is_count(str(name)):
+            continue
+        boot = ratio_interval(above, below, level=level, n_boot=n_boot, seed=seed)
         what = f"{level:.0%} bootstrap interval of the mean {label} over {kind}, NaN for fewer than {LEAST}"
         out[f"{name}_interval"] = variable(("bound", *dims), boot, what, units)
         out[f"{name}_count"] = variable(dims, below.sum(0).astype(int), f"number of {dim}s with a value", "1")

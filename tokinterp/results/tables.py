@@ -65,7 +65,7 @@ def layer_table(ds: xr.Dataset) -> tuple[str, list[int], list[Column]]:
             label = ", ".join(f"{ds[d].values[i]}" for d, i in place.items() if d in ds.coords)
             title = name.replace("_", " ") + ("" if units == "1" else f" ({units})")
             column = Column(title, label, about, place == best, v.isel(place).values)
-            if name in means:
+            if f"{name}_interval" in means:
                 interval = means[f"{name}_interval"].isel(place).transpose("bound", depth).values
                 column = column._replace(interval=interval, count=means[f"{name}_count"].isel(place).values)
             found.append(column)
@@ -81,6 +81,28 @@ def named_results(tree: xr.DataTree) -> dict[str, xr.Dataset]:
         return ("first" not in attrs, kind_of(attrs), name)
 
     return {k: found[k] for k in sorted(found, key=order) if "measurement" in found[k].attrs or len(found) == 1}
+
+
+def result_with(data: xr.Dataset | xr.DataTree, names: str | Sequence[str] | None = None) -> xr.Dataset:
+    """Return a result as it is given, or the one of a run that has these variables.
+
+    Raises
+    ------
+    ValueError
+        If no result of the run has them, or several; says which there are.
+    """
+    if isinstance(data, xr.Dataset) or data.data_vars:
+        return data if isinstance(data, xr.Dataset) else data.to_dataset()
+    wanted = [names] if isinstance(names, str) else list(names or ())
+    there = named_results(data)
+    found = [k for k, ds in there.items() if all(n in ds for n in wanted)]
+    if len(found) == 1:
+        return there[found[0]]
+    inside = ", ".join(map(repr, found or there)) or "nothing"
+    if wanted and not found:
+        raise ValueError(f"name={wanted[0]!r}: no result of the run has {' and '.join(wanted)}; its results: {inside}")
+    way = f"give one of {inside}, for example run[{found[0]!r}]" if found else "measure something first"
+    raise ValueError(f"ds: a whole run holds {len(found)} results: {way}")
 
 
 def prompt_tables(tree: xr.DataTree) -> list[xr.Dataset]:

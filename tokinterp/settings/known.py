@@ -31,10 +31,13 @@ from .kinds import (
 def _take_result(value: Any) -> Any:
     kinds = {c.__name__ for c in type(value).__mro__}
     if "DataTree" in kinds:
-        if not len(value.data_vars):
-            inside = ", ".join(map(repr, value.children)) or "nothing"
-            raise Refused(f"a whole run holds several results: give one of {inside}, for example run['lens']")
-        return value.to_dataset()
+        held = [value] if len(value.data_vars) else [n for n in value.subtree if len(n.data_vars)]
+        measured = [n for n in held if "measurement" in n.attrs]  # beside them: the table of the prompts
+        if len(one := measured or held) == 1:
+            return one[0].to_dataset()
+        inside = ", ".join(repr(n.path.strip("/")) for n in one) or "nothing"
+        first = one[0].path.strip("/") if one else "lens"
+        raise Refused(f"a whole run holds several results: give one of {inside}, for example run[{first!r}]")
     if "Dataset" not in kinds:
         raise Refused
     if not len(value.variables):
