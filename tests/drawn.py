@@ -75,3 +75,18 @@ def small(text, psi=0.5, **attrs):
         "delta": (("token", "offset"), np.array([[0.1, np.nan], [0.25, 0.5], [0, 0]])),
     }
     return xr.Dataset(data, coords, {"start_layer": 1, "end_layer": 3, "measurement": "ErasureScores", **attrs})
+
+
+def assert_no_text_over_text(fig):
+    """No two strings of a figure, tick labels among them, lie over each other."""
+    fig.draw_without_rendering()
+    axes = [*fig.axes, *(child for ax in fig.axes for child in ax.child_axes)]
+    ticks = {t for ax in axes for axis in (ax.xaxis, ax.yaxis) for t in axis.findobj(Text) if t is not axis.label}
+    shown = [t for t in fig.findobj(Text) if t not in ticks and t.get_text().strip() and t.get_visible()]
+    shown += [t for ax in axes for axis in (ax.xaxis, ax.yaxis) for t in drawn_labels(axis)]
+    boxes = np.array([t.get_window_extent().extents for t in shown])
+    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    over = np.triu((high - low).min(-1) > 1, 1)
+    pairs = [(shown[i].get_text(), shown[j].get_text()) for i, j in np.argwhere(over)]
+    assert not pairs, f"text lies over text: {pairs[:3]}"

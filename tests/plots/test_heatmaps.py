@@ -123,3 +123,13 @@ def test_ends_of_colours_in_the_wrong_order_are_refused(limits):
     for draw in (plots.maps, plots.tokens):
         with pytest.raises(ValueError, match=r"limits=.*: give the lower end first"):
             draw(ds, "surprise", prompt=7, limits=limits)
+
+
+def test_cells_stand_by_their_cluster():
+    ami = np.arange(16.0).reshape(4, 4)
+    ds = xr.Dataset({"ami": (("cell", "other_cell"), ami, {"by": "cluster"}), "cluster": ("cell", [1, -1, 0, 1])})
+    ax = plots.maps(ds, "ami")
+    order = [2, 0, 3]
+    np.testing.assert_array_equal(ax.collections[0].get_array().reshape(3, 3), ami[np.ix_(order, order)])
+    assert [c.get_segments()[0][0][k] for k, c in ((1, ax.collections[1]), (0, ax.collections[2]))] == [0.5, 0.5]
+    assert ax.get_xlabel() == "cells, by cluster"

@@ -126,3 +126,31 @@ def test_ticks_of_narrow_rows_stand_apart(scale):
     ds = xr.Dataset({"change": (("prompt", "condition"), change)}, {"condition": names})
     for width in (2.2, 2.6):
         assert_legible(plots.rows(ds, "change", width=width).figure)
+
+
+def test_each_result_has_its_own_level_by_chance():
+    def one(chance):
+        return xr.Dataset({"x": ("kind", [0.5, 0.6], {"chance": "by_chance"}), "by_chance": ("kind", chance)},
+                          {"kind": ["a", "b"]})  # fmt: skip
+
+    ax = plots.rows(one([0.1, 0.2]), "x", other={"control": one([0.3, 0.4])}, label="text")
+    marks = {
+        tuple(np.round(c.get_edgecolor()[0], 3)): [s[0, 0] for s in c.get_segments()]
+        for c in ax.collections
+        if c.get_linestyles()[0][1]
+    }
+    assert sorted(marks.values()) == [[0.1, 0.2], [0.3, 0.4]]
+    assert {*marks} == {tuple(np.round(mpl.colors.to_rgba(line.get_color()), 3)) for line in ax.lines}
+    same = plots.rows(one([0.1, 0.2]), "x", other={"control": one([0.1, 0.2])}, label="text")
+    (level,) = [c for c in same.collections if c.get_linestyles()[0][1]]
+    assert [s[0, 0] for s in level.get_segments()] == [0.1, 0.2]
+
+
+def test_a_level_by_chance_of_each_condition_is_not_their_mean():
+    ds = xr.Dataset(
+        {"x": (("kind", "condition"), [[0.5, 0.6]], {"chance": "level"}), "level": ("condition", [0.2, 0.4])},
+        {"kind": ["a"], "condition": ["whole", "blind"]},
+    )
+    ax = plots.rows(ds, "x", "kind")
+    levels = [s[0, 0] for c in ax.collections if c.get_linestyles()[0][1] for s in c.get_segments()]
+    assert levels == [0.2, 0.4]

@@ -274,3 +274,38 @@ def test_open_markers_are_seen_on_long_curves_too():
     ds["loss"][0, 7] = np.nan
     marked = [line for line in plots.curves(ds, "loss").lines if line.get_markerfacecolor() == "white"]
     assert [(line.get_xdata().tolist(), line.get_marker()) for line in marked] == [([7], "o")]
+
+
+def test_a_value_keeps_its_colour_where_another_is_missing():
+    whole = curves_of(scale=[2, 4, 8])
+    part = whole.copy(deep=True)
+    part["loss"].loc[{"scale": 2}] = np.nan
+    lines = [plots.curves(ds, "loss").lines for ds in (whole, part)]
+    colours = [{round(float(np.mean(line.get_ydata())), 9): line.get_color() for line in some} for some in lines]
+    assert len(colours[1]) == 2
+    assert colours[1].items() <= colours[0].items()
+    names = [t.get_text() for t in plots.curves(part, "loss").get_legend().get_texts()]
+    assert names == ["scale 4", "scale 8"]
+
+
+def test_lines_are_split_by_what_the_variable_says():
+    ds = xr.Dataset(
+        {
+            "change": (("slot", "prompt"), [[1.0, 5.0], [2.0, 7.0]], {"by": "match"}),
+            "match": (("prompt", "slot"), [[1.0, 1.0], [0.0, np.nan]], {"short_name": "completed"}),
+        },
+        {"slot": [0, 1]},
+    )
+    ax = plots.curves(ds, "change", along="slot")
+    texts = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert texts == ["not completed", "completed"]
+    np.testing.assert_array_equal([line.get_ydata() for line in ax.lines[:2]], [[5.0, np.nan], [1.0, 2.0]])
+
+
+def test_a_run_in_which_one_result_has_the_variable_is_drawn():
+    tree = xr.DataTree.from_dict({
+        "/a": curves_of().assign_attrs(measurement="A"), "/b": curves_of("gain").assign_attrs(measurement="B"),
+    })  # fmt: skip
+    np.testing.assert_allclose(plots.curves(tree, "gain").lines[0].get_ydata(), tree["b"]["gain"].mean("prompt"))
+    with pytest.raises(ValueError, match=r"holds 2 results: give one of 'a', 'b', for example run\['a'\]"):
+        plots.curves(tree)

@@ -40,7 +40,9 @@ class AnswerStates(Measurement):
     ('prompt', 'channel')
     """
 
-    fields = {"state": Field(("prompt", "channel"), "stream after the last block where the answer begins")}
+    fields = {
+        "state": Field(("prompt", "channel"), "stream after the last block where the answer begins", short="stream")
+    }
 
     def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__()

@@ -41,11 +41,20 @@ class Answers(Measurement):
     """
 
     fields = {
-        "log_prob": Field(("prompt",), "log-probability of the answer", "nat"),
-        "correct": Field(("prompt",), "whether every token of the answer is the most probable one"),
-        "rank": Field(("prompt",), "tokens more probable than the first of the answer, -1 where logits are NaN"),
+        "log_prob": Field(("prompt",), "log-probability of the answer", "nat", short="log-prob. of the answer"),
+        "correct": Field(
+            ("prompt",), "whether every token of the answer is the most probable one", short="answers given"
+        ),
+        "rank": Field(
+            ("prompt",),
+            "tokens more probable than the first of the answer, -1 where logits are NaN",
+            short="rank of the answer",
+        ),
         "logit_difference": Field(
-            ("prompt",), "logit of the first token of the answer less that of the other answer", "nat"
+            ("prompt",),
+            "logit of the first token of the answer less that of the other answer",
+            "nat",
+            short="logit difference",
         ),
     }
 

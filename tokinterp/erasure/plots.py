@@ -224,7 +224,12 @@ def _brackets(ax: Axes, ds: xr.Dataset, prompt: int, place: np.ndarray, base: in
 
 @checked()
 def erasure_html(
-    ds: xr.Dataset | xr.DataTree, prompt: int = 0, *, limit: float | None = None, min_tokens: int = 2, title: str | None = None
+    ds: xr.Dataset | xr.DataTree,
+    prompt: int = 0,
+    *,
+    limit: float | None = None,
+    min_tokens: int = 2,
+    title: str | None = None,
 ) -> pages.Html:
     """Show a text with its segments in brackets, coloured by their erasure score.
 

@@ -213,6 +213,7 @@ def cell_clusters(
     data = {
         "ami": variable(
             ("cell", "other_cell"), ami, "adjusted mutual information of decoded tokens over items", "1", range=(0, 1),
+            short="mutual information", by="cluster",
         ),
         "cluster": variable("cell", cluster, "cluster of the cell, -1 for none", "1"),
         "n_labels": variable("cell", [len(set(x)) for x in labels.tolist()], "different decoded tokens", "1"),

@@ -79,13 +79,15 @@ def maps(
 
     Notes
     -----
-    A dot marks cells whose own interval lies above chance, that of the cell where it differs from cell to cell.  A
-    dotted line in the scale is chance, its mean over the cells.
+    Where the variable says by what it is sorted (cells by their cluster), lines part its values, and what is in none
+    (-1) is left out.  A dot marks cells whose own interval lies above chance, that of the cell where it differs from
+    cell to cell.  A dotted line in the scale is chance, its mean over the cells.
     """
     ds = result_with(ds, name)
     name = first_of(ds)[0] if name is None else name
     facts = facts_of(ds, name) if name in ds else facts_of(pick(ds, name), name)
     one, v, right, up = table_of(ds, name, x, y, prompt, positions, select)
+    v, edges = sorted_by(ds, v, facts.by)
     values = v.values
     colours, low, high, extend = scale_of(values, facts, limits, cmap)
     height = max(1.9, 1.4 + 0.085 * min(values.shape[0], 40)) if right == "token" else None
@@ -95,13 +97,20 @@ def maps(
         drawn = style.cells(axes, values, cmap=colours, vmin=low, vmax=high, rasterized=True)
         if square:
             axes.set_aspect("equal")
-        _marks(axes, ds, name, v, facts, select)
+        if edges:
+            axes.hlines(edges, -0.5, values.shape[1] - 0.5, color="white", lw=1)
+            axes.vlines(edges, -0.5, values.shape[0] - 0.5, color="white", lw=1)
+        else:
+            _marks(axes, ds, name, v, facts, select)
         if right == "token":
             style.write_tokens(axes, strings_of(one))
             axes.set_xlabel("")
         else:
             _ticks(axes, "x", one, right, values.shape[1])
         _ticks(axes, "y", one, up, values.shape[0])
+        if edges:
+            said = f"{up}s, by {facts_of(ds, facts.by or '').label}"
+            axes.set(xlabel=said, ylabel=said, xticks=[], yticks=[])
         style.colour_bar(
             axes, drawn, style.wrapped(label or facts.label, facts.units), extend, level_of(ds, facts, select)
         )
@@ -132,6 +141,17 @@ def table_of(
         said = f"choose one value of {', '.join(rest)} with select=" if rest else "there is nothing to draw over"
         raise ValueError(f"{name} has the dimensions {', '.join(map(str, ds[name].dims))}: {said}")
     return one, v.transpose(up, right), right, up
+
+
+def sorted_by(ds: xr.Dataset, v: xr.DataArray, by: str | None) -> tuple[xr.DataArray, list[float]]:
+    """Return a map with its places in the order of a variable of theirs, and where the values of that change."""
+    if by is None or ds[by].ndim != 1:
+        return v, []
+    labels = ds[by].values
+    order = np.argsort(labels, kind="stable")
+    order = order[labels[order] >= 0]
+    both = [d for d in v.dims if str(d).removeprefix("other_") == ds[by].dims[0]]
+    return v.isel(dict.fromkeys(both, order)), (np.flatnonzero(np.diff(labels[order])) + 0.5).tolist()
 
 
 def scale_of(

@@ -13,7 +13,7 @@ from ..results.facts import CONDITIONS, REPEATS, REPLICATES, facts_of, first_of,
 from ..results.tables import result_with
 from ..settings import checked, several, string
 from . import style
-from .lines import CHANCE, Curve, lines_of, looks_of, named_sets, palette, pick
+from .lines import CHANCE, Curve, has_values, lines_of, looks_of, named_sets, palette, pick
 
 
 @checked(names=string | several(string, 1))
@@ -107,14 +107,19 @@ def rows(
     colours = palette(values[dims[0]]) if dims else list(style.COLOURS)
     n = len(values[dims[0]]) if dims else 1
     looks: dict[Any, dict[str, Any]] = {}
+    levels: list[tuple[np.ndarray, float, Any]] = []
     with style.drawing(
         ax, width, 0.75 + (0.15 + 0.06 * n) * len(keys) + 0.12 * sum(t.count("\n") for t in texts)
     ) as axes:
         for name, lines in found.items():
-            for c in lines:
+            for c in (c for c in lines if has_values(c) or not there):
                 key = (name if dims[0] == "" else c.of[dims[0]]) if dims else ""
                 at = values[dims[0]].index(key) if dims else 0
-                place = np.arange(len(keys)) + (0.6 / n) * (at - (n - 1) / 2)
+                shift = (0.6 / n) * (at - (n - 1) / 2)
+                levels.append(
+                    (levels_of(sets[name], shown, axis or "", keys, select, c.of), shift, colours[at % len(colours)])
+                )
+                place = np.arange(len(keys)) + shift
                 here = {k: i for i, k in enumerate(c.x.tolist())}
                 order = [here[k] for k in keys if k in here]
                 place = place[[k in here for k in keys]]
@@ -126,8 +131,8 @@ def rows(
                     axes.plot(c.each[:, order].T, place, ".", ms=2, color=look["color"], alpha=0.6)
                 axes.plot(c.y[order], place, **look)
                 looks[key] = look
-        _chance(axes, ds, shown, axis or "", keys, select)
-        axes.set_yticks(range(len(keys)), texts, parse_math=False)
+        _draw_levels(axes, levels, n)
+        axes.set_yticks(range(len(keys)), texts if axis or len(shown) > 1 else [""], parse_math=False)
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(keys) - 0.4, -0.6)
         axes.xaxis.set_major_locator(style.Roomy())
@@ -164,18 +169,30 @@ def _lines(ds: xr.Dataset, names: Sequence[str], axis: str, select: Any, level: 
     ]  # fmt: skip
 
 
-def _chance(ax: Axes, ds: xr.Dataset, names: Sequence[str], axis: str, keys: Sequence[Any], select: Any) -> None:
-    """Draw the level by chance: a line through all rows, or a mark at each where each has its own."""
+def levels_of(
+    ds: xr.Dataset, names: Sequence[str], axis: str, keys: Sequence[Any], select: Any, of: Mapping[str, Any]
+) -> np.ndarray:
+    """Return (row,) the level by chance of what is drawn in one colour; NaN where there is none."""
+    out = np.full(len(keys), np.nan)
     for i, name in enumerate(names):
         chance = facts_of(ds, name).chance
-        ends = (-0.6, len(keys) - 0.4) if axis else (i - 0.4, i + 0.4)
         if isinstance(chance, str):
-            v = pick(ds, chance, {d: x for d, x in (select or {}).items() if d in ds[chance].dims})[chance]
-            v = v.mean([d for d in v.dims if d != axis])
-            if axis in v.dims:
-                places = np.arange(len(keys))
-                ax.vlines(v.sel({axis: list(keys)}).values, places - 0.4, places + 0.4, color="0.4", **CHANCE)
-                continue
-            chance = float(v)
+            v = ds[chance]
+            v = pick(ds, chance, {d: x for d, x in {**(select or {}), **of}.items() if d in v.dims and d in v.coords})
+            v = v[chance].mean([d for d in v[chance].dims if d != axis])
+            chance = v.reindex({axis: list(keys)}).values if axis in v.dims else float(v)
         if chance is not None:
-            ax.vlines(chance, *ends, color="0.4", **CHANCE)
+            out[slice(None) if axis else i] = chance
+    return out
+
+
+def _draw_levels(ax: Axes, levels: Sequence[tuple[np.ndarray, float, Any]], n: int) -> None:
+    """Draw levels by chance: a line through all rows where they have one, else marks; in colour where those differ."""
+    first = levels[0][0]
+    alike = all(np.array_equal(level, first, equal_nan=True) for level, _, _ in levels)
+    for level, shift, colour in [(first, 0.0, "0.4")] if alike else levels:
+        there, half = np.flatnonzero(np.isfinite(level)), 0.4 if alike else 0.3 / n
+        if alike and len({*level.tolist()}) == 1:
+            ax.vlines(level[there[:1]], -0.6, len(level) - 0.4, color=colour, **CHANCE)
+        elif len(there):
+            ax.vlines(level[there], there + shift - half, there + shift + half, color=colour, **CHANCE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -97,7 +97,8 @@ def curves(
     label : str, optional
         Name of ``ds`` in the legend of a comparison.
     by : str, optional
-        Coordinate of the prompts (``kind`` of a case, say) of which each value becomes a line.
+        Coordinate of the prompts (``kind`` of a case, say), or variable of theirs, of which each value becomes a line;
+        by default what the variable names itself.
     layers : sequence of int, optional
         Which layers (or blocks), for example ``range(1, 13)`` without the embedding.
     relative : bool, optional
@@ -142,7 +143,9 @@ def curves(
         key: [
             c._replace(of={"variable": facts_of(ds, n).label, **c.of}) if len(shown) > 1 else c
             for n in shown
-            for c in lines_of(d, n, axis, chosen(d, n, select, shown), relative=relative, level=level, by=by)
+            for c in lines_of(
+                d, n, axis, chosen(d, n, select, shown), relative=relative, level=level, by=by or facts_of(d, n).by
+            )
         ]
         for key, d in sets.items()
     }
@@ -241,26 +244,29 @@ def lines_of(
                 each,
             )
         )
-    there = [c for c in out if np.isfinite(c.y).any()]
-    return there or out
+    return out
 
 
 def _bounds(band: xr.DataArray, axis: str) -> np.ndarray:
     return band.transpose("bound", *([axis] if axis else [])).values.reshape(2, -1)
 
 
-def _grouped(ds: xr.Dataset, name: str, by: str, along: str | None, select: Any, **options: Any) -> list[Curve]:
-    """Return a line for each value of a coordinate of the prompts."""
-    if by not in ds.coords or ds[by].dims != ("prompt",):
+def _grouped(ds: xr.Dataset, name: str, by: str, along: str | None, select: Any, **options: Any) -> Iterator[Curve]:
+    """Yield a line for each value of a variable that tells prompts (or what is drawn of each) apart."""
+    if by not in ds or not {*ds[by].dims} & {*REPEATS} or not {*ds[by].dims} <= {*ds[name].dims}:
         known = [str(c) for c, v in ds.coords.items() if v.dims == ("prompt",) and v.dtype.kind in "OUb"]
         raise ValueError(f"by={by!r}: this result does not say the {by} of its prompts; it has {', '.join(known)}")
-    labels = ds[by].values
-    groups = {value: ds.isel(prompt=np.flatnonzero(labels == value)) for value in sorted({*labels.tolist()})}
-    return [
-        c._replace(of={by: value, **c.of})
-        for value, one in groups.items()
-        for c in lines_of(one, name, along, select, **options)
-    ]
+    labels, says = ds[by], facts_of(ds, by).label
+    values = sorted({x for x in labels.values.ravel().tolist() if x == x})
+    yes_no = labels.dtype.kind in "bf" and {*values} <= {0, 1}
+    for value in values:
+        if labels.ndim == 1:
+            one = ds.isel({labels.dims[0]: np.flatnonzero(labels.values == value)})
+        else:
+            one = ds.assign({name: ds[name].where(labels == value)})
+        called = (says if value else f"not {says}") if yes_no else value
+        for c in lines_of(one, name, along, select, **options):
+            yield c._replace(of={by: called, **c.of}, unsure=c.unsure if labels.ndim == 1 else None)
 
 
 def pick(ds: xr.Dataset, name: str, select: Mapping[str, Any] | None = None) -> xr.Dataset:
@@ -316,7 +322,7 @@ def draw_curves(ax: Axes, found: Mapping[str, Sequence[Curve]]) -> dict[str, dic
     looks: dict[str, dict[Any, dict[str, Any]]] = {d: {} for d in dims}
     many = max((len(c.x) for c in every), default=0) > 40
     for name, lines in found.items():
-        for c in lines:
+        for c in (c for c in lines if has_values(c) or not any(map(has_values, every))):
             key = [name if d == "" else c.of[d] for d in dims]
             at = [values[d].index(k) for d, k in zip(dims, key, strict=True)] or [0]
             named = not dims or isinstance(key[0], str)
@@ -341,19 +347,21 @@ def draw_curves(ax: Axes, found: Mapping[str, Sequence[Curve]]) -> dict[str, dic
 
 
 def looks_of(found: Mapping[str, Sequence[Curve]]) -> tuple[list[str], dict[str, list[Any]]]:
-    """Return the dimensions that lines differ in, at most two, and their values in order."""
-    values: dict[str, list[Any]] = {}
-    for c in (c for lines in found.values() for c in lines):
-        for d, v in c.of.items():
-            if v not in values.setdefault(d, []):
-                values[d].append(v)
-    if len(found) > 1:
-        values[""] = list(found)
-    values = {d: v for d, v in values.items() if len(v) > 1}
-    if len(values) > 2:
-        said = ", ".join(d or "other" for d in values)
+    """Return the dimensions that lines differ in, at most two, and all their values in order, drawn or not."""
+    every = [(c.of | {"": name}, has_values(c)) for name, lines in found.items() for c in lines]
+    dims = [d for d in dict.fromkeys(d for of, _ in every for d in of) if d] + [""]  # what is compared comes last
+    values = {d: list(dict.fromkeys(of[d] for of, _ in every if d in of)) for d in dims}
+    shown = [of for of, seen in every if seen] or [of for of, _ in every]
+    dims = [d for d in dims if len({of[d] for of in shown if d in of}) > 1]
+    if len(dims) > 2:
+        said = ", ".join(d or "other" for d in dims)
         raise ValueError(f"too many dimensions for one plot ({said}): choose values of one")
-    return list(values), values
+    return dims, values
+
+
+def has_values(line: Curve) -> bool:
+    """Whether anything of a line can be seen."""
+    return bool(np.isfinite(line.y).any())
 
 
 def draw_chance(

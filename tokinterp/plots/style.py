@@ -205,7 +205,7 @@ def figure_of(fig: Figure | Axes) -> Figure:
     return found
 
 
-def wrapped(text: str, units: str = "1", width: int = 27) -> str:
+def wrapped(text: str, units: str = "1", width: int = 24) -> str:
     """Return a name with its unit, in lines of so many characters.
 
     Examples

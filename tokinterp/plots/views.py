@@ -182,7 +182,7 @@ def page_of(ds: xr.Dataset) -> str:
 def form_of(ds: xr.Dataset, name: str) -> str:
     """Return how a variable is drawn: ``curves``, ``map``, ``rows``, ``number``, or nothing."""
     dims = {str(d) for d in ds[name].dims if d not in (*REPEATS, *REPLICATES)}
-    large = {d for d in dims if ds.sizes[d] > 1}
+    large = {d for d in (*dims, *({"prompt"} & {*ds[name].dims} if "channel" in dims else ())) if ds.sizes[d] > 1}
     wide = {"other_layer", "other_cell", "channel"} & dims
     if wide or (len(large & {"head", "slot"}) == 1 and large & {*DEPTHS} and len(large - {"trunk", "target"}) == 2):
         return "map" if len(large) > 1 and "channel_in" not in dims else ""
@@ -259,10 +259,11 @@ def map_panels(ds: xr.Dataset, name: str) -> list[Panel]:
     dims = [str(d) for d in ds[name].dims if d not in (*REPEATS, *REPLICATES)]
     square = ("other_layer", "other_cell", "head", "channel", "slot", "layer", "block", "cell")
     two = [d for d in dims if d in square][:2]
+    up = "prompt" if two == ["channel"] else None
     select, panels, notes = plan(ds, name, two, colours=0)
 
     def one(chosen: Mapping[str, Any]) -> Draw:
-        return lambda ax: maps(_replicate_mean(ds, name), name, select={**select, **chosen}, ax=ax)
+        return lambda ax: maps(_replicate_mean(ds, name), name, y=up, select={**select, **chosen}, ax=ax)
 
     long = str(ds[name].attrs.get("long_name", name))
     return [Panel(name, one(chosen), long, title, notes) for chosen, title in panels]
@@ -345,7 +346,7 @@ def _interval(ds: xr.Dataset, name: str) -> str:
     times = [d for d in REPLICATES if d in ds[name].dims and ds.sizes[d] > 1]
     what = " and ".join([*([over] if over else []), *(f"{d}s" for d in times)])
     if form_of(ds, name) == "map":
-        return f"Mean over {what}." if what else ""
+        return f"Mean over {what}." if what and {*ds[name].dims} != {"prompt", "channel"} else ""
     if times:
         return f"Mean{f' over {over}' if over else ''}, and each replicate as a thin line."
     if over:

@@ -98,6 +98,7 @@ def variable(
     log: bool = False,
     beside: Sequence[str] = (),
     along: Sequence[str] = (),
+    by: str = "",
 ) -> xr.Variable:
     """Return a variable that says what it is.
 
@@ -113,6 +114,8 @@ def variable(
         Paper and equation that define the quantity.
     short, range, chance, log, beside, along
         How it is drawn; see `tokinterp.Field`.
+    by : str
+        Variable by whose values its lines are split, or its map is sorted.
 
     Examples
     --------
@@ -127,7 +130,7 @@ def variable(
     attrs: dict[str, Any] = {"long_name": long_name, "units": units}
     ends = "" if range is None else "..".join("" if x is None else f"{x:g}" for x in range)
     told = {"references": references, "short_name": short, "range": ends, "chance": chance, "log": int(log),
-            "beside": ", ".join(beside), "along": ", ".join(along)}  # fmt: skip
+            "beside": ", ".join(beside), "along": ", ".join(along), "by": by}  # fmt: skip
     attrs.update({k: v for k, v in told.items() if v or (k == "chance" and v is not None)})
     return xr.Variable(dims, values, attrs)
 

@@ -28,6 +28,7 @@ NAMES = {
     "none_equal_flops": "no fillers, equal FLOPs",
 }  # fmt: skip
 AXES = {
+    "prompt": "prompt",
     "scale": "neighbour rank n₂", "k": "neighbours k", "n_fillers": "filler tokens", "offset": "offset (tokens)",
     "component": "principal component", "other_layer": "other layer", "step": "optimiser steps",
     "examples_seen": "training examples",
@@ -45,6 +46,7 @@ class Facts(NamedTuple):
     log: bool
     beside: tuple[str, ...]
     along: tuple[str, ...]
+    by: str | None = None
 
 
 def facts_of(ds: xr.Dataset, name: str) -> Facts:
@@ -70,6 +72,7 @@ def facts_of(ds: xr.Dataset, name: str) -> Facts:
     return Facts(
         str(attrs.get("short_name", long)), str(attrs.get("units", "1")), low, high, chance, bool(attrs.get("log", 0)),
         tuple(n for n in listed(attrs.get("beside")) if n in ds), listed(attrs.get("along")),
+        str(attrs["by"]) if attrs.get("by") in ds else None,
     )  # fmt: skip
 
 
@@ -174,6 +177,6 @@ def axis_label(ds: xr.Dataset, dim: str) -> str:
     if dim in (*DEPTHS, *AXES):
         return AXES.get(dim, dim)
     attrs = ds[dim].attrs if dim in ds.coords else {}
-    units, name = str(attrs.get("units", "1")), str(attrs.get("long_name", dim)).replace("_", " ")
+    units, name = str(attrs.get("units", "1")), str(attrs.get("long_name", dim)).partition(";")[0].replace("_", " ")
     name = name if len(name) <= 40 else dim.replace("_", " ")
     return name if units in ("1", name) else f"{name} ({units})"

@@ -85,7 +85,9 @@ def concat_models(results: Mapping[str, xr.Dataset] | Sequence[xr.Dataset]) -> x
 
 
 @overload
-def summary(ds: xr.Dataset, dim: str = ..., *, level: float = ..., n_boot: int = ..., seed: int = ...) -> xr.Dataset: ...
+def summary(
+    ds: xr.Dataset, dim: str = ..., *, level: float = ..., n_boot: int = ..., seed: int = ...
+) -> xr.Dataset: ...
 @overload
 def summary(
     ds: xr.DataTree, dim: str = ..., *, level: float = ..., n_boot: int = ..., seed: int = ...
@@ -136,11 +138,12 @@ def summary(
     if isinstance(ds, xr.DataTree):
         if ds.data_vars:
             return summary(ds.to_dataset(), dim, level=level, n_boot=n_boot, seed=seed)
-        results = {n.path: n.to_dataset(inherit=False) for n in ds.subtree if "measurement" in n.attrs and dim in n.dims}
-        if not results:
+        measured = [n for n in ds.subtree if "measurement" in n.attrs and dim in n.dims]
+        if not measured:
             raise ValueError(f"dim={dim!r}: no result of this run has it: its groups are {', '.join(ds.children)}")
-        means = {path: summary(one, dim, level=level, n_boot=n_boot, seed=seed) for path, one in results.items()}
-        return xr.DataTree.from_dict(means)
+        return xr.DataTree.from_dict(
+            {n.path: summary(n.to_dataset(inherit=False), dim, level=level, n_boot=n_boot, seed=seed) for n in measured}
+        )
     if dim not in ds.dims:
         raise ValueError(f"no dimension {dim!r} to summarise over: there are {', '.join(map(str, ds.dims))}")
     n = ds.sizes[dim]

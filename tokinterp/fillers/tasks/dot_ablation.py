@@ -148,9 +148,16 @@ def ablate_dots(
         "prompt": numbers(prompts),
     }
     if "slots" in single:
-        data["slot_change"] = v(("trunk", "slot", "prompt"), by_slot, f"{toward}, one filler mean-ablated", "1")
+        data["slot_change"] = v(
+            ("trunk", "slot", "prompt"), by_slot, f"{toward}, one filler mean-ablated", "1",
+            short="change of the logit difference", chance=0, by="slot_match",
+        )  # fmt: skip
         data["slot_match"] = v(
-            ("prompt", "slot"), match, "whether a third row completes the filler's pair; NaN: it has none", "1"
+            ("prompt", "slot"),
+            match,
+            "whether a third row completes the filler's pair; NaN: it has none",
+            "1",
+            short="completed by a third row",
         )
         coords["slot"] = v("slot", range(task.n_fillers), "filler, counted from the first", "1")
     parameters = {
