@@ -338,7 +338,7 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--more", action="store_true", help="with --resume: go on after the end, by a warm restart")
-    parser.add_argument("--checkpoint", default="final", help="for export: final, best, step_000800, ...")
+    parser.add_argument("--checkpoint", default="final", help="for export: final, best, step_000800, ..., all")
     parser.add_argument("--only", choices=["model", "stories260K", "ngrams"], help="for evaluate")
     parser.add_argument("--target", type=Path, default=EXPORT)
     a = parser.parse_args()
@@ -359,6 +359,9 @@ def main() -> None:
             a.plan,
             more=a.more,
         )
+    elif a.command == "export" and a.checkpoint == "all":  # what experiments/training.py reads
+        for path in sorted(folder.glob("step_*.pt")):
+            export(folder, preset, path.stem, folder / "checkpoints" / path.stem)
     elif a.command == "export":
         export(folder, preset, a.checkpoint, a.target)
     else:
