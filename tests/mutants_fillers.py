@@ -331,22 +331,22 @@ MUTANTS = [
     (
         "control edits no row",
         "tokinterp/attention/massive.py",
-        "where = ordinary if control else massive",
-        "where = ordinary & massive if control else massive",
+        '("ordinary", _ordinary(batch, massive, seed))',
+        '("ordinary", _ordinary(batch, massive, seed) & massive)',
         "tests/attention/test_massive.py -k 'of_massive or ordinary_rows or nothing_is_massive'",
     ),
     (
         "control is the condition",
         "tokinterp/attention/massive.py",
-        "where = ordinary if control else massive",
-        "where = massive",
+        'which = "ordinary" if name.endswith(CONTROL) else "massive"',
+        'which = "massive"',
         "tests/attention/test_massive.py -k 'of_massive or ordinary_rows or nothing_is_massive'",
     ),
     (
         "mean of the massive rows for the control",
         "tokinterp/attention/massive.py",
-        "means[int(control)]",
-        "means[0]",
+        "means[which]",
+        'means["massive"]',
         "tests/attention/test_massive.py -k 'of_massive or ordinary_rows or nothing_is_massive'",
     ),
     (
@@ -373,16 +373,16 @@ MUTANTS = [
     (
         "control with fewer rows kept",
         "tokinterp/attention/massive.py",
-        "np.where(lacking, np.nan, changed) if control else changed",
-        "changed",
+        "change[2:, n_ordinary < n_massive] = np.nan",
+        "pass",
         "tests/attention/test_massive.py -k ordinary",
     ),
     # policies, sentinels, separators
     (
         "loss one position early",
         "tokinterp/attention/masks.py",
-        "dtype=torch.int64) >= behind) & mask[:, 1:]",
-        "dtype=torch.int64) >= behind - 1) & mask[:, 1:]",
+        "np.minimum(behind + 1, lengths)",
+        "np.minimum(behind, lengths)",
         "tests/attention/test_masks.py -k policy_loss",
     ),
     (
@@ -423,22 +423,22 @@ MUTANTS = [
     (
         "first chunk counted",
         "tokinterp/attention/sentinel.py",
-        "((query - 1) // period >= 1)",
-        "((query - 1) // period >= 0)",
+        "(before >= period) &",
+        "(before >= 0) &",
         "tests/attention/test_sentinel.py -k chunked",
     ),
     (
         "prediction across chunks counted",
         "tokinterp/attention/sentinel.py",
-        "(query - 1) % period < size - 1)",
-        "(query - 1) % period < size)",
+        "(before % period < size - 1)",
+        "(before % period < size)",
         "tests/attention/test_sentinel.py -k chunked",
     ),
     (
         "gap of the prompts' ratios",
         "tokinterp/attention/sentinel.py",
-        "held, *bounds = share_explained(kept, size,",
-        "held, *bounds = share_explained(kept / size, size / size,",
+        "held, *bounds = share_explained(only, size,",
+        "held, *bounds = share_explained(only / size, size / size,",
         "tests/attention/test_sentinel.py -k ratio_of_sums",
     ),
     (
@@ -472,8 +472,8 @@ MUTANTS = [
     (
         "loss change of hidden separators turned",
         "tokinterp/attention/separators.py",
-        "(q.gather(1, wanted) - p.gather(1, wanted))",
-        "(p.gather(1, wanted) - q.gather(1, wanted))",
+        "(loss[1:] - loss[0]).reshape",
+        "(loss[0] - loss[1:]).reshape",
         "tests/attention/test_separators.py -k hiding_separators_is",
     ),
     (
@@ -485,10 +485,24 @@ MUTANTS = [
     ),
     (
         "divergence the wrong way round",
-        "tokinterp/attention/separators.py",
-        'compare(p, q)["kl"]',
-        'compare(q, p)["kl"]',
-        "tests/attention/test_separators.py -k hiding_separators_is",
+        "tokinterp/behaviour/loss.py",
+        'compare(p, plain[0])["kl"]',
+        'compare(plain[0], p)["kl"]',
+        "tests/behaviour/test_loss.py",
+    ),
+    (
+        "loss of the token itself",
+        "tokinterp/behaviour/loss.py",
+        "chosen[:, 1:] & batch.mask[:, 1:]",
+        "chosen[:, :-1] & batch.mask[:, 1:]",
+        "tests/behaviour/test_loss.py",
+    ),
+    (
+        "massive tokens of all sets",
+        "tokinterp/attention/set_norms.py",
+        "(v[:, None] * member).double()",
+        "(v[:, None] * member.any(1, keepdim=True)).double()",
+        "tests/attention/test_set_norms.py",
     ),
     # trained networks
     (

@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "names": SHARED,
     **{topic: (*SHARED, topic) for topic in TOPICS},
     **{f"{topic}/plots": ("files", "plots", "results", "settings") for topic in TOPICS},
+    "attention": (*SHARED, "attention", "behaviour"),
     "behaviour": (*SHARED, "behaviour", "lens"),
     "embeddings": (*SHARED, "embeddings", "tokenizers"),
     "fillers": (*SHARED, "fillers", "attention", "behaviour"),

@@ -273,7 +273,6 @@ def test_attention_beside_a_measurement_that_keeps_patterns():
     ("settings", "message"),
     [
         ({"keys": {}}, "give a dictionary"),
-        ({"keys": {"a": "sinks"}}, "the rules are all, first"),
         ({"keys": {"a": [1, 2]}}, "one bool per token"),
         ({"threshold": 1.5}, "between 0 and 1"),
     ],
@@ -287,6 +286,7 @@ def test_settings_that_do_not_fit_model_or_prompts():
     prompts = some_prompts([8])
     for asked, message in (
         (AttentionMass(blocks=[7]), "has blocks 0 to 2"),
+        (AttentionMass({"a": "sinks"}), "give a rule .all, first"),
         (AttentionMass({"a": np.ones(3, bool)}), "marks 3 tokens, the prompts have 8"),
         (AttentionMass({"a": np.zeros(8, bool)}), "no token of any prompt"),
         (AttentionSinks(tokens=64), "the longest prompt has 8"),

@@ -9,7 +9,7 @@ from by_hand import losses
 
 import tokinterp as ti
 from tokinterp.attention.masks import keep_only
-from tokinterp.attention.sentinel import _insert, _text_loss, own_chunk, reads_own_chunk, sentinels
+from tokinterp.attention.sentinel import _insert, _marked, own_chunk, reads_own_chunk, sentinels
 from tokinterp.run import edits as E
 
 
@@ -75,7 +75,11 @@ def test_sentinels_need_chunks(bundled, prompts):
 def test_the_loss_of_a_chunked_text_is_that_of_a_loop(long_model, marked_texts):
     """Tokens from the second chunk on, each predicted by a token of its own chunk, no sentinel among them."""
     for size, extra in ((4, 0), (4, 1), (3, 0)):
-        found = _text_loss(long_model, marked_texts, size, extra, (), 4096)
+        texts = [(marked_texts.ids(i), np.zeros(marked_texts.lengths[i], dtype=bool)) for i in range(2)]
+        asked = {"loss": ti.behaviour.TokenLoss("counted")}
+        found = ti.measure(long_model, _marked(long_model, texts, size, size + extra), asked, progress=False)[
+            "loss/loss"
+        ]
         for i in range(2):
             ids = marked_texts.ids(i)
             own = losses(long_model, ids)
@@ -84,7 +88,7 @@ def test_the_loss_of_a_chunked_text_is_that_of_a_loop(long_model, marked_texts):
                 chunk, place = divmod(t - 1, size + extra)
                 if chunk >= 1 and 1 <= place < size:
                     counted.append(own[t - 1])
-            assert found[i] == pytest.approx(np.mean(counted), rel=1e-5)
+            assert float(found[i]) == pytest.approx(np.mean(counted), rel=1e-5)
 
 
 def test_changes_by_sentinels_are_those_of_a_loop(long_model, marked_texts):
@@ -138,8 +142,17 @@ def test_changes_by_sentinels_are_those_of_a_loop(long_model, marked_texts):
 def test_what_sentinels_leave_is_a_ratio_of_sums(long_model, marked_texts, monkeypatch):
     from tokinterp.attention import sentinel
 
-    fake = iter([np.array([1.0, 1.0]), np.array([3.0, 1.001]), np.array([1.5, 1.5]), np.array([2.0, 1.5])])
-    monkeypatch.setattr(sentinel, "_text_loss", lambda *_: next(fake))
+    true = sentinel.compared
+
+    def fake(*args, **options):
+        found = true(*args, **options)
+        values = {"whole": [1.0, 1.0], "hidden": [3.0, 1.001], "sentinels: dots": [1.5, 1.5],
+                  "only sentinels: dots": [2.0, 1.5]}  # fmt: skip
+        for name, v in values.items():
+            found["loss"]["loss"].loc[{"condition": name}] = v
+        return found
+
+    monkeypatch.setattr(sentinel, "compared", fake)
     ds = sentinels(long_model, marked_texts, kinds=("dots",), chunk=5)
     np.testing.assert_allclose(ds["hidden_change"], [2, 0.001])
     np.testing.assert_allclose(ds["kept_change"][:, 0], [1, 0.5])

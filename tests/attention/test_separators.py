@@ -7,7 +7,7 @@ from by_hand import losses, streams
 from tiny import tiny
 
 import tokinterp as ti
-from tokinterp.attention.masks import _losses, separators_of
+from tokinterp.attention.masks import separators_of
 from tokinterp.attention.separators import (
     Hidden,
     coverage,
@@ -156,8 +156,8 @@ def test_hiding_separators_is_hiding_them(bundled, prompts):
     ids = np.asarray(prompts.ids(1))
     places = np.flatnonzero(np.isin(ids, marks)).tolist()
     by_hand = [E.knock_out([p], blocks=range(3, 6)) for p in places]
-    change = _losses(bundled, prompts, [1], by_hand) - _losses(bundled, prompts, [1], ())
-    expected = float(change[0, places[0] :].mean())
+    change = losses(bundled, ids, by_hand) - losses(bundled, ids)
+    expected = float(change[places[0] :].mean())
     got = ds["loss_change"].sel(policy="separators", intervention="blocks 3-5")[1]
     assert float(got) == pytest.approx(expected, abs=1e-4)
     one = separator_windows(bundled, prompts[:3], width=3, batch_tokens=1)

@@ -59,12 +59,24 @@ def test_marks_print_as_what_they_mark():
 
 
 def test_wrong_rules_are_named(prompts):
-    with pytest.raises(ValueError, match=r"keys\['x'\]='lasst'"):
-        check_sets("keys", {"x": "lasst"})
+    with pytest.raises(ValueError, match=r"keys\['x'\]='lasst': give a rule .*they have none"):
+        resolve(prompts, check_sets("keys", {"x": "lasst"}), "keys")
     with pytest.raises(ValueError, match=r"keys=\{\}: give a dictionary"):
         check_sets("keys", {})
     with pytest.raises(ValueError, match="set 'x' marks 3 tokens, the prompts have"):
         resolve(prompts, {"x": Marked(np.ones(3, dtype=bool))})
+
+
+def test_marks_of_prompts_are_sets(prompts):
+    river = np.zeros(prompts.n_tokens, dtype=bool)
+    river[2:4] = True
+    marked = ti.text.mark(prompts, river=river)
+    found = resolve(marked, check_sets("keys", {"river": "river", "rest": "other"}))
+    np.testing.assert_array_equal(found, [river, ~river])
+    with pytest.raises(ValueError, match=r"keys\['x'\]='last': a rule and a mark of the prompts"):
+        resolve(ti.text.mark(prompts, last=river), {"x": "last"}, "keys")
+    with pytest.raises(ValueError, match=r"a mark of the prompts \(river\)"):
+        resolve(marked, {"x": "rivers"})
 
 
 def test_special_tokens_are_no_separators_whatever_their_text():

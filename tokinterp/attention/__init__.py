@@ -6,6 +6,7 @@ from .mass import AttentionMass
 from .massive import massive_effects, massive_roles, registers
 from .sentinel import sentinels
 from .separators import segment_coverage, segment_probe, separator_windows
+from .set_norms import SetNorms
 from .sinks import AttentionSinks
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "AttentionSinks",
     "FirstTokenAttention",
     "Policy",
+    "SetNorms",
     "keep_only",
     "massive_effects",
     "massive_roles",

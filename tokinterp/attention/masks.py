@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
 import xarray as xr
 
+from ..behaviour.loss import TokenLoss
 from ..kernels.state import neutral
 from ..models.steady import steady
 from ..results.dataset import variable
-from ..results.stamp import finish
+from ..results.stamp import stamped
+from ..run.conditions import Condition, Runs, compared
 from ..run.edits import KnockOut
-from ..run.sites import Site
-from ..run.stream import capture
 from ..settings import checked, count, one_of
 from ..settings.describe import describe
+from ..text.marks import mark
 from .token_sets import separator_ids
 
 if TYPE_CHECKING:
@@ -174,8 +176,8 @@ def policy_loss(
     *,
     initial: int = 3,
     window: int = 256,
-    batch_tokens: int = 4096,
     seed: int = 0,
+    **run: Unpack[Runs],
 ) -> xr.Dataset:
     """Measure what a model loses when only the keys of a policy stay visible.
 
@@ -188,10 +190,10 @@ def policy_loss(
         a window enlarged to the same number of visible keys; the text needs separators for these.
     initial, window : int
         Of the default policies.
-    batch_tokens : int
-        Padded tokens per batch.
     seed : int
         Of the random keys.
+    **run
+        ``batch_tokens``, ``store``, ``share``, ...: see `tokinterp.run.conditions.Runs`.
 
     Returns
     -------
@@ -211,36 +213,51 @@ def policy_loss(
     if not policies:
         raise ValueError("policies={}: name at least one, for example {'window': Policy('window')}")
     behind = max((p.initial + p.window for p in policies.values() if p.kind != "all"), default=0)
-    if max(prompts.lengths) <= behind + 1:
+    lengths = np.asarray(prompts.lengths)
+    if lengths.max() <= behind + 1:
         raise ValueError(
-            f"the longest prompt has {max(prompts.lengths)} tokens and every query keeps the first and last {behind}: "
+            f"the longest prompt has {lengths.max()} tokens and every query keeps the first and last {behind}: "
             "nothing would be hidden; give longer prompts or a smaller window="
         )
-    shape = (len(prompts), len(policies))
-    change, kept, loss = np.full(shape, np.nan), np.full(shape, np.nan), np.full(len(prompts), np.nan)
-    count = np.maximum(np.asarray(prompts.lengths) - 1 - behind, 0)
-    for rows in prompts.batches(batch_tokens, model=model):
-        plain = _losses(model, prompts, rows, ())
-        ids, mask, _ = (torch.from_numpy(a).to(model.device) for a in prompts.padded(rows))
-        far = (torch.arange(ids.shape[1] - 1, device=ids.device, dtype=torch.int64) >= behind) & mask[:, 1:]
-        loss[rows] = _mean(plain, far)
-        visible = Policy("all")(ids, mask).sum(-1)[:, :-1]
-        for j, policy in enumerate(policies.values()):
-            change[rows, j] = _mean(_losses(model, prompts, rows, [keep_only(policy)]) - plain, far)
-            kept[rows, j] = _mean(policy(ids, mask).sum(-1)[:, :-1] / visible.clamp_min(1), far)
+    far = mark(prompts, far=np.stack([np.minimum(behind + 1, lengths), lengths], 1))
+    conditions = {"whole": Condition(far)}
+    conditions |= {f"policy {name}": Condition(far, [keep_only(policy)]) for name, policy in policies.items()}
+    found = compared(model, conditions, {"loss": TokenLoss("far")}, **run)
+    if found is None:
+        return xr.Dataset()
+    loss = found["loss"]["loss"].transpose("prompt", "condition").values
+    kept = np.stack([of_prompts(prompts, partial(_retention, policy, behind)) for policy in policies.values()], 1)
     each = ("prompt", "policy")
     data = {
-        "loss_change": variable(each, change, "change of the cross-entropy of the next token", "nat", SEP),
+        "loss_change": variable(each, loss[:, 1:] - loss[:, :1], "change of the cross-entropy of the next token", "nat",
+                                SEP),
         "retention": variable(each, kept, "share of the visible keys that are kept", "1"),
-        "loss": variable("prompt", loss, "cross-entropy of the next token, all keys visible", "nat"),
-        "n_positions": variable("prompt", count, "positions behind the first and last keys that all keep", "1"),
-    }
+        "loss": variable("prompt", loss[:, 0], "cross-entropy of the next token, all keys visible", "nat"),
+        "n_positions": variable(
+            "prompt", np.maximum(lengths - 1 - behind, 0), "positions behind the first and last keys that all keep", "1"
+        ),
+    }  # fmt: skip
     coords = {
         "prompt": variable("prompt", np.arange(len(prompts)), "number of the prompt in the input", "1"),
         "policy": variable("policy", np.array(list(policies)), "which keys stay visible", "1"),
     }
-    settings = {"policies": dict(policies), "questions": prompts.hash}
-    return finish(xr.Dataset(data, coords), model, "policy_loss", settings, seed)
+    return stamped(xr.Dataset(data, coords), "policy_loss", model, prompts, {"policies": dict(policies)}, seed)
+
+
+def _retention(policy: Policy, behind: int, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return (prompt,) mean share of the visible keys that positions behind the first ones keep, but for the last."""
+    far = (torch.arange(ids.shape[1] - 1, device=ids.device, dtype=torch.int64) >= behind) & mask[:, 1:]
+    share = policy(ids, mask).sum(-1)[:, :-1] / Policy("all")(ids, mask).sum(-1)[:, :-1].clamp_min(1)
+    return share.double().masked_fill(~far, 0).sum(1) / far.sum(1)
+
+
+def of_prompts(prompts: Prompts, function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> np.ndarray:
+    """Return (prompt,) what a function of padded ids and mask gives, no model run."""
+    out: dict[int, Any] = {}
+    for rows in prompts.batches(4096):
+        ids, mask, _ = (torch.from_numpy(a) for a in prompts.padded(rows))
+        out |= dict(zip(rows, function(ids, mask).tolist(), strict=True))
+    return np.array([out[i] for i in range(len(prompts))])
 
 
 def default_policies(
@@ -261,22 +278,3 @@ def default_policies(
 
 
 SEP = "SepLLM, Chen et al. 2024, arXiv 2412.12094"
-
-
-def _losses(model: Model, prompts: Prompts, rows: list[int], edits: Any) -> torch.Tensor:
-    """Return (row, position) cross-entropy of the next token, one fewer than the positions; padding has any value."""
-    last = model.info.n_layers
-    batch = capture(model, prompts, rows, [Site("resid", last)], edits)
-    out = []
-    with torch.no_grad():
-        for stream, following in zip(batch.resid(last), batch.labels(1), strict=True):  # one prompt's logits at a time
-            logits = model.unembed(stream[:-1])
-            wanted = following[:-1].clamp_min(0)
-            out.append(torch.nn.functional.cross_entropy(logits, wanted, reduction="none").double())
-    return torch.stack(out)
-
-
-def _mean(values: torch.Tensor, where: torch.Tensor) -> np.ndarray:
-    """Mean over the chosen positions of each row; NaN where there is none."""
-    total = values.double().masked_fill(~where, 0).sum(1)
-    return (total / where.sum(1)).cpu().numpy()

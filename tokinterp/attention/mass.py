@@ -39,7 +39,8 @@ class AttentionMass(Measurement):
     keys, queries : mapping of name -> rule
         Sets of positions. A rule is ``"all"``, ``"first"`` (position 0), ``"last"``, ``"special"``, ``"separators"``
         (. , ? ! ; : and white space), ``"other"`` (in none of the other sets), a class of tokens (``"punctuation"``,
-        ``"stop word"``, ...), or a bool array with one entry per token of all prompts.
+        ``"stop word"``, ...), the name of a mark of the prompts (`tokinterp.text.mark`), which as keys may have no
+        token in these prompts, or a bool array with one entry per token of all prompts.
     blocks : iterable of int, optional
         All by default.
     value_weighted : bool
@@ -121,9 +122,12 @@ class AttentionMass(Measurement):
     def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Check blocks, and find the tokens of each set."""
         super().begin(info, prompts)
-        self._keys, self._queries = resolve(prompts, self.keys), resolve(prompts, self.queries)
-        for what, packed, names in (("queries", self._queries, self.queries), ("keys", self._keys, self.keys)):
-            empty = [n for n, row in zip(names, packed, strict=True) if not row.any()]
+        self._keys, self._queries = resolve(prompts, self.keys, "keys"), resolve(prompts, self.queries, "queries")
+        for what, packed, sets in (("queries", self._queries, self.queries), ("keys", self._keys, self.keys)):
+            absent = {
+                n for n, rule in sets.items() if what == "keys" and isinstance(rule, str) and rule in prompts.marks
+            }
+            empty = [n for n, row in zip(sets, packed, strict=True) if not row.any() and n not in absent]
             if empty:
                 raise ValueError(f"{what} {empty}: no token of any prompt belongs to it")
 

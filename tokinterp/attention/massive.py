@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import torch
 import xarray as xr
 
-from ..kernels.massive import check_rule, massive_entries, massive_rows, measure_sizes
+from ..behaviour.loss import TokenLoss
+from ..kernels.massive import RULES, check_rule, massive_entries, massive_rows, measure_sizes
 from ..models.steady import steady
 from ..results.dataset import block_coords, layer_coords, variable
-from ..results.stamp import finish
-from ..run.edits import replace
-from ..run.engine import measure
+from ..results.stamp import finish, stamped
+from ..run.conditions import Condition, Runs, compared
+from ..run.edits import apply
 from ..run.sites import Site, resid
-from ..run.stream import capture
-from ..settings import checked, count, mapping, several
+from ..run.stream import capture, stream
+from ..settings import checked, count, mapping, one_of, several
 from ..stats.tests import spearman
 from ..text.items import Tokens
+from ..text.marks import mark
 from ..text.prompts import Prompts
 from .blocks import shown_blocks
 from .kernels import attention_received
-from .masks import _losses, _mean, _noise
+from .masks import _noise
 from .mass import AttentionMass
+from .set_norms import SETS, SUN, SetNorms
 from .token_sets import check_sets, padded, resolve
 
 if TYPE_CHECKING:
     from ..models.base import Model
     from ..run.batch import Batch
-
-SETS = {"first": "first", "separators": "separators", "other": "other"}
-SUN = "Sun et al. 2024, arXiv 2402.17762"
 
 
 @checked(sets=mapping())
@@ -126,10 +127,10 @@ CONTROL = ", ordinary rows"
 """Behind the name of an intervention: done to as many rows that are neither massive nor special tokens."""
 
 
-@checked()
+@checked(rule=one_of(*RULES))
 @steady
 def massive_effects(
-    model: Model, prompts: Prompts, *, rule: str = "norm", factor: float = 10.0, batch_tokens: int = 4096, seed: int = 0
+    model: Model, prompts: Prompts, *, rule: str = "norm", factor: float = 10.0, seed: int = 0, **run: Unpack[Runs]
 ) -> xr.Dataset:
     """Set massive entries to zero, or to their mean, at the layer where they first appear.
 
@@ -139,10 +140,10 @@ def massive_effects(
         At least two prompts, so that a mean over them is a mean.
     rule, factor
         See `tokinterp.kernels.massive.massive_rows`.
-    batch_tokens : int
-        Padded tokens per batch.
     seed : int
         Of the ordinary rows of the control.
+    **run
+        ``batch_tokens``, ``store``, ``share``, ...: see `tokinterp.run.conditions.Runs`.
 
     Returns
     -------
@@ -154,80 +155,83 @@ def massive_effects(
         A prompt without massive rows changes by 0; one without as many ordinary rows is NaN in the controls.  Without
         any massive row ``onset`` and ``loss_change`` are NaN, as the attribute ``note`` says.
     """
-    check_rule(rule)
-    onset, means, channels = _onset(model, prompts, rule, factor, batch_tokens, seed)
+    onset, marked, channels, means = _onset(model, prompts, rule, factor, run.get("batch_tokens"), seed)
     names = ("zero", "mean", f"zero{CONTROL}", f"mean{CONTROL}")
+    conditions = {"whole": Condition(marked)}
+    for name in names if onset is not None else ():
+        which = "ordinary" if name.endswith(CONTROL) else "massive"
+        value = means[which] if name.startswith("mean") else (0.0,) * len(channels)
+        edit = apply(Site("resid", int(onset or 0)), Channels(channels, value), which)
+        conditions[name] = Condition(marked, [edit])
+    found = compared(model, conditions, {"loss": TokenLoss()}, **run)
+    if found is None:
+        return xr.Dataset()
+    loss = found["loss"]["loss"].transpose("condition", "prompt").values
+    n_massive, n_ordinary = (
+        np.add.reduceat(marked.marks[k].astype(int), marked.starts[:-1]) for k in ("massive", "ordinary")
+    )
     change = np.full((len(names), len(prompts)), np.nan)
-    loss, count = np.full(len(prompts), np.nan), np.zeros(len(prompts), dtype=int)
-    for rows in prompts.batches(batch_tokens, model=model):
-        plain = _losses(model, prompts, rows, ())
-        real = torch.from_numpy(prompts.padded(rows)[1]).to(plain.device)[:, 1:]
-        loss[rows] = _mean(plain, real)
-        if onset is None:
-            continue
-        batch = capture(model, prompts, rows, resid([onset]))
-        x, site = batch.resid(onset), Site("resid", onset)
-        massive = massive_rows(x, batch.mask, rule, factor)
-        count[rows] = massive.sum(1).cpu().numpy()
-        ordinary = _ordinary(batch, massive, seed)
-        lacking = (ordinary.sum(1) < massive.sum(1)).cpu().numpy()
-        for i, name in enumerate(names):
-            control = name.endswith(CONTROL)
-            where = ordinary if control else massive
-            if not bool(massive.any()):
-                change[i, rows] = 0.0
-                continue
-            value = x.clone()
-            value[..., channels] = means[int(control)].to(x) if name.startswith("mean") else 0.0
-            changed = _mean(_losses(model, prompts, rows, [replace(site, value, where)]) - plain, real)
-            change[i, rows] = np.where(lacking, np.nan, changed) if control else changed
+    if onset is not None:
+        change[:] = loss[1:] - loss[0]
+        change[2:, n_ordinary < n_massive] = np.nan
     data = {
-        "loss": variable("prompt", loss, "cross-entropy of the next token", "nat"),
+        "loss": variable("prompt", loss[0], "cross-entropy of the next token", "nat"),
         "loss_change": variable(("intervention", "prompt"), change, "change of the loss", "nat", SUN),
-        "n_massive": variable("prompt", count, "massive rows at the onset layer", "1"),
+        "n_massive": variable("prompt", n_massive, "massive rows at the onset layer", "1"),
         "onset": variable((), np.nan if onset is None else onset, "first layer with massive rows", "1"),
     }
     coords = {
         "prompt": variable("prompt", np.arange(len(prompts)), "number of the prompt in the input", "1"),
         "intervention": variable("intervention", np.array(names), "what is done to massive entries", "1"),
     }
-    note = f"no row is massive by the rule {rule}" if onset is None else f"channels {channels.tolist()}"
-    settings = {"rule": rule, "factor": factor, "questions": prompts.hash}
-    return finish(xr.Dataset(data, coords, {"note": note}), model, "massive_effects", settings, seed)
+    note = f"no row is massive by the rule {rule}" if onset is None else f"channels {list(channels)}"
+    settings = {"rule": rule, "factor": factor}
+    return stamped(xr.Dataset(data, coords, {"note": note}), "massive_effects", model, prompts, settings, seed)
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Function that gives some channels of all rows these values, for `tokinterp.edits.apply`."""
+
+    channels: tuple[int, ...]
+    values: tuple[float, ...]
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return (prompt, position, d_model) activations, changed."""
+        out = x.clone()
+        out[..., list(self.channels)] = torch.tensor(self.values, dtype=x.dtype, device=x.device)
+        return out
 
 
 def _onset(
-    model: Model, prompts: Prompts, rule: str, factor: float, batch_tokens: int, seed: int
-) -> tuple[int | None, torch.Tensor, torch.Tensor]:
-    """Return the first layer with massive rows, (2, channel) means of massive and ordinary rows, and the channels."""
-    seen = np.zeros(model.info.n_layers + 1, dtype=bool)
+    model: Model, prompts: Prompts, rule: str, factor: float, batch_tokens: int | None, seed: int
+) -> tuple[int | None, Prompts, tuple[int, ...], dict[str, tuple[float, ...]]]:
+    """Return the first layer with massive rows, where these and as many ordinary ones are, channels, and their means.
 
-    def look(batch: Batch, site: Site, value: torch.Tensor) -> None:
-        seen[site.at] |= bool(massive_rows(value, batch.mask, rule, factor).any())
-
-    for rows in prompts.batches(batch_tokens, model=model):  # all layers in one pass, one of them held at a time
-        capture(model, prompts, rows, resid(range(1, len(seen))), consume=look)
-    if not seen.any():
-        return (
-            None,
-            torch.zeros(2, 0, dtype=torch.float64, device="cpu"),
-            torch.zeros(0, dtype=torch.int64, device="cpu"),
-        )
-    onset = int(seen.argmax())
+    The rows are marks of the prompts, ``massive`` and ``ordinary``; the means are those of each over the channels.
+    """
+    layers = range(1, model.info.n_layers + 1)
+    hot = np.zeros((len(layers), prompts.n_tokens), dtype=bool)
+    for batch in stream(model, prompts, resid(layers), batch_tokens=batch_tokens):
+        rows = torch.stack([massive_rows(batch.resid(n), batch.mask, rule, factor) for n in layers], -1)
+        hot[:, batch.tokens.place] = batch.flatten(rows).cpu().numpy().T
+    marks = {name: np.zeros(prompts.n_tokens, dtype=bool) for name in ("massive", "ordinary")}
+    if not hot.any():
+        return None, mark(prompts, **marks), (), {}
+    onset = layers[int(hot.any(1).argmax())]
     found: list[torch.Tensor] = []
-    held: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
-    for rows in prompts.batches(batch_tokens, model=model):
-        batch = capture(model, prompts, rows, resid([onset]))
+    held: dict[str, list[torch.Tensor]] = {name: [] for name in marks}
+    for batch in stream(model, prompts, resid([onset]), batch_tokens=batch_tokens):
         x = batch.resid(onset)
         massive = massive_rows(x, batch.mask, rule, factor)
-        sizes = measure_sizes(x, batch.mask)
-        table = massive_entries(x, batch.ids, batch.prompt_numbers, sizes, massive, rule, 20)
+        table = massive_entries(x, batch.ids, batch.prompt_numbers, measure_sizes(x, batch.mask), massive, rule, 20)
         found.append(table.channel[table.channel >= 0].cpu())
-        for out, where in zip(held, (massive, _ordinary(batch, massive, seed)), strict=True):
-            out.append(x[where].double().cpu())
-    channels = torch.cat(found).unique()
-    means = torch.stack([torch.cat(rows)[:, channels].mean(0) for rows in held])
-    return onset, means, channels
+        for name, where in (("massive", massive), ("ordinary", _ordinary(batch, massive, seed))):
+            marks[name][batch.tokens.place] = batch.flatten(where).cpu().numpy()
+            held[name].append(x[where].double().cpu())
+    channels = tuple(torch.cat(found).unique().tolist())
+    means = {name: tuple(torch.cat(rows)[:, list(channels)].mean(0).tolist()) for name, rows in held.items()}
+    return onset, mark(prompts, **marks), channels, means
 
 
 def _ordinary(batch: Batch, massive: torch.Tensor, seed: int) -> torch.Tensor:
@@ -240,7 +244,7 @@ def _ordinary(batch: Batch, massive: torch.Tensor, seed: int) -> torch.Tensor:
     return (rank < massive.sum(1, keepdim=True)) & ~closed
 
 
-@checked(n_registers=several(count(), 1))
+@checked(n_registers=several(count(), 1), rule=one_of(*RULES))
 @steady
 def registers(
     model: Model,
@@ -251,7 +255,7 @@ def registers(
     behind_bos: bool = False,
     rule: str = "norm",
     factor: float = 10.0,
-    batch_tokens: int = 4096,
+    **run: Unpack[Runs],
 ) -> xr.Dataset:
     """Prepend blank tokens and see whether sink, massive activations and norms move to them, and what that costs.
 
@@ -270,8 +274,8 @@ def registers(
         Whether registers follow BOS, which keeps the first place, instead of coming before everything.
     rule, factor
         What counts as massive, see `tokinterp.kernels.massive.massive_rows`.
-    batch_tokens : int
-        Padded tokens per batch.
+    **run
+        ``batch_tokens``, ``store``, ``share``, ...: see `tokinterp.run.conditions.Runs`.
 
     Returns
     -------
@@ -286,7 +290,6 @@ def registers(
     ValueError
         Without room, for a blank that merges with itself, or ``behind_bos`` without BOS.
     """
-    check_rule(rule)
     grid = sorted({0, *(int(r) for r in n_registers)})
     if behind_bos and not prompts.bos:
         raise ValueError("behind_bos=True: the prompts do not begin with BOS")
@@ -296,60 +299,51 @@ def registers(
             "room for "
             f"{model.info.max_tokens}; give shorter prompts"
         )
-    tokens, n = Tokens(model), model.info.n_layers
-    names = ("registers", "first", "other")
-    mass = np.zeros((len(grid), len(prompts), n, 3))
-    size, hits = np.full((2, len(grid), len(prompts), n + 1, 3), np.nan)
-    loss = np.zeros((len(grid), len(prompts)))
-    at = 1 if behind_bos else 0
-    for g, r in enumerate(grid):
+    tokens, at = Tokens(model), 1 if behind_bos else 0
+    conditions = {}
+    for r in grid:
         blank = tokens.fillers(kind, r, np.random.default_rng(0))
         made = Prompts.from_ids([np.insert(prompts.ids(i), at, blank) for i in range(len(prompts))], model)
         place = np.concatenate([np.arange(k) for k in made.lengths])
-        first = place == (0 if behind_bos else r)
-        register = (place >= at) & (place < at + r)
-        sets = {"registers": register, "first": first, "other": ~register & ~first}
-        held = {k: v for k, v in sets.items() if v.any()}
-        asked = AttentionMass(held, {"text": sets["other"]}, value_weighted=False)
-        found = measure(model, made, {"a": asked}, batch_tokens=batch_tokens, progress=False)["a"]["mass"]
-        found = found.isel(query_set=0).mean("head").transpose("prompt", "block", "key_set")
-        for j, name in enumerate(names):
-            if name in held:
-                mass[g, :, :, j] = found.sel(key_set=name)
-        packed = np.stack(list(sets.values()))
-        for rows in made.batches(batch_tokens, model=model):
-            batch = capture(model, made, rows, resid(range(n + 1)))
-            member = padded(packed, batch)
-            count = member.sum(2).double()  # (prompt, set); 0 / 0 is NaN
-            for layer in range(n + 1):
-                x = batch.resid(layer)
-                norm = torch.linalg.vector_norm(x.double(), dim=-1)
-                for out, v in ((size, norm), (hits, massive_rows(x, batch.mask, rule, factor))):
-                    out[g, rows, layer] = ((v[:, None] * member).double().sum(2) / count).cpu().numpy()
-            counted = member[:, 2, 1:]
-            counted = counted & batch.mask[:, 1:]
-            loss[g, rows] = _mean(_losses(model, made, rows, ()), counted)
-        size[g] /= size[g, :, :, 2:]
-    by = ("n_fillers", "prompt", "layer", "key_set")
+        start, register = place == (0 if behind_bos else r), (place >= at) & (place < at + r)
+        conditions[str(r)] = Condition(mark(made, register=register, start=start, rest=~register & ~start))
+    sets = {"registers": "register", "first": "start", "other": "rest"}
+    asked = {
+        "mass": AttentionMass(sets, {"text": "rest"}, value_weighted=False),
+        "sizes": SetNorms(sets, rule=rule, factor=factor), "loss": TokenLoss("rest"),
+    }  # fmt: skip
+    found = compared(model, conditions, asked, **run)
+    if found is None:
+        return xr.Dataset()
+    mass = found["mass"]["mass"].isel(query_set=0).mean("head")
+    norm, loss = found["sizes"]["norm"], found["loss"]["loss"].transpose("condition", "prompt").values
+    by, block = (("n_fillers", "prompt", d, "key_set") for d in ("layer", "block"))
+
+    def ordered(values: xr.DataArray, dims: tuple[str, ...]) -> np.ndarray:
+        return values.transpose("condition", *dims[1:]).values
+
     data = {
-        "mass": variable(
-            ("n_fillers", "prompt", "block", "key_set"), mass, "mean attention of the text on the set", "1", SINKS
+        "mass": variable(block, ordered(mass, block), "mean attention of the text on the set", "1", SINKS),
+        "massive_share": variable(
+            by, ordered(found["sizes"]["massive_share"], by), "share of the set's tokens that are massive", "1", SUN
         ),
-        "massive_share": variable(by, hits, "share of the set's tokens that are massive", "1", SUN),
-        "relative_norm": variable(by, size, "mean norm over that of the text's other tokens", "1", REGISTERS),
+        "relative_norm": variable(
+            by, ordered(norm / norm.sel(key_set="other"), by), "mean norm over that of the text's other tokens", "1",
+            REGISTERS,
+        ),
         "loss": variable("prompt", loss[0], "cross-entropy of the text's tokens, no registers", "nat"),
         "loss_change": variable(("n_fillers", "prompt"), loss - loss[0], "change of the loss", "nat", REGISTERS),
-    }
+    }  # fmt: skip
+    n = model.info.n_layers
     coords = {
         "prompt": variable("prompt", np.arange(len(prompts)), "number of the prompt in the input", "1"),
         "n_fillers": variable("n_fillers", np.array(grid), "registers", "token"),
-        "key_set": variable("key_set", np.array(names), "set of tokens", "1"),
+        "key_set": variable("key_set", np.array(list(sets)), "set of tokens", "1"),
         **block_coords(range(n), model.info, "pattern"),
         **{k: v for k, v in layer_coords(range(n + 1), model.info).items() if k != "site"},
     }
-    settings = {"n_registers": grid, "kind": kind, "behind_bos": behind_bos, "rule": rule, "factor": factor,
-                "questions": prompts.hash}  # fmt: skip
-    return finish(xr.Dataset(data, coords), model, "registers", settings)
+    settings = {"n_registers": grid, "kind": kind, "behind_bos": behind_bos, "rule": rule, "factor": factor}
+    return stamped(xr.Dataset(data, coords), "registers", model, prompts, settings)
 
 
 REGISTERS = "Darcet et al. 2023, arXiv 2309.16588"

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import torch
 import xarray as xr
 
+from ..behaviour.loss import TokenLoss
 from ..models.steady import steady
 from ..results.dataset import bound_coord, variable
 from ..results.documents import groups_of_prompts, interval_name
-from ..results.stamp import finish
-from ..run.engine import measure
+from ..results.stamp import stamped
+from ..run.conditions import Condition, Runs, compared
 from ..settings import checked, count, several, string
 from ..stats.explained import share_explained
 from ..text.items import UNITS, Tokens
+from ..text.marks import mark
 from ..text.prompts import Prompts
-from .masks import _losses, keep_only
+from .masks import keep_only
 from .mass import AttentionMass
 
 if TYPE_CHECKING:
@@ -34,8 +36,8 @@ def sentinels(
     *,
     kinds: Sequence[str] = ("newlines", "dots", "words"),
     chunk: int = 32,
-    batch_tokens: int = 4096,
     seed: int = 0,
+    **run: Unpack[Runs],
 ) -> xr.Dataset:
     """Insert a token behind every chunk of a text and measure what it holds.
 
@@ -50,8 +52,10 @@ def sentinels(
         What is inserted: the last token of a kind of filler, random words as control.
     chunk : int
         Tokens of a chunk.
-    batch_tokens, seed
-        Padded tokens per batch; seed of random words.
+    seed : int
+        Of random words.
+    **run
+        ``batch_tokens``, ``store``, ``share``, ...: see `tokinterp.run.conditions.Runs`.
 
     Returns
     -------
@@ -72,6 +76,7 @@ def sentinels(
     """
     if not prompts.bos:
         raise ValueError("prompts: they do not begin with BOS, which hidden chunks leave visible: use bos=True")
+    kinds = list(dict.fromkeys([kinds] if isinstance(kinds, str) else kinds))
     room = (model.info.max_tokens - 1) // (chunk + 1)
     whole = [min((n - 1) // chunk, room) for n in prompts.lengths]
     rows = [i for i, n in enumerate(whole) if n >= 2]
@@ -82,56 +87,70 @@ def sentinels(
             f"{model.info.max_tokens}): give longer prompts or a smaller chunk="
         )
     texts = [np.asarray(prompts.ids(i))[: 1 + chunk * whole[i]] for i in rows]
-    plain = Prompts.from_ids(texts, model)
-    full = _text_loss(model, plain, chunk, 0, (), batch_tokens)
-    hidden = _text_loss(
-        model, plain, chunk, 0, [keep_only(partial(own_chunk, size=chunk, sentinel=False))], batch_tokens
-    )
-    tokens = Tokens(model)
-    shape = (len(rows), len(kinds))
-    found = {n: np.full(shape, np.nan) for n in ("sentinel_change", "kept_change", "enrichment")}
-    for j, kind in enumerate(kinds):
-        marked = _insert(texts, tokens, kind, chunk, seed)
-        made = Prompts.from_ids([ids for ids, _ in marked], model)
-        see = {
-            "sentinel_change": keep_only(partial(reads_own_chunk, size=chunk)),
-            "kept_change": keep_only(partial(own_chunk, size=chunk, sentinel=True)),
-        }
-        for name, edit in see.items():
-            found[name][:, j] = _text_loss(model, made, chunk, 1, [edit], batch_tokens) - full
-        mark = np.concatenate([m for _, m in marked])
-        asked = AttentionMass({"sentinels": mark}, {"text": ~mark}, value_weighted=False)
-        ds = measure(model, made, {"a": asked}, edits=[see["sentinel_change"]], progress=False)["a"].to_dataset()
-        found["enrichment"][:, j] = ds["net_enrichment"].mean(("block", "head")).values[:, 0, 0]
-    lost = hidden - full
-    kept, size = found["kept_change"], np.broadcast_to(lost[:, None], shape)
+    found = compared(
+        model, _conditions(model, texts, kinds, chunk, seed),
+        {"loss": TokenLoss("counted"),
+         "mass": AttentionMass({"sentinels": "sentinel"}, {"text": "text"}, value_weighted=False)}, **run,
+    )  # fmt: skip
+    if found is None:
+        return xr.Dataset()
+    loss = found["loss"]["loss"].transpose("prompt", "condition")
+    full = loss.sel(condition="whole").values
+    lost = loss.sel(condition="hidden").values - full
+    read, only = (loss.sel(condition=[f"{what}: {k}" for k in kinds]).values - full[:, None] for what in (READ, ONLY))
+    mass = found["mass"]["net_enrichment"].sel(condition=[f"{READ}: {k}" for k in kinds])
+    enrichment = mass.isel(query_set=0, key_set=0).mean(("block", "head")).transpose("prompt", "condition").values
+    size = np.broadcast_to(lost[:, None], only.shape)
     document, groups = groups_of_prompts(prompts, np.array(rows, dtype=np.int64))
-    held, *bounds = share_explained(kept, size, document, seed=seed)  # 1 - sum of kept / sum of size
+    held, *bounds = share_explained(only, size, document, seed=seed)  # 1 - sum of kept / sum of size
     gap = np.where(lost.sum() > 0, 1 - np.stack([held, bounds[1], bounds[0]]), np.nan)
     each, what = ("prompt", "filler"), "share of the hidden information that sentinels do not hold"
     over = interval_name(what, 0.95, groups, len(np.unique(document)))
     data = {
         "loss": variable("prompt", full, "cross-entropy of the next token", "nat"),
         "hidden_change": variable("prompt", lost, "change of the loss with earlier chunks hidden", "nat"),
-        "sentinel_change": variable(each, found["sentinel_change"], "change of the loss by sentinels", "nat", SR),
-        "kept_change": variable(each, found["kept_change"], "change with only sentinels of earlier chunks", "nat", SR),
+        "sentinel_change": variable(each, read, "change of the loss by sentinels", "nat", SR),
+        "kept_change": variable(each, only, "change with only sentinels of earlier chunks", "nat", SR),
         "gap_left": variable("filler", gap[0], what, "1", SR),
         "gap_left_interval": variable(("bound", "filler"), gap[1:], over, "1"),
-        "enrichment": variable(each, found["enrichment"], "attention on sentinels over chance, net of sink", "1"),
-    }  # fmt: skip
+        "enrichment": variable(each, enrichment, "attention on sentinels over chance, net of sink", "1"),
+    }
     coords = {
         "prompt": variable("prompt", np.array(rows), "number of the prompt in the input", "1"),
-        **(
-            {"document": variable("prompt", document, "number of the document in the input", "1")}
-            if groups == "documents"
-            else {}
-        ),
-        "filler": variable("filler", np.array(list(kinds)), "what is inserted", "1"),
+        "filler": variable("filler", np.array(kinds), "what is inserted", "1"),
         "bound": bound_coord(),
     }
-    settings = {"kinds": list(kinds), "chunk": chunk, "questions": prompts.hash}
     attrs = {"n_groups": len(np.unique(document)), "groups": groups}
-    return finish(xr.Dataset(data, coords, attrs), model, "sentinels", settings, seed)
+    settings = {"kinds": kinds, "chunk": chunk}
+    return stamped(xr.Dataset(data, coords, attrs), "sentinels", model, prompts, settings, seed)
+
+
+READ, ONLY = "sentinels", "only sentinels"
+
+
+def _conditions(
+    model: Model, texts: Sequence[np.ndarray], kinds: Sequence[str], chunk: int, seed: int
+) -> dict[str, Condition]:
+    """Return the texts, those with earlier chunks hidden, and both with sentinels of each kind."""
+    bare = _marked(model, [(ids, np.zeros(len(ids), dtype=bool)) for ids in texts], chunk, chunk)
+    tokens, own = Tokens(model), partial(own_chunk, size=chunk)
+    out = {"whole": Condition(bare), "hidden": Condition(bare, [keep_only(partial(own, sentinel=False))])}
+    for kind in kinds:
+        made = _marked(model, _insert(texts, tokens, kind, chunk, seed), chunk, chunk + 1)
+        out[f"{READ}: {kind}"] = Condition(made, [keep_only(partial(reads_own_chunk, size=chunk))])
+        out[f"{ONLY}: {kind}"] = Condition(made, [keep_only(partial(own, sentinel=True))])
+    return out
+
+
+def _marked(model: Model, texts: Sequence[tuple[np.ndarray, np.ndarray]], size: int, period: int) -> Prompts:
+    """Return prompts with marks: sentinels, the text, and the tokens of it whose loss counts.
+
+    These are predicted by a token of the same chunk, which is not the first.
+    """
+    made, sentinel = Prompts.from_ids([ids for ids, _ in texts], model), np.concatenate([flags for _, flags in texts])
+    before = np.concatenate([np.arange(n) for n in made.lengths]) - 2  # places behind BOS of what predicts a token
+    counted = (before >= period) & (before % period < size - 1)
+    return mark(made, sentinel=sentinel, text=~sentinel, counted=counted)
 
 
 SR = "Luo et al. 2024, arXiv 2406.10985"
@@ -179,17 +198,3 @@ def reads_own_chunk(ids: torch.Tensor, mask: torch.Tensor, size: int) -> torch.T
     causal = torch.ones(n, n, dtype=torch.bool, device=ids.device).tril()
     keep = ~mark[:, None] | (chunk[:, None] == chunk[None, :])
     return (keep & causal) & mask[:, None, :] & mask[:, :, None]
-
-
-def _text_loss(model: Model, prompts: Prompts, size: int, extra: int, edits: Any, batch_tokens: int) -> np.ndarray:
-    """Return (prompt,) loss of the tokens from the second chunk on that a token of the same chunk predicts."""
-    out = np.zeros(len(prompts))
-    period = size + extra
-    for rows in prompts.batches(batch_tokens, model=model):
-        losses = _losses(model, prompts, rows, edits)
-        for r, loss in zip(rows, losses, strict=True):
-            n = prompts.lengths[r] - 1
-            query = np.arange(1, n)  # the token before the one that is predicted
-            inside = ((query - 1) // period >= 1) & ((query - 1) % period < size - 1)
-            out[r] = float(loss[torch.from_numpy(query[inside]).to(loss.device)].mean())
-    return out

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import torch
 import xarray as xr
 
-from ..kernels.divergence import compare
+from ..behaviour.loss import TokenLoss
 from ..models.steady import steady
 from ..results.dataset import block_coords, bound_coord, layer_coords, variable
 from ..results.documents import groups_of_prompts, interval_name
-from ..results.stamp import finish
+from ..results.stamp import finish, stamped
+from ..run.conditions import Condition, Runs, compared
 from ..run.sites import Site, resid
 from ..run.stream import capture
 from ..settings import checked, count, positive
 from ..stats.explained import explained_band, share_explained
 from ..stats.linear import held_out
+from ..text.marks import mark
 from ..text.prompts import Prompts
 from .blocks import shown_blocks
 from .kernels import LEAST
-from .masks import SEP, Policy, _noise, keep_only, separators_of
+from .masks import SEP, Policy, _noise, keep_only, of_prompts, separators_of
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -282,16 +284,20 @@ def segments(ids: np.ndarray, marks: Sequence[int], start: int = 0, least: int =
 @checked(width=count(1))
 @steady
 def separator_windows(
-    model: Model, prompts: Prompts, *, width: int | None = None, batch_tokens: int = 1024, seed: int = 0
+    model: Model, prompts: Prompts, *, width: int | None = None, seed: int = 0, **run: Unpack[Runs]
 ) -> xr.Dataset:
     """Hide the separators from all later tokens in one window of blocks after the other, and in all.
 
     Parameters
     ----------
+    model, prompts
+        Model, texts with punctuation.
     width : int, optional
         Blocks in a window; by default a fifth of them.
-    model, prompts, batch_tokens, seed
-        Model, texts with punctuation, padded tokens per batch; seed of the random keys.
+    seed : int
+        Of the random keys.
+    **run
+        ``batch_tokens``, ``store``, ``share``, ...: see `tokinterp.run.conditions.Runs`.
 
     Returns
     -------
@@ -312,27 +318,26 @@ def separator_windows(
     spans: dict[str, list[int] | None] = {"all blocks": None}
     spans |= {f"blocks {a}-{min(a + width, n) - 1}": list(range(a, min(a + width, n))) for a in range(0, n, width)}
     policies = {"separators": Hidden(marks), "random": Hidden(marks, random=True, seed=seed)}
-    found = {k: np.full((len(spans), 2, len(prompts)), np.nan) for k in ("kl", "loss_change")}
-    hidden = np.zeros((2, len(prompts)), dtype=int)
-    for rows in prompts.batches(batch_tokens, model=model):
-        ids, mask, _ = (torch.from_numpy(a).to(model.device) for a in prompts.padded(rows))
-        behind = (policies["separators"].keys(ids, mask).cumsum(1) > 0)[:, :-1] & mask[:, 1:]
-        plain = _stream(model, prompts, rows, ())
-        for j, policy in enumerate(policies.values()):
-            hidden[j, rows] = policy.keys(ids, mask).sum(1).cpu().numpy()
-            for i, blocks in enumerate(spans.values()):
-                changed = _stream(model, prompts, rows, [keep_only(policy, blocks)])
-                for r, where, following, a, b in zip(rows, behind, ids, changed, plain, strict=True):
-                    if not where.any():
-                        continue
-                    p, q = (_predict(model, x[:-1][where]) for x in (a, b))
-                    wanted = following[1:][where][:, None]
-                    found["kl"][i, j, r] = float(compare(p, q)["kl"].mean())
-                    found["loss_change"][i, j, r] = float((q.gather(1, wanted) - p.gather(1, wanted)).double().mean())
+    before = np.cumsum(np.append(0, np.isin(prompts.token_ids, marks)))[:-1]
+    behind = mark(prompts, behind=before > np.repeat(before[prompts.starts[:-1]], prompts.lengths))
+    conditions = {"whole": Condition(behind)} | {
+        f"{name} in {span}": Condition(behind, [keep_only(policy, blocks)])
+        for span, blocks in spans.items() for name, policy in policies.items()
+    }  # fmt: skip
+    found = compared(model, conditions, {"loss": TokenLoss("behind", divergence=True)}, **run)
+    if found is None:
+        return xr.Dataset()
+    loss, kl = (found["loss"][k].transpose("condition", "prompt").values for k in ("loss", "kl"))
+    shape = (len(spans), len(policies), len(prompts))
+    hidden = [of_prompts(prompts, lambda *x, p=p: p.keys(*x).sum(1)) for p in policies.values()]
     each = ("intervention", "policy", "prompt")
     data = {
-        "kl": variable(each, found["kl"], "mean KL divergence of the next token from the whole model's", "nat", SEP),
-        "loss_change": variable(each, found["loss_change"], "change of the cross-entropy of the next token", "nat"),
+        "kl": variable(
+            each, kl[1:].reshape(shape), "mean KL divergence of the next token from the whole model's", "nat", SEP
+        ),
+        "loss_change": variable(
+            each, (loss[1:] - loss[0]).reshape(shape), "change of the cross-entropy of the next token", "nat"
+        ),
         "n_hidden": variable(each[1:], hidden, "tokens hidden from those behind them", "1"),
     }
     coords = {
@@ -340,8 +345,7 @@ def separator_windows(
         "intervention": variable("intervention", np.array(list(spans)), "where they are hidden", "1"),
         "policy": variable("policy", np.array(list(policies)), "what is hidden", "1"),
     }
-    settings = {"width": width, "questions": prompts.hash}
-    return finish(xr.Dataset(data, coords), model, "separator_windows", settings, seed)
+    return stamped(xr.Dataset(data, coords), "separator_windows", model, prompts, {"width": width}, seed)
 
 
 @dataclass(frozen=True)
@@ -376,16 +380,6 @@ class Hidden:
         """Return (prompt, query, key) bool, true where a query may read a key."""
         own = torch.eye(ids.shape[1], dtype=torch.bool, device=ids.device)
         return Policy("all")(ids, mask) & (own | ~self.keys(ids, mask)[:, None, :])
-
-
-def _stream(model: Model, prompts: Prompts, rows: list[int], edits: Any) -> torch.Tensor:
-    last = model.info.n_layers
-    return capture(model, prompts, rows, [Site("resid", last)], edits).resid(last)
-
-
-def _predict(model: Model, stream: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        return torch.log_softmax(model.unembed(stream).float(), -1)
 
 
 def _numbers(prompts: Prompts) -> xr.Variable:

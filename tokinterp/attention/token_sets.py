@@ -55,17 +55,12 @@ def separator_ids(vocabulary: Vocabulary, ids: np.ndarray) -> np.ndarray:
 
 
 def check_sets(what: str, sets: Mapping[str, Any]) -> dict[str, Any]:
-    """Return sets by name, arrays as `Marked`; raise ValueError for a rule that there is not."""
+    """Return sets by name, arrays as `Marked`; raise ValueError for what can be no rule."""
     if not isinstance(sets, Mapping) or not sets:
         raise ValueError(f"{what}={short(sets)}: give a dictionary of names and rules, for example {{'sink': 'first'}}")
     out = {}
     for name, rule in sets.items():
         if isinstance(rule, str):
-            if rule not in (*RULES, *CLASSES):
-                raise ValueError(
-                    f"{what}[{name!r}]={rule!r}: the rules are {', '.join(RULES)}, a class of tokens "
-                    f"({', '.join(CLASSES)}), or one bool per token of all prompts"
-                )
             out[str(name)] = rule
         else:
             try:
@@ -75,14 +70,32 @@ def check_sets(what: str, sets: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def resolve(prompts: Prompts, sets: Mapping[str, Any]) -> np.ndarray:
+def resolve(prompts: Prompts, sets: Mapping[str, Any], what: str = "sets") -> np.ndarray:
     """Return (set, token) bool, which tokens of all prompts belong to each set.
+
+    Parameters
+    ----------
+    prompts : Prompts
+        With the marks (`tokinterp.text.mark`) that are named.
+    sets : mapping
+        From `check_sets`.
+    what : str
+        Name of the argument, for messages.
 
     Raises
     ------
     ValueError
-        If a mask has another number of tokens than the prompts.
+        If a mask has another number of tokens than the prompts; for a name that is no rule and no mark, or both.
     """
+    for name, rule in sets.items():
+        if isinstance(rule, str) and (rule in prompts.marks) == (rule in (*RULES, *CLASSES)):
+            where = f"{what}[{name!r}]={rule!r}"
+            if rule in prompts.marks:
+                raise ValueError(f"{where}: a rule and a mark of the prompts: give the mark another name")
+            raise ValueError(
+                f"{where}: give a rule ({', '.join(RULES)}), a class of tokens ({', '.join(CLASSES)}), a mark of the "
+                f"prompts ({', '.join(prompts.marks) or 'they have none'}), or one bool per token of all prompts"
+            )
     out = np.zeros((len(sets), prompts.n_tokens), dtype=bool)
     lengths = np.asarray(prompts.lengths)
     place = np.arange(prompts.n_tokens) - np.repeat(prompts.starts[:-1], lengths)
@@ -94,6 +107,8 @@ def resolve(prompts: Prompts, sets: Mapping[str, Any]) -> np.ndarray:
                     "token of all prompts is needed"
                 )
             row[:] = rule.mask
+        elif rule in prompts.marks:
+            row[:] = prompts.marks[rule]
         elif rule == "all":
             row[:] = True
         elif rule == "first":

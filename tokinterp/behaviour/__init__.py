@@ -3,6 +3,7 @@
 from .answers import AnswerStates
 from .choices import Item, multiple_choice, read_mmlu
 from .decoded import continuations
+from .loss import TokenLoss
 from .patching import patching_sweep
 from .removal import removal_accuracy, surviving_loss
 from .scoring import Answers
@@ -11,6 +12,7 @@ __all__ = [
     "AnswerStates",
     "Answers",
     "Item",
+    "TokenLoss",
     "continuations",
     "multiple_choice",
     "patching_sweep",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import xarray as xr
@@ -53,6 +53,33 @@ class Condition:
     prompts: Prompts | Sequence[str]
     edits: Sequence[Edit] = ()
     model: Model | None = None
+
+
+class Runs(TypedDict, total=False):
+    """How a function that compares conditions runs them, see `measure_conditions`.
+
+    Attributes
+    ----------
+    batch_tokens : int, optional
+        Padded tokens per batch; by default what fits comfortably.
+    store : path, optional
+        zarr folder in which the conditions are kept: the same call after a crash goes on.
+    checkpoint_every : float
+        Seconds between two checkpoints.
+    share : (int, int)
+        Run only a part of the prompts; while other shares are missing, the result is empty.
+    memory : int
+        Bytes that measurements may take.
+    progress : bool
+        Show a bar; not by default.
+    """
+
+    batch_tokens: int | None
+    store: str | Path | None
+    checkpoint_every: float
+    share: tuple[int, int]
+    memory: int
+    progress: bool
 
 
 @at_once()
@@ -126,6 +153,31 @@ def measure_conditions(
     options = {"batch_tokens": batch_tokens, "checkpoint_every": checkpoint_every, "share": share, "memory": memory,
                "progress": progress}  # fmt: skip
     return _measure([c.model for c in whole.values()], model, whole, measurements, store, options)
+
+
+def compared(
+    model: Model, conditions: Mapping[str, Condition], measurements: Measurements, **run: Unpack[Runs]
+) -> dict[str, xr.Dataset] | None:
+    """Measure conditions for a function that compares them.
+
+    Returns
+    -------
+    dict of str to Dataset or None
+        By measurement, with all prompts in order, NaN for those left out; None while other shares are missing.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> conditions = {"whole": Condition(["The Nile flows north."])}
+    >>> compared(model, conditions, {"loss": ti.behaviour.TokenLoss()})["loss"]["loss"].dims
+    ('condition', 'prompt')
+    """
+    tree = measure_conditions(model, conditions, measurements, **{"progress": False, **run})
+    if not tree.children:
+        return None
+    n = max(len(c.prompts) for c in conditions.values())
+    return {k: tree.children[k].to_dataset(inherit=False).reindex(prompt=np.arange(n)) for k in measurements}
 
 
 @steady

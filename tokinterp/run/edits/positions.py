@@ -105,8 +105,8 @@ def of_run(positions: Any) -> bool:
     return isinstance(positions, str) or is_flags(positions)
 
 
-def flags_of(positions: Any, prompts: Any) -> Any:
-    """Return (token,) bool of positions of a run.
+def flags_of(positions: Any, prompts: Any, name: str = "positions") -> Any:
+    """Return (token,) bool of positions of a run, which an argument of this name gives.
 
     Raises
     ------
@@ -116,9 +116,7 @@ def flags_of(positions: Any, prompts: Any) -> Any:
     if isinstance(positions, str):
         if positions not in prompts.marks:
             has = ", ".join(prompts.marks) or "none"
-            refuse(
-                "positions", positions, f"the prompts have no mark of this name ({has}): give them one with text.mark"
-            )
+            refuse(name, positions, f"the prompts have no mark of this name ({has}): give them one with text.mark")
         return prompts.marks[positions]
     if len(positions) != prompts.n_tokens:
         raise ValueError(f"{len(positions)} flags for {prompts.n_tokens} tokens of all prompts")

@@ -1,0 +1,87 @@
+"""How well some tokens are predicted, and how far predictions are from those of the model that nothing was done to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..kernels.divergence import compare
+from ..run.measurement import Field, Measurement
+from ..run.positions import flags_of
+from ..run.sites import Site
+from ..run.stream import capture
+from ..settings import checked, none, string
+
+if TYPE_CHECKING:
+    from ..models.info import ModelInfo
+    from ..run.batch import Batch
+    from ..text.prompts import Prompts
+
+LOGITS = 2**26
+"""Bytes of logits held at once."""
+
+
+@checked(of=string | none)
+class TokenLoss(Measurement):
+    """Mean cross-entropy of tokens, each given all that stands before it.
+
+    Parameters
+    ----------
+    of : str, optional
+        Name of the mark (`tokinterp.text.mark`) of the tokens that are predicted; all by default.  The first token of
+        a prompt is predicted by nothing and never counts.
+    divergence : bool
+        Whether to compare the predictions with those of the same model without edits, too: one more pass.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> prompts = ti.text.mark(ti.Prompts.from_texts(["The Nile flows north."], model), river=[[2, 3]])
+    >>> run = ti.measure(model, prompts, {"loss": ti.behaviour.TokenLoss("river")}, progress=False)
+    >>> int(run["loss"]["n_tokens"][0])
+    1
+    """
+
+    first = ("loss", "kl")
+    fields = {
+        "loss": Field(("prompt",), "mean cross-entropy of the tokens", "nat", short="cross-entropy"),
+        "kl": Field(("prompt",), "mean KL divergence from the predictions without edits", "nat", range=(0, None)),
+        "n_tokens": Field(("prompt",), "tokens that are predicted", "token"),
+    }
+
+    def __init__(self, of: str | None = None, divergence: bool = False) -> None:
+        super().__init__()
+        self.of, self.divergence = of, divergence
+
+    def sites(self, info: ModelInfo) -> list[Site]:
+        """Return the stream after the last block."""
+        return [Site("resid", info.n_layers)]
+
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
+        """Look up the marked tokens."""
+        super().begin(info, prompts)
+        self._prompts = prompts
+        self._flags = None if self.of is None else flags_of(self.of, prompts, "of")
+
+    def update(self, batch: Batch) -> None:
+        """Predict the tokens of a batch, some at a time."""
+        chosen = batch.mask if self._flags is None else batch.tokens.of_stream(self._flags).bool()
+        chosen = chosen[:, 1:] & batch.mask[:, 1:]
+        prompt, before = chosen.nonzero(as_tuple=True)
+        last, target = Site("resid", self.info.n_layers), batch.ids[prompt, before + 1]
+        streams = [batch.activations[last]]
+        if self.divergence:
+            streams.append(capture(batch.model, self._prompts, batch.numbers, [last]).activations[last])
+        found = torch.zeros(2, *chosen.shape, dtype=torch.float64, device=batch.device)
+        every = torch.arange(len(prompt), dtype=torch.int64, device=batch.device)
+        for some in every.split(max(1, LOGITS // (4 * self.info.d_vocab))):
+            at = prompt[some], before[some]
+            p, *plain = (torch.log_softmax(batch.model.unembed(x[at]).float(), -1) for x in streams)
+            found[0][at] = -p.gather(1, target[some, None])[:, 0].double()
+            if plain:
+                found[1][at] = compare(p, plain[0])["kl"].double()
+        count = chosen.sum(1)
+        loss, kl = found.sum(2) / count
+        self.keep(batch, loss=loss, n_tokens=count, **({"kl": kl} if self.divergence else {}))
