@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..kernels.divergence import compare
+from ..run.edits.positions import flags_of
 from ..run.measurement import Field, Measurement
-from ..run.positions import flags_of
 from ..run.sites import Site
 from ..run.stream import capture
 from ..settings import checked, none, string
