@@ -6,6 +6,7 @@ OF_CATEGORIES = "tests/tokenizers/test_categories.py::"
 TEST = "tests/tokenizers/test_reachability.py::"
 METRICS, COUNTING, USAGE = (f"tokinterp/tokenizers/{n}.py" for n in ("metrics", "counting", "usage"))
 OF_METRICS, OF_COUNTING = (f"tests/tokenizers/test_{n}.py::" for n in ("metrics", "counting"))
+ENCODING, OF_ENCODING = "tokinterp/tokenizers/encoding.py", "tests/tokenizers/test_encoding.py::"
 INFERENCE, MORPHOLOGY, COMPOUNDS, MIXTURE = (
     f"tokinterp/tokenizers/{n}.py" for n in ("inference", "morphology", "compounds", "mixture")
 )
@@ -39,8 +40,16 @@ MUTANTS = [
      f"{OF_METRICS}test_ratios_are_those_of_a_plain_count"),
     ("metrics: parity over all texts", COUNTING, "np.add.at(out.parity[k, 1], group[both], 1)",
      "np.add.at(out.parity[k, 1], group[both], lengths[base][both])", f"{OF_METRICS}test_ratios_are_those_of_a_plain_count"),
-    ("metrics: words without their space", COUNTING, "self.before + w for w in new", "w for w in new",
-     f"{OF_METRICS}test_ratios_are_those_of_a_plain_count"),
+    ("metrics: words without their space", ENCODING, "lead + p for p in others", "p for p in others",
+     f"{OF_ENCODING}test_tokens_of_the_pieces_are_those_of_the_texts"),
+    ("encoding: borders are not shown by value", ENCODING, "if not any(_ACROSS.search(", "if any(_ACROSS.search(",
+     f"{OF_ENCODING}test_an_entry_over_a_space_makes_texts_be_encoded_whole"),
+    ("encoding: no text is compared", ENCODING, "raise Mixed(f", "print(f",
+     f"{OF_ENCODING}test_a_text_whose_pieces_have_other_tokens_is_found_and_all_are_encoded_whole"),
+    ("encoding: pieces together though they may hide", ENCODING, "if plain_ids and len(begins) == len(group) and begins[0] == 0:", "if begins.size >= len(group):",
+     f"{OF_ENCODING}test_tokens_of_the_pieces_are_those_of_the_texts"),
+    ("encoding: each piece counts for one fold", COUNTING, "np.repeat(fold, per_text) * kinds", "fold[0] * kinds",
+     f"{OF_METRICS}test_how_tokens_are_used_is_that_of_a_plain_count"),
     ("metrics: every shard counts all", COUNTING, "if number % shards == shard:", "if number % shards <= shard:",
      f"{OF_COUNTING}test_same_numbers_in_any_batches_and_shares"),
     ("metrics: ranks from the rarest", USAGE, "np.sort(np.asarray(counts, np.float64))[::-1]",

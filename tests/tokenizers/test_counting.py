@@ -4,7 +4,7 @@ import numpy as np
 from tiny import byte_tokenizer
 
 import tokinterp as ti
-from tokinterp.tokenizers import counting, tokenizer_metrics
+from tokinterp.tokenizers import counting, encoding, tokenizer_metrics
 
 STORIES = [t.text for t in ti.bundled_texts("story")[:8]]
 TWO = {"en": [t[:200] for t in STORIES], "de": [t[90:200] for t in STORIES]}
@@ -14,7 +14,7 @@ def test_same_numbers_in_any_batches_and_shares(monkeypatch):
     whole = tokenizer_metrics({"bytes": byte_tokenizer()}, TWO, base_lang="en")
     monkeypatch.setattr(counting, "BATCH_TEXTS", 6)
     monkeypatch.setattr(counting, "BUFFER", 5)
-    monkeypatch.setattr(counting, "CACHE", 3)
+    monkeypatch.setattr(encoding, "CACHE", 3)
     small = tokenizer_metrics({"bytes": byte_tokenizer()}, TWO, base_lang="en")
     assert small.attrs["fingerprint"] == whole.attrs["fingerprint"]
     counter = counting.Counter("bytes", byte_tokenizer(), "whitespace")
@@ -33,8 +33,8 @@ def test_memory_does_not_grow_with_the_texts(monkeypatch):
     monkeypatch.setattr(counting, "BUFFER", 1000)
     counts, most = counting.Counts(50), 0
     for _ in range(40):
-        counts.add(np.zeros(400, np.int64), np.arange(400) % 50)
-        most = max(most, sum(map(len, counts._waiting)))
+        counts.add(np.zeros(400, np.int64), np.arange(400) % 50, np.ones(400, np.int64))
+        most = max(most, sum(len(keys) for keys, _ in counts._waiting))
     assert most <= 1000
     assert len(counts.settle().keys) == 50
     assert counts.table()[1][0].tolist() == [320] * 50

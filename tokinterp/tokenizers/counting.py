@@ -6,22 +6,21 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, zip_longest
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
-from ..settings import short
 from ..text.vocabulary import Vocabulary
 from .corpora import Corpus
-from .reachability import encode
+from .encoding import Mixed, Pieces, sums_of
 
 GROUPS = 1000
 """Groups of texts that intervals are drawn over: text i is of group i modulo so many."""
 FOLDS = 20
 """Parts of the texts, each left out in turn for intervals of what is made of the counts of all tokens."""
 SUMS = ("texts", "tokens", "words", "chars", "bytes", "single_words", "unknown_tokens", "unknown_chars", "unlocated")
-BATCH_CHARS, BATCH_TEXTS, BUFFER, CACHE = 1 << 20, 4096, 1 << 20, 1 << 19
+BATCH_CHARS, BATCH_TEXTS, BUFFER = 1 << 20, 4096, 1 << 20
 
 
 @dataclass
@@ -31,20 +30,20 @@ class Counts:
     size: int
     keys: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    _waiting: list[np.ndarray] = field(default_factory=list)
+    _waiting: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
-    def add(self, folds: np.ndarray, ids: np.ndarray) -> None:
-        """Count ids, each of a fold."""
-        self._waiting.append(folds * self.size + ids)
-        if sum(map(len, self._waiting)) > BUFFER:
+    def add(self, folds: np.ndarray, ids: np.ndarray, times: np.ndarray) -> None:
+        """Count ids, each of a fold, so many times."""
+        self._waiting.append((folds * self.size + ids, times))
+        if sum(len(keys) for keys, _ in self._waiting) > BUFFER:
             self.settle()
 
     def settle(self) -> Counts:
         """Take in what waits."""
         if self._waiting:
-            keys, counts = np.unique(np.concatenate(self._waiting), return_counts=True)
+            keys, times = map(np.concatenate, zip(*self._waiting, strict=True))
             self._waiting = []
-            self._add(keys, counts)
+            self._add(keys, times)
         return self
 
     def merge(self, other: Counts) -> None:
@@ -89,60 +88,32 @@ class Counter:
     """Counts tokens with one tokenizer."""
 
     def __init__(self, name: str, tokenizer: Any, words: str) -> None:
-        self.name, self.tokenizer, self.words = name, tokenizer, words
+        self.name, self.tokenizer = name, tokenizer
         vocabulary = Vocabulary(tokenizer)
         self.size = vocabulary.size
-        self.before = "" if vocabulary.prefix_space or vocabulary.kind == "wordpiece" else " "
-        unknown = getattr(tokenizer, "unk_token_id", None)
-        self.unknown = None if unknown is None or unknown in vocabulary.special_ids else int(unknown)
-        self.single: dict[str, bool] = {}
+        self.pieces = Pieces(name, tokenizer, vocabulary, space=words == "space")
+        self.unknown = self.pieces.unknown
 
-    def ids(self, texts: list[str], where: str) -> list[list[int]]:
-        """Return the ids of each text, or raise ValueError that names the text."""
-        try:
-            return self._encode(texts)
-        except Exception as error:  # the library raises no narrower class
-            for n, text in enumerate(texts):
-                try:
-                    encode(self.tokenizer, [text])
-                except Exception as one:
-                    said = " ".join(str(one).split())[:120]
-                    told = f"text {n} of a batch, {short(text, 40)}, cannot be encoded by {self.name!r} ({said})"
-                    raise ValueError(f"corpora, {where}: {told}: leave it out") from None
-            raise ValueError(f"corpora, {where}: {self.name!r} cannot encode a batch of its texts: {error}") from None
-
-    def _encode(self, texts: list[str]) -> list[list[int]]:
-        if not getattr(self.tokenizer, "is_fast", False):
-            return encode(self.tokenizer, texts)
-        encode(self.tokenizer, ["a"])  # leaves the tokenizer without truncation and padding
-        return [e.ids for e in self.tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-
-    def count(self, texts: list[str], where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return (sum, text) sums, and the ids of all tokens with the text of each."""
-        listed = self.ids(texts, where)
-        n = np.fromiter(map(len, listed), np.int64, len(listed))
-        ids = np.fromiter(chain.from_iterable(listed), np.int64, int(n.sum()))
-        of = np.repeat(np.arange(len(n)), n)
-        split = [t.split(" ") if self.words == "space" else t.split() for t in texts]
+    def count(
+        self, texts: list[str], fold: np.ndarray, where: str
+    ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Return (sum, text) sums, and how often which ids occur in which of the folds that texts are of."""
+        pieces, per_text = self.pieces.encode(texts, where)
         sums = np.zeros((len(SUMS), len(texts)), np.int64)
-        sums[0], sums[1] = 1, n
-        sums[2] = [len(w) for w in split]
+        sums[0], sums[1] = 1, sums_of(self.pieces.length[pieces], per_text)
         sums[3] = [len(t) for t in texts]
-        sums[4] = [len(t.encode()) for t in texts]
-        self._learn({w for words in split for w in words})
-        sums[5] = [sum(map(self.single.__getitem__, words)) for words in split]
-        if self.unknown is not None and (lost := np.unique(of[ids == self.unknown])).size:
-            sums[6] = np.bincount(of, ids == self.unknown, len(n))
+        sums[4] = [len(t.encode("utf-8", "surrogatepass")) for t in texts]
+        sums[2], sums[5] = (sums_of(n[pieces], per_text) for n in (self.pieces.n_words, self.pieces.n_single))
+        # each piece once for every fold that it is in
+        kinds = len(self.pieces.length)
+        keys, times = np.unique(np.repeat(fold, per_text) * kinds + pieces, return_counts=True)
+        ids, of = self.pieces.tokens(keys % kinds)
+        if self.unknown is not None and (ids == self.unknown).any():
+            every, its = self.pieces.tokens(pieces)
+            sums[6] = sums_of(np.bincount(its, every == self.unknown, len(pieces)).astype(np.int64), per_text)
+            lost = np.flatnonzero(sums[6])
             sums[7, lost], sums[8, lost] = self._unknown_chars([texts[k] for k in lost])
-        return sums, ids, of
-
-    def _learn(self, words: set[str]) -> None:
-        """Find out which new words are one token, with a space before them where the tokenizer does not write one."""
-        if len(self.single) > CACHE:
-            self.single.clear()
-        new = sorted(words - self.single.keys())
-        found = self._encode([self.before + w for w in new])
-        self.single.update({w: len(f) == 1 and f[0] != self.unknown for w, f in zip(new, found, strict=True)})
+        return sums, ((keys // kinds)[of], ids, times[of])
 
     def _unknown_chars(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return the characters that unknown tokens stand for in each text, or that the tokenizer does not say."""
@@ -158,6 +129,16 @@ def tally(
     counter: Counter, corpus: Mapping[str, Corpus], name: str, base: str | None, shard: int = 0, shards: int = 1
 ) -> Tally:
     """Count the tokens of languages side by side, of every ``shards``-th batch of texts."""
+    try:
+        return _tally(counter, corpus, name, base, shard, shards)
+    except Mixed:  # from the first text on
+        counter.pieces.give_up()
+        return _tally(counter, corpus, name, base, shard, shards)
+
+
+def _tally(
+    counter: Counter, corpus: Mapping[str, Corpus], name: str, base: str | None, shard: int, shards: int
+) -> Tally:
     langs = list(corpus)
     out = Tally(
         langs, np.zeros((len(langs), len(SUMS), GROUPS), np.int64), np.zeros((len(langs), 2, GROUPS)),
@@ -188,10 +169,10 @@ def _count_batch(
     group, fold = number % GROUPS, number % FOLDS
     lengths = {}
     for k, (lang, texts) in enumerate(zip(langs, batch, strict=True)):
-        sums, ids, of = counter.count(texts, f"{name}, {lang}" if name else lang)
+        sums, found = counter.count(texts, fold, f"{name}, {lang}" if name else lang)
         for s, values in zip(out.sums[k], sums, strict=True):
             np.add.at(s, group, values)
-        out.counts[k].add(fold[of], ids)
+        out.counts[k].add(*found)
         lengths[lang] = sums[1]
     if base is not None:
         for k, lang in enumerate(langs):
