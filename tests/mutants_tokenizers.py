@@ -46,7 +46,7 @@ MUTANTS = [
      f"{OF_ENCODING}test_an_entry_over_a_space_makes_texts_be_encoded_whole"),
     ("encoding: no text is compared", ENCODING, "raise Mixed(f", "print(f",
      f"{OF_ENCODING}test_a_text_whose_pieces_have_other_tokens_is_found_and_all_are_encoded_whole"),
-    ("encoding: pieces together though they may hide", ENCODING, "if plain_ids and len(begins) == len(group) and begins[0] == 0:", "if begins.size >= len(group):",
+    ("encoding: pieces together though they may hide", ENCODING, "if known and len(begins) == len(group) and begins[0] == 0:", "if begins.size >= len(group):",
      f"{OF_ENCODING}test_tokens_of_the_pieces_are_those_of_the_texts"),
     ("encoding: each piece counts for one fold", COUNTING, "np.repeat(fold, per_text) * kinds", "fold[0] * kinds",
      f"{OF_METRICS}test_how_tokens_are_used_is_that_of_a_plain_count"),

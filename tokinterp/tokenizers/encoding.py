@@ -141,9 +141,9 @@ class Pieces:
         self.n_words[place] = [len(numbers) for numbers in of]
         self.n_single[place] = [int(single[numbers].sum()) for numbers in of]
 
-    def _take(self, known: int) -> list[str]:
-        """Encode the pieces from number ``known`` on, many together where their spaces show them; return them."""
-        new = list(islice(self.numbers, known, None))
+    def _take(self, first: int) -> list[str]:
+        """Encode the pieces from number ``first`` on, many together where their spaces show them; return them."""
+        new = list(islice(self.numbers, first, None))
         lead = self.before if self.lead is None else self.lead
         start, length = np.zeros((2, len(new)), np.int64)
         parts, at, left = [self.ids], len(self.ids), np.ones(len(new), bool)
@@ -153,11 +153,8 @@ class Pieces:
         for group, found in zip(groups, joined, strict=True):
             ids = np.array(found, np.int64)
             begins = np.flatnonzero(self.opens[ids])
-            if (
-                len(begins) == len(group)
-                and begins[0] == 0
-                and (self.unknown is None or not (ids == self.unknown).any())
-            ):
+            known = self.unknown is None or self.unknown not in found
+            if known and len(begins) == len(group) and begins[0] == 0:
                 start[group], length[group], left[group] = at + begins, np.diff(begins, append=len(ids)), False
                 parts.append(ids)
                 at += len(ids)
