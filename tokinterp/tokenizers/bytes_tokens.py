@@ -1,0 +1,225 @@
+"""Tokens as the bytes they stand for: which sequences of them are encodings of a text, and where words part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..settings import refuse
+from ..text.vocabulary import Vocabulary
+from .reachability import check_supported, encode
+
+Encode = Callable[[list[bytes]], list[tuple[int, ...] | None]]
+LONGEST = 256  # bytes of a token that are looked at: beyond are runs of spaces and rulers
+
+
+class ByteTokens:
+    """The tokens of a vocabulary by their bytes, and the encodings that its tokenizer gives.
+
+    Parameters
+    ----------
+    pieces : sequence of bytes
+        What each id stands for; nothing for special and unknown tokens, which are no part of a text.
+    encode : callable
+        Returns the ids of byte strings that are whole characters, None where these do not spell them.
+    spaced : bool
+        Whether the tokenizer puts a space before a text, so that only what begins with one can stand alone.
+
+    Attributes
+    ----------
+    table : numpy.ndarray
+        (vocab, longest + 1) int16 bytes of each token, -1 beyond its end.
+    """
+
+    def __init__(self, pieces: Sequence[bytes], encode: Encode, spaced: bool = False) -> None:
+        self.pieces, self.encode, self.spaced = list(pieces), encode, spaced
+        self.size = np.array([len(p) if len(p) <= LONGEST else 0 for p in pieces], dtype=np.int64)
+        self.longest = int(self.size.max(initial=0))
+        if not self.longest:
+            refuse("tokenizer", type(self).__name__, "none of its tokens stands for text")
+        self.table = np.full((len(pieces), self.longest + 1), -1, dtype=np.int16)
+        self.ids: dict[bytes, list[int]] = {}
+        self.pairs = np.zeros((256, 256), dtype=bool)
+        for i, (piece, n) in enumerate(zip(self.pieces, self.size.tolist(), strict=True)):
+            if n:
+                self.table[i, :n] = np.frombuffer(piece, np.uint8)
+                self.ids.setdefault(piece, []).append(i)
+                self.pairs[self.table[i, : n - 1], self.table[i, 1:n]] = True
+        self._known: dict[tuple[tuple[int, ...], int], bool] = {}
+
+    @classmethod
+    def of(cls, tokenizer: Any, size: int) -> ByteTokens:
+        """Return the tokens of a Hugging Face tokenizer, with as many ids as the model has."""
+        vocabulary = Vocabulary(tokenizer, max(size, len(tokenizer)))
+        check_supported(vocabulary)
+        if vocabulary.kind == "wordpiece":
+            refuse("tokenizer", type(tokenizer).__name__, "WordPiece marks no spaces, so its tokens spell no text")
+        ids = np.arange(size)
+        absent = ~vocabulary.there[:size] | np.isin(ids, vocabulary.special_ids)
+        unknown = getattr(tokenizer, "unk_token_id", None)
+        absent |= ids == (-1 if unknown is None else unknown)
+        pieces = [b"" if no else p for p, no in zip(vocabulary.bytes(ids), absent.tolist(), strict=True)]
+        spaced = vocabulary.prefix_space
+        many = _batches(tokenizer)
+
+        def encoded(data: list[bytes]) -> list[tuple[int, ...] | None]:
+            """With the space that the tokenizer writes before a text, or without where it writes none."""
+            out: list[tuple[int, ...] | None] = [None] * len(data)
+            for cut in (1, 0) if spaced else (0,):
+                left = [n for n, d in enumerate(data) if out[n] is None and (d.startswith(b" ") or not cut)]
+                for n, found in zip(left, many([data[n][cut:].decode() for n in left]), strict=True):
+                    if all(i < size for i in found) and b"".join(pieces[i] for i in found) == data[n]:
+                        out[n] = tuple(found)
+            return out
+
+        return cls(pieces, encoded, spaced)
+
+    def spelled(self, text: str) -> bytes:
+        """Return the bytes that the tokens of a text stand for: a space first where the tokenizer adds one.
+
+        Raises
+        ------
+        ValueError
+            If they are not those of the text.
+        """
+        data = text.encode()
+        for own in (b" " + data, data) if self.spaced else (data,):
+            if not own or self.encode([own])[0] is not None:
+                return own
+        refuse("text", text, "its tokens do not spell it (unknown or rewritten characters, a special token in it)")
+
+    def valid(self, asked: Sequence[tuple[tuple[int, ...], int]]) -> np.ndarray:
+        """Return (asked,) bool, whether tokens, since a border, and one token more are the encoding of what they spell.
+
+        Where they end inside a character, of some text that begins so.
+        """
+        new = list(dict.fromkeys(a for a in asked if a not in self._known))
+        if new:
+            texts: list[bytes] = []
+            counts = []
+            for before, i in new:
+                options = [*completed(b"".join(self.pieces[t] for t in before) + self.pieces[i])]
+                texts += options
+                counts.append(len(options))
+            found, at = self.encode(texts), 0
+            for (before, i), n in zip(new, counts, strict=True):
+                own = (*before, i)
+                part = found[at : at + n]
+                whole = n == 1
+                self._known[before, i] = any(f == own if whole else f and f[: len(own)] == own for f in part)
+                at += n
+        return np.array([self._known[a] for a in asked], dtype=bool)
+
+    def border(self, data: bytes, at: int) -> bool:
+        """Whether no token reaches over a place inside a byte string, so that what stands after it can stand alone."""
+        apart = not self.pairs[data[at - 1], data[at]]
+        return apart and data[at] & 0xC0 != 0x80 and (not self.spaced or data[at] == 0x20)
+
+
+@dataclass(eq=False)
+class Node:
+    """A sequence of tokens that is the encoding of the first ``at`` bytes of a text."""
+
+    at: int
+    ids: tuple[int, ...]
+    parent: Node | None
+    token: int
+
+
+class Spelling:
+    """The encodings of all beginnings of a text that grows byte by byte.
+
+    Parameters
+    ----------
+    tokens : ByteTokens
+        The vocabulary.
+    context : tuple of int
+        Tokens before the text: BOS, or what the text is to follow.
+
+    Attributes
+    ----------
+    base, held : int
+        The last border: bytes of the text, and tokens with the context, that nothing after it can change.
+    """
+
+    def __init__(self, tokens: ByteTokens, context: tuple[int, ...] = ()) -> None:
+        self.tokens, self.data = tokens, bytearray()
+        self.base, self.held = 0, len(context)
+        self.root = Node(0, context, None, -1)
+        self.nodes: dict[int, list[Node]] = {0: [self.root]}
+
+    def since(self, node: Node) -> tuple[int, ...]:
+        """Return the tokens of a node since the last border."""
+        return node.ids[self.held :]
+
+    def push(self, byte: int) -> list[Node]:
+        """Take one byte more, and return the encodings of the text as it is now: one, or none inside a character."""
+        self.data.append(byte)
+        n, tokens = len(self.data), self.tokens
+        asked, parents = [], []
+        for start in range(max(self.base, n - tokens.longest), n):
+            for i in tokens.ids.get(bytes(self.data[start:n]), ()) if start in self.nodes else ():
+                for node in self.nodes[start]:
+                    asked.append((self.since(node), i))
+                    parents.append(node)
+        fine = tokens.valid(asked).tolist() if asked else []
+        made = [
+            Node(n, (*p.ids, i), p, i) for (_, i), p, good in zip(asked, parents, fine, strict=True) if good
+        ]  # fmt: skip
+        if made:
+            self.nodes[n] = made
+        self._move(n)
+        return made
+
+    def _move(self, n: int) -> None:
+        """Take the last border that is sure: of the text since the last one, both sides have the tokens of the whole."""
+        data, tokens = bytes(self.data), self.tokens
+        if data[-1] >= 0x80 and not _whole(data[self.base :]):
+            return
+        for at in range(n - 1, self.base, -1):
+            nodes = self.nodes.get(at, ())
+            if len(nodes) != 1 or not tokens.border(data, at):
+                continue
+            left, right, both = tokens.encode([data[self.base : at], data[at:n], data[self.base : n]])
+            if left is None or right is None or both != left + right or left != self.since(nodes[0]):
+                return
+            self.base, self.held = at, len(nodes[0].ids)
+            self.nodes = {k: v for k, v in self.nodes.items() if k >= at}
+            return
+
+
+def completed(data: bytes) -> Iterator[bytes]:
+    r"""Yield a byte string, or where it ends inside a character, 64 ways to end it.
+
+    Examples
+    --------
+    >>> list(completed(b"a")), len(list(completed(b"a\xe2\x80"))), list(completed(b"\xff"))
+    ([b'a'], 64, [])
+    """
+    lead = next((k for k in range(1, min(4, len(data)) + 1) if data[-k] & 0xC0 != 0x80), 0)
+    first = data[-lead] if lead else 0
+    missing = (1 + (first >= 0xC0) + (first >= 0xE0) + (first >= 0xF0)) - lead if lead else 0
+    for byte in range(0x80, 0xC0) if missing > 0 else (-1,):
+        rest = bytes([byte]) + b"\xa0" * (missing - 1) if missing > 0 else b""
+        if _whole(data + rest):
+            yield data + rest
+
+
+def _whole(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _batches(tokenizer: Any) -> Callable[[list[str]], list[list[int]]]:
+    """Return the fastest way to encode many short texts."""
+    encode(tokenizer, ["a"])  # no padding, no truncation from here on
+    inner = getattr(tokenizer, "backend_tokenizer", None)
+    if inner is None or not hasattr(inner, "encode_batch_fast"):
+        return lambda texts: encode(tokenizer, texts)
+    return lambda texts: [e.ids for e in inner.encode_batch_fast(texts, add_special_tokens=False)]
