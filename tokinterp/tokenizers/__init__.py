@@ -1,5 +1,6 @@
 """What can be known of tokens without running a model."""
 
+from .bytes import byte_probabilities, next_bytes, sample_bytes
 from .categories import token_categories
 from .compounds import compound_splits, decompounding_scores
 from .corpora import Corpus, flores
@@ -14,12 +15,15 @@ __all__ = [
     "Corpus",
     "MarkovSource",
     "boundary_scores",
+    "byte_probabilities",
     "chunkability",
     "compound_splits",
     "decompounding_scores",
     "derivational_coverage",
     "flores",
     "infer_mixture",
+    "next_bytes",
+    "sample_bytes",
     "segment_words",
     "token_categories",
     "token_reachability",

@@ -9,7 +9,7 @@ import numpy as np
 
 from .bytes_tokens import ByteTokens, Node, Spelling
 
-LEFT = 1e-7  # share of the probability of tokens that are not looked up, the rarest after a whole encoding
+LEFT = 1e-6  # share of the probability of tokens that are not looked up, the rarest after a whole encoding
 END = 256
 """The outcome after the 256 bytes: no further text (a special token)."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +86,7 @@ class ByteTokens:
             If they are not those of the text.
         """
         data = text.encode()
-        for own in (b" " + data, data) if self.spaced else (data,):
+        for own in (b" " + data, data) if self.spaced and data else (data,):
             if not own or self.encode([own])[0] is not None:
                 return own
         refuse("text", text, "its tokens do not spell it (unknown or rewritten characters, a special token in it)")
@@ -96,22 +96,27 @@ class ByteTokens:
 
         Where they end inside a character, of some text that begins so.
         """
-        new = list(dict.fromkeys(a for a in asked if a not in self._known))
-        if new:
-            texts: list[bytes] = []
-            counts = []
-            for before, i in new:
-                options = [*completed(b"".join(self.pieces[t] for t in before) + self.pieces[i])]
-                texts += options
-                counts.append(len(options))
-            found, at = self.encode(texts), 0
-            for (before, i), n in zip(new, counts, strict=True):
-                own = (*before, i)
-                part = found[at : at + n]
-                whole = n == 1
-                self._known[before, i] = any(f == own if whole else f and f[: len(own)] == own for f in part)
-                at += n
-        return np.array([self._known[a] for a in asked], dtype=bool)
+        known = self._known
+        alone = {a: ((), a[1]) if a[0] and self._parts(a[0][-1], a[1]) else a for a in asked}
+        new = [a for a in dict.fromkeys(alone.values()) if a not in known]
+        starts = {before: b"".join(self.pieces[t] for t in before) for before in {a[0] for a in new}}
+        texts: list[bytes] = []
+        counts = []
+        for before, i in new:
+            options = completed(starts[before] + self.pieces[i])
+            texts += options
+            counts.append(len(options))
+        found, at = self.encode(texts) if texts else [], 0
+        for (before, i), n in zip(new, counts, strict=True):
+            own, part = (*before, i), found[at : at + n]
+            known[before, i] = part[0] == own if n == 1 else any(f and f[: len(own)] == own for f in part)
+            at += n
+        return np.array([known[alone[a]] for a in asked], dtype=bool)
+
+    def _parts(self, before: int, after: int) -> bool:
+        """Whether a space parts two tokens whatever else there is: one that no token holds after a letter or digit."""
+        last, first = self.pieces[before][-1:], self.pieces[after][:1]
+        return first == b" " and last.isalnum() and not self.pairs[last[0], 0x20]
 
     def border(self, data: bytes, at: int) -> bool:
         """Whether no token reaches over a place inside a byte string, so that what stands after it can stand alone."""
@@ -191,21 +196,21 @@ class Spelling:
             return
 
 
-def completed(data: bytes) -> Iterator[bytes]:
-    r"""Yield a byte string, or where it ends inside a character, 64 ways to end it.
+def completed(data: bytes) -> list[bytes]:
+    r"""Return a byte string, or where it ends inside a character, 64 ways to end it.
 
     Examples
     --------
-    >>> list(completed(b"a")), len(list(completed(b"a\xe2\x80"))), list(completed(b"\xff"))
+    >>> completed(b"a"), len(completed(b"a\xe2\x80")), completed(b"\xff")
     ([b'a'], 64, [])
     """
+    if data.isascii() or _whole(data):
+        return [data]
     lead = next((k for k in range(1, min(4, len(data)) + 1) if data[-k] & 0xC0 != 0x80), 0)
     first = data[-lead] if lead else 0
-    missing = (1 + (first >= 0xC0) + (first >= 0xE0) + (first >= 0xF0)) - lead if lead else 0
-    for byte in range(0x80, 0xC0) if missing > 0 else (-1,):
-        rest = bytes([byte]) + b"\xa0" * (missing - 1) if missing > 0 else b""
-        if _whole(data + rest):
-            yield data + rest
+    missing = (first >= 0xC0) + (first >= 0xE0) + (first >= 0xF0) + 1 - lead
+    ends = [bytes([b]) + b"\xa0" * (missing - 1) for b in range(0x80, 0xC0)] if missing > 0 else []
+    return [data + end for end in ends if _whole(data + end)]
 
 
 def _whole(data: bytes) -> bool:

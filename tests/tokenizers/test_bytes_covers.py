@@ -1,0 +1,157 @@
+"""Sums over cover encodings: perfect token models of Markov sources, where exact and naive are known in closed form."""
+
+from functools import cache
+from itertools import product
+
+import numpy as np
+import pytest
+
+from tokinterp.tokenizers import MarkovSource
+from tokinterp.tokenizers.bytes_covers import END, Covers
+from tokinterp.tokenizers.bytes_tokens import ByteTokens
+from tokinterp.tokenizers.markov import token_model
+
+AB = MarkovSource([[0.6, 0.4], [0.3, 0.7]])
+
+
+class Perfect:
+    """The model of tokens that knows a source of symbols a, b: of all strings that are encoded so."""
+
+    def __init__(self, source, pieces, encode):
+        self.source, self.pieces, self.encode = source, pieces, encode
+        self.tokens = ByteTokens([p.encode() for p in pieces], self._encoded)
+        self.ahead = max(map(len, pieces))
+
+    def _encoded(self, data):
+        number = {p: i for i, p in enumerate(self.pieces)}
+        return [tuple(number[p] for p in self.encode(d.decode())) for d in data]
+
+    def string(self, text):
+        p, state = 1.0, None
+        for c in text:
+            k = ord(c) - 97
+            row = self.source.stationary if state is None else self.source.rows[state]
+            p, state = p * row[k], k
+        return p
+
+    @cache
+    def total(self, ids):
+        """Probability that the encoding of an endless text begins with these tokens."""
+        text = "".join(self.pieces[i] for i in ids)
+        tails = ["".join(t) for t in product("ab", repeat=self.ahead)]
+        begins = [t for t in tails if self._encoded([(text + t).encode()])[0][: len(ids)] == ids]
+        return sum(self.string(text + t) for t in begins)
+
+    def log_probs(self, ids):
+        p = np.array([self.total((*ids, i)) for i in range(len(self.pieces))]) / self.total(ids)
+        return np.log(np.maximum(p, 1e-300))
+
+    def read(self, text):
+        covers = Covers(self.tokens)
+        covers.add(covers.spelling.root, self.log_probs(()))
+        yield covers.next()
+        for byte in text.encode():
+            for node in covers.push(byte):
+                covers.add(node, self.log_probs(node.ids))
+            yield covers.next()
+
+    def after(self, text):
+        *_, last = self.read(text)
+        return last
+
+
+def greedy(pieces):
+    def encode(text):
+        out = []
+        while text:
+            out.append(max((p for p in pieces if text.startswith(p)), key=len))
+            text = text[len(out[-1]) :]
+        return out
+
+    return encode
+
+
+TOY = Perfect(AB, ["a", "b", "aa"], greedy(["a", "b", "aa"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "naive", "exact"),
+    [("ba", 0.0, 0.6), ("baaa", 0.0, 0.6), ("bba", 0.0, 0.6), ("baa", 0.6, 0.6), ("ab", 0.3, 0.3)],
+)
+def test_the_toy_of_two_letters(text, naive, exact):
+    found = TOY.after(text)
+    assert found.exact[ord("a")] == pytest.approx(exact, abs=1e-9)
+    assert found.naive[ord("a")] == pytest.approx(naive, abs=1e-9)
+    assert found.exact.sum() == pytest.approx(1, abs=1e-9)
+    assert np.exp(found.log_prob) == pytest.approx(TOY.string(text), rel=1e-9)
+    assert found.rejected == pytest.approx(0, abs=1e-9)
+
+
+def test_bias_of_the_toy_is_the_probability_of_the_token_that_was_cut():
+    """After an odd run of a the naive model knows that no a follows: total variation P(a | a); else none."""
+    text = "abaabbaaab"
+    for n, found in enumerate(TOY.read(text)):
+        run = n - len(text[:n].rstrip("a"))
+        bias = 0.5 * np.abs(found.exact - found.naive).sum()
+        assert bias == pytest.approx(0.6 if run % 2 else 0.0, abs=1e-9), n
+
+
+@pytest.mark.parametrize("dictionary", ["bpe", "lzw", "blocks"])
+def test_a_perfect_token_model_gives_the_source_for_any_dictionary(dictionary):
+    train = AB.draw(5, 60, seed=1)
+    pieces, encode = token_model(train, 6, 2, dictionary)
+    perfect = Perfect(AB, pieces, encode)
+    biased = 0
+    for found, before in zip(perfect.read("baababbaaabab"), ["", *"baababbaaabab"], strict=True):
+        row = AB.stationary if not before else AB.rows[ord(before) - 97]
+        np.testing.assert_allclose(found.exact[[97, 98]], row, atol=2e-6)
+        biased += 0.5 * np.abs(found.exact - found.naive).sum() > 0.05
+    assert biased > 2
+
+
+def bad_model(ids, size=3, end=0.0):
+    """Gives every token the same probability, those that no encoding has among them."""
+    return np.log(np.full(size, (1 - end) / size))
+
+
+def test_mass_on_what_is_no_encoding_is_rejected_and_the_sum_rule_holds():
+    covers, tokens = Covers(TOY.tokens), ["a", "b", "aa"]
+    covers.add(covers.spelling.root, bad_model(()))
+    before = covers.next()
+    for byte in b"aab":
+        for node in covers.push(byte):
+            covers.add(node, bad_model(node.ids))
+        found = covers.next()
+        assert found.log_prob == pytest.approx(before.log_prob + np.log(before.exact[byte]), abs=1e-9)
+        assert found.exact.sum() + found.rejected == pytest.approx(1, abs=1e-9)
+        before = found
+        if byte == 97 and len(covers.spelling.data) == 1:
+            # covers of "a": the token a (1/3), after which a and aa are no encodings, and aa (1/3)
+            assert found.n_covers == 2
+            assert found.rejected == pytest.approx((1 / 3) * (2 / 3) / (2 / 3))
+            assert found.exact[97] == pytest.approx(0.5)
+    assert tokens[2] == "aa"
+
+
+def test_special_tokens_are_the_end_and_many_ways_to_the_same_text_are_one():
+    tokens = ByteTokens([b"a", b"b", b"aa", b""], TOY._encoded)
+    covers = Covers(tokens, (3,))
+    covers.add(covers.spelling.root, np.log([0.1, 0.2, 0.3, 0.4]))
+    found = covers.next()
+    assert found.exact[END] == pytest.approx(0.4)
+    assert found.exact[97] == pytest.approx(0.4)
+    (node,) = covers.push(98)
+    assert node.ids == (3, 1)
+    assert covers.next().n_covers == 0, "its distribution was not given yet"
+    covers.add(node, np.log([0.25] * 4))
+    assert covers.next().log_prob == pytest.approx(np.log(0.2))
+
+
+def test_a_text_that_cannot_be_written_has_no_probability():
+    covers = Covers(TOY.tokens)
+    covers.add(covers.spelling.root, bad_model(()))
+    assert covers.push(ord("c")) == []
+    found = covers.next()
+    assert found.log_prob == -np.inf
+    assert found.n_covers == 0
+    assert not found.exact.any()

@@ -1,0 +1,98 @@
+"""Texts read byte by byte by a model of tokens, or by several of different tokenizers at once."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..models.base import Model
+from ..models.continuations import Continuations
+from ..settings import refuse
+from .bytes_covers import Covers, Next
+from .bytes_tokens import ByteTokens, Node, Spelling
+
+
+class Reader:
+    """A model whose predictions are read byte by byte.
+
+    Parameters
+    ----------
+    model : Model
+        With its tokenizer.
+    context : sequence of int, optional
+        Tokens before each text, the model's BOS by default.
+
+    Raises
+    ------
+    ValueError
+        Without tokenizer or BOS, for ids the model lacks, and for a tokenizer whose tokens spell no text.
+    """
+
+    def __init__(self, model: Model, context: Sequence[int] | None = None) -> None:
+        info, tokenizer = model.info, model.tokenizer
+        if tokenizer is None:
+            raise ValueError(f"model={info.id}: it has no tokenizer: load it with one")
+        bos = getattr(tokenizer, "bos_token_id", None)
+        if context is None and bos is None:
+            raise ValueError(f"context=None: {info.id} has no BOS token: give the ids that texts follow")
+        self.context = (int(bos),) if context is None else tuple(context)  # pyright: ignore[reportArgumentType]
+        if not self.context or max(self.context) >= info.d_vocab:
+            refuse("context", context, f"give at least one id, of 0 to {info.d_vocab - 1}")
+        self.model, self.tokens, self.after = model, ByteTokens.of(tokenizer, info.d_vocab), Continuations(model)
+
+    def along(self, data: bytes) -> Iterator[Next]:
+        """Yield what comes after each beginning of a text, none of it and the whole among them.
+
+        Raises
+        ------
+        FloatingPointError
+            If the model gives NaN.
+        """
+        spelling = Spelling(self.tokens, self.context)
+        nodes = [spelling.root, *(node for byte in data for node in spelling.push(byte))]
+        self.after.begin(self, max((n.ids for n in nodes), key=len)[:-1])
+        found = iter(zip(nodes, self.after.log_probs([(self, n.ids) for n in nodes]), strict=True))
+        covers = Covers(self.tokens, self.context)
+        self._take(covers, [covers.spelling.root], found)
+        yield covers.next()
+        for byte in data:
+            self._take(covers, covers.push(byte), found)
+            yield covers.next()
+        self.after.end(self)
+
+    @staticmethod
+    def _take(covers: Covers, fresh: list[Node], found: Iterator[tuple[Node, Any]]) -> None:
+        """Give the new nodes their distributions, which come in the order of the nodes."""
+        for node in fresh:
+            covers.add(node, checked_log_probs(next(p for n, p in found if n.ids == node.ids)))
+
+    def open(self, data: bytes) -> Covers:
+        """Return the covers of a text that is to go on, without the distributions after its new nodes."""
+        covers = Covers(self.tokens, self.context)
+        fresh = [covers.spelling.root]
+        for byte in data:
+            self.look([covers], [fresh])
+            fresh = covers.push(byte)
+        self.look([covers], [fresh])
+        return covers
+
+    def look(self, covers: Sequence[Covers], fresh: Sequence[Sequence[Node]]) -> None:
+        """Ask the model what follows the new nodes of several texts, all at once."""
+        asked: list[tuple[Hashable, Sequence[int]]] = []
+        where = [(c, node) for c, nodes in zip(covers, fresh, strict=True) for node in nodes]
+        for c, node in where:
+            key = (self, id(c))
+            self.after.begin(key, node.ids[: c.spelling.held])
+            asked.append((key, node.ids))
+        for (c, node), p in zip(where, self.after.log_probs(asked), strict=True):
+            c.add(node, checked_log_probs(p))
+
+
+def checked_log_probs(found: Any) -> np.ndarray:
+    """Return log-probabilities as an array; refuse NaN."""
+    logp = found.cpu().numpy()
+    if np.isnan(logp).any():
+        raise FloatingPointError("the model gives NaN")
+    return logp
