@@ -13,6 +13,10 @@ INFERENCE, MORPHOLOGY, COMPOUNDS, MIXTURE = (
 OF_INFERENCE, OF_MORPHOLOGY, OF_COMPOUNDS, OF_MIXTURE = (
     f"tests/tokenizers/test_{n}.py::" for n in ("inference", "morphology", "compounds", "mixture")
 )
+COVERS, OF_BYTES, BYTES = (f"tokinterp/tokenizers/bytes{n}.py" for n in ("_covers", "_tokens", ""))
+TEST_COVERS, TEST_OF_BYTES, TEST_BYTES = (f"tests/tokenizers/test_bytes{n}.py::" for n in ("_covers", "_tokens", ""))
+CONTINUATIONS = "tokinterp/models/continuations.py"
+TEST_CONTINUATIONS = "tests/models/test_continuations.py::"
 MUTANTS = [
     ("reachability: one other token is enough", REACHABILITY, "if list(reencoded) == [i]:", "if len(reencoded) == 1:",
      f"{TEST}test_planted_tokens_have_their_categories"),
@@ -74,4 +78,30 @@ MUTANTS = [
      f"{OF_MIXTURE}test_the_program_by_hand"),
     ("mixture: old pairs stay", MIXTURE, "now[gone] = now[gone] - counts[w]", "now[gone] = now[gone] + 0 * counts[w]",
      f"{OF_MIXTURE}test_counts_are_those_of_a_plain_merge"),
+    ("bytes: what is no encoding is counted", COVERS, "found += weight * (naive - np.bincount(self.first[bad], p[bad], END + 1))",
+     "found += weight * naive", f"{TEST_COVERS}test_mass_on_what_is_no_encoding_is_rejected_and_the_sum_rule_holds"),
+    ("bytes: only the usual encoding covers", COVERS, "mine = float(found.sum())", "found, mine = found * 0, 0.0",
+     f"{TEST_COVERS}test_the_toy_of_two_letters"),
+    ("bytes: one byte late in a token", COVERS, "following = self.tokens.table[o.ids, at - o.node.at]",
+     "following = self.tokens.table[o.ids, at - o.node.at - 1]", f"{TEST_COVERS}test_the_toy_of_two_letters"),
+    ("bytes: a node forgets what led to it", COVERS, "self.fresh[node] = o.total + float(own[0])",
+     "self.fresh[node] = float(own[0])",
+     f"{TEST_COVERS}test_a_perfect_token_model_gives_the_source_for_any_dictionary"),
+    ("bytes: every sequence of tokens is an encoding", OF_BYTES, "known[before, i] = part[0] == own if n == 1 else",
+     "known[before, i] = True if n == 1 else", f"{TEST_OF_BYTES}test_only_what_the_tokenizer_itself_gives_is_an_encoding"),
+    ("bytes: tokens that end inside a character are none", OF_BYTES, "return [data + end for end in ends if _whole(data + end)]",
+     "return []", f"{TEST_OF_BYTES}test_tokens_that_end_inside_a_character_are_judged_by_what_may_follow"),
+    ("bytes: a border anywhere", OF_BYTES, "apart = not self.pairs[data[at - 1], data[at]]", "apart = True",
+     f"{TEST_OF_BYTES}test_a_border_is_where_no_token_reaches_over"),
+    ("bytes: average with equal weights", BYTES, "prob[-1], naive[-1] = np.einsum(\"m,mib->ib\", share, prob[:-1])",
+     "prob[-1], naive[-1] = np.einsum(\"m,mib->ib\", share * 0 + 0.5, prob[:-1])",
+     f"{TEST_BYTES}test_two_models_of_different_tokenizers_are_averaged_byte_by_byte"),
+    ("bytes: inside and between exchanged", BYTES, "for k, at in enumerate((~inside, inside)):",
+     "for k, at in enumerate((inside, ~inside)):", f"{TEST_BYTES}test_along_a_text_bytes_add_up_to_the_text"),
+    ("continuations: padding is seen", CONTINUATIONS, "mask = place >= most - start[:, None]", "mask = place >= 0 * start[:, None]",
+     f"{TEST_CONTINUATIONS}test_cached_beginnings_give_what_whole_sequences_give"),
+    ("continuations: places begin anew", CONTINUATIONS, "start[:, None] + place[:width], past)", "0 * start[:, None] + place[:width], past)",
+     f"{TEST_CONTINUATIONS}test_cached_beginnings_give_what_whole_sequences_give"),
+    ("continuations: no cache is tried", CONTINUATIONS, "return bool((found - known).abs().max() <= tolerance * known.abs().max())",
+     "return True", f"{TEST_CONTINUATIONS}test_a_model_whose_cache_is_wrong_is_run_whole"),
 ]  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import transformers as T
 import xarray as xr
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from tokinterp.models import wrap
 from tokinterp.results.dataset import layer_coords, variable
@@ -198,3 +198,14 @@ def unigram_tokenizer(*pieces, scores=None):
     inner = Tokenizer(models.Unigram([*known, ("<unk>", -99.0)], unk_id=len(known)))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return T.PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
+
+
+def sentencepiece(pieces, prefix="▁"):
+    """SentencePiece-like BPE with byte fallback that writes a space before the text."""
+    vocab = {p: n for n, p in enumerate(["<unk>", *(f"<0x{b:02X}>" for b in range(256)), *pieces])}
+    merges = [(p[:-1], p[-1]) for p in pieces if len(p) > 1]
+    inner = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    inner.normalizer = normalizers.Sequence([normalizers.Prepend(prefix), normalizers.Replace(" ", "▁")])
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(content=" ", left=1)]
+    inner.decoder = decoders.Sequence(steps)
+    return T.PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>"), vocab

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from test_reachability import sentencepiece
-from tiny import VOCAB, byte_tokenizer, tiny, tiny_lm
+import torch
+from tiny import VOCAB, byte_tokenizer, sentencepiece, tiny, tiny_lm
 
 import tokinterp as ti
 from tokinterp.tokenizers import byte_probabilities, next_bytes, sample_bytes
@@ -37,7 +37,9 @@ def test_along_a_text_bytes_add_up_to_the_text(along):
     total = along["log_prob"].sum("place").values
     bits = -total / np.log(2) / along["n_bytes"].values
     np.testing.assert_allclose(along["bits_per_byte"], bits)
-    assert (along["bits_per_byte"] < along["bits_per_byte_tokens"]).all(), "one encoding of many"
+    more = (along["bits_per_byte_tokens"] - along["bits_per_byte"]).values  # one encoding of many
+    assert more[0] > 0.1
+    assert more[1] > -1e-9
     assert along["total_variation"].notnull().sum("place").values[0] == 11
     assert along["character"].values[1, :8].tolist() == ["“"] * 3 + ["é"] * 2 + ["”"] * 3
     inside = along["is_inside_token"].values[0, :11]
@@ -65,14 +67,17 @@ def test_the_probability_of_a_string_is_the_sum_over_all_its_encodings():
     ds = byte_probabilities(model, ["in"])
     tok, v = model.tokenizer, ti.text.Vocabulary(model.tokenizer, VOCAB)
     pieces = v.bytes(np.arange(VOCAB))
-    from test_continuations import by_hand
 
-    p = by_hand(model, [1]).exp().numpy()
+    def after_ids(ids):
+        site = ti.Site("resid", model.info.n_layers)
+        return model.unembed(model.run(torch.tensor([ids]), [site])[site][0, -1]).double().softmax(-1).numpy()
+
+    p = after_ids([1])
     special = set(v.special_ids.tolist()) | {tok.unk_token_id}
     text = {i: b for i, b in enumerate(pieces) if i < len(tok) and i not in special}
     first = sum(p[i] for i, b in text.items() if b.startswith(b"i"))
     i_alone = tok("i", add_special_tokens=False)["input_ids"][0]
-    after = by_hand(model, [1, i_alone]).exp().numpy()
+    after = after_ids([1, i_alone])
 
     def fits(i, b):
         whole = tok((b"i" + b).decode(), add_special_tokens=False)["input_ids"]
@@ -124,9 +129,9 @@ def test_draws_follow_the_distribution_and_their_log_probability_is_that_of_the_
     p = [next_bytes(BUNDLED, [prompt + "ond"[:n]])["prob"].values[0] for n in range(3)]
     assert [chr(x.argmax()) for x in p] == list("ond")
     assert float(ds["log_prob"][0]) == pytest.approx(sum(np.log(x.max()) for x in p), abs=1e-4)
-    many = sample_bytes(BUNDLED, [prompt] * 60, 1, seed=0)
+    many = sample_bytes(BUNDLED, [prompt] * 200, 1, seed=0)
     share = float((many["text"] == "o").mean())
-    assert share == pytest.approx(p[0][ord("o")], abs=0.2)
+    assert share == pytest.approx(p[0][ord("o")], abs=0.12)
     assert sample_bytes(BUNDLED, [prompt] * 5, 2, seed=3).equals(sample_bytes(BUNDLED, [prompt] * 5, 2, seed=3))
 
 
@@ -145,7 +150,7 @@ def test_bad_input_is_refused():
 
     no_bos.tokenizer = copy.deepcopy(byte_tokenizer())
     no_bos.tokenizer.bos_token = None
-    with pytest.raises(ValueError, match="^context=None: .* has no BOS token: give the ids that texts follow"):
+    with pytest.raises(ValueError, match=r"^context=None: .* has no BOS token: give the ids that texts follow"):
         next_bytes(no_bos, ["a"])
     with pytest.raises(ValueError, match=r"^texts\[1\]='': there is no byte to predict"):
         byte_probabilities(BUNDLED, ["a", ""])
@@ -155,8 +160,8 @@ def test_bad_input_is_refused():
         next_bytes([BUNDLED, BUNDLED], ["a"], weights=[1])
     with pytest.raises(ValueError, match=r"^context=\[5000\]: give at least one id"):
         next_bytes(BUNDLED, ["a"], context=[5000])
-    with pytest.raises(ValueError, match="context of 512"):
-        byte_probabilities(BUNDLED, ["a b " * 400])
+    with pytest.raises(ValueError, match="it is 81 tokens, and tiny-llama has a context of 64: give less of it"):
+        byte_probabilities(tiny("llama"), ["fine", "x" * 80])
     broken = tiny_lm("llama")
     model = ti.wrap(broken, byte_tokenizer())
     broken.lm_head.weight.data[5] = np.nan

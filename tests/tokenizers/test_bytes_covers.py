@@ -1,6 +1,5 @@
 """Sums over cover encodings: perfect token models of Markov sources, where exact and naive are known in closed form."""
 
-from functools import cache
 from itertools import product
 
 import numpy as np
@@ -20,7 +19,7 @@ class Perfect:
     def __init__(self, source, pieces, encode):
         self.source, self.pieces, self.encode = source, pieces, encode
         self.tokens = ByteTokens([p.encode() for p in pieces], self._encoded)
-        self.ahead = max(map(len, pieces))
+        self.ahead, self.known = max(map(len, pieces)), {}
 
     def _encoded(self, data):
         number = {p: i for i, p in enumerate(self.pieces)}
@@ -34,16 +33,19 @@ class Perfect:
             p, state = p * row[k], k
         return p
 
-    @cache
     def total(self, ids):
         """Probability that the encoding of an endless text begins with these tokens."""
+        if ids in self.known:
+            return self.known[ids]
         text = "".join(self.pieces[i] for i in ids)
         tails = ["".join(t) for t in product("ab", repeat=self.ahead)]
         begins = [t for t in tails if self._encoded([(text + t).encode()])[0][: len(ids)] == ids]
-        return sum(self.string(text + t) for t in begins)
+        self.known[ids] = sum(self.string(text + t) for t in begins)
+        return self.known[ids]
 
     def log_probs(self, ids):
-        p = np.array([self.total((*ids, i)) for i in range(len(self.pieces))]) / self.total(ids)
+        whole = self.total(ids)
+        p = np.array([self.total((*ids, i)) if whole else 1 for i in range(len(self.pieces))]) / (whole or 1)
         return np.log(np.maximum(p, 1e-300))
 
     def read(self, text):

@@ -1,8 +1,7 @@
 """Which sequences of tokens are encodings: byte-level and SentencePiece tokenizers, inside characters, at borders."""
 
 import pytest
-from test_reachability import sentencepiece
-from tiny import byte_tokenizer
+from tiny import byte_tokenizer, sentencepiece
 from tokenizers import Tokenizer, decoders, models
 
 import tokinterp as ti

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import transformers as tr
-from tiny import byte_tokenizer
+from tiny import byte_tokenizer, sentencepiece
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 import tokinterp as ti
@@ -61,17 +61,6 @@ def test_the_bundled_tokenizer_has_the_known_counts():
     assert ds["n_bytes"].values[-4:].tolist() == [0] * 4
     assert ds["n_reencoded"].values[-4:].tolist() == [-1] * 4
     assert ds.attrs["tokenizer"] == ti.text.Vocabulary(ti.load_tokenizer()).hash
-
-
-def sentencepiece(pieces, prefix="▁"):
-    """SentencePiece-like BPE with byte fallback that writes a space before the text."""
-    vocab = {p: n for n, p in enumerate(["<unk>", *(f"<0x{b:02X}>" for b in range(256)), *pieces])}
-    merges = [(p[:-1], p[-1]) for p in pieces if len(p) > 1]
-    inner = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    inner.normalizer = normalizers.Sequence([normalizers.Prepend(prefix), normalizers.Replace(" ", "▁")])
-    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(content=" ", left=1)]
-    inner.decoder = decoders.Sequence(steps)
-    return fast(inner, unk_token="<unk>"), vocab
 
 
 @pytest.mark.parametrize("pieces", ["▁ « ▁« t ▁t", "▁ t ▁t", "▁ « ▁« t ▁t «t ▁«t"])

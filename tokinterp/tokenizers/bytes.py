@@ -25,7 +25,7 @@ _MODELS = model | several(model, 1)
 
 def _named(models: Model | Sequence[Model]) -> dict[str, Model]:
     """Return models by their names; number those of one name."""
-    given = list(models) if isinstance(models, list | tuple) else [models]
+    given: list[Any] = [*models] if isinstance(models, Sequence) else [models]
     ids = [m.info.id for m in given]
     return {i if ids.count(i) == 1 else f"{i} ({n})": m for n, (i, m) in enumerate(zip(ids, given, strict=True))}
 
@@ -130,20 +130,21 @@ def byte_probabilities(
     for n, data in enumerate(own):
         if not data:
             refuse(f"texts[{n}]", texts[n], "there is no byte to predict: leave it out")
+    wholes = [[r.spelled(start + text) for start, text in zip(before, texts, strict=True)] for r in readers]
     shape = (len(named) + (len(named) > 1), len(texts), max(map(len, own)))
     value = {n: np.full(shape, np.nan) for n in ("log_prob", "log_prob_naive", "total_variation", "rejected")}
     covers, usual = np.full(shape, -1), np.full(shape[:2], np.nan)
     inside = np.zeros(shape, dtype=bool)
-    for i, (start, text) in enumerate(zip(before, texts, strict=True)):
+    for i, start in enumerate(before):
         data = own[i]
         exact = np.zeros((len(named), len(data), END + 1))
         for m, reader in enumerate(readers):
-            whole = reader.tokens.spelled(start + text)
+            whole = wholes[m][i]
             skip = len(whole) - len(data)
             found: list[Next] = []
             try:
                 for n, one in enumerate(reader.along(whole)):
-                    found += [one] if n >= skip else []
+                    found += [one.next()] if n >= skip else []
             except FloatingPointError as error:
                 raise ValueError(f"model={list(named)[m]}: {error} after a beginning of texts[{i}]") from None
             for n, (one, byte) in enumerate(zip(found, data, strict=False)):
@@ -262,9 +263,9 @@ def next_bytes(
     --------
     >>> import tokinterp as ti
     >>> ds = ti.tokenizers.next_bytes(ti.load_model(), ["He was born in Lon"])
-    >>> ds["next_text"].values[ds["prob"].isel(prompt=0).argmax()], round(float(ds["prob"].max()), 3)
+    >>> ds["next_text"].values[ds["prob"].values[0].argmax()], round(float(ds["prob"].max()), 3)
     ('d', 0.975)
-    >>> ds["next_text"].values[ds["prob_naive"].isel(prompt=0).argmax()], int(ds["n_covers"][0])
+    >>> ds["next_text"].values[ds["prob_naive"].values[0].argmax()], int(ds["n_covers"][0])
     ('a', 17)
     """
     named, share = _named(models), _weighted(weights, len(_named(models)))
@@ -272,12 +273,12 @@ def next_bytes(
     several_models = len(named) > 1
     prob, naive = (np.full((len(named) + several_models, len(prompts), END + 1), np.nan) for _ in range(2))
     rest = {n: np.full(prob.shape[:2], np.nan) for n in ("total_variation", "rejected", "log_prob", "n_covers")}
-    for i, text in enumerate(prompts):
-        for m, reader in enumerate(readers):
-            try:
-                *_, last = reader.along(reader.tokens.spelled(text))
-            except FloatingPointError as error:
-                raise ValueError(f"model={list(named)[m]}: {error} after a beginning of prompts[{i}]") from None
+    for m, reader in enumerate(readers):
+        try:
+            ends = [c.next() for c in reader.after_all(prompts)]
+        except FloatingPointError as error:
+            raise ValueError(f"model={list(named)[m]}: {error}") from None
+        for i, last in enumerate(ends):
             prob[m, i], naive[m, i] = _normal(last), last.naive
             rest["total_variation"][m, i] = _variation(prob[m, i], naive[m, i])
             for name in ("rejected", "log_prob", "n_covers"):
@@ -321,7 +322,7 @@ def sample_bytes(
     models: Model | Sequence[Model], prompts: Sequence[str], n_bytes: int = 32, *, temperature: float = 1.0,
     context: Sequence[int] | None = None, weights: Sequence[float] | None = None, seed: int = 0,
 ) -> xr.Dataset:  # fmt: skip
-    """Draw what follows prompts byte by byte, so that a prompt may end inside a word.
+    r"""Draw what follows prompts byte by byte, so that a prompt may end inside a word.
 
     Parameters
     ----------
@@ -339,7 +340,7 @@ def sample_bytes(
     Returns
     -------
     xarray.Dataset
-        On ``prompt``: ``text`` drawn (bytes that are no whole character as ``\\xe2``), its ``log_prob`` under the
+        On ``prompt``: ``text`` drawn (bytes that are no whole character as ``\xe2``), its ``log_prob`` under the
         distribution without what is rejected, ``n_bytes``, and whether the text ``ended``.
 
     Examples
@@ -353,7 +354,7 @@ def sample_bytes(
     readers = [Reader(m, c) for m, c in zip(named.values(), _contexts(context, len(named)), strict=True)]
     rng = np.random.default_rng(seed)
     try:
-        covers = [[r.open(r.tokens.spelled(p)) for p in prompts] for r in readers]
+        covers = [r.after_all(prompts) for r in readers]
         drawn, log_prob = [bytearray() for _ in prompts], np.zeros(len(prompts))
         going, ended = list(range(len(prompts))), np.zeros(len(prompts), dtype=bool)
         for step in range(n_bytes):

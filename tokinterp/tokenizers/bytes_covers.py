@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -73,6 +74,13 @@ class Covers:
         self.fresh: dict[Node, float] = {self.spelling.root: 0.0}
         self.first = tokens.table[:, 0].astype(np.int64)
         self.first[self.first < 0] = END
+
+    def copy(self) -> Covers:
+        """Return the same, which goes on by itself."""
+        out = copy.copy(self)
+        out.spelling, out.exact = self.spelling.copy(), list(self.exact)
+        out.open = [replace(o) for o in self.open]
+        return out
 
     def push(self, byte: int) -> list[Node]:
         """Take one byte more and return the new nodes, whose distributions are to be added."""

@@ -10,7 +10,7 @@ import numpy as np
 from ..models.base import Model
 from ..models.continuations import Continuations
 from ..settings import refuse
-from .bytes_covers import Covers, Next
+from .bytes_covers import Covers
 from .bytes_tokens import ByteTokens, Node, Spelling
 
 
@@ -42,8 +42,22 @@ class Reader:
             refuse("context", context, f"give at least one id, of 0 to {info.d_vocab - 1}")
         self.model, self.tokens, self.after = model, ByteTokens.of(tokenizer, info.d_vocab), Continuations(model)
 
-    def along(self, data: bytes) -> Iterator[Next]:
-        """Yield what comes after each beginning of a text, none of it and the whole among them.
+    def spelled(self, text: str) -> bytes:
+        """Return the bytes of a text.
+
+        Raises
+        ------
+        ValueError
+            If its tokens do not spell it, or are too many for the model.
+        """
+        data = self.tokens.spelled(text)
+        n, most = len(self.tokens.encode([data])[0] or ()) + len(self.context), self.model.info.max_tokens
+        if n > most:
+            refuse("text", text, f"it is {n} tokens, and {self.model.info.id} has a context of {most}: give less of it")
+        return data
+
+    def along(self, data: bytes) -> Iterator[Covers]:
+        """Yield the covers of each beginning of a text, none of it and the whole among them: one object, which moves.
 
         Raises
         ------
@@ -55,28 +69,20 @@ class Reader:
         self.after.begin(self, max((n.ids for n in nodes), key=len)[:-1])
         found = iter(zip(nodes, self.after.log_probs([(self, n.ids) for n in nodes]), strict=True))
         covers = Covers(self.tokens, self.context)
-        self._take(covers, [covers.spelling.root], found)
-        yield covers.next()
-        for byte in data:
-            self._take(covers, covers.push(byte), found)
-            yield covers.next()
+        fresh = [covers.spelling.root]
+        for byte in (*data, None):
+            for node in fresh:  # in the order of the nodes
+                covers.add(node, checked_log_probs(next(p for n, p in found if n.ids == node.ids)))
+            yield covers
+            fresh = covers.push(byte) if byte is not None else []
         self.after.end(self)
 
-    @staticmethod
-    def _take(covers: Covers, fresh: list[Node], found: Iterator[tuple[Node, Any]]) -> None:
-        """Give the new nodes their distributions, which come in the order of the nodes."""
-        for node in fresh:
-            covers.add(node, checked_log_probs(next(p for n, p in found if n.ids == node.ids)))
-
-    def open(self, data: bytes) -> Covers:
-        """Return the covers of a text that is to go on, without the distributions after its new nodes."""
-        covers = Covers(self.tokens, self.context)
-        fresh = [covers.spelling.root]
-        for byte in data:
-            self.look([covers], [fresh])
-            fresh = covers.push(byte)
-        self.look([covers], [fresh])
-        return covers
+    def after_all(self, texts: Sequence[str]) -> list[Covers]:
+        """Return the covers of texts, each of which can go on."""
+        found = {}
+        for text in dict.fromkeys(texts):
+            *_, found[text] = self.along(self.spelled(text))
+        return [found[t].copy() for t in texts]
 
     def look(self, covers: Sequence[Covers], fresh: Sequence[Sequence[Node]]) -> None:
         """Ask the model what follows the new nodes of several texts, all at once."""

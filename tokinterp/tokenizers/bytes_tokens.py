@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,13 +58,15 @@ class ByteTokens:
         check_supported(vocabulary)
         if vocabulary.kind == "wordpiece":
             refuse("tokenizer", type(tokenizer).__name__, "WordPiece marks no spaces, so its tokens spell no text")
-        ids = np.arange(size)
-        absent = ~vocabulary.there[:size] | np.isin(ids, vocabulary.special_ids)
+        every = np.arange(size)
+        absent = ~vocabulary.there[:size] | np.isin(every, vocabulary.special_ids)
         unknown = getattr(tokenizer, "unk_token_id", None)
-        absent |= ids == (-1 if unknown is None else unknown)
-        pieces = [b"" if no else p for p, no in zip(vocabulary.bytes(ids), absent.tolist(), strict=True)]
+        absent |= every == (-1 if unknown is None else unknown)
+        pieces = [b"" if no else p for p, no in zip(vocabulary.bytes(every), absent.tolist(), strict=True)]
         spaced = vocabulary.prefix_space
-        many = _batches(tokenizer)
+        many, lone = _batches(tokenizer), None
+        for ids in many([*"\n\t~1"]) if spaced else ():  # the space before a text is never encoded alone
+            lone = (ids[0],) if ids and ids[0] < size and pieces[ids[0]] == b" " else lone
 
         def encoded(data: list[bytes]) -> list[tuple[int, ...] | None]:
             """With the space that the tokenizer writes before a text, or without where it writes none."""
@@ -73,7 +76,7 @@ class ByteTokens:
                 for n, found in zip(left, many([data[n][cut:].decode() for n in left]), strict=True):
                     if all(i < size for i in found) and b"".join(pieces[i] for i in found) == data[n]:
                         out[n] = tuple(found)
-            return out
+            return [lone if o is None and d == b" " else o for o, d in zip(out, data, strict=True)]
 
         return cls(pieces, encoded, spaced)
 
@@ -160,6 +163,12 @@ class Spelling:
         """Return the tokens of a node since the last border."""
         return node.ids[self.held :]
 
+    def copy(self) -> Spelling:
+        """Return one that goes on by itself."""
+        out = copy.copy(self)
+        out.data, out.nodes = bytearray(self.data), dict(self.nodes)
+        return out
+
     def push(self, byte: int) -> list[Node]:
         """Take one byte more, and return the encodings of the text as it is now: one, or none inside a character."""
         self.data.append(byte)
@@ -180,7 +189,7 @@ class Spelling:
         return made
 
     def _move(self, n: int) -> None:
-        """Take the last border that is sure: of the text since the last one, both sides have the tokens of the whole."""
+        """Take the last border that is sure: both sides of it have the tokens of the text since the one before."""
         data, tokens = bytes(self.data), self.tokens
         if data[-1] >= 0x80 and not _whole(data[self.base :]):
             return
