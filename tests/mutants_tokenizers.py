@@ -83,7 +83,7 @@ MUTANTS = [
     ("bytes: only the usual encoding covers", COVERS, "mine = float(found.sum())", "found, mine = found * 0, 0.0",
      f"{TEST_COVERS}test_the_toy_of_two_letters"),
     ("bytes: one byte late in a token", COVERS, "following = self.tokens.table[o.ids, at - o.node.at]",
-     "following = self.tokens.table[o.ids, at - o.node.at - 1]", f"{TEST_COVERS}test_the_toy_of_two_letters"),
+     "following = self.tokens.table[o.ids, at - o.node.at - 1]", f"{TEST_COVERS}test_a_perfect_token_model_gives_the_source_for_any_dictionary"),
     ("bytes: a node forgets what led to it", COVERS, "self.fresh[node] = o.total + float(own[0])",
      "self.fresh[node] = float(own[0])",
      f"{TEST_COVERS}test_a_perfect_token_model_gives_the_source_for_any_dictionary"),

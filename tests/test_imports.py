@@ -263,7 +263,7 @@ TESTED_WITH = {
     "run/edits/edges": "run/edits/edits", "run/measurement/kept": "run/measurement/measurement",
     "run/measurement/labelled": "run/measurement/measurement",
     "text/spelled": "text/prompts", "settings/libraries": "settings/describe",
-    "text/vocabulary": "text/tokenise",
+    "text/vocabulary": "text/tokenise", "tokenizers/bytes_reader": "tokenizers/bytes",
 }  # fmt: skip
 OUTSIDE = ("experiments", "figures")
 CROSS_CUTTING = {
