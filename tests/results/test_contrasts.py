@@ -93,6 +93,53 @@ def test_contrast_refuses_what_is_no_pair(run):
         ti.contrast(ds.isel(condition=0, drop=True), "no MLP", "whole")
 
 
+def apart(sides):
+    """Conditions whose prompts are others, as `measure_conditions` keeps them."""
+    sets = {}
+    for name, (values, items, documents) in sides.items():
+        ds = xr.Dataset({"loss": ("prompt", values, {"long_name": "loss", "units": "nat"})})
+        sets[f"/{name}"] = ds.assign_coords(item=("prompt", items), document=("prompt", documents))
+    return xr.DataTree.from_dict({"/": xr.Dataset(), **sets})
+
+
+def test_a_planted_effect_is_found_between_items_in_any_order():
+    rng, held = np.random.default_rng(2), 0
+    for _ in range(60):
+        base = rng.normal(size=30) * 5  # the items differ much more than the conditions
+        order = rng.permutation(30)
+        twice = np.append(order, order[:6])  # prompts of one item count once, as their mean
+        b = base[twice] + 0.5 + rng.normal(size=36) * 0.3
+        tree = apart({"whole": (base, np.arange(30), np.arange(30)), "blind": (b, twice, 100 + twice)})
+        found = ti.contrast(tree, "blind", minus="whole", n_boot=300)
+        wanted = np.mean([b[twice == i].mean() - base[i] for i in range(30)])
+        assert float(found["loss"]) == pytest.approx(wanted)
+        low, high = found["loss_interval"].values
+        held += low <= 0.5 <= high
+        assert high - low < 1
+        assert found["loss_count"].item() == 30
+    assert 52 <= held <= 60
+
+
+def test_items_of_one_document_are_drawn_together():
+    rng = np.random.default_rng(3)
+    documents = np.repeat(np.arange(8), 5)
+    a = rng.normal(size=40)
+    b = a + np.repeat(rng.normal(size=8), 5)
+    order = rng.permutation(40)
+    tree = apart({"whole": (a, np.arange(40), documents), "blind": (b[order], order, documents[order])})
+    found = ti.contrast(tree, "blind", minus="whole")
+    np.testing.assert_allclose(found["loss_interval"].values, mean_interval(b - a, documents, n_boot=2000))
+    assert (found.attrs["n_groups"], found.attrs["groups"]) == (8, "documents")
+    by = ti.contrast(tree, "blind", minus="whole", by="document")
+    assert float(by["loss"]) == pytest.approx((b - a).mean())
+    assert by["loss_count"].item() == 8
+    strangers = apart({"whole": (a, np.arange(40), documents), "blind": (b, 50 + order, documents)})
+    with pytest.raises(ValueError, match=r"by='item': nothing makes pairs: no item of 'blind' is one of 'whole'"):
+        ti.contrast(strangers, "blind", "whole")
+    with pytest.raises(ValueError, match=r"by='topic': under 'blind' there is no such coordinate .*item"):
+        ti.contrast(tree, "blind", "whole", by="topic")
+
+
 def test_nulls_have_contrasts_too():
     prompts = some_prompts(LENGTHS)
     found = ti.measure_nulls(tiny(), prompts, asked(), ("none", "shuffle:3"), progress=False)["cosine"].to_dataset()

@@ -23,7 +23,11 @@ def test_too_few_too_many_and_taken_names(tiny_run):
     for names in (["a"], ["a"] * 6):
         with pytest.raises(ValueError, match=r"topic=.*give one label for each of the 5 prompts"):
             with_labels(tiny_run, topic=names)
+    bare = tiny_run["lens"].to_dataset()
+    for names in (["a"] * 4, ["a"] * 6):
+        with pytest.raises(ValueError, match=r"topic=.*give one label for each of the 5 prompts"):
+            with_labels(bare.isel(prompt=[0, 1]), topic=names)
     with pytest.raises(ValueError, match="there are prompts up to number 4"):
-        with_labels(tiny_run["lens"].to_dataset(), topic=["a"] * 4)
+        with_labels(bare.drop_attrs(), topic=["a"] * 4)
     with pytest.raises(ValueError, match=r"entropy=.*something of this name already"):
         with_labels(tiny_run["lens"].to_dataset(), entropy=["a"] * 5)

@@ -85,8 +85,8 @@ def test_texts_are_tokenised_and_other_numbers_of_prompts_stand_apart():
     found = measured(texts)
     assert {*found["lens"].children} == {"a", "b"}
     assert found["lens/a"].to_dataset().sizes["prompt"] == 2
-    with pytest.raises(TypeError, match="several results: give one of 'a', 'b'"):
-        ti.contrast(found["lens"], "a", "b")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"nothing makes pairs under 'a' and 'b'.*by="):
+        ti.contrast(found["lens"], "a", "b")
 
 
 def test_prompts_of_other_documents_are_no_pairs():
@@ -98,6 +98,34 @@ def test_prompts_of_other_documents_are_no_pairs():
     assert {*found["lens"].children} == {"a", "b"}
     with pytest.raises(ValueError, match=r"over='prompt': nothing makes pairs.*group of each"):
         ti.contrast(found["norms"].to_dataset(), "a", "b")
+
+
+def test_items_pair_prompts_in_any_order_and_name_what_has_no_partner(caplog):
+    prompts, order = some_prompts(LENGTHS), [4, 0, 2, 5, 1]
+    hidden = [E.knock_out([1, 2])]
+    names = [f"item {n}" for n in range(6)]
+    plain = {"whole": ti.Condition(prompts), "blind": ti.Condition(prompts, hidden)}
+    others = [*(names[n] for n in order[:4]), "stranger"]
+    items = {"whole": ti.Condition(prompts, items=names), "blind": ti.Condition(prompts[order], hidden, items=others)}
+    wanted = measured(plain)["cosine"]["cosine"].isel(prompt=order[:4])
+    wanted = (wanted.sel(condition="blind") - wanted.sel(condition="whole")).mean("prompt")
+    found = ti.contrast(measured(items)["cosine"], "blind", minus="whole")
+    np.testing.assert_allclose(found["cosine"], wanted, rtol=1e-5, atol=1e-7)
+    assert (found.attrs["n_groups"], found.attrs["groups"]) == (4, "items")
+    assert json.loads(found.attrs["unpaired"]) == {"blind": ["stranger"], "whole": ["item 1", "item 3"]}
+    assert "item leaves out what has no partner: ['stranger'] only under 'blind'" in caplog.text
+    with pytest.raises(ValueError, match=r"items=.*: 2 for 6 prompts"):
+        measured({"whole": ti.Condition(prompts, items=names[:2])})
+
+
+def test_items_are_a_part_of_what_a_store_belongs_to(tmp_path):
+    prompts, store = some_prompts([9, 12]), tmp_path / "a.zarr"
+    one = {"a": ti.Condition(prompts, items=["x", "y"]), "b": ti.Condition(prompts, items=["x", "y"])}
+    found = measured(one, store=store)
+    assert found["cosine"]["item"].values.tolist() == ["x", "y"]
+    other = {**one, "b": ti.Condition(prompts, items=["y", "x"])}
+    with pytest.raises(ValueError, match=r"differs in:.*items of 'b'"):
+        measured(other, store=store)
 
 
 def test_a_prompt_that_is_not_finite_under_one_condition_is_left_out_under_all():

@@ -255,6 +255,7 @@ def provenance(
         "d_model": info.d_model,
         "prompts": prompts if isinstance(prompts, str) else prompts.hash,
         "history": "" if isinstance(prompts, str) else prompts.history,
+        **({} if isinstance(prompts, str) else {"n_prompts": len(prompts)}),
         "edits": "; ".join(map(str, edits)),
         "seed": seed,
         "parameters": json.dumps(parameters, sort_keys=True),

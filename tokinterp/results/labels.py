@@ -47,6 +47,8 @@ def with_labels(data: xr.Dataset | xr.DataTree, **labels: Sequence[Any]) -> Any:
 
 
 def _labelled(ds: xr.Dataset, n: int | None, labels: dict[str, Sequence[Any]]) -> xr.Dataset:
+    told = ds.attrs.get("n_prompts")  # a JSON list where conditions have different numbers
+    n = int(told) if n is None and isinstance(told, int | np.integer) else n
     for name, given in labels.items():
         values = np.asarray(given)
         values = values.astype(object) if values.dtype.kind in "UO" else values

@@ -18,7 +18,8 @@ from ..models.steady import steady
 from ..results import dataset, stores
 from ..results.contrasts import side_by_side
 from ..results.stamp import joined
-from ..settings import checked, instance, mapping, share
+from ..settings import checked, count, instance, mapping, none, several, share, short, string
+from ..settings.describe import digest
 from ..text.prompts import Prompts
 from .checkpoint import FORMAT, Facts, claim, compare_facts, fingerprint, remove_partial
 from .edits import Edit
@@ -28,7 +29,7 @@ from .measurement import MEMORY, fresh
 from .signals import at_once
 
 
-@checked()
+@checked(items=several(string | count()) | none)
 @dataclass(frozen=True, eq=False)
 class Condition:
     """What differs between two readings of a model: the prompts, what is changed during the pass, or the network.
@@ -41,6 +42,9 @@ class Condition:
         What is changed during each pass.
     model : Model or None
         Another network, for example `untrained`; None for the one that is given to `measure_conditions`.
+    items : sequence of str or int, or None
+        What each prompt is about.  Where the prompts are not the same number in the same order under all conditions,
+        those of one item make the pairs of `contrast`.
 
     Examples
     --------
@@ -53,6 +57,7 @@ class Condition:
     prompts: Prompts | Sequence[str]
     edits: Sequence[Edit] = ()
     model: Model | None = None
+    items: Sequence[str] | Sequence[int] | None = None
 
 
 class Runs(TypedDict, total=False):
@@ -146,7 +151,7 @@ def measure_conditions(
     whole = {
         name: Condition(
             c.prompts if isinstance(c.prompts, Prompts) else Prompts.from_texts(c.prompts, c.model or model),
-            tuple(c.edits), c.model or model,
+            tuple(c.edits), c.model or model, c.items,
         )
         for name, c in conditions.items()
     }  # fmt: skip
@@ -287,6 +292,10 @@ def _check(condition: Condition, measurements: Measurements) -> None:
     assert isinstance(prompts, Prompts)
     if len(prompts) == 0:
         raise ValueError("no prompts to measure: the list is empty")
+    if condition.items is not None and len(condition.items) != len(prompts):
+        raise ValueError(
+            f"items={short(condition.items)}: {len(condition.items)} for {len(prompts)} prompts: one for each"
+        )
     prompts.check_tokenizer(model)
     check_edits(model, prompts, condition.edits)
     for m in measurements.values():
@@ -303,6 +312,8 @@ def _facts(model: Model, conditions: Mapping[str, Condition], measurements: Meas
     for name, c in conditions.items():
         own = run_facts(c.model or model, c.prompts, measurements, c.edits)  # pyright: ignore[reportArgumentType]
         facts[f"prompts of {name!r}"], facts[f"edits of {name!r}"] = own["prompts"], own["edits"]
+        if c.items is not None:
+            facts[f"items of {name!r}"] = digest(list(c.items))
         if c.model is not model:
             facts[f"model of {name!r}"] = {
                 k: v for k, v in own.items() if k not in ("prompts", "edits", "measurements", "logits")
@@ -324,7 +335,8 @@ def _tree(
     mark = {"fingerprint": fingerprint(facts), "facts": json.dumps(facts, sort_keys=True)}
     nodes = {"/": xr.Dataset(attrs={**joined(roots), **dataset.own_attributes(roots), **said, **mark})}
     for group in ("prompts", *measurements):
-        sets = {name: tree.children[group].to_dataset(inherit=False) for name, tree in found.items()}
+        sets = {name: _with_items(tree.children[group].to_dataset(inherit=False), conditions[name].items)
+                for name, tree in found.items()}  # fmt: skip
         if group != "prompts" and common is not None:
             sets = {name: _only(ds, common) for name, ds in sets.items()}
         nodes[f"/{group}"], apart = side_by_side(sets)
@@ -343,10 +355,18 @@ def _tree(
 def _common_prompts(found: Mapping[str, xr.DataTree], conditions: Mapping[str, Condition]) -> np.ndarray | None:
     """Return the prompts that are finite under all conditions; None if these are all, or if prompts make no pairs."""
     documents = [c.prompts.documents for c in conditions.values() if isinstance(c.prompts, Prompts)]
-    if any(not np.array_equal(documents[0], d) for d in documents):
+    items = [None if c.items is None else list(c.items) for c in conditions.values()]
+    if any(not np.array_equal(documents[0], d) for d in documents) or any(i != items[0] for i in items):
         return None
     finite = np.all([tree["prompts"].to_dataset()["first_nonfinite_layer"] < 0 for tree in found.values()], axis=0)
     return None if finite.all() else np.flatnonzero(finite)
+
+
+def _with_items(ds: xr.Dataset, items: Sequence[Any] | None) -> xr.Dataset:
+    if items is None or "prompt" not in ds.dims:
+        return ds
+    values = np.array(items, dtype=object if isinstance(items[0], str) else None)[ds["prompt"].values]
+    return ds.assign_coords(item=dataset.variable("prompt", values, "what the prompt is about", "1"))
 
 
 def _only(ds: xr.Dataset, prompts: np.ndarray) -> xr.Dataset:
