@@ -607,6 +607,7 @@ CALLS: dict[str, Callable[[World], Call]] = {
         "token_unigram_loss": {"source": lambda w: ti.tokenizers.MarkovSource([[0.9, 0.1], [0.1, 0.9]]),
                                "sizes": [2, 4], "n_train": [3], "n_test": 2, "length": 20},
         "embedding_indicators": M,
+        "repeat_templates": {}, "repeat_tokens": {**M, "templates": {"a": "{token}\n{token}"}, "n_tokens": 1},
         "load_networks": {"folder": lambda w: _networks(w)},
         "train": {"task": TASK, "network": fillers.tasks.Network(1, 16, 2, 16), "test_examples": 20, "progress": False,
                   "schedule": fillers.tasks.Schedule(steps=1, batch=4), "device": "cpu"},

@@ -47,6 +47,15 @@ def test_every_prompt_is_continued_as_if_it_were_alone(family):
     assert int(found.ids.max()) < VOCAB
 
 
+def test_a_token_is_watched_whatever_is_decoded():
+    model, tokens = tiny(), torch.tensor([70, 40, 300])
+    found = decode(model, *batch(), 3, watch=tokens)
+    for row, ids in enumerate(IDS):
+        said = torch.stack(by_hand(model, ids, 3)[1])
+        torch.testing.assert_close(found.watched[row], said[:, tokens[row]], rtol=1e-4, atol=1e-4)
+    assert decode(model, *batch(), 3).watched.shape == (3, 0)
+
+
 VALUE = torch.linspace(-1, 1, 32)
 EDITS = {
     "numbers": (E.replace(S("resid", 1), VALUE, [1]), lambda n: E.replace(S("resid", 1), VALUE, [1])),

@@ -55,9 +55,9 @@ def embedding_indicators(model: Model, *, unused: Sequence[int] | None = None, p
     xarray.Dataset
         On ``vocab`` (token id): ``indicator_value`` (with ``indicator``, low for what looks untrained; NaN where there
         is nothing to compare with), ``is_candidate`` and ``reachability`` (see
-        `tokinterp.tokenizers.token_reachability`), ``n_supertokens``, how many other tokens contain its bytes.  On
-        ``indicator``: ``mean``, ``sd`` over all rows and ``threshold``.  Attributes ``default_indicator``,
-        ``unused_ids`` and ``tied``.
+        `tokinterp.tokenizers.token_reachability`), ``n_bytes``, and ``n_supertokens``, how many other tokens contain
+        its bytes.  On ``indicator``: ``mean``, ``sd`` over all rows and ``threshold``.  Attributes
+        ``default_indicator``, ``unused_ids`` and ``tied``.
 
         - ``ein_l2``: norm of the embedding's row,
         - ``eout_cos``: one minus the cosine of the head's row and the mean row of unused ids,
@@ -116,6 +116,7 @@ def embedding_indicators(model: Model, *, unused: Sequence[int] | None = None, p
     ok = reach == "ok"
     threshold = np.percentile(table[ok], percentile, axis=0) if ok.any() else np.full(len(names), np.nan)
     writes = np.isin(reach, ["ok", "ok_special"])
+    pieces = vocabulary.bytes(np.arange(size))
     ds = xr.Dataset(
         {
             "indicator_value": variable(("vocab", "indicator"), table, "how untrained a row looks, low if it does", "1",
@@ -123,8 +124,8 @@ def embedding_indicators(model: Model, *, unused: Sequence[int] | None = None, p
             "is_candidate": variable(("vocab", "indicator"), writes[:, None] & (table <= threshold),
                                      "whether the indicator takes it for under-trained", "1", LAND),
             "reachability": variable("vocab", reach, "whether text can become this token", "1", LAND),
-            "n_supertokens": variable("vocab", n_supertokens(vocabulary.bytes(np.arange(size))),
-                                      "other tokens that contain its bytes", "token"),
+            "n_bytes": variable("vocab", [len(p) for p in pieces], "bytes it stands for", "byte"),
+            "n_supertokens": variable("vocab", n_supertokens(pieces), "other tokens that contain its bytes", "token"),
             "mean": variable("indicator", table.mean(0), "mean over all rows", "1"),
             "sd": variable("indicator", table.std(0), "standard deviation over all rows", "1"),
             "threshold": variable("indicator", threshold, f"percentile {percentile:g} over reachable tokens", "1",

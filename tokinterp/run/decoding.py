@@ -27,17 +27,20 @@ class Decoded(NamedTuple):
         (prompt, step) token decoded, and its float32 log-probability; -1 and NaN from where on logits are NaN.
     first : torch.Tensor
         (prompt, vocab) float32 log-probabilities right after the prompt.
+    watched : torch.Tensor
+        (prompt, step) float32 log-probability of the token asked for; empty without one.
     """
 
     ids: torch.Tensor
     logprob: torch.Tensor
     first: torch.Tensor
+    watched: torch.Tensor
 
 
 @torch.no_grad()
 def decode(
     model: Model, ids: torch.Tensor, mask: torch.Tensor, n_tokens: int, edits: Sequence[Edit] = (),
-    places: torch.Tensor | None = None,
+    places: torch.Tensor | None = None, watch: torch.Tensor | None = None,
 ) -> Decoded:  # fmt: skip
     """Decode greedily after each prompt of a batch.
 
@@ -54,6 +57,8 @@ def decode(
         none are chosen (None) the edit is made at the decoded tokens, too, and hidden keys are hidden from them.
     places : torch.Tensor, optional
         (prompt, position) position ids; the decoded tokens count on from the last.
+    watch : torch.Tensor, optional
+        (prompt,) token whose log-probability is asked for at every step, whatever is decoded.
 
     Examples
     --------
@@ -72,7 +77,7 @@ def decode(
         after = places[row, lengths - 1, None] + 1 + place - lengths[:, None]
         places = torch.where(mask, pad(places, (0, n_tokens)), after)
     longest = int(lengths.max())
-    scores, first = [], torch.empty(0, dtype=torch.float32, device="cpu")
+    scores, watched, first = [], [], torch.empty(0, dtype=torch.float32, device="cpu")
     for step in range(n_tokens):
         width = longest + step
         stream = model.run(
@@ -82,10 +87,13 @@ def decode(
         scores.append(model.unembed(stream[row, lengths + step - 1]).log_softmax(-1))
         first = scores[0] if step == 0 else first
         ids[row, lengths + step], mask[row, lengths + step] = scores[-1].argmax(-1), True
+        if watch is not None:
+            watched.append(scores[-1].gather(1, watch[:, None])[:, 0])
         scores[-1] = scores[-1].amax(-1)
     found = ids[row[:, None], lengths[:, None] + place[:n_tokens]]
     logprob = torch.stack(scores, 1)
-    return Decoded(found.masked_fill(logprob.isnan(), -1), logprob, first)
+    seen = torch.stack(watched, 1) if watched else logprob[:, :0]
+    return Decoded(found.masked_fill(logprob.isnan(), -1), logprob, first, seen)
 
 
 def _chosen(edit: Edit) -> bool:

@@ -1,0 +1,48 @@
+"""Wrong changes to what is said of the rows of embeddings and of the vocabulary."""
+
+GLITCH = "tokinterp/embeddings/glitch.py"
+OF_GLITCH = "tests/embeddings/test_glitch.py::"
+MUTANTS = [
+    (
+        "glitch: controls are candidates",
+        GLITCH,
+        'np.setdiff1d(np.flatnonzero(reach == "ok"), candidates)',
+        'np.flatnonzero(reach == "ok")[: 2 * len(candidates)]',
+        f"{OF_GLITCH}test_what_was_never_trained_is_found_and_nothing_else",
+    ),
+    (
+        "glitch: last step only",
+        GLITCH,
+        ".watched.amax(1)",
+        ".watched[:, -1]",
+        f"{OF_GLITCH}test_probabilities_are_the_highest_of_a_loop_over_steps",
+    ),
+    (
+        "glitch: verdict whatever the controls",
+        GLITCH,
+        "ends[0, 0] > ends[1, 1]",
+        "ends[0, 0] > -1",
+        f"{OF_GLITCH}test_a_model_that_cannot_repeat_gives_no_verdict",
+    ),
+    (
+        "glitch: cut at the window itself",
+        GLITCH,
+        "float(value[max(i - 1, 0)])",
+        "float(value[i])",
+        f"{OF_GLITCH}test_the_display_cut_is_that_of_a_loop",
+    ),
+    (
+        "glitch: mask without controls below",
+        GLITCH,
+        '(role == "candidate") & conclusive',
+        '(role != "")',
+        f"{OF_GLITCH}test_a_model_that_cannot_repeat_gives_no_verdict",
+    ),
+    (
+        "glitch: every text has to be encodable",
+        GLITCH,
+        "len(asked)).any(0)",
+        "len(asked)).any(0) | True",
+        f"{OF_GLITCH}test_a_token_that_merges_with_what_stands_beside_it_cannot_be_asked_for",
+    ),
+]
