@@ -186,7 +186,9 @@ def word_probe(
         (subset, layer), where ``subset`` is the place: ``accuracy`` (mean of the two classes), ``accuracy_interval``,
         ``words`` and ``nonwords`` (accuracy of each class); per subset ``n_words``, ``n_nonwords``, ``n_tokens``
         (different tokens at the place) and ``n_groups`` (the same: the intervals draw tokens, and are NaN where fewer
-        than 3 tokens stand in a class).  At layer 0 the state is that of the token, and the accuracy one half.
+        than 3 tokens stand in a class).  Where both places are asked for, per layer ``difference``, the accuracy at the
+        last token less that at the penultimate one, of the same items, with ``difference_interval``: drawn are last
+        tokens, and penultimate ones, and the interval holds both outcomes.  At layer 0 the state is that of the token, and the accuracy one half.
 
     Raises
     ------
@@ -229,7 +231,8 @@ def word_probe(
                 says = torch.where(votes == 0.5, 0.5, (votes > 0.5).double()).masked_fill(votes.isnan(), torch.nan)
                 correct[p, a + i] = torch.where(label == 1, says, 1 - says).cpu().numpy()
         share = [np.mean(correct[:, :, m], -1) for m in (is_word, ~is_word)]
-        bounds = [_interval(correct[p], is_word, groups[x], n_boot, level, seed) for p, x in enumerate(places)]
+        draw = partial(_interval, is_word=is_word, n_boot=n_boot, level=level, seed=seed)
+        bounds = [draw(correct[p], group=groups[x]) for p, x in enumerate(places)]
         what = "accuracy of telling words from non-words, mean of both"
         over = interval_name(what, level, "tokens of both classes")
         found = {
@@ -241,6 +244,14 @@ def word_probe(
             "words": v(dims, share[0], "share of words taken for words", "1"),
             "nonwords": v(dims, share[1], "share of non-words taken for non-words", "1"),
         }  # fmt: skip
+        if {*places} == {*PLACES}:
+            last, before = (places.index(p) for p in PLACES)
+            less = "accuracy at the last token less that at the penultimate one, of the same items"
+            either = np.stack([draw(correct[last] - correct[before], group=groups[x]) for x in PLACES])
+            widest = np.stack([either[:, 0].min(0), either[:, 1].max(0)])
+            accuracy = (share[0] + share[1]) / 2
+            found["difference"] = v("layer", accuracy[last] - accuracy[before], less, "1")
+            found["difference_interval"] = v(("bound", "layer"), widest, interval_name(less, level, "tokens"), "1")
         return xr.Dataset({**found, **counts}, coords, {"groups": "tokens"})
 
     counts = {
@@ -286,7 +297,7 @@ def _states(batch: Batch, layers: list[int], places: Sequence[str]) -> dict[str,
 def _interval(
     correct: np.ndarray, is_word: np.ndarray, group: np.ndarray, n_boot: int, level: float, seed: int
 ) -> np.ndarray:
-    """Return (bound, layer) interval of the mean accuracy of both classes, groups drawn with replacement."""
+    """Return (bound, layer) interval of the mean over both classes of what is right, groups drawn with replacement."""
     n = int(group.max()) + 1
     both = (is_word, ~is_word)
     hits = [np.stack([np.bincount(group[m], row[m], n) for row in correct], 1) for m in both]

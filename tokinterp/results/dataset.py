@@ -156,14 +156,14 @@ def block_coords(blocks: Sequence[int], info: ModelInfo, site: str = "attn_out")
 
 
 # -- provenance -----------------------------------------------------------------------------------------------
-@cache
 def bound_coord() -> xr.Variable:
     """Return the coordinate of the two ends of an interval."""
     return variable("bound", np.array(["lower", "upper"]), "bound of the interval", "1")
 
 
+@cache
 def versions() -> str:
-    """Return the versions of the packages that decide numbers, as one JSON string."""
+    """Return the versions of the packages that decide numbers, as one JSON string; looked up once."""
     found = {}
     for name in ("tokinterp", "torch", "transformers", "transformer_lens", "nnsight", "numpy", "xarray", "zarr"):
         try:

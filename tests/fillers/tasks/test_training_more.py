@@ -67,7 +67,7 @@ def test_the_first_format_says_when_to_stop(monkeypatch):
 
     def fake(lm, task, test):
         share = right["filler" if (test.sequences.ids == task.words.filler).any() else "none"]
-        return evaluation.Answers([share] * len(task.strata), [1] * len(task.strata), None, None, 1.0)
+        return evaluation.Answers([share] * len(task.strata), [1] * len(task.strata), None, None, 1.0, [])
 
     monkeypatch.setattr(training, "evaluate", fake)
     schedule = Schedule(steps=6, batch=16, evaluations=3, stop_at=0.5)

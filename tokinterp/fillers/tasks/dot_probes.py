@@ -15,7 +15,7 @@ from ...models.steady import steady
 from ...results.dataset import bound_coord, layer_coords, variable
 from ...results.documents import interval_name
 from ...settings import checked, count, names, number, several
-from ...stats.resample import resample
+from ...stats.resample import n_draws, percentiles, weights
 from . import match3
 from .linear_probes import states_at
 from .network import as_model, network_info, parameters_hash
@@ -88,7 +88,8 @@ def probe_contents(
         ``accuracy`` (trunk, target, layer, slot), balanced over the classes, so that chance is exactly 1 / classes
         (``chance``, by target), with ``accuracy_interval``; NaN where a class never occurs in the fit or in the test
         (pairs with the last row have no match); ``shuffled``, the same with labels permuted before the fit;
-        ``accuracy_mean``, ``shuffled_mean`` over slots, with intervals; ``n_fit``, ``n_test`` (different inputs).
+        ``accuracy_mean``, ``shuffled_mean`` over slots, with intervals; ``advantage`` (trunk, target, layer), the mean
+        of the first trunk less that of each, of the same test examples, with ``advantage_interval``; ``n_fit``, ``n_test`` (different inputs).
 
     Raises
     ------
@@ -133,7 +134,8 @@ def probe_contents(
     shape = (2, len(trunks), len(targets), len(chosen), len(where))
     score, spread = np.full(shape, np.nan), np.full((2, *shape), np.nan)
     mean, mean_spread = np.full(shape[:-1], np.nan), np.full((2, *shape[:-1]), np.nan)
-    draw_rows = {"level": level, "n_boot": n_boot, "seed": seed}
+    less_spread, of_first = np.full((2, *shape[1:-1]), np.nan), {}
+    n_drawn = n_draws(len(test.rows), level, n_boot)
     positions = [task.n + 1 + s for s in where]
     for t, lm in enumerate(trunks.values()):
         model = as_model(lm, task, device=place)
@@ -157,8 +159,13 @@ def probe_contents(
                         boot = boot.masked_fill(absent, torch.nan)
                         return torch.cat([boot, boot.nanmean(1, keepdim=True)], 1).cpu().numpy()
 
-                    bounds = resample(drawn, len(test.rows), **draw_rows)
+                    # The same seed draws the same examples for every trunk: draws are paired.
+                    draws = np.concatenate([drawn(w) for w in weights(len(test.rows), n_drawn, seed)])
+                    bounds = percentiles(draws, len(test.rows), level)
                     spread[:, permuted, t, g, row], mean_spread[:, permuted, t, g, row] = bounds[:, :-1], bounds[:, -1]
+                    if not permuted:
+                        first = of_first.setdefault((g, row), draws[:, -1])
+                        less_spread[:, t, g, row] = percentiles(first - draws[:, -1], len(test.rows), level)
     v, full, chance = variable, ("trunk", "target", "layer", "slot"), "accuracy balanced over the classes"
 
     def said(what: str) -> str:
@@ -170,6 +177,9 @@ def probe_contents(
         data[f"{name}_interval"] = v(("bound", *full), spread[:, i], said(name), "1")
         data[f"{name}_mean"] = v(full[:-1], mean[i], f"mean {name} over fillers", "1")
         data[f"{name}_mean_interval"] = v(("bound", *full[:-1]), mean_spread[:, i], said(f"mean {name}"), "1")
+    what = "mean accuracy over fillers of the first network less that of this one"
+    data["advantage"] = v(full[:-1], mean[0][:1] - mean[0], what, "1")
+    data["advantage_interval"] = v(("bound", *full[:-1]), less_spread, said(what), "1")
     classes = [labels[0][name][1] for name in targets]
     data["chance"] = v("target", [1 / k for k in classes], "one over the number of classes", "1")  # fmt: skip
     data["n_fit"] = v((), len(fit.rows), "different inputs of the fit", "1")

@@ -27,6 +27,8 @@ class Answers:
         Share answered True minus share that is True; Match3.
     loss : float
         Mean cross-entropy (Match2: binary cross-entropy) of the supervised words, nat.
+    right : list of bool
+        Whether each example was answered rightly.
     """
 
     accuracy: list[float | None]
@@ -34,6 +36,7 @@ class Answers:
     auc: float | None
     true_bias: float | None
     loss: float
+    right: list[bool]
 
 
 def loss_sum(logits: torch.Tensor, targets: torch.Tensor, task: Task) -> torch.Tensor:
@@ -91,4 +94,4 @@ def evaluate(lm: Any, task: Task, test: Samples, batch: int = 512) -> Answers:
         if 0 < int(positive.sum()) < len(positive):
             auc = float(roc_auc_score(positive.cpu().numpy(), torch.cat(score).cpu().numpy()))
         bias = float((torch.cat(said) == task.words.true).double().mean() - positive.double().mean())
-    return Answers(accuracy, count, auc, bias, loss / words)
+    return Answers(accuracy, count, auc, bias, loss / words, right.tolist())

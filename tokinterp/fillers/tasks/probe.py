@@ -125,7 +125,7 @@ def probe_fillers(
     -------
     Dataset
         ``accuracy`` and ``auc`` (trunk, kept), ``n_kept`` (kept), ``majority``; ``stratum_accuracy``
-        (trunk, kept, stratum).
+        (trunk, kept, stratum); ``correct`` (trunk, kept, prompt) for the test examples, which are the same everywhere.
 
     Raises
     ------
@@ -153,9 +153,11 @@ def probe_fillers(
     def make(keep: Fit) -> xr.Dataset:
         test = task.test_set("filler", test_examples, PROBE_SEED, place)
         scores = _probe_all(trunks, task, shares, variant, schedule, seed, test, keep, progress)
-        accuracy = np.array([x for x, _ in scores], dtype=float).reshape(len(trunks), len(shares), len(task.strata))
-        auc = np.array([x for _, x in scores], dtype=float).reshape(len(trunks), len(shares))
-        ds = _probe_dataset(task, shares, list(trunks), accuracy, auc, test)
+        shape = (len(trunks), len(shares))
+        accuracy = np.array([x for x, _, _ in scores], dtype=float).reshape(*shape, len(task.strata))
+        auc = np.array([x for _, x, _ in scores], dtype=float).reshape(shape)
+        correct = np.array([x for _, _, x in scores], dtype=bool).reshape(*shape, -1)
+        ds = _probe_dataset(task, shares, list(trunks), accuracy, auc, correct, test)
         return finish(ds, next(iter(trunks.values())), task, parameters, "FillersProbe", seed)
 
     return kept_result(store, facts, make, checkpoint_every)
@@ -164,11 +166,11 @@ def probe_fillers(
 def _probe_all(
     trunks: Mapping[str, Any], task: Task, shares: Sequence[float], variant: str, schedule: Schedule, seed: int,
     test: Samples, keep: Fit, progress: bool,
-) -> list[tuple[list[float | None], float | None]]:  # fmt: skip
-    """Return (accuracy of each stratum, AUC) for each trunk and share, from what was kept on."""
+) -> list[tuple[list[float | None], float | None, list[bool]]]:  # fmt: skip
+    """Return (accuracy of each stratum, AUC, what is right) for each trunk and share, from what was kept on."""
     place = test.answer.device
     begin = keep.state()
-    scores = [(accuracy, auc) for accuracy, auc in begin[0]["scores"]] if begin else []
+    scores = [(accuracy, auc, right) for accuracy, auc, right in begin[0]["scores"]] if begin else []
     todo = [(name, share) for name in trunks for share in shares]
     with tqdm(total=len(todo), initial=len(scores), disable=not progress, desc=f"probe {variant}") as bar:
         for name, share in todo[len(scores) :]:
@@ -181,14 +183,15 @@ def _probe_all(
             tuned = finetune(trunks[name], task, share, variant, schedule, seed, place, begin, each)
             begin = None
             found = evaluate(tuned, task, shorter)
-            scores.append((list(found.accuracy), found.auc))
+            scores.append((list(found.accuracy), found.auc, found.right))
             bar.update()
     return scores
 
 
 def _probe_dataset(
-    task: Task, shares: Sequence[float], names: Sequence[str], accuracy: np.ndarray, auc: np.ndarray, test: Samples
-) -> xr.Dataset:
+    task: Task, shares: Sequence[float], names: Sequence[str], accuracy: np.ndarray, auc: np.ndarray,
+    correct: np.ndarray, test: Samples,
+) -> xr.Dataset:  # fmt: skip
     n_kept = [task.n_fillers - math.floor(task.n_fillers * (1 - share) + 1e-9) for share in shares]
     v = variable
     data = {
@@ -204,6 +207,7 @@ def _probe_dataset(
             ("trunk", "kept"), auc, "area under the ROC curve of logit(True) - logit(False)", "1", short="AUC",
             range=(0, 1), chance=0.5,
         ),
+        "correct": v(("trunk", "kept", "prompt"), correct, "whether the answer to a test example is right", "1"),
         "n_kept": v("kept", n_kept, "fillers kept", "token"),
         "majority": v((), majority(test.answer), "share of the most common answer", "1", short="majority"),
     }  # fmt: skip
@@ -211,6 +215,7 @@ def _probe_dataset(
         "trunk": v("trunk", np.array(names), "network that is probed", "1"),
         "kept": v("kept", np.asarray(shares), "share of the fillers kept", "1"),
         "stratum": v("stratum", np.array(task.strata), "kind of example", "1"),
+        "prompt": v("prompt", np.arange(correct.shape[-1]), "number of the test example", "1"),
     }
     return xr.Dataset(data, coords)
 
