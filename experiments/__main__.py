@@ -18,7 +18,6 @@ import json
 import shutil
 import sys
 import textwrap
-import time
 from collections.abc import Sequence
 from dataclasses import fields
 from importlib import import_module
@@ -106,9 +105,9 @@ def run(
         print(f"{store} is finished: read; --overwrite makes it again", flush=True)
     else:
         said = record.begin(name, preset, p, changes)
-        begun = time.perf_counter()
-        results = module.run(p, stages)
-        said = record.end(said, p, results, time.perf_counter() - begun)
+        with record.started(stages, said) as starts:
+            results = module.run(p, stages)
+        said = record.end(said, p, results, starts)
         write(results, said, store)
     results = record.datasets(ti.read(store))
     return record.write(record.finished(said, module.CLAIMS, results, store), path)

@@ -180,11 +180,6 @@ def enrichment(r: Results, name: str, key: str = "") -> dict[str, Any]:
     return out
 
 
-def first_sink(r: Results, name: str) -> Number:
-    """Return the share of heads and texts in which the first position is a sink."""
-    return plain(r[name]["sink_rate"].mean(("block", "head"))[0])
-
-
 def best_segments(r: Results, name: str, source: str) -> Number:
     """Return the share of a segment's content read at a token, best layer, with an interval for all layers at once."""
     d = r[name].isel(target=-1).sel(source=source)
@@ -266,8 +261,8 @@ CLAIMS = [
     Claim(
         "the first position is a sink", SINKS, "share of heads and texts, trained less untrained",
         lambda r: {
-            "trained less untrained": plain(first_sink(r, "sinks").value - first_sink(r, "untrained_sinks").value),
-            "trained": first_sink(r, "sinks"), "untrained": first_sink(r, "untrained_sinks"),
+            "trained less untrained": mean(r["sinks"]["first_above"] - r["untrained_sinks"]["first_above"]),
+            "trained": mean(r["sinks"]["first_above"]), "untrained": mean(r["untrained_sinks"]["first_above"]),
         }, ("sinks", "untrained_sinks"), above=0,
     ),
     Claim(

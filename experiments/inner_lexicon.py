@@ -26,7 +26,7 @@ import xarray as xr
 
 import tokinterp as ti
 
-from .runner.claims import Claim, Results, curve, given, mean, plain
+from .runner.claims import Claim, Results, best, curve, given, mean
 from .runner.preset import Preset
 from .runner.record import stage
 
@@ -117,13 +117,20 @@ def shares(r: Results, name: str, variable: str, variant: str) -> dict[str, Any]
 
 
 def retrieved(r: Results) -> dict[str, Any]:
-    """Return the share of split words found at any layer in any variant that is asked for, the best one first."""
-    ds = r["trained/split"]
-    by = {str(v): mean(ds["retrieved"].sel(variant=v).max("layer")) for v in ds["variant"].values}
-    best = max(by, key=lambda v: by[v].value)
-    blank = {f"untrained, {v}": mean(d["retrieved"].sel(variant=v).max("layer"))
-             for d in [r.get("untrained/split")] if d is not None for v in [best]}  # fmt: skip
-    return {f"best variant ({best})": by[best], **blank}
+    """Return the share of split words found at any layer in the best variant, with the interval of a best one.
+
+    Beside it the untrained network: in that variant, and in its own best one.
+    """
+    found = {}
+    for network, ds in networks(r, "split").items():
+        any_layer = ds["retrieved"].max("layer")
+        found[network] = best({str(v): any_layer.sel(variant=v) for v in ds["variant"].values})
+    name, number = next(iter(found["trained"].items()))
+    out = {f"best variant ({name})": number}
+    if blank := found.get("untrained"):
+        own = next(iter(blank))
+        out |= {f"untrained, {name}": blank[name], f"untrained, its best ({own})": blank[own]}
+    return out
 
 
 def attention(r: Results, pieces: int) -> dict[str, Any]:
@@ -145,10 +152,7 @@ CLAIMS = [
     Claim(
         "at the last piece but one less so", AUTHORS, "accuracy at 3/4 of the depth, last less last but one",
         lambda r: {
-            "last less last but one": plain(
-                given(at_middle(r["trained/probe"]), "accuracy", subset="last").value
-                - given(at_middle(r["trained/probe"]), "accuracy", subset="penultimate").value
-            ), **probe(r, "penultimate"),
+            "last less last but one": given(at_middle(r["trained/probe"]), "difference"), **probe(r, "penultimate"),
         }, ("trained/probe",), above=0,
     ),
     Claim(
@@ -162,7 +166,7 @@ CLAIMS = [
     ),
     Claim(
         "words of several tokens are regenerated from one state", AUTHORS, "share of words repeated from any layer",
-        lambda r: {m: mean(ds["success"].max("layer")) for m, ds in networks(r, "natural").items()},
+        lambda r: {m: mean(ds["success"].max("layer"), share=True) for m, ds in networks(r, "natural").items()},
         ("trained/natural",), above=0.05,
     ),
     Claim(

@@ -39,7 +39,6 @@ import xarray as xr
 
 import tokinterp as ti
 from tokinterp.results.documents import with_documents
-from tokinterp.results.summary import summary
 from tokinterp.run.nulls import along_nulls, draw_null
 from tokinterp.text.readers.files import read_texts
 from tokinterp.text.removal import CONDITIONS
@@ -126,8 +125,8 @@ PRESETS = {
 def run(p: Settings, kept: Path | None = None) -> dict[str, xr.Dataset]:
     """Return the parts with a dimension ``null`` ("none" is text).
 
-    linearity, linearity_all, spectrum, nonlinearity, recall, recall_layers, recall_correlation, memory, memory_raw,
-    memory_length, memory_correlation, lens, removal, mmlu.
+    linearity, linearity_all, linearity_spread (of the text), spectrum, nonlinearity, recall, recall_layers,
+    recall_correlation, memory, memory_raw, memory_length, memory_correlation, lens, removal, mmlu.
 
     Raises
     ------
@@ -193,9 +192,16 @@ def each(r: Results, name: str, number: Any) -> dict[str, Number]:
     return {"text" if n == "none" else n: number(ds.sel(null=n)) for n in map(str, ds["null"].values)}
 
 
-def over_blocks(variable: str) -> Any:
-    """Return the mean of a variable over blocks, whose maps are fitted on all tokens at once: it has no interval."""
-    return lambda ds: plain(ds[variable].mean("block"))
+def over_blocks(r: Results, variable: str) -> dict[str, Number]:
+    """Return the mean of a variable over blocks under the controls, whose maps are fitted to all tokens at once."""
+    why = "one fit to all tokens"
+    return {n: x for n, x in each(r, "linearity_all", lambda ds: plain(ds[variable].mean("block"), why)).items()
+            if n != "text"}  # fmt: skip
+
+
+def at_middle(ds: xr.Dataset) -> xr.Dataset:
+    """Return the layer half way through the network, named by its relative depth before anything is measured."""
+    return ds.isel(layer=int(np.abs(ds["relative_depth"].values - 0.5).argmin()))
 
 
 def class_effects(r: Results, name: str, subset: str) -> dict[str, Number]:
@@ -203,11 +209,10 @@ def class_effects(r: Results, name: str, subset: str) -> dict[str, Number]:
     return each(r, name, lambda ds: given(ds, "effect", subset=subset))
 
 
-def beyond_random(ds: xr.Dataset) -> xr.Dataset:
-    """Return ``more``, the rise of the loss beyond that of random deletion, mean over prompts with its interval."""
-    more = ds["difference"].sel(subset="condition") - ds["difference"].sel(subset="random")
-    more.attrs = {"long_name": "rise of the loss beyond random deletion", "units": "nat"}
-    return summary(more.rename("more").to_dataset())
+def beyond_random(ds: xr.Dataset, what: str) -> Number:
+    """Return the rise of the loss by a deletion beyond that of random deletion, mean over prompts."""
+    v = ds["difference"].sel(variant=what)
+    return mean(v.sel(subset="condition") - v.sel(subset="random"))
 
 
 def lens_loss(r: Results, variant: str) -> xr.DataArray:
@@ -220,26 +225,30 @@ CLASSES = ("article", "stop word", "punctuation")
 CLAIMS = [
     Claim(
         "blocks are nearly linear maps", LINEAR, "linearity of all rows as published, mean over blocks",
-        lambda r: {**each(r, "linearity_all", over_blocks("linearity")),
-                   "held out, no massive rows": plain(r["linearity"]["linearity_held_out"].sel(null="none").mean())},
-        ("linearity_all",), above=0.99,
+        lambda r: {"text": given(r["linearity_spread"], "linearity", null="none"), **over_blocks(r, "linearity"),
+                   "held out, no massive rows": plain(
+                       r["linearity"]["linearity_held_out"].sel(null="none").mean(), "one fit to each half")},
+        ("linearity_all", "linearity_spread"), above=0.99,
     ),
     Claim(
         "without the residual stream they are much less linear", LINEAR, "drop of linearity, mean over blocks",
         lambda r: {
-            "text, with less without": plain((r["linearity_all"]["linearity"]
-                - r["linearity_all"]["linearity_without_residual"]).sel(null="none").mean()),
-            **each(r, "linearity_all", over_blocks("linearity_without_residual")),
-        }, ("linearity_all",), above=0,
+            "text, with less without": given(r["linearity_spread"], "drop", null="none"),
+            **{f"{n}, without": x for n, x in over_blocks(r, "linearity_without_residual").items()},
+            "text, without, by block": curve(r["linearity_all"]["linearity_without_residual"], null="none"),
+        }, ("linearity_all", "linearity_spread"), above=0,
     ),
     Claim(
-        "one direction dominates at mid-depth", LINEAR, "largest share of variance (anisotropy) of all layers",
+        "one direction dominates at mid-depth", LINEAR,
+        "share of variance of the largest direction (anisotropy) at the layer half way",
         lambda r: {
-            **each(r, "spectrum", lambda ds: plain(ds["anisotropy"].sel(subset="all").max())),
-            "text, no special or massive rows": plain(
-                r["spectrum"]["anisotropy"].sel(null="none", subset="regular").max()
+            "text": given(at_middle(r["linearity_spread"]), "anisotropy", null="none", subset="all"),
+            "text, no special or massive rows": given(
+                at_middle(r["linearity_spread"]), "anisotropy", null="none", subset="regular"
             ),
-        }, ("spectrum",), above=0.5,
+            **{f"{n} by layer": curve(r["spectrum"]["anisotropy"], null=n, subset="all")
+               for n in map(str, r["spectrum"]["null"].values)},
+        }, ("spectrum", "linearity_spread"), above=0.5,
     ),
     *[
         Claim(
@@ -267,13 +276,13 @@ CLAIMS = [
         Claim(
             f"without its {what} a text loses more than without random words", AUTHORS,
             "rise of the loss beyond that of random deletion (nat)",
-            lambda r, what=what: each(r, "removal", lambda ds: given(beyond_random(ds).sel(variant=what), "more")),
+            lambda r, what=what: each(r, "removal", lambda ds: beyond_random(ds, what)),
             ("removal",), above=0,
         ) for what in ("stop words", "articles")
     ],
     Claim(
         "answers to questions get worse without stop words", AUTHORS, "accuracy without less with them",
-        lambda r: each(r, "mmlu", lambda ds: plain(ds["accuracy"].sel(variant="stop words") - ds["accuracy_original"])),
+        lambda r: each(r, "mmlu", lambda ds: mean(ds["correct"].sel(variant="stop words") - ds["correct_original"])),
         ("mmlu",), below=0,
     ),
     Claim(

@@ -41,13 +41,13 @@ import xarray as xr
 
 import tokinterp as ti
 from tokinterp.results.dataset import variable
-from tokinterp.results.documents import with_documents
+from tokinterp.results.documents import groups_of, with_documents
 from tokinterp.run.nulls import along_nulls, draw_null
 
 from .parts.last_normed import LastNormed
 from .parts.long_texts import long_in_all, make_prompts
 from .parts.loss_correlations import correlations, entropy_correlation
-from .runner.claims import Claim, Number, Results, curve, given, mean, plain
+from .runner.claims import Claim, Number, Results, curve, drawn, given, mean, plain
 from .runner.preset import Preset, place
 from .runner.record import stage
 
@@ -287,9 +287,7 @@ CLAIMS = [
     Claim(
         "it goes better at n2 = 4 than at n2 = 2", AUTHORS, "difference of the correlations at the last layer",
         lambda r: {
-            "n2 = 4 less n2 = 2": plain(
-                last_correlation(r, "pearson").value - last_correlation(r, "pearson", scale=2).value
-            ),
+            "n2 = 4 less n2 = 2": correlation_difference(r, 4, 2),
             "n2 = 4": last_correlation(r, "pearson"), "n2 = 2": last_correlation(r, "pearson", scale=2),
         }, ("correlation",), above=0,
     ),
@@ -328,6 +326,39 @@ def cosine(r: Results) -> xr.DataArray:
 def last_correlation(r: Results, kind: str, null: str = "none", scale: int = 4) -> Number:
     """Return a correlation at the last layer with its interval."""
     return given(r["correlation"].isel(layer=-1), kind, null=null, scale=scale)
+
+
+def correlation_difference(r: Results, scale: int, minus: int) -> Number:
+    """Return the difference of the correlations at two scales at the last layer, over the same prompts.
+
+    Whole documents are drawn where the prompts are windows of documents.
+    """
+    ds = r["dimension"].sel(null="none").isel(layer=-1)
+    dims = ds["dimension"].sel(scale=[scale, minus]).transpose("scale", "prompt").values
+    losses = loss(r).sel(null="none").values
+    group, kind = groups_of(ds, "prompt")
+    ok = np.isfinite(dims).all(0) & np.isfinite(losses)
+    if ok.sum() < 8:
+        return plain(np.nan)
+    x, y, at = np.log(dims[:, ok]), losses[ok], np.unique(group[ok], return_inverse=True)[1]
+    x, y = x - x.mean(1, keepdims=True), y - y.mean()
+    n = int(at.max()) + 1
+    one = np.ones_like(y)
+    # moments (group, scale): how many, x, y, x x, y y, x y
+    count, a, b, aa, bb, ab = (
+        np.stack([np.bincount(at, column, n) for column in columns], 1)
+        for columns in ((one, one), x, (y, y), x * x, (y * y, y * y), x * y)
+    )
+
+    def difference(w: np.ndarray) -> np.ndarray:
+        total = w @ count
+        mean_a, mean_b = w @ a / total, w @ b / total
+        spread = (w @ aa / total - mean_a**2) * (w @ bb / total - mean_b**2)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found = (w @ ab / total - mean_a * mean_b) / np.sqrt(spread)
+        return found[:, 0] - found[:, 1]
+
+    return drawn(difference, n, kind)
 
 
 # -- released numbers -----------------------------------------------------------------------------------------

@@ -167,13 +167,12 @@ def _tuned(ax: Axes, ds: xr.Dataset, looks: Looks) -> None:
 
 def _removal(ax: Axes, ds: xr.Dataset, looks: Looks) -> None:
     mean = ds["difference"].mean("prompt")
-    means = beyond_random(ds)
     places = np.arange(ds.sizes["variant"])[::-1]
     for i, (null, look) in enumerate(looks.items()):
         at = places + 0.2 * (1 - i)
-        low, high = means["more_interval"].sel(null=null).transpose("bound", "variant").values
-        ax.hlines(at, low, high, color=look["color"], lw=1.2, alpha=0.6)
-        ax.plot(means["more"].sel(null=null), at, marker=look["marker"], color=look["color"], ls="none")
+        found = [beyond_random(ds.sel(null=null), str(v)) for v in ds["variant"].values]
+        ax.hlines(at, [x.low for x in found], [x.high for x in found], color=look["color"], lw=1.2, alpha=0.6)
+        ax.plot([x.value for x in found], at, marker=look["marker"], color=look["color"], ls="none")
     ax.axvline(0, color="0.6", lw=0.8, zorder=0)
     text = mean.isel(null=0)
     names = []

@@ -11,9 +11,11 @@ import tokinterp as ti
 from tokinterp.results.dataset import variable
 
 
-def ends_row(ds: xr.Dataset, prompts: ti.Prompts, units: ti.Spans, min_count: int) -> dict[str, Any]:
-    """Return what the published table 3 has of one end layer, and the AUROC."""
-    compared = ti.erasure.psi_of_spans(ds, prompts, units.align(prompts), n_boot=100)
+def ends_row(
+    ds: xr.Dataset, prompts: ti.Prompts, units: ti.Spans, min_count: int, level: float = 0.95
+) -> dict[str, Any]:
+    """Return what the published table 3 has of one end layer, and the AUROC at some level."""
+    compared = ti.erasure.psi_of_spans(ds, prompts, units.align(prompts), n_boot=100, level=level)
     out: dict[str, Any] = {
         "auroc": compared["auroc"].sel(subset="word").item(),
         "auroc_interval": compared["auroc_interval"].sel(subset="word").values, "attrs": ds.attrs,
@@ -39,7 +41,8 @@ def side_by_side(rows: dict[int, dict[str, Any]]) -> xr.Dataset:
     v = variable
     data = {n: v("layer", [r[n] for r in rows.values()], text, "1") for n, text in what.items()}
     bounds = np.stack([r["auroc_interval"] for r in rows.values()], 1)
-    data["auroc_interval"] = v(("bound", "layer"), bounds, "95% bootstrap interval over prompts", "1")
+    said = "bootstrap interval over prompts, 95% for all end layers at once"
+    data["auroc_interval"] = v(("bound", "layer"), bounds, said, "1")
     coords = {
         "layer": v("layer", list(rows), "end layer of psi, blocks applied", "1"),
         "bound": v("bound", ["lower", "upper"], "bound of the interval", "1"),

@@ -18,6 +18,7 @@ from tokinterp.text import token_classes
 from tokinterp.text.shuffle import shuffle_words
 
 from ..runner.record import kept, stage
+from .left_out import linearity_spread
 
 CLASSES = (
     "article", "stop word", "punctuation", "digit", "word", "first piece", "middle piece", "last piece", "whitespace",
@@ -75,12 +76,18 @@ def labels_of(prompts: ti.Prompts) -> np.ndarray:
 
 # -- parts: a case and settings -> datasets by name -----------------------------------------------------------
 def linearity(case: Case, settings: Any) -> dict[str, xr.Dataset]:
-    """Linearity of the blocks and anisotropy, with and without BOS and massive rows."""
-    return case.measure("linearity", case.prompts, {
+    """Linearity of the blocks and anisotropy, with and without BOS and massive rows; of the text their intervals."""
+    out = case.measure("linearity", case.prompts, {
         "linearity": ti.linearity.Linearity(),
         "linearity_all": ti.linearity.Linearity(exclude=(), held_out=False),
         "spectrum": ti.geometry.Spectrum(components=1),
     })  # fmt: skip
+    if case.null == "none":
+        of = (case.model, case.prompts, out["linearity_all"], out["spectrum"])
+        out["linearity_spread"] = kept(
+            case.stage("linearity_spread"), fit_facts(case.model, case.prompts), lambda: linearity_spread(*of)
+        )
+    return out
 
 
 def tokens(case: Case, settings: Any) -> dict[str, xr.Dataset]:

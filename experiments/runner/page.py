@@ -69,6 +69,10 @@ def of_record(kept: dict[str, Any], file: str) -> Iterator[str]:
         f"{command}{changed}; [{file}](results/{file}), {commit}, {kept['created'] or 'date not recorded'}; {model} on "
         f"{kept.get('device') or 'a device not recorded'}; texts: {texts or 'none recorded'}."
     )
+    if kept.get("seconds"):
+        said += f" {kept['seconds']:.0f} s" + (f" in {kept['starts']} starts." if kept.get("starts", 1) > 1 else ".")
+    if others := kept.get("stages_of_other_commits"):
+        said += f" Stages by commit {', '.join(f'`{c[:9]}`' + ' (changed)' * c.endswith('+') for c in others)}."
     if kept.get("claims_computed_by"):
         by = kept["claims_computed_by"]
         said += f" Claims by commit `{str(by['commit'])[:9]}`{', changed' if by['dirty'] is not False else ''}."
@@ -106,7 +110,8 @@ def shown(x: dict[str, Any]) -> str:
     if x["value"] is None:
         return "–"
     low, high = x["interval"]
-    return f"{x['value']:.4g}" + (" (no interval)" if None in (low, high) else f" [{low:.4g}, {high:.4g}]")
+    lacking = f" (no interval: {x['why']})" if x.get("why") else " (no interval)"
+    return f"{x['value']:.4g}" + (lacking if None in (low, high) else f" [{low:.4g}, {high:.4g}]")
 
 
 def of_benchmark(kept: dict[str, Any], file: str) -> Iterator[list[str]]:

@@ -11,7 +11,9 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -62,17 +64,24 @@ def begin(name: str, preset: str, p: Preset, changes: Sequence[str]) -> dict[str
     return {**about(name), "preset": preset, "changed": list(changes), "settings": p.settings()}
 
 
-def end(said: Mapping[str, Any], p: Preset, results: Results, seconds: float) -> dict[str, Any]:
-    """Return what the store of a run is written with: how it began, and the model, texts and results it came to."""
+def end(said: Mapping[str, Any], p: Preset, results: Results, starts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the store of a run is written with: how it began, and the model, texts and results it came to.
+
+    Seconds are those of all starts; a run is of changed code if one of its starts was.  Commits of stages end with
+    ``+`` where the tree was changed.
+    """
     info = vars(p).get("lm") and p.lm.info
     first = next(iter(results.values())).attrs
-    stages = {c.rstrip("+") for ds in results.values() for c in commits(ds.attrs)}
+    stages = {c for ds in results.values() for c in commits(ds.attrs)}
     names = ("id", "revision", "identity", "weights", "tokenizer", "dtype", "backend")
     return {
-        **said, "seconds": round(seconds, 1), "texts": p.hashes(),
+        **said, "dirty": None if said["dirty"] is None else any(s["dirty"] for s in starts),
+        "seconds": round(sum(s["seconds"] for s in starts), 1), "starts": len(starts), "texts": p.hashes(),
         "model": {n: getattr(info, n) for n in names} if info else None,
         "device": info.device if info else first.get("device"), "seeds": seeds(p),
-        "stages_of_other_commits": sorted(c for c in stages if re.fullmatch("[0-9a-f]{40}", c) and c != said["commit"]),
+        "stages_of_other_commits": sorted(
+            c for c in stages if re.fullmatch("[0-9a-f]{40}[+]?", c) and c not in (said["commit"], git_commit())
+        ),
         "fingerprints": {n: ds.attrs["fingerprint"] for n, ds in results.items()},
     }  # fmt: skip
 
@@ -188,6 +197,31 @@ def rounded(value: Any) -> Any:
     if isinstance(value, float | np.floating):
         return None if not np.isfinite(value) else float(f"{value:.4g}")
     return int(value) if isinstance(value, np.integer) else value
+
+
+# -- starts ---------------------------------------------------------------------------------------------------
+@contextmanager
+def started(stages: Path, said: Mapping[str, Any]) -> Iterator[list[dict[str, Any]]]:
+    """Keep in the folder of a run when each of its starts began, how long it took, and of which code it was.
+
+    Yields the starts before and this one, which has its seconds after the block.  One that was killed lasted until the
+    last file of the folder was written.
+    """
+    file = stages / "starts.json"
+    before: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    for s in before:
+        if s["seconds"] is None:
+            times = [f.stat().st_mtime for f in stages.rglob("*") if f.is_file()]
+            s["seconds"] = max(0.0, max(times) - s["began"])
+    now = {"began": time.time(), "seconds": None, "commit": said["commit"], "dirty": said["dirty"]}
+    starts = [*before, now]
+    stages.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(starts))
+    try:
+        yield starts
+    finally:
+        now["seconds"] = time.time() - now["began"]
+        write_text(file, json.dumps(starts))
 
 
 # -- stages ---------------------------------------------------------------------------------------------------

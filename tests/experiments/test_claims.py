@@ -66,10 +66,10 @@ def test_means_have_the_interval_of_the_documents():
     v = xr.DataArray(values, dims=("prompt", "layer"), coords={"layer": [0, 1, 2]}, name="v")
     found = mean(v, layer=2)
     own = ti.summary(xr.Dataset({"v": v}).sel(layer=2))
-    assert found == pytest.approx((values[:, 2].mean(), *own["v_interval"].values))
+    assert found[:3] == pytest.approx((values[:, 2].mean(), *own["v_interval"].values))
     assert mean(v).value == pytest.approx(values.mean())
     windows = v.assign_coords(document=("prompt", np.repeat([0, 1, 2, 3], 3)))
-    assert mean(windows, layer=2)[1:] != pytest.approx(found[1:])
+    assert mean(windows, layer=2)[1:3] != pytest.approx(found[1:3])
     spans = v.isel(layer=0, drop=True).rename(prompt="span").assign_coords(span_prompt=("span", np.arange(12)))
     assert mean(spans, "span").value == pytest.approx(values[:, 0].mean())
     assert curve(v) == pytest.approx(values.mean(0).tolist())
@@ -77,5 +77,5 @@ def test_means_have_the_interval_of_the_documents():
         {"a": ("layer", [1.0, 2]), "a_interval": (("layer", "bound"), [[0, 3], [1, 4]]), "a_band": (
             ("layer", "bound"), [[-1, 5], [-2, 6]])}, {"layer": [3, 4], "bound": ["lower", "upper"]},
     )  # fmt: skip
-    assert given(ds, "a", layer=4) == (2, 1, 4)
-    assert given(ds, "a", "a_band", layer=4) == (2, -2, 6)
+    assert given(ds, "a", layer=4) == (2, 1, 4, "")
+    assert given(ds, "a", "a_band", layer=4) == (2, -2, 6, "")

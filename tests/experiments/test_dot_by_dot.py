@@ -47,17 +47,21 @@ def tree():
     parts = {f"training/{name}/{arm}": trained(task, arm) for name, task in TASKS.items() for arm in ARMS}
     for variant in ("frozen", "released"):
         parts[f"probe/{variant}"] = xr.Dataset(
-            {"accuracy": (("trunk", "kept"), some(3, 2)), "majority": 0.5},
+            {"accuracy": (("trunk", "kept"), some(3, 2)), "majority": 0.5,
+             "correct": (("trunk", "kept", "prompt"), RNG.random((3, 2, 40)) < 0.5)},
             {"trunk": TRUNKS, "kept": [0.0, 1.0]}, {"task": "match3-n4"},
         )  # fmt: skip
     parts["linear_probe"] = xr.Dataset(
         {n: (("layer", "position"), some(3, 4)) for n in ("accuracy", "shuffled")}, {"layer": [0, 1, 2]}
     )
     by, value, mean = ("trunk", "target", "layer"), some(3, 2, 3, 4), some(3, 2, 3)
+    less = mean[:1] - mean
     parts["dots/probes"] = xr.Dataset(
         {"accuracy": ((*by, "slot"), value), "accuracy_interval": (("bound", *by, "slot"), interval(value)),
          "accuracy_mean": (by, mean), "shuffled_mean": (by, some(3, 2, 3)),
-         "accuracy_mean_interval": (("bound", *by), interval(mean)), "chance": ("target", [0.25, 0.5]),
+         "accuracy_mean_interval": (("bound", *by), interval(mean)), "advantage": (by, less),
+         "advantage_interval": (("bound", *by), interval(less)),
+         "shuffled_mean_interval": (("bound", *by), interval(mean)), "chance": ("target", [0.25, 0.5]),
          "n_fit": 30, "n_test": 31},
         {"trunk": TRUNKS, "target": TARGETS, "layer": [0, 1, 2], "slot": range(4), "bound": ["lower", "upper"]},
     )  # fmt: skip
@@ -95,9 +99,12 @@ def test_accuracies_are_those_of_each_seeds_own_last_evaluation(rows, tree):
     for arm, (s, seed) in itertools.product(ARMS, enumerate((0, 5))):
         last[f"{arm}, seed {seed}"] = tree[f"training/match3-n4/{arm}"]["accuracy"].values[s, 2 - s, 0, 0]
     assert {n: numbers[n]["value"] for n in last} == pytest.approx(last)
-    worst = min(v for n, v in last.items() if n.startswith("filler"))
-    best = max(v for n, v in last.items() if n.startswith("none"))
-    assert numbers["worst with less best without"]["value"] == pytest.approx(worst - best)
+    gains = {a: np.mean([last[f"filler, seed {s}"] - last[f"{a}, seed {s}"] for s in (0, 5)]) for a in [*ARMS][1:]}
+    first, second, *_ = numbers
+    assert {first, second} == {f"filler less {a}" for a in gains}
+    assert numbers[first]["value"] == pytest.approx(min(gains.values()))
+    assert numbers[second]["value"] == pytest.approx(max(gains.values()))
+    assert numbers[first]["why"] == "2 seeds: an interval takes 3"
     assert rows["the task cannot be learned by heart"]["different inputs"]["value"] == 3**8
 
 
@@ -120,9 +127,14 @@ def test_probes_and_ablations_are_those_of_their_network(rows, tree):
         assert numbers[trunk]["value"] == pytest.approx(probes[t, 0, 2])
         assert numbers[trunk]["interval"] == pytest.approx([probes[t, 0, 2] - 0.1, probes[t, 0, 2] + 0.1])
     assert numbers["with less without fillers"]["value"] == pytest.approx(probes[0, 0, 2] - probes[1, 0, 2])
-    kept = tree["probe/frozen"]["accuracy"].values
+    assert numbers["with less without fillers"]["interval"] == pytest.approx(
+        [probes[0, 0, 2] - probes[1, 0, 2] - 0.1, probes[0, 0, 2] - probes[1, 0, 2] + 0.1]
+    )
+    kept = tree["probe/frozen"]["correct"].values.mean(-1)
     numbers = rows["a frozen probe gains from more fillers"]
     assert numbers["all less none"]["value"] == pytest.approx(kept[0, 1] - kept[0, 0])
+    low, high = numbers["all less none"]["interval"]
+    assert low < numbers["all less none"]["value"] < high
     assert numbers["random, 1 kept"]["value"] == pytest.approx(kept[2, 1])
     right = tree["dots/ablation"]["correct"].values[0].mean(-1)
     assert rows["the answer needs the fillers"]["none less knock-out"]["value"] == pytest.approx(right[0] - right[1])

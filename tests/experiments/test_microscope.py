@@ -50,9 +50,20 @@ def test_every_part_lies_beside_its_controls(results):
     _, tree = results
     nulls = ["none", "shuffle:5", "untrained"]
     for name, node in tree.children.items():
-        expected = ["none", "untrained"] if name == "mmlu" else nulls
+        expected = {"mmlu": ["none", "untrained"], "linearity_spread": ["none"]}.get(name, nulls)
         assert node.to_dataset()["null"].values.tolist() == expected, name
-    names = {"linearity", "linearity_all", "spectrum", "nonlinearity", "recall", "memory", "lens", "removal", "mmlu"}
+    names = {
+        "linearity",
+        "linearity_all",
+        "linearity_spread",
+        "spectrum",
+        "nonlinearity",
+        "recall",
+        "memory",
+        "lens",
+        "removal",
+        "mmlu",
+    }
     assert names < set(tree.children)
     text, shuffled = (tree["lens"]["cross_entropy"].sel(null=n, variant="normed") for n in nulls[:2])
     assert not np.allclose(text, shuffled)

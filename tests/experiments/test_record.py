@@ -1,7 +1,9 @@
 """Records of experiments say what was run; kept stages belong to what they were made of; controls of removal."""
 
 import json
+import os
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -62,8 +64,38 @@ def test_a_record_names_the_commits_of_stages_that_were_taken_over():
         "earlier": xr.Dataset(attrs={"git_commit": b + "+", "fingerprint": "2"}),
         "joined": xr.Dataset(attrs={"git_commit": c, "source_commits": json.dumps([a, c]), "fingerprint": "3"}),
     }
-    said = record.end({"commit": c}, Settings(), sets, 1.0)
-    assert said["stages_of_other_commits"] == [a, b]
+    said = record.end({"commit": c, "dirty": False}, Settings(), sets, [{"seconds": 1.0, "dirty": False}])
+    assert said["stages_of_other_commits"] == [a, b + "+"]
+
+
+def test_a_stage_of_the_same_commit_but_of_changed_code_is_named(monkeypatch):
+    c = "c" * 40
+    sets = {"own": xr.Dataset(attrs={"git_commit": c + "+", "fingerprint": "1"})}
+    monkeypatch.setattr(record, "git_commit", lambda: c)
+    starts = [{"seconds": 2.0, "dirty": True}, {"seconds": 1.5, "dirty": False}]
+    said = record.end({"commit": c, "dirty": False}, Settings(), sets, starts)
+    assert (said["stages_of_other_commits"], said["dirty"]) == ([c + "+"], True)
+    assert (said["seconds"], said["starts"]) == (3.5, 2)
+    monkeypatch.setattr(record, "git_commit", lambda: c + "+")  # by results and their page alone
+    assert record.end({"commit": c, "dirty": False}, Settings(), sets, starts[1:])["stages_of_other_commits"] == []
+
+
+def test_the_time_of_all_starts_is_kept_that_of_a_killed_one_too(tmp_path):
+    said = {"commit": "c", "dirty": True}
+    with pytest.raises(KeyboardInterrupt), record.started(tmp_path, said):
+        raise KeyboardInterrupt
+    (first,) = json.loads((tmp_path / "starts.json").read_text())
+    assert first["seconds"] >= 0
+    killed = {"began": time.time() - 100, "seconds": None, "commit": "c", "dirty": False}
+    (tmp_path / "starts.json").write_text(json.dumps([first, killed]))
+    for file in (tmp_path / "starts.json", tmp_path / "stage"):
+        file.write_text(file.read_text() if file.exists() else "")
+        os.utime(file, (killed["began"] + 40, killed["began"] + 40))
+    with record.started(tmp_path, {**said, "dirty": False}) as starts:
+        time.sleep(0.01)
+    assert [s["dirty"] for s in starts] == [True, False, False]
+    assert starts[1]["seconds"] == pytest.approx(40, abs=1)
+    assert 0.01 <= starts[2]["seconds"] < 5
 
 
 def test_results_are_no_code_whose_change_matters(tmp_path, monkeypatch):
@@ -200,7 +232,7 @@ def planted(condition, random):
 
 def test_what_costs_more_than_random_deletion_has_a_positive_sign():
     ds = planted([1.0, 1.2, 0.9, 1.1], [0.5, 0.6, 0.4, 0.5])
-    assert float(beyond_random(ds)["more"][0]) == pytest.approx(0.55)
+    assert beyond_random(ds, "articles").value == pytest.approx(0.55)
     both = xr.concat([ds, ds.assign(difference=-ds["difference"])], "null").assign_coords(null=["none", "untrained"])
     claims = [c for c in CLAIMS if "articles a text" in c.says]
     (row,) = evaluate(claims, {"removal": both})

@@ -16,7 +16,6 @@ from ..settings import checked, result, several
 from ..stats.resample import ratio, resample
 from .vocabulary_tally import SCORING
 
-
 Segment = tuple[int, int, int]
 """Prompt, start and stop."""
 

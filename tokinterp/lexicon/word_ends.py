@@ -188,7 +188,8 @@ def word_probe(
         (different tokens at the place) and ``n_groups`` (the same: the intervals draw tokens, and are NaN where fewer
         than 3 tokens stand in a class).  Where both places are asked for, per layer ``difference``, the accuracy at the
         last token less that at the penultimate one, of the same items, with ``difference_interval``: drawn are last
-        tokens, and penultimate ones, and the interval holds both outcomes.  At layer 0 the state is that of the token, and the accuracy one half.
+        tokens, and penultimate ones, and the interval holds both outcomes.
+        At layer 0 the state is that of the token, and the accuracy one half.
 
     Raises
     ------

@@ -89,7 +89,8 @@ def probe_contents(
         (``chance``, by target), with ``accuracy_interval``; NaN where a class never occurs in the fit or in the test
         (pairs with the last row have no match); ``shuffled``, the same with labels permuted before the fit;
         ``accuracy_mean``, ``shuffled_mean`` over slots, with intervals; ``advantage`` (trunk, target, layer), the mean
-        of the first trunk less that of each, of the same test examples, with ``advantage_interval``; ``n_fit``, ``n_test`` (different inputs).
+        of the first trunk less that of each, of the same test examples, with ``advantage_interval``; ``n_fit``,
+        ``n_test`` (different inputs).
 
     Raises
     ------
