@@ -77,6 +77,6 @@ MUTANTS = [
      "tests/attention/test_token_sets.py"),
     ("seeds: sd over n", "tokinterp/erasure/evaluation_seeds.py", "sd[n] = np.sqrt(x.var(0, ddof=1).mean())",
      "sd[n] = np.sqrt(x.var(0).mean())", "tests/erasure/test_evaluation_seeds.py"),
-    ("seeds: union is the first", "tokinterp/erasure/evaluation_seeds.py", "len(scores[a].keys() | scores[b].keys())",
-     "len(scores[a].keys())", "tests/erasure/test_evaluation_seeds.py"),
+    ("seeds: union is the first", "tokinterp/erasure/evaluation_seeds.py", "{*one} | {*other}",
+     "{*one}", "tests/erasure/test_evaluation_seeds.py"),
 ]  # fmt: skip

@@ -529,8 +529,8 @@ MUTANTS = [
     (
         "word probe: items drawn alone",
         "tokinterp/lexicon/word_ends.py",
-        "_interval(correct[p], is_word, groups[x], n_boot, level, seed)",
-        "_interval(correct[p], is_word, np.arange(len(is_word)), n_boot, level, seed)",
+        "draw(correct[p], group=groups[x])",
+        "draw(correct[p], group=np.arange(len(is_word)))",
         "tests/lexicon/test_word_ends.py::test_items_with_the_same_token_are_drawn_together",
     ),
     (
