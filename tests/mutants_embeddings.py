@@ -2,7 +2,43 @@
 
 GLITCH = "tokinterp/embeddings/glitch.py"
 OF_GLITCH = "tests/embeddings/test_glitch.py::"
+FRAMES, OF_FRAMES = "tokinterp/embeddings/frames.py", "tests/embeddings/test_frames.py::"
 MUTANTS = [
+    (
+        "frames: the word is in its concept",
+        FRAMES,
+        "total[at] - frames if leave_out",
+        "total[at] if leave_out",
+        f"{OF_FRAMES}test_values_are_those_of_a_loop_over_words",
+    ),
+    (
+        "frames: not centred",
+        FRAMES,
+        "(w - w[use].mean(0)) @ root",
+        "w @ root",
+        f"{OF_FRAMES}test_whitened_rows_have_mean_zero_and_unit_covariance",
+    ),
+    (
+        "frames: columns of zeros count",
+        FRAMES,
+        "((f.norm(dim=2) > 0).sum(1) *",
+        "((f.norm(dim=2) >= 0).sum(1) *",
+        f"{OF_FRAMES}test_the_shipped_model_has_the_known_values",
+    ),
+    (
+        "frames: control of the same concept",
+        FRAMES,
+        "np.flatnonzero(concept != concept[n])",
+        "np.flatnonzero(concept == concept[n])",
+        f"{OF_FRAMES}test_controls_are_other_words_and_random_columns_as_long",
+    ),
+    (
+        "frames: control of other norms",
+        FRAMES,
+        "noise * (frames.norm(dim=2) / noise.norm(dim=2))[..., None]",
+        "noise * (frames.norm(dim=2) > 0)[..., None]",
+        f"{OF_FRAMES}test_controls_are_other_words_and_random_columns_as_long",
+    ),
     (
         "glitch: controls are candidates",
         GLITCH,

@@ -8,6 +8,7 @@ from pathlib import Path
 from . import (
     capture,
     filler_training,
+    jacobian,
     layer_geometry,
     linearity,
     measurements,
@@ -21,6 +22,7 @@ from . import (
 BENCHMARKS = {
     "capture": capture.run,
     "filler_training": filler_training.run,
+    "jacobian": jacobian.run,
     "neighbours": neighbours.run,
     "layer_geometry": layer_geometry.run,
     "linearity": linearity.run,

@@ -17,7 +17,7 @@ from tokinterp.models.steady import ModelChangedError, check_steady, current, st
 from tokinterp.run.fitting import Fit
 
 PROMPTS = some_prompts([12] * 6)
-ONE_PASS = {"build_items", "capture", "read_feucht2024", "stream", "untrained"}
+ONE_PASS = {"build_items", "capture", "project_out", "read_feucht2024", "steer", "stream", "swap", "untrained"}
 """They run the model once or not at all, or the caller decides between passes."""
 
 

@@ -4,6 +4,7 @@ from importlib import import_module
 
 from .fit import fit_tuned_lens
 from .jacobian import JacobianLens, fit_jacobian_lens
+from .jspace import jacobian_space, project_out, steer, swap
 from .lens import LogitLens
 from .tuned_lens import TunedLens
 
@@ -13,6 +14,10 @@ __all__ = [
     "TunedLens",
     "fit_jacobian_lens",
     "fit_tuned_lens",
+    "jacobian_space",
+    "project_out",
+    "steer",
+    "swap",
 ]
 
 

@@ -1,0 +1,48 @@
+"""Wrong changes to the space of the Jacobian lens, its edits and the pursuit."""
+
+SPACE, PURSUIT = "tokinterp/lens/jspace.py", "tokinterp/kernels/pursuit.py"
+OF_SPACE, OF_PURSUIT = "tests/lens/test_jspace.py::", "tests/kernels/test_pursuit.py::"
+MUTANTS = [
+    (
+        "jspace: control not rotated",
+        SPACE,
+        "atoms @ turn.to(atoms)",
+        "atoms",
+        f"{OF_SPACE}test_a_state_of_two_directions_is_taken_apart",
+    ),
+    (
+        "jspace: swap of other coordinates",
+        SPACE,
+        ".flip(1) - torch.linalg.pinv",
+        ".flip(0) - torch.linalg.pinv",
+        f"{OF_SPACE}test_a_swap_exchanges_coordinates_and_leaves_the_rest",
+    ),
+    (
+        "jspace: steering by the whole direction",
+        SPACE,
+        "return found / size",
+        "return found",
+        f"{OF_SPACE}test_steering_adds_the_direction_at_its_length",
+    ),
+    (
+        "pursuit: long atoms first",
+        PURSUIT,
+        "(rest.float() @ units.T)",
+        "(rest.float() @ units.T * size)",
+        f"{OF_PURSUIT}test_every_point_is_that_of_a_loop",
+    ),
+    (
+        "pursuit: weights of units",
+        PURSUIT,
+        "weight / scale, share",
+        "weight * scale / scale, share",
+        f"{OF_PURSUIT}test_every_point_is_that_of_a_loop",
+    ),
+    (
+        "pursuit: weights below zero",
+        PURSUIT,
+        "bad = free & (goal <= 0)",
+        "bad = free & (goal <= -1e9)",
+        f"{OF_PURSUIT}test_weights_are_those_of_scipy",
+    ),
+]
