@@ -116,8 +116,8 @@ def test_table_says_over_how_many_prompts_where_not_all(tiny_run, tmp_path):
     shown = Page(report(ds, tmp_path / "a.html")).shown
     assert "n=3" in shown
     columns = layer_table(ds)[2]
-    assert [c.label for c in columns if c.name == "dimension"] == ["2", "4", "8"]
-    assert [c.label for c in columns if c.name == "dimension" and c.first] == ["4"]
+    assert [c.label for c in columns if c.name == "dimension"] == ["scale 2", "scale 4", "scale 8"]
+    assert [c.label for c in columns if c.name == "dimension" and c.first] == ["scale 4"]
 
 
 def test_variables_of_tokens_say_what_their_numbers_are_of(tmp_path):
@@ -143,8 +143,11 @@ def test_values_of_tokens_are_those_of_the_run(page, tiny_run):
         local = dimension.isel(token=np.flatnonzero(dimension["token_prompt"] == p["number"])).sortby("position")
         mine = floats(p["values"][names.index("dimension: local dimension")])
         np.testing.assert_array_equal(mine.reshape(4, -1), local["local_dimension"].values.T)
-        answers = floats(p["answers"]["lens"]["values"]).reshape(2, 4, -1)
-        np.testing.assert_array_equal(answers[0], rows["top_id"].isel(rank=0).sel(variant="normed").values.T)
+        ranks = p["answers"]["lens"]["ranks"]
+        answers = floats(p["answers"]["lens"]["values"]).reshape(2, 4, ranks, -1)
+        every = rows["top_id"].sel(variant="normed").transpose("layer", "rank", "token")
+        assert ranks == every.sizes["rank"]
+        np.testing.assert_array_equal(answers[0], every)
         assert {str(int(i)) for i in answers.ravel()} <= data["names"].keys()
     assert not [n for n in names if "massive" in n]  # a list of findings is not a text
 
@@ -291,7 +294,7 @@ def test_report_table_and_captions_say_over_how_many_documents(tiny_run, tmp_pat
 
 def test_cells_say_what_there_is_no_number_or_interval_for():
     interval, count = np.array([[1.0, np.nan, 0.0], [3.0, np.nan, 0.0]]), np.array([4, 2, 0])
-    c = Column("x", "", "x", True, np.array([2.0, 5.0, np.nan]), interval, count)
+    c = Column("x", "", "x", "x", True, np.array([2.0, 5.0, np.nan]), interval, count)
     assert [cell(c, i, 4) for i in range(3)] == ["2<span>1 to 3</span>", "5<span>no interval n=2</span>", "–"]
 
 

@@ -48,6 +48,7 @@ def insert(
     from ..fillers.interventions import intervene
     from ..models import check_source
     from ..results.stores import write
+    from ..results.tables import columns, value_rows
     from ..run.fitting import new_place
     from ..settings import check, count
 
@@ -81,6 +82,7 @@ def insert(
                 )
     if decide:
         say(f"verdict on {decide} {kind[0]}: {nodes['verdict'].attrs['verdict']}")
+        say(columns([(f"  {place}", value) for place, value in value_rows(nodes["verdict"])]))
     say(f"written to {output}", err=True)
 
 

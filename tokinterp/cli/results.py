@@ -35,7 +35,7 @@ def report(
     output: Annotated[Path, Option("-o", "--output", help="HTML file to write.")] = Path("report.html"),
     title: Annotated[str | None, Option(help="Heading of the page.")] = None,
     max_prompts: Annotated[int, Option(help="Texts shown.")] = 24,
-    max_megabytes: Annotated[float, Option(help="Size of the texts and their values.")] = 12.0,
+    max_megabytes: Annotated[float, Option(help="Size of the texts and their values.")] = 3.0,
     overwrite: o.Overwrite = False,
 ) -> None:
     """Write one self-contained HTML page of a run: figures, tables, provenance, coloured texts."""

@@ -44,19 +44,24 @@ def _rules() -> str:
         f"@media (prefers-color-scheme:dark){{.tokinterp{dark}}}",
         *(f"{where}{dark}" for where in DARK),
         "[data-jp-theme-light='true'] .tokinterp{--ink:#111;--soft:#555;--page:#fff;--line:#d5d5d5;--tip:#111}",
-        ".tokinterp .text{white-space:pre-wrap;overflow-wrap:anywhere;direction:ltr}",
+        ".tokinterp .text{position:relative;white-space:pre-wrap;overflow-wrap:anywhere;direction:ltr}",
         ".tokinterp .key{font-size:.75rem;line-height:1.4;margin-bottom:.5rem;color:var(--soft)}",
         ".tokinterp .bar{display:inline-block;width:8rem;height:.7em;border:1px solid var(--line)}",
         f".tokinterp .bar.signed{{background:linear-gradient(to right,{shade(-STEPS)},transparent,{shade(STEPS)})}}",
         f".tokinterp .bar.plain{{background:linear-gradient(to right,transparent,{shade(STEPS)})}}",
         ".tokinterp .unit{border-radius:3px;padding:.1em 0}",
-        ".tokinterp [data-tip]{position:relative;unicode-bidi:isolate;border-radius:2px;padding:.1em 0}",
+        ".tokinterp [data-tip]{unicode-bidi:isolate;border-radius:2px;padding:.1em 0}",
         ".tokinterp .none{border-bottom:1px dotted var(--soft)}",
         ".tokinterp [data-tip]:hover,.tokinterp [data-tip]:focus{outline:2px solid var(--ink);outline-offset:1px}",
         ".tokinterp [data-tip]:hover::after,.tokinterp [data-tip]:focus::after{content:attr(data-tip);"
-        "position:absolute;left:0;top:1.9em;z-index:9;background:var(--tip);color:#fff;border:1px solid #666;"
-        "border-radius:4px;padding:.3rem .5rem;font-size:.75rem;line-height:1.4;white-space:pre;width:max-content;"
-        "max-width:30rem}",
+        "position:absolute;left:0;margin-top:1.9em;z-index:9;background:var(--tip);color:#fff;border:1px solid #666;"
+        "border-radius:4px;padding:.3rem .5rem;font-size:.75rem;line-height:1.4;white-space:pre-wrap;width:max-content;"
+        "max-width:min(30rem,100%)}",
+        "@supports (position-try-fallbacks:flip-inline){@position-try --start{left:0;right:auto}"  # under the token
+        ".tokinterp [data-tip]:hover,.tokinterp [data-tip]:focus{anchor-name:--token}"
+        ".tokinterp [data-tip]:hover::after,.tokinterp [data-tip]:focus::after{position:fixed;"
+        "position-anchor:--token;left:anchor(left);top:anchor(bottom);margin:.2em 0;"
+        "position-try-fallbacks:flip-inline,--start,flip-block,flip-block flip-inline,flip-block --start}}",
         *(f".tokinterp [data-shade='{k}']{{background:{shade(k)}}}" for k in range(-STEPS, STEPS + 1)),
     ]
     return "\n".join(rules)

@@ -20,8 +20,9 @@ from ..files.escape import page_policy
 from ..files.whole import write_text
 from ..settings import checked, count, positive, prompts
 from . import dataset, stores
+from .cite import cite
 from .documents import interval_said
-from .facts import show
+from .facts import facts_of, show
 from .tables import DEPTHS, Column, layer_table, named_results, number, prompt_tables
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 TEMPLATE = Path(__file__).with_name("report.html")
 Named = dict[str, xr.Dataset]
+MOST_COLUMNS = 12
+"""Columns of one variable in a table."""
 PIXELS = 104
 """Width of a picture on the page for an inch of its own, so that all have type of one size."""
 
@@ -41,7 +44,7 @@ def report(
     title: str | None = None,
     *,
     max_prompts: int = 24,
-    max_megabytes: float = 12.0,
+    max_megabytes: float = 3.0,
 ) -> Path:
     """Write one HTML page that shows a run; it needs no network and no other file.
 
@@ -90,9 +93,10 @@ def report(
     models = list(dict.fromkeys(str(ds.attrs.get("model", "?")) for ds in results.values()))
     texts, note = text_data(results, prompts, max_prompts, max_megabytes)
     page = TEMPLATE.read_text(encoding="utf-8")
+    named = list(results) if len(results) <= 6 else [*list(results)[:5], f"and {len(results) - 5} more"]
     parts = {
         "policy": page_policy(re.findall(r"<script>(.*?)</script>", page, re.S), styles(page)),
-        "title": html.escape(title or f"{', '.join(models)}: {', '.join(results)}"),
+        "title": html.escape(title or f"{', '.join(models)}: {', '.join(named)}"),
         "lead": lead(tree, models),
         "problems": problems(tree),
         "results": "\n".join(section(name, ds) for name, ds in results.items()),
@@ -162,7 +166,9 @@ def section(name: str, ds: xr.Dataset) -> str:
         head = f"Layer by layer: mean over prompts, {interval_said(ds)}" if "prompt" in ds.dims else "Layer by layer"
         note = '<p class="note">Numbers without an interval are of the whole corpus.</p>'
         table = f"<details open><summary>{head}</summary>{note}{table}</details>"
-    parts = "\n".join([*figures, page_of(ds), table])
+    sources = [f"<li>{html.escape(line)}</li>" for line in cite(ds).splitlines() if ": " in line]
+    cited = f"<details><summary>Sources</summary><ul>{''.join(sources)}</ul></details>" if sources else ""
+    parts = "\n".join([*figures, page_of(ds), table, cited])
     return f'<section id="{key}"><h2>{key} <small>{kind}</small></h2>\n{parts}</section>'
 
 
@@ -178,10 +184,11 @@ def svg_uri(fig: Any) -> str:
 
 def html_table(ds: xr.Dataset) -> str:
     """Return an HTML table, one row per layer: mean, interval over prompts, and how many prompts where not all."""
-    depth, numbers, found = layer_table(ds)
+    depth, numbers, every = layer_table(ds)
+    found = [c for _, same in groupby(every, lambda c: c.name) for c in [*same][:MOST_COLUMNS]]
     if not found:
         return ""
-    groups = [(title, len([*same])) for title, same in groupby((c.name, c.about) for c in found)]
+    groups = [(title, len([*same])) for title, same in groupby((c.short, f"{c.name}: {c.about}") for c in found)]
     head = "".join(f'<th colspan="{n}" title="{html.escape(t)}">{html.escape(name)}</th>' for (name, t), n in groups)
     second = "".join(f"<th>{html.escape(c.label)}</th>" for c in found)
     n = ds.sizes.get("prompt", 1)
@@ -189,7 +196,9 @@ def html_table(ds: xr.Dataset) -> str:
         f"<tr><th>{html.escape(str(number_))}</th>" + "".join(f"<td>{cell(c, i, n)}</td>" for c in found) + "</tr>"
         for i, number_ in enumerate(numbers)
     )
+    cut = f'<p class="note">Of each variable the first {MOST_COLUMNS} columns; the others are in the export.</p>'
     return (
+        f"{cut if len(found) < len(every) else ''}"
         f'<div class="scroll"><table><thead><tr><th rowspan="2">{html.escape(depth)}</th>{head}</tr>'
         f"<tr>{second}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
@@ -223,7 +232,7 @@ def provenance_table(name: str, ds: xr.Dataset) -> str:
 def text_data(results: Named, prompts: Prompts | None, most: int, megabytes: float) -> tuple[dict[str, Any], str]:
     """Return what the page needs to colour texts (JSON types), and a sentence on what was left out."""
     tables = {k: t for k, ds in results.items() if (t := token_table(ds)) is not None}
-    out: dict[str, Any] = {"prompts": [], "variables": []}
+    out: dict[str, Any] = {"prompts": [], "variables": [], "start": 0}
     if not tables:
         return out, "This run kept no values of single tokens."
     numbers = sorted({p for t in tables.values() for p in t})
@@ -242,12 +251,15 @@ def text_data(results: Named, prompts: Prompts | None, most: int, megabytes: flo
     out["prompts"] = used
     answers = sorted({i for p in used for a in p["answers"].values() for i in a["ids"]})
     out["names"] = {str(i): names.get(i, f"<{i}>") for i in answers}
+    told = []
     for k, v in enumerate(variables):
         seen = [p["values"][k] for p in used if p["values"][k]]
         values = np.concatenate([np.frombuffer(base64.b64decode(s), "<f4") for s in seen] or [np.zeros(0, "<f4")])
+        told.append(len(values) > 0 and np.isfinite(values).mean() > 0.5 and np.nanstd(values) > 0)
         values = values[np.isfinite(values)]
         low, high = np.quantile(values, [0.01, 0.99]).tolist() if len(values) else (0.0, 1.0)
         out["variables"].append({**v["shown"], "low": low, "high": high if high > low else low + 1})
+    out["start"] = next((k for k, telling in enumerate(told) if telling), 0)  # not one of a few tokens, or all alike
     for p in used:
         for a in p["answers"].values():
             a.pop("ids")
@@ -294,7 +306,7 @@ def token_variables(key: str, ds: xr.Dataset) -> Iterator[dict[str, Any]]:
             yield {
                 "key": key, "name": name, "place": place, "depth": depth,
                 "shown": {
-                    "name": f"{key}: {name}".replace("_", " ") + (f" ({label})" if label else ""),
+                    "name": f"{key}: {facts_of(ds, str(name)).label}" + (f" ({label})" if label else ""),
                     "about": str(v.attrs.get("long_name", name)), "units": str(v.attrs.get("units", "1")),
                     "layers": ds[depth].values.tolist() if depth else [], "depth": depth or "", "key": key,
                     "variant": place.get("variant", 0),
@@ -333,10 +345,10 @@ def prompt_data(
         if "top_id" not in results[k] or p not in tables[k]:
             continue
         one = results[k].isel(token=tables[k][p])
-        ids = one["top_id"].isel(rank=0).transpose("variant", "layer", "token").values.astype("<f4")
+        ids = one["top_id"].transpose("variant", "layer", "rank", "token").values.astype("<f4")
         table = spread(ids.reshape(-1, ids.shape[-1]), one["position"].values, place)
         seen = np.unique(table[np.isfinite(table)]).astype(int).tolist()
-        answers[k] = {"values": base64.b64encode(table.tobytes()).decode(), "ids": seen}
+        answers[k] = {"values": base64.b64encode(table.tobytes()).decode(), "ids": seen, "ranks": ids.shape[2]}
     ids = ds["token_id"].values if "token_id" in ds.coords else np.full(len(place), -1)
     return {
         "number": p, "tokens": strings, "ids": ids.tolist(), "positions": place.tolist(), "values": values,

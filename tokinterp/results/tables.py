@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from ..run.checkpoint import partial_folder, read_progress
 from .dataset import circumstances
 from .dataset import kind as kind_of
 from .documents import interval_said
-from .facts import DEPTHS, WIDE, preferred
+from .facts import DEPTHS, REPEATS, WIDE, facts_of, first_of, preferred, show
 from .summary import summary
 
 
@@ -24,8 +25,8 @@ class Column(NamedTuple):
 
     Attributes
     ----------
-    name, label, about : str
-        Variable with its unit; value of the further dimensions; what it is.
+    name, label, short, about : str
+        Variable with its unit; value of the further dimensions; its name for a reader, with its unit; what it is.
     first : bool
         Whether it is the column to look at first of its variable.
     mean : numpy.ndarray
@@ -36,6 +37,7 @@ class Column(NamedTuple):
 
     name: str
     label: str
+    short: str
     about: str
     first: bool
     mean: np.ndarray
@@ -51,7 +53,8 @@ def layer_table(ds: xr.Dataset) -> tuple[str, list[int], list[Column]]:
     depth = next((d for dims in places for d in DEPTHS if d in dims), None)
     if depth is None:
         return "", [], []
-    names = [n for n in wanted if n in ds and depth in ds[n].dims and not {*WIDE} & {*ds[n].dims}]
+    wide = {*WIDE} - {"other_layer"}
+    names = [n for n in wanted if n in ds and depth in ds[n].dims and not wide & {*ds[n].dims}]
     names = [n for n in names if ds[n].dtype.kind in "fiub"]
     found: list[Column] = []
     means = summary(ds[names]) if "prompt" in ds[names].dims else ds[[]]
@@ -60,16 +63,52 @@ def layer_table(ds: xr.Dataset) -> tuple[str, list[int], list[Column]]:
         units, about = str(ds[name].attrs.get("units", "1")), str(ds[name].attrs.get("long_name", name))
         rest = [str(d) for d in v.dims if d != depth]
         best = {d: preferred(ds, d) for d in rest}
-        for at in np.ndindex(*(v.sizes[d] for d in rest)):
+        for at in product(*(_ends(v, d) for d in rest)):
             place = dict(zip(rest, at, strict=True))
-            label = ", ".join(f"{ds[d].values[i]}" for d, i in place.items() if d in ds.coords)
-            title = name.replace("_", " ") + ("" if units == "1" else f" ({units})")
-            column = Column(title, label, about, place == best, v.isel(place).values)
+            label = ", ".join(_said(ds, d, i) for d, i in place.items() if d in ds.coords)
+            unit = "" if units == "1" else f" ({units})"
+            short = facts_of(ds, name).label + unit
+            column = Column(name.replace("_", " ") + unit, label, short, about, place == best, v.isel(place).values)
             if f"{name}_interval" in means:
                 interval = means[f"{name}_interval"].isel(place).transpose("bound", depth).values
                 column = column._replace(interval=interval, count=means[f"{name}_count"].isel(place).values)
             found.append(column)
     return depth, ds[depth].values.tolist(), found
+
+
+def _ends(v: xr.DataArray, dim: str) -> Sequence[int]:
+    """Return the places of a further dimension that are columns: all, but of layers compared with the ends alone."""
+    n = v.sizes[dim]
+    return [0, n - 1] if dim == "other_layer" and n > 2 else range(n)
+
+
+def _said(ds: xr.Dataset, dim: str, place: int) -> str:
+    value = ds[dim].values[place]
+    return f"with layer {value}" if dim == "other_layer" else show(value, dim)
+
+
+def value_rows(ds: xr.Dataset, most: int = 40) -> list[tuple[str, str]]:
+    """Return what to look at first in a result without layers: places of values, and values with intervals."""
+    out: list[tuple[str, str]] = []
+    for name in first_of(ds):
+        long = [d for d in ds[name].dims if d == "bound" or (d in WIDE and ds.sizes[d] > 12)]
+        if ds[name].dtype.kind not in "fiub" or long:
+            continue
+        repeat = next((d for d in REPEATS if d in ds[name].dims), None)
+        means = ds if repeat is None else summary(ds[[name]], repeat)
+        v = means[name].mean([d for d in REPEATS if d in means[name].dims])
+        interval = means.get(f"{name}_interval")
+        interval = None if interval is None or {*interval.dims} != {*v.dims, "bound"} else interval
+        for at in np.ndindex(*v.shape):
+            place = dict(zip(map(str, v.dims), at, strict=True))
+            label = ", ".join(
+                [name.replace("_", " "), *(show(ds[d].values[i], d) for d, i in place.items() if d in ds.coords)]
+            )
+            ends = [] if interval is None else [number(float(x)) for x in interval.isel(place).transpose("bound")]
+            out.append((label, number(float(v.isel(place))) + (f" ({' to '.join(ends)})" if ends else "")))
+    if len(out) > most:
+        out = [*out[:most], (f"and {len(out) - most} more values", "in the report, plot and export")]
+    return out
 
 
 def named_results(tree: xr.DataTree) -> dict[str, xr.Dataset]:
@@ -139,8 +178,10 @@ def summary_text(run: xr.DataTree) -> str:
         out.append("\n" + in_one_line(f"{name} ({ds.attrs.get('measurement', '')}): {sizes}"))
         out += [f"  {in_one_line(line)}" for line in circumstances(ds.attrs) if line not in circumstances(attrs)]
         depth, numbers, table = layer_table(ds)
+        out += [f"  {k}: {in_one_line(ds.attrs[k])}" for k in ("verdict", "best_head") if k in ds.attrs]
         if not table:
-            out.append("  " + in_one_line(", ".join(map(str, ds.data_vars))))
+            rows = value_rows(ds) or [(str(n), ", ".join(map(str, v.dims))) for n, v in ds.data_vars.items()]
+            out.append("\n".join(f"  {line}" for line in columns(rows).splitlines()))
             continue
         shown = [c for c in table if c.first][:6]
         rows = [[depth, *(c.name for c in shown)], ["", *(c.label for c in shown)]]
