@@ -2,6 +2,8 @@
 
 import sys
 
+import numpy as np
+import pandas
 import pytest
 from tiny import some_prompts, tiny
 
@@ -83,6 +85,15 @@ def test_a_new_method_is_found_by_the_command_line_and_drawn_and_told(toy, tmp_p
     page = tmp_path / "report.html"
     call("report", store, "-o", page)
     assert "mean norm of the rows of the stream" in page.read_text()
+    assert page.read_text().count("<figure>") == 1
+    about = call("measurements", "toys.lengths")
+    assert "layers  [default: null]" in about
+    assert "mean norm of the rows of the stream (prompt, layer; 1)" in about
+    values = tmp_path / "values.csv"
+    call("export", store, "-o", values)
+    rows = pandas.read_csv(values).query("variable == 'length'")
+    np.testing.assert_allclose(rows["value"], ds["length"].values.ravel())
+    assert len(ti.table(run, "length")) == ds["length"].size
 
 
 def test_its_own_test_needs_nothing_else(toy):

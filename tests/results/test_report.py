@@ -128,7 +128,7 @@ def test_variables_of_tokens_say_what_their_numbers_are_of(tmp_path):
 def test_values_of_tokens_are_those_of_the_run(page, tiny_run):
     data = page.data
     names = [v["name"] for v in data["variables"]]
-    place = names.index("lens: token cross entropy (raw)")
+    place = names.index("lens: next-token cross-entropy (raw)")
     variable = data["variables"][place]
     assert (variable["units"], variable["layers"]) == ("nat", [0, 1, 2, 3])
     lens, dimension = (tiny_run[n].to_dataset() for n in ("lens", "dimension"))
@@ -305,3 +305,27 @@ def test_prompts_left_out_are_named_with_their_layers_and_the_lead_says_sizes():
     assert "prompt 7 (from layer 0), 8 (from layer 2)" in problems(tree)
     assert "3 blocks, d_model 16" in lead(tree, ["m"])
     assert "3 prompts, 19 tokens" in lead(tree, ["m"])
+
+
+def test_long_runs_keep_short_titles_and_narrow_tables(tmp_path):
+    from tokinterp.results.report import MOST_COLUMNS, html_table
+
+    names = [f"m{n}" for n in range(9)]
+    value = xr.Dataset({"x": ("layer", [1.0, 2.0])}, {"layer": [0, 1]}, {"measurement": "M", "model": "a model"})
+    run = xr.DataTree.from_dict({f"/{n}": value for n in names})
+    page = Page(report(run, tmp_path / "a.html"))
+    assert "<title>a model: m0, m1, m2, m3, m4, and 4 more</title>" in page.text
+    wide = xr.Dataset({"x": (("layer", "k"), np.ones((2, 30)))}, {"layer": [0, 1], "k": range(30)})
+    table = html_table(wide)
+    assert table.count("<td>") == 2 * MOST_COLUMNS
+    assert f"the first {MOST_COLUMNS} columns" in table
+    assert "the first" not in html_table(wide.isel(k=slice(3)))
+
+
+def test_sources_stand_by_the_result_and_the_text_opens_with_values_that_vary(page, tmp_path):
+    assert "nostalgebraist 2020" in page.shown
+    coords = {"position": ("token", range(4)), "token_prompt": ("token", [0] * 4), "text": ("token", list("abcd"))}
+    ds = xr.Dataset({"few": ("token", [1.0, 2.0, np.nan, np.nan]), "alike": ("token", [0.0] * 4),
+                     "varied": ("token", [0.0, 1.0, 2.0, 3.0])}, coords)  # fmt: skip
+    data = Page(report(ds, tmp_path / "a.html")).data
+    assert data["variables"][data["start"]]["name"] == "result: varied"

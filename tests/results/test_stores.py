@@ -187,3 +187,14 @@ def test_results_come_back_in_the_order_in_which_they_were_written(name, tmp_pat
         found = ti.read(path)
         assert list(found.children) == list("zebra")
         assert list(found["b"].data_vars) == list(one.data_vars)
+
+
+def test_a_node_of_a_run_is_written_alone_and_all_names_keep_their_order(tmp_path):
+    run = tree()
+    again = ti.read(ti.write(run["a"], tmp_path / "a.zarr"))
+    assert again["x"].equals(run["a"]["x"])
+    assert not again.children
+    whole = ti.read(ti.write(run, tmp_path / "b.zarr"))
+    for name in run.children:
+        assert list(whole[name].data_vars) == list(run[name].data_vars)
+        assert list(whole[name].coords) == list(run[name].coords)

@@ -4,7 +4,15 @@ import numpy as np
 import xarray as xr
 
 from tokinterp.results.summary import summary
-from tokinterp.results.tables import columns, layer_table, named_results, number, prompt_tables, summary_text
+from tokinterp.results.tables import (
+    columns,
+    layer_table,
+    named_results,
+    number,
+    prompt_tables,
+    summary_text,
+    value_rows,
+)
 
 
 def lens():
@@ -83,3 +91,31 @@ def test_text_of_a_run_shows_means_and_obeys_nothing(tiny_run):
 def test_numbers_have_four_digits():
     assert [number(x) for x in (0.123456, 1234567.0, float("inf"))] == ["0.1235", "1.235e+06", "–"]
     assert columns([("a", 1), ("long", 2)]) == "a     1\nlong  2"
+
+
+def test_results_without_layers_show_their_numbers_too():
+    data = {
+        "psi": ("prompt", [1.0, 2.0, 3.0, 6.0], {"long_name": "psi"}),
+        "by_scale": (("scale", "prompt"), np.arange(8.0).reshape(2, 4)),
+        "kept": ((), 5.0),
+    }
+    ds = xr.Dataset(data, {"scale": [2, 4]}, {"measurement": "Made", "verdict": "not shown"})
+    rows = dict(value_rows(ds))
+    low, high = (number(float(x)) for x in summary(ds)["psi_interval"])
+    assert rows["psi"] == f"3 ({low} to {high})"
+    assert [k for k in rows if k.startswith("by scale")] == ["by scale, scale 2", "by scale, scale 4"]
+    assert rows["by scale, scale 4"].startswith("5.5 (")
+    assert rows["kept"] == "5"
+    shown = summary_text(xr.DataTree.from_dict({"/made": ds}))
+    assert "verdict: not shown" in shown
+    assert f"3 ({low} to {high})" in shown
+    assert value_rows(ds, most=2)[-1] == ("and 2 more values", "in the report, plot and export")
+
+
+def test_layers_compared_are_shown_with_the_ends():
+    pair = np.arange(9.0).reshape(3, 3)
+    ds = xr.Dataset({"cka": (("layer", "other_layer"), pair)}, {"layer": [0, 1, 2], "other_layer": [0, 1, 2]},
+                    {"first": "cka"})  # fmt: skip
+    _, _, columns = layer_table(ds)
+    assert [c.label for c in columns] == ["with layer 0", "with layer 2"]
+    assert columns[1].mean.tolist() == [2, 5, 8]

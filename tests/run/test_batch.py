@@ -118,3 +118,19 @@ def test_what_several_need_is_made_once(batch):
     calls = []
     assert batch.once("a", lambda: calls.append(1) or 5) == batch.once("a", lambda: calls.append(2)) == 5
     assert calls == [1]
+
+
+def test_texts_and_names_of_sites_are_taken_and_a_batch_says_what_it_holds():
+    model = tiny()
+    texts = ["The river to the sea", "and the singing"]
+    batch = ti.capture(model, texts, sites=["attn_out.1", "resid"])
+    asked = [ti.Site("attn_out", 1), *ti.resid(range(model.info.n_layers + 1))]
+    assert {*batch.activations} == {*asked}
+    known = ti.capture(model, ti.Prompts.from_texts(texts, model), [0, 1], asked)
+    for site in asked:
+        assert torch.equal(batch.activations[site], known.activations[site])
+    assert repr(batch).startswith("Batch(2 prompts of up to ")
+    assert "attn_out 1 (2, " in repr(batch)
+    assert [*ti.capture(model, texts).activations] == asked[1:]
+    with pytest.raises(ValueError, match="did you mean 'resid'"):
+        ti.capture(model, texts, sites="resd.1")

@@ -382,3 +382,11 @@ def test_the_longest_of_all_prompts_is_looked_for_where_edits_need_it_alone():
     beyond = ti.edits.zero(ti.Site("resid", 0), [6])  # only longer ones have that position
     ti.capture(model, prompts, [0], ti.resid([1]), [beyond])
     assert prompts.lengths.passes == 1  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_the_last_prompt_is_minus_one():
+    prompts = Prompts.from_ids([[5, 6], [7, 8, 9]])
+    assert prompts[-1].ids(0).tolist() == [7, 8, 9]
+    for beyond in (-3, 2):
+        with pytest.raises(IndexError, match="numbered from 0"):
+            prompts[beyond]

@@ -118,14 +118,14 @@ USUAL = {"small": "nan"}
 
 def settings_of(made: Any) -> list[tuple[str, str, str]]:
     """Return the settings of a measurement or a fit: name, default, and what it means and may be."""
-    kinds = (made.__init__ if inspect.isclass(made) else made).__kinds__
+    kinds = getattr(made.__init__ if inspect.isclass(made) else made, "__kinds__", {})  # of one's own: perhaps none
     means, out = meanings(inspect.getdoc(made) or ""), []
     for name, p in parameters_of(made).items():
         if name in GIVEN and not inspect.isclass(made):
             continue
         usual = USUAL.get(name, p.default) if inspect.isclass(made) else p.default
         default = "needed" if usual is p.empty else f"default: {json.dumps(usual, default=repr)}"
-        said = " ".join(x for x in (means.get(name, ""), f"Give {kinds[name].says}.") if x)
+        said = " ".join(x for x in (means.get(name, ""), f"Give {kinds[name].says}." if name in kinds else "") if x)
         out.append((name, default, said))
     return out
 

@@ -12,8 +12,8 @@ from matplotlib.patches import Rectangle
 
 from ..plots import pages, style
 from ..plots.heatmaps import prompt_of, strings_of, tokens_of
-from ..plots.lines import pick
 from ..plots.views import Picture
+from ..results.facts import pick
 from ..results.tables import result_with
 from ..settings import checked
 

@@ -11,9 +11,8 @@ from matplotlib.axes import Axes
 
 from ..plots import style
 from ..plots.heatmaps import prompt_of, strings_of, tokens_of
-from ..plots.lines import pick
 from ..plots.views import Picture
-from ..results.facts import facts_of
+from ..results.facts import facts_of, pick
 from ..results.tables import result_with
 from ..settings import checked
 

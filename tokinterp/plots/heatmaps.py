@@ -9,11 +9,10 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from ..results.facts import DEPTHS, REPEATS, Facts, axis_label, facts_of, first_of, show
+from ..results.facts import DEPTHS, REPEATS, Facts, axis_label, facts_of, first_of, pick, show
 from ..results.tables import result_with
 from ..settings import checked, number, pair
 from . import style
-from .lines import pick
 
 PROMPT_NUMBERS = ("prompt", "prompt_number", "token_prompt")
 LONGEST = 50

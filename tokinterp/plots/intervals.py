@@ -9,11 +9,11 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from ..results.facts import CONDITIONS, REPEATS, REPLICATES, facts_of, first_of, same_units, show
+from ..results.facts import CONDITIONS, REPEATS, REPLICATES, facts_of, first_of, pick, same_units, show
 from ..results.tables import result_with
 from ..settings import checked, several, string
 from . import style
-from .lines import CHANCE, Curve, has_values, lines_of, looks_of, named_sets, palette, pick
+from .lines import CHANCE, Curve, has_values, lines_of, looks_of, named_sets, palette
 
 
 @checked(names=string | several(string, 1))

@@ -19,11 +19,12 @@ from ..results.facts import (
     chance_name,
     facts_of,
     first_of,
+    pick,
     same_units,
 )
 from ..results.summary import summary
 from ..results.tables import result_with
-from ..settings import checked, several, short, string
+from ..settings import checked, several, string
 from . import style
 from .scales import limits, x_axis
 
@@ -139,13 +140,12 @@ def curves(
         select = {**(select or {}), axis: list(layers)}
     if relative is None:
         relative = axis in DEPTHS and len({d.attrs.get("n_layers") for d in sets.values()}) > 1
+    options = {"relative": relative, "level": level}
     found = {
         key: [
             c._replace(of={"variable": facts_of(ds, n).label, **c.of}) if len(shown) > 1 else c
             for n in shown
-            for c in lines_of(
-                d, n, axis, chosen(d, n, select, shown), relative=relative, level=level, by=by or facts_of(d, n).by
-            )
+            for c in lines_of(d, n, axis, chosen(d, n, select, shown), by=by or split(d, n), **options)
         ]
         for key, d in sets.items()
     }
@@ -173,6 +173,11 @@ def chosen(
     """Return what is selected of one of several variables: a further one need not have all dimensions of the first."""
     first = name == names[0] or name not in ds
     return select if first else {d: x for d, x in (select or {}).items() if d in ds[name].dims}
+
+
+def split(ds: xr.Dataset, name: str) -> str | None:
+    """Return by what a variable says that its lines are split."""
+    return facts_of(ds, name).by if name in ds else None
 
 
 def named_sets(
@@ -267,30 +272,6 @@ def _grouped(ds: xr.Dataset, name: str, by: str, along: str | None, select: Any,
         called = (says if value else f"not {says}") if yes_no else value
         for c in lines_of(one, name, along, select, **options):
             yield c._replace(of={by: called, **c.of}, unsure=c.unsure if labels.ndim == 1 else None)
-
-
-def pick(ds: xr.Dataset, name: str, select: Mapping[str, Any] | None = None) -> xr.Dataset:
-    """Return a dataset with one variable at the values selected.
-
-    Raises
-    ------
-    ValueError
-        If there is no such variable or value; says which there are.
-    """
-    if name not in ds.data_vars:
-        raise ValueError(f"name={name!r}: no variable {name!r}: there are {', '.join(map(str, ds.data_vars))}")
-    one = ds[[name]]
-    for dim, value in (select or {}).items():
-        if dim not in one.dims:
-            there = ", ".join(map(str, one[name].dims))
-            raise ValueError(f"select={short(dict(select or {}))}: {name} has no dimension {dim!r}: it has {there}")
-        wanted = list(value) if isinstance(value, list | tuple | range | np.ndarray) else [value]
-        try:
-            one = one.sel({dim: wanted})
-        except KeyError:
-            known = ", ".join(f"{v}" for v in one[dim].values)
-            raise ValueError(f"{name} was not measured at {dim} {value!r}: there are {known}") from None
-    return one
 
 
 def depth_of(ds: xr.Dataset, name: str) -> str:

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ..results.facts import DEPTHS, facts_of, first_of, preferred, show
+from ..results.facts import DEPTHS, facts_of, first_of, pick, preferred, show
 from ..results.tables import result_with
 from ..settings import checked, number, pair
 from . import pages
 from .heatmaps import prompt_of, scale_of, strings_of, tokens_of
-from .lines import pick
 
 
 @checked(limits=pair(number(), number()))

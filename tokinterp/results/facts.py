@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
+from ..settings import short
+
 DEPTHS = ("layer", "block")
 WIDE = ("token", "position", "component", "vocab", "other_layer", "bin", "channel")
 """Dimensions too long for lines or for a table."""
@@ -74,6 +76,30 @@ def facts_of(ds: xr.Dataset, name: str) -> Facts:
         tuple(n for n in listed(attrs.get("beside")) if n in ds), listed(attrs.get("along")),
         str(attrs["by"]) if attrs.get("by") in ds else None,
     )  # fmt: skip
+
+
+def pick(ds: xr.Dataset, name: str, select: Mapping[str, Any] | None = None) -> xr.Dataset:
+    """Return a dataset with one variable at the values selected.
+
+    Raises
+    ------
+    ValueError
+        If there is no such variable or value; says which there are.
+    """
+    if name not in ds.data_vars:
+        raise ValueError(f"name={name!r}: no variable {name!r}: there are {', '.join(map(str, ds.data_vars))}")
+    one = ds[[name]]
+    for dim, value in (select or {}).items():
+        if dim not in one.dims:
+            there = ", ".join(map(str, one[name].dims))
+            raise ValueError(f"select={short(dict(select or {}))}: {name} has no dimension {dim!r}: it has {there}")
+        wanted = list(value) if isinstance(value, list | tuple | range | np.ndarray) else [value]
+        try:
+            one = one.sel({dim: wanted})
+        except KeyError:
+            known = ", ".join(f"{v}" for v in one[dim].values)
+            raise ValueError(f"{name} was not measured at {dim} {value!r}: there are {known}") from None
+    return one
 
 
 def same_units(sets: Mapping[str, xr.Dataset], names: Sequence[str]) -> Facts:

@@ -58,7 +58,7 @@ def write(data: xr.Dataset | xr.DataTree, path: str | Path, *, overwrite: bool =
     _refuse_existing(path, overwrite)
     if path.is_dir() and not (path / "zarr.json").is_file():
         raise FileExistsError(f"{path} is a folder, but no zarr store: it is not overwritten; give another name")
-    tree = data if isinstance(data, xr.DataTree) else xr.DataTree(data)
+    tree = data.copy(deep=False) if isinstance(data, xr.DataTree) else xr.DataTree(data)  # a node becomes a root
     kind = object if path.suffix == ".nc" else np.dtypes.StringDType()
     nodes = {n.path: _strings(n.to_dataset(inherit=False), kind) for n in tree.subtree}
     root = nodes["/"]
@@ -145,8 +145,9 @@ def read(path: str | Path) -> xr.DataTree:
 def _ordered(ds: xr.Dataset, path: str, known: list[str]) -> xr.Dataset:
     """Return a dataset with its variables in the order in which they were written."""
     place = {name: i for i, name in enumerate(known)}
-    names = sorted(ds.data_vars, key=lambda n: place.get(f"{path.rstrip('/')}/{n}", len(place)))
-    return xr.Dataset({n: ds.variables[n] for n in names}, ds.coords, ds.attrs)
+    names = sorted(ds.variables, key=lambda n: place.get(f"{path.rstrip('/')}/{n}", len(place)))
+    values, labels = ({n: ds.variables[n] for n in names if (n in ds.coords) == coord} for coord in (False, True))
+    return xr.Dataset(values, labels, ds.attrs)
 
 
 def target(path: str | Path, name: str = "path") -> Path:

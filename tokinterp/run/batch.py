@@ -29,7 +29,7 @@ class Looks(Protocol):
         ...
 
 
-@dataclass
+@dataclass(repr=False)
 class Batch:
     """Right-padded prompts with their captured activations, all on the model's device.
 
@@ -73,6 +73,10 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def __repr__(self) -> str:
+        kept = ", ".join(f"{s.name} {s.at} {tuple(x.shape)}" for s, x in self.activations.items())
+        return f"Batch({len(self)} prompts of up to {self.ids.shape[1]} tokens, {kept or 'no activations'})"
 
     @property
     def device(self) -> torch.device:

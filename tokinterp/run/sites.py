@@ -116,6 +116,24 @@ class Site:
             raise ValueError(f"site {self.name} at {what} {self.at}: {info.id} has {what}s 0 to {last}")
 
 
+def sites_of(given: Sequence[Site | str] | Site | str | None, info: ModelInfo) -> list[Site]:
+    """Return sites from sites, their names, or ``resid``, ``attn_out``, ... for all layers or blocks.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> [str(s.at) for s in sites_of("attn_out", ti.load_model().info)] == list("01234567")
+    True
+    """
+    out: list[Site] = []
+    for one in [given] if isinstance(given, Site | str) else ["resid"] if given is None else given:
+        if isinstance(one, str) and one in SITES:
+            out += [Site(one, n) for n in range(info.n_layers + (one == "resid"))]
+        else:
+            out.append(Site.parse(one) if isinstance(one, str) else one)
+    return out
+
+
 @checked()
 def resid(layers: Sequence[int]) -> list[Site]:
     """Return the residual-stream sites of some layers."""

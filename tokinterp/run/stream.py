@@ -13,23 +13,27 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..settings import checked, count, instance, several
+from ..settings import checked, count, instance, several, string
+from ..text.prompts import Prompts
 from .batch import Batch
 from .edits.ready import ready_edits
-from .sites import Site
+from .sites import Site, sites_of
 
 if TYPE_CHECKING:
     from ..models.base import Model
-    from ..text.prompts import Prompts
     from .edits import Edit
     from .measurement import Measurement
 
 T = TypeVar("T")
 
 
-@checked(numbers=several(count(), 1), sites=several(instance("Site")), streaming=several(instance("Measurement")))
+@checked(
+    numbers=several(count(), 1), sites=instance("Site") | string | several(instance("Site") | string),
+    streaming=several(instance("Measurement")),
+)  # fmt: skip
 def capture(
-    model: Model, prompts: Prompts, numbers: Sequence[int], sites: Sequence[Site], edits: Sequence[Edit] = (), *,
+    model: Model, prompts: Prompts | Sequence[str], numbers: Sequence[int] | None = None,
+    sites: Sequence[Site | str] | Site | str | None = None, edits: Sequence[Edit] = (), *,
     streaming: Sequence[Measurement] = (), names: Sequence[int] | None = None,
     whole: Prompts | None = None, consume: Callable[[Batch, Site, torch.Tensor], None] | None = None,
 ) -> Batch:  # fmt: skip
@@ -38,11 +42,11 @@ def capture(
     Parameters
     ----------
     model, prompts
-        What to run, and on what.
-    numbers : sequence of int
-        Which prompts, by their place in the input.
-    sites : sequence of Site
-        What to keep.
+        What to run, and on what: prompts, or texts.
+    numbers : sequence of int, optional
+        Which prompts, by their place in the input; all by default.
+    sites : sequence of Site or str, optional
+        What to keep: sites, or their names, ``"mlp_out.2"``, or ``"resid"`` at all layers, which is the default.
     edits : sequence of Edit
         What to change during the pass; numbered positions that only longer prompts have are passed over.
     streaming : sequence of Measurement
@@ -63,6 +67,10 @@ def capture(
     >>> tuple(batch.rows(3).shape) == (sum(prompts.lengths), model.info.d_model)
     True
     """
+    if not isinstance(prompts, Prompts):
+        prompts = Prompts.from_texts(prompts, model, progress=False)
+    numbers = range(len(prompts)) if numbers is None else numbers
+    sites = sites_of(sites, model.info)
     with torch.no_grad():
         ids, mask, special = (torch.from_numpy(a).to(model.device) for a in prompts.padded(numbers))
         ready, places = ready_edits(edits, model, whole or prompts, (names if whole else None) or numbers, ids, mask)

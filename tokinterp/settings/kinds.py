@@ -225,7 +225,8 @@ def numbered(what: str) -> Kind:
     """Layers, blocks or prompts by their numbers, each once: ``[0, 4]``."""
 
     def take(value: Any) -> list[int]:
-        given = _items(value, f"the number of a {what}")
+        one = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        given = [value] if one else _items(value, f"the number of a {what}")
         if any(isinstance(v, bool | np.bool_) or not isinstance(v, int | np.integer) for v in given):
             raise Refused
         if any(v < 0 for v in given):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace as changed
 from typing import Any
 
 import numpy as np
@@ -295,6 +296,7 @@ ALIASES: dict[str, Kind] = {
     "Any": anything, "object": anything, "int": count(0), "float": number(), "str": string, "bool": flag, "None": none,
     "Path": path, "Callable": function, "Judge": function, "Mapping": mapping(), "dict": mapping(),
     "Model": model, "HookedLM": model,
+    "Site": changed(instance("Site"), says="a site, such as tokinterp.Site('resid', 4)"),
     "Dataset": result, "Tensor": instance("Tensor"), "ndarray": instance("ndarray"), "Probes": probes,
     "Axes": instance("Axes", "_AxesBase"), "Positions": positions, "Measurements": measurements, "Tokens": tokenizer,
     "Other": result | mapping(result, 1),

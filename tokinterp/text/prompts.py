@@ -355,6 +355,8 @@ class Prompts(Spelled):
     # -- many prompts -----------------------------------------------------------------------------------------
     def __getitem__(self, which: int | slice | Sequence[int] | np.ndarray) -> Prompts:
         """Return some of the prompts as Prompts, renumbered from 0; ``documents`` keeps the number of their text."""
+        if isinstance(which, int | np.integer) and -len(self) <= which < 0:  # as of any sequence: [-1] is the last
+            which = int(which) + len(self)
         if isinstance(which, slice):
             chosen = np.arange(len(self))[which]
         elif (flags := _flags(which)) is not None:

@@ -353,7 +353,7 @@ RESID = S("resid", 1)
         (lambda: E.zero(S("pattern", 1)), r"use knock_out"),
         (lambda: E.replace(RESID, torch.zeros(31)), r"value has shape \(31,\), but the site has width 32"),
         (lambda: E.add(RESID, torch.zeros(4, 32)), r"value has shape \(4, 32\).*up to 9 positions"),
-        (lambda: E.add(RESID, torch.tensor(1.0)), r"value has shape \(\)"),
+        (lambda: E.add(RESID, torch.zeros(0)), r"value has shape \(0,\)"),
         (lambda: E.SiteEdit(RESID, "replace"), r"replace at resid 1 needs a value"),
         (lambda: E.SiteEdit(RESID, "halve"), r"op='halve': give one of 'replace', 'add', 'zero', 'mean'"),
         (lambda: E.knock_out([1], heads=[4]), r"heads \[4\]: the model has heads 0 to 3"),
@@ -551,3 +551,16 @@ def test_words_of_the_new_edits():
         "scale(resid 1, by 2, positions 3)", "apply(resid 1, relu)", "patch(resid 1, positions 2, from prompt 4)",
         "patch(resid 1, from other prompts, there -1::)",
     ]  # fmt: skip
+
+
+def test_one_number_is_a_value():
+    model, prompts = tiny(), some_prompts([6, 4])
+    site = ti.Site("mlp_out", 1)
+    for made, same in ((ti.edits.replace(site, 0.0, [2]), ti.edits.zero(site, [2])),
+                       (ti.edits.add(site, 0), ti.edits.scale(site, 1.0))):  # fmt: skip
+        one, other = (ti.capture(model, prompts, sites=["resid.3"], edits=[e]).rows(3) for e in (made, same))
+        torch.testing.assert_close(one, other)
+    with pytest.raises(TypeError, match=r"site='resid': give a site, such as tokinterp.Site\('resid', 4\)"):
+        ti.edits.replace("resid", 0.0)
+    with pytest.raises(ValueError, match=r"the last token of each prompt is slice\(-1, None\)"):
+        ti.capture(model, prompts, edits=[ti.edits.zero(site, -1)])

@@ -44,8 +44,8 @@ class SiteEdit:
     positions : Positions
         Where; padding is never changed.
     value : torch.Tensor or None
-        (d_model,), (position, d_model) or (prompt, position, d_model): anything that broadcasts to the activations; of
-        ``scale`` one number; of ``fill`` (chosen position, d_model).
+        One number, (d_model,), (position, d_model) or (prompt, position, d_model): anything that broadcasts to the
+        activations; of ``scale`` one number; of ``fill`` (chosen position, d_model).
     function : callable or None
         Of ``apply``.
     """
@@ -70,7 +70,7 @@ class SiteEdit:
 
     def check(self, width: int, d_site: int | None, prompts: int | None = None) -> None:
         """Raise ValueError if the value does not fit prompts of so many positions, or a site of known width."""
-        if self.value is None or self.op == "scale":
+        if self.value is None or not self.value.ndim:
             return
         shape = tuple(self.value.shape)
         d_site = shape[-1] if d_site is None and shape else d_site
@@ -228,9 +228,12 @@ def _check_numbers(donor: Any, numbers: np.ndarray, n: int, has: str) -> None:
 Edit = SiteEdit | KnockOut | Renumber
 
 
-@checked(value=instance("Tensor"))
-def replace(site: Site, value: torch.Tensor, positions: Positions = None) -> SiteEdit:
-    """Put ``value`` in the place of the activations of a site.
+@checked(value=instance("Tensor") | number())
+def replace(site: Site, value: torch.Tensor | float, positions: Positions = None) -> SiteEdit:
+    """Put ``value``, a tensor that broadcasts to them or one number, in the place of the activations of a site.
+
+    Which positions: numbers count from the start, ``slice(-1, None)`` is the last token of each prompt; see
+    `tokinterp.run.edits.positions.Positions`.
 
     Examples
     --------
@@ -239,13 +242,13 @@ def replace(site: Site, value: torch.Tensor, positions: Positions = None) -> Sit
     >>> edit.op
     'replace'
     """
-    return SiteEdit(site, "replace", positions, value)
+    return SiteEdit(site, "replace", positions, torch.as_tensor(value))
 
 
-@checked(value=instance("Tensor"))
-def add(site: Site, value: torch.Tensor, positions: Positions = None) -> SiteEdit:
-    """Add ``value`` to the activations of a site."""
-    return SiteEdit(site, "add", positions, value)
+@checked(value=instance("Tensor") | number())
+def add(site: Site, value: torch.Tensor | float, positions: Positions = None) -> SiteEdit:
+    """Add ``value``, a tensor or one number, to the activations of a site."""
+    return SiteEdit(site, "add", positions, torch.as_tensor(value))
 
 
 @checked()

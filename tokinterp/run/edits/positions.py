@@ -140,7 +140,8 @@ def fitting(positions: Any, width: int, longest: int) -> Any:
     places = [int(positions)] if isinstance(positions, Integral) else [int(p) for p in positions]
     bad = [p for p in places if not 0 <= p < longest]
     if bad:
-        raise ValueError(f"positions={bad} to edit: the longest prompt has positions 0 to {longest - 1}")
+        way = "; the last token of each prompt is slice(-1, None)" if min(bad) < 0 else ""
+        raise ValueError(f"positions={bad} to edit: the longest prompt has positions 0 to {longest - 1}{way}")
     return [p for p in places if p < width]
 
 
