@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokinterp.lexicon.spelling import TYPOS, Pieces, misspell, recombine
+from tokinterp.lexicon.spelling import TYPOS, misspell, recombine
+from tokinterp.text.pieces import Pieces
 
 LETTERS = "abcdefgh"
 

@@ -8,9 +8,9 @@ from text_helpers import lexicon_of, tokenizer
 
 import tokinterp as ti
 from tokinterp.lexicon.cases import natural_cases, split_cases, typo_cases
-from tokinterp.lexicon.spelling import Pieces
 from tokinterp.lexicon.word_ends import words_and_nonwords
 from tokinterp.lexicon.words import Lexicon, word_ids
+from tokinterp.text.pieces import Pieces
 
 LETTERS = "abcdefgh"
 NAMES = ["bundled"]

@@ -20,8 +20,9 @@ from ..settings import (
     several,
     words,
 )
+from ..text.pieces import Pieces
 from ..text.vocabulary import Vocabulary
-from .spelling import TYPOS, Pieces, misspell
+from .spelling import TYPOS, misspell
 from .words import Lexicon, word_ids
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Words cut into other tokens, misspelt, or put together anew from the tokens of other words."""
+"""Words misspelt, or put together anew from the tokens of other words."""
 
 from __future__ import annotations
 
@@ -6,60 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..text.vocabulary import Vocabulary
-
 TYPOS = ("substitute", "delete", "insert", "swap")
 SWEEPS = 200  # attempts to exchange tokens until all recombined words are non-words
-
-
-class Pieces:
-    """The tokens of a vocabulary by their text, to cut words into them.
-
-    Parameters
-    ----------
-    vocabulary : Vocabulary
-        Special tokens, bytes that are no whole character and byte-fallback tokens take no part.
-    """
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        every = np.arange(vocabulary.known)
-        every = every[~vocabulary.special(every)]
-        names = vocabulary.tokenizer.convert_ids_to_tokens(every.tolist()) if vocabulary.tokenizer is not None else []
-        self.id_of: dict[str, int] = {}
-        for number, name, data in zip(every.tolist(), names, vocabulary.bytes(every), strict=True):
-            if name is None or (isinstance(name, str) and name.startswith("<0x") and name.endswith(">")):
-                continue
-            try:
-                self.id_of.setdefault(data.decode("utf-8"), number)
-            except UnicodeDecodeError:
-                continue
-        self.longest = max(map(len, self.id_of), default=0)
-
-    def cut(self, text: str, size: int, draw: np.random.Generator) -> tuple[int, ...] | None:
-        """Return ids of ``size`` tokens that join to a text, all ways equally likely; None where there is none.
-
-        The first token holds more than white space.
-        """
-        n = len(text)
-        # ways[m][i]: in how many ways the text from character i on is cut into m tokens
-        ways = np.zeros((size + 1, n + 1))
-        ways[0, n] = 1
-        ends = [
-            [j for j in range(i + 1, min(n, i + self.longest) + 1) if text[i:j] in self.id_of and text[i:j].strip()]
-            for i in range(n)
-        ]
-        for m in range(1, size + 1):
-            for i in range(n):
-                ways[m, i] = sum(ways[m - 1, j] for j in ends[i])
-        if ways[size, 0] == 0:
-            return None
-        out, at = [], 0
-        for m in range(size, 0, -1):
-            weight = np.array([ways[m - 1, j] for j in ends[at]])
-            j = ends[at][int(draw.choice(len(weight), p=weight / weight.sum()))]
-            out.append(self.id_of[text[at:j]])
-            at = j
-        return tuple(out)
 
 
 def misspell(word: str, typo: str, draw: np.random.Generator, letters: Sequence[str]) -> str | None:

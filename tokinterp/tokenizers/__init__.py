@@ -10,21 +10,27 @@ from .metrics import tokenizer_metrics
 from .mixture import infer_mixture
 from .morphology import boundary_scores, chunkability, derivational_coverage
 from .reachability import token_reachability
+from .segmentation import agreement, resegment, segmentations
+from .segmentation_axis import class_axis
 
 __all__ = [
     "Corpus",
     "MarkovSource",
+    "agreement",
     "boundary_scores",
     "byte_probabilities",
     "chunkability",
+    "class_axis",
     "compound_splits",
     "decompounding_scores",
     "derivational_coverage",
     "flores",
     "infer_mixture",
     "next_bytes",
+    "resegment",
     "sample_bytes",
     "segment_words",
+    "segmentations",
     "token_categories",
     "token_reachability",
     "token_unigram_loss",

@@ -229,8 +229,8 @@ def _stamped(
                    facts=infos[0].facts if len(infos) == 1 else {i.id: i.facts for i in infos})  # fmt: skip
     ds = stamped(ds, name, info, digest(list(texts)), settings, seed)
     ds.attrs |= {
-        "passes_per_byte": sum(r.after.rows for r in readers) / len(readers) / n_bytes,
-        "tokens_per_byte": sum(r.after.tokens for r in readers) / len(readers) / n_bytes,
+        "passes_per_byte": float(sum(r.after.rows for r in readers) / len(readers) / n_bytes),
+        "tokens_per_byte": float(sum(r.after.tokens for r in readers) / len(readers) / n_bytes),
         "cached": int(all(r.after.cached for r in readers)),
     }
     check(ds)

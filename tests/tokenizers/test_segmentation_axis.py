@@ -1,0 +1,76 @@
+"""The axis between two classes: planted, by chance, and words whose other tokens fall where they were put."""
+
+import numpy as np
+import pytest
+
+import tokinterp as ti
+from tokinterp.tokenizers import class_axis
+from tokinterp.tokenizers.segmentation_axis import _positions
+
+ONE = ["river", "mountain", "city", "king", "dog", "tree", "town", "road"]
+MANY = ["rivers", "mountains", "cities", "kings", "dogs", "trees", "towns", "roads"]
+
+
+def planted(n=40, d=6, seed=0):
+    rng = np.random.default_rng(seed)
+    label = np.repeat([0, 1], n // 2)
+    own = rng.standard_normal((n, d))
+    own[:, 0] = 0.1 * own[:, 0] + label
+    half = own.copy()
+    half[:, 0] = 0.1 * rng.standard_normal(n) + 0.5 * label
+    return np.stack([own, half])[:, None], label, np.tile(np.arange(n // 2) % 5, 2)
+
+
+def test_a_planted_axis_is_found_and_halved_words_fall_halfway():
+    x, label, fold = planted()
+    at = _positions(x, label, fold)
+    assert at.shape == (2, 1, 40)
+    means = [[at[c, 0, label == k].mean() for k in (0, 1)] for c in (0, 1)]
+    np.testing.assert_allclose(means, [[0, 1], [0, 0.5]], atol=0.1)
+
+
+def test_a_word_takes_no_part_in_its_own_axis():
+    x, label, fold = planted()
+    before = _positions(x, label, fold)
+    other = x.copy()
+    other[0, 0, fold == 2] += 100.0
+    after = _positions(other, label, fold)
+    np.testing.assert_allclose(after[1, 0, fold == 2], before[1, 0, fold == 2])
+    assert np.abs(after[1, 0, fold != 2] - before[1, 0, fold != 2]).max() > 0.01
+
+
+def test_classes_at_random_have_accuracy_one_half():
+    rng = np.random.default_rng(1)
+    found = []
+    for seed in range(30):
+        x, _, fold = planted(seed=seed)
+        label = rng.permutation(np.repeat([0, 1], 20))
+        at = _positions(x, label, fold)
+        found.append(((at > 0.5) == (label == 1)).mean(-1)[0, 0])
+    assert abs(np.mean(found) - 0.5) < 0.06
+
+
+def test_the_bundled_model_tells_plurals_and_says_where_bytes_fall():
+    ds = class_axis(ti.load_model(), ONE, MANY, ["bytes"], layers=[0, 3], folds=4)
+    ti.check(ds)
+    assert ds["condition"].values.tolist() == ["canonical", "bytes"]
+    np.testing.assert_allclose(ds["position"].sel(condition="bytes", layer=0, label="first").notnull(), True)
+    assert float(ds["accuracy"].sel(condition="canonical", layer=3)) > 0.7
+    low, high = ds["accuracy_interval"].values
+    assert (low <= ds["accuracy"].values + 1e-9).all()
+    assert (high >= ds["accuracy"].values - 1e-9).all()
+    assert (ds["accuracy_null"] < 0.95).all()
+    again = class_axis(ti.load_model(), ONE, MANY, ["bytes"], layers=[0, 3], folds=4)
+    assert again.attrs["fingerprint"] == ds.attrs["fingerprint"]
+    xr_equal = again["position"].equals(ds["position"])
+    assert xr_equal
+
+
+def test_bad_input_is_refused():
+    model = ti.load_model()
+    with pytest.raises(ValueError, match=r"^template='A \{\} b': it ends with"):
+        class_axis(model, ONE, MANY, template="A {} b")
+    with pytest.raises(ValueError, match=r"^second='river': the word is in both classes"):
+        class_axis(model, ONE, ["river", "x", "y", "z", "w"])
+    with pytest.raises(ValueError, match=r"^folds=9: there are 8 words in a class"):
+        class_axis(model, ONE, MANY, folds=9)
