@@ -15,6 +15,8 @@ OF_INFERENCE, OF_MORPHOLOGY, OF_COMPOUNDS, OF_MIXTURE = (
 )
 COVERS, OF_BYTES, BYTES = (f"tokinterp/tokenizers/bytes{n}.py" for n in ("_covers", "_tokens", ""))
 TEST_COVERS, TEST_OF_BYTES, TEST_BYTES = (f"tests/tokenizers/test_bytes{n}.py::" for n in ("_covers", "_tokens", ""))
+SEGMENTATION, AXIS = (f"tokinterp/tokenizers/segmentation{n}.py" for n in ("", "_axis"))
+TEST_SEGMENTATION, TEST_AXIS = (f"tests/tokenizers/test_segmentation{n}.py::" for n in ("", "_axis"))
 CONTINUATIONS = "tokinterp/models/continuations.py"
 TEST_CONTINUATIONS = "tests/models/test_continuations.py::"
 MUTANTS = [
@@ -104,4 +106,26 @@ MUTANTS = [
      f"{TEST_CONTINUATIONS}test_cached_beginnings_give_what_whole_sequences_give"),
     ("continuations: no cache is tried", CONTINUATIONS, "return bool((found - known).abs().max() <= tolerance * known.abs().max())",
      "return True", f"{TEST_CONTINUATIONS}test_a_model_whose_cache_is_wrong_is_run_whole"),
+    ("segmentation: places of the word for all its pieces", SEGMENTATION,
+     "if extra in (0, 1) else", "if extra in (2, 3) else",
+     f"{TEST_SEGMENTATION}test_the_new_tokens_spell_the_text_and_say_where_they_lie"),
+    ("segmentation: other words by way", SEGMENTATION, "_generator(f\"words(share={share!r}, seed={seed})\", prompts.ids(i))",
+     "_generator(f\"words(share={share!r}, seed={seed}, {how})\", prompts.ids(i))",
+     f"{TEST_SEGMENTATION}test_a_share_of_the_words_is_cut_whatever_the_way"),
+    ("segmentation: origin one token late", SEGMENTATION, "begins, side=\"right\")", "begins, side=\"left\")",
+     f"{TEST_SEGMENTATION}test_the_new_tokens_spell_the_text_and_say_where_they_lie"),
+    ("segmentation: canonical keeps what others cut", SEGMENTATION, "out = {CANONICAL: Condition(_marked(prompts, cut))}",
+     "out = {CANONICAL: Condition(_marked(prompts, cut & False))}",
+     f"{TEST_SEGMENTATION}test_kept_tokens_are_the_same_under_all_conditions"),
+    ("segmentation: the wrong text is the right one", SEGMENTATION, "odds = (log_prob[..., 0] - log_prob[..., 1]).T",
+     "odds = (log_prob[..., 1] - log_prob[..., 0]).T", f"{TEST_SEGMENTATION}test_agreement_is_that_of_whole_texts"),
+    ("axis: words take part in their own", AXIS, "known = x[0, n, ~away]", "known = x[0, n, away | True]",
+     f"{TEST_AXIS}test_a_word_takes_no_part_in_its_own_axis"),
+    ("axis: found anew under each condition", AXIS, "out[:, n, away] = (x[:, n, away][:, :, spread] @ axis - mean[0]) / (mean[1] - mean[0])",
+     "out[:, n, away] = (x[:1, n, away][:, :, spread] @ axis - mean[0]) / (mean[1] - mean[0])",
+     f"{TEST_AXIS}test_a_planted_axis_is_found_and_halved_words_fall_halfway"),
+    ("axis: no zero at the first class", AXIS, "@ axis - mean[0]) / (mean[1] - mean[0])", "@ axis) / (mean[1] - mean[0])",
+     f"{TEST_AXIS}test_a_planted_axis_is_found_and_halved_words_fall_halfway"),
+    ("pieces: long ones are likelier", "tokinterp/text/pieces.py", "weight = np.array([ways[j] for j in ends[at]])",
+     "weight = np.array([1.0 * j for j in ends[at]])", "tests/text/test_pieces.py"),
 ]  # fmt: skip
