@@ -168,7 +168,7 @@ MUTANTS = [
      "tests/text/test_removal.py -k what_is_left"),
     ("removal: places of the original", "tokinterp/text/removal.py", "places[i] = length - (b - a), length", "places[i] = a, b",
      "tests/text/test_removal.py -k what_is_left"),
-    ("ways to cut are not weighed", "tokinterp/lexicon/spelling.py", "p=weight / weight.sum()", "p=(weight > 0) / (weight > 0).sum()",
+    ("ways to cut are not weighed", "tokinterp/text/pieces.py", "[ways[m - 1, j] for j in ends[at]]", "[1.0 * (ways[m - 1, j] > 0) for j in ends[at]]",
      "tests/lexicon/test_spelling.py -k equally_likely"),
     ("typing errors at the first letter", "tokinterp/lexicon/spelling.py",
      "        i = int(draw.integers(1, n))\n        return word[:i] + word[i + 1 :]",

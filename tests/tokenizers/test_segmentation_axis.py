@@ -18,7 +18,7 @@ def planted(n=40, d=6, seed=0):
     own[:, 0] = 0.1 * own[:, 0] + label
     half = own.copy()
     half[:, 0] = 0.1 * rng.standard_normal(n) + 0.5 * label
-    return np.stack([own, half])[:, None], label, np.tile(np.arange(n // 2) % 5, 2)
+    return np.stack([own, half])[:, None] + 3.0, label, np.tile(np.arange(n // 2) % 5, 2)
 
 
 def test_a_planted_axis_is_found_and_halved_words_fall_halfway():
