@@ -201,7 +201,8 @@ def run(p: Settings, kept: Path | None = None) -> dict[str, xr.Dataset]:
     for name, ds in texts.items():
         add_vocabulary(tree, f"trained/{name}", ds, shuffled.get(name, cut), aligned, cut, p.min_count, threshold)
     if "shuffled" in texts:
-        tree["trained/precision"] = precision_difference(texts["text"], texts["shuffled"], cut, aligned, p.min_count)
+        pairs = (texts["text"], cut), (texts["shuffled"], shuffled["shuffled"])
+        tree["trained/precision"] = precision_difference(*pairs, aligned, p.min_count)
     if p.n_seeds > 1:
         again = [texts["text"]]
         for seed in range(1, p.n_seeds):

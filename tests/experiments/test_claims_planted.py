@@ -102,19 +102,30 @@ def vocabulary_case(n):
 def test_the_vocabulary_of_words_against_one_of_none():
     prompts, words, others, units = vocabulary_case(24)
     for pair, said in (((words, others), "yes"), ((others, words), "no")):
-        found = precision_difference(*pair, prompts, units, 2)
+        found = precision_difference(*((ds, prompts) for ds in pair), units, 2)
         read = ti.erasure.read_out(pair[0], prompts, min_psi=None)
         results = {"trained/text_evaluation": ti.erasure.evaluate(read, units, prompts), "trained/precision": found}
         assert verdict(erasure, "the vocabulary of a text", results)[0] == said
     every = np.ones(len(prompts), bool)
     for ds in (words, others):
         of_all = ti.erasure.evaluate(ti.erasure.read_out(ds, prompts, min_psi=None), units, prompts)["precision"]
-        assert word_precision(ds, prompts, units, every, 2) == pytest.approx(
+        assert word_precision(ds, prompts, prompts, units, every, 2) == pytest.approx(
             float(of_all.isel(rank=-1).sel(subset="word"))
         )
-    few = precision_difference(words.isel(span=slice(4)), others.isel(span=slice(4)), *(
-        x for x in (prompts[:2], vocabulary_case(2)[3])), 1)  # fmt: skip
+    few, _, _, units = vocabulary_case(2)
+    pair = [(ds.isel(span=slice(4)), few) for ds in (words, others)]
+    few = precision_difference(*pair, units, 1)
     assert np.isnan(few["difference_interval"]).all()
+
+
+def test_the_vocabulary_of_shuffled_text_is_read_from_the_shuffled_text():
+    prompts, words, _, units = vocabulary_case(24)
+    mixed = ti.Prompts.from_ids([prompts.ids(i)[[2, 3, 0, 1, 4, 5]].tolist() for i in range(24)])
+    every, scores = np.ones(24, bool), words.assign_attrs(prompts=mixed.hash)
+    assert word_precision(words, prompts, prompts, units, every, 2) == 1.0
+    assert word_precision(scores, mixed, prompts, units, every, 2) < 1.0  # "5 6" stands where a word stood
+    with pytest.raises(ValueError, match="of other prompts"):
+        word_precision(scores, prompts, prompts, units, every, 2)
 
 
 def test_a_document_that_is_left_out_leaves_with_its_words():
@@ -122,10 +133,10 @@ def test_a_document_that_is_left_out_leaves_with_its_words():
     stays = np.ones(24, bool)
     stays[::2] = False
     kind = np.where(stays[units.prompt], "other", "word")  # words only in the documents that are left out
-    assert word_precision(words, prompts, units, stays, 2) == 1.0
+    assert word_precision(words, prompts, prompts, units, stays, 2) == 1.0
     units = SimpleNamespace(kind=kind, prompt=units.prompt, start=units.start, n_tokens=units.n_tokens)
-    assert word_precision(words, prompts, units, np.ones(24, bool), 2) == 1.0
-    assert word_precision(words, prompts, units, stays, 2) == 0.0
+    assert word_precision(words, prompts, prompts, units, np.ones(24, bool), 2) == 1.0
+    assert word_precision(words, prompts, prompts, units, stays, 2) == 0.0
 
 
 @pytest.mark.parametrize(("kept", "said"), [(39, "yes"), (20, "no")])
