@@ -44,7 +44,7 @@ MUTANTS = [
      "asked.sum(1, keepdim=True) + 1  # whose", "tests/behaviour/test_scoring.py -k loop"),
     ("answers: the other one less the answer", "tokinterp/behaviour/scoring.py", "pair[:, 0] - pair[:, 1]",
      "pair[:, 1] - pair[:, 0]", "tests/behaviour/test_scoring.py -k loop"),
-    ("answers: padding of answers is wrong", "tokinterp/behaviour/scoring.py", "((above == 0) | ~asked)", "(above == 0)",
+    ("answers: padding of answers is wrong", "tokinterp/behaviour/scoring.py", "torch.where(asked, (above == 0) / as_much, 1.0)", "((above == 0) / as_much)",
      "tests/behaviour/test_scoring.py -k loop"),
     ("patching: the clean prompt is patched", "tokinterp/behaviour/patching.py", "patched = corrupted[grid.prompt]",
      "patched = clean[grid.prompt]", "tests/behaviour/test_patching.py -k planted"),

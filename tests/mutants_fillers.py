@@ -154,8 +154,8 @@ MUTANTS = [
     (
         "rank counts the answer",
         "tokinterp/behaviour/scoring.py",
-        "above = (log_probs > own).sum(-1)",
-        "above = (log_probs >= own).sum(-1)",
+        "above, as_much = (log_probs > own).sum(-1)",
+        "above, as_much = (log_probs >= own).sum(-1)",
         "tests/fillers/test_planted.py",
     ),
     (

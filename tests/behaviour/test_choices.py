@@ -116,3 +116,12 @@ def test_mmlu_from_folder_and_tar(tmp_path):
         ti.behaviour.read_mmlu(tmp_path / "mmlu")
     with pytest.raises(FileNotFoundError):
         ti.behaviour.read_mmlu(tmp_path / "nothing")
+
+
+def test_a_tie_is_a_part_of_a_right_choice():
+    """Equal options are equally probable: the right one is drawn once in two or three times."""
+    items = [ti.behaviour.Item("The river", (" in", " in"), 1), ti.behaviour.Item("One", (" a", " a", " a"), 0)]
+    ds = ti.behaviour.multiple_choice(tiny(), items, score="option")
+    assert ds["correct"].values == pytest.approx([1 / 2, 1 / 3])
+    assert ds["margin"].values.tolist() == [0, 0]
+    assert ds["choice"].values.tolist() == [0, 0]

@@ -26,14 +26,13 @@ def answers(monkeypatch):
     """Answers that depend on the edited question alone; every call is written down."""
     calls = []
 
-    def answered(model, items, *, edit=None, edit_options=False, **_):
-        texts = [i.question if edit is None else edit(i.question) for i in items]
-        correct = np.array([sum(t.encode()) % 7 < (5 if edit is None else 3) for t in texts], float)
-        calls.append((texts, correct))
-        return xr.Dataset(
-            {"correct": ("prompt", correct)}, {"prompt": np.arange(len(items))},
-            attrs={"prompts": "x", "fingerprint": "x"},
-        )  # fmt: skip
+    def answered(model, items, **_):
+        n = len({i.subject for i in items})
+        texts = [i.question for i in items]
+        correct = np.array([sum(t.encode()) % 7 < (5 if k < n else 3) for k, t in enumerate(texts)], float)
+        calls.extend((texts[a : a + n], correct[a : a + n]) for a in range(0, len(items), n))
+        coords = {"prompt": np.arange(len(items)), "subject": ("prompt", [i.subject for i in items])}
+        return xr.Dataset({"correct": ("prompt", correct)}, coords, attrs={"prompts": "x", "fingerprint": "x"})
 
     monkeypatch.setattr(removal_loss, "multiple_choice", answered)
     monkeypatch.setattr(removal_loss, "stamped", lambda ds, *_, **__: ds)
@@ -47,7 +46,7 @@ def exact(a, b):
 
 
 def test_each_test_compares_what_its_name_says(answers):
-    items = [ti.behaviour.Item(q, ("x", "y"), 0) for q in QUESTIONS]
+    items = [ti.behaviour.Item(q, ("x", "y"), 0, q) for q in QUESTIONS]
     ds = ti.behaviour.removal_accuracy(tiny(), items, ["articles"], controls=3)
     (whole, before), (_, after), *controls = answers
     assert whole == QUESTIONS
@@ -65,7 +64,7 @@ def test_each_test_compares_what_its_name_says(answers):
 
 
 def test_controls_delete_as_many_units_elsewhere_and_each_others(answers):
-    items = [ti.behaviour.Item(q, ("x", "y"), 0) for q in QUESTIONS]
+    items = [ti.behaviour.Item(q, ("x", "y"), 0, q) for q in QUESTIONS]
     ti.behaviour.removal_accuracy(tiny(), items, ["articles"], controls=2)
     first, n = answers[2:], len(answers)
     ti.behaviour.removal_accuracy(tiny(), items, ["articles"], controls=2, seed=1)
@@ -81,7 +80,7 @@ def test_controls_delete_as_many_units_elsewhere_and_each_others(answers):
 
 
 def test_class_controls_delete_other_function_words_and_nothing_else(answers):
-    items = [ti.behaviour.Item(q, ("x", "y"), 0) for q in QUESTIONS]
+    items = [ti.behaviour.Item(q, ("x", "y"), 0, q) for q in QUESTIONS]
     ti.behaviour.removal_accuracy(tiny(), items, ["articles"], controls=1)
     (_, _), (left, _), (anywhere, _), (same, _) = answers
 
@@ -96,7 +95,7 @@ def test_class_controls_delete_other_function_words_and_nothing_else(answers):
 
 @pytest.mark.parametrize(("edit_options", "number"), [(False, 60), (True, 0)])
 def test_options_of_which_nothing_is_left_have_no_control_within_their_class(answers, edit_options, number):
-    items = [ti.behaviour.Item(q, ("the", "an elm"), 0) for q in QUESTIONS]
+    items = [ti.behaviour.Item(q, ("the", "an elm"), 0, q) for q in QUESTIONS]
     ds = ti.behaviour.removal_accuracy(tiny(), items, ["articles"], edit_options=edit_options)
     assert int(ds["n_class_control"][0]) == number
 

@@ -41,6 +41,26 @@ def test_answers_are_scored_as_in_a_loop(batch_tokens):
     assert ds["correct"].values[[0, 2, 3]].tolist() == [1, 1, 1]
 
 
+def test_a_tie_is_a_part_of_a_right_answer():
+    """Of tokens with one unembedding row all are as probable: drawing one of them is right once in so many times."""
+    lm = tiny_lm()
+    model = ti.wrap(lm, byte_tokenizer(), id="tied")
+    prompt = [1, 20, 30]
+    with torch.no_grad():
+        first = lm(torch.tensor([prompt])).logits[0, -1]
+        best, lower = int(first.argmax()), int(first.argmin())
+        twins = [t for t in (7, 8, 9) if t not in (best, lower)][:2]
+        lm.lm_head.weight[twins] = lm.lm_head.weight[best].clone()
+        following = int(lm(torch.tensor([[*prompt, best]])).logits[0, -1].argmax())
+    prompts = ti.Prompts.from_ids([prompt, prompt, prompt, [*prompt, best]], model)
+    answers = [[best], [twins[0]], [lower], [best, following]]
+    ds = ti.measure(model, prompts, {"answers": Answers(answers)}, progress=False)["answers"]
+    again = 3 if following in (best, *twins) else 1
+    assert ds["correct"].values == pytest.approx([1 / 3, 1 / 3, 0, 1 / 3 / again])
+    assert ds["ties"].values.tolist() == [2, 2, 0, 2]
+    assert ds["rank"].values[:2].tolist() == [0, 0]
+
+
 def test_answers_that_do_not_fit_are_refused_before_the_run():
     for answers, message in (
         (ANSWERS[:3], "answers: 3 for 4 prompts: give one for each"),

@@ -128,6 +128,14 @@ def _decoded(name: str, data: bytes) -> str:
         raise ValueError(f"{name}: byte {error.start} is not UTF-8: convert the file (iconv -t UTF-8)") from None
 
 
+def edited(item: Item, edit: Callable[[str], str] | None, options: bool = False) -> Item:
+    """Return an item whose question, and options if asked, are edited."""
+    if edit is None:
+        return item
+    given = tuple(map(edit, item.options)) if options else item.options
+    return replace(item, question=edit(item.question), options=given)
+
+
 def item_prompt(item: Item, shots: Sequence[Item] = (), letters: bool = True) -> str:
     """Return the text before the answer, in the usual MMLU format.
 
@@ -194,9 +202,9 @@ def multiple_choice(
     Returns
     -------
     xarray.Dataset
-        ``logprob`` (prompt, option; nat; NaN beyond the options of an item), ``choice`` (-1 if skipped or not finite),
-        ``answer``,
-        ``correct`` and ``margin`` (log-probability of the right answer minus the best wrong one).
+        ``logprob`` (prompt, option; nat; NaN beyond the options of an item), ``choice`` (-1 if skipped or not finite,
+        the first of equally probable ones), ``answer``, ``correct`` (1/k where the right one is among k equally
+        probable ones) and ``margin`` (log-probability of the right answer minus the best wrong one; 0 for a tie).
 
     Raises
     ------
@@ -212,11 +220,7 @@ def multiple_choice(
     """
     if model.tokenizer is None:
         raise ValueError(f"model={model.info.id}: it has no tokenizer: load it with one")
-    if edit is not None:
-        items = [
-            replace(i, question=edit(i.question), options=tuple(map(edit, i.options)) if edit_options else i.options)
-            for i in items
-        ]
+    items = [edited(i, edit, edit_options) for i in items]
     asked = _asked(model, items, shots, score, on_long)
     shape = (len(items), max(len(i.options) for i in items))
     settings = {"score": score, "shots": list(shots), "items": items, "on_long": on_long}
@@ -297,12 +301,14 @@ def _labelled(table: np.ndarray, items: Sequence[Item]) -> xr.Dataset:
     with np.errstate(invalid="ignore"):
         margin = right - wrong.max(1)
     choice = np.where(known, filled.argmax(1), -1)
+    best = filled == filled.max(1, keepdims=True)
+    share = np.where(known, best[np.arange(len(items)), answer] / best.sum(1), np.nan)
     v = variable
     data = {
         "logprob": v(("prompt", "option"), table, "log-probability of the answer", "nat"),
         "choice": v("prompt", choice, "most probable answer, -1 if the item was skipped", "1"),
         "answer": v("prompt", answer, "right answer, 0 first", "1"),
-        "correct": v("prompt", np.where(known, choice == answer, np.nan), "whether the choice is right", "1"),
+        "correct": v("prompt", share, "whether the choice is right, of k equally probable ones 1/k", "1"),
         "margin": v("prompt", np.where(known, margin, np.nan), "right answer over the best wrong one", "nat"),
     }
     coords = {

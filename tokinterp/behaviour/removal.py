@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import xarray as xr
 
-from ..lens.lens import LogitLens
 from ..models.steady import steady
 from ..results.dataset import variable
 from ..results.profiles import mcnemar
 from ..results.stamp import stamped
-from ..run.engine import measure
+from ..run.conditions import Condition, Runs, compared
 from ..settings import checked, count, function, instance, mapping, one_of, several
 from ..settings.describe import digest
+from ..text.marks import mark
 from ..text.prompts import Prompts
 from ..text.removal import CONDITIONS, Judge, Removal, can_match, remove, remove_random
 from ..text.words import trimmed
-from .choices import Item, multiple_choice
+from .choices import Item, edited, multiple_choice
+from .loss import TokenLoss
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -27,10 +29,10 @@ if TYPE_CHECKING:
 CONDITION = one_of(*CONDITIONS) | function
 
 
-@checked(removals=several(instance("Removal"), 1))
+@checked(removals=several(instance("Removal"), 1), max_tokens=count(1))
 @steady
 def surviving_loss(
-    model: Model, removals: Sequence[Removal], *, max_tokens: int | None = None, progress: bool = False
+    model: Model, removals: Sequence[Removal], *, max_tokens: int | None = None, **run: Unpack[Runs]
 ) -> xr.Dataset:
     """Compare the loss of the words and signs that are left with their loss in the whole text.
 
@@ -42,8 +44,8 @@ def surviving_loss(
         Of one text each: `tokinterp.text.remove`, `remove_random`.
     max_tokens : int, optional
         Texts are cut off there; only units that both versions predict are compared.
-    progress : bool
-        Show a bar.
+    **run
+        ``batch_tokens``, ``store``, ``share``, ...: see `tokinterp.run.conditions.Runs`.
 
     Returns
     -------
@@ -67,20 +69,38 @@ def surviving_loss(
     >>> bool((ds["n_removed"] > 0).all())
     True
     """
-    if not len(removals):
-        raise ValueError("no removals to compare: the list is empty")
     limit = min(max_tokens or model.info.max_tokens, model.info.max_tokens)
-    whole = _unit_losses(model, [r.original for r in removals], [r.units for r in removals], limit, progress)
-    cut = _unit_losses(model, [r.text for r in removals], [r.places for r in removals], limit, progress)
     n, rows = len(removals), np.full((7, len(removals)), np.nan)
-    for i, (r, a, b) in enumerate(zip(removals, whole, cut, strict=True)):
-        both = np.isfinite(a) & np.isfinite(b) & ~r.removed
-        reach = np.flatnonzero(both)
-        gone = int(r.removed[: reach[-1] + 1].sum()) if len(reach) else 0  # those before the last unit compared
-        rows[4:, i] = both.sum(), gone, r.rate
-        if len(reach):
-            change = b[both] - a[both]
-            rows[:4, i] = a[both].mean(), b[both].mean(), change.mean(), change.sum() / gone if gone else np.nan
+    rows[4:] = [[0] * n, [0] * n, [r.rate for r in removals]]
+    live = [i for i, r in enumerate(removals) if r.original.strip() and r.text.strip()]
+    if live:
+        some = [removals[i] for i in live]
+        sides = {
+            "original": ([r.original for r in some], [r.units for r in some]),
+            "removed": ([r.text for r in some], [r.places for r in some]),
+        }
+        made = {k: Prompts.from_texts(t, model, max_tokens=limit, progress=False) for k, (t, _) in sides.items()}
+        owner = {k: [unit_of_tokens(made[k], p, u) for p, u in enumerate(units)] for k, (_, units) in sides.items()}
+        both = [
+            _whole(a, len(r.units)) & _whole(b, len(r.units)) & ~r.removed
+            for r, a, b in zip(some, owner["original"], owner["removed"], strict=True)
+        ]
+        marked = {
+            k: mark(made[k], unit=np.concatenate([(o >= 0) & u[o] for o, u in zip(owner[k], both, strict=True)]))
+            for k in sides
+        }
+        asked = {"loss": TokenLoss("unit")}
+        found = compared(model, {k: Condition(p) for k, p in marked.items()}, asked, **run)
+        if found is None:
+            return xr.Dataset()
+        total = (found["loss"]["loss"] * found["loss"]["n_tokens"]).transpose("condition", "prompt").values
+        for i, units, (before, after) in zip(live, both, total.T, strict=True):
+            k = int(units.sum())
+            if not k or not np.isfinite([before, after]).all():
+                continue
+            gone = int(removals[i].removed[: np.flatnonzero(units)[-1] + 1].sum())  # those before the last one compared
+            change = after - before
+            rows[:6, i] = before / k, after / k, change / k, change / gone if gone else np.nan, k, gone
     v = variable
     data = {
         name: v("prompt", row.astype(int) if name.startswith("n_") else row, text, units)
@@ -88,8 +108,8 @@ def surviving_loss(
     }
     coords = {"prompt": v("prompt", np.arange(n), "number of the text", "1")}
     settings = {"max_tokens": limit, "removals": list(removals)}
-    mark = digest([[r.original, r.text] for r in removals])
-    return stamped(xr.Dataset(data, coords), "surviving_loss", model, mark, settings)
+    texts = digest([[r.original, r.text] for r in removals])
+    return stamped(xr.Dataset(data, coords), "surviving_loss", model, texts, settings)
 
 
 LOSSES = {
@@ -103,41 +123,40 @@ LOSSES = {
 }
 
 
-def _unit_losses(
-    model: Model, texts: Sequence[str], units: Sequence[np.ndarray], limit: int, progress: bool
-) -> list[np.ndarray]:
-    """Return of each text the (unit,) summed cross-entropy of the tokens of each unit; NaN where not all are known."""
-    out = [np.full(len(u), np.nan) for u in units]
-    full = [i for i, t in enumerate(texts) if t.strip()]
-    if not full:
+def unit_of_tokens(prompts: Prompts, p: int, units: np.ndarray) -> np.ndarray:
+    """Return (token,) the unit that each token of a prompt counts for, -1 for none; a unit that is cut off has none.
+
+    Parameters
+    ----------
+    prompts : Prompts
+        Made from texts.
+    p : int
+        Number of the prompt.
+    units : numpy.ndarray
+        (unit, 2) characters of the text; -1 for a unit that is not there.
+    """
+    start, _, blank = trimmed(prompts.text(p), prompts.offsets(p))
+    start = start + int(prompts.chars[p, 0])
+    out = np.full(len(start), -1)
+    live = np.flatnonzero(units[:, 0] >= 0)
+    if not len(live):
         return out
-    prompts = Prompts.from_texts([texts[i] for i in full], model, max_tokens=limit)
-    if max(prompts.lengths) < 2:
-        return out
-    asked = {"lens": LogitLens(layers=[model.info.n_layers], top=0, tokens=None)}
-    lens = measure(model, prompts, asked, progress=progress).children["lens"].to_dataset(inherit=False)
-    loss = lens["token_cross_entropy"].isel(layer=0, variant=0).values
-    number = lens["token_prompt"].values
-    for p, i in enumerate(full):
-        known = np.concatenate([[np.nan], loss[number == p][:-1]])  # of the token itself, not of the next
-        start, _, blank = trimmed(prompts.text(p), prompts.offsets(p))
-        start = start + int(prompts.chars[p, 0])
-        edges = units[i]
-        live = np.flatnonzero(edges[:, 0] >= 0)
-        if not len(live) or len(known) != len(start):
-            continue
-        place = np.searchsorted(edges[live, 0], start, side="right") - 1
-        inside = (place >= 0) & ~blank
-        inside[inside] &= start[inside] < edges[live[place[inside]], 1]
-        following = np.searchsorted(edges[live, 0], start)  # white space of its own counts for the unit after it
-        space = blank & ~prompts.special(p) & (following < len(live))
-        own, place = inside | space, np.where(space, following, place)
-        total, tokens = np.zeros(len(live)), np.zeros(len(live))
-        np.add.at(total, place[own], known[own])
-        np.add.at(tokens, place[own], 1)
-        whole = edges[live, 1] <= int(prompts.chars[p, 1])
-        out[i][live] = np.where((tokens > 0) & whole, total, np.nan)
+    place = np.searchsorted(units[live, 0], start, side="right") - 1
+    inside = (place >= 0) & ~blank
+    inside[inside] &= start[inside] < units[live[place[inside]], 1]
+    following = np.searchsorted(units[live, 0], start)  # white space of its own counts for the unit after it
+    space = blank & ~prompts.special(p) & (following < len(live))
+    place, own = np.where(space, following, place), inside | space
+    own[own] &= units[live[place[own]], 1] <= int(prompts.chars[p, 1])
+    out[own] = live[place[own]]
     return out
+
+
+def _whole(owner: np.ndarray, n: int) -> np.ndarray:
+    """Return (unit,) whether all tokens of a unit are predicted: it has some, and not the first of the prompt."""
+    known = np.isin(np.arange(n), owner)
+    known[owner[:1][owner[:1] >= 0]] = False
+    return known
 
 
 @checked(items=several(instance("Item"), 1), conditions=mapping(CONDITION) | several(CONDITION, 1), controls=count(1))
@@ -190,41 +209,33 @@ def removal_accuracy(
     if not named:
         raise ValueError("conditions={}: give at least one")
 
-    def correct(edit: Callable[[str], str] | None) -> tuple[np.ndarray, xr.Dataset]:
-        found = multiple_choice(model, items, edit=edit, edit_options=edit_options, **options)
-        return found["correct"].values, found
-
-    before, first = correct(None)
+    edits: dict[tuple[str, ...], Callable[[str], str] | None] = {("whole",): None}
+    for name, what in named.items():
+        edits[name, "without"] = partial(_without, what)
+        for within in ("any", "class"):
+            edits |= {(name, within, str(k)): partial(_at_random, what, within, seed + k) for k in range(controls)}
+    found = multiple_choice(
+        model, [edited(i, edit, edit_options) for edit in edits.values() for i in items], **options
+    )  # in one run: what an edit leaves alone is asked once
+    correct = dict(zip(edits, found["correct"].values.reshape(len(edits), -1), strict=True))
+    before = correct["whole",]
     columns: dict[str, list[Any]] = {name: [] for name in TABLE}
     answers = []
-    for what in named.values():
-        gone = total = 0
-        for item in items:
-            one = remove(item.question, what)
-            gone, total = gone + int(one.removed.sum()), total + len(one.removed)
-        after, _ = correct(lambda text, what=what: remove(text, what).text)
-
-        def control(within: str, k: int, what: str | Judge = what) -> np.ndarray:
-            def edit(text: str) -> str:
-                first = remove(text, what)
-                if within == "class" and not can_match(first):
-                    return text
-                return remove_random(first, _seed(text, seed + k), within).text
-
-            return correct(edit)[0]
-
+    for name, what in named.items():
+        gone = [remove(item.question, what).removed for item in items]
+        total = sum(map(len, gone))
         matched = np.array(
             [all(can_match(remove(t, what)) for t in (i.question, *(i.options if edit_options else ()))) for i in items]
         )
-        random = [control("any", k) for k in range(controls)]
-        same = [control("class", k) for k in range(controls)] if matched.any() else [np.full(len(before), np.nan)]
+        after = correct[name, "without"]
+        random, same = ([correct[name, within, str(k)] for k in range(controls)] for within in ("any", "class"))
         same = [np.where(matched, s, np.nan) for s in same]
         ok = np.isfinite(before) & np.isfinite(after)
-        pairs = [(before, ok), (random[0], ok & np.isfinite(random[0])), (same[0], ok & np.isfinite(same[0]))]
+        pairs = [(other, ok & np.isfinite(other)) for other in (before, random[0], same[0])]
         row = (
             _mean(after), np.mean([_mean(r) for r in random]), np.mean([_mean(s) for s in same]),
-            int(np.isfinite(same[0]).sum()), gone / total if total else np.nan,
-            *(mcnemar(other[o] > 0, after[o] > 0)["p"] if o.any() else np.nan for other, o in pairs),
+            int(np.isfinite(same[0]).sum()), sum(int(g.sum()) for g in gone) / total if total else np.nan,
+            *(mcnemar(other[o] == 1, after[o] == 1)["p"] if o.any() else np.nan for other, o in pairs),
         )  # fmt: skip
         for column, value in zip(columns.values(), row, strict=True):
             column.append(value)
@@ -234,10 +245,23 @@ def removal_accuracy(
     data["correct"] = v(("variant", "prompt"), np.array(answers), "whether the choice is right", "1")
     data["correct_original"] = v("prompt", before, "whether the choice is right on the whole question", "1")
     names = np.array(list(named), dtype=object)
-    coords = {"variant": v("variant", names, "what is deleted", "1"), "prompt": first["prompt"]}
+    coords = {
+        "variant": v("variant", names, "what is deleted", "1"),
+        **{c: found[c].variable[: len(items)] for c in ("prompt", "subject")},
+    }
     out = xr.Dataset(data, coords, {"accuracy_original": float(np.nanmean(before))})
     settings = {"conditions": list(named.items()), "controls": controls, "edit_options": edit_options, **options}
-    return stamped(out, "removal_accuracy", model, str(first.attrs["prompts"]), settings, seed, of=[first])
+    return stamped(out, "removal_accuracy", model, str(found.attrs["prompts"]), settings, seed, of=[found])
+
+
+def _without(what: str | Judge, text: str) -> str:
+    return remove(text, what).text
+
+
+def _at_random(what: str | Judge, within: str, seed: int, text: str) -> str:
+    """Return a text without as many random units; as it is where a class would be deleted as a whole."""
+    first = remove(text, what)
+    return text if within == "class" and not can_match(first) else remove_random(first, _seed(text, seed), within).text
 
 
 def _mean(values: np.ndarray) -> float:

@@ -28,6 +28,11 @@ class Answers(Measurement):
     others : sequence of sequence of int, optional
         As many tokens of another answer, of which the first counts: for ``logit_difference``.
 
+    Notes
+    -----
+    Where k tokens are the most probable ones (logits in bfloat16 often are equal), the answer among them is 1/k right:
+    what drawing one of them gives. ``ties`` says where; a test of single items (McNemar's) takes ``correct == 1``.
+
     Examples
     --------
     >>> import tokinterp as ti
@@ -43,8 +48,12 @@ class Answers(Measurement):
     fields = {
         "log_prob": Field(("prompt",), "log-probability of the answer", "nat", short="log-prob. of the answer"),
         "correct": Field(
-            ("prompt",), "whether every token of the answer is the most probable one", short="answers given"
+            ("prompt",),
+            "whether every token of the answer is the most probable one, of k as probable 1/k",
+            short="answers given",
+            range=(0, 1),
         ),
+        "ties": Field(("prompt",), "other tokens as probable as one of the answer, the most of them", short="ties"),
         "rank": Field(
             ("prompt",),
             "tokens more probable than the first of the answer, -1 where logits are NaN",
@@ -104,11 +113,13 @@ class Answers(Measurement):
         logits = batch.model.unembed(x.gather(1, place[..., None].expand(-1, -1, x.shape[-1])))
         log_probs = logits.log_softmax(-1)
         own = log_probs.gather(2, target)
-        above = (log_probs > own).sum(-1)
+        above, as_much = (log_probs > own).sum(-1), (log_probs == own).sum(-1)
+        share = torch.where(asked, (above == 0) / as_much, 1.0).double()
         total = own[..., 0].double().masked_fill(~asked, 0).sum(1)
         found = {
             "log_prob": total,
-            "correct": ((above == 0) | ~asked).all(1).double().masked_fill(total.isnan(), torch.nan),
+            "correct": share.prod(1).masked_fill(total.isnan(), torch.nan),
+            "ties": (as_much - 1).masked_fill(~asked, 0).amax(1).clamp_min(0),
             "rank": above[:, 0].masked_fill(own[:, 0, 0].isnan(), -1),
         }
         if self.others is not None:

@@ -214,10 +214,11 @@ def insertion_tests(ds: xr.Dataset, *, level: float = 0.95, n_boot: int = 2000, 
     if not known.any():
         raise ValueError("ds: no item is finite under all conditions: there is nothing to test")
     ds = ds.isel(prompt=known)
-    logp, right = ds["log_prob"].values, ds["correct"].values > 0
+    logp, share = ds["log_prob"].values, ds["correct"].values
+    right = share == 1  # a tie is a part of a right answer in the accuracy, and none in the tests of single items
     grid = ds["n_fillers"].values
     change = logp - logp[..., :1]
-    gain = right.astype(float) - right[..., :1].astype(float)
+    gain = share - share[..., :1]
     draw = {"level": level, "n_boot": n_boot, "seed": seed}
     shape, n = change.shape[1:], len(change)
 
@@ -233,7 +234,7 @@ def insertion_tests(ds: xr.Dataset, *, level: float = 0.95, n_boot: int = 2000, 
     dims = ("filler", "placement", "n_fillers")
     both = ("bound", *dims)
     data: dict[str, Any] = {
-        "accuracy": variable(dims, right.mean(0), "share of items answered correctly", "1"),
+        "accuracy": variable(dims, share.mean(0), "share of items answered correctly", "1"),
         "accuracy_change": variable(dims, gain.mean(0), "change of accuracy", "1", chance=0),
         "accuracy_change_interval": variable(both, mean_interval(gain, **draw), named("change of accuracy"), "1"),
         "helped": variable(dims, tests[0], "items wrong without and right with fillers", "1"),

@@ -11,7 +11,7 @@ QUANTITIES = ("kl", "js", "flip", "entropy_change")
 NAMES = {
     "log_prob": ("log-probability of the answer", "nat"),
     "log_prob_change": ("change of the log-probability of the answer", "nat"),
-    "correct": ("whether every token of the answer is the most probable one", "1"),
+    "correct": ("whether every token of the answer is the most probable one, of k as probable 1/k", "1"),
     "rank": ("tokens more probable than the first of the answer", "1"),
     "kl": ("KL divergence from the reference at the answer position", "nat"),
     "js": ("Jensen-Shannon divergence from the reference at the answer position", "nat"),
