@@ -182,8 +182,8 @@ MUTANTS = [
     (
         "control equal to the condition",
         "tokinterp/fillers/decision.py",
-        "for k in (kind, control)",
-        "for k in (kind, kind)",
+        '("control", control)',
+        '("control", kind)',
         "tests/fillers/test_planted.py tests/fillers/test_decision.py",
     ),
     (

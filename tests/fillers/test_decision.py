@@ -62,6 +62,46 @@ def test_verdict_needs_fillers_and_items(bundled):
         verdict(bundled, QUESTIONS[:1])
 
 
+def test_a_verdict_goes_on_where_it_was_stopped(bundled, tmp_path, monkeypatch):
+    from tokinterp.fillers import decision as v
+
+    few, store, calls, whole = QUESTIONS[:3], tmp_path / "a.zarr", [], v.intervene
+    asked = {"n_fillers": 2, "n_boot": 20}
+
+    def stops(*args, **options):
+        calls.append(options["kind"])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return whole(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(v, "intervene", stops)
+        with pytest.raises(KeyboardInterrupt):
+            verdict(bundled, few, store=store, **asked)
+    assert sorted(p.name for p in (tmp_path / "a.zarr.verdict").iterdir()) == [
+        "control.zarr",
+        "insertion.zarr",
+        "run.json",
+    ]
+    with pytest.raises(ValueError, match=r"differs in: verdict"):
+        verdict(bundled, few, store=store, level=0.9, **asked)
+    ds = verdict(bundled, few, store=store, **asked)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
+    plain = verdict(bundled, few, **asked)
+    np.testing.assert_array_equal(ds["value"], plain["value"])
+    monkeypatch.setattr(v, "_decided", None)  # read, not made again
+    assert verdict(bundled, few, store=store, **asked).identical(ds)
+
+
+def test_the_head_criterion_may_be_of_more_items(bundled):
+    few, more = QUESTIONS[:3], QUESTIONS[3:9]
+    ds = verdict(bundled, few, head_questions=more, n_fillers=2, n_boot=20)
+    alone, whole = (verdict(bundled, q, n_fillers=2, n_boot=20) for q in (few, [*few, *more]))
+    np.testing.assert_array_equal(ds["value"][:5], alone["value"][:5])
+    assert float(ds["value"][5]) == float(whole["value"][5])
+    assert (ds.attrs["n_groups"], ds.attrs["n_head_items"]) == (3, 9)
+
+
 def test_the_best_head_is_that_of_the_largest_lower_bound():
     rng = np.random.default_rng(0)
     each = rng.normal(1.0, 0.1, (20, 2, 2))

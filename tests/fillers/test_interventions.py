@@ -234,11 +234,18 @@ def test_unknown_interventions_and_positions_that_are_not_read():
         intervene(model, [("The river", " in")], n_fillers=2, kind=" x", interventions=["places closed"])
 
 
-def test_an_item_alone_is_not_resampled_from_itself(bundled):
-    ds = intervene(bundled, QUESTIONS[:1], n_fillers=4, interventions=["resample ablation", "zero ablation"])
-    assert np.isnan(ds.sel(intervention="resample ablation")["kl"]).all()
-    assert np.isnan(ds.sel(intervention="resample ablation")["log_prob_change"]).all()
-    assert float(of(ds, "zero ablation").min()) > 1e-4
+@pytest.mark.parametrize("name", ["mean ablation", "resample ablation", "transplant", "transplant of the question"])
+def test_an_item_alone_is_not_changed_into_itself(name):
+    with pytest.raises(ValueError, match=rf"interventions=\['{name}'\]: .* give several questions"):
+        intervene(tiny(), [("The river", " in")], n_fillers=2, kind=" x", interventions=[name, "zero ablation"])
+
+
+def test_an_item_alone_has_all_other_interventions():
+    ds = intervene(tiny(), [("The river", " in")], n_fillers=2, kind=" x")
+    names = ds["intervention"].values.tolist()
+    assert not {*names} & {"mean ablation", "resample ablation", "transplant", "transplant of the question"}
+    assert {"zero ablation", "knock-out", "places closed"} <= {*names}
+    assert "donor_change" not in ds
 
 
 def test_items_that_are_not_finite_are_missing_and_the_others_keep_their_places():

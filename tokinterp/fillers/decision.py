@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,11 +15,13 @@ from ..models.steady import steady
 from ..results.dataset import bound_coord, variable
 from ..results.documents import interval_name
 from ..results.stamp import finish
-from ..run.engine import measure
+from ..run.conditions import kept
+from ..run.engine import measure, run_facts, store_path
 from ..settings import checked, count, short
+from ..settings.describe import describe
 from ..stats.resample import mean_interval
 from ..stats.simultaneous import simultaneous_interval
-from ..text.items import _pair, build_items
+from ..text.items import Items, _pair, build_items
 from .insertion import _bundled, _short, insert
 from .interventions import intervene
 
@@ -42,9 +46,11 @@ def verdict(
     cue: str | None = None,
     demonstrations: Iterable[Any] = (),
     exact: bool = True,
+    head_questions: Iterable[Any] = (),
     level: float = 0.95,
     n_boot: int = 2000,
     seed: int = 0,
+    store: str | Path | None = None,
 ) -> xr.Dataset:
     """Decide whether a model uses fillers: it gains from them, reads them, and what it reads there is content.
 
@@ -65,8 +71,14 @@ def verdict(
         Solved before every item, see `insert`; what is hidden or replaced are the item's own fillers.
     control : str
         Kind of filler of equal token count that is the control of the second condition.
+    head_questions : iterable of Question or (prompt, answer)
+        Further items, read for the third condition alone: an interval that holds for all heads at once needs more of
+        them (30, below which their number is paid for in full) than the other conditions, and one pass for each.
     level, n_boot
         Of the bootstrap over items.
+    store : path, optional
+        zarr folder for the result. What it is made of is kept in ``STORE.verdict`` until all is there: the same call
+        after a crash goes on.
 
     Returns
     -------
@@ -88,13 +100,40 @@ def verdict(
         )
     shown = [_pair(d) for d in demonstrations]
     shared: dict[str, Any] = {"cue": cue, "exact": exact, "seed": seed, "demonstrations": shown}
-    ds = insert(model, questions, n_fillers=[n_fillers], kinds=[kind], announce="", **shared)
+    draw = {"level": level, "n_boot": n_boot, "seed": seed}
+    more = list(head_questions)
+    items = build_items(model, [*questions, *more], n_fillers=n_fillers, kind=kind, **shared)
+    settings = {
+        "n_fillers": n_fillers, "kind": kind, "control": control, "level": level, "n_boot": n_boot, **shared,
+        "questions": [list(_pair(q)) for q in questions],
+        **({"head_questions": [list(_pair(q)) for q in more]} if more else {}),
+    }  # fmt: skip
+    facts = {**run_facts(model, items.prompts, {}, ()), "verdict": describe(settings), "seed": seed}
+
+    def make(home: Path | None) -> xr.DataTree:
+        ds = _decided(model, questions, items, control, shared, draw, home)
+        ds = finish(ds, model, "verdict", _short(settings), seed)
+        return xr.DataTree(ds if home is None else ds.assign_attrs(facts=json.dumps(facts, sort_keys=True)))
+
+    return kept(None if store is None else store_path(store), "verdict", "verdict", facts, make).to_dataset()
+
+
+def _decided(
+    model: Model, questions: Sequence[Any], items: Items, control: str, shared: dict[str, Any], draw: dict[str, Any],
+    home: Path | None,
+) -> xr.Dataset:  # fmt: skip
+    """Return the criteria; ``items`` are those of the third condition, of which the questions are the first."""
+    kind, n_fillers = items.kind, items.n_fillers
+    files = {n: None if home is None else home / f"{n}.zarr" for n in ("insertion", "fillers", "control", "heads")}
+    ds = insert(model, questions, n_fillers=[n_fillers], kinds=[kind], announce="", store=files["insertion"], **shared)
     logp = ds["log_prob"].sel(n_fillers=n_fillers).isel(filler=0)
     special = (logp.sel(placement="post") - logp.sel(placement="pre")).values
     names = ("knock-out of the answer", "mean ablation")
     changes = {
-        k: intervene(model, questions, n_fillers=n_fillers, kind=k, interventions=names, **shared)["log_prob_change"]
-        for k in (kind, control)
+        k: intervene(model, questions, n_fillers=n_fillers, kind=k, interventions=names, store=files[file], **shared)[
+            "log_prob_change"
+        ]
+        for file, k in (("control", control), ("fillers", kind))
     }
     drops = {(k, n): -c.sel(intervention=n).values for k, c in changes.items() for n in names}
     samples = [special]
@@ -105,8 +144,8 @@ def verdict(
         raise ValueError("questions: no item is finite under all conditions: look at the weights and the dtype")
     samples = [s[known] for s in samples]
     values = [float(s.mean()) for s in samples]
-    bounds = [mean_interval(s, level=level, n_boot=n_boot, seed=seed) for s in samples]
-    head, value, bound = _best_head(model, questions, n_fillers, kind, shared, level, n_boot, seed)
+    bounds = [mean_interval(s, **draw) for s in samples]
+    head, value, bound = _best_head(model, items, draw, files["heads"])
     values, bounds = [*values, value], [*bounds, bound]
     wanted = np.array([0.0] * len(samples) + [1.0])
     low = np.array([b[0] for b in bounds])
@@ -119,35 +158,32 @@ def verdict(
             chance="bound_wanted",
         ),
         "value_interval": variable(
-            ("bound", one), np.array(bounds).T, interval_name("evidence", level, "items", int(known.sum())), "nat or 1"
+            ("bound", one), np.array(bounds).T,
+            interval_name("evidence", draw["level"], "items", int(known.sum())), "nat or 1",
         ),
         "bound_wanted": variable(one, wanted, "what the lower bound must exceed", "nat or 1", short="wanted"),
         "passed": variable(one, passed.astype(np.int8), "whether it does", "1"),
     }  # fmt: skip
     coords = {one: variable(one, np.array(CRITERIA), "condition", "1"), "bound": bound_coord()}
-    settings = {
-        "n_fillers": n_fillers, "kind": kind, "control": control, "level": level, "n_boot": n_boot, **shared,
-        "questions": [list(_pair(q)) for q in questions],
-    }  # fmt: skip
     best = "none: no interval over items" if head is None else f"block {head[0]}, head {head[1]}"
     attrs = {"verdict": "used" if used else "not shown", "best_head": best}
     attrs |= {"n_groups": int(known.sum()), "groups": "items"}
-    return finish(xr.Dataset(data, coords, attrs), model, "verdict", _short(settings), seed)
+    if len(items) > len(questions):
+        attrs["n_head_items"] = len(items)
+    return xr.Dataset(data, coords, attrs)
 
 
 def _best_head(
-    model: Model, questions: Sequence[Any], n_fillers: int, kind: str, shared: dict[str, Any], level: float,
-    n_boot: int, seed: int,
-) -> tuple[tuple[int, int] | None, float, np.ndarray]:  # fmt: skip
+    model: Model, items: Items, draw: dict[str, Any], store: Path | None
+) -> tuple[tuple[int, int] | None, float, np.ndarray]:
     """Return the head with the largest lower bound, its enrichment net of sink and self, and its interval.
 
     The interval holds for all heads at once, so that choosing the best of them does not make it too narrow.
     """
-    items = build_items(model, questions, n_fillers=n_fillers, kind=kind, **shared)
     asked = AttentionMass({"fillers": items.mark("filler")}, {"answer": "last"}, value_weighted=False)
-    ds = measure(model, items.prompts, {"a": asked}, progress=False)["a"].to_dataset()
+    ds = measure(model, items.prompts, {"a": asked}, store=store, progress=False)["a"].to_dataset()
     each = ds["net_enrichment"].isel(query_set=0, key_set=0).transpose("prompt", "block", "head").values
-    return best_head(each, level, n_boot, seed)
+    return best_head(each, **draw)
 
 
 def best_head(

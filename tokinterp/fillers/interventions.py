@@ -30,6 +30,8 @@ ALL = (
     "knock-out, places closed", "blind fillers", "windows", "mean ablation", "zero ablation", "resample ablation",
     "transplant", "transplant of the question", "places closed", "patches",
 )  # fmt: skip
+FROM_OTHERS = ("mean ablation", "resample ablation", "transplant", "transplant of the question")
+"""Interventions that take something of other items."""
 SHOWN = ("truncation", "deletion everywhere")
 """Interventions on items with demonstrations."""
 
@@ -64,7 +66,8 @@ def intervene(
     model, questions, n_fillers, kind, placement, cue, exact, seed
         See `build_items`.
     interventions : sequence of str, optional
-        All by default. ``"insertion"``: x_k against x_0. ``"deletion"``: x_0, also with the places of x_k kept.
+        All by default, of a single item those that need no other. ``"insertion"``: x_k against x_0.
+        ``"deletion"``: x_0, also with the places of x_k kept.
         ``"knock-out"``: fillers hidden from all tokens behind them, ``"knock-out of the answer"``: from the
         answer position only, ``"windows"``: from it in windows of blocks, ``"blind fillers"``: the question
         hidden from the fillers, ``"knock-out, places closed"``: hidden and the places behind them moved up, which
@@ -89,14 +92,14 @@ def intervene(
     xarray.Dataset
         By ``intervention`` and item: kl = KL(changed || whole), js, flip, entropy_change, and log_prob_change of the
         answer (negative: it became less probable); for transplants ``donor_change``, the change of log-probability of
-        the first token of the donor's answer. Items without another one of the same layout have NaN there, as
-        a single item has under ``"resample ablation"``. The
+        the first token of the donor's answer. Items without another one of the same layout have NaN there. The
         reference of ``"insertion"`` is x_0, of all others x_k. `ti.summary` gives means with intervals.
 
     Raises
     ------
     ValueError
-        For an unknown intervention, or what `build_items` and the model refuse.
+        For an unknown intervention, one that takes something of other items where there is but one, or what
+        `build_items` and the model refuse.
 
     Examples
     --------
@@ -108,12 +111,19 @@ def intervene(
     """
     demonstrations = [_pair(d) for d in demonstrations]
     offered = (*ALL, *SHOWN) if demonstrations else ALL
-    interventions = offered if interventions is None else interventions
+    given, interventions = interventions is not None, offered if interventions is None else interventions
     unknown = [i for i in interventions if i not in offered]
     if unknown or not interventions:
         more = "" if demonstrations else f", and with demonstrations= {', '.join(SHOWN)}"
         raise ValueError(f"interventions {unknown or 'are empty'}: there are {', '.join(offered)}{more}")
     questions = list(_bundled() if questions is None else questions)
+    if len(questions) < 2 and (alone := [i for i in interventions if i in FROM_OTHERS]):
+        if given:
+            raise ValueError(
+                f"interventions={alone}: they take something of other items, and one item would be changed into "
+                "itself: give several questions"
+            )
+        interventions = [i for i in interventions if i not in alone]
     shared: dict[str, Any] = {
         "kind": kind, "placement": placement, "cue": cue, "exact": exact, "seed": seed, "demonstrations": demonstrations
     }  # fmt: skip
@@ -133,7 +143,7 @@ def intervene(
     for i, name in enumerate(asked):
         pair = (_runs_as(name, model.info.n_layers), "deletion" if name == "insertion" else "whole")
         moved = name.startswith("transplant")
-        known = donor >= 0 if moved else np.full(len(whole), name != "resample ablation" or len(whole) > 1)
+        known = donor >= 0 if moved else np.full(len(whole), True)
         first = np.array([whole.answers[d][0] for d in donor]) if moved else None
         values = change(*pair, first)
         values["log_prob_change"] = log_prob[pair[0]] - log_prob[pair[1]]
