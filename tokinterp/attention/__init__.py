@@ -4,6 +4,7 @@ from .first_token import FirstTokenAttention
 from .masks import Policy, keep_only, policy_loss
 from .mass import AttentionMass
 from .massive import massive_effects, massive_roles, registers
+from .routes import InformationRoutes
 from .sentinel import sentinels
 from .separators import segment_coverage, segment_probe, separator_windows
 from .set_norms import SetNorms
@@ -13,6 +14,7 @@ __all__ = [
     "AttentionMass",
     "AttentionSinks",
     "FirstTokenAttention",
+    "InformationRoutes",
     "Policy",
     "SetNorms",
     "keep_only",

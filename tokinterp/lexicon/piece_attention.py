@@ -12,7 +12,7 @@ import torch
 from ..run.measurement import Field, Measurement
 from ..run.sites import Site
 from ..settings import checked, count, several
-from ..text.spans import Spans
+from ..text.word_pieces import rows_of, word_pieces
 
 if TYPE_CHECKING:
     from ..models.info import ModelInfo
@@ -91,31 +91,13 @@ class PieceAttention(Measurement):
     def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Find the words, and the runs of one-token words they are compared with."""
         super().begin(info, prompts)
-        found = Spans.words(prompts).align(prompts)
-        # One row for each query: prompt, query, size, whether it is the control.
-        rows = [
-            np.stack([found.prompt, found.stop - 1, found.n_tokens, np.zeros(len(found), np.int64)], 1)[
-                np.isin(found.n_tokens, self.sizes)
-            ]
-        ]
-        single = np.zeros(prompts.n_tokens + 1, np.int64)  # tokens that are words, counted up to each place
-        ones = found.where(found.n_tokens == 1)
-        single[prompts.starts[ones.prompt] + ones.start + 1] = 1
-        single = np.cumsum(single)
-        for size in self.sizes:
-            query = prompts.starts[ones.prompt] + ones.start
-            before = np.maximum(query + 1 - size, 0)
-            run = (ones.start + 1 >= size) & (single[query + 1] - single[before] == size)
-            of = ones.prompt[run]
-            rows.append(np.stack([of, ones.start[run], np.full(len(of), size), np.ones(len(of), np.int64)], 1))
-        table = np.concatenate(rows)
-        table = table[table[:, 1] + 1 - table[:, 2] >= self.min_position]
+        table = word_pieces(prompts, self.sizes, self.min_position)
         if not (table[:, 3] == 0).any():
             raise ValueError(
                 f"none of the {len(prompts)} prompts has a word of {list(self.sizes)} tokens at position "
                 f"{self.min_position} or later: give longer text, or other sizes"
             )
-        self._table = table[np.argsort(table[:, 0], kind="stable")]
+        self._table = table
 
     def look(self, batch: Batch, site: Site, value: torch.Tensor) -> torch.Tensor:
         """Return (prompt, size, control or not, head) the sum of the weights on the pieces before, over the words."""
@@ -142,10 +124,7 @@ class PieceAttention(Measurement):
 
     def _rows(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return, for each word of a batch and its control: place of the prompt, query, size, and cell of the sum."""
-        begins, ends = (np.searchsorted(self._table[:, 0], batch.numbers, side=s) for s in ("left", "right"))
-        rows = np.concatenate([np.arange(a, b) for a, b in zip(begins, ends, strict=True)])
-        owner = np.repeat(np.arange(len(batch)), ends - begins)
-        found = torch.from_numpy(np.column_stack([owner, self._table[rows, 1:]])).to(batch.device)
+        found = torch.from_numpy(rows_of(self._table, batch.numbers)).to(batch.device)
         place, query, size, control = found.unbind(1)
         kind = (size[:, None] == torch.tensor(self.sizes, device=batch.device, dtype=torch.int64)).int().argmax(1)
         return place, query, size, (place * len(self.sizes) + kind) * 2 + control

@@ -113,6 +113,11 @@ class HookedLM(Identified):
         with passing(self.lm):
             return self.attention.written_norm(block, value)
 
+    def writes(self, block: int, like: torch.Tensor) -> attention.Writes:
+        """Return what a block makes of the values that its heads mix; ``like`` says in which dtype and where."""
+        with passing(self.lm):
+            return self.attention.writes(block, like)
+
     @checked(sites=several(instance("Site"), 1))
     def run(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -43,6 +43,25 @@ class Shape:
     n_values: int
     d_key: int
     d_value: int
+
+
+class Writes(NamedTuple):
+    """What a block makes of the values that its heads mix, found by applying its modules.
+
+    Attributes
+    ----------
+    weight : torch.Tensor
+        (head, d_value, d_model) of the output projection.
+    bias : torch.Tensor or None
+        (d_model,) of the output projection; None where it is zero.
+    gain : torch.Tensor or None
+        (d_model,) of a norm without a bias between the projection and the stream, which also divides by a number of
+        its own at each position; None where there is no norm.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    gain: torch.Tensor | None
 
 
 class Attention:
@@ -247,14 +266,16 @@ class Attention:
         mapped = flat_mixed.float() @ parts.flatten(0, 1) + bias
         return max(apart([mapped], [out]), apart([module(flat_mixed)], [out])) <= max(5 * self.tolerance, 1e-3)
 
-    def _linear(self, module: nn.Module, b: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what a projection does, found by applying it: (head, d_value, d_model) and bias, float32."""
+    def _linear(
+        self, module: nn.Module, b: int, like: torch.Tensor, dtype: torch.dtype = torch.float32
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what a projection does, found by applying it: (head, d_value, d_model) and bias."""
         shape = self.shapes[b]
         width = shape.n_heads * shape.d_value
         where = next((p.device for p in module.parameters()), like.device)
         rows = torch.eye(width + 1, width, dtype=like.dtype, device=where)  # the last row is zero
         with torch.no_grad():
-            wrote = module(rows).float().to(like.device)
+            wrote = module(rows).to(like.device, torch.promote_types(dtype, torch.float32))
         return (wrote[:-1] - wrote[-1]).unflatten(0, (shape.n_heads, shape.d_value)), wrote[-1]
 
     def some_ids(self) -> torch.Tensor:
@@ -295,6 +316,32 @@ class Attention:
         """Return the number of heads of a block."""
         return self.shapes[b].n_heads if b in self.shapes else self.model.info.n_heads
 
+    def _output(self, block: int, so: str) -> nn.Module:
+        """Return the output projection of a block; ValueError, with what follows, where none fits by value."""
+        if self.output is None:
+            raise ValueError(
+                f"{self.model.info.architecture} ({self.model.info.backend}): no output projection of attention was "
+                f"found that fits by value, so {so}"
+            )
+        return submodule(self.of[block], self.output)
+
+    def writes(self, block: int, like: torch.Tensor) -> Writes:
+        """Return what a block makes of values such as ``like``.
+
+        Raises
+        ------
+        ValueError
+            If no output projection of the model fits by value.
+        """
+        projection = self._output(block, "what its heads write is not known; take a model of another family")
+        weight, bias = self._linear(projection, block, like, like.dtype)
+        path, own = self.model.adds[block][0], self.of[block]
+        adds = submodule(self.model._blocks[block], path)
+        behind = adds is not None and not any(m is adds for m in own.modules())
+        with torch.no_grad():
+            gain = adds(torch.ones(1, 1, weight.shape[-1]).to(like)).to(weight)[0, 0] if behind else None
+        return Writes(weight, bias if bool(bias.any()) else None, gain)
+
     def written_norm(self, block: int, value: torch.Tensor) -> torch.Tensor:
         """Return (prompt, head, position) the norm of what each head would write of each position: ||v W_O||.
 
@@ -306,15 +353,11 @@ class Attention:
         ValueError
             If no output projection of the model fits by value.
         """
-        if self.output is None:
-            raise ValueError(
-                f"{self.model.info.architecture} ({self.model.info.backend}): no output projection of attention was "
-                "found that fits by value, so the norms of written values are not known; leave value_weighted out"
-            )
+        projection = self._output(block, "the norms of written values are not known; leave value_weighted out")
         shape = self.shapes[block]
         by = value.unflatten(2, (shape.n_values, shape.d_value)).transpose(1, 2)
         by = by.repeat_interleave(shape.n_heads // shape.n_values, dim=1)
-        parts, _ = self._linear(submodule(self.of[block], self.output), block, by)
+        parts, _ = self._linear(projection, block, by)
         gram = parts @ parts.transpose(1, 2)
         by = by.float()
         return ((by @ gram) * by).sum(-1).clamp_min(0).sqrt()
