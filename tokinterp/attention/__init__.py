@@ -4,6 +4,7 @@ from .first_token import FirstTokenAttention
 from .masks import Policy, keep_only, policy_loss
 from .mass import AttentionMass
 from .massive import massive_effects, massive_roles, registers
+from .route_graph import route_graph
 from .routes import InformationRoutes
 from .sentinel import sentinels
 from .separators import segment_coverage, segment_probe, separator_windows
@@ -22,6 +23,7 @@ __all__ = [
     "massive_roles",
     "policy_loss",
     "registers",
+    "route_graph",
     "segment_coverage",
     "segment_probe",
     "sentinels",
