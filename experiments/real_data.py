@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 import tokinterp as ti
+from tokinterp.attention.contributions import PARTS, Rule, block_shares
 from tokinterp.erasure.probe_scores import score_probes
 from tokinterp.erasure.probes import ProbeSettings, fit_probes
 from tokinterp.text import read_conll, read_conllu, read_conllulex
@@ -35,6 +36,12 @@ COUNTS = {  # Llama-2 tokens with BOS: all, of the first 512 and of the first 25
     "wikipedia_val_500": [425_581, 168_856, 104_210],
     "wikipedia_train_1000": [774_603, 327_104, 204_357],
 }
+ROUTES = [
+    [0.636212, 0.819518, 0.850104, 0.783195, 0.873001], [0.364866, 0.234918, 0.193920, 0.180615, 0.235654],
+    [0.500075, 0.803140, 0.791315, 0.778397, 0.790636], [0.165472, 0.179642, 0.157468, 0.144452, 0.077227],
+    [0.00164, 0.12870, 0.03668, 0.15331, 0.04808, 0.00521, 0.08378, 0.04253],
+]  # fmt: skip
+"""Shares of residual and MLP by block of stories260K, mean over tokens and at the last; of the heads of block 0 there."""
 ERASED = {  # accuracy by (subset, layer, offset) in stories260K, from the run on all stories
     ("last piece", 0, 0): 1.0, ("last piece", 5, 0): 0.60, ("middle piece", 5, 0): 0.84, ("first piece", 5, 0): 1.0,
     ("single-token word", 5, 0): 0.96, ("punctuation", 5, 0): 0.98, ("last piece", 2, -1): 0.79,
@@ -155,11 +162,26 @@ def jacobian_lens(folder: Path) -> Outcome:
     return Outcome([len(lens.layers), found[0], found[-1]], [4, *JACOBIAN], [found[0], found[-1]] == JACOBIAN)
 
 
+def routes(folder: Path) -> Outcome:
+    """Shares of residual, MLP and heads in the stream of one sentence, as other code finds them."""
+    model = ti.load_model(str(folder / "models" / "stories260K"), dtype="float64")
+    prompts = ti.Prompts.from_texts([STORY.partition(" She")[0]], model)
+    asked = {"routes": ti.attention.InformationRoutes(sizes=None, tokens=None)}
+    ds = ti.measure(model, prompts, asked, progress=False)["routes"].to_dataset()
+    resid, mlp = ds["token_resid"].values, ds["token_mlp"].values
+    batch = ti.capture(model, prompts, [0], [ti.Site(name, 0) for name in PARTS])
+    shares = block_shares(batch, 0, {s.name: a for s, a in batch.activations.items()}, Rule())
+    heads = shares.heads[0, :, -1].sum(-1)
+    found = [resid.mean(0), mlp.mean(0), resid[-1], mlp[-1], heads.numpy()]
+    same = all(abs(a - b) < 6e-6 for x, y in zip(found, ROUTES, strict=True) for a, b in zip(x, y, strict=True))
+    return Outcome([[round(float(v), 6) for v in x] for x in found[:1]], ROUTES[:1], same)
+
+
 CHECKS: dict[str, Callable[[Path], Outcome]] = {
     f.__name__: f
     for f in (
         token_counts, token_strings, greedy_text, erasure, gold_spans, aligned_spans, parts_of_speech, questions,
-        jacobian_lens,
+        jacobian_lens, routes,
         *real_tokenizers.CHECKS,
     )
 }  # fmt: skip

@@ -24,7 +24,7 @@ from tokinterp.scan import topics
 
 SPACES = (
     "", ".run.edits", ".plots", ".text", ".models", ".results", ".sklearn", *(f".{t}" for t in topics()),
-    ".fillers.tasks", ".erasure.plots", ".geometry.plots", ".lens.plots",
+    ".fillers.tasks", ".erasure.plots", ".geometry.plots", ".lens.plots", ".attention.plots",
 )  # fmt: skip
 TASK = fillers.tasks.Task(n=4, d=2, m=3)
 PAIRS = [("The river", " in"), ("One and", " to"), ("Go", " the"), ("Let it be", " and")] * 3
@@ -576,7 +576,7 @@ CALLS: dict[str, Callable[[World], Call]] = {
         "insertion_tests": {**_of("insert"), "n_boot": 20},
         "intervene": Q, "build_items": Q, "read_fillers": Q, "cell_clusters": {**Q, "n_clusters": 2, "groups": 3},
         "filler_states": Q, "filler_probes": {**Q, "folds": 2}, "shift": {**Q, "n_fillers": [2]}, "routing": Q,
-        "massive_effects": MP, "massive_roles": {**MP, "sets": {"first": "first"}},
+        "route_graph": MP, "draw_route": _of("route_graph"), "massive_effects": MP, "massive_roles": {**MP, "sets": {"first": "first"}},
         "registers": {**MP, "n_registers": [1]},
         "policy_loss": {**MP, "window": 4}, "sentinels": {**MP, "kinds": ["dots"], "chunk": 5},
         "segment_coverage": MP, "segment_probe": {"model": lambda w: w.model, "prompts": lambda w: w.many, "least": 2,

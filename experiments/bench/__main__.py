@@ -16,6 +16,7 @@ from . import (
     neighbours,
     overlap,
     probes,
+    routes,
     segmentation,
 )
 
@@ -30,6 +31,7 @@ BENCHMARKS = {
     "microscope": microscope.run,
     "overlap": overlap.run,
     "probes": probes.run,
+    "routes": routes.run,
     "segmentation": segmentation.run,
 }
 

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import xarray as xr
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.colors import ListedColormap, Normalize
 
 from ..plots import style
 from ..plots.heatmaps import tokens_of
@@ -18,6 +20,7 @@ __all__ = ["draw_route"]
 
 LAST = 24
 """Tokens that are drawn without positions=: the last before the prediction, and those further back on its route."""
+GREYS = ListedColormap(colormaps["Greys"](np.linspace(0.25, 1, 256)))  # the weakest are seen
 HEADS = 10
 """Strongest edges of attention whose head is written beside them."""
 
@@ -76,7 +79,7 @@ def draw_route(
     tall = 1.3 + 0.3 * (int(ds.attrs["n_layers"]) + 1)
     with style.drawing(ax, width, min(tall, 7.5)) as axes:
         share = np.array(weights)
-        drawn = LineCollection(lines, cmap="Greys", norm=_norm(), lw=0.5 + 2.5 * share, zorder=1)
+        drawn = LineCollection(lines, cmap=GREYS, norm=Normalize(0, 1), lw=0.5 + 2.5 * share, zorder=1)
         drawn.set_array(share)
         axes.add_collection(drawn)
         if marks:
@@ -92,15 +95,9 @@ def draw_route(
         axes.set_ylim(-0.4, ds.attrs["n_layers"] + 0.4)
         style.integer_axis(axes, "y")
         axes.set_ylabel("layer")
-        axes.legend(loc="upper left", frameon=False)
+        style.legend_above(axes)
         style.colour_bar(axes, drawn, "share")
     return axes
-
-
-def _norm() -> object:
-    from matplotlib.colors import Normalize
-
-    return Normalize(-0.25, 1)  # so that the weakest are seen
 
 
 def _height(site: str) -> float:

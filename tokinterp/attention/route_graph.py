@@ -134,7 +134,7 @@ def _labelled(
             on[prompts.starts[i] + nodes, n] = 1
     names = ("edge_prompt", "block", "from_site", "to_site", "from_position", "to_position", "weight", "head",
              "head_weight")  # fmt: skip
-    columns = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {n: () for n in names}
+    columns = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(names, ())
     v, lengths = variable, np.asarray(prompts.lengths)
     strings = [s for i in range(len(prompts)) for s in prompts.strings(i)] if prompts.vocabulary is not None else None
     table = prompts.token_table()

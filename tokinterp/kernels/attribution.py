@@ -9,8 +9,8 @@ from torch import Tensor
 
 FLOOR = 1e-5
 """Least nearness of a part, as published."""
-NUMBERS = {"cpu": 2**20, "cuda": 2**26}
-"""Coordinates worked on at once, by kind of device: what a cache, or a small part of a GPU, holds."""
+NUMBERS = {"cpu": 2**20}
+"""Coordinates worked on at once, by kind of device: what a cache holds; 2**26 elsewhere."""
 
 
 def nearness(total: Tensor, part: Tensor, norm: int) -> Tensor:
@@ -99,7 +99,7 @@ def _length(x: Tensor) -> Tensor:
 
 def _pieces(pairs: int, n: int, width: int, device: str) -> Iterator[tuple[slice, int, int]]:
     """Yield pairs of prompt and head, and the queries of them, that are worked on at once."""
-    budget = NUMBERS.get(device, NUMBERS["cuda"])
+    budget = NUMBERS.get(device, 2**26)
     rows = max(1, min(n, budget // (n * width)))
     step = max(1, budget // (rows * n * width))
     for first in range(0, pairs, step):
