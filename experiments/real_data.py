@@ -41,7 +41,7 @@ ROUTES = [
     [0.500075, 0.803140, 0.791315, 0.778397, 0.790636], [0.165472, 0.179642, 0.157468, 0.144452, 0.077227],
     [0.00164, 0.12870, 0.03668, 0.15331, 0.04808, 0.00521, 0.08378, 0.04253],
 ]  # fmt: skip
-"""Shares of residual and MLP by block of stories260K, mean over tokens and at the last; of the heads of block 0 there."""
+"""Residual and MLP by block of stories260K, mean over tokens and at the last; heads of block 0 there: their shares."""
 ERASED = {  # accuracy by (subset, layer, offset) in stories260K, from the run on all stories
     ("last piece", 0, 0): 1.0, ("last piece", 5, 0): 0.60, ("middle piece", 5, 0): 0.84, ("first piece", 5, 0): 1.0,
     ("single-token word", 5, 0): 0.96, ("punctuation", 5, 0): 0.98, ("last piece", 2, -1): 0.79,

@@ -29,7 +29,7 @@ MUTANTS = [
      'return {"merge": mean[:, :, :, 0], "merge_control": mean[:, :, :, 1],',
      'return {"merge": mean[:, :, :, 1], "merge_control": mean[:, :, :, 0],',
      "tests/attention/test_routes.py -k merging"),
-    ("graph: a target one late", "tokinterp/attention/route_graph.py",
+    ("graph: a target one late", "tokinterp/attention/graph.py",
      "ends = lengths - 1 if targets is None", "ends = lengths - 2 if targets is None",
      "tests/attention/test_routes.py -k another_walk"),
 ]  # fmt: skip

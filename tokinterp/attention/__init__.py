@@ -1,10 +1,10 @@
 """Attention: mass on sets of tokens, sinks, what masks and separators and registers cost, who is massive."""
 
 from .first_token import FirstTokenAttention
+from .graph import route_graph
 from .masks import Policy, keep_only, policy_loss
 from .mass import AttentionMass
 from .massive import massive_effects, massive_roles, registers
-from .route_graph import route_graph
 from .routes import InformationRoutes
 from .sentinel import sentinels
 from .separators import segment_coverage, segment_probe, separator_windows

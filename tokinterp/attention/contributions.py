@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from ..kernels.attribution import head_nearness, nearness, pruned
 from ..run.sites import Site
 
 if TYPE_CHECKING:
+    from ..models.hooks import HookedLM
     from ..run.batch import Batch
 
 PARTS = ("resid", "value", "pattern", "attn_out", "mlp_out")
@@ -106,7 +107,7 @@ def block_shares(batch: Batch, block: int, found: Mapping[str, Tensor], rule: Ru
     ValueError
         If the heads do not sum to what attention adds to the stream.
     """
-    device, model = batch.device, batch.model
+    device, model = batch.device, cast("HookedLM", batch.model)
     dtype = torch.promote_types(found["attn_out"].dtype, torch.float32)
     x, value, pattern, out, mlp = (found[n].to(device, dtype) for n in PARTS)
     makes = model.writes(block, found["value"])
@@ -122,7 +123,7 @@ def block_shares(batch: Batch, block: int, found: Mapping[str, Tensor], rule: Ru
     if makes.gain is not None:  # the norm divides by a number of its own at each position
         size = ((out * total).sum(-1) / total.square().sum(-1).clamp_min(1e-30))[..., None]
         total, pattern, bias = total * size, pattern * size[:, None], None if bias is None else bias * size
-    _check_sum(total, out, batch, block)
+    _check_sum(total, out, batch.mask, model, block)
     parallel = Site("resid_mid", block).at not in model.offered.get("resid_mid", ())
     after = x + out + (mlp if parallel else 0)
     names, others = ["resid"], [x]
@@ -147,12 +148,12 @@ def block_shares(batch: Batch, block: int, found: Mapping[str, Tensor], rule: Ru
     return Shares(by_head, parts["resid"], parts.get("bias", nothing), parts["mlp"], through)
 
 
-def _check_sum(total: Tensor, out: Tensor, batch: Batch, block: int) -> None:
+def _check_sum(total: Tensor, out: Tensor, mask: Tensor, model: HookedLM, block: int) -> None:
     apart = (total - out).norm(dim=-1) / out.norm(dim=-1).clamp_min(1e-6)
-    worst = float(torch.where(batch.mask & apart.isfinite(), apart, 0).max())
-    if worst > max(5 * batch.model.tolerance, 1e-3):
+    worst = float(torch.where(mask & apart.isfinite(), apart, 0).max())
+    if worst > max(5 * model.tolerance, 1e-3):
         raise ValueError(
-            f"block {block} of {batch.model.info.architecture}: what its heads write differs by {worst:.2g} from what "
+            f"block {block} of {model.info.architecture}: what its heads write differs by {worst:.2g} from what "
             "attention adds to the stream, so that it has no parts: leave out edits of attn_out, or take a model whose "
             "attention has a plain output projection, with an RMS norm behind it or none"
         )

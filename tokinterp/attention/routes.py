@@ -60,8 +60,8 @@ class InformationRoutes(Measurement):
     by what that norm divides the whole by.  What attention adds must be the sum of its parts, which is checked by value
     in each block and refused otherwise.
 
-    ``previous_control`` is the mean over all other earlier keys but position 0; ``merge_control`` has words of one token
-    in the place of the pieces of a word.
+    ``previous_control`` is the mean over all other earlier keys but position 0; ``merge_control`` has words of one
+    token in the place of the pieces of a word.
 
     References
     ----------
@@ -210,7 +210,7 @@ class InformationRoutes(Measurement):
 
     def update(self, batch: Batch) -> None:
         """Follow the routes of all predictions of a batch downwards, and average shares over positions."""
-        n, heads, width = len(batch), self.info.n_heads, batch.ids.shape[1]
+        heads, width = self.info.n_heads, batch.ids.shape[1]
         words = 0 if self.sizes is None else len(self.sizes) * 2 * heads
         parts = [width * width, heads * width, width, 3 * width, len(SMALL) * heads, words]
         counted, place = _counted(batch), torch.arange(width, device=batch.device, dtype=torch.int64)
@@ -240,7 +240,6 @@ class InformationRoutes(Measurement):
             mlp_share=means[..., 2], on_route=torch.stack(seen[::-1], 1), token_resid=by_token[:, :, 0].mT,
             token_mlp=by_token[:, :, 2].mT, **columns,
         )  # fmt: skip
-        assert n == len(targets)
 
     def _merged(self, batch: Batch, sums: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return means over words of (prompt, block, size, word or control, head) sums; 0/0 where there are none."""

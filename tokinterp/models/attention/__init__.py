@@ -335,11 +335,11 @@ class Attention:
         """
         projection = self._output(block, "what its heads write is not known; take a model of another family")
         weight, bias = self._linear(projection, block, like, like.dtype)
-        path, own = self.model.adds[block][0], self.of[block]
-        adds = submodule(self.model._blocks[block], path)
-        behind = adds is not None and not any(m is adds for m in own.modules())
-        with torch.no_grad():
-            gain = adds(torch.ones(1, 1, weight.shape[-1]).to(like)).to(weight)[0, 0] if behind else None
+        adds: Any = submodule(self.model._blocks[block], self.model.adds[block][0])
+        gain = None
+        if adds is not None and not any(m is adds for m in self.of[block].modules()):
+            with torch.no_grad():
+                gain = adds(torch.ones_like(weight[:1, :1]).to(like)).to(weight)[0, 0]
         return Writes(weight, bias if bool(bias.any()) else None, gain)
 
     def written_norm(self, block: int, value: torch.Tensor) -> torch.Tensor:

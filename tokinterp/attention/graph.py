@@ -134,7 +134,8 @@ def _labelled(
             on[prompts.starts[i] + nodes, n] = 1
     names = ("edge_prompt", "block", "from_site", "to_site", "from_position", "to_position", "weight", "head",
              "head_weight")  # fmt: skip
-    columns = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(names, ())
+    columns: dict[str, Any] = dict.fromkeys(names, ())
+    columns |= zip(names, zip(*rows, strict=True), strict=True) if rows else ()
     v, lengths = variable, np.asarray(prompts.lengths)
     strings = [s for i in range(len(prompts)) for s in prompts.strings(i)] if prompts.vocabulary is not None else None
     table = prompts.token_table()
