@@ -14,7 +14,7 @@ from .common import paired, random_llama, random_prompts, save
 
 def run(out: Path | None = None, rounds: int = 3, small: bool = False) -> dict[str, Any]:
     """Time the routes of a prompt, the graph of its last prediction, and a sweep over all its layers and positions."""
-    sizes = {"n_layers": 12, "d_model": 512, "n_heads": 8, "d_vocab": 8000, "tokens": 128}
+    sizes = {"n_layers": 6, "d_model": 256, "n_heads": 8, "d_vocab": 2000, "tokens": 64}
     if torch.cuda.is_available():
         sizes |= {"n_layers": 32, "d_model": 4096, "n_heads": 32, "d_vocab": 32000, "tokens": 128}
     if small:
@@ -38,7 +38,7 @@ def run(out: Path | None = None, rounds: int = 3, small: bool = False) -> dict[s
         "routes of all predictions, norm 2": routes(2),
         "graph of one prediction": lambda: ti.attention.route_graph(model, clean),
         "patching sweep of one prediction": lambda: ti.behaviour.patching_sweep(
-            model, clean, corrupted, [[5]], progress=False, batch_tokens=8192
+            model, clean, corrupted, [[5]], progress=False, batch_tokens=2048
         ),
     }
     rows = paired(methods, rounds)
