@@ -5,6 +5,7 @@ from .graph import route_graph
 from .masks import Policy, keep_only, policy_loss
 from .mass import AttentionMass
 from .massive import massive_effects, massive_roles, registers
+from .rank import AttentionRank
 from .routes import InformationRoutes
 from .sentinel import sentinels
 from .separators import segment_coverage, segment_probe, separator_windows
@@ -13,6 +14,7 @@ from .sinks import AttentionSinks
 
 __all__ = [
     "AttentionMass",
+    "AttentionRank",
     "AttentionSinks",
     "FirstTokenAttention",
     "InformationRoutes",
