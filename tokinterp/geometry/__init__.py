@@ -18,8 +18,10 @@ from .pooled import PooledStates
 from .published import airi_twonn, skean2025_entropy, skean2025_frobenius
 from .similarity import LayerSimilarity
 from .spectrum import Spectrum
+from .valley import CompressionValley
 
 __all__ = [
+    "CompressionValley",
     "CosineSimilarity",
     "Curvature",
     "InformationImbalance",
