@@ -59,12 +59,12 @@ class CompressionValley(Measurement):
         "entropy": Field(LAYER, "matrix entropy of all rows, share of the largest possible", "1", QUEIPO,
                          short="matrix entropy (share)", range=(0, 1),
                          beside=("entropy_without", "entropy_control")),
-        "entropy_without": Field(LAYER, "the same without the largest row", "1", QUEIPO, short="without the largest row",
-                                 range=(0, 1)),
+        "entropy_without": Field(LAYER, "the same without the largest row", "1", QUEIPO, range=(0, 1),
+                                 short="without the largest row"),
         "entropy_control": Field(LAYER, "the same without the row of the median norm", short="without a median row",
                                  range=(0, 1)),
-        "norm_ratio": Field(LAYER, "largest norm of a row over the median", "1", QUEIPO, short="largest norm over median",
-                            range=(1, None), log=True),
+        "norm_ratio": Field(LAYER, "largest norm of a row over the median", "1", QUEIPO, range=(1, None), log=True,
+                            short="largest norm over median"),
         "trace_share": Field(LAYER, "share of the squared norm that the largest row holds", "1", QUEIPO,
                              short="share of the largest row"),
         "largest_position": Field(LAYER, "position of the largest row, BOS counted"),
@@ -89,7 +89,7 @@ class CompressionValley(Measurement):
             x = batch.points(layer).double().masked_fill(~batch.mask[..., None], 0)
             norm = x.norm(dim=-1).masked_fill(~batch.mask, -1)
             largest = norm.argmax(1)
-            order = norm.argsort(1, descending=True, stable=True)
+            order = norm.argsort(dim=1, descending=True, stable=True)
             middle = order.gather(1, (number // 2)[:, None])[:, 0]
             parts = [_share(x, number)]
             for left in (largest, middle):
