@@ -13,6 +13,7 @@ from tokinterp.attention.contributions import PARTS, Rule, Shares, block_shares
 from tokinterp.kernels import attribution
 from tokinterp.kernels.attribution import head_nearness, nearness, pruned
 from tokinterp.run.stream import capture
+from tokinterp.text.word_pieces import word_pieces
 
 S = ti.Site
 NO_PARTS = {"gptj", "falcon", "bloom", "opt_post_norm"}
@@ -176,7 +177,7 @@ def test_a_planted_merging_head_is_found_in_words_and_not_in_their_control():
     m = InformationRoutes(sizes=(2, 3), min_position=1)
     run = ti.measure(model, prompts, {"r": m}, progress=False)["r"].to_dataset()
     table = {}
-    for p, query, size, control in ti.text.pieces.word_pieces(prompts, (2, 3), 1).tolist():
+    for p, query, size, control in word_pieces(prompts, (2, 3), 1).tolist():
         table.setdefault((size, control), []).append((p, query))
     counts = [run[n].sel(pieces=size).item() for size in (2, 3) for n in ("n_words", "n_control")]
     assert counts == [len(table.get((size, c), [])) for size in (2, 3) for c in (0, 1)]
