@@ -30,8 +30,9 @@ def test_command_insert(call, tmp_path):
     out = tmp_path / "run.zarr"
     code, said, _ = call("fillers", "insert", "bundled", "-o", out, "--items", items, "-k", "2,4", "--decide", 4)
     assert code == 0
-    assert "4 dots (post): accuracy" in said
-    assert "verdict on 4 dots: not shown" in said
+    assert "4 tokens of dots (post): accuracy" in said
+    assert "verdict on 4 tokens of dots: not shown" in said
+    assert "value, placement specificity" in said  # what it rests on
     before = ti.read(out)
     assert set(before.children) == {"insertion", "tests", "interventions", "verdict"}
     asked = ("fillers", "insert", "bundled", "-o", out, "--items", items, "-k", "2", "--decide", 0)

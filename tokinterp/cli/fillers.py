@@ -77,11 +77,11 @@ def insert(
                 t = tests.sel(filler=f, placement=p, n_fillers=n)
                 low, high = t["log_prob_change_interval"].values
                 say(
-                    f"{n} {f} ({p}): accuracy {float(t['accuracy']):.3f}, change of the log-probability "
+                    f"{n} tokens of {f} ({p}): accuracy {float(t['accuracy']):.3f}, change of the log-probability "
                     f"{float(t['log_prob_change']):+.3f} [{low:+.3f}, {high:+.3f}] nat"
                 )
     if decide:
-        say(f"verdict on {decide} {kind[0]}: {nodes['verdict'].attrs['verdict']}")
+        say(f"verdict on {decide} tokens of {kind[0]}: {nodes['verdict'].attrs['verdict']}")
         say(columns([(f"  {place}", value) for place, value in value_rows(nodes["verdict"])]))
     say(f"written to {output}", err=True)
 
