@@ -19,6 +19,8 @@ import zarr  # noqa: F401
 from tiny import Norms, Spread, some_prompts, tiny
 
 import tokinterp as ti
+from tokinterp.run.checkpoint import STATE
+from tokinterp.run.loop import read_progress
 
 torch.set_num_threads(1)
 TOTAL = 48
@@ -74,11 +76,11 @@ def run(store=None, sleep=0.0, mark=None):
 
 def done(store):
     """How many prompts the checkpoint counts, over both readings; -1 without one."""
-    try:
-        at = json.loads((Path(f"{store}.partial") / "share-0-of-1" / "progress.json").read_text())
-    except FileNotFoundError:
+    folder = Path(f"{store}.partial")
+    if not (folder / STATE).is_file():
         return -1
-    return 2 * TOTAL + 1 if at["finished"] else at["reading"] * TOTAL + at["done"]
+    at = read_progress(folder)
+    return 2 * TOTAL + 1 if at.finished else at.reading * TOTAL + at.done
 
 
 def kills(folder, plain, draw):

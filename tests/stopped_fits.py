@@ -2,7 +2,7 @@
 
 import signal
 
-from tokinterp.run.fitting import Fit
+from tokinterp.run.checkpoint import Checkpoint
 
 
 class Killed(Exception):
@@ -11,7 +11,7 @@ class Killed(Exception):
 
 def stopping(monkeypatch, number, how):
     """Let the fit be interrupted, or die, at a step; return the list of steps taken."""
-    step, taken = Fit.step, []
+    step, taken = Checkpoint.step, []
 
     def watched(self, said, state=None):
         taken.append(said)
@@ -21,5 +21,5 @@ def stopping(monkeypatch, number, how):
         if len(taken) == number and how == "kill":
             raise Killed
 
-    monkeypatch.setattr(Fit, "step", watched)
+    monkeypatch.setattr(Checkpoint, "step", watched)
     return taken

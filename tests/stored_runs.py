@@ -12,7 +12,8 @@ from tiny import Norms, Spread, some_prompts, tiny
 
 import tokinterp as ti
 from tokinterp.files import owner
-from tokinterp.run.checkpoint import partial_folder
+from tokinterp.run.checkpoint import share_folder
+from tokinterp.run.facts import partial_folder
 
 LENGTHS = [22, 30, 17, 30, 25, 19, 28]
 BATCH = 60
@@ -96,7 +97,7 @@ def stopped_at(store, left=2, **options):
     stops.left = left
     with pytest.raises(RuntimeError, match="stopped by the test"):
         measured(which={"norms": stops}, store=store, batch_tokens=BATCH, checkpoint_every=0, **options)
-    return partial_folder(store) / "share-0-of-1"
+    return share_folder(partial_folder(store), options.get("share", (0, 1)))
 
 
 def resumed(store, **options):

@@ -13,7 +13,7 @@ from torch import nn
 
 import tokinterp as ti
 from tokinterp.models.fingerprint import weights_hash
-from tokinterp.run.checkpoint import compare_facts, fingerprint
+from tokinterp.run.facts import compare_facts, fingerprint
 from tokinterp.settings.describe import describe
 
 PROMPTS = [9, 12]

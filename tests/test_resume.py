@@ -15,8 +15,7 @@ from tiny import Norms, Spread, some_prompts, tiny, tiny_lm
 import tokinterp as ti
 from tokinterp.fitted import load_tensors, save_tensors
 from tokinterp.results import dataset
-from tokinterp.run import checkpoint
-from tokinterp.run.checkpoint import partial_folder
+from tokinterp.run.facts import partial_folder
 
 S = ti.Site
 
@@ -56,7 +55,7 @@ def test_interrupt_stops_cleanly_and_says_how_to_resume(children):
     folder, report = children[0], children[1]["interrupt"]
     assert report["once"] == 130
     assert 10 <= report["done"] < 96
-    assert f"stopped after {report['done'] % 48} of 48 prompts; the same call resumes the run" in report["message"]
+    assert f"stopped after {report['done'] % 48} of 48 prompts; the same call goes on from there" in report["message"]
     assert report["twice"] == 130
     assert report["took"] < 5, "a second Ctrl-C waited for the batch"
     assert report["last"] == 0
@@ -118,20 +117,16 @@ def test_a_run_that_other_code_began_names_it_in_every_group(begun, tmp_path, mo
         assert named == ([] if begun == "not" else ["a" * 40, "b" * 40]), node.path
 
 
-def test_a_run_of_a_version_that_did_not_note_commits_goes_on(tmp_path):
+def test_a_run_that_another_version_began_is_refused(tmp_path):
     options = {"store": tmp_path / "run.zarr", "batch_tokens": BATCH, "checkpoint_every": 0}
     stops = Stops()
     stops.left = 2
     with pytest.raises(RuntimeError, match="stopped by the test"):
         measured(which={"norms": stops}, **options)
-    (file,) = partial_folder(options["store"]).glob("*/progress.json")
-    record = json.loads(file.read_text())
-    for name in ("commits", "checksum"):
-        del record[name]
-    file.write_text(json.dumps({**record, "checksum": checkpoint._checksum(record)}))
-    again = Stops()
-    measured(which={"norms": again}, **options)
-    assert len(again.seen) == len(LENGTHS) - 4
+    file = partial_folder(options["store"]) / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "format": 2}))
+    with pytest.raises(ValueError, match=r"differs in: format \(2 there, 3 now\)\. Choose another store, or delete"):
+        measured(which={"norms": Stops()}, **options)
 
 
 def test_interrupt_keeps_the_batch_in_progress(tmp_path, whole, capsys):
@@ -139,7 +134,7 @@ def test_interrupt_keeps_the_batch_in_progress(tmp_path, whole, capsys):
     stops = Stops()
     stops.left, stops.how = 1, KeyboardInterrupt
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt, match="stopped after 4 of 7 prompts; the same call resumes the run"):
+    with pytest.raises(KeyboardInterrupt, match="stopped after 4 of 7 prompts; the same call goes on from there"):
         measured(which={"norms": stops, "spread": Spread()}, store=store, batch_tokens=BATCH, checkpoint_every=1000)
     assert signal.getsignal(signal.SIGINT) is before
     assert "finishing this batch" in capsys.readouterr().err
@@ -147,7 +142,7 @@ def test_interrupt_keeps_the_batch_in_progress(tmp_path, whole, capsys):
     assert_same_node(run, whole, "norms")
     stops = Stops()
     stops.left, stops.how = 1, KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt, match="give store= to be able to resume"):
+    with pytest.raises(KeyboardInterrupt, match="give store= to be able to go on"):
         measured(which={"norms": stops}, batch_tokens=BATCH)
 
 
@@ -164,7 +159,7 @@ def test_kill_after_the_result_is_written_leaves_no_checkpoints(tmp_path, monkey
 
     store = tmp_path / "run.zarr"
     with monkeypatch.context() as patched:
-        patched.setattr(Checkpoint, "remove", lambda self: signal.raise_signal(signal.SIGINT))
+        patched.setattr(Checkpoint, "_clear", lambda self: signal.raise_signal(signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
             measured(which=both(), store=store)
     assert store.exists()

@@ -1,6 +1,5 @@
 """Stores that several processes, killed ones, other machines, full disks and careless users come near."""
 
-import json
 import os
 import signal
 import time
@@ -24,8 +23,9 @@ from tiny import Norms, Spread, some_prompts, tiny
 import tokinterp as ti
 from tokinterp.files import owner
 from tokinterp.files.paths import local_path
-from tokinterp.run import signals
-from tokinterp.run.checkpoint import Checkpoint, partial_folder
+from tokinterp.run import engine, signals
+from tokinterp.run.facts import partial_folder
+from tokinterp.run.loop import read_progress, take_up
 from tokinterp.run.signals import stopping
 
 
@@ -108,27 +108,25 @@ def test_writer_that_was_replaced_writes_nothing_more(tmp_path, whole):
             super().update(batch)
             type(self).left -= 1
             if not self.left:
-                as_owner(partial_folder(store) / "share-0-of-1", machine="another")
+                as_owner(partial_folder(store), machine="another")
 
-    with pytest.raises(RuntimeError, match=r"was deleted or taken over by another process .*: call measure\(\) again"):
+    with pytest.raises(RuntimeError, match=r"was deleted or taken over by another process .*: the same call goes on"):
         measured(which={"norms": Replaced()}, store=store, batch_tokens=BATCH, checkpoint_every=0)
-    at = json.loads((partial_folder(store) / "share-0-of-1" / "progress.json").read_text())
-    assert at["done"] == 2
+    assert read_progress(partial_folder(store)).done == 2
 
 
 @pytest.mark.parametrize(("numbers", "said"), [([0, 1, 1, 2], "prompt 1 2 times"), ([0, 2], "prompt 1 0 times")])
 def test_every_prompt_occurs_once(numbers, said, tmp_path, monkeypatch):
     """Whatever went wrong before: a result with other rows than prompts is never made."""
     store = tmp_path / "run.zarr"
-    load = Checkpoint.load
 
-    def mixed(self, at, measurements, device, with_rows):
-        load(self, at, measurements, device, with_rows)
+    def mixed(keep, measurements, device, with_rows):
+        take_up(keep, measurements, device, with_rows)
         if with_rows:
             book = measurements["_prompts"]
             book.rows = {k: [torch.cat(v)[torch.tensor(numbers)]] for k, v in book.rows.items()}
 
-    monkeypatch.setattr(Checkpoint, "load", mixed)
+    monkeypatch.setattr(engine, "take_up", mixed)
     with pytest.raises(RuntimeError, match=rf"have {len(numbers)} rows for 3 prompts \({said}\)"):
         measured(some_prompts([20, 21, 22]), which={"norms": Norms()}, store=store)
     assert not store.exists()
@@ -154,7 +152,7 @@ def test_every_prompt_occurs_once(numbers, said, tmp_path, monkeypatch):
         ({"store": 5}, "store=5: give a path"),
         ({"store": "~nobody-has-this-name/x"}, "no such home folder"),
         ({"store": "file"}, "file' is a file: choose the name of a new folder"),
-        ({"store": "file/run.zarr"}, "cannot write the store .*file/run.zarr"),
+        ({"store": "file/run.zarr"}, "file/run.zarr.*file is a file, not a folder; choose another place"),
     ],
 )
 def test_refused_before_the_model_runs(options, message, tmp_path, monkeypatch):

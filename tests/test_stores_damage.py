@@ -7,12 +7,16 @@ import shutil
 import numpy as np
 import pytest
 from result_trees import tree
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from stored_runs import BATCH, assert_same, assert_same_node, ended_process, measured, resumed, stopped_at
 from tiny import Norms, tiny
 
 import tokinterp as ti
 from tokinterp.files import owner
 from tokinterp.files import whole as files
+from tokinterp.fitted import KEY
+from tokinterp.run.checkpoint import STATE
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +38,14 @@ def flipped(file):
 
 
 def edited(file, **changes):
+    """Change notes of a step, and leave the digest as it was."""
+    with safe_open(file, "pt") as f:
+        note = json.loads(f.metadata()[KEY])
+    note["facts"]["notes"] |= changes
+    save_file(load_file(file), file, {KEY: json.dumps(note)})
+
+
+def with_facts(file, **changes):
     record = {k: v for k, v in {**json.loads(file.read_text()), **changes}.items() if v is not None}
     file.write_text(json.dumps(record))
 
@@ -41,16 +53,17 @@ def edited(file, **changes):
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [
-        (lambda d: flipped(next(d.glob("rows-*"))), r"rows-0-\S+ is damaged or missing \(its checksum is another\)"),
-        (lambda d: flipped(next(d.glob("sums-*"))), r"sums-0-\S+ is damaged or missing \(its checksum"),
-        (lambda d: next(d.glob("rows-*")).unlink(), r"rows-0-\S+ is damaged or missing \(No such file"),
-        (lambda d: os.truncate(d / "progress.json", 20), "progress.json is damaged"),
-        (lambda d: os.truncate(d / "progress.json", 0), "progress.json is damaged"),
-        (lambda d: edited(d / "progress.json", done=2), "progress.json is damaged, or of another version"),
-        (lambda d: edited(d / "progress.json", new=2), "progress.json is damaged, or of another version"),
-        (lambda d: edited(d / "progress.json", rows=None), "progress.json is damaged, or of another version"),
-        (lambda d: os.truncate(d.parent / "run.json", 20), "run.json is damaged"),
-        (lambda d: edited(d.parent / "run.json", format=None), r"differs in: format \(null there, 2 now\)"),
+        (lambda d: flipped(next(d.glob("rows-*"))), r"rows-0-\S+ is damaged or missing \(.* are not those that were"),
+        (lambda d: flipped(d / STATE), r"state.safetensors is damaged or missing \(.* are not those that were written"),
+        (lambda d: next(d.glob("rows-*")).unlink(), r"rows-0-\S+ is damaged or missing \(no part of a run at"),
+        (lambda d: shutil.copy(min(d.glob("rows-*")), max(d.glob("rows-*"))), r"rows-0-\S+ is damaged or missing"),
+        (lambda d: os.truncate(d / STATE, 20), "state.safetensors is damaged"),
+        (lambda d: os.truncate(d / STATE, 0), "state.safetensors is damaged"),
+        (lambda d: edited(d / STATE, done=2), "state.safetensors is damaged"),
+        (lambda d: edited(d / STATE, rows={}), "state.safetensors is damaged"),
+        (lambda d: os.truncate(d / "run.json", 20), "run.json is damaged"),
+        (lambda d: with_facts(d / "run.json", format=None), r"differs in: format \(null there, 3 now\)"),
+        (lambda d: with_facts(d / "run.json", format=2), r"differs in: format \(2 there, 3 now\)"),
     ],
 )
 def test_damaged_checkpoint_is_named_before_the_run(spoil, named, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 from .files import whole as files
 from .files.paths import local_path
+from .results import dataset
 from .settings import checked, instance, short
 
 if TYPE_CHECKING:
@@ -60,7 +61,13 @@ def check_finite(tensors: Mapping[str, torch.Tensor], what: str, way_out: str) -
 
 
 def save_tensors(
-    path: str | Path, tensors: Mapping[str, torch.Tensor], kind: str, facts: Any, *, finite: bool = True
+    path: str | Path,
+    tensors: Mapping[str, torch.Tensor],
+    kind: str,
+    facts: Any,
+    *,
+    finite: bool = True,
+    commits: Iterable[str] = (),
 ) -> str:
     """Write one safetensors file in one step and return the digest that it carries.
 
@@ -76,6 +83,8 @@ def save_tensors(
         What the tensors belong to, as JSON types.
     finite : bool
         Refuse NaN and infinity.
+    commits : iterable of str
+        Of the code that had a part in them, beside the present; the file lists them, and the digest is not of them.
 
     Raises
     ------
@@ -96,7 +105,8 @@ def save_tensors(
     if finite:
         check_finite(tensors, f"{path} is not written", "the fit failed; lower its learning rate, or use float32")
     digest = digest_of(tensors, facts)
-    note = json.dumps({"format": kind, "facts": facts, "digest": digest})
+    made = sorted({*commits, dataset.git_commit()} - {""})
+    note = json.dumps({"format": kind, "facts": facts, "digest": digest, "commits": made})
     try:
         files.write_tensors(path, tensors, {KEY: note})
     except OSError as error:
@@ -211,6 +221,8 @@ class Fitted:
     facts : dict
         All that decided the numbers, and what the fit found beside them, as JSON types.  ``model`` is the id and
         ``weights`` the identity of the model that it was fitted on, an empty text where that is not known.
+    commits : tuple of str
+        Of the code that fitted it, as far as that is known; no part of the digest.
 
     Examples
     --------
@@ -236,6 +248,7 @@ class Fitted:
     FOUND: ClassVar[tuple[str, ...]] = ()
     """Facts that the fit found: they follow from the others and are not compared with those of a new call."""
     facts: dict[str, Any]
+    commits: tuple[str, ...] = ()
 
     # -- what it is -------------------------------------------------------------------------------------------
     def tensors(self) -> Tensors:
@@ -312,7 +325,7 @@ class Fitted:
         """
         path = local_path(path)
         self.check(f"{path} is not written")
-        save_tensors(path, self.tensors(), self.KIND, self.facts, finite=False)
+        save_tensors(path, self.tensors(), self.KIND, self.facts, finite=False, commits=self.commits)
         return path
 
     @classmethod
@@ -339,8 +352,10 @@ class Fitted:
         if model is not None:
             check_belongs(cls.WHAT, facts, model.info)
         try:
-            return cls._put(tensors, facts, model)
+            found = cls._put(tensors, facts, model)
         except KeyError as error:
             raise ValueError(f"{path} cannot be used: it has no {error}: fit again, or restore it") from error
         except ValueError as error:
             raise ValueError(f"{path} cannot be used: {error}") from error
+        found.commits = tuple(read_note(path, cls.KIND, cls.WHAT).get("commits", ()))
+        return found

@@ -12,7 +12,7 @@ import xarray as xr
 
 import tokinterp as ti
 from tokinterp.results.dataset import variable
-from tokinterp.run.fitting import fit_facts
+from tokinterp.run.facts import fit_facts
 from tokinterp.text import removal as words
 from tokinterp.text import token_classes
 from tokinterp.text.shuffle import shuffle_words

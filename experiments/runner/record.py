@@ -24,7 +24,7 @@ import tokinterp as ti
 from tokinterp.files.whole import write_text
 from tokinterp.results.dataset import commits, git_commit, own_attributes, versions
 from tokinterp.results.stores import exists
-from tokinterp.run.checkpoint import compare_facts
+from tokinterp.run.facts import compare_facts
 
 from .claims import Claim, Results, evaluate
 from .preset import Preset

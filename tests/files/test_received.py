@@ -19,8 +19,11 @@ from tokinterp.cli import main as cli
 from tokinterp.cli import options as cli_options
 from tokinterp.cli import vocabulary
 from tokinterp.files import received
+from tokinterp.fitted import save_tensors
 from tokinterp.models.bundled import bundled_folder
-from tokinterp.run.checkpoint import FORMAT, Progress, _checksum, read_progress
+from tokinterp.run.checkpoint import KIND, STATE, Checkpoint
+from tokinterp.run.facts import claim
+from tokinterp.run.loop import Progress, take_up
 from tokinterp.text import Prompts
 
 TEXTS = [t.text[:200] for t in ti.bundled_texts("story")[:4]]
@@ -213,22 +216,19 @@ def test_netcdf_that_leads_elsewhere_is_refused(tmp_path, change, message):
         ti.read(netcdf(change)(tmp_path))
 
 
-def write_record(share, **changes):
-    """Write a record with a right checksum that somebody made."""
-    record = asdict(replace(Progress(), **changes))
-    (share / "progress.json").write_text(json.dumps({**record, "checksum": _checksum(record)}))
+def write_record(folder, mark="", **changes):
+    """Write a step with a right digest that somebody made."""
+    notes = asdict(replace(Progress(), **changes))
+    save_tensors(folder / STATE, {"norms/x": torch.zeros(1)}, KIND, {"notes": notes, "fit": mark})
 
 
-@pytest.mark.parametrize("name", ["../victim", "/elsewhere/victim", "a/b", "..", "", "a\\b", "C:x", 3])
+@pytest.mark.parametrize("name", ["../victim", "/elsewhere/victim", "a/b", "..", "", "a\\b", "C:x"])
 def test_an_unfinished_run_names_files_of_its_own_folder_only(tmp_path, name):
-    share = tmp_path / "run.zarr.partial" / "share-0-of-1"
-    share.mkdir(parents=True)
-    for key, value in (("sums", name), ("rows", [name])):
-        if key == "sums" and name == "":
-            continue  # none yet
-        write_record(share, **{key: value})
-        with pytest.raises(ValueError, match=r"not the name of a file in it"):
-            read_progress(share)
+    keep = Checkpoint(tmp_path / "run.zarr", {})
+    keep.folder.mkdir(parents=True)
+    write_record(keep.folder, keep.mark, rows={name: ""})
+    with pytest.raises(ValueError, match=r"not the name of a file in it"):
+        take_up(keep, {"norms": ti.geometry.TokenNorms()}, "cpu", with_rows=True)
 
 
 def test_a_file_named_by_an_unfinished_run_is_not_deleted(tmp_path, bundled):
@@ -238,11 +238,10 @@ def test_a_file_named_by_an_unfinished_run_is_not_deleted(tmp_path, bundled):
     save_file({"norms/x": torch.zeros(1)}, victim)
     prompts = Prompts.from_texts(TEXTS[:2], bundled, progress=False)
     asked = {"norms": ti.geometry.TokenNorms(tokens=0)}
-    share = tmp_path / "run.zarr.partial" / "share-0-of-1"
-    share.mkdir(parents=True)
-    facts = {**run_facts(bundled, prompts, asked, ()), "format": FORMAT, "shares": 1}
-    (share.parent / "run.json").write_text(json.dumps(facts))
-    write_record(share, batch_tokens=100, sums=str(victim))
+    facts = run_facts(bundled, prompts, asked, ())
+    keep = Checkpoint(tmp_path / "run.zarr", facts)
+    claim(keep.partial, facts)
+    write_record(keep.folder, keep.mark, batch_tokens=100, rows={str(victim): ""})
     with pytest.raises(ValueError, match=r"not the name of a file in it"):
         ti.measure(bundled, prompts, asked, store=tmp_path / "run.zarr", progress=False)
     assert victim.exists()

@@ -14,7 +14,7 @@ from tiny import some_prompts, tiny
 import tokinterp as ti
 from tokinterp.files import whole as files
 from tokinterp.files.owner import open_lock
-from tokinterp.run.checkpoint import claim
+from tokinterp.run.facts import claim
 
 posix = pytest.mark.skipif(os.name != "posix", reason="permissions and links of POSIX")
 WRITERS = {

@@ -14,7 +14,7 @@ import tokinterp as ti
 from tokinterp.embeddings import indicators
 from tokinterp.models.hooks import HookedLM
 from tokinterp.models.steady import ModelChangedError, check_steady, current, steady
-from tokinterp.run.fitting import Fit
+from tokinterp.run.checkpoint import Checkpoint
 
 PROMPTS = some_prompts([12] * 6)
 ONE_PASS = {"build_items", "capture", "project_out", "read_feucht2024", "steer", "stream", "swap", "untrained"}
@@ -118,7 +118,7 @@ def fit_context_decoder(model, store):
 @pytest.mark.parametrize("fit", [fit_probes, fit_tuned_lens, fit_context_decoder])
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_fit_of_two_models_is_not_kept(fit, kept, tmp_path, monkeypatch):
-    step, model = Fit.step, fresh()
+    step, model = Checkpoint.step, fresh()
 
     def changing(self, *args):
         step(self, *args)
@@ -126,7 +126,7 @@ def test_a_fit_of_two_models_is_not_kept(fit, kept, tmp_path, monkeypatch):
             double(model)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Fit, "step", changing)
+        patched.setattr(Checkpoint, "step", changing)
         with pytest.raises(RuntimeError, match="the weights of m changed while it was measured"):
             fit(model, tmp_path / "fit" if kept else None)
     assert not list(tmp_path.iterdir())

@@ -5,7 +5,8 @@ import torch
 from stored_runs import BATCH, Stops, assert_same_node, both, measured
 from tiny import Norms, Spread
 
-from tokinterp.run.checkpoint import partial_folder
+from tokinterp.run.checkpoint import STATE
+from tokinterp.run.facts import partial_folder
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +32,9 @@ def test_damaged_checkpoint_is_named(tmp_path):
     stops.left = 2
     with pytest.raises(RuntimeError, match="stopped by the test"):
         measured(which={"norms": stops}, store=store, batch_tokens=BATCH, checkpoint_every=0)
-    (sums,) = partial_folder(store).glob("*/sums-*")
+    sums = partial_folder(store) / STATE
     sums.write_bytes(sums.read_bytes()[:50])
-    with pytest.raises(ValueError, match=r"is damaged or missing .*: delete .* and start the run anew"):
+    with pytest.raises(ValueError, match=r"is damaged or missing .*: delete .* and start anew"):
         measured(which={"norms": Stops()}, store=store)
 
 
@@ -51,7 +52,7 @@ def test_full_disk_keeps_what_is_finished(tmp_path, monkeypatch, whole):
         save(tensors, path, notes)
 
     monkeypatch.setattr(library, "save_file", full)
-    with pytest.raises(OSError, match=r"No space left on device; free some space and call measure.* again"):
+    with pytest.raises(OSError, match=r"No space left on device; free some space .*; the same call goes on"):
         measured(which={"norms": Stops(), "spread": Spread()}, store=store, batch_tokens=BATCH, checkpoint_every=0)
     assert not list(tmp_path.rglob("*.writing*"))
     monkeypatch.setattr(library, "save_file", save)

@@ -5,7 +5,8 @@ import xarray as xr
 from tiny import some_prompts, tiny
 
 import tokinterp as ti
-from tokinterp.run.checkpoint import partial_folder
+from tokinterp.run.checkpoint import STATE
+from tokinterp.run.facts import partial_folder
 from tokinterp.run.shares import gather_shares
 
 
@@ -39,6 +40,6 @@ def test_shares_of_another_run_are_refused(tmp_path):
 
 def test_what_is_half_done_is_not_taken(tmp_path):
     stores = [share(tmp_path, n) for n in (0, 1)]
-    record = partial_folder(stores[1]) / "share-1-of-2" / "progress.json"
+    record = partial_folder(stores[1]) / "share-1-of-2" / STATE
     record.unlink()
     assert gather_shares(stores, tmp_path / "all.zarr") == [1]

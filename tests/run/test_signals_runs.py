@@ -54,11 +54,11 @@ class Signalled(Norms):
 def test_signals_of_schedulers_finish_the_batch_and_save(name, status, tmp_path, capsys, whole):
     number, store = getattr(signal, name), tmp_path / "run.zarr"
     before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)}
-    with pytest.raises(KeyboardInterrupt, match="stopped after 4 of 7 prompts; the same call resumes") as caught:
+    with pytest.raises(KeyboardInterrupt, match="stopped after 4 of 7 prompts; the same call goes on") as caught:
         measured(which={"norms": Signalled(number, number)}, store=store, batch_tokens=BATCH, checkpoint_every=1000)
     assert isinstance(caught.value, SystemExit)
     assert caught.value.code == status
-    assert "the same call resumes the run" in capsys.readouterr().err
+    assert "the same call goes on from there" in capsys.readouterr().err
     assert {s: signal.getsignal(s) for s in before} == before
     assert_same_node(measured(which={"norms": Signalled()}, store=store, batch_tokens=BATCH), whole, "norms")
 

@@ -42,6 +42,7 @@ def insert(
     """Insert fillers into the items of a frozen model: answers, tests, interventions, and a verdict."""
     import xarray as xr
 
+    from ..files.paths import new_place
     from ..fillers.decision import verdict
     from ..fillers.insertion import insert as run_insert
     from ..fillers.insertion import insertion_tests
@@ -49,7 +50,6 @@ def insert(
     from ..models import check_source
     from ..results.stores import write
     from ..results.tables import columns, value_rows
-    from ..run.fitting import new_place
     from ..settings import check, count
 
     output = new_place(output, overwrite)

@@ -49,9 +49,9 @@ def measure(
     """Run a model over texts once and measure; the same command after a crash or Ctrl-C goes on."""
     given = dict(locals())
     from ..results.tables import summary_text
-    from ..run.checkpoint import OtherRunError
     from ..run.engine import check_store
     from ..run.engine import measure as run_measure
+    from ..run.facts import OtherRunError
     from ..settings import check
 
     part = o.parse_share(share)
@@ -90,7 +90,7 @@ def remove_other(output: Path) -> None:
         If a process is still writing it.
     """
     from ..files.owner import discard
-    from ..run.checkpoint import in_use, partial_folder
+    from ..run.facts import in_use, partial_folder
 
     partial = partial_folder(output)
     if partial.is_dir() and in_use(partial):

@@ -23,7 +23,7 @@ def show(run: o.Run) -> None:
     from ..files.paths import local_path
     from ..results.stores import read
     from ..results.tables import summary_text, unfinished_text
-    from ..run.checkpoint import partial_folder
+    from ..run.facts import partial_folder
 
     run = local_path(run, "RUN")
     unfinished = not run.exists() and partial_folder(run).exists()
@@ -73,10 +73,9 @@ def export(
 
     The table is that of tokinterp.table(run): result, variable, the labels of the place, value (or text) and unit.
     """
-    from ..files.paths import new_file
+    from ..files.paths import new_file, new_place
     from ..results.long_table import write_table
     from ..results.stores import read, write
-    from ..run.fitting import new_place
 
     if output.suffix not in (".csv", ".parquet", ".nc", ".zarr"):
         raise Usage(f"--output {output}: write .csv, .parquet, .nc or .zarr")
@@ -105,10 +104,10 @@ def merge(
     overwrite: o.Overwrite = False,
 ) -> None:
     """Join runs over different prompts into one result; or the shares (--share i/n) of one run of several machines."""
+    from ..files.paths import new_place
     from ..results.joining import join_runs
     from ..results.stores import read, write
-    from ..run.checkpoint import partial_folder
-    from ..run.fitting import new_place
+    from ..run.facts import partial_folder
     from ..run.shares import gather_shares
 
     if unfinished := [r for r in runs if not r.exists() and partial_folder(r).is_dir()]:

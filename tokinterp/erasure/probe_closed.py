@@ -10,7 +10,7 @@ import torch
 from ..fitted import Tensors
 from ..kernels import probes as kernel
 from ..kernels.moments import BLOCK_ROWS
-from ..run.fitting import Fit, State
+from ..run.checkpoint import Checkpoint, State
 from .probe_states import Batches, provisional, usual_scale
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ SOLVERS = {"ridge": kernel.ridge, "lda": kernel.shrunk_lda}
 @torch.no_grad()
 def fit_closed(
     model: Model, prompts: Prompts, targets: torch.Tensor, layers: list[int], offsets: list[int], n_classes: int, *,
-    bos: bool, method: str, shrinkage: float, batch_tokens: int, keep: Fit, begin: State | None, bar: tqdm,
+    bos: bool, method: str, shrinkage: float, batch_tokens: int, keep: Checkpoint, begin: State | None, bar: tqdm,
 ) -> dict[int, Tensors]:  # fmt: skip
     """Stream the moments of a group of layers and solve for the weights of all offsets.
 
@@ -43,7 +43,7 @@ def fit_closed(
         Name in ``SOLVERS``, and its parameter.
     batch_tokens : int
         Padded tokens per batch.
-    keep : Fit
+    keep : Checkpoint
         Keeps the sums now and then.
     begin : (notes, tensors), optional
         Sums to go on with.

@@ -12,7 +12,7 @@ from typing import Any
 from ..files import whole as files
 from ..files.paths import local_path
 from ..fitted import Tensors, check_finite, check_shapes, digest_of, load_tensors, read_note, save_tensors
-from ..run.checkpoint import fingerprint
+from ..run.facts import fingerprint
 from .probe_text import TextStatistics
 
 LAYER = "tokinterp probes of a layer 2"

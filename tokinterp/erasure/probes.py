@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from ..fitted import Tensors
 from ..models.steady import steady
-from ..run.fitting import Fit, State, fit_facts
+from ..run.checkpoint import Checkpoint, State
+from ..run.facts import fit_facts
 from ..run.measurement import choose_layers
 from ..run.signals import at_once
 from ..settings import checked, instance, integer, one_of, positive, several, string
@@ -162,7 +163,7 @@ def fit_probes(
     }  # fmt: skip
     if not closed:
         _warn_of_little(prompts, s, len(text.labels))
-    with Fit(store, {**facts, "layers": chosen, "offsets": where}, checkpoint_every) as keep:
+    with Checkpoint(store, {**facts, "layers": chosen, "offsets": where}, checkpoint_every) as keep:
         if keep.finished:
             return keep.read(TokenProbes)
         fit = _Fit(model, prompts, where, text, s, validation, progress, batch_tokens, keep)
@@ -221,7 +222,7 @@ class _Fit:
 
     def __init__(
         self, model: Model, prompts: Prompts, offsets: list[int], text: TextStatistics, settings: ProbeSettings,
-        validation: Prompts | None, progress: bool, batch_tokens: int | None, keep: Fit,
+        validation: Prompts | None, progress: bool, batch_tokens: int | None, keep: Checkpoint,
     ) -> None:  # fmt: skip
         self.model, self.prompts, self.offsets, self.text = model, prompts, offsets, text
         self.settings, self.validation, self.progress, self.keep = settings, validation, progress, keep

@@ -84,3 +84,21 @@ def new_path(path: str | os.PathLike[str], name: str = "path") -> Path:
     if not os.access(above, os.W_OK | os.X_OK):
         raise PermissionError(f"{name}={str(path)!r}: the folder {above} cannot be written; choose another place")
     return found
+
+
+def new_place(path: str | Path, overwrite: bool, name: str = "--output") -> Path:
+    """Return where the result of a command goes, if it may go there, before the command does anything else.
+
+    Raises
+    ------
+    FileExistsError
+        If something is there and may not be overwritten.
+    ValueError, OSError
+        As `new_path`.
+    """
+    found = new_path(path, name)
+    if found.is_dir() and not (found / "zarr.json").is_file():
+        raise FileExistsError(f"{name} {found}: there is a folder that is no result: give another name")
+    if found.exists() and not overwrite:
+        raise FileExistsError(f"{name} {found} is there already: give another name, or --overwrite to replace it")
+    return found

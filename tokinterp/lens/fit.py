@@ -14,7 +14,8 @@ from tqdm import tqdm
 from ..kernels import linear
 from ..models.steady import steady
 from ..run.batch import Batch
-from ..run.fitting import Fit, State, fit_facts
+from ..run.checkpoint import Checkpoint, State
+from ..run.facts import fit_facts
 from ..run.signals import at_once
 from ..run.sites import resid
 from ..run.stream import Stream, stream
@@ -113,7 +114,7 @@ def fit_tuned_lens(
         **fit_facts(model, prompts), "layers": lens.layers, "ridge": ridge, "exclude": list(exclude), "steps": steps,
         "lr": lr, "step_tokens": step_tokens, "check_tokens": check_tokens, "batch_tokens": batch_tokens, "seed": seed,
     }  # fmt: skip
-    with Fit(store, facts, checkpoint_every) as keep:
+    with Checkpoint(store, facts, checkpoint_every) as keep:
         if keep.finished:
             return keep.read(TunedLens)
         lens.facts = facts  # with the model as it is now
@@ -134,13 +135,13 @@ def fit_tuned_lens(
                 _keep_better(lens, first, check)
         lens.weight, lens.bias = lens.weight.cpu(), lens.bias.cpu()
         lens.check()
-        keep.finish(lens.save)
+        keep.write(lens)
         return lens
 
 
 def _closed_form(
     lens: TunedLens, model: Model, prompts: Prompts, ridge: float, exclude: Sequence[str], batch_tokens: int, bar: tqdm,
-    keep: Fit, begin: State | None,
+    keep: Checkpoint, begin: State | None,
 ) -> list[int]:  # fmt: skip
     """Set A and b to the ridge regression of the last layer on each layer; go on from sums that were kept.
 
@@ -254,7 +255,8 @@ def _blend(lens: TunedLens, check: Check) -> dict[str, dict[str, float]]:
 
 
 def _descend(
-    lens: TunedLens, some: _Draws, steps: int, lr: float, step_tokens: int, bar: tqdm, keep: Fit, begin: State | None
+    lens: TunedLens, some: _Draws, steps: int, lr: float, step_tokens: int, bar: tqdm, keep: Checkpoint,
+    begin: State | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Take gradient steps, every layer on its own, all on the same tokens; return weight and bias of the start."""
     first = (lens.weight.clone(), lens.bias.clone())

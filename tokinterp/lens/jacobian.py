@@ -16,7 +16,8 @@ from ..fitted import Fitted
 from ..models.embeddings import embeddings
 from ..models.gradients import jacobians
 from ..models.steady import steady
-from ..run.fitting import Fit, fit_facts
+from ..run.checkpoint import Checkpoint
+from ..run.facts import fit_facts
 from ..run.signals import at_once
 from ..run.sites import resid
 from ..run.stream import stream
@@ -288,7 +289,7 @@ def fit_jacobian_lens(
         **fit_facts(model, prompts), "layers": chosen, "to": goal, "n_layers": last, "skip": skip,
         "batch_tokens": batch_tokens,
     }  # fmt: skip
-    with Fit(store, facts, checkpoint_every) as keep:
+    with Checkpoint(store, facts, checkpoint_every) as keep:
         if keep.finished:
             return keep.read(JacobianLens)
         begin = keep.state()
@@ -304,7 +305,7 @@ def fit_jacobian_lens(
         if total is None or not used:
             raise ValueError(f"skip={skip}: no prompt has positions left: give longer ones, or a lower skip")
         lens = JacobianLens((total / used).float().cpu(), {**facts, "n_prompts": used})
-        keep.finish(lens.save)
+        keep.write(lens)
         return lens
 
 

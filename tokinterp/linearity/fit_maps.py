@@ -12,7 +12,7 @@ import torch
 from ..kernels import linear
 from ..models.steady import steady
 from ..run.engine import measure
-from ..run.fitting import fit_facts
+from ..run.facts import fit_facts
 from ..run.measurement import Field
 from ..settings import checked, number
 from ..text.prompts import Prompts

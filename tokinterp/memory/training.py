@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from ..kernels.state import seeded
 from ..models.steady import steady
-from ..run.fitting import Fit, State, fit_facts
+from ..run.checkpoint import Checkpoint, State
+from ..run.facts import fit_facts
 from ..run.signals import at_once
 from ..run.sites import resid
 from ..run.stream import report_nonfinite, stream
@@ -123,7 +124,7 @@ def fit_context_decoder(
         **fit_facts(model, prompts), **numbers, "warmup": warmup, "weight_decay": weight_decay,
         "train_copy": train_copy, "seed": seed, "hidden": int(hidden or model.info.d_model),
     }  # fmt: skip
-    with Fit(file, facts, checkpoint_every, name="file") as keep:
+    with Checkpoint(file, facts, checkpoint_every, name="file") as keep:
         if keep.finished:
             return keep.read(ContextDecoder, model).requires_grad_(False)
         with seeded(seed):
@@ -151,7 +152,7 @@ def fit_context_decoder(
         report_nonfinite(draws.left_out, len(prompts), model)
         decoder.facts["loss"] = _mean(losses)
         decoder.check()
-        keep.finish(decoder.save)
+        keep.write(decoder)
         return decoder.requires_grad_(False)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -12,7 +11,8 @@ import numpy as np
 import xarray as xr
 
 from ..files.escape import in_one_line
-from ..run.checkpoint import partial_folder, read_progress
+from ..run.facts import partial_folder, read_facts
+from ..run.loop import read_progress
 from .dataset import circumstances
 from .dataset import kind as kind_of
 from .documents import interval_said
@@ -199,14 +199,14 @@ def summary_text(run: xr.DataTree) -> str:
 def unfinished_text(run: Path) -> str:
     """Return how far an unfinished run has come."""
     folder = partial_folder(run)
-    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    facts = read_facts(folder)
     names = in_one_line(", ".join(f"{k} ({v['class']})" for k, v in facts["measurements"].items()))
     out = [f"{run} is unfinished: the command that began it goes on", f"measurements  {names}"]
-    for share in sorted(folder.glob("share-*")):
+    for share in sorted(folder.glob("share-*")) or [folder]:
         p = read_progress(share)
         reading = f" in reading {p.reading + 1}" if p.reading else ""
         state = "finished" if p.finished else f"{p.done} prompts done{reading}"
-        out.append(f"{share.name}  {state}")
+        out.append(f"{'so far' if share == folder else share.name}  {state}")
     return "\n".join(out)
 
 

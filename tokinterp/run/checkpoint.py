@@ -1,398 +1,350 @@
-"""Keeping what a run has finished, so that a crash loses nothing and the next call goes on."""
+"""What a run, a walk, a fit or a training has finished, kept so that the same call goes on to the same bits."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
-from safetensors.torch import load_file
 
-from ..files.owner import Owner, discard, is_owned, private_name, sweep
+from ..files import whole as files
+from ..files.owner import Owner, discard, sweep
+from ..files.paths import new_path
 from ..files.received import plain_name
-from ..files.whole import naming, write_tensors
-from ..files.whole import write_text as replace_text
-from ..models.fingerprint import logits_agree
-from ..results import dataset
-from ..settings.describe import hash_json
-from .measurement import Measurement
+from ..fitted import Fitted, Tensors, load_tensors, read_note, save_tensors
+from ..models.steady import ModelChangedError, check_steady
+from ..results import dataset, stores
+from .facts import Facts, claim, compare_facts, fingerprint, partial_folder, remove_partial
+from .signals import stopped, stopping
 
-Facts = dict[str, Any]
-FORMAT = 2
-"""Of the folder; one of another format is refused."""
+if TYPE_CHECKING:
+    from ..models.base import Model
 
-
-@dataclass
-class Progress:
-    """How far a share of a run has come.
-
-    Attributes
-    ----------
-    reading : int
-        Readings of the prompts that are complete (more than one only where a measurement asks for it).
-    done : int
-        Prompts finished in this reading, in the order in which they are run.
-    batch_tokens : int
-        Padded tokens per batch.
-    rows : list of str
-        Files with finished rows.
-    sums : str
-        File with the running sums.
-    finished : bool
-        Whether nothing is left to run.
-    checksums : dict of str to str
-        SHA-256 of every file named above.
-    run : str
-        Hash of all that decides the numbers, and of the share.
-    commits : list of str
-        Of the code that had a part in it.
-    """
-
-    reading: int = 0
-    done: int = 0
-    batch_tokens: int = 0
-    rows: list[str] = field(default_factory=list)
-    sums: str = ""
-    finished: bool = False
-    checksums: dict[str, str] = field(default_factory=dict)
-    run: str = ""
-    commits: list[str] = field(default_factory=list)
-
-
-class OtherRunError(ValueError):
-    """What is stored belongs to another run."""
+FittedT = TypeVar("FittedT", bound=Fitted)
+State = tuple[dict[str, Any], Mapping[str, torch.Tensor]]
+KIND = "tokinterp state of a run 2"
+STATE = "state.safetensors"
 
 
 class Checkpoint:
-    """A folder ``NAME.partial`` beside the final store, written in whole steps.
+    """Keeps what may be stopped at any moment; a context manager.
 
-    The folder has its ``run.json``, which says which run it is of, from its first moment, and is renamed away before
-    it is deleted.  Each save adds one file with the rows finished since the last, writes the running sums anew, and
-    then replaces ``progress.json``, which names the files that count and their checksums; a kill at any moment leaves
-    the last complete step.  Every writer names its files differently, so that no two can mix theirs.
+    In ``STORE.partial`` lie ``run.json`` (the facts, from its first moment), ``state.safetensors`` (the last whole
+    step) and the files of what is finished; a share of a run has a folder of its own in it.  Every file is written
+    whole, and names the facts it belongs to, so that nothing else takes it up.  Without a store nothing is kept, and
+    Ctrl-C still ends with a whole step.
+
+    Parameters
+    ----------
+    store : path or None
+        Where the finished result will be.
+    facts : dict
+        All that decides its numbers.
+    every : float
+        Seconds between two saved states, at least ten times as long as saving takes; 0 saves every step.
+    name : str
+        What the argument is called, for messages.
+    share : (int, int)
+        (i, n) for the i-th of n shares.
+
+    Attributes
+    ----------
+    finished : bool
+        Whether the result is there.
+    partial, folder : pathlib.Path
+        Folder of what is kept meanwhile, and that of this share.
+    mark : str
+        Hash of the facts, and of the share.
+    commits : set of str
+        Of the code that had a part in what was kept.
+
+    Raises
+    ------
+    ValueError
+        If the folder belongs to something else (names what differs), or does not say to what.
+    RuntimeError
+        If another process is writing it, or a model of the `steady` function that fits changed meanwhile: nothing is
+        kept then.
     """
 
-    def __init__(self, store: Path, facts: Facts, share: tuple[int, int] = (0, 1)) -> None:
-        self.store, self.share = store, share
-        self.root = partial_folder(store)
-        self.folder = self.root / f"share-{share[0]}-of-{share[1]}"
-        facts = {**facts, "format": FORMAT, "shares": share[1]}
-        self.run = fingerprint({**facts, "share": share[0]})
+    def __init__(
+        self, store: str | Path | None, facts: Facts, every: float = 60.0, name: str = "store",
+        share: tuple[int, int] = (0, 1),
+    ) -> None:  # fmt: skip
+        if not every >= 0:
+            raise ValueError(f"checkpoint_every={every}: give seconds, 0 or more")
+        self.facts, self.every, self.name, self.share = facts, every, name, share
+        self.mark = fingerprint(facts if share[1] == 1 else {**facts, "share": list(share)})
+        self.path = None if store is None else new_path(store, name)
+        self.partial = Path() if self.path is None else partial_folder(self.path)
+        self.folder = share_folder(self.partial, share)
+        self.commits = {dataset.git_commit()} - {""}
         self._owner: Owner | None = None
-        try:
-            sweep(store)
-            self._open(facts)
-        except BaseException as error:
-            self.close()
-            if isinstance(error, OSError):
-                raise OSError(
-                    error.errno, f"cannot write the store {store}: {error.strerror or error}; choose another place"
-                ) from error
-            raise
+        self._saved, self._pause = time.monotonic(), 0.0
+        self._kept = False
+        self._open = ExitStack()
+        self.finished = self.path is not None and stores.exists(self.path)
 
-    def _open(self, facts: Facts) -> None:
+    def __enter__(self) -> Self:
+        if self.path is not None and not self.finished:
+            try:
+                self._take(self.path)
+            except OSError as error:
+                self._let_go()
+                reason = error.strerror or error
+                said = f"cannot write the {self.name} {self.path}: {reason}; choose another place"
+                raise OSError(error.errno, said) from error
+            except BaseException:
+                self._let_go()
+                raise
+        self._stop = self._open.enter_context(stopping())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+        if self.path is not None and not self.finished:
+            self._kept = self._kept and not isinstance(error[1], ModelChangedError)
+            self._discard_empty()
+        self._let_go()
+
+    def _take(self, path: Path) -> None:
+        sweep(path)
         for attempt in range(100):
-            claim(self.root, facts)
+            claim(self.partial, self.facts, self.share[1])
             try:
                 self.folder.mkdir(exist_ok=True)
-                self._owner = Owner(self.folder, str(self.store))
+                self._owner = Owner(self.folder, str(path))
                 break
-            except FileNotFoundError:  # another process finished the run, and has cleared up
+            except FileNotFoundError:  # another process finished it, and has cleared up
                 if attempt == 99:
                     raise
-        known = {"lock", "progress.json", *(p.name for p in self.folder.glob("owner-*.json"))}
-        with suppress(ValueError):  # a damaged record is named when it is read
-            at = self.progress()
-            for p in self.folder.iterdir():  # what was written after the last whole step
-                if p.name not in {*known, *at.rows, at.sums} and p.is_file():
-                    p.unlink(missing_ok=True)
+        if stores.exists(path):  # another process finished it while this one waited
+            self.finished = True
+            self._clear()
+            return
+        self._kept = any(self.folder.glob("*.safetensors"))
 
-    @classmethod
-    def load_share(cls, root: Path, share: tuple[int, int], measurements: Mapping[str, Measurement]) -> None:
-        """Give measurements the sums and rows of a finished share."""
-        self = cls.__new__(cls)
-        self.root, self.folder = root, root / f"share-{share[0]}-of-{share[1]}"
-        facts = _read_json(root / "run.json", root)
-        self.run, self._owner = fingerprint({**facts, "share": share[0]}), None
-        self.load(self.progress(), measurements, "cpu", with_rows=True)
+    # -- while it goes on -------------------------------------------------------------------------------------
+    def state(self) -> State | None:
+        """Return notes and tensors of the last whole step that was kept, or None."""
+        if self.path is None or not (self.folder / STATE).is_file():
+            return None
+        facts, tensors = self.load_part(STATE)
+        return facts["notes"], tensors
 
-    def progress(self) -> Progress:
-        """Return how far the run has come.
+    def step(self, said: str, state: Callable[[], State] | None = None) -> None:
+        """Note that a step is whole: save the state when it is time, and stop if a signal has asked for it.
+
+        Parameters
+        ----------
+        said : str
+            How far the fit has come: ``"after 3 of 60 steps"``.
+        state : callable, optional
+            Returns notes (JSON types) and tensors from which the fit goes on; nothing is saved without.
 
         Raises
         ------
-        ValueError
-            If the record is damaged or of another run.
+        KeyboardInterrupt
+            After Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2, with everything kept.
         """
-        at = read_progress(self.folder)
-        if at.run not in ("", self.run):
-            raise ValueError(f"{self.folder} holds another run's checkpoints: delete {self.root}")
-        return at
+        stop = self._stop()
+        due = self.path is not None and time.monotonic() - self._saved >= max(self.every, self._pause)
+        if state is not None and self.path is not None and (due or stop):
+            self.save(state)
+        if stop:
+            how = f"give {self.name}= to be able to go on" if self.path is None else "the same call goes on from there"
+            raise stopped(stop, f"stopped {said}; {how}")
 
-    def verify(self, at: Progress) -> None:
-        """Raise ValueError, naming the file, if anything that a step counts on is damaged or missing."""
-        for name in (*at.rows, *([at.sums] if at.sums else [])):
-            self._check(name, at)
+    def last_step(self, said: str, state: Callable[[], State]) -> None:
+        """Note that nothing is left but the result: save the state, and let a signal stop at once from here on."""
+        if self.path is not None:
+            self.save(state)
+        self.step(said)
+        self._open.close()
 
-    def save(
-        self, progress: Progress, measurements: Mapping[str, Measurement], rows: Mapping[str, dict[str, torch.Tensor]]
-    ) -> Progress:
-        """Write one step and return the progress that names its files.
+    def save(self, state: Callable[[], State]) -> None:
+        """Keep a whole step now."""
+        began = time.monotonic()
+        check_steady()
+        notes, tensors = state()
+        self.save_part(STATE, tensors, {"notes": notes}, finite=False)
+        self._saved = time.monotonic()
+        self._pause = 10 * (self._saved - began) if self.every else 0.0  # large states: at most a tenth of the time
+
+    def save_part(
+        self, name: str, tensors: Mapping[str, torch.Tensor], facts: Facts, kind: str = KIND, *, finite: bool = True
+    ) -> str:
+        """Keep tensors in a file of the folder, which names what they are part of; return their digest.
 
         Raises
         ------
+        ModelChangedError
+            If the tensors may be of several models.
         RuntimeError
             If another process has taken over, because this one was silent for too long.
         OSError
             If the disk is full, or the folder was deleted.
         """
+        check_steady()
         if self._owner is None or not self._owner.mine():
             raise RuntimeError(
-                f"{self.root} was deleted or taken over by another process while this one stood still: call measure() "
-                "again to go on with what is finished"
+                f"{self.partial} was deleted or taken over by another process while this one stood still: the same "
+                "call goes on with what is finished"
             )
-        n, who = len(progress.rows) + 1, self._owner.number
-        named = {f"{m}/{k}": v.contiguous() for m, table in rows.items() for k, v in table.items()}
-        new = replace(progress, rows=list(progress.rows), checksums=dict(progress.checksums), run=self.run)
-        new.commits = sorted({*progress.commits, dataset.git_commit()} - {""})
-        if named:
-            new.rows.append(f"rows-{progress.reading}-{n:06d}-{who}.safetensors")
-            new.checksums[new.rows[-1]] = self._save_tensors(named, new.rows[-1])
-        sums = {f"{name}/{k}": v.cpu().contiguous() for name, m in measurements.items() for k, v in m.sums.items()}
-        ending = "-end" if progress.finished else ""
-        new.sums = f"sums-{progress.reading}-{progress.done:09d}-{who}{ending}.safetensors"
-        new.checksums[new.sums] = self._save_tensors(sums, new.sums)
-        if progress.sums and progress.sums != new.sums:
-            new.checksums.pop(progress.sums, None)
-        replace_text(self.folder / "progress.json", json.dumps({**asdict(new), "checksum": _checksum(asdict(new))}))
-        if progress.sums and progress.sums != new.sums:
-            (self.folder / progress.sums).unlink(missing_ok=True)
-        return new
+        file, facts = self.folder / name, {**facts, "fit": self.mark}
+        try:
+            digest = save_tensors(file, tensors, kind, facts, finite=finite, commits=self.commits)
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror}; the same call goes on with what is finished") from error
+        self._kept = True
+        return digest
 
-    def load(self, progress: Progress, measurements: Mapping[str, Measurement], device: Any, with_rows: bool) -> None:
-        """Give the measurements their sums back, and their finished rows if asked."""
-        states: dict[str, dict[str, dict[str, Any]]] = {m: {"sums": {}, "rows": {}} for m in measurements}
-        for key, value in self._load_tensors(progress.sums, progress).items() if progress.sums else ():
-            name, _, k = key.partition("/")
-            states[name]["sums"][k] = value
-        parts: dict[str, dict[str, list[torch.Tensor]]] = {m: {} for m in measurements}
-        for file in progress.rows if with_rows else ():
-            for key, value in self._load_tensors(file, progress).items():
-                name, _, k = key.partition("/")
-                parts[name].setdefault(k, []).append(value)
-        for name, m in measurements.items():
-            m.load(states[name], device)
-            m.rows = parts[name]
+    def load_part(self, name: str, kind: str = KIND, digest: str | None = None) -> tuple[Facts, Tensors]:
+        """Return what `save_part` kept, of a digest.
 
-    def close(self) -> None:
-        """Let go of the share."""
+        Raises
+        ------
+        ValueError
+            If it is damaged, missing or of something else.
+        """
+        file = self.folder / plain_name(name, self.folder)
+        way_out = f"delete {self.partial} and start anew, or choose another place"
+        try:
+            facts, tensors = load_tensors(file, kind, "part of a run", finite=False, digest=digest)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{file} is damaged or missing ({error}): {way_out}") from error
+        if facts.get("fit") != self.mark:
+            raise ValueError(f"{file} belongs to another run: {way_out}")
+        self.commits |= {*read_note(file, kind, "part of a run").get("commits", ())}
+        return facts, tensors
+
+    @property
+    def writer(self) -> int:
+        """Number of this writer of the folder, for names of files that no other writer gives."""
+        return 0 if self._owner is None else self._owner.number
+
+    def forget(self, pattern: str, known: Iterable[str]) -> None:
+        """Delete files of the folder that no whole step names, and half written ones: a kill left them."""
+        found = [*self.folder.glob(pattern), *self.folder.glob(f".{pattern}")] if self._owner is not None else []
+        for file in found:
+            if file.name not in known:
+                file.unlink(missing_ok=True)
+
+    def made(self) -> dict[str, Any]:
+        """Return the attributes that say when, and by which code, what was kept was made."""
+        return dataset.own_attributes([{"source_commits": json.dumps(sorted(self.commits))}])
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until no other share is merging."""
+        with alone(self.partial, str(self.path)):
+            yield
+
+    # -- at the end -------------------------------------------------------------------------------------------
+    def read(self, kind: type[FittedT], model: Model | None = None) -> FittedT:
+        """Return the finished result, of these facts, and clear up what its own fit may have left behind.
+
+        Raises
+        ------
+        ValueError
+            If it is damaged, or of another fit (names what differs).
+        """
+        assert self.path is not None
+        found = kind.load(self.path, model)
+        self.belongs({k: v for k, v in found.facts.items() if k not in found.FOUND})
+        return found
+
+    def belongs(self, facts: Facts) -> None:
+        """Refuse a finished result of other facts, and clear up what its own fit may have left behind."""
+        assert self.path is not None
+        compare_facts(facts, self.facts, self.path)
+        self._tidy()
+        remove_partial(self.path, self.facts)
+
+    def write(self, fitted: Fitted) -> None:
+        """Write what was fitted to its place, with the commits of all code that had a part in it."""
+        fitted.commits = tuple(sorted(self.commits))
+        self.finish(fitted.save)
+
+    def finish(self, write: Callable[[Path], Any]) -> None:
+        """Write the result to its place, which a function is given, if there is one, and clear up."""
+        check_steady()
+        if self.path is not None:
+            write(self.path)
+            self.finished = True
+            self._clear()
+
+    def rename(self) -> None:
+        """Let the folder itself become the result."""
+        assert self.path is not None
+        check_steady()
+        (self.partial / STATE).unlink(missing_ok=True)
+        os.replace(self.partial, self.path)
+        self._let_go()
+        files.sync_folder(self.path.parent)
+        self.finished = True
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Delete what a folder that became the result needs no longer."""
+        if self.path is not None and self.path.is_dir():
+            for file in [p for p in self.path.iterdir() if p.name == "run.json" or is_bookkeeping(p)]:
+                file.unlink(missing_ok=True)
+
+    def _clear(self, folder: Path | None = None) -> None:
+        self._let_go()
+        discard(folder or self.partial)
+        assert self.path is not None
+        sweep(self.path)
+
+    def _discard_empty(self) -> None:
+        """Delete the folder if nothing has been kept in it, so that a failed start leaves no trace."""
+        if self._owner is not None and not self._kept:
+            self._clear(self.folder)
+
+    def discard(self) -> None:
+        """Delete all that was kept: no result can come of it."""
+        self._clear()
+        self.finished = True
+
+    def _let_go(self) -> None:
         if self._owner is not None:
             self._owner.close()
             self._owner = None
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Wait until no other share of this run is merging."""
-        place = self.root / "merging"
-        try:
-            place.mkdir(exist_ok=True)
-            owner = Owner(place, str(self.store), wait=True)
-        except FileNotFoundError:  # merged and removed
-            yield
-            return
-        try:
-            yield
-        finally:
-            owner.close()
 
-    def discard_empty(self) -> None:
-        """Delete what was made for this share if nothing has been finished, so that a failed start leaves no trace."""
-        if self._owner is None or (self.folder / "progress.json").exists():
-            return
-        self.close()
-        discard(self.root if self.share[1] == 1 else self.folder)
-
-    def remove(self) -> None:
-        """Delete the folder: the final store is there."""
-        self.close()
-        discard(self.root)
-
-    def _save_tensors(self, tensors: dict[str, torch.Tensor], name: str) -> str:
-        try:
-            with open(write_tensors(self.folder / name, tensors), "rb") as f:
-                return hashlib.file_digest(f, "sha256").hexdigest()
-        except Exception as error:
-            raise OSError(
-                f"cannot write {self.folder / name}: {error}; free some space and call measure() again: "
-                "what was finished before is kept"
-            ) from error
-
-    def _check(self, name: str, at: Progress) -> None:
-        try:
-            with open(self.folder / name, "rb") as f:
-                found = hashlib.file_digest(f, "sha256").hexdigest()
-            problem = "" if found == at.checksums.get(name) else "its checksum is another"
-        except OSError as error:
-            problem = str(error.strerror or error)
-        if problem:
-            raise ValueError(
-                f"{self.folder / name} is damaged or missing ({problem}): delete {self.root} and start the run anew"
-            )
-
-    def _load_tensors(self, name: str, at: Progress) -> dict[str, torch.Tensor]:
-        self._check(name, at)
-        return load_file(self.folder / name)
+def is_bookkeeping(file: Path) -> bool:
+    """Whether a file only says who is writing, or is half written."""
+    return file.name == "lock" or file.name.startswith((".", "owner-"))
 
 
-def claim(root: Path, facts: Facts) -> None:
-    """Make the folder of a run, with its ``run.json`` from the first moment, or check that the one there is the run's.
+def share_folder(root: Path, share: tuple[int, int]) -> Path:
+    """Return where what a share has finished is kept, in the folder of the run."""
+    return root if share[1] == 1 else root / f"share-{share[0]}-of-{share[1]}"
 
-    A folder of another run in which nothing was finished, and which nobody is writing, makes room.
 
-    Raises
-    ------
-    ValueError
-        If the folder belongs to another run (names what differs), or does not say which.
-    OSError
-        If it cannot be made.
-    """
-    if not os.path.lexists(root):
-        new = private_name(root, "new")
-        with naming(root):
-            new.mkdir(parents=True)
-        try:
-            replace_text(new / "run.json", json.dumps(facts, sort_keys=True, indent=1))
-            os.rename(new, root)
-        except OSError:
-            shutil.rmtree(new, ignore_errors=True)
-            if not (root / "run.json").exists():  # else another process was faster
-                raise
-    then = _read_json(root / "run.json", root)
+def read_notes(folder: Path) -> dict[str, Any]:
+    """Return the notes of the last whole step in a folder, without its tensors; none if nothing was finished."""
+    file = folder / STATE
+    return read_note(file, KIND, "step of a run")["facts"]["notes"] if file.is_file() else {}
+
+
+@contextmanager
+def alone(root: Path, what: str) -> Iterator[None]:
+    """Wait until nobody else is merging what is kept in a folder."""
+    place = root / "merging"
     try:
-        compare_facts(then, facts, root)
-    except ValueError:
-        finished = [*root.glob("*/progress.json"), *root.glob("*.zarr*")]
-        if "format" not in then or finished or in_use(root):
-            raise
-        discard(root)
-        claim(root, facts)
-
-
-def in_use(root: Path) -> bool:
-    """Whether somebody may be writing any of the folders in a folder."""
-    return any(is_owned(p) for p in root.iterdir() if p.is_dir())
-
-
-def read_progress(folder: Path) -> Progress:
-    """Return how far a share has come; the beginning if it has finished nothing.
-
-    Raises
-    ------
-    ValueError
-        If the record is damaged, or of another version.
-    """
-    file = folder / "progress.json"
-    if not file.exists():
-        return Progress()
-    record = _read_json(file, folder.parent)
-    checksum = record.pop("checksum", None)
-    known = record.keys() | {"commits"}  # which earlier versions did not say
-    if {f.name for f in fields(Progress)} != known or checksum != _checksum(record):
-        raise ValueError(
-            f"{file} is damaged, or of another version of tokinterp: delete {folder.parent} and start the run anew"
-        )
-    at = Progress(**record)
-    for name in (*at.rows, *([at.sums] if at.sums else [])):
-        plain_name(name, folder)
-    return at
-
-
-def _checksum(record: Facts) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-def _read_json(file: Path, root: Path) -> Facts:
+        place.mkdir(exist_ok=True)
+        owner = Owner(place, what, wait=True)
+    except FileNotFoundError:  # merged and removed
+        yield
+        return
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(record, dict):
-            return record
-        problem = "no record"
-    except FileNotFoundError:
-        problem = "missing, so that nothing says which run this is of"
-    except (NotADirectoryError, ValueError) as error:
-        problem = f"damaged: {error}"
-    raise ValueError(f"{file} is {problem}; delete {root} and start the run anew, or choose another store")
-
-
-def partial_folder(store: Path) -> Path:
-    """Return the folder in which an unfinished run is kept."""
-    return store.with_name(store.name + ".partial")
-
-
-def remove_partial(store: Path, facts: Facts, root: Path | None = None) -> None:
-    """Delete what is left of an unfinished run, in its folder, whose finished result is there."""
-    sweep(store)
-    root = root or partial_folder(store)
-    with suppress(OSError, ValueError):
-        if in_use(root):
-            return
-        then = _read_json(root / "run.json", root)
-        compare_facts(then, {**facts, "format": FORMAT, "shares": then.get("shares")}, root)
-        discard(root)
-
-
-def fingerprint(facts: Facts) -> str:
-    """Return the hash of all that decides the numbers.
-
-    Logits take no part: they are compared with a tolerance, since a rounded number could flip.
-    """
-    return hash_json({k: v for k, v in facts.items() if k != "logits"})
-
-
-def compare_facts(then: Facts, now: Facts, where: Path) -> None:
-    """Raise ValueError, naming what differs, if a store belongs to another run."""
-    differing = []
-    for key in sorted(then.keys() | now.keys()):
-        a, b = then.get(key), json.loads(json.dumps(now.get(key)))
-        if _text(a) == _text(b):
-            continue
-        if key == "logits" and a and b and logits_agree(a, b, str(now.get("dtype"))):
-            continue
-        name = _WORDS.get(key, key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            inner = [k for k in sorted(a.keys() | b.keys()) if _text(a.get(k)) != _text(b.get(k))]
-            told = [f"{k} {_short(a.get(k))} there, {_short(b.get(k))} now" for k in inner]
-            differing.append(f"{name} ({'; '.join(told)})" if key == "config" else f"{name} ({', '.join(inner)})")
-        elif key == "logits":
-            differing.append(name)
-        else:
-            differing.append(f"{name} ({_short(a)} there, {_short(b)} now)")
-    if differing:
-        raise OtherRunError(
-            f"{where} belongs to another run; it differs in: {'; '.join(differing)}. Choose another store, or delete "
-            "that one"
-        )
-
-
-_WORDS = {
-    "state": "state of the modules: buffers, adapters, replaced methods",
-    "hooks": "hooks on the model",
-    "logits": "logits of fixed ids, beyond rounding",
-    "attention": "attention implementation",
-}
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) < 60 else text[:57] + "..."
+        yield
+    finally:
+        owner.close()

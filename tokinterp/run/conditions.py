@@ -12,7 +12,7 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 import xarray as xr
 
-from ..files.owner import Owner, discard
+from ..files.owner import discard
 from ..models.base import Model
 from ..models.steady import steady
 from ..results import dataset, stores
@@ -21,9 +21,10 @@ from ..results.stamp import joined
 from ..settings import checked, count, instance, mapping, none, several, share, short, string
 from ..settings.describe import digest
 from ..text.prompts import Prompts
-from .checkpoint import FORMAT, Facts, claim, compare_facts, fingerprint, remove_partial
+from .checkpoint import alone
 from .edits import Edit
 from .engine import _check_sites, check_edits, measure, run_facts, store_path
+from .facts import Facts, claim, compare_facts, fingerprint, remove_partial
 from .loop import Measurements
 from .measurement import MEMORY, fresh
 from .signals import at_once
@@ -233,21 +234,13 @@ def kept(
     home = path.with_name(f"{path.name}.{kind}")
     if (tree := _finished(path, called, facts, home)) is not None:
         return tree
-    claim(home, {**facts, "format": FORMAT})
+    claim(home, facts)
     tree = make(home)
     if tree is None:
         return xr.DataTree()
-    try:
-        (home / "merging").mkdir(exist_ok=True)
-        owner = Owner(home / "merging", str(path), wait=True)
-    except FileNotFoundError:  # another share has finished it
-        owner = None
-    try:
-        if owner is not None and not stores.exists(path):
+    with alone(home, str(path)):
+        if not stores.exists(path):
             stores.write(tree, path)
-    finally:
-        if owner is not None:
-            owner.close()
     discard(home)
     return stores.read(path)
 

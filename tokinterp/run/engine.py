@@ -6,6 +6,7 @@ import copy
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,16 @@ import xarray as xr
 
 from ..files.paths import new_path
 from ..models.base import Model
-from ..models.steady import ModelChangedError, check_steady, current, steady
+from ..models.steady import check_steady, current, steady
 from ..results import dataset, stores
 from ..results.documents import with_documents
 from ..settings import checked, mapping, share, short
 from ..text.prompts import Prompts
-from .checkpoint import (
-    Checkpoint,
-    Facts,
-    compare_facts,
-    fingerprint,
-    read_progress,
-    remove_partial,
-)
+from .checkpoint import Checkpoint, share_folder
 from .edits import Edit, KnockOut, Renumber, SiteEdit
 from .edits.ready import check_places
-from .loop import Measurements, Runner
+from .facts import Facts, fingerprint
+from .loop import Measurements, Runner, read_progress, take_up
 from .measurement import MEMORY, Measurement, fresh
 from .signals import at_once
 from .sites import INNER
@@ -128,10 +123,8 @@ def measure(
     check_edits(model, prompts, edits)
     facts = run_facts(model, prompts, measurements, edits)
     prompts.check_tokenizer(model)
-    if path is not None and stores.exists(path):
-        tree = _finished(path, facts)
-        remove_partial(path, facts)  # a kill between writing the result and clearing up
-        return tree
+    if (there := Checkpoint(path, facts)).finished:
+        return _finished(there)
     given, measurements = measurements, fresh(measurements, memory)
     for m in measurements.values():
         m.begin(model.info, prompts)
@@ -139,42 +132,31 @@ def measure(
             raise ValueError(f"{type(m).__name__} reads the prompts {m.passes} times: it cannot be run in shares")
     _check_sites(model, measurements)
     try_out(model, prompts, fresh(given, memory), edits)
-    keep = Checkpoint(path, facts, (i, n)) if path is not None else None
-    try:
-        if path is not None and stores.exists(path):  # another process finished it between our looking and locking
-            return _finished(path, facts)
-        numbers = range(i, len(prompts), n)
-        runner = Runner(model, prompts, numbers, measurements, edits, keep, float(checkpoint_every), progress)
+    with Checkpoint(path, facts, checkpoint_every, share=share) as keep:
+        if keep.finished:  # by another process, between our looking and locking
+            return _finished(keep)
+        runner = Runner(model, prompts, range(i, len(prompts), n), measurements, edits, keep, progress)
         runner.run(batch_tokens)
         check_steady()
-        if keep is None:
+        if keep.path is None:
             return _result(model, prompts, measurements, runner.bookkeeping, facts, edits, said)
-        assert path is not None
         with keep.alone():
-            if stores.exists(path):  # another share was the last one, and has merged them
-                return _finished(path, facts)
-            missing = [k for k in range(n) if not share_finished(keep.root, k, n)]
-            if missing:
+            if stores.exists(keep.path):  # another share was the last one, and has merged them
+                return _finished(keep)
+            if missing := [k for k in range(n) if not share_finished(keep.partial, k, n)]:
                 print(f"share {i} of {n} is finished; still to run: {missing}", file=sys.stderr)
                 return xr.DataTree()
-            _merge_shares(keep.root, n, runner.everything)
+            _merge_shares(keep, runner.everything)
             try:
                 tree = _result(model, prompts, measurements, runner.bookkeeping, facts, edits, said)
             except AllNonfiniteError:
-                keep.remove()
+                keep.discard()
                 raise
-            shares = [read_progress(keep.root / f"share-{k}-of-{n}") for k in range(n)]
-            _name_commits(tree, {c for at in shares for c in at.commits})
-            stores.write(tree, path)
-            keep.remove()
-        return stores.read(path)
-    except BaseException as error:
-        if keep is not None:
-            keep.remove() if isinstance(error, ModelChangedError) else keep.discard_empty()
-        raise
-    finally:
-        if keep is not None:
-            keep.close()
+            made = keep.made()
+            for node in tree.subtree:
+                node.attrs.update(made)
+            keep.finish(partial(stores.write, tree))
+        return stores.read(keep.path)
 
 
 def store_path(store: str | Path, name: str = "store") -> Path:
@@ -313,13 +295,6 @@ def _result(
     return tree
 
 
-def _name_commits(tree: xr.DataTree, commits: set[str]) -> None:
-    """Say in every group which code measured it, where an earlier call began with other code than the present."""
-    said = dataset.own_attributes([{"source_commits": json.dumps(sorted(commits))}])
-    for node in tree.subtree:
-        node.attrs.update(said)
-
-
 def _check_once(number: np.ndarray, n: int) -> None:
     """Refuse a result in which a prompt is missing or counted twice."""
     times = np.bincount(number, minlength=n)
@@ -341,22 +316,26 @@ def _token_strings(prompts: Prompts, ds: xr.Dataset) -> np.ndarray:
     return out
 
 
-def _finished(path: Path, facts: Facts) -> xr.DataTree:
-    tree = stores.read(path)
-    compare_facts(_facts(tree, path), facts, path)
+def _finished(keep: Checkpoint) -> xr.DataTree:
+    assert keep.path is not None
+    tree = stores.read(keep.path)
+    keep.belongs(_facts(tree, keep.path))
     return tree
 
 
 def share_finished(root: Path, i: int, n: int) -> bool:
     """Return whether a share of the prompts is whole, in the folder of the run."""
-    return read_progress(root / f"share-{i}-of-{n}").finished
+    return read_progress(share_folder(root, (i, n))).finished
 
 
-def _merge_shares(root: Path, n: int, measurements: dict[str, Measurement]) -> None:
+def _merge_shares(keep: Checkpoint, measurements: dict[str, Measurement]) -> None:
     """Load the finished shares one after the other and merge them into the measurements."""
+    n = keep.share[1]
     for k in range(n):
         part = measurements if k == 0 else {name: copy.copy(m) for name, m in measurements.items()}
-        Checkpoint.load_share(root, (k, n), part)
+        share = Checkpoint(keep.path, keep.facts, share=(k, n))
+        take_up(share, part, "cpu", with_rows=True)
+        keep.commits |= share.commits
         if k:
             for name, m in measurements.items():
                 m.merge(part[name])

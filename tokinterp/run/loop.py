@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..fitted import Tensors
 from ..models.base import Model
 from ..models.info import ModelInfo
-from ..models.steady import check_steady
 from ..text.prompts import Prompts
 from .batch import Batch
-from .checkpoint import Checkpoint, Progress
+from .checkpoint import Checkpoint, State, read_notes
 from .edits import Edit
 from .measurement import Measurement
-from .signals import stopped, stopping
 from .sites import Site
 from .stream import capture, comfortable_tokens, nonfinite_layer, smaller_batches
 
@@ -46,6 +46,75 @@ class Bookkeeping(Measurement):
         )
 
 
+@dataclass
+class Progress:
+    """How far a share of a run has come.
+
+    Attributes
+    ----------
+    reading : int
+        Readings of the prompts that are complete (more than one only where a measurement asks for it).
+    done : int
+        Prompts finished in this reading, in the order in which they are run.
+    batch_tokens : int
+        Padded tokens per batch.
+    rows : dict of str to str
+        Files with finished rows, and their digests.
+    finished : bool
+        Whether nothing is left to run.
+    """
+
+    reading: int = 0
+    done: int = 0
+    batch_tokens: int = 0
+    rows: dict[str, str] = field(default_factory=dict)
+    finished: bool = False
+
+
+def read_progress(folder: Path) -> Progress:
+    """Return how far a share has come; the beginning if it has finished nothing."""
+    return _progress(read_notes(folder), folder)
+
+
+def _progress(notes: Mapping[str, Any], folder: Path) -> Progress:
+    if notes and notes.keys() != {f.name for f in fields(Progress)}:
+        raise ValueError(f"{folder} is of another kind or version of run: delete it and start the run anew")
+    return Progress(**notes)
+
+
+def take_up(keep: Checkpoint, measurements: Measurements, device: Any, with_rows: bool) -> Progress:
+    """Give measurements the sums of the last whole step that was kept, and all finished rows if asked.
+
+    Raises
+    ------
+    ValueError
+        If anything that the step counts on is damaged or missing, rows that are not asked for included.
+    """
+    notes, sums = keep.state() or ({}, {})
+    at = _progress(notes, keep.folder)
+    states: dict[str, dict[str, Tensors]] = {name: {"sums": {}, "rows": {}} for name in measurements}
+    for name, k, value in _apart(sums):
+        states[name]["sums"][k] = value
+    parts: dict[str, dict[str, list[torch.Tensor]]] = {name: {} for name in measurements}
+    for file, digest in at.rows.items():
+        for name, k, value in _apart(keep.load_part(file, digest=digest)[1]):
+            if with_rows:
+                parts[name].setdefault(k, []).append(value)
+    for name, m in measurements.items():
+        m.load(states[name], device)
+        m.rows = parts[name]
+    return at
+
+
+def _together(of: Mapping[str, Mapping[str, torch.Tensor]]) -> Tensors:
+    return {f"{name}/{k}": value.cpu() for name, tensors in of.items() for k, value in tensors.items()}
+
+
+def _apart(tensors: Mapping[str, torch.Tensor]) -> list[tuple[str, str, torch.Tensor]]:
+    named = ((*key.partition("/"), value) for key, value in tensors.items())
+    return [(name, k, value) for name, _, k, value in named]
+
+
 class Runner:
     """The loop over batches, with what it needs to start again after an interruption.
 
@@ -54,12 +123,12 @@ class Runner:
 
     def __init__(
         self, model: Model, prompts: Prompts, numbers: Sequence[int], measurements: Measurements,
-        edits: Sequence[Edit], keep: Checkpoint | None, every: float, progress: bool,
+        edits: Sequence[Edit], keep: Checkpoint, progress: bool,
     ) -> None:  # fmt: skip
         self.model, self.whole, self.numbers, self.edits = model, prompts, numbers, edits
         self.prompts = prompts if len(numbers) == len(prompts) else prompts[list(numbers)]
         self.lengths = np.asarray(self.prompts.lengths)
-        self.keep, self.every, self.progress = keep, every, progress
+        self.keep, self.progress, self.at = keep, progress, Progress()
         self.seen: dict[tuple[str, str], int] = {}
         self.on_device = 0
         self.bookkeeping = Bookkeeping()
@@ -68,36 +137,29 @@ class Runner:
         self.measurements = measurements
         self.passes = max(m.passes for m in measurements.values())
 
-    def run(self, batch_tokens: int | None) -> Progress:
-        """Run what is left to run and return the progress, finished."""
-        at = self.keep.progress() if self.keep else Progress()
-        if at.finished:
-            return at
-        at.batch_tokens = at.batch_tokens or batch_tokens or self.default_batch_tokens()
-        if self.keep:
-            self.keep.verify(at)
-            self._reload(at)
+    def run(self, batch_tokens: int | None) -> None:
+        """Run what is left to run."""
+        self._take_up()
+        if self.at.finished:
+            return
+        self.at.batch_tokens = self.at.batch_tokens or batch_tokens or self.default_batch_tokens()
         total = int(self.lengths.sum()) * self.passes
-        before = self._tokens_before(at)
-        with (
-            tqdm(
-                total=total, initial=before, unit="tok", unit_scale=True, disable=not self.progress, dynamic_ncols=True
-            ) as bar,
-            stopping() as asked,
-        ):
+        with tqdm(
+            total=total, initial=self._tokens_before(), unit="tok", unit_scale=True, disable=not self.progress,
+            dynamic_ncols=True,
+        ) as bar:  # fmt: skip
             while True:
                 try:
-                    at = self._run_from(at, bar, asked)
-                    self._stop(asked(), at)
-                    return at
+                    self._run_on(bar)
+                    return
                 except torch.OutOfMemoryError:
                     pass  # the batch is freed only when this clause, which holds the traceback, is left
-                at = self._smaller(at)
+                self._smaller()
                 bar.reset()
-                bar.update(self._tokens_before(at))
+                bar.update(self._tokens_before())
 
-    def _run_from(self, at: Progress, bar: Any, asked: Callable[[], int]) -> Progress:
-        saved, pause = time.monotonic(), 0.0
+    def _run_on(self, bar: Any) -> None:
+        at = self.at
         while at.reading < self.passes:
             active = {k: m for k, m in self.measurements.items() if m.passes > at.reading}
             for m in active.values():
@@ -114,23 +176,15 @@ class Runner:
                 at.done += len(places)
                 bar.update(int(self.lengths[places].sum()))
                 del batch
-                if asked():
-                    if self.keep:
-                        at = self._save(at)
-                    self._stop(asked(), at)
                 self._make_room()
-                if self.keep and time.monotonic() - saved >= max(self.every, pause):
-                    began = time.monotonic()
-                    at = self._save(at)
-                    saved = time.monotonic()
-                    pause = 10 * (saved - began) if self.every else 0.0  # large sums: at most a tenth of the time
-            if self.keep and at.reading + 1 < self.passes:
-                self._save(at)  # rows are taken; a reading ends with sums only
+                self.keep.step(f"after {at.done} of {len(self.prompts)} prompts", self._state)
+            if self.keep.path is not None and at.reading + 1 < self.passes:
+                self.keep.save(self._state)  # rows are taken; a reading ends with sums only
             for m in active.values():
                 m.end_reading()
             at.reading, at.done = at.reading + 1, 0
         at.finished = True
-        return self._save(at) if self.keep else at
+        self.keep.last_step(f"after {len(self.prompts)} of {len(self.prompts)} prompts", self._state)
 
     def _capture(
         self, places: list[int], sites: list[Site], streaming: list[Measurement], first_reading: bool
@@ -146,13 +200,6 @@ class Runner:
             self.bookkeeping.note(batch, layer)
         return batch if bool(ok.all()) else batch.select(ok.nonzero()[:, 0].tolist())
 
-    def _stop(self, signal: int, at: Progress) -> None:
-        """Raise, once everything is saved, if a signal has asked for it."""
-        if signal:
-            done = len(self.prompts) if at.finished else at.done
-            way = "the same call resumes the run" if self.keep else "give store= to be able to resume a run"
-            raise stopped(signal, f"stopped after {done} of {len(self.prompts)} prompts; {way}")
-
     def _make_room(self) -> None:
         """Move finished rows off a GPU once they are many; looks only at what is new since the last batch."""
         for name, m in self.everything.items():
@@ -166,35 +213,32 @@ class Runner:
                 m.rows = {k: [p.cpu() for p in parts] for k, parts in m.rows.items()}
             self.on_device = 0
 
-    def _save(self, at: Progress) -> Progress:
-        assert self.keep is not None
-        check_steady()
-        rows = {name: m.take_rows() for name, m in self.everything.items()}
+    def _state(self) -> State:
+        """Keep the rows that were finished since the last step in a file of their own; return the rest."""
+        rows = _together({name: m.take_rows() for name, m in self.everything.items()})
         self.seen, self.on_device = {}, 0
-        new = self.keep.save(at, self.everything, rows)
-        at.rows, at.sums, at.checksums, at.commits = new.rows, new.sums, new.checksums, new.commits
-        return at
+        if rows:
+            file = f"rows-{self.at.reading}-{len(self.at.rows) + 1:06d}-{self.keep.writer}.safetensors"
+            self.at.rows[file] = self.keep.save_part(file, rows, {}, finite=False)
+        return asdict(self.at), _together({name: m.sums for name, m in self.everything.items()})
 
-    def _reload(self, at: Progress) -> None:
-        assert self.keep is not None
+    def _take_up(self) -> None:
         for m in self.everything.values():
             m.sums, m.rows = {}, {}
-        self.keep.load(at, self.everything, self.model.device, with_rows=False)
+        self.at = take_up(self.keep, self.everything, self.model.device, with_rows=False)
+        self.keep.forget("rows-*", self.at.rows)
 
-    def _smaller(self, at: Progress) -> Progress:
+    def _smaller(self) -> None:
         """After running out of memory: half the batch, from the last checkpoint on (or from the beginning)."""
-        half = smaller_batches(at.batch_tokens, int(self.lengths.max()))
-        again = self.keep.progress() if self.keep else Progress()
-        again.batch_tokens = half
+        half = smaller_batches(self.at.batch_tokens, int(self.lengths.max()))
         for m in self.everything.values():
             m.begin(self.model.info, self.whole)
-        if self.keep:
-            self._reload(again)
-        return again
+        self._take_up()
+        self.at.batch_tokens = half
 
-    def _tokens_before(self, at: Progress) -> int:
+    def _tokens_before(self) -> int:
         ordered = -np.sort(-self.lengths)  # as batches come
-        return at.reading * int(ordered.sum()) + int(ordered[: at.done].sum())
+        return self.at.reading * int(ordered.sum()) + int(ordered[: self.at.done].sum())
 
     def default_batch_tokens(self) -> int:
         """Return a batch size whose captured activations and logits stay within a fraction of the memory."""

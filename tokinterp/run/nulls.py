@@ -21,10 +21,10 @@ from ..results.summary import concat_models
 from ..settings import checked, count, several, string
 from ..text.prompts import Prompts
 from ..text.shuffle import random_ids, shuffle_blocks, shuffle_words
-from .checkpoint import Facts, fingerprint
 from .conditions import Condition, kept, plain, run_each
 from .edits import Edit
 from .engine import run_facts, store_path
+from .facts import Facts, fingerprint
 from .loop import Measurements
 from .signals import at_once
 

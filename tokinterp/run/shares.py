@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,9 +16,10 @@ from ..models.base import Model
 from ..results import stores
 from ..settings import checked, count
 from ..text.prompts import Prompts
-from .checkpoint import claim, partial_folder, read_progress
+from .checkpoint import STATE
 from .engine import measure, share_finished, store_path
-from .loop import Measurements
+from .facts import FORMAT, claim, partial_folder, read_facts
+from .loop import Measurements, read_progress
 
 
 @checked(shares=count(1))
@@ -106,15 +106,17 @@ def gather_shares(stores: Sequence[Path], output: Path) -> list[int]:
         folder = partial_folder(store)
         if not (folder / "run.json").is_file():
             raise ValueError(f"stores: {store} is no unfinished run of shares")
-        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        claim(root, facts)
+        facts = read_facts(folder)
+        if facts.pop("format", None) != FORMAT:
+            raise ValueError(f"stores: {store} was begun by another version of tokinterp: run that share again")
+        claim(root, facts, facts.pop("shares"))
         for share in sorted(folder.glob("share-*-of-*")):
             place = root / share.name
-            if not read_progress(share).finished or is_owned(share) or (place / "progress.json").is_file():
+            if not read_progress(share).finished or is_owned(share) or (place / STATE).is_file():
                 continue
             new = private_name(place, "new")
             shutil.copytree(share, new, ignore=shutil.ignore_patterns("lock", "owner-*.json"))
             discard(place)
             new.rename(place)
-    n = int(json.loads((root / "run.json").read_text(encoding="utf-8"))["shares"])
-    return [i for i in range(n) if not read_progress(root / f"share-{i}-of-{n}").finished]
+    n = int(read_facts(root)["shares"])
+    return [i for i in range(n) if not share_finished(root, i, n)]

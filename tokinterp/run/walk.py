@@ -12,13 +12,14 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ..results import dataset, stores
+from ..results import stores
 from ..results.dataset import check
 from ..results.stamp import stamped
 from ..settings import checked, count, flag, number
 from ..settings.describe import describe
+from .checkpoint import Checkpoint
 from .engine import store_path
-from .fitting import Fit, fit_facts
+from .facts import fit_facts
 from .signals import at_once
 from .stream import stream
 
@@ -58,10 +59,9 @@ class Walk(TypedDict, total=False):
 class Walker:
     """Walks through prompts for one result; each walk is a stage of it, which is kept when it is complete."""
 
-    def __init__(self, model: Model, keep: Fit, batch_tokens: int | None = None, progress: bool = False) -> None:
+    def __init__(self, model: Model, keep: Checkpoint, batch_tokens: int | None = None, progress: bool = False) -> None:
         self.model, self.keep, self.batch_tokens, self.progress = model, keep, batch_tokens, progress
         self.stages = 0
-        self.commits = {dataset.git_commit()} - {""}
 
     def rows(
         self, prompts: Prompts, sites: Iterable[Site], function: OfBatch, edits: Sequence[Edit] = ()
@@ -114,33 +114,27 @@ class Walker:
         stage, self.stages, keep = self.stages, self.stages + 1, self.keep
         file = f"stage-{stage}.safetensors"
         if keep.path is not None and (keep.partial / file).is_file():
-            facts, kept = keep.load_part(file)
-            self.commits |= {*facts.get("commits", ())}
-            return kept
+            return keep.load_part(file)[1]
         options = {"edits": edits, "batch_tokens": self.batch_tokens, "progress": self.progress}
         source, held = stream(self.model, prompts, list(sites), **options), dict[str, torch.Tensor]()
         begin = keep.state()
         if begin is not None and begin[0]["stage"] == stage:
             source.read, source.left_out = begin[0]["read"], dict(begin[0]["left_out"])
             held = {k: v.clone() for k, v in begin[1].items()}
-            self.commits |= {*begin[0].get("commits", ())}
 
         def state() -> tuple[dict[str, Any], Tensors]:
-            return {"stage": stage, "read": source.read, "left_out": [*source.left_out.items()], **made()}, held
-
-        def made() -> dict[str, Any]:
-            return {"commits": sorted(self.commits)}
+            return {"stage": stage, "read": source.read, "left_out": [*source.left_out.items()]}, held
 
         for numbers, found in source.each(lambda batch: (batch.numbers, function(batch))):
             take(held, numbers, found)
             keep.step(f"after {source.read} of {len(prompts)} prompts", state)
         if keep.path is not None:
-            keep.save_part(file, held, made(), finite=False)
+            keep.save_part(file, held, {}, finite=False)
         return held
 
 
 def kept_result(
-    store: str | Path | None, facts: Mapping[str, Any], make: Callable[[Fit], xr.Dataset], every: float = 60.0
+    store: str | Path | None, facts: Mapping[str, Any], make: Callable[[Checkpoint], xr.Dataset], every: float = 60.0
 ) -> xr.Dataset:
     """Return a finished result, or make it and keep it.
 
@@ -151,7 +145,7 @@ def kept_result(
     facts : mapping
         All that decides the numbers.
     make : callable
-        Makes the result; is given the `Fit` that keeps what is finished on the way.
+        Makes the result; is given the `Checkpoint` that keeps what is finished on the way.
     every : float
         Seconds between two saved states.
 
@@ -161,13 +155,14 @@ def kept_result(
         If the store belongs to something else (names what differs).
     """
     path = None if store is None else store_path(store)
-    with Fit(path, dict(facts), every) as keep:
+    with Checkpoint(path, dict(facts), every) as keep:
         if keep.finished:
             assert keep.path is not None
             found = stores.read(keep.path).to_dataset()
             keep.belongs(json.loads(found.attrs.get("facts", "{}")))
             return found
         ds = make(keep)
+        ds = ds.assign_attrs(keep.made())
         check(ds)
         if keep.path is None:
             return ds
@@ -203,9 +198,8 @@ def walked(
     """
     facts = {**fit_facts(model, prompts), "function": name, "settings": describe(dict(settings)), "seed": seed}
 
-    def whole(keep: Fit) -> xr.Dataset:
+    def whole(keep: Checkpoint) -> xr.Dataset:
         walker = Walker(model, keep, batch_tokens, progress)
-        ds = stamped(make(walker), name, model, prompts, settings, seed)
-        return ds.assign_attrs(dataset.own_attributes([{"source_commits": json.dumps(sorted(walker.commits))}]))
+        return stamped(make(walker), name, model, prompts, settings, seed)
 
     return kept_result(store, facts, whole, checkpoint_every)

@@ -14,7 +14,7 @@ from tokinterp.fillers.tasks.schedule import Schedule
 from tokinterp.fillers.tasks.task import Task
 from tokinterp.fillers.tasks.training import Run, load_networks, train
 from tokinterp.fitted import read_note
-from tokinterp.run.fitting import KIND
+from tokinterp.run.checkpoint import KIND
 
 TINY = Network(2, 32, 2, 64)
 TASK = Task(n=3, d=1, m=5, fillers="cot")

@@ -19,7 +19,7 @@ from ...fitted import Tensors
 from ...models.steady import steady
 from ...results.dataset import check, numbers_version, variable
 from ...results.stamp import stamped
-from ...run.fitting import Fit, State
+from ...run.checkpoint import Checkpoint, State
 from ...run.signals import at_once
 from ...run.walk import kept_result
 from ...settings import checked, count, fraction, one_of, several
@@ -150,7 +150,7 @@ def probe_fillers(
     networks = {name: network_info(lm, task, parameters_hash(lm)).identity for name, lm in trunks.items()}
     facts = {**parameters, "networks": networks, "device": place.type, "tokinterp": numbers_version()}
 
-    def make(keep: Fit) -> xr.Dataset:
+    def make(keep: Checkpoint) -> xr.Dataset:
         test = task.test_set("filler", test_examples, PROBE_SEED, place)
         scores = _probe_all(trunks, task, shares, variant, schedule, seed, test, keep, progress)
         shape = (len(trunks), len(shares))
@@ -165,7 +165,7 @@ def probe_fillers(
 
 def _probe_all(
     trunks: Mapping[str, Any], task: Task, shares: Sequence[float], variant: str, schedule: Schedule, seed: int,
-    test: Samples, keep: Fit, progress: bool,
+    test: Samples, keep: Checkpoint, progress: bool,
 ) -> list[tuple[list[float | None], float | None, list[bool]]]:  # fmt: skip
     """Return (accuracy of each stratum, AUC, what is right) for each trunk and share, from what was kept on."""
     place = test.answer.device

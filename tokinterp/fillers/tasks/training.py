@@ -18,8 +18,8 @@ from tqdm.auto import tqdm
 from ...files.paths import local_path
 from ...fitted import Tensors, load_tensors, save_tensors
 from ...results.dataset import check, numbers_version, provenance, variable
-from ...run.checkpoint import fingerprint
-from ...run.fitting import Fit, State
+from ...run.checkpoint import Checkpoint, State
+from ...run.facts import fingerprint
 from ...run.signals import at_once
 from ...settings import checked, count, number, several
 from .evaluation import evaluate, loss_sum
@@ -119,7 +119,7 @@ def train(
         )
         file = None if folder is None else network_file(folder, seed)
         own = {**facts, "seed": seed, "device": place.type, "tokinterp": numbers_version()}
-        with Fit(file, own, save_seconds, name="folder") as keep:
+        with Checkpoint(file, own, save_seconds, name="folder") as keep:
             if keep.finished:
                 run.take_result(keep)
             else:
@@ -160,7 +160,7 @@ class Run:
             for form, count in self.shares.items()
         ]
 
-    def go(self, tests: Mapping[str, Samples], keep: Fit, progress: bool = False) -> None:
+    def go(self, tests: Mapping[str, Samples], keep: Checkpoint, progress: bool = False) -> None:
         """Train to the end, from the state that was kept."""
         if (begin := keep.state()) is not None:
             self.take_up(begin)
@@ -177,7 +177,7 @@ class Run:
                 bar.update(1)
                 keep.step(f"after {self.step} of {total} steps of seed {self.seed}", self.state)
         said = {"fit": keep.facts, **self.notes()}
-        keep.finish(lambda path: save_tensors(path, self.weights(), FORMAT, said))
+        keep.finish(lambda path: save_tensors(path, self.weights(), FORMAT, said, commits=keep.commits))
 
     def take_step(self, batches: list[Sequences]) -> None:
         """Take one optimiser step: the mean loss over all supervised words of all formats."""
@@ -225,7 +225,7 @@ class Run:
         self.lm.load_state_dict(network_tensors(tensors))
         load_optimiser(self.optimiser, tensors)
 
-    def take_result(self, keep: Fit) -> None:
+    def take_result(self, keep: Checkpoint) -> None:
         """Take the network that the same call has finished."""
         assert keep.path is not None
         facts, tensors = load_tensors(keep.path, FORMAT, "trained network")

@@ -12,13 +12,14 @@ from tiny import some_prompts, tiny
 
 import tokinterp as ti
 from tokinterp.erasure.probe_settings import ProbeSettings
+from tokinterp.files import paths
 from tokinterp.files import whole as files
 from tokinterp.files.paths import new_path
 from tokinterp.fitted import load_tensors, save_tensors
 from tokinterp.lens.tuned_lens import TunedLens
 from tokinterp.memory.decoder import ContextDecoder
-from tokinterp.run import fitting
-from tokinterp.run.fitting import Fit
+from tokinterp.run import facts
+from tokinterp.run.checkpoint import Checkpoint
 
 torch.set_num_threads(1)
 PROMPTS = some_prompts([40] * 6)
@@ -242,9 +243,9 @@ def read_header(file):
 # -- the folder -----------------------------------------------------------------------------------------------
 def test_one_owner_at_a_time(tmp_path):
     with (
-        Fit(tmp_path / "fit", {"a": 1}),
+        Checkpoint(tmp_path / "fit", {"a": 1}),
         pytest.raises(RuntimeError, match="another process is writing"),
-        Fit(tmp_path / "fit", {"a": 1}),
+        Checkpoint(tmp_path / "fit", {"a": 1}),
     ):
         pass
     assert not list(tmp_path.iterdir()), "a fit that kept nothing left its folder"
@@ -258,7 +259,7 @@ def test_a_kill_while_clearing_up_leaves_nothing_to_take_up(fit, tmp_path, monke
     store = tmp_path / "fit"
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", dies)
-        patch.setattr(fitting.Path, "unlink", dies)
+        patch.setattr(paths.Path, "unlink", dies)
         with pytest.raises(Killed):
             fit(store)
     if not store.exists():  # probes: the folder is the result, and nothing had to be cleared
@@ -327,9 +328,9 @@ def test_places_are_checked_before_the_run(tmp_path, monkeypatch):
     if os.geteuid():
         with pytest.raises(PermissionError, match="cannot be written"):
             new_path(tmp_path / "closed" / "p")
-    monkeypatch.setattr(fitting, "fit_facts", lambda *a: pytest.fail("the fit began"))
+    monkeypatch.setattr(facts, "fit_facts", lambda *a: pytest.fail("the fit began"))
     for fit in (probes, lens, decoder):
         with pytest.raises(ValueError, match="is a URL"):
             fit("s3://bucket/p")
     with pytest.raises(ValueError, match="checkpoint_every=-1"):
-        Fit(tmp_path / "p", {}, -1)
+        Checkpoint(tmp_path / "p", {}, -1)
