@@ -612,6 +612,8 @@ CALLS: dict[str, Callable[[World], Call]] = {
         "token_unigram_loss": {"source": lambda w: ti.tokenizers.MarkovSource([[0.9, 0.1], [0.1, 0.9]]),
                                "sizes": [2, 4], "n_train": [3], "n_test": 2, "length": 20},
         "embedding_indicators": M, "whitened_unembedding": M,
+        "token_concepts": {**M, "prompts": lambda w: w.many, "token": byte_tokenizer()(" the")["input_ids"][-1],
+                           "layer": 1, "n_concepts": 2, "held_out": 0.0, "methods": ["k-means", "simple"]},
         "word_frames": {**M, "concepts": {"a": ["river", "sea"], "b": ["king", "ring"]}},
         "repeat_templates": {}, "repeat_tokens": {**M, "templates": {"a": "{token}\n{token}"}, "n_tokens": 1},
         "load_networks": {"folder": lambda w: _networks(w)},

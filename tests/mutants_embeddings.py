@@ -3,7 +3,43 @@
 GLITCH = "tokinterp/embeddings/glitch.py"
 OF_GLITCH = "tests/embeddings/test_glitch.py::"
 FRAMES, OF_FRAMES = "tokinterp/embeddings/frames.py", "tests/embeddings/test_frames.py::"
+CONCEPTS, OF_CONCEPTS = "tokinterp/embeddings/concepts.py", "tests/embeddings/test_concepts.py::"
 MUTANTS = [
+    (
+        "concepts: place after the token",
+        CONCEPTS,
+        "places[0] - before] = True",
+        "places[0] + before] = True",
+        f"{OF_CONCEPTS}test_states_are_those_at_or_before_the_first_place",
+    ),
+    (
+        "concepts: fitted to what is held out",
+        CONCEPTS,
+        "own, rng = z[fitted],",
+        "own, rng = z,",
+        f"{OF_CONCEPTS}test_what_is_held_out_is_not_fitted",
+    ),
+    (
+        "concepts: chance is the concept itself",
+        CONCEPTS,
+        "[*words[1:], words[0]]",
+        "[*words[:1], *words[1:]]",
+        f"{OF_CONCEPTS}test_words_near_samples_are_counted_with_those_of_the_next_concept_as_chance",
+    ),
+    (
+        "concepts: least active samples",
+        CONCEPTS,
+        "np.argsort(-made.codes, axis=0",
+        "np.argsort(made.codes, axis=0",
+        f"{OF_CONCEPTS}test_words_near_samples_are_counted_with_those_of_the_next_concept_as_chance",
+    ),
+    (
+        "concepts: codes below zero",
+        CONCEPTS,
+        "positive_code=True",
+        "positive_code=False",
+        f"{OF_CONCEPTS}test_planted_directions_are_found_and_controls_do_worse",
+    ),
     (
         "frames: the word is in its concept",
         FRAMES,

@@ -11,7 +11,7 @@ from planted import PlantedModel
 from tiny import byte_tokenizer, some_prompts, tiny_lm
 
 import tokinterp as ti
-from tokinterp.embeddings import indicators
+from tokinterp.embeddings import frames, indicators
 from tokinterp.models.hooks import HookedLM
 from tokinterp.models.steady import ModelChangedError, check_steady, current, steady
 from tokinterp.run.checkpoint import Checkpoint
@@ -183,8 +183,9 @@ def test_every_public_function_notices_that_a_model_changes_meanwhile(name, worl
     lm, place, first = world.lm, HookedLM, "run"
     if {"lm", "trunks"} & set(arguments):
         lm, place, first = world.network, copy, "deepcopy"  # copies of networks are run
-    if name == "embedding_indicators":
-        place, first = indicators, "embeddings"  # rows are read, nothing is run
+    if name in ("embedding_indicators", "whitened_unembedding", "word_frames"):
+        place = indicators if name == "embedding_indicators" else frames
+        first = "embeddings"  # rows are read, nothing is run
     weight, real = lm.model.layers[-1].mlp.up_proj.weight, getattr(place, first)
     before = weight.detach().clone()
 

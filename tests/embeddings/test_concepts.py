@@ -1,0 +1,117 @@
+"""Concepts of one token: planted directions, controls, places of the states, words, refusals."""
+
+import numpy as np
+import pytest
+from tiny import byte_tokenizer, tiny_lm
+
+import tokinterp as ti
+from tokinterp.embeddings import concepts, token_concepts
+
+THE = byte_tokenizer()(" the", add_special_tokens=False)["input_ids"][0]
+TEXTS = [f"{'abcdefgh'[n % 8]} river {n} to the sea and the king {n}" for n in range(24)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return ti.wrap(tiny_lm("llama"), byte_tokenizer(), id="tiny")
+
+
+def ask(model, **given):
+    settings = {"prompts": TEXTS, "token": THE, "layer": 1, "n_concepts": 3, "methods": ["k-means", "simple"], **given}
+    return token_concepts(model, **settings)
+
+
+def planted(n=120, k=5, d=24, seed=0):
+    """Sums of one or two of some directions, with weights above zero."""
+    rng = np.random.default_rng(seed)
+    atoms = np.linalg.qr(rng.standard_normal((d, d)))[0][:k]
+    codes = np.where(rng.random((n, k)) < 0.35, 10 + 20 * rng.random((n, k)), 0)
+    codes[np.arange(n), rng.integers(0, k, n)] += 10
+    return codes @ atoms, atoms
+
+
+def test_planted_directions_are_found_and_controls_do_worse():
+    z, atoms = planted()
+    fitted = np.arange(90)
+    made = {name: concepts._fit(name, z, fitted, 5, 1.0, 0) for name in concepts.METHODS}
+    units = made["semi-nmf"].atoms / np.linalg.norm(made["semi-nmf"].atoms, axis=1, keepdims=True)
+    near = units @ atoms.T
+    assert near.max(0).min() > 0.98, "each planted direction, its sign included"
+    assert len(set(near.argmax(1))) == 5
+    share = {n: concepts._explained(z, m.made, fitted, np.arange(90, 120)) for n, m in made.items()}
+    assert share["semi-nmf"] > 0.95
+    assert share["semi-nmf"] > share["k-means"]
+    assert max(share["random"], share["shuffled"]) < share["semi-nmf"] - 0.1
+    for name in ("semi-nmf", "shuffled", "k-means", "simple", "random"):
+        assert (made[name].codes >= 0).all(), name
+
+
+def test_overlap_of_equal_and_of_other_words():
+    assert concepts.overlap([["a", "b"]] * 4) == 1
+    assert concepts.overlap([["a"], ["b"], ["c"]]) == 0
+    assert concepts.overlap([["a", "b"], ["b"]]) == pytest.approx((0.5 + 1) / 2)
+    assert np.isnan(concepts.overlap([[], []]))
+
+
+def test_states_are_those_at_or_before_the_first_place(model, monkeypatch):
+    seen, real = [], concepts.states
+    monkeypatch.setattr(concepts, "states", lambda *a, **k: seen.append(real(*a, **k)) or seen[-1])
+    prompts = ti.Prompts.from_texts(TEXTS, model, progress=False)
+    for position, before in (("at", 0), ("predicting", 1)):
+        ds = ask(model, position=position)
+        for n, (prompt, at) in enumerate(zip(seen[-1]["prompt"].values, seen[-1]["position"].values, strict=True)):
+            ids = prompts.ids(int(prompt)).tolist()
+            assert at == ids.index(THE) - before, n
+        assert ds.sizes["sample"] == len(TEXTS)
+
+
+def test_what_is_held_out_is_not_fitted(model, monkeypatch):
+    z, _ = planted()
+    changed = z.copy()
+    changed[90:] += 50
+    for name in concepts.METHODS:
+        one, two = (concepts._fit(name, x, np.arange(90), 5, 1.0, 0) for x in (z, changed))
+        np.testing.assert_allclose(one.atoms, two.atoms, err_msg=name)
+    ds = ask(model, held_out=0.25)
+    assert int(ds["fitted"].sum()) == 18
+    assert np.isnan(ask(model, held_out=0.0)["explained_held_out"]).all()
+
+
+def test_words_near_samples_are_counted_with_those_of_the_next_concept_as_chance(model, monkeypatch):
+    letters = [["a"], ["b"], ["c"]]
+    monkeypatch.setattr(concepts, "_words", lambda *_: letters)
+    rows = np.array(["abcdefgh".index(t[0]) for t in TEXTS])
+    codes = np.stack([rows == n for n in range(3)], 1) + 0.0
+    made = concepts.Dictionary(np.zeros((3, 32)), codes, np.zeros((24, 32)))
+    monkeypatch.setattr(concepts, "_fit", lambda *_: made)
+    monkeypatch.setattr(concepts, "SAMPLES", 3)
+    ds = ask(model, methods=["pca"], held_out=0.0)
+    assert float(ds["precision"][0]) == 1
+    assert float(ds["precision_null"][0]) == 0
+    assert {TEXTS[i][0] for i in ds["top_sample"].values[0, 1].tolist()} == {"b"}
+
+
+def test_words_are_what_the_head_reads(model):
+    atoms = np.random.default_rng(0).standard_normal((2, 32))
+    import torch
+
+    x = torch.from_numpy(atoms).float()
+    vocabulary = ti.Prompts.from_texts(TEXTS, model, progress=False).vocabulary
+    for norm, read in ((True, model.unembed), (False, model.head)):
+        found = concepts._words(model, vocabulary, atoms, norm, 5)
+        for own, logits in zip(found, read(x), strict=True):
+            ids = logits.argsort(descending=True)[:50].tolist()
+            expected = [w[1:] for w in vocabulary.strings(ids) if w in (" the", " and", " river")]
+            assert [w for w in own if w in ("the", "and", "river")] == expected
+
+
+def test_what_does_not_fit_is_refused(model):
+    for given, message in (
+        ({"token": 400}, "token=400: tiny has ids below 320"),
+        ({"token": 319}, "token=319 stands in 0 texts"),
+        ({"n_concepts": 24}, "stands in 24 texts: give more, or fewer than 24 n_concepts"),
+        ({"methods": ["nmf"]}, "methods"),
+        ({"position": "after"}, "position='after'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ask(model, **given)
