@@ -102,11 +102,12 @@ def token_concepts(
     Returns
     -------
     xarray.Dataset
-        By ``dictionary``, the method: ``explained`` and ``explained_held_out``, share of the squared distance to the mean of the fitted
-        samples; ``overlap``, mean share of the words of a concept that another has too; ``precision``, share of the
-        words of a concept among the tokens within 10 places of the five samples it is most active in, and
-        ``precision_null``, of the words of the next concept there.  With ``concept``: ``grounding`` (with ``place``),
-        words, and ``top_sample`` (with ``sample_place``), numbers of prompts; ``code`` (sample, concept).
+        By ``dictionary``, the method: ``explained`` and ``explained_held_out``, share of the squared distance to the
+        mean of the fitted samples; ``overlap``, mean share of the words of a concept that another has too;
+        ``precision``, share of the words of a concept among the tokens within 10 places of the five samples it is most
+        active in, and ``precision_null``, of the words of the next concept there.  With ``concept``: ``grounding``
+        (with ``place``), words, and ``top_sample`` (with ``sample_place``), numbers of prompts; ``code`` (sample,
+        concept), ``direction``.
 
     Raises
     ------
@@ -172,7 +173,7 @@ def token_concepts(
         "explained": v("dictionary", rows["explained"], "share of variance explained", "1", range=(None, 1)),
         "explained_held_out": v("dictionary", rows["explained_held_out"], "share explained of other texts", "1",
                                 range=(None, 1)),
-        "overlap": v("dictionary", rows["overlap"], "share of words that another concept has too", "1", COX, range=(0, 1)),
+        "overlap": v("dictionary", rows["overlap"], "share of words another concept has, too", "1", COX, range=(0, 1)),
         "precision": v("dictionary", rows["precision"], "share of words near the samples", "1", range=(0, 1)),
         "precision_null": v("dictionary", rows["precision_null"], "share of another concept's words there", "1"),
         "grounding": v((*each, "place"), np.array(rows["words"], object), "words of highest logit", "1", COX),
