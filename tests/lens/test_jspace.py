@@ -49,7 +49,7 @@ def test_shares_grow_and_the_control_has_the_same_number_of_directions(model, le
     ds = jacobian_space(model, TEXTS, lens, k=6)
     assert ds["layer"].values.tolist() == lens.layers
     for name in ("share", "control"):
-        assert (ds[name].diff("k") > -1e-9).all()
+        assert (ds[name].diff("n_chosen") > -1e-9).all()
         assert ((ds[name] >= 0) & (ds[name] <= 1)).all()
     assert (ds["n_active"] <= 6).all()
     other = jacobian_space(model, TEXTS, lens, k=6, seed=1)

@@ -64,9 +64,9 @@ def jacobian_space(
     Returns
     -------
     xarray.Dataset
-        ``share`` (token, layer, k): share of the squared norm of the state that the first k directions make up, and
+        ``share`` (token, layer, n_chosen): share of the squared norm of the state that the first k directions make up, and
         ``control``, the same for the directions after one random rotation, which has their norms and angles;
-        ``atom`` and ``weight`` (token, layer, k): token ids in the order in which they are chosen, -1 where none is
+        ``atom`` and ``weight`` (token, layer, n_chosen): token ids in the order in which they are chosen, -1 where none is
         left, and the weights of all of them together, 0 for those that later ones replace; ``n_active`` (token, layer).
         NaN for states that are not finite.
 
@@ -91,8 +91,8 @@ def jacobian_space(
     >>> model, texts = ti.load_model(), [t.text[:150] for t in ti.bundled_texts("story")[:2]]
     >>> lens = ti.lens.fit_jacobian_lens(model, texts, layers=[7], progress=False)
     >>> ds = ti.lens.jacobian_space(model, texts, lens, where="last", k=5)
-    >>> dict(ds["share"].sizes), bool((ds["share"].diff("k") >= -1e-9).all())
-    ({'token': 2, 'layer': 1, 'k': 5}, True)
+    >>> dict(ds["share"].sizes), bool((ds["share"].diff("n_chosen") >= -1e-9).all())
+    ({'token': 2, 'layer': 1, 'n_chosen': 5}, True)
     """
     chosen = choose_layers(lens.layers if layers is None else layers, model.info)
     lens.check_use(model.info, chosen)
@@ -116,10 +116,10 @@ def jacobian_space(
         atom[there, n], weight[there, n] = own.atom.cpu(), own.weight.cpu()
     texts = np.full(shape, "", object)
     texts[atom >= 0] = Vocabulary(model.tokenizer, model.info.d_vocab).strings(atom[atom >= 0])
-    v, dims = variable, ("token", "layer", "k")
+    v, dims = variable, ("token", "layer", "n_chosen")
     data = {
         "share": v(dims, share, "share of the squared norm in the chosen directions", "1", GURNEE,
-                   short="share of squared norm", range=(0, 1), beside=("control",), along=("k",)),
+                   short="share of squared norm", range=(0, 1), beside=("control",), along=("n_chosen",)),
         "control": v(dims, control, "the same for directions that are rotated at random", "1",
                      short="rotated at random", range=(0, 1)),
         "atom": v(dims, atom, "token id of the direction, -1 where none is left", "1", GURNEE),
@@ -129,8 +129,8 @@ def jacobian_space(
                       "directions with a weight above 0", "1", GURNEE),
     }  # fmt: skip
     coords = {name: c.variable for name, c in found.coords.items() if "channel" not in c.dims}
-    coords["k"] = v("k", np.arange(1, k + 1), "directions chosen so far", "1")
-    ds = xr.Dataset(data, coords, {"first": "share"})
+    coords["n_chosen"] = v("n_chosen", np.arange(1, k + 1), "directions chosen so far", "1")
+    ds = xr.Dataset(data, coords, {"first": "share", "dimensions": "n_chosen"})
     settings = {"lens": lens.digest, "layers": chosen, "where": found.attrs["parameters"], "k": k}
     return stamped(ds, "jacobian_space", model, prompts, settings, seed)
 
