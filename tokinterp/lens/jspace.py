@@ -64,10 +64,9 @@ def jacobian_space(
     Returns
     -------
     xarray.Dataset
-        ``share`` (token, layer, n_chosen): share of the squared norm of the state that the first k directions make up, and
+        (token, layer, n_chosen): ``share`` of the squared norm of the state that so many directions make up, and
         ``control``, the same for the directions after one random rotation, which has their norms and angles;
-        ``atom`` and ``weight`` (token, layer, n_chosen): token ids in the order in which they are chosen, -1 where none is
-        left, and the weights of all of them together, 0 for those that later ones replace; ``n_active`` (token, layer).
+        ``atom`` and ``weight``, token ids in the order in which they are chosen, -1 where none is left, and the weights of all of them together, 0 for those that later ones replace; ``n_active`` (token, layer).
         NaN for states that are not finite.
 
     Raises
