@@ -78,17 +78,17 @@ def test_what_is_held_out_is_not_fitted(model, monkeypatch):
 
 
 def test_words_near_samples_are_counted_with_those_of_the_next_concept_as_chance(model, monkeypatch):
-    letters = [["a"], ["b"], ["c"]]
+    letters = [["b"], ["c"], ["f"]]
     monkeypatch.setattr(concepts, "_words", lambda *_: letters)
     rows = np.array(["abcdefgh".index(t[0]) for t in TEXTS])
-    codes = np.stack([rows == n for n in range(3)], 1) + 0.0
+    codes = np.stack([rows == n for n in (1, 2, 5)], 1) + 0.0
     made = concepts.Dictionary(np.zeros((3, 32)), codes, np.zeros((24, 32)))
     monkeypatch.setattr(concepts, "_fit", lambda *_: made)
     monkeypatch.setattr(concepts, "SAMPLES", 3)
     ds = ask(model, methods=["pca"], held_out=0.0)
     assert float(ds["precision"][0]) == 1
     assert float(ds["precision_null"][0]) == 0
-    assert {TEXTS[i][0] for i in ds["top_sample"].values[0, 1].tolist()} == {"b"}
+    assert {TEXTS[i][0] for i in ds["top_sample"].values[0, 1].tolist()} == {"c"}
 
 
 def test_words_are_what_the_head_reads(model):

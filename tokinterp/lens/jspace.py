@@ -67,7 +67,8 @@ def jacobian_space(
         (token, layer, n_chosen): ``share`` of the squared norm of the state that so many directions make up, and
         ``control``, the same for the directions after one random rotation, which has their norms and angles;
         ``atom`` and ``weight``, token ids in the order in which they are chosen, -1 where none is left, and the
-        weights of all of them together, 0 for those that later ones replace; ``n_active`` (token, layer).  NaN for states that are not finite.
+        weights of all of them together, 0 for those that later ones replace; ``n_active`` (token, layer).
+        NaN for states that are not finite.
 
     Raises
     ------
