@@ -373,7 +373,7 @@ MUTANTS = [
     (
         "control with fewer rows kept",
         "tokinterp/attention/massive.py",
-        "change[2:, n_ordinary < n_massive] = np.nan",
+        "out[2:, n_ordinary < n_massive] = np.nan",
         "pass",
         "tests/attention/test_massive.py -k ordinary",
     ),

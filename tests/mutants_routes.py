@@ -56,4 +56,6 @@ MUTANTS = [
      "tests/geometry/test_valley.py"),
     ("valley: cosine with the row before", "tokinterp/geometry/valley.py", "_at(before[1], largest)",
      "_at(before[1], middle)", "tests/geometry/test_valley.py -k loop"),
+    ("massive: change of the sink with its sign turned", "tokinterp/attention/massive.py",
+     "out[:] = values[1:] - values[0]", "out[:] = values[0] - values[1:]", "tests/attention/test_massive.py -k loop"),
 ]  # fmt: skip

@@ -264,7 +264,7 @@ TESTED_WITH = {
     "run/measurement/labelled": "run/measurement/measurement",
     "run/facts": "run/checkpoint", "text/spelled": "text/prompts", "settings/libraries": "settings/describe",
     "text/vocabulary": "text/tokenise", "tokenizers/bytes_reader": "tokenizers/bytes",
-    "text/word_pieces": "lexicon/piece_attention",
+   
     **dict.fromkeys(("attention/contributions", "attention/graph", "attention/plots", "kernels/attribution"),
                     "attention/routes"),
 }  # fmt: skip

@@ -153,6 +153,20 @@ def test_effects_of_massive_rows_are_those_of_a_loop(massive):
     rough = ["zero", "zero, ordinary rows", "mean, ordinary rows"]  # the mean of massive rows is like each of them
     assert (abs(ds["loss_change"].sel(intervention=rough).isel(prompt=slice(2))) > 1e-4).all()
     assert (ds["loss_change"].isel(prompt=2) == 0).all()
+    for i in range(2):  # the sink with the massive entries at zero
+        sinks = []
+        ids = torch.from_numpy(np.array(prompts.ids(i)))[None].long()
+        new = x[i : i + 1, : ids.shape[1]].clone()
+        new[..., channels] = 0
+        zeroed = E.replace(ti.Site("resid", 1), new, hot[i, : ids.shape[1]].nonzero()[:, 0].tolist())
+        for edits in ([], [zeroed]):
+            pattern = model.run(ids, [ti.Site("pattern", 2)], edits=edits)[ti.Site("pattern", 2)]
+            sinks.append(float(pattern[0, :, 1:, 0].mean()))
+        assert float(ds["sink_mass"].isel(prompt=i).sel(block=2)) == pytest.approx(sinks[0], abs=1e-5)
+        change = ds["sink_change"].sel(intervention="zero", block=2).isel(prompt=i)
+        assert float(change) == pytest.approx(sinks[1] - sinks[0], abs=1e-5)
+        assert abs(sinks[1] - sinks[0]) > 1e-4
+    assert (ds["sink_change"].isel(prompt=2) == 0).all()
 
 
 def test_a_prompt_without_as_many_ordinary_rows_has_no_control():

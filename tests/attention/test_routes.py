@@ -13,7 +13,7 @@ from tokinterp.attention.contributions import PARTS, Rule, Shares, block_shares
 from tokinterp.kernels import attribution
 from tokinterp.kernels.attribution import head_nearness, nearness, pruned
 from tokinterp.run.stream import capture
-from tokinterp.text.word_pieces import word_pieces
+from tokinterp.text.pieces import word_pieces
 
 S = ti.Site
 NO_PARTS = {"gptj", "falcon", "bloom", "opt_post_norm"}

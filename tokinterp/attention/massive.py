@@ -25,6 +25,7 @@ from ..text.items import Tokens
 from ..text.marks import mark
 from ..text.prompts import Prompts
 from .blocks import shown_blocks
+from .first_token import FirstTokenAttention
 from .kernels import attention_received
 from .masks import _noise
 from .mass import AttentionMass
@@ -149,11 +150,13 @@ def massive_effects(
     -------
     xarray.Dataset
         By ``prompt``: ``loss``; by ``intervention`` ``loss_change``; ``onset``, the first layer with massive rows;
-        ``n_massive`` by prompt.  The interventions: the massive channels of the massive rows to zero, or to their mean
-        over all of these rows; and the controls of both, the same channels of as many ordinary rows of the prompt,
-        drawn from those that are neither massive nor special tokens, to zero or to the mean over *these* rows.
-        A prompt without massive rows changes by 0; one without as many ordinary rows is NaN in the controls.  Without
-        any massive row ``onset`` and ``loss_change`` are NaN, as the attribute ``note`` says.
+        ``n_massive`` by prompt.  ``sink_mass`` by prompt and block, the mean attention of later positions to the first
+        token over heads, and by intervention ``sink_change``: whether attention sinks need the massive entries; neither
+        where a model shows no attention weights. The interventions: the massive channels of the massive rows to zero,
+        or to their mean over all of these rows; and the controls of both, the same channels of as many ordinary rows of
+        the prompt, drawn from those that are neither massive nor special tokens, to zero or to the mean over *these*
+        rows. A prompt without massive rows changes by 0; one without as many ordinary rows is NaN in the controls.
+        Without any massive row ``onset`` and ``loss_change`` are NaN, as the attribute ``note`` says.
     """
     onset, marked, channels, means = _onset(model, prompts, rule, factor, run.get("batch_tokens"), seed)
     names = ("zero", "mean", f"zero{CONTROL}", f"mean{CONTROL}")
@@ -163,26 +166,42 @@ def massive_effects(
         value = means[which] if name.startswith("mean") else (0.0,) * len(channels)
         edit = apply(Site("resid", int(onset or 0)), Channels(channels, value), which)
         conditions[name] = Condition(marked, [edit])
-    found = compared(model, conditions, {"loss": TokenLoss()}, **run)
+    shown = getattr(model, "offered", {}).get("pattern", ()) if max(prompts.lengths) > 1 else ()
+    asked = {"loss": TokenLoss(), **({"sink": FirstTokenAttention(shown)} if shown else {})}
+    found = compared(model, conditions, asked, **run)
     if found is None:
         return xr.Dataset()
     loss = found["loss"]["loss"].transpose("condition", "prompt").values
     n_massive, n_ordinary = (
         np.add.reduceat(marked.marks[k].astype(int), marked.starts[:-1]) for k in ("massive", "ordinary")
     )
-    change = np.full((len(names), len(prompts)), np.nan)
-    if onset is not None:
-        change[:] = loss[1:] - loss[0]
-        change[2:, n_ordinary < n_massive] = np.nan
+
+    def changes(values: np.ndarray) -> np.ndarray:
+        out = np.full((len(names), *values.shape[1:]), np.nan)
+        if onset is not None:
+            out[:] = values[1:] - values[0]
+            out[2:, n_ordinary < n_massive] = np.nan
+        return out
+
     data = {
         "loss": variable("prompt", loss[0], "cross-entropy of the next token", "nat"),
-        "loss_change": variable(("intervention", "prompt"), change, "change of the loss", "nat", SUN),
+        "loss_change": variable(("intervention", "prompt"), changes(loss), "change of the loss", "nat", SUN),
         "n_massive": variable("prompt", n_massive, "massive rows at the onset layer", "1"),
         "onset": variable((), np.nan if onset is None else onset, "first layer with massive rows", "1"),
     }
+    if shown:
+        sink = found["sink"]["first_token_mass"].mean("head").transpose("condition", "prompt", "block").values
+        data["sink_mass"] = variable(
+            ("prompt", "block"), sink[0], "attention of later positions to the first token", "1", SPIKES, range=(0, 1)
+        )
+        data["sink_change"] = variable(
+            ("intervention", "prompt", "block"), changes(sink), "change of the attention to the first token", "1",
+            SPIKES,
+        )  # fmt: skip
     coords = {
         "prompt": variable("prompt", np.arange(len(prompts)), "number of the prompt in the input", "1"),
         "intervention": variable("intervention", np.array(names), "what is done to massive entries", "1"),
+        **(block_coords(shown, model.info, "pattern") if shown else {}),
     }
     note = f"no row is massive by the rule {rule}" if onset is None else f"channels {list(channels)}"
     settings = {"rule": rule, "factor": factor}
@@ -346,5 +365,6 @@ def registers(
     return stamped(xr.Dataset(data, coords), "registers", model, prompts, settings)
 
 
+SPIKES = "Sun, Canziani, LeCun and Zhu 2026, arXiv 2603.05498"
 REGISTERS = "Darcet et al. 2023, arXiv 2309.16588"
 SINKS = "Xiao et al. 2023, arXiv 2309.17453"

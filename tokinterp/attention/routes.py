@@ -11,7 +11,7 @@ import torch
 from ..run.measurement import Field, Measurement
 from ..run.sites import Site
 from ..settings import checked, count, none, number, one_of, several
-from ..text.word_pieces import rows_of, word_pieces
+from ..text.pieces import rows_of, word_pieces
 from .contributions import PARTS, Rule, block_shares
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import torch
 from ..run.measurement import Field, Measurement
 from ..run.sites import Site
 from ..settings import checked, count, several
-from ..text.word_pieces import rows_of, word_pieces
+from ..text.pieces import rows_of, word_pieces
 
 if TYPE_CHECKING:
     from ..models.info import ModelInfo
