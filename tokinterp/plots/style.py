@@ -338,7 +338,7 @@ def colour_bar(ax: Axes, drawn: Any, text: str, extend: str = "neither", mark: f
     """Put the scale of colours beside a map; a line in it marks the level by chance."""
     bar = figure_of(ax).colorbar(drawn, ax=ax, pad=0.02, aspect=18, extend=extend)
     height = figure_of(ax).get_size_inches()[1] * ax.get_position().height
-    bar.set_label("\n".join(textwrap.wrap(" ".join(text.split()), max(14, int(height * 72 / 4.6)))))
+    bar.set_label("\n".join(textwrap.wrap(" ".join(text.split()), max(14, int(height * 72 / 5.8)))))
     bar.outline.set_linewidth(0.4)  # pyright: ignore[reportCallIssue]
     bar.ax.tick_params(labelsize=RC["ytick.labelsize"], width=0.4)
     low, high = drawn.get_clim()

@@ -296,6 +296,7 @@ def sheets(ds: xr.Dataset, panels: Sequence[Panel], width: str | float) -> Itera
             for ax, panel in zip(axes.flat, some, strict=False):
                 if panel.title:
                     _title(ax, panel.title)
+            fig.draw_without_rendering()  # labels of ticks change with the room of the axes: laid out again when drawn
         yield Picture(f"{some[0].name}{'' if start == 0 or some[0].name != panels[0].name else f'_{start // 4 + 1}'}",
                       caption(ds, some), fig)  # fmt: skip
 
