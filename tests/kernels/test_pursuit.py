@@ -15,7 +15,7 @@ def drawn(n, d, seed=0):
 
 
 def test_weights_are_those_of_scipy():
-    atoms, x = drawn(40 * 6, 8).double().reshape(40, 6, 8), drawn(40, 8, 1).double()
+    atoms, x = drawn(80 * 6, 8).double().reshape(80, 6, 8) + 1.5, drawn(80, 8, 1).double() + 0.5  # alike
     found = nonnegative_weights(atoms @ atoms.mT, (atoms @ x[..., None])[..., 0])
     for a, y, w in zip(atoms, x, found, strict=True):
         np.testing.assert_allclose(w, nnls(a.T.numpy(), y.numpy())[0], atol=1e-8)
