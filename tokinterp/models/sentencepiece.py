@@ -82,6 +82,81 @@ def sentencepiece_tokenizer(file: str | Path, bos: bool = True) -> Any | None:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
 
 
+HARD = (
+    "The Nile's 12,345 boats (c. 1999) aren't old.", " a  space", "two\n\nlines\tand a tab ", "déjà vu ﬁne №5 ½ Ａ",
+    "Вот слово, 水は青い。그 물 यह पानी هذا 😀", "x" * 40, "▁ mark", "",
+)  # fmt: skip
+
+
+def proved_tokenizer(file: Path) -> Any:
+    """Return the tokenizer of any SentencePiece file, if it gives the ids of SentencePiece on texts of many kinds.
+
+    Raises
+    ------
+    ValueError
+        If the file is none, `sentencepiece` is not installed, or the ids differ.
+    """
+    name = f"name_or_folder={str(file)!r}"
+    made = None
+    try:
+        made = sentencepiece_tokenizer(file) or _normalising_tokenizer(file)
+        import sentencepiece
+
+        own = sentencepiece.SentencePieceProcessor(model_file=str(file))
+    except ValueError:
+        raise
+    except Exception as error:  # protobuf's own
+        raise ValueError(
+            f"{name}: neither tokenizer.json, nor a SentencePiece model, nor ranks of tiktoken "
+            f"({type(error).__name__}): give the folder of the tokenizer"
+        ) from None
+    for text in HARD:
+        if made(text, add_special_tokens=False)["input_ids"] != own.encode(text):
+            raise ValueError(
+                f"{name}: SentencePiece gives other ids for {text!r} than what it is converted to here: give a folder "
+                "with tokenizer.json"
+            )
+    return made
+
+
+def _normalising_tokenizer(file: Path) -> Any:
+    """Return the tokenizer of a SentencePiece file of either kind that changes texts before it divides them."""
+    from sentencepiece import sentencepiece_model_pb2
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+    proto.ParseFromString(file.read_bytes())
+    spec, trainer = proto.normalizer_spec, proto.trainer_spec
+    fallback = trainer.byte_fallback
+    if trainer.model_type == 1:
+        pieces = [(p.piece, p.score) for p in proto.pieces]
+        model: Any = models.Unigram(pieces, trainer.unk_id, fallback)
+    else:
+        known = {p.piece: n for n, p in enumerate(proto.pieces)}
+        unknown = proto.pieces[trainer.unk_id].piece
+        model = models.BPE(
+            known, merges_by_score(proto.pieces), unk_token=unknown, fuse_unk=True, byte_fallback=fallback
+        )
+    tokenizer = Tokenizer(model)
+    steps: list[Any] = [normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
+    if spec.remove_extra_whitespaces:
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    scheme = "always" if spec.add_dummy_prefix else "never"
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", scheme, split=trainer.split_by_whitespace)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace("▁", scheme)])
+    special = [p.piece for p in proto.pieces if p.type == CONTROL] + [proto.pieces[trainer.unk_id].piece]
+    tokenizer.add_special_tokens([AddedToken(s, normalized=False, special=True) for s in special])
+    own = [p.piece for p in proto.pieces if p.type == USER_DEFINED]
+    tokenizer.add_tokens([AddedToken(s, normalized=False) for s in own])
+    at = {"bos_token": trainer.bos_id, "eos_token": trainer.eos_id, "pad_token": trainer.pad_id,
+          "unk_token": trainer.unk_id}  # fmt: skip
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, **{name: proto.pieces[i].piece for name, i in at.items() if i >= 0}
+    )
+
+
 def merges_by_score(pieces: Any) -> list[tuple[str, str]]:
     """Return every split of a piece into two pieces, those of the highest score first."""
     score = {p.piece: p.score for p in pieces if p.type not in (CONTROL, BYTE)}
