@@ -26,7 +26,8 @@ def read_conll(file: str | Path, *, token_column: int = 0, tag_column: int = -1,
     Tags are IO, BIO or BIOES; ``I-`` after another type begins a new entity. A blank line ends a sentence. Sentences
     make up one text (joined by a space) where ``-DOCSTART-`` lines divide the file, else each is a text. The file has
     no raw text, so one is built: tokens are joined by spaces, except before closing and after opening punctuation,
-    quotation marks taken in turn; a full stop after an abbreviation with its own is left out.
+    quotation marks taken in turn; a full stop after an abbreviation with its own is left out. MultiCoNER's files are of
+    this kind; their lines ``# id`` above sentences are no tokens.
 
     Parameters
     ----------
@@ -58,6 +59,8 @@ def read_conll(file: str | Path, *, token_column: int = 0, tag_column: int = -1,
         columns = line.split()
         if not columns:
             documents[-1].append([])
+        elif columns[:2] == ["#", "id"]:
+            continue  # MultiCoNER's line above a sentence
         elif columns[0].startswith("-DOCSTART-"):
             divided = True
             documents.append([[]])
