@@ -9,6 +9,7 @@ from .markov import MarkovSource, token_unigram_loss
 from .metrics import tokenizer_metrics
 from .mixture import infer_mixture
 from .morphology import boundary_scores, chunkability, derivational_coverage
+from .overview import tokenizer_overview
 from .reachability import token_reachability
 from .segmentation import agreement, resegment, segmentations
 from .segmentation_axis import class_axis
@@ -35,4 +36,5 @@ __all__ = [
     "token_reachability",
     "token_unigram_loss",
     "tokenizer_metrics",
+    "tokenizer_overview",
 ]
