@@ -45,11 +45,11 @@ def test_ways_are_what_they_say():
     assert chars[-9:-1] == ["n", "a", "\\xc3", "\\xaf", "v", "e", "l", "y"], "no token for ï"
     single = resegment(PROMPTS, "bytes", words=["naïvely"]).strings(0)
     assert "\\xc3" in single
-    two = resegment(PROMPTS, "random", pieces=2, words=["river"])
+    two = resegment(PROMPTS, "drawn", pieces=2, words=["river"])
     assert two.marks["resplit"].sum() == 2
     assert two.ids(0).tolist() != PROMPTS.ids(0).tolist()
     own = {w: len(t) for w, t in zip(["rivers"], [TOK(" rivers", add_special_tokens=False)["input_ids"]], strict=True)}
-    drawn = {tuple(resegment(PROMPTS, "random", words=["rivers"], seed=s).ids(1).tolist()) for s in range(6)}
+    drawn = {tuple(resegment(PROMPTS, "drawn", words=["rivers"], seed=s).ids(1).tolist()) for s in range(6)}
     assert len(drawn) > 2, own
     assert tuple(PROMPTS.ids(1).tolist()) not in drawn
 
@@ -80,8 +80,8 @@ def test_a_space_before_the_text_that_is_no_character_of_it():
 def test_kept_tokens_are_the_same_under_all_conditions():
     model = ti.load_model()
     prompts = ti.Prompts.from_texts(TEXTS, model)
-    conditions = segmentations(prompts, ["random", "bytes"], share=0.5, seed=1)
-    assert [*conditions] == ["canonical", "random", "bytes"]
+    conditions = segmentations(prompts, ["drawn", "bytes"], share=0.5, seed=1)
+    assert [*conditions] == ["canonical", "drawn", "bytes"]
     kept = [c.prompts.token_ids[c.prompts.marks["kept"]].tolist() for c in conditions.values()]
     assert kept[0] == kept[1] == kept[2]
     for c in conditions.values():
@@ -116,7 +116,7 @@ def test_agreement_of_a_model_that_knows_nothing_is_chance():
     draw = np.random.default_rng(0)
     words = ["the", "and", "river", "to", "in", "ing", "a", "e"]
     pairs = [(" ".join(draw.choice(words, 4)), " ".join(draw.choice(words, 4))) for _ in range(80)]
-    ds = agreement(ti.wrap(tiny_lm("llama", seed=5), tiny("llama").tokenizer), pairs, ["random"])
+    ds = agreement(ti.wrap(tiny_lm("llama", seed=5), tiny("llama").tokenizer), pairs, ["drawn"])
     low, high = ds["accuracy_interval"].values
     assert (low <= 0.5).all()
     assert (high >= 0.5).all()

@@ -13,7 +13,7 @@ from ..models.base import Model
 from ..models.steady import current, steady
 from ..results.dataset import check, variable
 from ..results.stamp import joined, stamped
-from ..settings import checked, count, model, none, number, refuse, several, texts
+from ..settings import checked, count, model, none, number, refuse, several, some_strings
 from ..settings.describe import digest
 from .bytes_covers import END, Next
 from .bytes_reader import Reader
@@ -53,7 +53,9 @@ def _normal(found: Next) -> np.ndarray:
     return found.exact / total if total > 0 else np.full(END + 1, np.nan)
 
 
-@checked(models=_MODELS, texts=texts, after=texts | none, context=several(count()), weights=several(number(0)))
+@checked(
+    models=_MODELS, texts=some_strings, after=some_strings | none, context=several(count()), weights=several(number(0))
+)
 @steady
 def byte_probabilities(
     models: Model | Sequence[Model], texts: Sequence[str], *, after: Sequence[str] | None = None,
@@ -237,7 +239,7 @@ def _stamped(
     return ds
 
 
-@checked(models=_MODELS, prompts=texts, context=several(count()), weights=several(number(0)))
+@checked(models=_MODELS, prompts=some_strings, context=several(count()), weights=several(number(0)))
 @steady
 def next_bytes(
     models: Model | Sequence[Model], prompts: Sequence[str], *, context: Sequence[int] | None = None,
@@ -315,7 +317,7 @@ def next_bytes(
     return _stamped(ds, "next_bytes", named, readers, n_bytes, {"context": context, "weights": weights}, prompts)
 
 
-@checked(models=_MODELS, prompts=texts, n_bytes=count(1), context=several(count()), weights=several(number(0)),
+@checked(models=_MODELS, prompts=some_strings, n_bytes=count(1), context=several(count()), weights=several(number(0)),
          temperature=number(0))  # fmt: skip
 @steady
 def sample_bytes(

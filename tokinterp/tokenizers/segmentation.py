@@ -29,7 +29,7 @@ from ..text.vocabulary import decode
 if TYPE_CHECKING:
     from ..run.batch import Batch
 
-WAYS = ("random", "characters", "bytes", "given")
+WAYS = ("drawn", "characters", "bytes", "given")
 CANONICAL = "canonical"
 LOGITS = 2**26  # bytes of logits held at once
 TRIES = 8  # draws of a word that came out as it was
@@ -39,7 +39,7 @@ ARNETT = "Arnett et al. 2024, Different tokenization schemes lead to comparable 
 @checked(how=one_of(*WAYS), share=fraction, pieces=count(1), min_letters=count(1), words=several(string, 1),
          given=mapping(several(string, 1)))  # fmt: skip
 def resegment(
-    prompts: Prompts, how: str = "random", *, share: float = 1.0, pieces: int | None = None, min_letters: int = 2,
+    prompts: Prompts, how: str = "drawn", *, share: float = 1.0, pieces: int | None = None, min_letters: int = 2,
     words: Sequence[str] | None = None, given: Mapping[str, Sequence[str]] | None = None, seed: int = 0,
 ) -> Prompts:  # fmt: skip
     """Cut the words of prompts into other tokens, which spell the same text.
@@ -48,8 +48,8 @@ def resegment(
     ----------
     prompts : Prompts
         With character offsets.
-    how : {"random", "characters", "bytes", "given"}
-        - ``random``: one of all ways to write the word in tokens of the vocabulary but its own, all equally likely,
+    how : {"drawn", "characters", "bytes", "given"}
+        - ``drawn``: one of all ways to write the word in tokens of the vocabulary but its own, all equally likely,
         - ``characters``: a token for each character (its bytes, where it has none), the space before a word apart,
         - ``bytes``: a token for each byte,
         - ``given``: at the places of ``given``.
@@ -92,8 +92,8 @@ def resegment(
     """
     if (given is None) == (how == "given"):
         refuse("given", given, 'how="given" needs the pieces of words, the other ways none')
-    if pieces is not None and how != "random":
-        refuse("pieces", pieces, 'only words cut at random have a number of pieces: how="random"')
+    if pieces is not None and how != "drawn":
+        refuse("pieces", pieces, 'only words cut at random have a number of pieces: how="drawn"')
     spelled, only = _Speller(prompts, how, pieces, dict(given or {})), None if words is None else {*words}
     told = {"share": share, "pieces": pieces, "min_letters": min_letters, "words": words, "given": given}
     note = f"resegment({how}, {', '.join(f'{k}={v!r}' for k, v in told.items() if v is not None)}, seed={seed})"
@@ -155,7 +155,7 @@ class _Speller:
     def __call__(self, text: str, old: tuple[int, ...], draw: np.random.Generator) -> tuple[int, ...]:
         """Return the tokens of a word, with the space before it where its first token holds that."""
         word = text.strip()
-        if self.how == "random":
+        if self.how == "drawn":
             drawn = (self.pieces.cut(text, self.size, draw) for _ in range(TRIES))
             return next((new for new in drawn if new is not None and new != old), old)
         if self.how == "given":
@@ -212,7 +212,7 @@ def _rewritten(
 @checked(ways=names(*WAYS, least=1), share=fraction, pieces=count(1), min_letters=count(1), words=several(string, 1),
          given=mapping(several(string, 1)))  # fmt: skip
 def segmentations(
-    prompts: Prompts, ways: Sequence[str] = ("random", "characters", "bytes"), *, share: float = 1.0,
+    prompts: Prompts, ways: Sequence[str] = ("drawn", "characters", "bytes"), *, share: float = 1.0,
     pieces: int | None = None, min_letters: int = 2, words: Sequence[str] | None = None,
     given: Mapping[str, Sequence[str]] | None = None, seed: int = 0,
 ) -> dict[str, Condition]:  # fmt: skip
@@ -238,14 +238,14 @@ def segmentations(
     >>> import tokinterp as ti
     >>> model = ti.load_model()
     >>> prompts = ti.Prompts.from_texts(["The river runs through the old town, and then to the sea."], model)
-    >>> conditions = ti.tokenizers.segmentations(prompts, ["random", "bytes"], share=0.5)
+    >>> conditions = ti.tokenizers.segmentations(prompts, ["drawn", "bytes"], share=0.5)
     >>> run = ti.measure_conditions(model, conditions, {"loss": ti.behaviour.TokenLoss("kept")}, progress=False)
     >>> run["loss"]["n_tokens"].values.ravel().tolist() == [run["loss"]["n_tokens"].values.max()] * 3
     True
     """
     made = {
         way: resegment(
-            prompts, way, share=share, pieces=pieces if way == "random" else None, min_letters=min_letters, words=words,
+            prompts, way, share=share, pieces=pieces if way == "drawn" else None, min_letters=min_letters, words=words,
             given=given if way == "given" else None, seed=seed,
         )
         for way in ways
@@ -278,7 +278,7 @@ def _word_of(prompts: Prompts) -> np.ndarray:
 @checked(pairs=several(pair(string, string), 1), ways=names(*WAYS, least=1), settings=anything)
 @steady
 def agreement(
-    model: Model, pairs: Sequence[tuple[str, str]], ways: Sequence[str] = ("random", "characters", "bytes"), *,
+    model: Model, pairs: Sequence[tuple[str, str]], ways: Sequence[str] = ("drawn", "characters", "bytes"), *,
     level: float = 0.95, **settings: Any,
 ) -> xr.Dataset:  # fmt: skip
     """Measure whether a model prefers the right text of minimal pairs, however their words are cut.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
          n_shuffles=count(1), settings=anything)  # fmt: skip
 @steady
 def class_axis(
-    model: Model, first: Sequence[str], second: Sequence[str], ways: Sequence[str] = ("random", "characters", "bytes"),
+    model: Model, first: Sequence[str], second: Sequence[str], ways: Sequence[str] = ("drawn", "characters", "bytes"),
     *, template: str = "The {}", layers: Sequence[int] | None = None, folds: int = 5, n_shuffles: int = 5,
     level: float = 0.95, seed: int = 0, **settings: Any,
 ) -> xr.Dataset:  # fmt: skip
