@@ -39,14 +39,15 @@ def test_the_valley_keeps_the_contract_and_is_that_of_a_loop():
                 before = batch.activations[S("resid", layer - 1)][0].double().numpy()[top]
                 cosine = before @ x[top] / np.linalg.norm(before) / norm[top]
                 assert float(one["persistence"]) == pytest.approx(cosine, abs=1e-5)
-            if top:  # no BOS
-                units.setdefault(layer, []).append((x[top] / norm[top], x[middle] / norm[middle]))
+            ids = prompts.ids(p)
+            rows = [(tuple(ids[: at + 1]), x[at] / norm[at]) for at in (top, middle)]
+            units.setdefault(layer, []).append(rows)
     assert ds["persistence"].sel(layer=0).isnull().all()
     for layer, rows in units.items():
-        assert int(ds["n_constancy"].sel(layer=layer)) == len(rows)
-        for name, u in zip(("constancy", "constancy_control"), np.array(rows).swapaxes(0, 1), strict=True):
-            pairs = [u[i] @ u[j] for i in range(len(u)) for j in range(i)]
+        for name, u in zip(("constancy", "constancy_control"), zip(*rows, strict=True), strict=True):
+            pairs = [u[i][1] @ u[j][1] for i in range(7) for j in range(i) if u[i][0] != u[j][0]]
             assert float(ds[name].sel(layer=layer)) == pytest.approx(np.mean(pairs), abs=1e-4)
+            assert name != "constancy" or int(ds["n_pairs"].sel(layer=layer)) == len(pairs)
 
 
 def test_a_planted_massive_row_makes_the_valley_and_leaving_it_out_ends_it():
@@ -61,9 +62,17 @@ def test_a_planted_massive_row_makes_the_valley_and_leaving_it_out_ends_it():
     assert float(one["trace_share"].min()) > 0.99
 
 
-def test_what_bos_has_in_common_by_construction_is_no_constancy():
-    edits = [ti.edits.scale(S("resid", 1), 1000.0, positions=[0])]
-    ds = ti.measure(tiny(), some_prompts([20, 16]), {"v": CompressionValley([1])}, edits=edits, progress=False)["v"]
-    assert (ds["largest_position"] == 0).all()
-    assert int(ds["n_constancy"][0]) == 0
-    assert bool(ds["constancy"].isnull().all())
+@pytest.mark.parametrize(("place", "pairs"), [(0, 0), (2, 2), (5, 3)])
+def test_what_prompts_have_in_common_by_construction_is_no_constancy(place, pairs):
+    prompts = ti.Prompts.from_ids([[1, 7, 8, 9, 10, 11, 12], [1, 7, 8, 9, 10, 30, 31], [1, 7, 40, 41, 42, 43]], tiny())
+    edits = [ti.edits.scale(S("resid", 1), 1000.0, positions=[place])]
+    ds = ti.measure(tiny(), prompts, {"v": CompressionValley([1])}, edits=edits, progress=False)["v"]
+    assert (ds["largest_position"] == place).all()
+    assert int(ds["n_pairs"][0]) == pairs
+    if not pairs:
+        assert bool(ds["constancy"].isnull().all())
+        return
+    x = ti.capture(tiny(), prompts, [0, 1, 2], [S("resid", 1)]).activations[S("resid", 1)][:, place].double().numpy()
+    u = x / np.linalg.norm(x, axis=1, keepdims=True)
+    among = [(0, 2), (1, 2), *([(0, 1)] if pairs == 3 else [])]
+    assert float(ds["constancy"][0]) == pytest.approx(np.mean([u[i] @ u[j] for i, j in among]), abs=1e-5)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from ..run.measurement import Field, Measurement
 from .kernels import entropy
@@ -14,6 +15,8 @@ from .kernels import entropy
 if TYPE_CHECKING:
     from ..run.batch import Batch
 
+ODD = 6364136223846793005
+"""By whose powers the tokens up to a place are made one number."""
 QUEIPO = "Queipo-de-Llano et al. 2026, arXiv 2510.06477"
 SPIKES = "Sun, Canziani, LeCun and Zhu 2026, arXiv 2603.05498"
 LAYER = ("prompt", "layer")
@@ -34,10 +37,10 @@ class CompressionValley(Measurement):
     -----
     The largest row is that of the largest norm at the layer.  The control leaves out the row of the median norm.
     Entropies are von Neumann, uncentred, as a share of log min(rows, channels).  ``constancy`` is the mean cosine of
-    the largest rows of two prompts, of those whose largest row is no special token: BOS in the first place has seen
-    nothing else, and is the same in all prompts by construction; NaN where fewer than two are left.
-    ``constancy_control`` is that of the rows of the median norm in these prompts.  ``persistence`` is the cosine of the
-    largest row with the same token's row one layer before.
+    the largest rows of two prompts, over the pairs that differ somewhere up to these rows: where they do not, as at a
+    BOS, the rows are the same by construction; NaN where there is no such pair.  ``constancy_control`` is that of the
+    rows of the median norm.  ``persistence`` is the cosine of the largest row with the same token's row one layer
+    before.
 
     What happens to attention sinks without the massive coordinates: `tokinterp.attention.massive_effects`.
 
@@ -74,7 +77,9 @@ class CompressionValley(Measurement):
                            short="cosine between prompts", range=(-1, 1), beside=("constancy_control",)),
         "constancy_control": Field(("layer",), "mean cosine of the rows of the median norm of two prompts",
                                    short="rows of the median norm", range=(-1, 1)),
-        "n_constancy": Field(("layer",), "prompts whose largest row is no special token"),
+        "n_pairs": Field(("layer",), "pairs of prompts that differ somewhere up to their largest rows"),
+        "_seen": Field(("prompt", "layer"), "what stands up to the largest row, as a number"),
+        "_seen_control": Field(("prompt", "layer"), "what stands up to the row of the median norm, as a number"),
     }  # fmt: skip
 
     def __init__(self, layers: Iterable[int] | None = None) -> None:
@@ -84,7 +89,8 @@ class CompressionValley(Measurement):
     def update(self, batch: Batch) -> None:
         """Decompose the Gram matrices of the prompts with and without a row."""
         place = torch.arange(batch.ids.shape[1], device=batch.device, dtype=torch.int64)
-        number, columns, sums, before = batch.mask.sum(1), [], [], None
+        number, columns, sums, seen, before = batch.mask.sum(1), [], [], [], None
+        prefix = ((batch.ids + 1) * torch.full_like(place, ODD).cumprod(0)).cumsum(1)  # modulo 2**64
         for layer in self.at_layers():
             x = batch.points(layer).double().masked_fill(~batch.mask[..., None], 0)
             norm = x.norm(dim=-1).masked_fill(~batch.mask, -1)
@@ -100,25 +106,28 @@ class CompressionValley(Measurement):
             if before is not None and before[0] == layer - 1:
                 same = torch.cosine_similarity(_at(x, largest), _at(before[1], largest), dim=-1)
             columns.append(torch.stack([*parts, top / median, trace, same, largest.double()], 1))
-            free = ~batch.special.gather(1, largest[:, None])
-            unit = [torch.nn.functional.normalize(_at(x, at), dim=-1) * free for at in (largest, middle)]
-            sums.append((torch.stack([u.sum(0) for u in unit]), free.sum()))
+            seen.append(torch.stack([prefix.gather(1, at[:, None])[:, 0] for at in (largest, middle)]))
+            sums.append(torch.stack([normalize(_at(x, at), dim=-1).sum(0) for at in (largest, middle)]))
             before = (layer, x)
-        self.add("_unit", torch.stack([s for s, _ in sums]))
-        self.add("n_constancy", torch.stack([n for _, n in sums]))
+        self.add("_unit", torch.stack(sums))
+        own, control = torch.stack(seen, -1)
         found = torch.stack(columns, 1).unbind(-1)
         self.keep(
             batch, entropy=found[0], entropy_without=found[1], entropy_control=found[2], norm_ratio=found[3],
             trace_share=found[4], persistence=found[5], largest_position=found[6].long(),
+            _seen=own, _seen_control=control,
         )  # fmt: skip
 
     def derive(self, found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
         """Return the mean cosine of pairs of prompts from the sum of their unit rows."""
-        n = self.sums["n_constancy"].cpu().numpy().astype(float)
         square = self.sums["_unit"].square().sum(-1).cpu().numpy()
-        pairs = np.where(n > 1, n * (n - 1), np.nan)[:, None]
-        own, control = ((square - n[:, None]) / pairs).T
-        return {"constancy": own, "constancy_control": control}
+        means, pairs = [], []
+        for which, name in enumerate(("_seen", "_seen_control")):
+            equal = np.array([np.sum(np.unique(c, return_counts=True)[1] ** 2.0) for c in found[name].T])
+            ordered = float(len(found[name])) ** 2 - equal  # what is equal by construction has a cosine of 1
+            means.append((square[:, which] - equal) / np.where(ordered > 0, ordered, np.nan))
+            pairs.append(ordered / 2)
+        return {"constancy": means[0], "constancy_control": means[1], "n_pairs": pairs[0].astype(int)}
 
 
 def _share(x: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
