@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-import xarray as xr
 
 from ..run.measurement import Field, Measurement
 from ..run.sites import resid
@@ -261,11 +260,11 @@ class ErasureScores(Measurement):
         return spread.masked_fill(place >= reach, torch.nan)
 
     # -- the outcome ------------------------------------------------------------------------------------------
-    def result(self) -> xr.Dataset:
-        """Return the dataset described in the class."""
+    def attributes(self) -> Mapping[str, Any]:
+        """Say between which layers, and how, tokens were scored."""
         start, end = self.between(self.info)
-        attrs: dict[str, Any] = {k: int(v) if isinstance(v, bool) else v for k, v in self.scoring().items()}
-        return super().result().assign_attrs({**attrs, "start_layer": start, "end_layer": end})
+        attrs = {k: int(v) if isinstance(v, bool) else v for k, v in self.scoring().items()}
+        return {**attrs, "start_layer": start, "end_layer": end}
 
     def derive(self, found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
         """Return what is counted per prompt."""

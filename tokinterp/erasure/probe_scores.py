@@ -215,11 +215,13 @@ class ProbeScores(Measurement):
         return label == int(text.unigram[k]), label == bigram
 
     # -- result -----------------------------------------------------------------------------------------------
-    def result(self) -> xr.Dataset:
-        """Return accuracies, cross-entropies, baselines and their intervals."""
-        out, n = super().result().drop_vars("prompt"), self._n_documents
-        attrs = {"n_documents": n, "n_groups": n, "groups": "documents", "probes": self.probes.digest}
-        return out.assign_attrs({**attrs, "probes_method": str(self.probes.facts.get("method"))})
+    def attributes(self) -> Mapping[str, Any]:
+        """Say how many documents were drawn, and which probes are scored."""
+        n, method = self._n_documents, str(self.probes.facts.get("method"))
+        return {
+            "n_documents": n, "n_groups": n, "groups": "documents", "probes": self.probes.digest,
+            "probes_method": method,
+        }  # fmt: skip
 
     def derive(self, found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
         """Return the shares of all documents together, with intervals that draw documents."""

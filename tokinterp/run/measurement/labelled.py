@@ -47,6 +47,10 @@ class Labelled(Kept):
         """Return attributes of variables that depend on the settings."""
         return {}
 
+    def attributes(self) -> Mapping[str, Any]:
+        """Return attributes of the result that follow from the settings, or from what `derive` has found."""
+        return {}
+
     def at_layers(self, info: ModelInfo | None = None) -> list[int]:
         """Return the layers of this run: those asked for, or all."""
         return choose_layers(getattr(self, "layers", None), info or self.info)
@@ -146,12 +150,12 @@ class Labelled(Kept):
         for name, attrs in self.notes().items():
             if name in out.variables:
                 out[name].attrs.update(attrs)
-        return out
+        return out.assign_attrs(self.attributes())
 
     def _coordinates(self, data: Mapping[str, xr.Variable], found: Mapping[str, Any]) -> dict[str, Any]:
         dims = {d for v in data.values() for d in v.dims}
         out: dict[str, Any] = {}
-        if "prompt" in found:
+        if "prompt" in dims:
             out["prompt"] = variable("prompt", found["prompt"], "number of the prompt in the input", "1")
         if "token" in dims:
             out["token_prompt"] = variable("token", found["token_prompt"], "number of the prompt in the input", "1")
