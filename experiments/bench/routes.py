@@ -1,4 +1,7 @@
-"""The routes of all predictions of a prompt against one patching sweep of it, in multiples of the bare pass."""
+"""The routes of all predictions of prompts against one patching sweep of a single prediction.
+
+A run looks at the model before it begins, which takes as long for one prompt as for many: its time is that of norms.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ import torch
 import tokinterp as ti
 
 from .common import paired, random_llama, random_prompts, save
+
+PROMPTS = 16
 
 
 def run(out: Path | None = None, rounds: int = 3, small: bool = False) -> dict[str, Any]:
@@ -23,27 +28,29 @@ def run(out: Path | None = None, rounds: int = 3, small: bool = False) -> dict[s
     lm = random_llama(**sizes, dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32)
     model = ti.wrap(lm, id="random-llama")
     clean, corrupted = (random_prompts(1, tokens, sizes["d_vocab"], seed) for seed in (0, 1))
+    many = random_prompts(PROMPTS, tokens, sizes["d_vocab"])
 
     def forward() -> None:
         with torch.no_grad():
-            lm.model(torch.from_numpy(clean.padded([0])[0]).to(model.device), use_cache=False)
+            for n in range(PROMPTS):
+                lm.model(torch.from_numpy(many.padded([n])[0]).to(model.device), use_cache=False)
 
-    def routes(norm: int) -> Any:
-        asked = {"routes": ti.attention.InformationRoutes(norm=norm, sizes=None)}
-        return lambda: ti.measure(model, clean, asked, progress=False)
+    def measured(asked: Any) -> Any:
+        return lambda: ti.measure(model, many, {"it": asked}, progress=False)
 
     methods = {
         "forward without head": forward,
-        "routes of all predictions, norm 1": routes(1),
-        "routes of all predictions, norm 2": routes(2),
-        "graph of one prediction": lambda: ti.attention.route_graph(model, clean),
+        "norms": measured(ti.geometry.TokenNorms(tokens=0)),
+        "routes of all predictions, norm 1": measured(ti.attention.InformationRoutes(sizes=None)),
+        "routes of all predictions, norm 2": measured(ti.attention.InformationRoutes(norm=2, sizes=None)),
+        "graph of one prediction of each": lambda: ti.attention.route_graph(model, many),
         "patching sweep of one prediction": lambda: ti.behaviour.patching_sweep(
             model, clean, corrupted, [[5]], progress=False, batch_tokens=2048
         ),
     }
     rows = paired(methods, rounds)
     sweep = rows["patching sweep of one prediction"]["seconds"]
-    for row in rows.values():
-        row["sweep_over_this"] = sweep / row["seconds"]
-    return save("routes", rows, {**sizes, "tokens": tokens, "passes_of_the_sweep": (sizes["n_layers"] + 1) * tokens},
-                out)  # fmt: skip
+    for name, row in rows.items():
+        row["sweep_over_a_prompt"] = sweep / row["seconds"] * (1 if "sweep" in name else PROMPTS)
+    sizes |= {"tokens": tokens, "prompts": PROMPTS, "passes_of_the_sweep": (sizes["n_layers"] + 1) * tokens}
+    return save("routes", rows, sizes, out)
