@@ -387,6 +387,8 @@ def _ax(w: World) -> Any:
 CONLL = "The O\nNile B-LOC\n. O\n"
 CONLLU = "# text = Go!\n1\tGo\tgo\tVERB" + "\t_" * 6 + "\n2\t!\t!\tPUNCT" + "\t_" * 6 + "\n"
 LEX = "# text = Go!\n1\tGo\tgo\tVERB" + "\t_" * 15 + "\n2\t!\t!\tPUNCT" + "\t_" * 15 + "\n"
+PARTS = "word,lang,type,norm\nbook-shelf,en,positive,book-shelf\n"
+MWES = '{"tokens": ["by", "and", "by"], "mwes": [{"indices": [0, 2]}]}'
 JSONL = json.dumps({"text": "The Nile.", "spans": [{"start": 4, "stop": 8, "type": "LOC"}]}) + "\n"
 
 CALLS: dict[str, Callable[[World], Call]] = {
@@ -446,6 +448,9 @@ CALLS: dict[str, Callable[[World], Call]] = {
         "token_classes": {"prompts": lambda w: w.prompts}, "classes.mask": {"names": ("word",)},
         "read_conll": {"file": lambda w: w.file("a.conll", CONLL)},
         "read_conllu": {"file": lambda w: w.file("a.conllu", CONLLU)},
+        "read_compounds": {"file": lambda w: w.file("c.csv", PARTS)},
+        "compound_spans": {"compounds": [("bookshelf", ["book", "shelf"])], "texts": ["A bookshelf."]},
+        "read_coam": {"file": lambda w: w.file("m.jsonl", MWES)},
         "read_conllulex": {"file": lambda w: w.file("a.lex", LEX)},
         "read_spans_jsonl": {"file": lambda w: w.file("s.jsonl", JSONL)},
         "spacy_spans": {"texts": TEXTS, "pipeline": lambda w: w.pipeline},
@@ -604,6 +609,7 @@ CALLS: dict[str, Callable[[World], Call]] = {
                        "ways": ["bytes"], "folds": 3},
         "token_reachability": {"tokenizer": lambda w: byte_tokenizer()},
         "token_categories": {"tokenizer": lambda w: byte_tokenizer()},
+        "tokenizer_overview": {"tokenizers": lambda w: {"bytes": byte_tokenizer()}, "corpora": {"en": TEXTS}},
         "tokenizer_metrics": {"tokenizers": lambda w: {"bytes": byte_tokenizer()}, "corpora": {"en": TEXTS}},
         "flores": {"folder": lambda w: _flores(w)},
         "segment_words": {"tokenizer": lambda w: byte_tokenizer(), "words": ["river", "sing"]},

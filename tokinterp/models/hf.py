@@ -19,9 +19,9 @@ from .hooks import HookedLM
 from .info import ModelInfo
 from .modules import Modules, find_modules, rows_of, size_of, submodule
 from .proof import some_ids
-from .sentencepiece import read_tokenizer
+from .tokenizer.files import check_tokenizer, hub_message
+from .tokenizer.sentencepiece import read_tokenizer
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "merges.txt")
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx")
 
 
@@ -98,7 +98,7 @@ def read_config(
     try:
         config = AutoConfig.from_pretrained(source, **common)
     except OSError as error:
-        raise ValueError(_hub_message(name, error)) from error
+        raise ValueError(hub_message(name, error)) from error
     check_config(config, str(name))
     if getattr(config, "rescale_every", 0):
         config.rescale_every = 0  # RWKV then halves its stream every few blocks, which it was not trained with
@@ -132,7 +132,7 @@ def load_hf(
             source, config=config, dtype=kind, device_map=device_map, output_loading_info=True, **common
         )
     except OSError as error:
-        raise ValueError(_hub_message(name, error)) from error
+        raise ValueError(hub_message(name, error)) from error
     except ValueError as error:
         if "Unrecognized configuration class" in str(error):
             raise ValueError(f"{name}: {type(config).__name__} is no causal language model") from error
@@ -167,15 +167,6 @@ def check_folder(folder: Path, need_tokenizer: bool) -> None:
         raise ValueError(f"{folder} has no weights: looked for *.safetensors and pytorch_model*.bin")
     if need_tokenizer:
         check_tokenizer(folder)
-
-
-def check_tokenizer(folder: Path) -> None:
-    """Refuse a local folder without a tokenizer."""
-    if not any((folder / f).is_file() for f in TOKENIZER_FILES):
-        raise ValueError(
-            f"{folder} has no tokenizer: looked for {', '.join(TOKENIZER_FILES)}; copy the files there or pass "
-            "tokenizer="
-        )
 
 
 def check_config(config: Any, name: str) -> None:
@@ -278,8 +269,3 @@ def short_name(lm: nn.Module, name: str | None = None) -> str:
     """Return the hub name of a model, or the last part of its folder: no paths of a machine in results."""
     name = name or str(getattr(lm, "name_or_path", "") or "") or type(lm).__name__
     return Path(name).resolve().name if name.startswith((".", "/", "~")) or Path(name).is_dir() else name
-
-
-def _hub_message(name: Any, error: Exception) -> str:
-    first = str(error).strip().splitlines()[0]
-    return f"name_or_folder={str(name)!r}: cannot load it: it is no local folder, and from the hub: {first}"

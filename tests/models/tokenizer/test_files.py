@@ -11,8 +11,8 @@ import sentencepiece as spm
 
 from tokinterp import bundled_texts, load_tokenizer
 from tokinterp.models.bundled import bundled_folder
-from tokinterp.models.sentencepiece import HARD
-from tokinterp.models.tokenizer_files import ENCODINGS
+from tokinterp.models.tokenizer.files import ENCODINGS
+from tokinterp.models.tokenizer.sentencepiece import HARD
 from tokinterp.text.vocabulary import Vocabulary
 
 GPT4 = ENCODINGS["cl100k_base"][1]

@@ -8,7 +8,7 @@ import pytest
 import sentencepiece as spm
 
 from tokinterp import Prompts, bundled_texts, load_tokenizer
-from tokinterp.models.sentencepiece import read_tokenizer, sentencepiece_tokenizer
+from tokinterp.models.tokenizer.sentencepiece import read_tokenizer, sentencepiece_tokenizer
 
 TEXTS = [t.text for t in bundled_texts()]
 HARD = ["", " ", "  two", "a  b   c", " x", "\n\n  The", "\ttab", "é 日本 😀", "▁ mark", "The <s> sign", "x" * 40, "  "]

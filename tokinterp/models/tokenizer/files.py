@@ -25,6 +25,7 @@ _GPT4O = (
     + r"\p{N}{1,3}|"
     + _ENDS.replace(r"[\r\n]*", r"[\r\n/]*", 1)
 )
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "merges.txt")
 ENCODINGS: dict[str, tuple[int, str, dict[str, int]]] = {
     "r50k_base": (50_256, _GPT2, {"<|endoftext|>": 50_256}),
     "p50k_base": (50_280, _GPT2, {"<|endoftext|>": 50_256}),
@@ -179,3 +180,18 @@ def read_tiktoken(file: Path, pattern: str | None = None) -> Any:
     roles = {"eos_token": ("<|endoftext|>", "<|end_of_text|>"), "bos_token": ("<|begin_of_text|>",)}
     named = {role: token for role, tokens in roles.items() for token in tokens if token in special}
     return PreTrainedTokenizerFast(tokenizer_object=inner, **named)
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Refuse a local folder without a tokenizer."""
+    if not any((folder / f).is_file() for f in TOKENIZER_FILES):
+        raise ValueError(
+            f"{folder} has no tokenizer: looked for {', '.join(TOKENIZER_FILES)}; copy the files there or pass "
+            "tokenizer="
+        )
+
+
+def hub_message(name: Any, error: Exception) -> str:
+    """Return what is said where a name is neither a folder nor on the hub."""
+    first = str(error).strip().splitlines()[0]
+    return f"name_or_folder={str(name)!r}: cannot load it: it is no local folder, and from the hub: {first}"

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..files.paths import local_path
-from ..settings import checked, none, string
-from .bundled import bundled_folder
-from .hf import _hub_message, check_tokenizer
+from ...files.paths import local_path
+from ...settings import checked, none, string
+from ..bundled import bundled_folder
+from .files import check_merges, check_parts, check_tokenizer, hub_message, is_tiktoken, read_file
 from .sentencepiece import read_tokenizer
-from .tokenizer_files import check_merges, check_parts, is_tiktoken, read_file
 
 
 @checked(pattern=string | none)
@@ -69,5 +68,5 @@ def load_tokenizer(
         source = str(folder) if folder.is_dir() else str(name)
         made = read_tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
     except OSError as error:
-        raise ValueError(_hub_message(name, error)) from error
+        raise ValueError(hub_message(name, error)) from error
     return check_merges(made, str(name))
