@@ -15,7 +15,6 @@ from stored_runs import LENGTHS, assert_same, measured, measurements
 from tiny import Norms, Spread, byte_tokenizer, some_prompts, tiny, tiny_lm
 
 import tokinterp as ti
-from tokinterp.run.checkpoint import Checkpoint
 from tokinterp.run.measurement import Measurement
 from tokinterp.run.stream import nonfinite_layer
 
@@ -130,12 +129,12 @@ def test_shares_that_end_at_the_same_time_merge_once(tmp_path, monkeypatch):
         time.sleep(0.5)
         merge(*args)
 
-    def all_at_once(self):
+    def all_at_once(*args):
         together.wait(60)
-        return alone(self)
+        return alone(*args)
 
-    alone = Checkpoint.alone
-    monkeypatch.setattr(Checkpoint, "alone", all_at_once)
+    alone = measure_module.alone
+    monkeypatch.setattr(measure_module, "alone", all_at_once)
     monkeypatch.setattr(measure_module, "_merge_shares", slowly)
     prompts = some_prompts([10] * 8)
 

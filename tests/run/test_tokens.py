@@ -21,7 +21,7 @@ def batch(prompts):
 def test_place_is_that_among_all_tokens_also_in_a_share(prompts):
     batch = ti.capture(tiny(), prompts, [3, 0, 2], ti.resid([0]))
     assert prompts.token_ids[batch.tokens.place].tolist() == batch.tokens.ids.tolist()
-    share = ti.capture(tiny(), prompts[[1, 3]], [1, 0], ti.resid([0]), names=[3, 1], whole=prompts)
+    share = ti.capture(tiny(), prompts, [3, 1], ti.resid([0]))
     assert prompts.token_ids[share.tokens.place].tolist() == share.tokens.ids.tolist()
     assert share.select([1]).tokens.place.tolist() == list(range(5, 17))
     known = np.arange(prompts.n_tokens)[:, None] * [1, 10]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -62,6 +62,8 @@ class Checkpoint:
         Hash of the facts, and of the share.
     commits : set of str
         Of the code that had a part in what was kept.
+    writer : int
+        Number of this writer of the folder, for names of files that no other writer gives; 0 where nothing is written.
 
     Raises
     ------
@@ -84,6 +86,7 @@ class Checkpoint:
         self.partial = Path() if self.path is None else partial_folder(self.path)
         self.folder = share_folder(self.partial, share)
         self.commits = {dataset.git_commit()} - {""}
+        self.writer = 0
         self._owner: Owner | None = None
         self._saved, self._pause = time.monotonic(), 0.0
         self._kept = False
@@ -118,7 +121,7 @@ class Checkpoint:
             claim(self.partial, self.facts, self.share[1])
             try:
                 self.folder.mkdir(exist_ok=True)
-                self._owner = Owner(self.folder, str(path))
+                self._owner = owner = Owner(self.folder, str(path))
                 break
             except FileNotFoundError:  # another process finished it, and has cleared up
                 if attempt == 99:
@@ -127,7 +130,7 @@ class Checkpoint:
             self.finished = True
             self._clear()
             return
-        self._kept = any(self.folder.glob("*.safetensors"))
+        self.writer, self._kept = owner.number, any(self.folder.glob("*.safetensors"))
 
     # -- while it goes on -------------------------------------------------------------------------------------
     def state(self) -> State | None:
@@ -137,7 +140,7 @@ class Checkpoint:
         facts, tensors = self.load_part(STATE)
         return facts["notes"], tensors
 
-    def step(self, said: str, state: Callable[[], State] | None = None) -> None:
+    def step(self, said: str, state: Callable[[], State] | None = None, *, last: bool = False) -> None:
         """Note that a step is whole: save the state when it is time, and stop if a signal has asked for it.
 
         Parameters
@@ -146,6 +149,8 @@ class Checkpoint:
             How far the fit has come: ``"after 3 of 60 steps"``.
         state : callable, optional
             Returns notes (JSON types) and tensors from which the fit goes on; nothing is saved without.
+        last : bool
+            Nothing is left but the result: the state is saved, and from here on a signal stops at once.
 
         Raises
         ------
@@ -154,18 +159,13 @@ class Checkpoint:
         """
         stop = self._stop()
         due = self.path is not None and time.monotonic() - self._saved >= max(self.every, self._pause)
-        if state is not None and self.path is not None and (due or stop):
+        if state is not None and self.path is not None and (due or stop or last):
             self.save(state)
         if stop:
             how = f"give {self.name}= to be able to go on" if self.path is None else "the same call goes on from there"
             raise stopped(stop, f"stopped {said}; {how}")
-
-    def last_step(self, said: str, state: Callable[[], State]) -> None:
-        """Note that nothing is left but the result: save the state, and let a signal stop at once from here on."""
-        if self.path is not None:
-            self.save(state)
-        self.step(said)
-        self._open.close()
+        if last:
+            self._open.close()
 
     def save(self, state: Callable[[], State]) -> None:
         """Keep a whole step now."""
@@ -223,27 +223,9 @@ class Checkpoint:
         self.commits |= {*read_note(file, kind, "part of a run").get("commits", ())}
         return facts, tensors
 
-    @property
-    def writer(self) -> int:
-        """Number of this writer of the folder, for names of files that no other writer gives."""
-        return 0 if self._owner is None else self._owner.number
-
-    def forget(self, pattern: str, known: Iterable[str]) -> None:
-        """Delete files of the folder that no whole step names, and half written ones: a kill left them."""
-        found = [*self.folder.glob(pattern), *self.folder.glob(f".{pattern}")] if self._owner is not None else []
-        for file in found:
-            if file.name not in known:
-                file.unlink(missing_ok=True)
-
     def made(self) -> dict[str, Any]:
         """Return the attributes that say when, and by which code, what was kept was made."""
         return dataset.own_attributes([{"source_commits": json.dumps(sorted(self.commits))}])
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Wait until no other share is merging."""
-        with alone(self.partial, str(self.path)):
-            yield
 
     # -- at the end -------------------------------------------------------------------------------------------
     def read(self, kind: type[FittedT], model: Model | None = None) -> FittedT:

@@ -20,7 +20,7 @@ from ..results import dataset, stores
 from ..results.documents import with_documents
 from ..settings import checked, mapping, share, short
 from ..text.prompts import Prompts
-from .checkpoint import Checkpoint, share_folder
+from .checkpoint import Checkpoint, alone, share_folder
 from .edits import Edit, KnockOut, Renumber, SiteEdit
 from .edits.ready import check_places
 from .facts import Facts, fingerprint
@@ -140,7 +140,7 @@ def measure(
         check_steady()
         if keep.path is None:
             return _result(model, prompts, measurements, runner.bookkeeping, facts, edits, said)
-        with keep.alone():
+        with alone(keep.partial, str(keep.path)):
             if stores.exists(keep.path):  # another share was the last one, and has merged them
                 return _finished(keep)
             if missing := [k for k in range(n) if not share_finished(keep.partial, k, n)]:

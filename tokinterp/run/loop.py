@@ -184,16 +184,14 @@ class Runner:
                 m.end_reading()
             at.reading, at.done = at.reading + 1, 0
         at.finished = True
-        self.keep.last_step(f"after {len(self.prompts)} of {len(self.prompts)} prompts", self._state)
+        self.keep.step(f"after {len(self.prompts)} of {len(self.prompts)} prompts", self._state, last=True)
 
     def _capture(
         self, places: list[int], sites: list[Site], streaming: list[Measurement], first_reading: bool
     ) -> Batch:
         """Run one batch; leave out and note the prompts whose activations are not finite."""
         names = [self.numbers[p] for p in places]
-        batch = capture(
-            self.model, self.prompts, places, sites, self.edits, streaming=streaming, names=names, whole=self.whole
-        )
+        batch = capture(self.model, self.whole, names, sites, self.edits, streaming=streaming)
         layer = nonfinite_layer(batch)
         ok = layer < 0
         if first_reading:
@@ -226,7 +224,10 @@ class Runner:
         for m in self.everything.values():
             m.sums, m.rows = {}, {}
         self.at = take_up(self.keep, self.everything, self.model.device, with_rows=False)
-        self.keep.forget("rows-*", self.at.rows)
+        for pattern in ("rows-*", ".rows-*") if self.keep.writer else ():  # what a kill left that no whole step names
+            for file in self.keep.folder.glob(pattern):
+                if file.name not in self.at.rows:
+                    file.unlink(missing_ok=True)
 
     def _smaller(self) -> None:
         """After running out of memory: half the batch, from the last checkpoint on (or from the beginning)."""

@@ -34,8 +34,7 @@ T = TypeVar("T")
 def capture(
     model: Model, prompts: Prompts | Sequence[str], numbers: Sequence[int] | None = None,
     sites: Sequence[Site | str] | Site | str | None = None, edits: Sequence[Edit] = (), *,
-    streaming: Sequence[Measurement] = (), names: Sequence[int] | None = None,
-    whole: Prompts | None = None, consume: Callable[[Batch, Site, torch.Tensor], None] | None = None,
+    streaming: Sequence[Measurement] = (), consume: Callable[[Batch, Site, torch.Tensor], None] | None = None,
 ) -> Batch:  # fmt: skip
     """Run some prompts as one batch and return it with the activations of the sites.
 
@@ -51,10 +50,6 @@ def capture(
         What to change during the pass; numbered positions that only longer prompts have are passed over.
     streaming : sequence of Measurement
         Each looks at its sites as the pass reaches them; what only they need is not kept.
-    names : sequence of int, optional
-        Numbers of the prompts in a larger whole, where ``prompts`` is a part of it.
-    whole : Prompts, optional
-        That larger whole, which edits may refer to.
     consume : callable, optional
         Shown each site as the pass reaches it, with the batch; none is kept then.
 
@@ -69,15 +64,14 @@ def capture(
     """
     if not isinstance(prompts, Prompts):
         prompts = Prompts.from_texts(prompts, model, progress=False)
-    numbers = range(len(prompts)) if numbers is None else numbers
+    numbers = range(len(prompts)) if numbers is None else [int(n) for n in numbers]
     sites = sites_of(sites, model.info)
     with torch.no_grad():
         ids, mask, special = (torch.from_numpy(a).to(model.device) for a in prompts.padded(numbers))
-        ready, places = ready_edits(edits, model, whole or prompts, (names if whole else None) or numbers, ids, mask)
+        ready, places = ready_edits(edits, model, prompts, numbers, ids, mask)
         lengths = [prompts.lengths[n] for n in numbers]
-        known = [int(n) for n in (names if whole and names else numbers)]
-        starts = (whole or prompts).starts[known].tolist()
-        batch = Batch(ids, mask, [int(n) for n in names or numbers], lengths, starts, special, {}, model)
+        starts = prompts.starts[list(numbers)].tolist()
+        batch = Batch(ids, mask, list(numbers), lengths, starts, special, {}, model)
         if consume is not None:
             model.run(ids, sorted(sites), mask=mask, edits=ready, position_ids=places, consume=partial(consume, batch))
             return batch

@@ -198,7 +198,7 @@ class Task:
         test = self.test_set("serial", FILTER_EXAMPLES)
         length = (test.sequences.answer_at - self.n - 1).double()
         limit = int(torch.quantile(length, self.serial_quantile or 1.0, interpolation="lower"))
-        fresh = self.sample("serial", 5 * FILTER_EXAMPLES, self.generator("serial", 0, -2))
+        fresh = self.sample("serial", 5 * FILTER_EXAMPLES, self._generator("serial", 0, -2))
         kept = fresh.sequences.answer_at - self.n - 1 <= (limit if self.serial_quantile else torch.inf)
         true = (fresh.answer == self.words.true).double()
         return SerialFilter(limit, 1 - float(kept.double().mean()), float(true.mean()), float(true[kept].mean()))
@@ -216,17 +216,12 @@ class Task:
         ValueError
             For an unknown format, or the serial one, whose examples differ in length.
         """
-        self.check_format(form)
+        check_format(self, form)
         if self.family == "match2":
             return self.n + 3 + (0 if form == "none" else 2 * self.n - 1)
         if form == "serial":
             raise ValueError("serial chains of thought differ in length: see sequences.answer_at of a sample")
         return self.n + 3 + {"none": 0, "filler": self.n_fillers, "parallel": self.n * (self.n - 1) + 2}[form]
-
-    def check_format(self, form: str) -> None:
-        """Raise ValueError if the task has no such format."""
-        if form not in self.formats:
-            raise ValueError(f"{self.family} has no format {form!r}: take one of {', '.join(self.formats)}")
 
     def sample(self, form: str, count: int, generator: torch.Generator, strata: bool = False) -> Samples:
         """Draw examples in one format, on the device of the generator.
@@ -242,7 +237,7 @@ class Task:
         strata : bool
             Whether the stratum of each example is found, which costs more than the example itself.
         """
-        self.check_format(form)
+        check_format(self, form)
         n, d, m = self.n, self.d, self.m
         if self.family == "match2":
             table = match2.key_table(self.table_seed, m, TABLE)
@@ -292,7 +287,7 @@ class Task:
             at = number % size if size else number
             if at // chunk != held or have is None:
                 held = at // chunk
-                have = self._training(form, count * chunk, self.generator(form, seed, held, device))
+                have = self._training(form, count * chunk, self._generator(form, seed, held, device))
             part = slice(at % chunk * count, (at % chunk + 1) * count)
             yield Sequences(*(t[part] for t in have))
             number += 1
@@ -317,7 +312,7 @@ class Task:
             have += len(keep)
         return Sequences(*(torch.cat(t)[:count] for t in zip(*parts, strict=True)))
 
-    def generator(self, form: str, seed: int, part: int, device: torch.device | str = "cpu") -> torch.Generator:
+    def _generator(self, form: str, seed: int, part: int, device: torch.device | str = "cpu") -> torch.Generator:
         """Return the generator of one part of a stream; part -1 is the test set."""
         key = hashlib.sha256(f"{self.hash}/{form}/{seed}/{part}".encode()).digest()
         return torch.Generator(device).manual_seed(int.from_bytes(key[:7], "big"))
@@ -332,6 +327,12 @@ class Task:
         s = self.sample(form, count, draw, strata=True)
         found = Sequences(*(t.to(device) for t in s.sequences))
         return Samples(found, s.answer.to(device), s.rows.to(device), s.stratum.to(device))
+
+
+def check_format(task: Task, form: str) -> None:
+    """Raise ValueError if a task has no such format."""
+    if form not in task.formats:
+        raise ValueError(f"{task.family} has no format {form!r}: take one of {', '.join(task.formats)}")
 
 
 def majority(answer: torch.Tensor) -> float:

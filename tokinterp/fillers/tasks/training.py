@@ -26,7 +26,7 @@ from .evaluation import evaluate, loss_sum
 from .formats import IGNORED, Sequences
 from .network import Network, build, network_info, parameters_hash
 from .schedule import Schedule
-from .task import Samples, Task, majority
+from .task import Samples, Task, check_format, majority
 
 REFERENCE = "Pfau, Merrill and Bowman 2024, arXiv 2404.15758"
 TEST_SEED = 1
@@ -291,7 +291,7 @@ def load_networks(folder: str | Path) -> tuple[Task, dict[int, Any]]:
 def _shares(task: Task, mixture: Mapping[str, float], batch: int) -> dict[str, int]:
     """Return the examples of each format in a batch."""
     for form, share in mixture.items():
-        task.check_format(form)
+        check_format(task, form)
         if not share > 0:
             raise ValueError(f"mixture={dict(mixture)}: mixture gives {form} the share {share}: shares are positive")
     if not mixture:
