@@ -22,7 +22,7 @@ def test_ranks_words_and_entries_are_those_of_plain_counts():
             known = [n / ids.total() for _, n in ids.most_common()]
             found = ds["frequency"].sel(tokenizer=name, lang=lang)
             for rank in (1, 2, 3):
-                assert found.sel(rank=rank).item() == pytest.approx(known[rank - 1])
+                assert found.sel(token_rank=rank).item() == pytest.approx(known[rank - 1])
         words = Counter((lang, w) for lang, texts in TEXTS.items() for t in texts for w in t.split())
         cost = {k: (len(tok(" " + k[1], add_special_tokens=False)["input_ids"]) - 1) * n for k, n in words.items()}
         got = ds.sel(tokenizer=name)
@@ -47,4 +47,4 @@ def test_words_kept_are_bounded(monkeypatch):
     monkeypatch.setattr("tokinterp.tokenizers.overview.KNOWN", 2)
     ds = tokenizer_overview({"bytes": byte_tokenizer()}, {"en": ["ab cd ef ab"]}, worst=9)
     assert dict(zip(ds["word"].values[0], ds["count"].values[0], strict=True)) == {"ab": 2, "cd": 1}
-    assert np.isfinite(ds["frequency"].sel(rank=1)).all()
+    assert np.isfinite(ds["frequency"].sel(token_rank=1)).all()

@@ -47,7 +47,7 @@ def tokenizers(
     metrics = tokenizer_metrics(made, corpora, base_lang=base_lang, n_jobs=jobs)
     overview = tokenizer_overview(made, corpora, worst=worst)
     say(as_text(metrics, overview))
-    tree = xr.DataTree.from_dict({"metrics": metrics, "overview": overview})
+    tree = xr.DataTree.from_dict({"metrics": metrics.isel(corpus=0), "overview": overview})
     path = report(tree, output, title=f"Tokenizers: {', '.join(made)}")
     say(f"written to {path}", err=True)
 

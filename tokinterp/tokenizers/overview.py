@@ -42,9 +42,10 @@ def tokenizer_overview(tokenizers: Mapping[str, Any], corpora: Mapping[str, Any]
     xarray.Dataset
         On ``tokenizer`` and ``script``: ``share_script`` of the entries that have a script.  On ``tokenizer`` and
         ``n_chars``: ``share_length`` of the entries that are so many whole characters (more count as the last).  On
-        ``tokenizer``, ``lang`` and ``rank``: ``frequency`` of the token of that rank among the tokens of the texts.  On
-        ``tokenizer`` and ``place``: the ``word`` whose occurrences cost most tokens beyond one each, its ``n_tokens``,
-        ``count`` and ``lang``; of the first 200,000 different words of all texts, so that memory stays constant.
+        ``tokenizer``, ``lang`` and ``token_rank``: ``frequency`` of the token of that rank among those of the texts.
+        On ``tokenizer`` and ``place``: the ``word`` whose occurrences cost most tokens beyond one each, its
+        ``n_tokens``, ``count`` and ``lang_of_word``; of the first 200,000 different words of all texts, so that memory
+        stays constant.
 
     Examples
     --------
@@ -88,8 +89,9 @@ def tokenizer_overview(tokenizers: Mapping[str, Any], corpora: Mapping[str, Any]
                                  short="share of entries", range=(0, 1)),
         "share_length": variable(("tokenizer", "n_chars"), np.array([lengths for _, lengths in found]),
                                  "share of the entries of so many characters", "1", short="share of entries"),
-        "frequency": variable(("tokenizer", "lang", "rank"), np.where(frequency > 0, frequency, np.nan),
-                              "share of the tokens of the texts", "1", short="frequency", log=True),
+        "frequency": variable(("tokenizer", "lang", "token_rank"), np.where(frequency > 0, frequency, np.nan),
+                              "share of the tokens of the texts", "1", log=True, short="frequency",
+                              along=("token_rank",)),
         **{n: variable(("tokenizer", "place"), np.array([[row[k] for row in r] for r in rows]), says[n], unit)
            for k, (n, unit) in enumerate(table.items())},
     }  # fmt: skip
@@ -98,10 +100,10 @@ def tokenizer_overview(tokenizers: Mapping[str, Any], corpora: Mapping[str, Any]
         "lang": variable("lang", np.array(langs), "language", "1"),
         "script": variable("script", np.array(scripts, dtype=object), "script", "1"),
         "n_chars": variable("n_chars", np.arange(1, LONGEST + 1), "characters of the entry", "character"),
-        "rank": variable("rank", RANKS, "rank of the token in the texts, the most frequent 1", "1"),
+        "token_rank": variable("token_rank", RANKS, "rank of the token in the texts, the most frequent 1", "1"),
         "place": variable("place", np.arange(len(rows[0])), "place in the list of words", "1"),
     }
-    ds = xr.Dataset(data, coords, {"dimensions": "tokenizer, lang, script, n_chars, rank, place"})
+    ds = xr.Dataset(data, coords, {"dimensions": "tokenizer, lang, script, n_chars, token_rank, place"})
     texts = hash_json(sorted([*key, n] for key, n in words.items()))
     ds = stamped_tokenizers(
         ds, "tokenizer_overview", list(tokenizers.values()), {"names": names, "worst": worst}, texts
