@@ -51,6 +51,21 @@ def test_controls_are_other_spans_of_the_length_of_their_unit():
         assert np.abs(counts - 200 / len(free)).max() < 5 * np.sqrt(200 / len(free))  # each place as often
 
 
+def test_each_unit_says_its_text_kind_and_type_in_the_order_of_the_units():
+    prompts = Prompts.from_ids([[5, 6, 7, 8], [9, 3, 4, 5]])
+    given = [(1, 0, 2, "name", "GPE"), (0, 1, 3, "word", ""), (0, 0, 1, "word", "X"), (0, 0, 4, "name", "ORG")]
+    names = ("document", "start", "stop", "kind", "type")
+    spans = Spans.from_records([dict(zip(names, (d, 3 * a, 3 * b, *x), strict=True)) for d, a, b, *x in given])
+    found = psi_of_spans(with_delta(prompts), prompts, spans.align(prompts), n_boot=5)
+    said = {(p, a, b): x for p, a, b, *x in zip(
+        *(found[n].values.tolist() for n in ("span_prompt", "start", "stop", "text", "kind", "type")), strict=True
+    )}  # fmt: skip
+    assert said == {  # a span of one token is left out
+        (1, 0, 2): ["<9><3>", "name", "GPE"], (0, 1, 3): ["<6><7>", "word", ""],
+        (0, 0, 4): ["<5><6><7><8>", "name", "ORG"],
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(("denominator", "left", "right"), [("code", 1, 0), ("paper", 1, 1), ("code", 0, 1)])
 def test_units_are_scored_as_the_result_was(denominator, left, right):
     prompts = Prompts.from_ids([[5, 6, 7, 8, 9, 3, 4, 5]])

@@ -62,9 +62,10 @@ def psi_of_spans(
     Returns
     -------
     xarray.Dataset
-        ``psi`` (span), ``control_psi`` (span, replicate; NaN where a prompt has no other span of that length), and by
-        kind (``subset``, the last one all together) ``auroc``, ``auroc_interval`` (NaN for fewer than 3 documents),
-        ``n_spans`` and ``n_groups``, how many documents or prompts have a part (which: attribute ``groups``).
+        ``psi`` (span; its coordinates ``text``, ``kind`` and ``type`` say which), ``control_psi`` (span, replicate; NaN
+        where a prompt has no other span of that length), and by kind (``subset``, the last one all together)
+        ``auroc``, ``auroc_interval`` (NaN for fewer than 3 documents), ``n_spans`` and ``n_groups``, how many documents
+        or prompts have a part (which: attribute ``groups``).
 
     Raises
     ------
@@ -101,8 +102,10 @@ def psi_of_spans(
     settings: dict[str, Any] = {k: bool(ds.attrs[k]) for k in ("left_penalty", "right_penalty")}
     offsets = ds["offset"].values.tolist()
     delta = ds["delta"].transpose("token", "offset").values
+    text = np.full(len(kept), "", dtype=object)
     for i in np.unique(number):
-        rows = np.flatnonzero(number == i)
+        rows, strings = np.flatnonzero(number == i), prompts.strings(int(i))
+        text[rows] = ["".join(strings[a:b]) for a, b in zip(start[rows].tolist(), stop[rows].tolist(), strict=True)]
         inside = ~prompts.special(int(i))
         length = stop[rows] - start[rows]
         scores = seg.span_scores(
@@ -144,7 +147,9 @@ def psi_of_spans(
         "span_prompt": v("span", number, "number of the prompt in the input", "1"),
         "start": v("span", start, "first token, BOS counted", "token"),
         "stop": v("span", stop, "token after the span", "token"),
+        "text": v("span", text, "text of the span, leading space included", "1"),
         "kind": v("span", kinds.astype(object), "kind of the span", "1"),
+        "type": v("span", units.type[kept].astype(object), "type of the span, of its kind", "1"),
         "subset": v("subset", np.array(names, object), "kind of unit", "1"),
         "bound": bound_coord(),
     }
