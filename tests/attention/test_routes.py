@@ -12,6 +12,7 @@ from tokinterp.attention import InformationRoutes, route_graph
 from tokinterp.attention.contributions import PARTS, Rule, Shares, block_shares
 from tokinterp.kernels import attribution
 from tokinterp.kernels.attribution import head_nearness, nearness, pruned
+from tokinterp.plots import style
 from tokinterp.run.stream import capture
 from tokinterp.text.pieces import word_pieces
 
@@ -288,6 +289,15 @@ def test_a_graph_is_drawn_with_its_tokens_and_heads():
     assert len(lines.get_segments()) == len(via) - sum(via)
     with pytest.raises(ValueError, match="prompt=3: the result has prompts"):
         ti.attention.plots.draw_route(ds, 3)
+
+
+def test_the_end_of_a_long_text_is_drawn_with_its_tokens():
+    ds = route_graph(tiny(), some_prompts([60]), threshold=0.02)
+    target = ds["target"].item()
+    assert target > 55  # further on than what is drawn of a text by default
+    ax = ti.attention.plots.draw_route(ds)
+    text = dict(zip(ds["position"].values.tolist(), ds["text"].values.tolist(), strict=True))
+    assert ax.get_xticklabels()[-1].get_text() == style.shown(text[target])
 
 
 def test_a_model_without_a_projection_that_fits_is_refused_in_one_line(monkeypatch):

@@ -88,7 +88,7 @@ def draw_route(
         nodes = {point for line in lines for point in line} | {(column[target], float(ds.attrs["n_layers"]))}
         axes.scatter(*np.array(sorted(nodes)).T, s=5, color=style.COLOURS[0], zorder=3, label="stream")
         _write_heads(axes, here, column)
-        strings = tokens_of(ds, prompt, None).set_index(token="position")
+        strings = tokens_of(ds, prompt, places).set_index(token="position")
         shown = strings["text"].sel(token=places).values.tolist() if "text" in strings else list(map(str, places))
         style.write_tokens(axes, [str(t) for t in shown])
         axes.set_xlim(-0.7, len(places) - 0.3)
