@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from contract import assert_contract
-from tiny import some_prompts, tiny
+from tiny import some_prompts, tiny, tiny_lm
 
 import tokinterp as ti
 from tokinterp.attention import AttentionRank
-from tokinterp.attention.rank import _independent, effective_rank
+from tokinterp.attention.rank import _independent, _values, effective_rank
 from tokinterp.run.stream import capture
 
 S = ti.Site
@@ -63,6 +63,18 @@ def test_independent_tokens_have_the_rank_of_the_null_and_one_repeated_token_has
 def test_logits_of_a_small_head_are_low_in_rank_and_their_softmax_is_not():
     ds = ti.measure(tiny(), some_prompts([30]), {"r": AttentionRank([30])}, progress=False)["r"]
     assert float(ds["eff_rank_pattern"].min()) > float(ds["eff_rank"].max())
+
+
+def test_a_rank_in_half_precision_does_not_fall_with_the_length():
+    model = ti.wrap(tiny_lm("llama").to(torch.bfloat16), id="half")
+    ds = ti.measure(model, some_prompts([30], model=model), {"r": AttentionRank([16, 30])}, progress=False)["r"]
+    assert (ds["rank_logits"] == 8).all(), "random weights use it all"
+
+
+def test_what_is_not_finite_has_no_rank():
+    x = torch.eye(3).repeat(3, 1, 1)
+    x[0, 1, 1], x[1, 0, 2] = torch.nan, torch.inf
+    assert effective_rank(_values(x)).isnan().tolist() == [True, True, False]
 
 
 def test_prompts_that_are_all_too_short_are_refused():

@@ -45,6 +45,7 @@ def test_what_is_not_above_the_threshold_is_taken_away_before_the_rest_sums_to_o
     found = pruned(torch.cat([blocks, resid], 1), 0.1)
     np.testing.assert_allclose(found, [[0, 0.157894, 0.842105], [0, 0, 1]], atol=1e-6)
     assert pruned(torch.full((2, 3), 1 / 3), 0.5).tolist() == [[0, 0, 0]] * 2
+    assert pruned(torch.tensor([torch.nan, torch.nan]), 0.1).isnan().all(), "not finite, which is not nothing"
 
 
 @pytest.mark.parametrize("norm", [1, 2])

@@ -41,7 +41,8 @@ class AttentionRank(Measurement):
 
     Notes
     -----
-    ``rank_logits`` counts singular values above n eps times the largest, eps that of the dtype of the weights.
+    ``rank_logits`` counts singular values above n eps times the largest, eps that of float32 whatever the dtype of the
+    weights: in half precision the rounding of queries and keys counts as dimensions, too.
     ``eff_rank`` is exp of the entropy of the singular values divided by their sum; ``stable_rank`` the sum of squares
     over the largest square.  ``null_eff_rank`` is the effective rank of logits of Gaussian queries and keys with the
     mean and spread of each coordinate of the head's own: what independent tokens would have.  ``eff_rank_pattern``
@@ -113,7 +114,7 @@ class AttentionRank(Measurement):
         query = held.pop("query").to(value.device).unflatten(2, (heads, -1)).transpose(1, 2).double()
         key = value.unflatten(2, (-1, query.shape[-1])).transpose(1, 2).double()
         key = key.repeat_interleave(heads // key.shape[1], 1)
-        eps = torch.finfo(getattr(torch, self.info.dtype)).eps
+        eps = torch.finfo(torch.float32).eps  # that of bfloat16 times 128 tokens leaves no rank at all
 
         def ranks(n: int) -> torch.Tensor:
             q, k = query[:, :, :n], key[:, :, :n]
@@ -166,8 +167,10 @@ def effective_rank(values: torch.Tensor) -> torch.Tensor:
 
 
 def _values(matrices: torch.Tensor) -> torch.Tensor:
-    """Return singular values, those of rounding and of what is not finite as zero."""
-    return torch.linalg.svdvals(matrices.double().nan_to_num(0, 0, 0))
+    """Return singular values, NaN of what is not finite."""
+    matrices = matrices.double()
+    finite = matrices.isfinite().all(-1).all(-1)[..., None]
+    return torch.linalg.svdvals(torch.where(finite[..., None], matrices, 0)).masked_fill(~finite, torch.nan)
 
 
 def _independent(x: torch.Tensor, draw: torch.Generator) -> torch.Tensor:

@@ -175,8 +175,7 @@ class InformationRoutes(Measurement):
 
         before = torch.zeros_like(heads[..., 0])
         before[..., 1:] = heads.diagonal(-1, 2, 3)
-        others = heads.sum(-1) - heads.diagonal(0, 2, 3) - heads[..., 0]
-        others[..., 1:] -= before[..., 1:]
+        others = heads.tril(-2)[..., 1:].sum(-1)
         place = torch.arange(heads.shape[2], device=batch.device, dtype=torch.int64)
         asked = (counted & (place >= 3))[:, None].double()  # those that see position 0, another, the one before
         per = asked.sum(-1)

@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import normalize
 
 from ..run.measurement import Field, Measurement
+from ..settings import checked
 from .kernels import entropy
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ SPIKES = "Sun, Canziani, LeCun and Zhu 2026, arXiv 2603.05498"
 LAYER = ("prompt", "layer")
 
 
+@checked()
 class CompressionValley(Measurement):
     """Matrix entropy of a prompt with and without its largest row, against the norm of that row, layer by layer.
 
@@ -40,7 +42,7 @@ class CompressionValley(Measurement):
     the largest rows of two prompts, over the pairs that differ somewhere up to these rows: where they do not, as at a
     BOS, the rows are the same by construction; NaN where there is no such pair.  ``constancy_control`` is that of the
     rows of the median norm.  ``persistence`` is the cosine of the largest row with the same token's row one layer
-    before.
+    before, NaN where that is not among the layers.
 
     What happens to attention sinks without the massive coordinates: `tokinterp.attention.massive_effects`.
 

@@ -88,9 +88,9 @@ def pruned(shares: Tensor, threshold: float) -> Tensor:
     >>> pruned(torch.tensor([0.05, 0.05]), 0.1).tolist()
     [0.0, 0.0]
     """
-    kept = torch.where(shares > threshold, shares, 0)
+    kept = torch.where(shares <= threshold, 0, shares)  # NaN stays
     total = kept.sum(-1, keepdim=True)
-    return torch.where(total > 0, kept / total.clamp_min(1e-30), 0)
+    return torch.where(total == 0, 0, kept / total.clamp_min(1e-30))
 
 
 def _length(x: Tensor) -> Tensor:
