@@ -42,7 +42,7 @@ def test_values_are_taken_as_they_are_used(kind, given, taken):
         (count(1), 0), (count(1), 1.5), (count(1), True), (count(0, 5), 6), (count(1), "3"), (number(0, below=1), 1),
         (number(above=0), 0), (number(), float("nan")), (number(), "0.5"), (one_of("a", "b"), "c"),
         (names("a", "b"), ["a", "c"]), (names("a", least=1), []), (pair(count(1), count(1)), [1]),
-        (pair(count(1), count(1)), [1, 0]), (numbered("layer"), [1.5]), (several(count(1), 2), [1]),
+        (pair(count(1), count(1)), [1, 0]), (numbered("layer"), [1.5]), (numbered("layer"), 10**400), (several(count(1), 2), [1]),
         (several(count(1), ascending=True), [2, 1]), (several(count(1), once=True), [1, 1]), (mapping(count(1)), [1]),
         (mapping(count(1)), {"a": 0}),
     ],

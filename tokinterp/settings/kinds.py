@@ -227,7 +227,7 @@ def numbered(what: str) -> Kind:
     def take(value: Any) -> list[int]:
         one = isinstance(value, int | np.integer) and not isinstance(value, bool)
         given = [value] if one else _items(value, f"the number of a {what}")
-        if any(isinstance(v, bool | np.bool_) or not isinstance(v, int | np.integer) for v in given):
+        if any(isinstance(v, bool | np.bool_) or not isinstance(v, int | np.integer) or v > LARGEST for v in given):
             raise Refused
         if any(v < 0 for v in given):
             raise Refused(f"{what}s are counted from 0, and negative numbers do not count from the end")
