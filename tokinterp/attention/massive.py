@@ -156,7 +156,7 @@ def massive_effects(
         or to their mean over all of these rows; and the controls of both, the same channels of as many ordinary rows of
         the prompt, drawn from those that are neither massive nor special tokens, to zero or to the mean over *these*
         rows. A prompt without massive rows changes by 0; one without as many ordinary rows is NaN in the controls.
-        Without any massive row ``onset`` and ``loss_change`` are NaN, as the attribute ``note`` says.
+        Without any massive row ``onset``, ``loss_change`` and ``sink_change`` are NaN, as the attribute ``note`` says.
     """
     onset, marked, channels, means = _onset(model, prompts, rule, factor, run.get("batch_tokens"), seed)
     names = ("zero", "mean", f"zero{CONTROL}", f"mean{CONTROL}")

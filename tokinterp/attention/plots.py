@@ -19,7 +19,7 @@ from ..settings import checked
 __all__ = ["draw_route"]
 
 LAST = 24
-"""Tokens that are drawn without positions=: the last before the prediction, and those further back on its route."""
+"""Tokens before the prediction that are drawn, and those further back on its route: at most twice as many in all."""
 GREYS = ListedColormap(colormaps["Greys"](np.linspace(0.25, 1, 256)))  # the weakest are seen
 HEADS = 10
 """Strongest edges of attention whose head is written beside them."""
@@ -63,19 +63,15 @@ def draw_route(
     column = {p: i for i, p in enumerate(places)}
     height = {s: _height(s) for s in {*here["from_site"].values.tolist(), *here["to_site"].values.tolist()}}
     lines, weights, marks = [], [], []
-    for n in range(here.sizes["edge"]):
-        one = here.isel(edge=n)
-        a, b = int(one["from_position"]), int(one["to_position"])
+    names = ("from_position", "to_position", "from_site", "to_site", "weight")
+    for a, b, below, above, weight in zip(*(here[n].values.tolist() for n in names), strict=True):
         if a not in column or b not in column:
             continue
-        via = "mlp_out" in f"{one['from_site'].item()} {one['to_site'].item()}"
-        if via:
-            if one["from_site"].item().startswith("mlp_out"):
-                marks.append((column[b], height[one["from_site"].item()], float(one["weight"])))
-            continue
-        ends = [(column[a], height[one["from_site"].item()]), (column[b], height[one["to_site"].item()])]
-        lines.append(ends)
-        weights.append(float(one["weight"]))
+        if below.startswith("mlp_out"):
+            marks.append((column[b], height[below], weight))
+        elif not above.startswith("mlp_out"):
+            lines.append([(column[a], height[below]), (column[b], height[above])])
+            weights.append(weight)
     tall = 1.3 + 0.3 * (int(ds.attrs["n_layers"]) + 1)
     with style.drawing(ax, width, min(tall, 7.5)) as axes:
         share = np.array(weights)
