@@ -97,7 +97,7 @@ MUTANTS = [
      "tests/fillers/test_residual.py::test_filler_probes_read_what_they_say"),
     ("product of other blocks", "tokinterp/fillers/routes.py", "reads * asks,", "reads + asks,",
      "tests/fillers/test_routes.py::test_routing_is_made_of_attention_masses"),
-    ("no fillers without fillers", "tokinterp/fillers/routes.py", "plain = build_items(model, questions, cue=cue)", "plain = items",
+    ("no fillers without fillers", "tokinterp/fillers/routes.py", "plain = build_items(model, questions, cue=how[\"cue\"])", "plain = items",
      "tests/fillers/test_routes.py::test_routing_is_made_of_attention_masses"),
     ("chance not changed", "tokinterp/fillers/routes.py", "chance - least", "least - chance",
      "tests/fillers/test_routes.py::test_routing_is_made_of_attention_masses"),

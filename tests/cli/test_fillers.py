@@ -58,6 +58,7 @@ def test_command_attention(call, tmp_path):
     [
         (("insert", "bundled", "--kind", ".", "-k", "4"), "merges with its neighbours"),
         (("insert", "bundled", "-k", "2,x"), "write numbers"),
+        (("insert", "./no-such-model", "--kind", "words"), "the verdict is against random words"),
         (("attention", "bundled", "-k", "0"), "attention on fillers needs some"),
         (("attention", "bundled", "-k", "3000"), "fillers fit"),
         (("attention", "bundled", "--limit", "0"), "at least one item"),

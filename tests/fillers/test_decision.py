@@ -47,7 +47,7 @@ def test_verdict_of_a_model_that_does(monkeypatch, bundled):
 
         monkeypatch.setattr(v, "insert", insert)
         monkeypatch.setattr(v, "intervene", intervene)
-        monkeypatch.setattr(v, "_best_head", lambda *_: ((0, 1), head, np.array([head - 0.1, head + 0.1])))
+        monkeypatch.setattr(v, "_best_head", lambda *_, **_k: ((0, 1), head, np.array([head - 0.1, head + 0.1])))
         return v.verdict(bundled, QUESTIONS, n_fillers=6).attrs["verdict"]
 
     assert fake(0.5, 0.5, 0.1, 2.0) == "used"
@@ -138,8 +138,14 @@ def test_items_that_are_not_finite_everywhere_are_in_no_criterion(monkeypatch, b
 
     monkeypatch.setattr(v, "insert", insert)
     monkeypatch.setattr(v, "intervene", intervene)
-    monkeypatch.setattr(v, "_best_head", lambda *_: ((0, 1), 2.0, np.array([1.9, 2.1])))
+    monkeypatch.setattr(v, "_best_head", lambda *_, **_k: ((0, 1), 2.0, np.array([1.9, 2.1])))
     ds = verdict(bundled, QUESTIONS, n_fillers=6, n_boot=200)
     assert ds.attrs["n_groups"] == n - 3
     low, high = ds["value_interval"].transpose("bound", ...).values
     assert ((low < ds["value"]) & (ds["value"] < high)).all()
+
+
+def test_a_control_of_the_same_kind_is_refused(bundled):
+    """The difference would be 0 for every item, and the answer always "not shown"."""
+    with pytest.raises(ValueError, match=r"^kind='words': kind and control are the same: give two kinds"):
+        verdict(bundled, QUESTIONS, n_fillers=2, kind="words")

@@ -139,3 +139,16 @@ def test_items_that_are_not_finite_are_no_wrong_answers(found):
     made["log_prob"][:] = np.nan
     with pytest.raises(ValueError, match="no item is finite"):
         insertion_tests(made)
+
+
+def test_items_that_are_not_exact_may_have_demonstrations(monkeypatch, bundled):
+    """Those without fillers were built as if all had to be exact."""
+    seen = []
+
+    def built(*_a, exact=True, **_k):
+        seen.append(exact)
+        return build_items(*_a, exact=exact, **_k)
+
+    monkeypatch.setattr("tokinterp.fillers.insertion.build_items", built)
+    insert(bundled, QUESTIONS[:2], n_fillers=[2], kinds=["dots"], demonstrations=QUESTIONS[2:3], exact=False)
+    assert not any(seen)

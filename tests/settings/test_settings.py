@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
+from tiny import tiny
 
 from tokinterp.settings import (
     check,
@@ -20,6 +21,7 @@ from tokinterp.settings import (
     pair,
     several,
 )
+from tokinterp.text.removal import remove
 
 
 @pytest.mark.parametrize(
@@ -113,3 +115,24 @@ def test_what_is_refused_inside_is_said_of_the_argument_given(given, said):
     ds = xr.Dataset({"x": (("layer", "k"), np.ones((2, 2)))}, {"layer": [0, 1], "k": ["a", "b"]})
     with pytest.raises(ValueError, match=said):
         shown(ds, **given)
+
+
+def test_options_that_many_functions_share_are_checked_as_if_they_were_written_out():
+    """Else a wrong one is refused by a function that the user never called, after the work, or by none."""
+    from tokinterp.behaviour import surviving_loss
+    from tokinterp.fillers import cell_clusters, insert
+
+    model = tiny()
+    with pytest.raises(TypeError, match=r"^surviving_loss has no 'stor'; did you mean 'store'\?; .*progress$"):
+        surviving_loss(model, [remove("the sky", "articles")], stor="a.zarr")
+    with pytest.raises(ValueError, match=r"^batch_tokens='a': give a whole number"):
+        surviving_loss(model, [remove("the sky", "articles")], batch_tokens="a")
+    with pytest.raises(TypeError, match=r"^insert has no 'kind'; did you mean 'kinds'"):
+        insert(model, kind="dots")
+    with pytest.raises(ValueError, match=r"^seed=4294967296: give a whole number of at most 4294967295"):
+        cell_clusters(model, seed=2**32)
+    with pytest.raises(TypeError, match="decorated has no parameter 'nonsense'"):
+
+        @checked(nonsense=count())
+        def decorated(a):
+            return a

@@ -56,8 +56,9 @@ def insert(
     grid = o.parse_layers(n_fillers, "--n-fillers")
     check(run_insert, n_fillers=grid, kinds=kind, cue=cue)
     if decide:
-        check(verdict, kind=kind[0])
         count(1)("decide", decide)
+        if kind[0] == "words":
+            raise Usage("--kind words: the verdict is against random words: name another kind first, or --decide 0")
     check_source(model, device=device)
     questions = read_items(items, limit)
     loaded = o.load_named(model, device=device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import xarray as xr
@@ -22,7 +22,8 @@ from ..settings.describe import describe
 from ..stats.resample import mean_interval
 from ..stats.simultaneous import simultaneous_interval
 from ..text.items import Items, _pair, build_items
-from .insertion import _bundled, _short, insert
+from .asked import AskedRuns, asked_questions, parted, settings_of
+from .insertion import insert
 from .interventions import intervene
 
 if TYPE_CHECKING:
@@ -41,16 +42,11 @@ def verdict(
     questions: Iterable[Any] | None = None,
     *,
     n_fillers: int = 10,
-    kind: str = "dots",
     control: str = "words",
-    cue: str | None = None,
-    demonstrations: Iterable[Any] = (),
-    exact: bool = True,
     head_questions: Iterable[Any] = (),
     level: float = 0.95,
     n_boot: int = 2000,
-    seed: int = 0,
-    store: str | Path | None = None,
+    **asked: Unpack[AskedRuns],
 ) -> xr.Dataset:
     """Decide whether a model uses fillers: it gains from them, reads them, and what it reads there is content.
 
@@ -65,20 +61,20 @@ def verdict(
 
     Parameters
     ----------
-    model, questions, n_fillers, kind, cue, exact, seed
+    model, questions, n_fillers
         See `build_items`.
-    demonstrations : iterable of Question or (prompt, answer)
-        Solved before every item, see `insert`; what is hidden or replaced are the item's own fillers.
     control : str
-        Kind of filler of equal token count that is the control of the second condition.
+        Another kind of filler of equal token count: the control of the second condition.
     head_questions : iterable of Question or (prompt, answer)
         Further items, read for the third condition alone: an interval that holds for all heads at once needs more of
         them (30, below which their number is paid for in full) than the other conditions, and one pass for each.
     level, n_boot
         Of the bootstrap over items.
-    store : path, optional
-        zarr folder for the result. What it is made of is kept in ``STORE.verdict`` until all is there: the same call
-        after a crash goes on.
+    **asked
+        ``kind``, ``cue``, ``exact``, ``seed``, ``demonstrations``, ``batch_tokens``, ``store``: see
+        `tokinterp.fillers.asked.AskedRuns`.
+        Of items with demonstrations, their own fillers are hidden or replaced. What the result is made of is kept in
+        ``STORE.verdict`` until all is there.
 
     Returns
     -------
@@ -93,44 +89,46 @@ def verdict(
     >>> ds.attrs["verdict"] in ("used", "not shown")
     True
     """
-    questions = list(_bundled() if questions is None else questions)
+    how, run = parted(asked, kind="dots", demonstrations=())
+    store, seed = run.pop("store", None), how["seed"]
+    questions = asked_questions(questions)
     if len(questions) < 2:
         raise ValueError(
             f"questions={short(questions)}: {len(questions)} question: an interval over items needs several"
         )
-    shown = [_pair(d) for d in demonstrations]
-    shared: dict[str, Any] = {"cue": cue, "exact": exact, "seed": seed, "demonstrations": shown}
+    if control == how["kind"]:
+        raise ValueError(f"control={short(control)}: kind and control are the same: give two kinds of filler")
     draw = {"level": level, "n_boot": n_boot, "seed": seed}
     more = list(head_questions)
-    items = build_items(model, [*questions, *more], n_fillers=n_fillers, kind=kind, **shared)
-    settings = {
-        "n_fillers": n_fillers, "kind": kind, "control": control, "level": level, "n_boot": n_boot, **shared,
-        "questions": [list(_pair(q)) for q in questions],
-        **({"head_questions": [list(_pair(q)) for q in more]} if more else {}),
-    }  # fmt: skip
+    items = build_items(model, [*questions, *more], n_fillers=n_fillers, **how)
+    own: dict[str, Any] = {"n_fillers": n_fillers, "control": control, "level": level, "n_boot": n_boot}
+    if more:
+        own["head_questions"] = [list(_pair(q)) for q in more]
+    settings = {**own, **how, "questions": [list(_pair(q)) for q in questions]}
     facts = {**run_facts(model, items.prompts, {}, ()), "verdict": describe(settings), "seed": seed}
 
     def make(home: Path | None) -> xr.DataTree:
-        ds = _decided(model, questions, items, control, shared, draw, home)
-        ds = finish(ds, model, "verdict", _short(settings), seed)
+        ds = _decided(model, questions, items, control, (how, run), draw, home)
+        ds = finish(ds, model, "verdict", settings_of(questions, how, seed=seed, **own), seed)
         return xr.DataTree(ds if home is None else ds.assign_attrs(facts=json.dumps(facts, sort_keys=True)))
 
     return kept(None if store is None else store_path(store), "verdict", "verdict", facts, make).to_dataset()
 
 
 def _decided(
-    model: Model, questions: Sequence[Any], items: Items, control: str, shared: dict[str, Any], draw: dict[str, Any],
-    home: Path | None,
+    model: Model, questions: Sequence[Any], items: Items, control: str, asked: tuple[dict[str, Any], dict[str, Any]],
+    draw: dict[str, Any], home: Path | None,
 ) -> xr.Dataset:  # fmt: skip
     """Return the criteria; ``items`` are those of the third condition, of which the questions are the first."""
-    kind, n_fillers = items.kind, items.n_fillers
+    (how, run), kind, n_fillers = asked, items.kind, items.n_fillers
+    made = {k: v for k, v in how.items() if k != "kind"} | run
     files = {n: None if home is None else home / f"{n}.zarr" for n in ("insertion", "fillers", "control", "heads")}
-    ds = insert(model, questions, n_fillers=[n_fillers], kinds=[kind], announce="", store=files["insertion"], **shared)
+    ds = insert(model, questions, n_fillers=[n_fillers], kinds=[kind], announce="", store=files["insertion"], **made)
     logp = ds["log_prob"].sel(n_fillers=n_fillers).isel(filler=0)
     special = (logp.sel(placement="post") - logp.sel(placement="pre")).values
     names = ("knock-out of the answer", "mean ablation")
     changes = {
-        k: intervene(model, questions, n_fillers=n_fillers, kind=k, interventions=names, store=files[file], **shared)[
+        k: intervene(model, questions, n_fillers=n_fillers, kind=k, interventions=names, store=files[file], **made)[
             "log_prob_change"
         ]
         for file, k in (("control", control), ("fillers", kind))
@@ -145,7 +143,7 @@ def _decided(
     samples = [s[known] for s in samples]
     values = [float(s.mean()) for s in samples]
     bounds = [mean_interval(s, **draw) for s in samples]
-    head, value, bound = _best_head(model, items, draw, files["heads"])
+    head, value, bound = _best_head(model, items, draw, store=files["heads"], **run)
     values, bounds = [*values, value], [*bounds, bound]
     wanted = np.array([0.0] * len(samples) + [1.0])
     low = np.array([b[0] for b in bounds])
@@ -174,14 +172,14 @@ def _decided(
 
 
 def _best_head(
-    model: Model, items: Items, draw: dict[str, Any], store: Path | None
+    model: Model, items: Items, draw: dict[str, Any], **run: Any
 ) -> tuple[tuple[int, int] | None, float, np.ndarray]:
     """Return the head with the largest lower bound, its enrichment net of sink and self, and its interval.
 
     The interval holds for all heads at once, so that choosing the best of them does not make it too narrow.
     """
     asked = AttentionMass({"fillers": items.mark("filler")}, {"answer": "last"}, value_weighted=False)
-    ds = measure(model, items.prompts, {"a": asked}, store=store, progress=False)["a"].to_dataset()
+    ds = measure(model, items.prompts, {"a": asked}, progress=False, **run)["a"].to_dataset()
     each = ds["net_enrichment"].isel(query_set=0, key_set=0).transpose("prompt", "block", "head").values
     return best_head(each, **draw)
 

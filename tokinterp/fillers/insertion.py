@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import xarray as xr
@@ -21,7 +21,8 @@ from ..run.conditions import Condition, measure_conditions
 from ..settings import checked, count, names, several, string
 from ..stats.resample import mean_interval
 from ..stats.tests import sign_test, spearman
-from ..text.items import PLACEMENTS, _pair, build_items
+from ..text.items import PLACEMENTS, build_items
+from .asked import AskingRuns, asked_questions, parted, settings_of
 from .results import NAMES, QUANTITIES, numbers
 
 if TYPE_CHECKING:
@@ -41,13 +42,8 @@ def insert(
     n_fillers: Sequence[int] = GRID,
     kinds: Sequence[str] = ("dots", "words"),
     placements: Sequence[str] = ("post", "pre"),
-    cue: str | None = None,
     announce: str = ANNOUNCE,
-    demonstrations: Iterable[Any] = (),
-    exact: bool = True,
-    batch_tokens: int = 4096,
-    seed: int = 0,
-    store: str | Path | None = None,
+    **asked: Unpack[AskingRuns],
 ) -> xr.Dataset:
     """Insert fillers and compare every answer with that to the same item without.
 
@@ -63,17 +59,11 @@ def insert(
         See `build_items`. Random words are the control of equal token count, so keep ``"words"`` among them.
     placements : sequence of str
         ``"post"`` and ``"pre"``: before the question is the control that shows what more tokens do by themselves.
-    cue, exact, seed
-        See `build_items`.
     announce : str
         Text that announces fillers where none come, with whatever separates it from the question; empty for none.
-    demonstrations : iterable of Question or (prompt, answer)
-        Solved before every item, each with as many fillers of the same kind and place as the item; without fillers
-        where there are none.
-    batch_tokens : int
-        Padded tokens per batch.
-    store : path, optional
-        See `measure_conditions`: the same call after a crash goes on.
+    **asked
+        ``cue``, ``exact``, ``seed``, ``demonstrations``, ``batch_tokens``, ``store``: see
+        `tokinterp.fillers.asked.AskingRuns`.
 
     Returns
     -------
@@ -95,20 +85,19 @@ def insert(
     0.0
     """
     grid = sorted({0, *(int(k) for k in n_fillers)})
-    questions = list(_bundled() if questions is None else questions)
-    shown = [_pair(d) for d in demonstrations]
-    base = build_items(model, questions, cue=cue, demonstrations=shown)
-    shared: dict[str, Any] = {"cue": cue, "exact": exact, "seed": seed, "demonstrations": shown}
+    how, run = parted(asked, demonstrations=(), batch_tokens=4096)
+    questions = asked_questions(questions)
+    base = build_items(model, questions, **how)
     made = [
-        (i, j, k, build_items(model, questions, n_fillers=size, kind=kind, placement=place, **shared))
+        (i, j, k, build_items(model, questions, n_fillers=size, kind=kind, placement=place, **how))
         for i, kind in enumerate(kinds) for j, place in enumerate(placements) for k, size in enumerate(grid) if size
     ]  # fmt: skip
-    told = build_items(model, questions, announce=announce, **shared) if announce else None
+    told = build_items(model, questions, announce=announce, **how) if announce else None
     conditions = {"without": Condition(base.answered)}
     conditions |= {f"kind {i}, placement {j}, {grid[k]}": Condition(items.answered) for i, j, k, items in made}
     if told is not None:
         conditions["announced"] = Condition(told.answered)
-    log_prob, scores, change = answered(model, conditions, base.answers, store, batch_tokens)
+    log_prob, scores, change = answered(model, conditions, base.answers, **run)
 
     def values(name: str) -> dict[str, np.ndarray]:
         return {"log_prob": log_prob[name], **scores[name], **change(name, "without")}
@@ -133,31 +122,13 @@ def insert(
         "placement": variable("placement", np.array(list(placements)), "after or before the question", "1"),
         "n_fillers": variable("n_fillers", np.array(grid), "filler tokens", "token"),
     }
-    settings = {
-        "n_fillers": grid, "kinds": list(kinds), "placements": list(placements), "cue": cue, "announce": announce,
-        "exact": exact, "demonstrations": [list(d) for d in shown], "questions": [list(_pair(q)) for q in questions],
-    }  # fmt: skip
-    return finish(xr.Dataset(data, coords), model, "insert", _short(settings), seed)
-
-
-def _bundled() -> list[Any]:
-    from ..text.bundled import bundled_questions
-
-    return list(bundled_questions())
-
-
-def _short(settings: dict[str, Any]) -> dict[str, Any]:
-    """Put a hash in the place of a long list of questions."""
-    import hashlib
-
-    questions = settings["questions"]
-    mark = hashlib.sha256(repr(questions).encode()).hexdigest()[:16]
-    return {**settings, "questions": f"{len(questions)} questions, {mark}"}
+    own = {"n_fillers": grid, "kinds": list(kinds), "placements": list(placements), "announce": announce}
+    return finish(xr.Dataset(data, coords), model, "insert", settings_of(questions, how, **own), how["seed"])
 
 
 def answered(
-    model: Model, conditions: dict[str, Condition], answers: Sequence[np.ndarray], store: str | Path | None,
-    batch_tokens: int,
+    model: Model, conditions: dict[str, Condition], answers: Sequence[np.ndarray], *, batch_tokens: int,
+    store: str | Path | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]], Callable[..., dict[str, np.ndarray]]]:  # fmt: skip
     """Let items be answered under conditions; items that are not finite under all of them are NaN.
 

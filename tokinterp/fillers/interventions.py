@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import xarray as xr
@@ -17,8 +16,9 @@ from ..run.edits import Edit, fill, knock_out, patch, renumber, zero
 from ..run.edits.places import closed_up
 from ..run.sites import Site, resid
 from ..settings import checked, count, names, one_of
-from ..text.items import PLACEMENTS, Items, _pair, build_items
-from .insertion import _bundled, _short, answered
+from ..text.items import PLACEMENTS, Items, build_items
+from .asked import AskedRuns, asked_questions, parted, settings_of
+from .insertion import answered
 from .residual import slots_of, states
 from .results import NAMES, QUANTITIES, numbers
 
@@ -48,22 +48,16 @@ def intervene(
     questions: Iterable[Any] | None = None,
     *,
     n_fillers: int = 10,
-    kind: str = "dots",
     placement: str = "post",
     interventions: Sequence[str] | None = None,
-    demonstrations: Iterable[Any] = (),
     width: int | None = None,
-    cue: str | None = None,
-    exact: bool = True,
-    batch_tokens: int = 2048,
-    seed: int = 0,
-    store: str | Path | None = None,
+    **asked: Unpack[AskedRuns],
 ) -> xr.Dataset:
     """Change the fillers of every item in several ways and compare the answers with those of the whole item.
 
     Parameters
     ----------
-    model, questions, n_fillers, kind, placement, cue, exact, seed
+    model, questions, n_fillers, placement
         See `build_items`.
     interventions : sequence of str, optional
         All by default, of a single item those that need no other. ``"insertion"``: x_k against x_0.
@@ -78,14 +72,11 @@ def intervene(
         put into x_0, layer by layer (sufficiency). With demonstrations, all these change the target's fillers alone
         (x_0 keeps those of its demonstrations), ``"truncation"`` is the deletion of the target's only, and
         ``"deletion everywhere"`` takes the demonstrations' too.
-    demonstrations : iterable of Question or (prompt, answer)
-        Solved before every item, with as many fillers, see `build_items`.
     width : int, optional
         Blocks in a window; by default a fifth of them.
-    batch_tokens : int
-        Padded tokens per batch.
-    store : path, optional
-        See `measure_conditions`: the same call after a crash goes on.
+    **asked
+        ``kind``, ``cue``, ``exact``, ``seed``, ``demonstrations``, ``batch_tokens``, ``store``: see
+        `tokinterp.fillers.asked.AskedRuns`.
 
     Returns
     -------
@@ -109,14 +100,14 @@ def intervene(
     >>> float(abs(ds["kl"][0] - ds["kl"][1]).max()) < 1e-4
     True
     """
-    demonstrations = [_pair(d) for d in demonstrations]
-    offered = (*ALL, *SHOWN) if demonstrations else ALL
+    how, run = parted(asked, kind="dots", demonstrations=(), batch_tokens=2048)
+    offered = (*ALL, *SHOWN) if how["demonstrations"] else ALL
     given, interventions = interventions is not None, offered if interventions is None else interventions
     unknown = [i for i in interventions if i not in offered]
     if unknown or not interventions:
-        more = "" if demonstrations else f", and with demonstrations= {', '.join(SHOWN)}"
+        more = "" if how["demonstrations"] else f", and with demonstrations= {', '.join(SHOWN)}"
         raise ValueError(f"interventions {unknown or 'are empty'}: there are {', '.join(offered)}{more}")
-    questions = list(_bundled() if questions is None else questions)
+    questions = asked_questions(questions)
     if len(questions) < 2 and (alone := [i for i in interventions if i in FROM_OTHERS]):
         if given:
             raise ValueError(
@@ -124,23 +115,21 @@ def intervene(
                 "itself: give several questions"
             )
         interventions = [i for i in interventions if i not in alone]
-    shared: dict[str, Any] = {
-        "kind": kind, "placement": placement, "cue": cue, "exact": exact, "seed": seed, "demonstrations": demonstrations
-    }  # fmt: skip
+    shared: dict[str, Any] = {"placement": placement, **how}
     whole = build_items(model, questions, n_fillers=n_fillers, **shared)
     plain = build_items(model, questions, demo_fillers=n_fillers, **shared)
     width = width or max(1, round(model.info.n_layers / 5))
-    asked = [n for i in interventions for n in _spelled(i, model.info.n_layers, width)]
+    rows = [n for i in interventions for n in _spelled(i, model.info.n_layers, width)]
     conditions = {"whole": Condition(whole.answered), "deletion": Condition(plain.answered)}
-    for name in asked:
+    for name in rows:
         if name == "deletion everywhere":
             conditions[name] = Condition(build_items(model, questions, **shared).answered)
         elif (name := _runs_as(name, model.info.n_layers)) not in conditions:
-            conditions[name] = filler_condition(model, name, whole, plain, batch_tokens)
-    log_prob, _, change = answered(model, conditions, whole.answers, store, batch_tokens)
+            conditions[name] = filler_condition(model, name, whole, plain, run["batch_tokens"])
+    log_prob, _, change = answered(model, conditions, whole.answers, **run)
     donor = donors(whole)
-    found = {q: np.full((len(asked), len(whole)), np.nan) for q in (*QUANTITIES, "log_prob_change", "donor_change")}
-    for i, name in enumerate(asked):
+    found = {q: np.full((len(rows), len(whole)), np.nan) for q in (*QUANTITIES, "log_prob_change", "donor_change")}
+    for i, name in enumerate(rows):
         pair = (_runs_as(name, model.info.n_layers), "deletion" if name == "insertion" else "whole")
         moved = name.startswith("transplant")
         known = donor >= 0 if moved else np.full(len(whole), True)
@@ -153,17 +142,13 @@ def intervene(
             found[q][i, known] = v[known]
     dims = ("intervention", "prompt")
     data = {q: variable(dims, found[q], *NAMES[q]) for q in (*QUANTITIES, "log_prob_change")}
-    if any(n.startswith("transplant") for n in asked):
+    if any(n.startswith("transplant") for n in rows):
         text = "change of the log-probability of the first token of the donor's answer"
         data["donor_change"] = variable(dims, found["donor_change"], text, "nat")
-    coords = {"intervention": variable("intervention", np.array(asked), "what is changed", "1")}
-    settings = {
-        "n_fillers": n_fillers, "kind": kind, "placement": placement, "interventions": list(interventions),
-        "width": width, "cue": cue, "exact": exact,
-        "demonstrations": [list(d) for d in demonstrations], "questions": [list(_pair(q)) for q in questions],
-    }  # fmt: skip
+    coords = {"intervention": variable("intervention", np.array(rows), "what is changed", "1")}
+    own = {"n_fillers": n_fillers, "placement": placement, "interventions": list(interventions), "width": width}
     out = xr.Dataset(data, {**coords, "prompt": numbers(len(whole))})
-    return finish(out, model, "intervene", _short(settings), seed)
+    return finish(out, model, "intervene", settings_of(questions, how, **own), how["seed"])
 
 
 def _spelled(name: str, n_layers: int, width: int) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ from ..results.dataset import bound_coord, layer_coords, variable
 from ..results.stamp import finish
 from ..settings import checked, count, one_of, short
 from ..stats.jackknife import jackknife_interval, left_out
-from ..text.items import PLACEMENTS, _pair, build_items
-from .insertion import _bundled, _short
+from ..text.items import PLACEMENTS, build_items
+from .asked import Asked, asked_questions, parted, settings_of
 from .residual import slots_of, states
 from .results import numbers
 
@@ -33,12 +33,9 @@ def read_fillers(
     questions: Iterable[Any] | None = None,
     *,
     n_fillers: int = 10,
-    kind: str = "dots",
     placement: str = "post",
     layers: Sequence[int] | None = None,
-    cue: str | None = None,
-    exact: bool = True,
-    seed: int = 0,
+    **asked: Unpack[Asked],
 ) -> xr.Dataset:
     """Decode the stream at every filler with the model's own head (L1 to L4).
 
@@ -46,8 +43,10 @@ def read_fillers(
     ----------
     layers : sequence of int, optional
         All by default.
-    model, questions, n_fillers, kind, placement, cue, exact, seed
+    model, questions, n_fillers, placement
         See `build_items`.
+    **asked
+        ``kind``, ``cue``, ``exact``, ``seed``: see `tokinterp.fillers.asked.Asked`.
 
     Returns
     -------
@@ -65,10 +64,10 @@ def read_fillers(
     ValueError
         For no fillers or fewer than two different answers.
     """
-    questions = list(_bundled() if questions is None else questions)
-    items = build_items(
-        model, questions, n_fillers=n_fillers, kind=kind, placement=placement, cue=cue, exact=exact, seed=seed
-    )
+    how, _ = parted(asked, kind="dots")
+    seed = how["seed"]
+    questions = asked_questions(questions)
+    items = build_items(model, questions, n_fillers=n_fillers, placement=placement, **how)
     answer = np.array([a[0] for a in items.answers])
     if len(set(answer.tolist())) < 2:
         raise ValueError(
@@ -131,9 +130,8 @@ def read_fillers(
         "prompt": numbers(n),
         **layer_coords(chosen, model.info),
     }
-    settings = {"n_fillers": n_fillers, "kind": kind, "placement": placement, "layers": chosen, "cue": cue,
-                "exact": exact, "questions": [list(_pair(q)) for q in questions]}  # fmt: skip
-    return finish(xr.Dataset(data, coords), model, "read_fillers", _short(settings), seed)
+    settings = settings_of(questions, how, n_fillers=n_fillers, placement=placement, layers=chosen)
+    return finish(xr.Dataset(data, coords), model, "read_fillers", settings, seed)
 
 
 @checked(
@@ -145,14 +143,11 @@ def cell_clusters(
     questions: Iterable[Any] | None = None,
     *,
     n_fillers: int = 4,
-    kind: str = "dots",
     placement: str = "post",
     layers: Sequence[int] | None = None,
     n_clusters: int = 3,
     groups: int = 10,
-    cue: str | None = None,
-    exact: bool = True,
-    seed: int = 0,
+    **asked: Unpack[Asked],
 ) -> xr.Dataset:
     """Cluster the cells (layer, filler) whose decoded tokens go together over items.
 
@@ -162,7 +157,7 @@ def cell_clusters(
 
     Parameters
     ----------
-    model, questions, n_fillers, kind, placement, cue, exact, seed
+    model, questions, n_fillers, placement
         See `build_items`. The number of pairs of cells grows with the square of layers times fillers.
     layers : sequence of int, optional
         All from 1 on by default.
@@ -171,6 +166,8 @@ def cell_clusters(
     groups : int
         Groups of items that are left out in turn for the interval, clusters kept; 0 for none. Drawing items with
         replacement would make cells look alike, as copies fall together in both.
+    **asked
+        ``kind``, ``cue``, ``exact``, ``seed``: see `tokinterp.fillers.asked.Asked`.
 
     Returns
     -------
@@ -186,12 +183,12 @@ def cell_clusters(
     ValueError
         Without fillers, for fewer than 10 items, or too few cells that can be compared.
     """
-    questions = list(_bundled() if questions is None else questions)
+    how, _ = parted(asked, kind="dots")
+    seed = how["seed"]
+    questions = asked_questions(questions)
     if len(questions) < 10:
         raise ValueError(f"questions={short(questions)}: {len(questions)} items: at least 10 are needed")
-    items = build_items(
-        model, questions, n_fillers=n_fillers, kind=kind, placement=placement, cue=cue, exact=exact, seed=seed
-    )
+    items = build_items(model, questions, n_fillers=n_fillers, placement=placement, **how)
     chosen = list(range(1, model.info.n_layers + 1) if layers is None else layers)
     h = states(model, items, slots_of(items), chosen)
     where = [(layer, slot) for layer in chosen for slot in range(h.shape[1])]
@@ -228,9 +225,9 @@ def cell_clusters(
         "cell_layer": variable("cell", [x for x, _ in where], "blocks applied", "1"),
         "cell_slot": variable("cell", [x for _, x in where], "place among the fillers", "1"),
     }
-    settings = {"n_fillers": n_fillers, "kind": kind, "placement": placement, "layers": chosen, "cue": cue,
-                "exact": exact, "n_clusters": n_clusters, "questions": [list(_pair(q)) for q in questions]}  # fmt: skip
-    return finish(xr.Dataset(data, coords), model, "cell_clusters", _short(settings), seed)
+    own = {"n_fillers": n_fillers, "placement": placement, "layers": chosen, "n_clusters": n_clusters, "groups": groups}
+    settings = settings_of(questions, how, **own)
+    return finish(xr.Dataset(data, coords), model, "cell_clusters", settings, seed)
 
 
 def cluster_cells(labels: np.ndarray, n_clusters: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
@@ -20,9 +20,9 @@ from ..run.stream import capture, stream
 from ..settings import checked, count, one_of, positive, several, short
 from ..stats.explained import explained_band, share_explained
 from ..stats.linear import held_out
-from ..text.items import PLACEMENTS, Items, _pair, build_items
+from ..text.items import PLACEMENTS, Items, build_items
 from ..text.prompts import Prompts
-from .insertion import _bundled, _short
+from .asked import Asked, asked_questions, parted, settings_of
 from .results import numbers
 
 if TYPE_CHECKING:
@@ -70,11 +70,8 @@ def shift(
     questions: Iterable[Any] | None = None,
     *,
     n_fillers: Sequence[int] = (2, 4, 10, 20, 50),
-    kind: str = "dots",
     placement: str = "post",
-    cue: str | None = None,
-    exact: bool = True,
-    seed: int = 0,
+    **asked: Unpack[Asked],
 ) -> xr.Dataset:
     """Follow what fillers do to the stream at the answer position, layer by layer.
 
@@ -82,8 +79,10 @@ def shift(
     ----------
     n_fillers : sequence of int
         Grid of k; 0 is always added.
-    model, questions, kind, placement, cue, exact, seed
+    model, questions, placement
         See `build_items`.
+    **asked
+        ``kind``, ``cue``, ``exact``, ``seed``: see `tokinterp.fillers.asked.Asked`.
 
     Returns
     -------
@@ -100,12 +99,10 @@ def shift(
     ValueError
         If the head is not linear behind the final norm (a soft cap), or the norm is none with a frozen scale.
     """
-    questions = list(_bundled() if questions is None else questions)
+    how, _ = parted(asked, kind="dots")
+    questions = asked_questions(questions)
     grid = sorted({0, *(int(k) for k in n_fillers)})
-    made = [
-        build_items(model, questions, n_fillers=k, kind=kind, placement=placement, cue=cue, exact=exact, seed=seed)
-        for k in grid
-    ]  # fmt: skip
+    made = [build_items(model, questions, n_fillers=k, placement=placement, **how) for k in grid]
     seen = [torch.stack([states(model, i, i.last[:, None], closed=c)[:, 0] for c in (False, True)]) for i in made]
     h = torch.stack(seen, 2).double()  # (variant, item, k, layer, d)
     base = h[:, :, :1]
@@ -134,9 +131,8 @@ def shift(
         "variant": variable("variant", np.array(VARIANTS), "places of what follows the fillers", "1"),
         **layer_coords(range(model.info.n_layers + 1), model.info),
     }
-    settings = {"n_fillers": grid, "kind": kind, "placement": placement, "cue": cue, "exact": exact,
-                "questions": [list(_pair(q)) for q in questions]}  # fmt: skip
-    return finish(xr.Dataset(data, coords), model, "shift", _short(settings), seed)
+    settings = settings_of(questions, how, n_fillers=grid, placement=placement)
+    return finish(xr.Dataset(data, coords), model, "shift", settings, how["seed"])
 
 
 def attribute(model: Model, h: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -201,13 +197,17 @@ def filler_states(
     questions: Iterable[Any] | None = None,
     *,
     n_fillers: int = 10,
-    kind: str = "dots",
     placement: str = "post",
-    cue: str | None = None,
-    exact: bool = True,
-    seed: int = 0,
+    **asked: Unpack[Asked],
 ) -> xr.Dataset:
     """Describe the states of the fillers: do they differ from each other, and from item to item?
+
+    Parameters
+    ----------
+    model, questions, n_fillers, placement
+        See `build_items`.
+    **asked
+        ``kind``, ``cue``, ``exact``, ``seed``: see `tokinterp.fillers.asked.Asked`.
 
     Returns
     -------
@@ -222,10 +222,9 @@ def filler_states(
     ValueError
         For fewer than two fillers or items.
     """
-    questions = list(_bundled() if questions is None else questions)
-    items = build_items(
-        model, questions, n_fillers=n_fillers, kind=kind, placement=placement, cue=cue, exact=exact, seed=seed
-    )
+    how, _ = parted(asked, kind="dots")
+    questions = asked_questions(questions)
+    items = build_items(model, questions, n_fillers=n_fillers, placement=placement, **how)
     if len(items) < 2:
         raise ValueError(f"questions={short(questions)}: {len(items)} items: two are needed to compare them")
     h = states(model, items, slots_of(items)).double()  # (item, slot, layer, d)
@@ -257,9 +256,8 @@ def filler_states(
         "component": variable("component", np.array(["slot", "item", "residual"]), "part of the variance", "1"),
         **layer_coords(range(model.info.n_layers + 1), model.info),
     }
-    settings = {"n_fillers": n_fillers, "kind": kind, "placement": placement, "cue": cue, "exact": exact,
-                "questions": [list(_pair(q)) for q in questions]}  # fmt: skip
-    return finish(xr.Dataset(data, coords), model, "filler_states", _short(settings), seed)
+    settings = settings_of(questions, how, n_fillers=n_fillers, placement=placement)
+    return finish(xr.Dataset(data, coords), model, "filler_states", settings, how["seed"])
 
 
 @checked(n_fillers=count(1), folds=count(2), ridge=positive)
@@ -269,12 +267,9 @@ def filler_probes(
     questions: Iterable[Any] | None = None,
     *,
     n_fillers: int = 10,
-    kind: str = "dots",
-    cue: str | None = None,
-    exact: bool = True,
     folds: int = 5,
     ridge: float = 1.0,
-    seed: int = 0,
+    **asked: Unpack[Asked],
 ) -> xr.Dataset:
     """Read answers and inputs from fillers, question and cue with ridge probes, folds over items.
 
@@ -289,6 +284,8 @@ def filler_probes(
         Parts of the items; a probe is fitted on the others and scored on one.
     ridge : float
         Penalty, in units of the mean eigenvalue of the states' covariance.
+    **asked
+        ``kind``, ``cue``, ``exact``, ``seed``: see `tokinterp.fillers.asked.Asked`.
 
     Returns
     -------
@@ -297,14 +294,16 @@ def filler_probes(
         ``explained_band``, the same for all layers at once: that of the best layer; at most 1, below 0 where the mean
         does better.
     """
-    questions = list(_bundled() if questions is None else questions)
-    items = build_items(model, questions, n_fillers=n_fillers, kind=kind, cue=cue, exact=exact, seed=seed)
+    how, _ = parted(asked, kind="dots")
+    questions = asked_questions(questions)
+    items = build_items(model, questions, n_fillers=n_fillers, **how)
     if len(items) < 2 * folds:
         raise ValueError(f"folds={folds}: {len(items)} items: give at least {2 * folds}, or fewer folds")
     at = {
         "mean filler": slots_of(items), "last of question": items.question[:, 1:] - 1,
         "first of cue": items.cue[:, :1], "answer position": items.last[:, None],
     }  # fmt: skip
+    seed = how["seed"]
     rng = np.random.default_rng(seed)
     answer = np.array([a[0] for a in items.answers])
     wanted = {
@@ -339,12 +338,6 @@ def filler_probes(
         "source": variable("source", np.array(list(at)), "where it is read", "1"),
         **layer_coords(range(model.info.n_layers + 1), model.info),
     }
-    settings = {"n_fillers": n_fillers, "kind": kind, "cue": cue, "exact": exact, "folds": folds, "ridge": ridge,
-                "questions": [list(_pair(q)) for q in questions]}  # fmt: skip
-    return finish(
-        xr.Dataset(data, coords, {"n_groups": len(items), "groups": "items"}),
-        model,
-        "filler_probes",
-        _short(settings),
-        seed,
-    )
+    settings = settings_of(questions, how, n_fillers=n_fillers, folds=folds, ridge=ridge)
+    ds = xr.Dataset(data, coords, {"n_groups": len(items), "groups": "items"})
+    return finish(ds, model, "filler_probes", settings, seed)

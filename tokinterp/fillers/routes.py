@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import xarray as xr
@@ -14,8 +14,8 @@ from ..results.dataset import block_coords, variable
 from ..results.stamp import finish
 from ..run.engine import measure
 from ..settings import checked, count
-from ..text.items import Items, _pair, build_items
-from .insertion import _bundled, _short
+from ..text.items import Items, build_items
+from .asked import Asked, asked_questions, parted, settings_of
 from .results import numbers
 
 if TYPE_CHECKING:
@@ -29,17 +29,16 @@ def routing(
     questions: Iterable[Any] | None = None,
     *,
     n_fillers: int = 10,
-    kind: str = "dots",
-    cue: str | None = None,
-    exact: bool = True,
-    seed: int = 0,
+    **asked: Unpack[Asked],
 ) -> xr.Dataset:
     """Compare attention from the answer position on the question by way of the fillers with that directly.
 
     Parameters
     ----------
-    model, questions, n_fillers, kind, cue, exact, seed
+    model, questions, n_fillers
         See `build_items`; the fillers follow the question.
+    **asked
+        ``kind``, ``cue``, ``exact``, ``seed``: see `tokinterp.fillers.asked.Asked`.
 
     Returns
     -------
@@ -63,9 +62,10 @@ def routing(
     >>> bool((ds["direct_change"] < 1).all())
     True
     """
-    questions = list(_bundled() if questions is None else questions)
-    items = build_items(model, questions, n_fillers=n_fillers, kind=kind, cue=cue, exact=exact, seed=seed)
-    plain = build_items(model, questions, cue=cue)
+    how, _ = parted(asked, kind="dots")
+    questions = asked_questions(questions)
+    items = build_items(model, questions, n_fillers=n_fillers, **how)
+    plain = build_items(model, questions, cue=how["cue"])
     whole, bare = (_masses(model, i) for i in (items, plain))
     mass = whole["mass"].mean("head").transpose("prompt", "block", "query_set", "key_set")
     reads = mass.sel(query_set="fillers", key_set="question").values
@@ -88,9 +88,8 @@ def routing(
         "chance_change": variable("prompt", chance - least, "change of the question's share of the tokens", "1"),
     }
     coords = {"prompt": numbers(len(items)), **block_coords(range(model.info.n_layers), model.info, "pattern")}
-    settings = {"n_fillers": n_fillers, "kind": kind, "cue": cue, "exact": exact,
-                "questions": [list(_pair(q)) for q in questions]}  # fmt: skip
-    return finish(xr.Dataset(data, coords), model, "routing", _short(settings), seed)
+    settings = settings_of(questions, how, n_fillers=n_fillers)
+    return finish(xr.Dataset(data, coords), model, "routing", settings, how["seed"])
 
 
 def _masses(model: Model, items: Items) -> xr.Dataset:

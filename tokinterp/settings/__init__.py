@@ -206,28 +206,33 @@ def checked(**kinds: Kind) -> Callable[[T], T]:
             return function  # pyright: ignore[reportReturnType]
         signature = inspect.signature(function)
         own = {n: p for n, p in signature.parameters.items() if n not in ("self", "cls")}
-        if unknown := [n for n in kinds if n not in own]:
+        options = _options(function, own.values())
+        if unknown := [n for n in kinds if n not in (*own, *options)]:
             raise TypeError(f"{function.__qualname__} has no parameter {unknown[0]!r}")
-        chosen = {n: _of_parameter(n, p, kinds.get(n)) for n, p in own.items()}
+        chosen = {n: _of_parameter(n, p, kinds.get(n)) for n, p in {**own, **options}.items()}
         called = function.__qualname__.removesuffix(".__init__")
         free = {n for n, p in own.items() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        has = [n for n in (*own, *options) if n not in free]
         many = {n for n in free if own[n].kind is inspect.Parameter.VAR_POSITIONAL}
-        places = {n for n in own if "a path" in chosen[n].says}
+        places = {n for n in chosen if "a path" in chosen[n].says}
 
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
+            wrong = [k for k in kwargs if k not in has]
             try:
                 bound = signature.bind(*args, **kwargs)
+                if wrong and options:
+                    raise TypeError(wrong[0])
             except TypeError as error:
-                wrong = [k for k in kwargs if k not in own]
-                has = [n for n in own if n not in free]
                 words = f"{called} has no {wrong[0]!r}{like(wrong[0], has)}" if wrong else f"{called}: {error}"
                 raise TypeError(f"{words}; it takes {', '.join(has) or 'nothing'}") from None
             given = bound.arguments
             for name in given:
                 if name in many:
                     given[name] = tuple(chosen[name](name, one) for one in given[name])
-                elif name in chosen and name not in free:
+                elif name in free:
+                    given[name] = {k: chosen[k](k, v) if k in options else v for k, v in given[name].items()}
+                elif name in chosen:
                     given[name] = chosen[name](name, given[name])
             try:
                 return function(*bound.args, **bound.kwargs)
@@ -243,6 +248,18 @@ def checked(**kinds: Kind) -> Callable[[T], T]:
         return run  # pyright: ignore[reportReturnType]
 
     return decorate
+
+
+def _options(function: Callable[..., Any], own: Iterable[inspect.Parameter]) -> dict[str, inspect.Parameter]:
+    """Return what ``**options: Unpack[Options]`` may be, by the annotations of the dictionary's type."""
+    written = [str(p.annotation) for p in own if p.kind is p.VAR_KEYWORD]
+    if not written or not written[0].startswith("Unpack["):
+        return {}
+    held = inspect.unwrap(function).__globals__[written[0][7:-1]].__annotations__  # pyright: ignore[reportFunctionMemberAccess]
+    return {
+        n: inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, annotation=getattr(a, "__forward_arg__", a))
+        for n, a in held.items()
+    }
 
 
 def check(function: Callable[..., Any], **given: Any) -> None:
