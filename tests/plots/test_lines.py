@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 import tokinterp as ti
 from tokinterp import plots
+from tokinterp.results.dataset import variable
 
 mpl.use("Agg")
 
@@ -160,6 +161,22 @@ def test_chance_is_that_of_the_lines_drawn_in_their_colours(k):
         assert level.get_ydata()[0] == pytest.approx(float(ds["chance"].sel(k=n).mean()))
         assert level.get_color() == (line.get_color() if len(k) > 1 else "0.4")
     assert "chance" in [t.get_text() for t in ax.get_legend().get_texts()]
+
+
+def test_a_number_by_chance_is_that_of_each_result_compared():
+    def of(chance):
+        return xr.Dataset({"x": variable("layer", np.arange(3.0), "x", "1", chance=chance)}, {"layer": range(3)})
+
+    def drawn(*chances):
+        sets = {f"{n}": of(chance) for n, chance in enumerate(chances)}
+        ax = plots.curves(sets.pop("0"), "x", other=sets, label="0")
+        lines = {v: ax.lines[n].get_color() for n, v in enumerate("01")}
+        seen = [(line.get_ydata()[0], line.get_color()) for line in ax.lines if line.get_linestyle() == ":"]
+        return [(y, next((k for k, v in lines.items() if v == colour), "all")) for y, colour in seen]
+
+    assert drawn(0.5, 0.5) == [(0.5, "all")]
+    assert drawn(0.5, 0.25) == [(0.5, "0"), (0.25, "1")]
+    assert drawn(None, 0.25) == [(0.25, "all")]
 
 
 def test_chance_is_a_number_or_a_curve_of_its_own():

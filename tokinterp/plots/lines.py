@@ -351,14 +351,12 @@ def draw_chance(
 ) -> list[tuple[str, dict[Any, dict[str, Any]]]]:  # fmt: skip
     """Draw the level by chance of each line, dotted, in its colour where they differ; return what a legend says."""
     grey = {**CHANCE, "color": "0.4"}
-    ds = next(iter(sets.values()))
-    facts = facts_of(ds, name)
-    if isinstance(facts.chance, float):
-        ax.axhline(facts.chance, **grey)
-        return [("", {"chance" if facts.chance else "": grey})] if facts.chance else []
-    if not isinstance(facts.chance, str):
+    usual = facts_of(next(iter(sets.values())), name).chance  # also of a summary, which has the levels without the word
+    chances = {k: (d, usual if usual in d else facts_of(d, name).chance) for k, d in sets.items()}
+    levels = {k: _levels(d, c, axis, select, looks) if isinstance(c, str) else xr.DataArray(c)
+              for k, (d, c) in chances.items() if c is not None}  # fmt: skip
+    if not levels:
         return []
-    levels = {k: _levels(d, facts.chance, axis, select, looks) for k, d in sets.items() if facts.chance in d}
     first = next(iter(levels.values()))
     if all(v.broadcast_equals(first) for v in levels.values()):
         levels = {next(iter(levels)): first}
@@ -374,7 +372,8 @@ def draw_chance(
                 ax.plot(line.x, line.y, **look)
             else:
                 ax.axhline(float(one), **look)
-    return [("", {chance_name(ds, facts.chance): grey})]
+    said = next((chance_name(d, c) for d, c in chances.values() if isinstance(c, str)), "chance")
+    return [("", {said: grey})] if any(c for _, c in chances.values()) else []
 
 
 def _levels(
