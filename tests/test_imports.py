@@ -236,6 +236,25 @@ def test_files_are_short():
     assert Path(__file__).name == "test_imports.py"
 
 
+MOST_ARGUMENTS, MOST_METHODS = 8, 12
+
+
+def test_classes_are_small():
+    """Arguments of constructors, and public methods and properties; settings that are fields of a dataclass apart."""
+    large, seen = {}, 0
+    for path in FILES:
+        for one in [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.ClassDef)]:
+            methods = {n.name: n for n in one.body if isinstance(n, ast.FunctionDef)}
+            public = [name for name in methods if not name.startswith("_")]
+            given = methods["__init__"].args if "__init__" in methods else None
+            n = 0 if given is None else len([*given.posonlyargs, *given.args, *given.kwonlyargs]) - 1
+            seen += n > 0
+            if n > MOST_ARGUMENTS or len(public) > MOST_METHODS:
+                large[f"{relative(path)} {one.name}"] = (n, len(public))
+    assert seen > 50
+    assert not large, "(arguments, public methods): group what belongs together"
+
+
 def test_every_topic_offers_its_measurements_and_no_name_twice():
     import tokinterp as ti
 

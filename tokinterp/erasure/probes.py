@@ -166,7 +166,8 @@ def fit_probes(
     with Checkpoint(store, {**facts, "layers": chosen, "offsets": where}, checkpoint_every) as keep:
         if keep.finished:
             return keep.read(TokenProbes)
-        fit = _Fit(model, prompts, where, text, s, validation, progress, batch_tokens, keep)
+        fit = _Fit(model, prompts, where, text, s, validation, progress, keep)
+        size = batch_tokens or (16384 if gpu else 4096)
         parts: dict[int, Tensors | Path] = {}
         for n in chosen if store is not None else ():
             if (keep.partial / layer_file(n)).is_file():
@@ -188,9 +189,9 @@ def fit_probes(
         for group in groups:
             known = begin if begin is not None and set(group) <= set(begin[0]["group"]) else None
             if closed:
-                found = fit.closed(group, method, shrinkage, known)
+                found = fit.closed(group, method, shrinkage, known, size)
             else:
-                found = fit.train(group, DTYPES[kept], DTYPES[multiplied], method, seed, known)
+                found = fit.train(group, DTYPES[kept], DTYPES[multiplied], method, seed, known, size)
             for layer, tensors in found.items():
                 check_layer(tensors, where, len(text.labels), model.info.d_model, f"the probes of layer {layer}")
                 if store is not None:
@@ -222,11 +223,10 @@ class _Fit:
 
     def __init__(
         self, model: Model, prompts: Prompts, offsets: list[int], text: TextStatistics, settings: ProbeSettings,
-        validation: Prompts | None, progress: bool, batch_tokens: int | None, keep: Checkpoint,
+        validation: Prompts | None, progress: bool, keep: Checkpoint,
     ) -> None:  # fmt: skip
         self.model, self.prompts, self.offsets, self.text = model, prompts, offsets, text
         self.settings, self.validation, self.progress, self.keep = settings, validation, progress, keep
-        self.batch_tokens = batch_tokens or (16384 if model.device.type == "cuda" else 4096)
 
     def targets(self, prompts: Prompts) -> torch.Tensor:
         """Return (offset, token) int64 class on the device, -1 where there is none."""
@@ -252,10 +252,10 @@ class _Fit:
 
     def train(
         self, layers: list[int], states: torch.dtype, products: torch.dtype, method: str, seed: int,
-        begin: State | None,
+        begin: State | None, batch_tokens: int,
     ) -> dict[int, Tensors]:  # fmt: skip
         """Capture the states of a group of layers and train all its probes; go on from a state that was kept."""
-        batch_tokens = self.batch_tokens if begin is None else begin[0]["batch_tokens"]
+        batch_tokens = batch_tokens if begin is None else begin[0]["batch_tokens"]
         s, name = self.settings, f"layers {layers[0]}-{layers[-1]}" if len(layers) > 1 else f"layer {layers[0]}"
         total = self.prompts.n_tokens + (self.validation.n_tokens if self.validation is not None else 0)
         with torch.no_grad():
@@ -302,9 +302,11 @@ class _Fit:
         head = columns.T[self.text.labels.to(columns.device)].float()
         return (head / head.square().sum(1).mean().sqrt().clamp_min(1e-12)).contiguous()
 
-    def closed(self, layers: list[int], method: str, shrinkage: float, begin: State | None) -> dict[int, Tensors]:
+    def closed(
+        self, layers: list[int], method: str, shrinkage: float, begin: State | None, batch_tokens: int
+    ) -> dict[int, Tensors]:
         """Solve for the probes of a group of layers; go on from sums that were kept."""
-        batch_tokens = self.batch_tokens if begin is None else begin[0]["batch_tokens"]
+        batch_tokens = batch_tokens if begin is None else begin[0]["batch_tokens"]
         with self._bar(self.prompts.n_tokens, f"layers {layers[0]}-{layers[-1]}", "tok") as bar:
             return fit_closed(
                 self.model, self.prompts, self.targets(self.prompts), layers, self.offsets, len(self.text.labels),

@@ -51,7 +51,7 @@ def test_the_first_fillers_are_dropped():
 def test_a_frozen_probe_changes_the_last_block_alone_and_the_released_one_everything(lm):
     before = parameters_hash(lm)
     for variant in probe.VARIANTS:
-        tuned = probe.finetune(lm, TASK, 0.5, variant, SHORT, 0, "cpu")
+        tuned = probe.finetune(lm, TASK, 0.5, variant, SHORT, 0)
         changed = {
             name
             for (name, a), (_, b) in zip(lm.named_parameters(), tuned.named_parameters(), strict=True)
@@ -76,7 +76,7 @@ def test_a_frozen_parameter_that_moves_is_noticed(lm, monkeypatch):
 
     monkeypatch.setattr(probe, "freeze", freeze_and_move)
     with pytest.raises(RuntimeError, match="a frozen parameter changed"):
-        probe.finetune(lm, TASK, 1.0, "frozen", SHORT, 0, "cpu")
+        probe.finetune(lm, TASK, 1.0, "frozen", SHORT, 0)
 
 
 def test_probe_result(lm):
@@ -85,7 +85,7 @@ def test_probe_result(lm):
     )
     assert ds["trunk"].values.tolist() == ["net", "random"]
     assert ds["n_kept"].values.tolist() == [0, 8, 16]
-    tuned = probe.finetune(lm, TASK, 0.5, "frozen", SHORT, 0, "cpu")
+    tuned = probe.finetune(lm, TASK, 0.5, "frozen", SHORT, 0)
     test = TASK.test_set("filler", 60, probe.PROBE_SEED)
     short = probe.keep_fillers(test.sequences, TASK, 0.5)
     said = tuned(input_ids=short.ids).logits[torch.arange(60), short.answer_at].argmax(-1)
@@ -97,7 +97,7 @@ def test_the_random_trunk_is_an_untrained_network_of_its_own(lm, monkeypatch):
     """Of the shape of the first, from a seed that no trained network has; tuned and scored in its own place."""
     tuned = {}
 
-    def remember(network, task, share, *rest):
+    def remember(network, **rest):
         tuned[parameters_hash(network)] = tuned.get(parameters_hash(network), 0) + 1
         return network
 
@@ -121,8 +121,8 @@ def test_probes_go_on_where_they_were_stopped(variant, lm, tmp_path, monkeypatch
     whole, weights = probe.probe_fillers(nets, TASK, variant=variant, **options), []
     finetune = probe.finetune
 
-    def kept(*args):
-        weights.append(parameters_hash(tuned := finetune(*args)))
+    def kept(*args, **rest):
+        weights.append(parameters_hash(tuned := finetune(*args, **rest)))
         return tuned
 
     monkeypatch.setattr(probe, "finetune", kept)
@@ -173,7 +173,7 @@ def test_finetuning_is_that_of_a_loop(lm, monkeypatch):
     schedule = Schedule(steps=3, batch=8, rate=1e-2, warmup=0.5, clip=0.2, weight_decay=0.1)
     norms, clip = [], torch.nn.utils.clip_grad_norm_
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, most: norms.append(float(clip(p, most))))
-    found = probe.finetune(lm, TASK, 0.5, "frozen", schedule, 1, "cpu")
+    found = probe.finetune(lm, TASK, 0.5, "frozen", schedule, 1)
     own = copy.deepcopy(lm).train()
     moving = [p for n, p in own.named_parameters() if n.startswith(("model.layers.1.", "model.norm.", "lm_head."))]
     adam = torch.optim.AdamW(moving, betas=schedule.betas, weight_decay=0.1)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,8 @@ def probe_fillers(
 
     def make(keep: Checkpoint) -> xr.Dataset:
         test = task.test_set("filler", test_examples, PROBE_SEED, place)
-        scores = _probe_all(trunks, task, shares, variant, schedule, seed, test, keep, progress)
+        tune = partial(finetune, task=task, variant=variant, schedule=schedule, seed=seed)
+        scores = _probe_all(trunks, task, shares, tune, schedule.steps, test, keep, progress)
         shape = (len(trunks), len(shares))
         accuracy = np.array([x for x, _, _ in scores], dtype=float).reshape(*shape, len(task.strata))
         auc = np.array([x for _, x, _ in scores], dtype=float).reshape(shape)
@@ -164,7 +166,7 @@ def probe_fillers(
 
 
 def _probe_all(
-    trunks: Mapping[str, Any], task: Task, shares: Sequence[float], variant: str, schedule: Schedule, seed: int,
+    trunks: Mapping[str, Any], task: Task, shares: Sequence[float], tune: Callable[..., Any], steps: int,
     test: Samples, keep: Checkpoint, progress: bool,
 ) -> list[tuple[list[float | None], float | None, list[bool]]]:  # fmt: skip
     """Return (accuracy of each stratum, AUC, what is right) for each trunk and share, from what was kept on."""
@@ -172,15 +174,15 @@ def _probe_all(
     begin = keep.state()
     scores = [(accuracy, auc, right) for accuracy, auc, right in begin[0]["scores"]] if begin else []
     todo = [(name, share) for name in trunks for share in shares]
-    with tqdm(total=len(todo), initial=len(scores), disable=not progress, desc=f"probe {variant}") as bar:
+    with tqdm(total=len(todo), initial=len(scores), disable=not progress, desc="probe") as bar:
         for name, share in todo[len(scores) :]:
             shorter = Samples(keep_fillers(test.sequences, task, share), test.answer, test.rows, test.stratum)
 
             def each(step: int, state: Callable[[], Tensors], name: str = name, share: float = share) -> None:
-                said = f"after {step} of {schedule.steps} steps of {name} with {share:g} of the fillers"
+                said = f"after {step} of {steps} steps of {name} with {share:g} of the fillers"
                 keep.step(said, lambda: ({"scores": scores, "step": step}, state()))
 
-            tuned = finetune(trunks[name], task, share, variant, schedule, seed, place, begin, each)
+            tuned = tune(copy.deepcopy(trunks[name]).to(place), share=share, begin=begin, each=each)
             begin = None
             found = evaluate(tuned, task, shorter)
             scores.append((list(found.accuracy), found.auc, found.right))
@@ -221,14 +223,14 @@ def _probe_dataset(
 
 
 def finetune(
-    lm: Any, task: Task, share: float, variant: str, schedule: Schedule, seed: int, device: torch.device | str,
+    lm: Any, task: Task, share: float, variant: str, schedule: Schedule, seed: int,
     begin: State | None = None, each: Callable[[int, Callable[[], Tensors]], None] | None = None,
 ) -> Any:  # fmt: skip
     """Return a copy of a network finetuned to answer after a share of the fillers.
 
     Parameters
     ----------
-    lm, task, share, variant, schedule, seed, device
+    lm, task, share, variant, schedule, seed
         As for `probe_fillers`.
     begin : tuple of dict and dict, optional
         Notes, with ``step``, and tensors to go on from; they end in the same bits as training without a stop.
@@ -240,12 +242,13 @@ def finetune(
     RuntimeError
         If a frozen parameter changed.
     """
-    tuned = copy.deepcopy(lm).to(device).train()
+    tuned = copy.deepcopy(lm).train()
+    device = next(tuned.parameters()).device
     frozen = freeze(tuned, variant)
     before = parameters_hash(tuned, frozen)
     trained = [p for p in tuned.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=schedule.rate, betas=schedule.betas, weight_decay=schedule.weight_decay)
-    fast = torch.autocast("cuda", torch.bfloat16) if torch.device(device).type == "cuda" else nullcontext()
+    fast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
     first = 0
     if begin is not None:
         first = begin[0]["step"]
