@@ -1,5 +1,6 @@
 """Sums over cover encodings: perfect token models of Markov sources, where exact and naive are known in closed form."""
 
+import re
 from itertools import product
 
 import numpy as np
@@ -14,21 +15,22 @@ AB = MarkovSource([[0.6, 0.4], [0.3, 0.7]])
 
 
 class Perfect:
-    """The model of tokens that knows a source of symbols a, b: of all strings that are encoded so."""
+    """The model of tokens that knows a source of two symbols: of all strings that are encoded so."""
 
-    def __init__(self, source, pieces, encode):
-        self.source, self.pieces, self.encode = source, pieces, encode
+    def __init__(self, source, pieces, encode, letters="ab"):
+        self.source, self.pieces, self.encode, self.letters = source, pieces, encode, letters
         self.tokens = ByteTokens([p.encode() for p in pieces], self._encoded)
-        self.ahead, self.known = max(map(len, pieces)), {}
+        self.ahead, self.known = 1 + max(map(len, pieces)), {}
 
     def _encoded(self, data):
         number = {p: i for i, p in enumerate(self.pieces)}
-        return [tuple(number[p] for p in self.encode(d.decode())) for d in data]
+        found = [[number.get(p) for p in self.encode(d.decode())] for d in data]
+        return [None if None in f else tuple(f) for f in found]
 
     def string(self, text):
         p, state = 1.0, None
         for c in text:
-            k = ord(c) - 97
+            k = self.letters.index(c)
             row = self.source.stationary if state is None else self.source.rows[state]
             p, state = p * row[k], k
         return p
@@ -38,7 +40,7 @@ class Perfect:
         if ids in self.known:
             return self.known[ids]
         text = "".join(self.pieces[i] for i in ids)
-        tails = ["".join(t) for t in product("ab", repeat=self.ahead)]
+        tails = ["".join(t) for t in product(self.letters, repeat=self.ahead)]
         begins = [t for t in tails if self._encoded([(text + t).encode()])[0][: len(ids)] == ids]
         self.known[ids] = sum(self.string(text + t) for t in begins)
         return self.known[ids]
@@ -109,6 +111,35 @@ def test_a_perfect_token_model_gives_the_source_for_any_dictionary(dictionary):
         np.testing.assert_allclose(found.exact[[97, 98]], row, atol=2e-6)
         biased += 0.5 * np.abs(found.exact - found.naive).sum() > 0.05
     assert biased > 2
+
+
+def before_words(text):
+    """As GPT-2 cuts line breaks: in pairs, but the last one before a letter stands alone."""
+    runs = re.findall(r"a|\n+(?!a)|\n+(?=\na)|\n", text)
+    return [m for run in runs for m in re.findall(r"a|\n\n|\n", run)]
+
+
+def test_white_space_that_is_cut_otherwise_before_a_word_is_covered():
+    """A text of two line breaks is one token, and two of them once a letter follows: both cover it."""
+    assert before_words("a\n\n") == ["a", "\n\n"]
+    assert before_words("a\n\na") == ["a", "\n", "\n", "a"]
+    perfect = Perfect(AB, ["a", "\n", "\n\n"], before_words, "a\n")
+    text = "a\n\na\na\n\n\naa\n\n\n\n"
+    for n, found in enumerate(perfect.read(text)):
+        row = AB.rows[perfect.letters.index(text[n - 1])] if n else AB.stationary
+        np.testing.assert_allclose(found.exact[[97, 10]], row, atol=2e-6, err_msg=str(n))
+        assert np.exp(found.log_prob) == pytest.approx(perfect.string(text[:n]), rel=1e-5)
+        assert found.rejected == pytest.approx(0, abs=1e-6)
+    covers = Covers(perfect.tokens)
+    for n, byte in enumerate(b"a\n\n"):
+        covers.add(covers.spelling.root, perfect.log_probs(())) if not n else None
+        nodes = covers.push(byte)
+        for node in nodes:
+            covers.add(node, perfect.log_probs(node.ids))
+    assert [node.ids for node in nodes] == [(0, 2), (0, 1, 1)], "the encoding of the text itself is the first"
+    found = covers.next()
+    assert found.log_prob_tokens == pytest.approx(np.log(perfect.total((0, 2))))
+    assert found.naive[97] == pytest.approx(0, abs=1e-9)
 
 
 def bad_model(ids, size=3, end=0.0):

@@ -1,8 +1,9 @@
 """Which sequences of tokens are encodings: byte-level and SentencePiece tokenizers, inside characters, at borders."""
 
 import pytest
+import transformers
 from tiny import byte_tokenizer, sentencepiece
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 import tokinterp as ti
 from tokinterp.tokenizers.bytes_tokens import ByteTokens, Spelling, completed
@@ -67,6 +68,21 @@ def test_the_spelling_that_grows_is_that_of_the_tokenizer(text):
     assert s.held == 1 + len(ids_of(data[: s.base].decode()))
 
 
+def test_line_breaks_before_a_word_are_other_tokens_than_at_the_end_of_a_text():
+    """With the pre-tokenizer of GPT-2, whose white space is cut off before what follows it."""
+    names = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "ĊĊ"]
+    inner = Tokenizer(models.BPE(vocab={t: n for n, t in enumerate(names)}, merges=[("Ċ", "Ċ")]))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tok = transformers.PreTrainedTokenizerFast(tokenizer_object=inner)
+    t = ByteTokens.of(tok, len(tok))
+    two, one, a, b = names.index("ĊĊ"), names.index("Ċ"), names.index("a"), names.index("b")
+    spelling, text = Spelling(t), b"a\n\nb\n\n\nb"
+    made = [[m.ids for m in spelling.push(byte)] for byte in text]
+    assert made[2] == [(a, two), (a, one, one)]
+    assert made[3] == [(a, one, one, b)]
+    assert made[-1] == [(a, one, one, b, two, one, b)] == [tuple(tok(text.decode())["input_ids"])]
+
+
 def test_a_border_is_where_no_token_reaches_over():
     t = bundled()
     assert t.border(b"the city", 3)
@@ -95,8 +111,6 @@ def test_texts_and_tokenizers_that_spell_nothing_are_refused():
         bundled().spelled("a<bos>")
     inner = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1, "##b": 2}, unk_token="[UNK]"))
     inner.decoder = decoders.WordPiece()
-    import transformers
-
     with pytest.raises(ValueError, match="WordPiece marks no spaces"):
         ByteTokens.of(transformers.PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]"), 3)
     assert ByteTokens.of(byte_tokenizer(), 320).size[3:].min() >= 0

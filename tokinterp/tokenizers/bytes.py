@@ -63,8 +63,8 @@ def byte_probabilities(
 ) -> xr.Dataset:  # fmt: skip
     """Measure the exact probability of each byte of texts, and what a prompt cut there into tokens would give.
 
-    A model of tokens gives the probability of a text as the sum over its cover encodings: sequences of tokens that are
-    encodings, spell the text, and may go on beyond it in the last token.  The usual prompt holds one of them, and so
+    A model of tokens gives the probability of a text as the sum over its cover encodings: sequences of tokens that some
+    encoding begins with, that spell the text, and may go on beyond it in the last token.  The usual prompt holds one of them, and so
     predicts another next byte wherever a longer token was possible: tokenization bias.
 
     Parameters
@@ -90,7 +90,7 @@ def byte_probabilities(
         - ``log_prob``: log-probability of the byte given all before it, P(xc) / P(x); sums to that of the text (the
           space that a tokenizer writes before a text belongs to its first byte),
         - ``log_prob_naive``: that of the first byte of the next token after the tokens of the text so far; NaN inside a
-          character,
+          character, and at the beginning where the tokenizer writes a space before a text,
         - ``total_variation``: between the two distributions of the next byte (or end),
         - ``rejected``: share of P(x) on tokens after which no text is encoded so, which models give and tokenizers
           never do; ``total_variation`` is of the distribution without it,
@@ -151,15 +151,16 @@ def byte_probabilities(
                 raise ValueError(f"model={list(named)[m]}: {error} after a beginning of texts[{i}]") from None
             for n, (one, byte) in enumerate(zip(found, data, strict=False)):
                 exact[m, n] = _normal(one)
+                naive = one.naive if n or start or not skip else np.full(END + 1, np.nan)  # no prompt ends there
                 value["log_prob"][m, i, n] = found[n + 1].log_prob - (one.log_prob if n or start else 0.0)
-                value["log_prob_naive"][m, i, n] = np.log(one.naive[byte]) if one.naive[byte] > 0 else np.nan
-                value["total_variation"][m, i, n] = _variation(exact[m, n], one.naive)
+                value["log_prob_naive"][m, i, n] = np.log(naive[byte]) if naive[byte] > 0 else np.nan
+                value["total_variation"][m, i, n] = _variation(exact[m, n], naive)
                 value["rejected"][m, i, n] = one.rejected
                 covers[m, i, n] = one.n_covers
             usual[m, i] = found[-1].log_prob_tokens - (found[0].log_prob_tokens if start else 0.0)
             ids = reader.tokens.encode([whole])[0] or ()
             ends = np.cumsum([len(reader.tokens.pieces[t]) for t in ids]) - skip
-            inside[m, i, : len(data)] = ~np.isin(np.arange(len(data)), [0, *ends])
+            inside[m, i, : len(data)] = ~np.isin(np.arange(len(data)), ends if start else [0, *ends])
         if len(named) > 1:
             p = np.einsum("m,mnb->nb", share, exact)[np.arange(len(data)), list(data)]
             value["log_prob"][-1, i, : len(data)] = np.log(np.where(p > 0, p, np.nan))

@@ -27,11 +27,11 @@ class Next(NamedTuple):
     exact : numpy.ndarray
         (257,) probability of each next byte, and of the end; together 1 less ``rejected``.
     naive : numpy.ndarray
-        (257,) the same after the tokens of the string itself, of whatever token comes next; NaN inside a character.
+        (257,) the same after the encoding of the string itself, of whatever token comes next; NaN inside a character.
     rejected : float
         Share of the string's probability that lies on tokens after which no text is encoded so.
     log_prob_tokens : float
-        Log-probability of the tokens of the string itself; NaN inside a character.
+        Log-probability of the encoding of the string itself; NaN inside a character.
     """
 
     log_prob: float
@@ -121,22 +121,20 @@ class Covers:
             following = self.tokens.table[o.ids, at - o.node.at]
             found += np.bincount(following, np.exp(o.logp + (o.total - most)), END + 1)
         mine = float(found.sum())
-        naive = np.full(END + 1, np.nan)
+        after: list[np.ndarray] = []
         for node, total, logp in self.exact:
             p = np.exp(logp)
-            naive = np.bincount(self.first, p, END + 1)
+            after.append(np.bincount(self.first, p, END + 1))
             bad = self._rejected(node, p, LEFT * np.exp(most - total))
             weight = np.exp(total - most)
             mine += weight
             rejected += weight * float(p[bad].sum())
-            found += weight * (naive - np.bincount(self.first[bad], p[bad], END + 1))
-        if not self.exact:
-            naive = np.full(END + 1, np.nan)
+            found += weight * (after[-1] - np.bincount(self.first[bad], p[bad], END + 1))
         return Next(
             most + float(np.log(mine)) if mine > 0 else -np.inf,
             len(self.exact) + sum(len(o.ids) for o in self.open),
-            found / mine if mine > 0 else found, naive, rejected / mine if mine > 0 else np.nan,
-            max((t for _, t, _ in self.exact), default=np.nan),
+            found / mine if mine > 0 else found, after[0] if after else np.full(END + 1, np.nan),
+            rejected / mine if mine > 0 else np.nan, self.exact[0][1] if self.exact else np.nan,
         )  # fmt: skip
 
     def _rejected(self, node: Node, p: np.ndarray, left: float) -> np.ndarray:

@@ -15,6 +15,7 @@ from .reachability import check_supported, encode
 
 Encode = Callable[[list[bytes]], list[tuple[int, ...] | None]]
 LONGEST = 256  # bytes of a token that are looked at: beyond are runs of spaces and rulers
+FOLLOWING = (b"a", b"1", b"!")  # white space may be cut otherwise before each of these than at the end of a text
 
 
 class ByteTokens:
@@ -95,9 +96,10 @@ class ByteTokens:
         refuse("text", text, "its tokens do not spell it (unknown or rewritten characters, a special token in it)")
 
     def valid(self, asked: Sequence[tuple[tuple[int, ...], int]]) -> np.ndarray:
-        """Return (asked,) bool, whether tokens, since a border, and one token more are the encoding of what they spell.
+        r"""Return (asked,) bool, whether tokens since a border, and one token more, are the encoding of what they spell.
 
-        Where they end inside a character, of some text that begins so.
+        Where they end inside a character or in white space, of some text that begins so: many tokenizers cut the last
+        white space before a word off, so that the tokens of ``"\n\nA"`` do not begin with those of ``"\n\n"``.
         """
         known = self._known
         alone = {a: ((), a[1]) if a[0] and self._parts(a[0][-1], a[1]) else a for a in asked}
@@ -129,7 +131,7 @@ class ByteTokens:
 
 @dataclass(eq=False)
 class Node:
-    """A sequence of tokens that is the encoding of the first ``at`` bytes of a text."""
+    """A sequence of tokens with which the encoding of a text may begin, and that spells its first ``at`` bytes."""
 
     at: int
     ids: tuple[int, ...]
@@ -170,7 +172,11 @@ class Spelling:
         return out
 
     def push(self, byte: int) -> list[Node]:
-        """Take one byte more, and return the encodings of the text as it is now: one, or none inside a character."""
+        """Take one byte more, and return the tokens that spell the text as it is now.
+
+        The encoding of it first; where it ends in white space, others that its encoding begins with once it goes on;
+        none where no token ends inside a character.
+        """
         self.data.append(byte)
         n, tokens = len(self.data), self.tokens
         asked, parents = [], []
@@ -183,6 +189,9 @@ class Spelling:
         made = [
             Node(n, (*p.ids, i), p, i) for (_, i), p, good in zip(asked, parents, fine, strict=True) if good
         ]  # fmt: skip
+        if len(made) > 1:
+            (usual,) = tokens.encode([bytes(self.data[self.base :])])
+            made.sort(key=lambda m: self.since(m) != usual)
         if made:
             self.nodes[n] = made
         self._move(n)
@@ -206,15 +215,17 @@ class Spelling:
 
 
 def completed(data: bytes) -> list[bytes]:
-    r"""Return a byte string, or where it ends inside a character, 64 ways to end it.
+    r"""Return a byte string, with what may follow white space at its end, or 64 ways to end the character it ends in.
 
     Examples
     --------
     >>> completed(b"a"), len(completed(b"a\xe2\x80")), completed(b"\xff")
     ([b'a'], 64, [])
+    >>> completed(b"a\n")
+    [b'a\n', b'a\na', b'a\n1', b'a\n!']
     """
     if data.isascii() or _whole(data):
-        return [data]
+        return [data, *(data + b for b in FOLLOWING)] if data.decode()[-1:].isspace() else [data]
     lead = next((k for k in range(1, min(4, len(data)) + 1) if data[-k] & 0xC0 != 0x80), 0)
     first = data[-lead] if lead else 0
     missing = (first >= 0xC0) + (first >= 0xE0) + (first >= 0xF0) + 1 - lead
