@@ -67,4 +67,6 @@ def test_values_are_shown_for_readers():
     assert show("none", "format") == "no fillers"
     assert show(-2, "offset") == "offset -2"
     assert show("random_ids", "null") == "random tokens"
+    assert [show(n, "condition") for n in ("none", "random", "parallel")] == ["none", "random", "parallel"]
+    assert [show(n, "trunk") for n in ("random", "filler", "none")] == ["not trained", "fillers", "no fillers"]
     assert show(1, "rank") == "second"

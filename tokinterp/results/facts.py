@@ -24,11 +24,17 @@ REPLICATES = ("replicate", "seed")
 """Dimensions of which each line is drawn, thin, beside the mean."""
 DOMAINS = ("bin", "component", "position")
 """Dimensions over which a variable is a function, whatever else it has."""
-NAMES = {
-    "none": "text", "untrained": "untrained network", "random_ids": "random tokens", "filler": "fillers",
-    "parallel": "chain of thought", "serial": "serial chain of thought", "random": "not trained",
+NULL_NAMES = {"none": "text", "untrained": "untrained network", "random_ids": "random tokens"}
+FORMAT_NAMES = {
+    "none": "no fillers", "filler": "fillers", "parallel": "chain of thought", "serial": "serial chain of thought",
     "none_equal_flops": "no fillers, equal FLOPs",
 }  # fmt: skip
+NAMES = {
+    "null": NULL_NAMES, "format": FORMAT_NAMES, "arm": FORMAT_NAMES,
+    "trunk": FORMAT_NAMES | {"random": "not trained", "untrained": "untrained network"},
+    "condition": {n: NULL_NAMES[n] for n in ("untrained", "random_ids")},
+}  # fmt: skip
+"""What values are called, by dimension: conditions have the names that somebody gave them."""
 AXES = {
     "prompt": "prompt",
     "scale": "neighbour rank n₂", "k": "neighbours k", "n_fillers": "filler tokens", "offset": "offset (tokens)",
@@ -180,6 +186,8 @@ def show(value: Any, dim: str = "") -> str:
     --------
     >>> show(0.95), show(4, "k"), show("none", "null"), show("shuffle:5", "null")
     ('0.95', 'k 4', 'text', 'shuffled, S = 5')
+    >>> show("random", "condition"), show("random", "trunk")
+    ('random', 'not trained')
     """
     if isinstance(value, float | np.floating):
         value = f"{value:g}"
@@ -188,12 +196,10 @@ def show(value: Any, dim: str = "") -> str:
         return text
     if dim == "rank" and text in ("0", "1", "2"):
         return ("largest", "second", "third")[int(text)]
-    if dim in ("null", "condition", "format", "trunk", "arm"):
+    if dim in NAMES:
         if text.startswith("shuffle:"):
             return f"shuffled, S = {text.partition(':')[2]}"
-        if text == "none" and dim not in ("null", "condition"):
-            return "no fillers"
-        return NAMES.get(text, text.replace("_", " "))
+        return NAMES[dim].get(text, text.replace("_", " "))
     number = bool(dim) and re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", text)
     return f"{dim.replace('_', ' ')} {text}" if number else text.replace("_", " ")
 

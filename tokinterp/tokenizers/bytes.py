@@ -64,8 +64,8 @@ def byte_probabilities(
     """Measure the exact probability of each byte of texts, and what a prompt cut there into tokens would give.
 
     A model of tokens gives the probability of a text as the sum over its cover encodings: sequences of tokens that some
-    encoding begins with, that spell the text, and may go on beyond it in the last token.  The usual prompt holds one of them, and so
-    predicts another next byte wherever a longer token was possible: tokenization bias.
+    encoding begins with, that spell the text, and may go on beyond it in the last token.  The usual prompt holds one of
+    them, and so predicts another next byte wherever a longer token was possible: tokenization bias.
 
     Parameters
     ----------

@@ -96,7 +96,7 @@ class ByteTokens:
         refuse("text", text, "its tokens do not spell it (unknown or rewritten characters, a special token in it)")
 
     def valid(self, asked: Sequence[tuple[tuple[int, ...], int]]) -> np.ndarray:
-        r"""Return (asked,) bool, whether tokens since a border, and one token more, are the encoding of what they spell.
+        r"""Return (asked,) bool, whether tokens since a border, with one more, are the encoding of what they spell.
 
         Where they end inside a character or in white space, of some text that begins so: many tokenizers cut the last
         white space before a word off, so that the tokens of ``"\n\nA"`` do not begin with those of ``"\n\n"``.
