@@ -24,6 +24,13 @@ def test_windows_are_marked_with_their_document():
     assert groups_of(found["x"], "prompt")[0].tolist() == [0, 0, 1]
 
 
+def test_spans_of_windows_are_drawn_by_document():
+    coords = {"prompt": [0, 1, 2], "span_prompt": ("span", [0, 1, 1, 2])}
+    found = with_documents(xr.Dataset({"psi": ("span", np.arange(4.0))}, coords), windows())
+    groups, kind = groups_of(found, "span")
+    assert (groups.tolist(), kind) == ([0, 0, 0, 1], "documents")
+
+
 def test_prompts_that_are_no_windows_are_left_as_they_are():
     ds = xr.Dataset({"x": ("prompt", np.arange(3.0))}, {"prompt": [0, 1, 2], **TOKENS})
     assert with_documents(ds, ti.Prompts.from_ids([[1, 3], [1, 4], [1, 5]])) is ds

@@ -67,6 +67,18 @@ def test_prompts_documents_and_strings_are_those_of_the_whole():
     assert len(marks) == 3
 
 
+def test_documents_of_runs_without_windows_are_their_prompts_and_of_no_other_run():
+    model = models()[0]
+    long = [t.text[:400] for t in ti.bundled_texts("story")[3:6]]
+    windows = [ti.Prompts.from_texts(t, model, max_tokens=90, on_long="window") for t in (long[:1], long[1:])]
+    whole = ti.Prompts.from_texts([t[:40] for t in long], model)
+    found = join_runs([measured(p) for p in (windows[0], whole, windows[1])], pooled="drop")
+    documents = np.concatenate([windows[0].documents, 1 + whole.documents, 4 + windows[1].documents])
+    ds = found["norms"].to_dataset()
+    assert ds["document"].values.tolist() == documents.tolist()
+    assert ds["token_document"].values.tolist() == documents[ds["token_prompt"].values].tolist()
+
+
 def test_what_does_not_belong_together_is_named():
     a, b = pieces(texts())
     one = measured(a)

@@ -15,16 +15,17 @@ if TYPE_CHECKING:
 
 
 def with_documents(ds: xr.Dataset, prompts: Prompts) -> xr.Dataset:
-    """Return a result that says which document each prompt and token is of, where prompts are windows of documents.
+    """Return a result that says of which document each prompt, token and span is, where prompts are windows.
 
-    The coordinates are ``document`` (prompt) and ``token_document`` (token); without windows there are none, and each
-    prompt is a document by itself.
+    The coordinates are ``document`` (prompt), ``token_document`` (token) and ``span_document`` (span); without windows
+    there are none, and each prompt is a document by itself.
     """
     if len(np.unique(prompts.documents)) == len(prompts):
         return ds
     for name, dim, numbers in (
         ("document", "prompt", "prompt"),
         ("token_document", "token", "token_prompt"), ("token_document", "token", "prompt"),
+        ("span_document", "span", "span_prompt"),
     ):  # fmt: skip
         if name not in ds.coords and numbers in ds.coords and ds[numbers].dims == (dim,):
             here = prompts.documents[ds[numbers].values]

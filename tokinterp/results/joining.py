@@ -58,7 +58,7 @@ def join_runs(runs: Sequence[xr.DataTree], pooled: str = "error") -> xr.DataTree
     starts = [{k: sum(c[k] for c in counts[:n]) for k in ("prompt", "document")} for n in range(len(runs))]
     nodes: dict[str, xr.Dataset] = {"/": xr.Dataset(attrs=_attributes([run.attrs for run in runs]))}
     for name in runs[0].children:
-        sets = [_group(run, name) for run in runs]
+        sets = _documents([_group(run, name) for run in runs])
         if any(run.children[name].children for run in runs):
             raise ValueError(f"runs: {name} holds conditions; join the runs of one condition each")
         found = _join(name, [_renumber(ds, at) for ds, at in zip(sets, starts, strict=True)], pooled)
@@ -84,6 +84,17 @@ def _group(run: xr.DataTree, name: str) -> xr.Dataset:
     return run.children[name].to_dataset(inherit=False)
 
 
+def _documents(sets: list[xr.Dataset]) -> list[xr.Dataset]:
+    """Return results that all have documents where one has: a prompt that is no window is a document of its own."""
+    for name, dim in (("document", "prompt"), ("token_document", "token"), ("span_document", "span")):
+        if any(name in ds.coords for ds in sets):
+            numbers = [next((c for c in (f"{dim}_prompt", "prompt") if c in ds.coords and ds[c].dims == (dim,)), None)
+                       for ds in sets]  # fmt: skip
+            sets = [ds if name in ds.coords or number is None else ds.assign_coords({name: ds[number].variable})
+                    for ds, number in zip(sets, numbers, strict=True)]  # fmt: skip
+    return sets
+
+
 def _after(run: xr.DataTree, what: str) -> int:
     """Return how many prompts, or documents, there are, as far as the run says."""
     table = _group(run, "prompts") if "prompts" in run.children else xr.Dataset()
@@ -104,8 +115,6 @@ def _renumber(ds: xr.Dataset, at: Mapping[str, int]) -> xr.Dataset:
 
 def _join(name: str, sets: Sequence[xr.Dataset], pooled: str) -> xr.Dataset:
     """Return one result of renumbered ones."""
-    if "prompt" in sets[0].coords and any("document" in ds.coords for ds in sets):  # without windows: each its own
-        sets = [ds if "document" in ds.coords else ds.assign_coords(document=ds["prompt"]) for ds in sets]
     first, out, whole = sets[0], {}, []
     for v in dict.fromkeys(str(v) for ds in sets for v in ds.variables):
         columns = [ds.variables.get(v) for ds in sets]

@@ -44,7 +44,9 @@ def concat_models(results: Mapping[str, xr.Dataset] | Sequence[xr.Dataset]) -> x
         results = dict(zip(names, results, strict=True))
     if len(results) < 1:
         raise ValueError("results={}: no results to put side by side")
-    columns = [c for c in ("document", "token_document") if any(c in ds.coords for ds in results.values())]
+    columns = [
+        c for c in ("document", "token_document", "span_document") if any(c in ds.coords for ds in results.values())
+    ]
     if any(len({ds[c].values.tobytes() if c in ds.coords else b"" for ds in results.values()}) > 1 for c in columns):
         results = {name: ds.drop_vars(columns, errors="ignore") for name, ds in results.items()}  # of no shared text
     sets = list(results.values())
