@@ -33,6 +33,7 @@ ANY = {
     ("representations.fit", "y"): "ignored, as scikit-learn asks", ("representations.fit_transform", "y"): "ignored",
     ("representations.get_params", "deep"): "ignored",
     ("states", "where"): "of many kinds, see its own tests",
+    ("jacobian_space", "where"): "given to states",
     ("prompts.vocabulary.special", "ids"): "an array of any shape, in every batch",
 }  # fmt: skip
 """Parameters whose values are not looked at, and why."""

@@ -65,6 +65,32 @@ def test_states_are_those_at_or_before_the_first_place(model, monkeypatch):
         assert ds.sizes["sample"] == len(TEXTS)
 
 
+def test_a_state_that_sees_only_itself_is_none_of_the_samples(model):
+    prompts = ti.Prompts.from_texts([" the end", "a the", *TEXTS], model, progress=False)
+    for n, place in ((0, 1), (1, 2)):
+        assert prompts.ids(n).tolist().index(THE) == place
+    assert 0 not in ask(model, prompts=prompts, position="predicting")["sample_prompt"], "before it is only BOS"
+    assert {0, 1} <= set(ask(model, prompts=prompts)["sample_prompt"].values)
+    assert 1 in ask(model, prompts=prompts, position="predicting")["sample_prompt"]
+    bare = ti.Prompts.from_ids([[THE, 70, THE], [THE, 70], *(prompts.ids(n)[1:] for n in range(2, 26))], model)
+    where, at = concepts._places(bare, THE, "at")
+    assert at[0] == 2, "the next place of it"
+    assert 1 not in at
+    assert not where[bare.starts[:-1]].any()
+
+
+def test_a_sample_that_a_concept_is_not_active_in_is_none_of_its_samples(model, monkeypatch):
+    monkeypatch.setattr(concepts, "_words", lambda *_: [["b"], ["a"], ["f"]])
+    codes = np.zeros((24, 3))
+    codes[[1, 9], 0] = 2, 1
+    codes[:, 2] = -1
+    made = concepts.Dictionary(np.zeros((3, 32)), codes, np.zeros((24, 32)))
+    monkeypatch.setattr(concepts, "_fit", lambda *_: made)
+    ds = ask(model, methods=["pca"], held_out=0.0)
+    assert ds["top_sample"].values[0].tolist() == [[1, 9, -1, -1, -1], [-1] * 5, [-1] * 5]
+    assert float(ds["precision"][0]) == 1, "concepts that are never active are left out"
+
+
 def test_what_is_held_out_is_not_fitted(model, monkeypatch):
     z, _ = planted()
     changed = z.copy()

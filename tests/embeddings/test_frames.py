@@ -107,6 +107,39 @@ def test_controls_are_other_words_and_random_columns_as_long(model, monkeypatch)
     assert not np.array_equal(again["cosine_random"], ds["cosine_random"])
 
 
+def test_words_of_one_token_have_no_angle_between_columns(model):
+    rows = whitened_unembedding(model).rows
+    assert np.isnan(frames._mean_cosine(rows[:, None])).all(), "whatever their lengths round to"
+
+
+def test_random_columns_lie_where_rows_of_the_head_can():
+    lm = tiny_lm("llama")
+    with torch.no_grad():
+        lm.get_output_embeddings().weight[:, 4:] = 0
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        real = frames.compare_frames
+        patch.setattr(frames, "compare_frames", lambda f, g: seen.append(f) or real(f, g))
+        word_frames(ti.wrap(lm, byte_tokenizer(), id="flat"), WORDS)
+    assert (seen[0][..., 4:].abs() < 1e-9).all()
+    assert (seen[2][..., 4:].abs() < 1e-9).all()
+    torch.testing.assert_close(seen[2].norm(dim=2), seen[0].norm(dim=2))
+
+
+def test_a_head_without_directions_and_a_padding_token_beyond_it():
+    lm, tokenizer = tiny_lm("llama"), byte_tokenizer()
+    model = ti.wrap(lm, tokenizer, id="m")
+    rows = whitened_unembedding(model).rows
+    tokenizer.add_tokens([f"<{n}>" for n in range(60)])
+    tokenizer.pad_token = "<59>"
+    assert tokenizer.pad_token_id >= model.info.d_vocab
+    torch.testing.assert_close(whitened_unembedding(ti.wrap(lm, tokenizer, id="m")).rows, rows)
+    with torch.no_grad():
+        lm.get_output_embeddings().weight.mul_(1e-4)
+    with pytest.raises(ValueError, match="model=m: the rows of its head vary by less than 1e-06 in every direction"):
+        whitened_unembedding(ti.wrap(lm, byte_tokenizer(), id="m"))
+
+
 def test_what_does_not_fit_is_refused(model):
     for given, message in (
         ({"concepts": {"a": ["x"]}}, r"concepts=\['a'\]: give two or more"),

@@ -132,6 +132,28 @@ def test_verdicts_change_where_they_should():
     assert glitch.verdicts(p, can, False).tolist() == ["inconclusive" if "verified" in v else v for v in expected]
 
 
+def test_what_has_no_probability_is_no_token_that_is_repeated():
+    model = repeating()
+    found = found_of(model, 20)
+    reach = found["reachability"].values.astype(str)
+    found["n_bytes"] = found["n_bytes"] * 0 + 2
+    candidates, controls = np.flatnonzero(reach == "ok")[:30], np.flatnonzero(reach == "ok")[30:34]
+    p = np.full((34, 1), 1e-4)
+    p[30:] = 0.99
+    p[10:20] = np.nan
+    can = np.ones(34, bool)
+    ds = glitch._labelled(found, "ein_l2", candidates, controls, ["a"], p, can)
+    assert ds.sizes["ranked"] == 20
+    assert (ds["verified_near"] == 1).all()
+    assert ds.attrs["cut_rule"] == "never below 2/3"
+    assert not ds["shown"].values[candidates[10:20]].any()
+    assert ds.attrs["conclusive"]
+    p[30:] = np.nan
+    ds = glitch._labelled(found, "ein_l2", candidates, controls, ["a"], p, can)
+    assert not ds.attrs["conclusive"], "controls were asked for and said nothing"
+    assert glitch._labelled(found, "ein_l2", candidates, controls[:0], ["a"], p[:30], can[:30]).attrs["conclusive"]
+
+
 def test_the_display_cut_is_that_of_a_loop():
     rng = np.random.default_rng(0)
     for n in (26, 60, 200):

@@ -73,7 +73,8 @@ def token_concepts(
     model : Model
         With its tokenizer.
     prompts : Prompts or sequence of str
-        Texts; of each the first place of the token counts.
+        Texts; of each the first place of the token counts whose state sees more than itself: what stands at the
+        very beginning, or is predicted from there, has the same state in all texts.
     token : int
         Id.
     layer : int
@@ -106,8 +107,8 @@ def token_concepts(
         mean of the fitted samples; ``overlap``, mean share of the words of a concept that another has too;
         ``precision``, share of the words of a concept among the tokens within 10 places of the five samples it is most
         active in, and ``precision_null``, of the words of the next concept there.  With ``concept``: ``grounding``
-        (with ``place``), words, and ``top_sample`` (with ``sample_place``), numbers of prompts; ``code`` (sample,
-        concept), ``direction``.
+        (with ``place``), words, and ``top_sample`` (with ``sample_place``), numbers of prompts, -1 beyond the samples
+        with a code above 0; ``code`` (sample, concept), ``direction``.
 
     Raises
     ------
@@ -162,10 +163,12 @@ def token_concepts(
         rows["explained"].append(_explained(z, made.made, fitted, fitted))
         rows["explained_held_out"].append(_explained(z, made.made, fitted, rest))
         rows["overlap"].append(overlap(words))
-        rows["precision"].append(_precision(words, top, around))
-        rows["precision_null"].append(_precision([*words[1:], words[0]], top, around))
+        active = np.take_along_axis(made.codes, top.T, 0).T > 0
+        rows["precision"].append(_precision(words, top, active, around))
+        rows["precision_null"].append(_precision([*words[1:], words[0]], top, active, around))
         rows["words"].append([[*w, *[""] * (n_words - len(w))] for w in words])
-        rows["top"].append(np.pad(number_of[top], ((0, 0), (0, SAMPLES - top.shape[1])), constant_values=-1))
+        shown = np.where(active, number_of[top], -1)
+        rows["top"].append(np.pad(shown, ((0, 0), (0, SAMPLES - top.shape[1])), constant_values=-1))
         rows["codes"].append(made.codes)
         rows["atoms"].append(made.atoms)
     v, each = variable, ("dictionary", "concept")
@@ -221,7 +224,8 @@ def _places(prompts: Prompts, token: int, position: str) -> tuple[np.ndarray, di
     for n in range(len(prompts)):
         places = np.flatnonzero(np.asarray(prompts.ids(n)) == token)
         before = int(position == "predicting")
-        if len(places) and places[0] >= before:
+        places = places[places > before]
+        if len(places):
             at[n] = int(places[0])
             where[prompts.starts[n] + places[0] - before] = True
     return where, at
@@ -284,8 +288,10 @@ def _explained(z: np.ndarray, made: np.ndarray, fitted: np.ndarray, of: np.ndarr
     return float(1 - ((z[of] - made[of]) ** 2).sum() / total) if total else float("nan")
 
 
-def _precision(words: Sequence[Sequence[str]], top: np.ndarray, around: Sequence[set[str]]) -> float:
-    """Return the mean share of a concept's words that stand near one of its samples."""
-    near = [set().union(*(around[i] for i in samples)) for samples in top.tolist()]
-    shares = [np.mean([w in there for w in own]) for own, there in zip(words, near, strict=True) if own]
+def _precision(
+    words: Sequence[Sequence[str]], top: np.ndarray, active: np.ndarray, around: Sequence[set[str]]
+) -> float:
+    """Return the mean share of a concept's words that stand near a sample it is active in, of concepts with both."""
+    near = [[around[i] for i in own[there]] for own, there in zip(top, active, strict=True)]
+    shares = [np.mean([w in set().union(*n) for w in own]) for own, n in zip(words, near, strict=True) if own and n]
     return float(np.mean(shares)) if shares else float("nan")

@@ -34,10 +34,13 @@ class Whitened(NamedTuple):
         (vocab, d) float64, on the model's device.
     rank : int
         Directions that are kept.
+    axes : torch.Tensor
+        (d, rank) float64, orthonormal, those directions.
     """
 
     rows: torch.Tensor
     rank: int
+    axes: torch.Tensor
 
 
 @checked(trained=array)
@@ -61,7 +64,7 @@ def whitened_unembedding(model: Model, *, trained: np.ndarray | None = None) -> 
     Raises
     ------
     ValueError
-        If ``trained`` is not one bool for each id, or fewer than two.
+        If ``trained`` is not one bool for each id, or fewer than two, or no direction is kept.
 
     References
     ----------
@@ -83,12 +86,17 @@ def whitened_unembedding(model: Model, *, trained: np.ndarray | None = None) -> 
         use = torch.from_numpy(given).to(w.device)
     values, axes = torch.linalg.eigh(torch.cov(w[use].T, correction=1))
     kept = values > FLOOR
-    root = (axes[:, kept] / values[kept].sqrt()) @ axes[:, kept].T
-    rows = (w - w[use].mean(0)) @ root
+    if not bool(kept.any()):
+        raise ValueError(
+            f"model={model.info.id}: the rows of its head vary by less than {FLOOR:g} in every direction (their "
+            f"largest variance is {float(values[-1]):.2g}), and nothing is left to whiten"
+        )
+    values, axes = values[kept], axes[:, kept]
+    rows = (w - w[use].mean(0)) @ (axes / values.sqrt()) @ axes.T
     padding = getattr(model.tokenizer, "pad_token_id", None)
-    if padding is not None:
+    if padding is not None and int(padding) < len(rows):
         rows[int(padding)] = 0
-    return Whitened(rows, int(kept.sum()))
+    return Whitened(rows, len(values), axes)
 
 
 @checked(concepts=mapping(some_strings), max_tokens=count(1), leave_out=flag, trained=array)
@@ -132,7 +140,7 @@ def word_frames(
         ``projection`` tr(F'C) / sqrt(k_F k_C), k columns that are not zero (the paper's correlation, which is no
         correlation: it grows with the length of the rows), and the ``cosine`` tr(F'C) / (|F| |C|).  Controls of both:
         ``_other``, a word of another concept, as long where there is one, and ``_random``, columns in random directions
-        with the norms of the word's.  NaN where a concept has no other word.
+        of those that are kept, with the norms of the word's.  NaN where a concept has no other word.
 
     Raises
     ------
@@ -167,7 +175,8 @@ def word_frames(
     words, ids = [words[n] for n in fits], [ids[n] for n in fits]
     if len({n for n, _ in words}) < 2:
         raise ValueError(f"concepts: only one has words of at most {max_tokens} tokens, and nothing to compare it with")
-    rows = whitened_unembedding(model, trained=trained).rows
+    whitened = whitened_unembedding(model, trained=trained)
+    rows = whitened.rows
     concept = np.array([n for n, _ in words])
     length = np.array([len(row) for row in ids])
     frames = torch.zeros(len(ids), length.max(), rows.shape[1], dtype=torch.float64, device=rows.device)
@@ -176,7 +185,8 @@ def word_frames(
     own = _concept_frames(frames, concept, length, leave_out)
     rng = np.random.default_rng(seed)
     others = frames[_other_words(concept, length, rng)]
-    noise = torch.from_numpy(rng.standard_normal(frames.shape)).to(frames.device)
+    noise = torch.from_numpy(rng.standard_normal((*frames.shape[:2], whitened.rank))).to(frames.device)
+    noise = noise @ whitened.axes.T
     random = noise * (frames.norm(dim=2) / noise.norm(dim=2))[..., None]
     v = variable
     data: dict[str, xr.Variable] = {}
@@ -263,4 +273,4 @@ def _mean_cosine(frames: torch.Tensor) -> np.ndarray:
     units = frames / size.clamp(min=1e-300)
     k = (size[..., 0] > 0).sum(1)
     total = (units @ units.mT).abs().sum((1, 2)) - k
-    return (total / (k * (k - 1))).cpu().numpy()
+    return torch.where(k > 1, total / (k * (k - 1)), torch.nan).cpu().numpy()

@@ -35,6 +35,7 @@ HALF = 12  # candidates on either side in the window of the display cut
 PLACEHOLDERS = 200  # tokens that are tried
 
 
+@checked(trials=count(), copies=count())
 def repeat_templates(trials: int = 20, copies: int = 50) -> dict[str, str]:
     """Return the three texts that should make a model repeat ``{token}``, of the form of the published ones.
 
@@ -106,8 +107,8 @@ def repeat_tokens(
         the display cut that are no single byte and not special; ``trained``, the mask for other statistics of the
         vocabulary: tokens that text can become, without candidates verified.  On ``kind`` (candidate, control):
         ``n_asked``, ``verified_share`` with its Wilson interval, ``median_p``.  On ``ranked`` (candidates that can be
-        shown, lowest indicator first): ``verified_near``, the share verified within 12 places.  Scalars
-        ``display_cut``, ``median_verified``, ``n_bytes_below``.
+        shown and have a probability, lowest indicator first): ``verified_near``, the share verified within 12 places.
+        Scalars ``display_cut``, ``median_verified``, ``n_bytes_below``.
 
         Verdicts, by ``p_max``: ``strong_rejected`` above 0.9, ``weak_rejected`` above 0.1, ``encoding_failed`` if no
         text is encoded with the token, ``strong_verified`` below 0.001, else ``weak_verified``.  Where candidates are
@@ -295,10 +296,8 @@ def _labelled(
 ) -> xr.Dataset:  # fmt: skip
     """Return the whole table, from (token, template) probabilities of candidates and, behind them, controls."""
     size, asked, n = found.sizes["vocab"], np.concatenate([candidates, controls]), len(candidates)
-    best = np.where(np.isnan(p).all(1), -1.0, np.nanmax(np.where(np.isnan(p), -1.0, p), 1))
-    best[(best < 0) | (np.isnan(p).any(1) & (best <= 0.1))] = (
-        np.nan
-    )  # what a missing text would have said, nobody knows
+    best = np.where(np.isnan(p), -1.0, p).max(1)
+    best[np.isnan(p).any(1) & (best <= 0.1)] = np.nan  # what a missing text would have said, nobody knows
     groups = [best[:n][~np.isnan(best[:n])], best[n:][~np.isnan(best[n:])]]
     hits, sizes = np.array([(g < LOW).sum() for g in groups]), np.array([len(g) for g in groups])
     share, ends = np.full(2, np.nan), np.full((2, 2), np.nan)
@@ -306,7 +305,7 @@ def _labelled(
     share[there] = hits[there] / sizes[there]
     if there.any():
         ends[:, there] = wilson(hits[there], sizes[there])
-    conclusive = bool(there[0] and (not there[1] or ends[0, 0] > ends[1, 1]))
+    conclusive = bool(there[0] and (not len(controls) or (there[1] and ends[0, 0] > ends[1, 1])))
 
     def whole(values: np.ndarray, missing: Any) -> np.ndarray:
         out = np.full((size, *values.shape[1:]), missing, dtype=values.dtype)
@@ -316,7 +315,7 @@ def _labelled(
     verdict = whole(verdicts(best, encodable, conclusive).astype(object), "")
     value, reach = found["indicator_value"].sel(indicator=indicator).values, found["reachability"].values.astype(str)
     n_bytes = found["n_bytes"].values
-    shows = (n_bytes[candidates] > 1) & (reach[candidates] == "ok")
+    shows = (n_bytes[candidates] > 1) & (reach[candidates] == "ok") & ~np.isnan(best[:n])
     ranked, low = candidates[shows], best[:n][shows] < LOW
     cut, rule = display_cut(value[ranked], low)
     shown = np.zeros(size, dtype=bool)
