@@ -69,6 +69,13 @@ MUTANTS = [
         OF_CONCEPTS + "test_a_state_that_sees_only_itself_is_none_of_the_samples",
     ),
     (
+        "concepts: random directions from 0",
+        CONCEPTS,
+        'own.mean(0) if name == "random" else',
+        "own.mean(0) * 0 if name else",
+        OF_CONCEPTS + "test_random_directions_are_not_beaten_by_the_mean_alone",
+    ),
+    (
         "concepts: samples with a code of 0",
         CONCEPTS,
         "top.T, 0).T > 0",

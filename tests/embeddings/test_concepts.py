@@ -46,6 +46,14 @@ def test_planted_directions_are_found_and_controls_do_worse():
         assert (made[name].codes >= 0).all(), name
 
 
+def test_random_directions_are_not_beaten_by_the_mean_alone():
+    z, _ = planted()
+    share = [concepts._explained(x, concepts._fit("random", x, np.arange(90), 5, 1.0, 0).made, np.arange(90),
+                                 np.arange(90)) for x in (z, z + 1000)]  # fmt: skip
+    assert share[0] == pytest.approx(share[1], rel=1e-6)
+    assert 0 < share[0] < 0.5
+
+
 def test_overlap_of_equal_and_of_other_words():
     assert concepts.overlap([["a", "b"]] * 4) == 1
     assert concepts.overlap([["a"], ["b"], ["c"]]) == 0

@@ -86,7 +86,8 @@ def token_concepts(
     methods : sequence of str
         Some of `METHODS`. "semi-nmf" is scikit-learn's dictionary learning with codes that are not negative, as
         published; "k-means" has codes 1 / (1 + distance); "pca"; "simple" takes the samples of largest norm.  Controls:
-        "random" directions, and "shuffled", semi-nmf of states whose channels are permuted over samples.
+        "random" directions from the mean of the samples, and "shuffled", semi-nmf of states whose channels are
+        permuted over samples.
     penalty : float
         Of the codes of semi-nmf, lambda of ||Z - VU||^2 / 2 + lambda ||V||_1.
     norm : bool
@@ -267,9 +268,10 @@ def _fit(name: str, z: np.ndarray, fitted: np.ndarray, k: int, penalty: float, s
         own[np.argsort(-np.linalg.norm(own, axis=1))[:k]] if name == "simple" else rng.standard_normal(own[:k].shape)
     )
     atoms = torch.from_numpy(atoms / np.linalg.norm(atoms, axis=1, keepdims=True))
-    points = torch.from_numpy(z)
+    middle = own.mean(0) if name == "random" else np.zeros(z.shape[1])  # no random direction would lead to it
+    points = torch.from_numpy(z - middle)
     codes = nonnegative_weights((atoms @ atoms.T).expand(len(z), -1, -1), points @ atoms.T)
-    return Dictionary(atoms.numpy(), codes.numpy(), (codes @ atoms).numpy())
+    return Dictionary(atoms.numpy(), codes.numpy(), (codes @ atoms).numpy() + middle)
 
 
 def _words(model: Model, vocabulary: Vocabulary, atoms: np.ndarray, norm: bool, most: int) -> list[list[str]]:

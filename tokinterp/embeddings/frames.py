@@ -190,14 +190,20 @@ def word_frames(
     random = noise * (frames.norm(dim=2) / noise.norm(dim=2))[..., None]
     v = variable
     data: dict[str, xr.Variable] = {}
-    for end, f, said in (("", frames, "the word"), ("_other", others, "a word of another concept"),
-                         ("_random", random, "random columns of the same norms")):  # fmt: skip
+    for end, f, said, short in (
+        ("", frames, "the word", ""), ("_other", others, "a word of another concept", "other word"),
+        ("_random", random, "random columns of the same norms", "random columns"),
+    ):  # fmt: skip
         projection, cosine = compare_frames(f, own)
         beside = [] if end else ["_other", "_random"]
-        data[f"projection{end}"] = v("word", projection, f"tr(F'C) / sqrt(k k) of {said} and the concept", "1", FRAMES,
-                                     beside=[f"projection{b}" for b in beside])  # fmt: skip
-        data[f"cosine{end}"] = v("word", cosine, f"cosine of {said} and the concept, as frames", "1", range=(-1, 1),
-                                 beside=[f"cosine{b}" for b in beside])  # fmt: skip
+        data[f"projection{end}"] = v(
+            "word", projection, f"tr(F'C) / sqrt(k k) of {said} and the concept", "1", FRAMES,
+            short=short or "projection", beside=[f"projection{b}" for b in beside],
+        )  # fmt: skip
+        data[f"cosine{end}"] = v(
+            "word", cosine, f"cosine of {said} and the concept, as frames", "1", range=(-1, 1),
+            short=short or "cosine", beside=[f"cosine{b}" for b in beside],
+        )  # fmt: skip
     rank = torch.cat([torch.linalg.matrix_rank(part) for part in frames.split(TOGETHER)]).cpu().numpy()
     columns = (frames.norm(dim=2) > 0).sum(1).cpu().numpy()
     data |= {
