@@ -105,6 +105,18 @@ def test_results_made_of_those_of_another_commit_name_it(given, monkeypatch):
     assert marks == {mark_of("mean", [one], {})}
 
 
+def test_results_of_other_packages_say_which(monkeypatch):
+    one, now = values(), dataset.versions()
+    assert "source_versions" not in derived(one, "mean", [one], {}).attrs
+    old = one.assign_attrs(versions='{"numpy": "1.0"}')
+    found = derived(values(), "mean", [old, one.assign_attrs(versions=now)], {})
+    assert sorted(json.loads(found.attrs["source_versions"])) == sorted(['{"numpy": "1.0"}', now])
+    assert found.attrs["versions"] == now
+    assert found.attrs["fingerprint"] == derived(values(), "mean", [one, one], {}).attrs["fingerprint"]
+    again = derived(values(), "mean", [found], {})
+    assert '{"numpy": "1.0"}' in json.loads(again.attrs["source_versions"])
+
+
 def test_runs_of_several_commits_name_them_in_every_group(monkeypatch):
     """Conditions, nulls and joined runs whose parts were measured by other code, as after a crash."""
     model, prompts = tiny(), some_prompts((4, 5, 6, 7))

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from functools import cache
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from tokinterp.files.paths import new_path
 from tokinterp.fitted import load_tensors, save_tensors
 from tokinterp.lens.tuned_lens import TunedLens
 from tokinterp.memory.decoder import ContextDecoder
+from tokinterp.results import dataset
 from tokinterp.run import facts
 from tokinterp.run.checkpoint import Checkpoint
 
@@ -70,6 +72,11 @@ def whole():
     return {fit: fit().digest for fit in FITS}
 
 
+@pytest.fixture(scope="module")
+def whole_of():
+    return cache(lambda fit: fit().digest)
+
+
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize(("how", "error"), [("signal", KeyboardInterrupt), ("kill", Killed)])
 @pytest.mark.slow
@@ -93,6 +100,21 @@ def test_a_fit_stopped_at_any_step_goes_on_to_the_same_bits(fit, how, error, who
         assert again <= steps - before + states + (1 if before <= states else 0), "finished steps were taken again"
         assert read(fit, store).digest == whole[fit]
         assert [p.name for p in tmp_path.iterdir() if p.name.startswith((f"{number}.", "."))] == [store.name]
+
+
+@pytest.mark.parametrize("fit", [lens, decoder])
+def test_a_fit_that_other_code_began_names_it_and_is_the_same(fit, whole_of, tmp_path, monkeypatch):
+    store = tmp_path / "fit"
+    monkeypatch.setattr(dataset, "git_commit", lambda: "a" * 40)
+    with monkeypatch.context() as patch:
+        stopping(patch, 3, "kill")
+        with pytest.raises(Killed):
+            fit(store)
+    monkeypatch.setattr(dataset, "git_commit", lambda: "b" * 40)
+    fit(store)
+    found = read(fit, store)
+    assert found.commits == ("a" * 40, "b" * 40)
+    assert found.digest == whole_of(fit), "commits decide no number"
 
 
 @pytest.mark.parametrize("fit", FITS)

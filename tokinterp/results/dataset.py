@@ -211,12 +211,18 @@ def own_attributes(of: Sequence[Mapping[Any, Any]] = ()) -> dict[str, Any]:
     """Return the attributes that every result gets anew: when, and by which packages and code it was made.
 
     ``of`` are the attributes of the results that it was made of.  Where other code than the present made one of them,
-    ``source_commits`` (JSON) lists the commits of all.
+    ``source_commits`` (JSON) lists the commits of all; where other packages did, ``source_versions`` lists what each
+    of them said.
     """
     created = datetime.now(UTC).isoformat(timespec="seconds")
     now = git_commit()
     sources = set().union(*map(commits, of))
     more = {"source_commits": json.dumps(sorted(sources))} if sources - {now} else {}
+    packages = {
+        v for attrs in of for v in (attrs.get("versions"), *json.loads(attrs.get("source_versions", "[]"))) if v
+    }
+    if packages - {versions()}:
+        more["source_versions"] = json.dumps(sorted(packages))
     return {"Conventions": CONVENTIONS, "created": created, "versions": versions(), "git_commit": now, **more}
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..models.base import Model
     from ..text.prompts import Prompts
 
-NOT_DECIDING = ("created", "versions", "git_commit", "source_commits", "digests")
+NOT_DECIDING = ("created", "versions", "git_commit", "source_commits", "source_versions", "digests")
 
 
 def stamped(

@@ -181,7 +181,9 @@ def _check_notes(notes: Any, provenance: Mapping[str, Any]) -> dict[str, str]:
         return {}
     if not isinstance(notes, Mapping) or not all(isinstance(x, str) for pair in notes.items() for x in pair):
         raise TypeError(f"notes={short(notes)}: give names and texts, such as {{'texts': 'articles of May'}}")
-    if taken := sorted({*notes} & {*provenance, "facts", "digests", "measurement", "source_commits"}):
+    if taken := sorted(
+        {*notes} & {*provenance, "facts", "digests", "measurement", "source_commits", "source_versions"}
+    ):
         raise ValueError(f"notes: {', '.join(map(repr, taken))} is provenance, which the run itself writes: rename it")
     dataset.check(xr.Dataset(attrs={**notes, **provenance}))
     return dict(notes)
