@@ -278,6 +278,7 @@ TESTS = ROOT / "tests"
 # tests of what is true of all modules, or of what lies outside of them
 TESTED_WITH = {
     "__main__": "cli/main", "attention/kernels": "attention/mass", "models/info": "identity", "names": "imports",
+    "fillers/asked": "fillers/insertion",
     "models/attention/knock_outs": "models/attention/attention", "models/site_hooks": "models/hooks",
     "run/edits/edges": "run/edits/edits", "run/measurement/kept": "run/measurement/measurement",
     "run/measurement/labelled": "run/measurement/measurement",

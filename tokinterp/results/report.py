@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -174,12 +173,9 @@ def section(name: str, ds: xr.Dataset) -> str:
 
 def svg_uri(fig: Any) -> str:
     """Return a figure as a data URI: an image of its own, so that names inside cannot clash with the page."""
-    from ..plots import paper_style
+    from ..plots.style import svg
 
-    buffer = io.BytesIO()
-    with paper_style():
-        fig.savefig(buffer, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return "data:image/svg+xml;base64," + base64.b64encode(svg(fig).encode()).decode()
 
 
 def html_table(ds: xr.Dataset) -> str:
