@@ -18,6 +18,8 @@ MUTANTS = [
      "tests/behaviour/test_answers.py -k answers_are_teacher_forced"),
     ("padding of answers counted", "tokinterp/behaviour/scoring.py", "own[..., 0].double().masked_fill(~asked, 0).sum(1)",
      "own[..., 0].double().sum(1)", "tests/behaviour/test_answers.py -k answers_are_teacher_forced"),
+    ("a control of the same kind", "tokinterp/fillers/decision.py", 'if control == how["kind"]:', "if False:",
+     "tests/fillers/test_decision.py::test_a_control_of_the_same_kind_is_refused"),
     ("drop turned", "tokinterp/fillers/decision.py", "(k, n): -c.sel(intervention=n).values", "(k, n): c.sel(intervention=n).values",
      "tests/fillers/test_planted.py::test_the_verdict_is_used_and_names_the_head"),
     ("upper bound decides", "tokinterp/fillers/decision.py", "low = np.array([b[0] for b in bounds])",

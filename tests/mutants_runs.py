@@ -142,6 +142,8 @@ MUTANTS = [
      "np.arange(len(own)) % len(common)", "tests/results/test_contrasts.py::test_a_planted_effect_is_found_between_items_in_any_order"),
     ("items of a document are independent", "tokinterp/results/contrasts.py", 'if by != "document" and group is not None:',
      "if False:", "tests/results/test_contrasts.py::test_items_of_one_document_are_drawn_together"),
+    ("documents of the first side alone", "tokinterp/results/contrasts.py", "numbers[-1] + numbers[0].max() + 1",
+     "numbers[0] + numbers[0].max() + 1", "tests/results/test_contrasts.py::test_what_is_drawn_does_not_depend_on_which_condition_comes_first"),
     ("what has no partner is not named", "tokinterp/results/contrasts.py", "sorted(own - {*common})", "[]",
      "tests/run/test_conditions.py::test_items_pair_prompts_in_any_order_and_name_what_has_no_partner"),
     ("items are no part of the facts", "tokinterp/run/conditions.py", "digest(list(c.items))", '""',

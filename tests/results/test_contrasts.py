@@ -146,3 +146,17 @@ def test_nulls_have_contrasts_too():
     change = ti.contrast(found, "shuffle:3", minus="none")
     wanted = (found["cosine"].sel(null="shuffle:3") - found["cosine"].sel(null="none")).mean("prompt")
     np.testing.assert_allclose(change["cosine"].values, wanted.values, rtol=1e-6, atol=1e-9)
+
+
+def test_what_is_drawn_does_not_depend_on_which_condition_comes_first():
+    """Documents of the other side were forgotten: 40 items of 8 documents would have been drawn one by one."""
+    rng = np.random.default_rng(4)
+    documents = np.repeat(np.arange(8), 5)
+    a = rng.normal(size=40)
+    b = a + np.repeat(rng.normal(size=8), 5)
+    tree = apart({"whole": (a, np.arange(40), documents), "blind": (b, np.arange(40), np.arange(40))})
+    one, other = ti.contrast(tree, "blind", minus="whole"), ti.contrast(tree, "whole", minus="blind")
+    np.testing.assert_allclose(one["loss_interval"].values, mean_interval(b - a, documents, n_boot=2000))
+    assert [x.attrs["n_groups"] for x in (one, other)] == [8, 8]
+    crossed = apart({"whole": (a, np.arange(40), documents), "blind": (b, np.arange(40), np.roll(documents, 2) // 2)})
+    assert ti.contrast(crossed, "blind", minus="whole").attrs["n_groups"] == 1

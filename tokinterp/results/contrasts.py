@@ -186,9 +186,9 @@ def _paired(
         own_label = dataset.variable(by, np.array(common, dtype=own.dtype), str(x[by].attrs.get("long_name", by)), "1")
         out.append(xr.Dataset(means, {**coords, by: own_label}))
     documents = [_documents(x, own, common, over) for x, own in zip(sides, labels, strict=True)]
-    group = next((d for d in documents if d is not None), None)
+    group = _joined([d for d in documents if d is not None])
     if by != "document" and group is not None:
-        group = dataset.variable(by, np.array(group), "number of the document in the input", "1")
+        group = dataset.variable(by, group, "documents that share no label with another", "1")
         out = [x.assign_coords(document=group) for x in out]
     return out, lone
 
@@ -200,6 +200,20 @@ def _means(values: np.ndarray, at: np.ndarray, n: int) -> np.ndarray:
     np.add.at(count, at[at >= 0], known[at >= 0])
     with np.errstate(invalid="ignore"):
         return total / count
+
+
+def _joined(documents: list[list[Any]]) -> np.ndarray | None:
+    """Return (label,) groups that share no document on any side: labels of one document on one side are together."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    if not documents:
+        return None
+    numbers = [np.unique(d, return_inverse=True)[1] for d in documents]
+    first, last = numbers[0], numbers[-1] + numbers[0].max() + 1
+    size = int(last.max()) + 1
+    edges = coo_array((np.ones(len(first)), (first, last)), shape=(size, size))
+    return connected_components(edges, directed=False)[1][first]
 
 
 def _documents(x: xr.Dataset, labels: np.ndarray, common: list[Any], over: str) -> list[Any] | None:
