@@ -130,6 +130,8 @@ MUTANTS = [
     ("axis: found anew under each condition", AXIS, "out[:, n, away] = (x[:, n, away][:, :, spread] @ axis - mean[0]) / (mean[1] - mean[0])",
      "out[:, n, away] = (x[:1, n, away][:, :, spread] @ axis - mean[0]) / (mean[1] - mean[0])",
      f"{TEST_AXIS}test_a_planted_axis_is_found_and_halved_words_fall_halfway"),
+    ("axis: words that are not cut count", AXIS, "return np.where(told[:, None], out, np.nan)", "return out",
+     f"{TEST_AXIS}test_words_that_a_condition_leaves_as_they_are_have_no_part_in_it"),
     ("axis: no zero at the first class", AXIS, "@ axis - mean[0]) / (mean[1] - mean[0])", "@ axis) / (mean[1] - mean[0])",
      f"{TEST_AXIS}test_a_planted_axis_is_found_and_halved_words_fall_halfway"),
     ("pieces: long ones are likelier", "tokinterp/text/pieces.py", "weight = np.array([ways[j] for j in ends[at]])",

@@ -21,9 +21,13 @@ def planted(n=40, d=6, seed=0):
     return np.stack([own, half])[:, None] + 3.0, label, np.tile(np.arange(n // 2) % 5, 2)
 
 
+def every(x):
+    return np.ones((len(x), x.shape[2]), dtype=bool)
+
+
 def test_a_planted_axis_is_found_and_halved_words_fall_halfway():
     x, label, fold = planted()
-    at = _positions(x, label, fold)
+    at = _positions(x, every(x), label, fold)
     assert at.shape == (2, 1, 40)
     means = [[at[c, 0, label == k].mean() for k in (0, 1)] for c in (0, 1)]
     np.testing.assert_allclose(means, [[0, 1], [0, 0.5]], atol=0.1)
@@ -31,10 +35,10 @@ def test_a_planted_axis_is_found_and_halved_words_fall_halfway():
 
 def test_a_word_takes_no_part_in_its_own_axis():
     x, label, fold = planted()
-    before = _positions(x, label, fold)
+    before = _positions(x, every(x), label, fold)
     other = x.copy()
     other[0, 0, fold == 2] += 100.0
-    after = _positions(other, label, fold)
+    after = _positions(other, every(x), label, fold)
     np.testing.assert_allclose(after[1, 0, fold == 2], before[1, 0, fold == 2])
     assert np.abs(after[1, 0, fold != 2] - before[1, 0, fold != 2]).max() > 0.01
 
@@ -45,7 +49,7 @@ def test_classes_at_random_have_accuracy_one_half():
     for seed in range(30):
         x, _, fold = planted(seed=seed)
         label = rng.permutation(np.repeat([0, 1], 20))
-        at = _positions(x, label, fold)
+        at = _positions(x, every(x), label, fold)
         found.append(((at > 0.5) == (label == 1)).mean(-1)[0, 0])
     assert abs(np.mean(found) - 0.5) < 0.06
 
@@ -64,6 +68,22 @@ def test_the_bundled_model_tells_plurals_and_says_where_bytes_fall():
     assert again.attrs["fingerprint"] == ds.attrs["fingerprint"]
     xr_equal = again["position"].equals(ds["position"])
     assert xr_equal
+
+
+def test_words_that_a_condition_leaves_as_they_are_have_no_part_in_it():
+    """Two words are no word to cut; they would stand where the tokenizer's own tokens do."""
+    one, many = [*ONE[:5], "ice cream"], [*MANY[:5], "ice creams"]
+    ds = class_axis(ti.load_model(), one, many, ["given"], layers=[3], folds=3, n_shuffles=2,
+                    given={"rivers": ["river", "s"], "kings": ["k", "ing", "s"], "king": ["k", "ing"]})  # fmt: skip
+    ti.check(ds)
+    n = ds["n_words"].sel(condition="given").values.tolist()
+    assert n == [1, 2]
+    assert ds["n_words"].sel(condition="canonical").values.tolist() == [6, 6]
+    for name in ("position_interval", "accuracy_interval"):  # of one and two words there is none
+        assert np.isnan(ds[name].sel(condition="given")).all() == (name == "position_interval")
+        assert np.isfinite(ds[name].sel(condition="canonical")).all()
+    score = 2 * float(ds["accuracy"].sel(condition="given")[0])
+    assert score in (0, 0.5, 1, 1.5, 2), "a half of a word of two, and a word of one"
 
 
 def test_bad_input_is_refused():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from ..models.base import Model
 from ..models.steady import steady
 from ..results.dataset import bound_coord, check, layer_coords, variable
 from ..results.stamp import stamped
+from ..run.conditions import Condition
 from ..run.measurement import choose_layers
 from ..run.sites import resid
 from ..run.stream import stream
@@ -63,7 +64,8 @@ def class_axis(
         On ``condition``, ``label`` and ``layer``: ``position`` of held-out words on the axis, 0 and 1 the means of the
         two classes as the tokenizer cuts them, with ``position_interval``.  On ``condition`` and ``layer``:
         ``accuracy``, the share nearer to the mean of their own class (mean of both classes), with
-        ``accuracy_interval``, and ``accuracy_null`` of axes between classes at random.
+        ``accuracy_interval``, and ``accuracy_null`` of axes between classes at random.  On ``condition`` and ``label``:
+        ``n_words``, those that the condition cuts into other tokens; the others have no part in its numbers.
 
     Raises
     ------
@@ -111,19 +113,19 @@ def class_axis(
     pair = np.concatenate([np.arange(len(first)), np.arange(len(second))])[~lost]
     rng = np.random.default_rng(seed)
     fold = rng.permutation(np.arange(max(len(first), len(second))) % folds)[pair]
-    place = _positions(x, label, fold)
-    side = np.where(np.isnan(place), np.nan, (place > 0.5) == (label == 1))
+    told_of = _cut(conditions, prompts)[:, ~lost]
+    place = _positions(x, told_of, label, fold)
+    side = _side(place, label)
     null = []
     for _ in range(n_shuffles):
         drawn = rng.permutation(label)
-        at = _positions(x, drawn, fold)
-        null.append(_balanced((at > 0.5) == (drawn == 1), drawn))
+        null.append(_balanced(_side(_positions(x, told_of, drawn, fold), drawn), drawn))
     classes = [label == 0, label == 1]
     bounds = [mean_interval(np.moveaxis(place[..., c], -1, 0), level=level, seed=seed) for c in classes]
     dims, v = ("condition", "layer"), variable
     ds = xr.Dataset(
         {
-            "position": v(("condition", "label", "layer"), np.stack([place[..., c].mean(-1) for c in classes], 1),
+            "position": v(("condition", "label", "layer"), np.stack([_mean(place[..., c]) for c in classes], 1),
                           "position of held-out words on the axis between the classes", "1", ARNETT,
                           short="position on the axis"),
             "position_interval": v(("bound", "condition", "label", "layer"), np.stack(bounds, 2),
@@ -132,6 +134,8 @@ def class_axis(
             "accuracy_interval": v(("bound", *dims), _interval(side, label, level, seed), "interval of the accuracy",
                                    "1"),
             "accuracy_null": v(dims, np.mean(null, 0), "accuracy with classes given at random", "1"),
+            "n_words": v(("condition", "label"), np.stack([told_of[:, c].sum(1) for c in classes], 1),
+                         "words that are cut so", "word"),
         },
         {
             "condition": v("condition", np.array([*conditions]), "how words are cut", "1"),
@@ -139,7 +143,7 @@ def class_axis(
             "bound": bound_coord(),
             **layer_coords(chosen, model.info),
         },
-        {"first": "position, accuracy", "n_words": int((~lost).sum())},
+        {"first": "position, accuracy"},
     )  # fmt: skip
     told = {"first": first, "second": second, "ways": ways, "template": template, "layers": layers, "folds": folds,
             "n_shuffles": n_shuffles, "level": level, **settings}  # fmt: skip
@@ -155,8 +159,20 @@ def _last(batch: Batch, layers: Sequence[int]) -> torch.Tensor:
     return torch.stack([batch.resid(n)[row, at].double() for n in layers])
 
 
-def _positions(x: np.ndarray, label: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Return (condition, layer, word) where words fall on the axis of the other folds, 0 and 1 the class means."""
+def _cut(conditions: Mapping[str, Condition], own: Prompts) -> np.ndarray:
+    """Return (condition, word) bool, whether a condition has the word in other tokens; the first one has its own."""
+    out = [np.ones(len(own), dtype=bool)]
+    for c in list(conditions.values())[1:]:
+        assert isinstance(c.prompts, Prompts)
+        out.append(np.array([not np.array_equal(c.prompts.ids(i), own.ids(i)) for i in range(len(own))]))
+    return np.array(out)
+
+
+def _positions(x: np.ndarray, told: np.ndarray, label: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Return (condition, layer, word) where words fall on the axis of the other folds, 0 and 1 the class means.
+
+    NaN where ``told`` (condition, word) is not.
+    """
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     out = np.full(x.shape[:3], np.nan)
@@ -174,15 +190,28 @@ def _positions(x: np.ndarray, label: np.ndarray, fold: np.ndarray) -> np.ndarray
             mean = [float((known[label[~away] == c][:, spread] @ axis).mean()) for c in (0, 1)]
             if mean[0] != mean[1]:
                 out[:, n, away] = (x[:, n, away][:, :, spread] @ axis - mean[0]) / (mean[1] - mean[0])
-    return out
+    return np.where(told[:, None], out, np.nan)
+
+
+def _side(place: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Return whether words are nearer to the mean of their own class, NaN where they have no place."""
+    return np.where(np.isnan(place), np.nan, (place > 0.5) == (label == 1))
+
+
+def _mean(x: np.ndarray) -> np.ndarray:
+    """Return the mean of what is no NaN along the last axis, NaN where all is."""
+    n = (~np.isnan(x)).sum(-1)
+    return np.where(n > 0, np.nansum(x, -1) / np.maximum(n, 1), np.nan)
 
 
 def _balanced(side: np.ndarray, label: np.ndarray) -> np.ndarray:
     """Return the share of words (last axis) on their side, the mean of both classes."""
-    return np.mean([np.nanmean(side[..., label == c], -1) for c in (0, 1)], 0)
+    return np.mean([_mean(side[..., label == c]) for c in (0, 1)], 0)
 
 
 def _interval(side: np.ndarray, label: np.ndarray, level: float, seed: int) -> np.ndarray:
     """Return (2, condition, layer) interval of the balanced accuracy: words weighted by one over those of a class."""
-    weight = len(label) / (2 * np.bincount(label, minlength=2)[label])
+    known = ~np.isnan(side)
+    n = np.stack([known[..., label == c].sum(-1) for c in (0, 1)], -1)
+    weight = (n.sum(-1, keepdims=True) / (2 * np.maximum(n, 1)))[..., label]
     return mean_interval(np.moveaxis(side * weight, -1, 0), level=level, seed=seed)
