@@ -33,7 +33,7 @@ def test_the_valley_keeps_the_contract_and_is_that_of_a_loop():
             expected = [share(x), share(np.delete(x, top, 0)), share(np.delete(x, middle, 0))]
             found = [float(one[n]) for n in ("entropy", "entropy_without", "entropy_control")]
             np.testing.assert_allclose(found, expected, rtol=1e-4)
-            assert float(one["norm_ratio"]) == pytest.approx(norm[top] / norm[middle], rel=1e-5)
+            assert float(one["largest_norm_ratio"]) == pytest.approx(norm[top] / norm[middle], rel=1e-5)
             assert float(one["trace_share"]) == pytest.approx(norm[top] ** 2 / (norm**2).sum(), rel=1e-5)
             if layer:
                 before = batch.activations[S("resid", layer - 1)][0].double().numpy()[top]

@@ -59,7 +59,7 @@ class CompressionValley(Measurement):
     True
     """
 
-    first = ("entropy", "norm_ratio", "trace_share", "constancy", "persistence")
+    first = ("entropy", "largest_norm_ratio", "trace_share", "constancy", "persistence")
     fields = {
         "entropy": Field(LAYER, "matrix entropy of all rows, share of the largest possible", "1", QUEIPO,
                          short="matrix entropy (share)", range=(0, 1),
@@ -68,8 +68,8 @@ class CompressionValley(Measurement):
                                  short="without the largest row"),
         "entropy_control": Field(LAYER, "the same without the row of the median norm", short="without a median row",
                                  range=(0, 1)),
-        "norm_ratio": Field(LAYER, "largest norm of a row over the median", "1", QUEIPO, range=(1, None), log=True,
-                            short="largest norm over median"),
+        "largest_norm_ratio": Field(LAYER, "largest norm of a row over the median", "1", QUEIPO, range=(1, None),
+                                    log=True, short="largest norm over median"),
         "trace_share": Field(LAYER, "share of the squared norm that the largest row holds", "1", QUEIPO,
                              short="share of the largest row"),
         "largest_position": Field(LAYER, "position of the largest row, BOS counted"),
@@ -115,7 +115,7 @@ class CompressionValley(Measurement):
         own, control = torch.stack(seen, -1)
         found = torch.stack(columns, 1).unbind(-1)
         self.keep(
-            batch, entropy=found[0], entropy_without=found[1], entropy_control=found[2], norm_ratio=found[3],
+            batch, entropy=found[0], entropy_without=found[1], entropy_control=found[2], largest_norm_ratio=found[3],
             trace_share=found[4], persistence=found[5], largest_position=found[6].long(),
             _seen=own, _seen_control=control,
         )  # fmt: skip

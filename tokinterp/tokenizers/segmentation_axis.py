@@ -171,14 +171,14 @@ def _cut(conditions: Mapping[str, Condition], own: Prompts) -> np.ndarray:
 def _positions(x: np.ndarray, told: np.ndarray, label: np.ndarray, fold: np.ndarray) -> np.ndarray:
     """Return (condition, layer, word) where words fall on the axis of the other folds, 0 and 1 the class means.
 
-    NaN where ``told`` (condition, word) is not.
+    NaN where ``told`` (condition, word) is not, and where the other folds have fewer than two words of a class.
     """
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     out = np.full(x.shape[:3], np.nan)
     for k in np.unique(fold):
         away = fold == k
-        if len(np.unique(label[~away])) < 2:
+        if np.bincount(label[~away], minlength=2).min() < 2:  # no covariance within a class of one word
             continue
         for n in range(x.shape[1]):
             known = x[0, n, ~away]  # the first condition is the tokenizer's own
