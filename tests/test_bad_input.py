@@ -171,7 +171,7 @@ STORES = {
     "disk full": (lambda g, p: full_disk(p), r"cannot write the store .*No space left on device; choose another place"),
     "unwritable store": (
         lambda g, p: unwritable(p),
-        r"cannot write the store .*file/run.zarr: .*; choose another place",
+        r"^store='.*file/run.zarr': .*file is a file, not a folder; choose another place",
     ),
     "store of another run": (lambda g, p: other_run(p), r"differs in: measurements \(norms\).*Choose another store"),
     "truncated zarr chunk": (lambda g, p: truncated_chunk(p), r"norms/norm.* is damaged, .*: copy the store anew"),

@@ -34,6 +34,7 @@ ANY = {
     ("representations.get_params", "deep"): "ignored",
     ("states", "where"): "of many kinds, see its own tests",
     ("jacobian_space", "where"): "given to states",
+    ("keep_only", "blocks"): "one block is a list of one", ("prompts.__getitem__", "which"): "counts from the end, too",
     ("prompts.vocabulary.special", "ids"): "an array of any shape, in every batch",
 }  # fmt: skip
 """Parameters whose values are not looked at, and why."""

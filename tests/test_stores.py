@@ -205,7 +205,7 @@ def test_signal_in_the_last_batch(tmp_path):
 
     stopped = Last()
     stopped.stop = True
-    with pytest.raises(KeyboardInterrupt, match="of 7 prompts; the same call resumes"):
+    with pytest.raises(KeyboardInterrupt, match="of 7 prompts; the same call goes on from there"):
         measured(which={"spread": stopped}, store=store, batch_tokens=BATCH)
     run = measured(which={"spread": Last()}, store=store)
     assert_same_node(run, measured(which={"spread": Spread()}, batch_tokens=BATCH), "spread")

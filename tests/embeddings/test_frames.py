@@ -1,5 +1,7 @@
 """Words and concepts as frames: identities, the shipped model's known values, a loop over words, controls, refusals."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -127,7 +129,7 @@ def test_random_columns_lie_where_rows_of_the_head_can():
 
 
 def test_a_head_without_directions_and_a_padding_token_beyond_it():
-    lm, tokenizer = tiny_lm("llama"), byte_tokenizer()
+    lm, tokenizer = tiny_lm("llama"), copy.deepcopy(byte_tokenizer())  # which other tests have, too
     model = ti.wrap(lm, tokenizer, id="m")
     rows = whitened_unembedding(model).rows
     tokenizer.add_tokens([f"<{n}>" for n in range(60)])

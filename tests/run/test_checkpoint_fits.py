@@ -128,12 +128,12 @@ def test_a_store_of_another_fit_is_refused(fit, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="belongs to another run; it differs in: prompts"):
         fit(store, OTHERS)
     (tmp_path / "fit.partial" / "run.json").rename(tmp_path / "run.json")
-    with pytest.raises(ValueError, match=r"has state.safetensors but no run.json"):
+    with pytest.raises(ValueError, match=r"run.json is missing, so that nothing says which run this is of"):
         fit(store, OTHERS)
     # Even with the facts of the other fit beside them, its files say whose they are.
     mine, other = json.loads((tmp_path / "run.json").read_text()), tmp_path / "fit.partial" / "run.json"
     other.write_text(json.dumps({**mine, "prompts": OTHERS.hash}))
-    with pytest.raises(ValueError, match="belongs to another fit"):
+    with pytest.raises(ValueError, match=r"state.safetensors belongs to another run"):
         fit(store, OTHERS)
     (tmp_path / "run.json").replace(other)
     fit(store)

@@ -69,7 +69,7 @@ def head_nearness(total: Tensor, pattern: Tensor, written: Tensor, norm: int) ->
     out, flat, rows = torch.zeros_like(pattern), pattern.flatten(0, 1), written.flatten(0, 1)
     flat_out = out.view(-1, n, n)
     for pairs, start, stop in _pieces(len(flat), n, total.shape[-1], total.device.type):
-        of = torch.arange(pairs.start, pairs.stop, device=total.device) // heads
+        of = torch.arange(pairs.start, pairs.stop, dtype=torch.int64, device=total.device) // heads
         y = total[of, start:stop, None]
         left = torch.addcmul(y, flat[pairs, start:stop, :stop, None], rows[pairs, None, :stop], value=-1).abs_()
         flat_out[pairs, start:stop, :stop] = torch.sub(y.abs(), left, out=left).sum(-1)

@@ -20,6 +20,7 @@ SHOW = {
     "LayerSimilarity": {"measures": ("cka", "procrustes", "rsa", "rbf", "neighbours"), "null": True, "sample": 16},
     "NeighbourGraph": {"k": (1, 2), "tokens": 1},
     "NeighbourOverlap": {"k": (1, 2), "tokens": 1},
+    "TokenLoss": {"divergence": True},
     "PerCloud": {"estimator": lambda x: (float(x.std()), x[:, 0]), "tokens": 1},
 }
 """Settings with which everything is shown that the defaults leave out."""

@@ -242,13 +242,13 @@ def replace(site: Site, value: torch.Tensor | float, positions: Positions = None
     >>> edit.op
     'replace'
     """
-    return SiteEdit(site, "replace", positions, torch.as_tensor(value))
+    return SiteEdit(site, "replace", positions, _tensor(value))
 
 
 @checked(value=instance("Tensor") | number())
 def add(site: Site, value: torch.Tensor | float, positions: Positions = None) -> SiteEdit:
     """Add ``value``, a tensor or one number, to the activations of a site."""
-    return SiteEdit(site, "add", positions, torch.as_tensor(value))
+    return SiteEdit(site, "add", positions, _tensor(value))
 
 
 @checked()
@@ -389,6 +389,11 @@ def patch(
     True
     """
     return Patch(site, "patch", positions, None, None, donor, source, prompts)
+
+
+def _tensor(value: torch.Tensor | float) -> torch.Tensor:
+    """Return a value as a tensor: one number as it is, in the precision of Python's."""
+    return value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.float64, device="cpu")
 
 
 __all__ = [
