@@ -17,7 +17,7 @@ from ...settings.describe import describe
 from ..sites import Site
 from .edges import KnockOut, knock_out
 from .places import Renumber, renumber
-from .positions import Positions, fitting, in_words, select_positions
+from .positions import Positions, as_tensor, fitting, in_words, select_positions
 
 donors = count() | several(count()) | of(
     "a dictionary of prompt to donor",
@@ -242,13 +242,13 @@ def replace(site: Site, value: torch.Tensor | float, positions: Positions = None
     >>> edit.op
     'replace'
     """
-    return SiteEdit(site, "replace", positions, _tensor(value))
+    return SiteEdit(site, "replace", positions, as_tensor(value))
 
 
 @checked(value=instance("Tensor") | number())
 def add(site: Site, value: torch.Tensor | float, positions: Positions = None) -> SiteEdit:
     """Add ``value``, a tensor or one number, to the activations of a site."""
-    return SiteEdit(site, "add", positions, _tensor(value))
+    return SiteEdit(site, "add", positions, as_tensor(value))
 
 
 @checked()
@@ -389,11 +389,6 @@ def patch(
     True
     """
     return Patch(site, "patch", positions, None, None, donor, source, prompts)
-
-
-def _tensor(value: torch.Tensor | float) -> torch.Tensor:
-    """Return a value as a tensor: one number as it is, in the precision of Python's."""
-    return value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.float64, device="cpu")
 
 
 __all__ = [

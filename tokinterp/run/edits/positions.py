@@ -156,3 +156,8 @@ def placed(positions: Any, prompts: Any, numbers: Sequence[int], mask: torch.Ten
     start = torch.from_numpy(prompts.starts[list(numbers)]).to(mask.device)[:, None]
     place = torch.arange(mask.shape[1], dtype=torch.int64, device=mask.device)
     return flags[(start + place).clamp_max(len(flags) - 1)] & mask
+
+
+def as_tensor(value: torch.Tensor | float) -> torch.Tensor:
+    """Return a value as a tensor: one number as it is, in the precision of Python's."""
+    return value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.float64, device="cpu")
