@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from by_hand import losses
+from tiny import byte_tokenizer, tiny_lm
 
 import tokinterp as ti
 from tokinterp.attention.masks import keep_only
@@ -50,6 +51,22 @@ def test_sentinels_on_a_text(bundled, prompts):
     assert (ds["enrichment"] > 0).all()
     other = sentinels(bundled, prompts, kinds=("newlines", "words"), chunk=16, batch_tokens=1)
     np.testing.assert_allclose(ds["gap_left"], other["gap_left"], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_the_gap_is_that_of_the_prompts_that_are_finite():
+    model = ti.wrap(tiny_lm("llama"), byte_tokenizer(), id="m")
+    draw = np.random.default_rng(0)
+    ids = [[1, *draw.integers(5, 60, 24)] for _ in range(4)]
+    ids[2][3] = 61
+    with torch.no_grad():
+        model.lm.model.embed_tokens.weight[61] = torch.nan
+    every, good = (ti.Prompts.from_ids(some, model, bos=True) for some in (ids, ids[:2] + ids[3:]))
+    ds = sentinels(model, every, kinds=("newlines",), chunk=8)
+    other = sentinels(model, good, kinds=("newlines",), chunk=8)
+    assert np.isfinite(ds["gap_left"]).all()
+    np.testing.assert_allclose(ds["gap_left"], other["gap_left"], rtol=1e-5)
+    np.testing.assert_allclose(ds["gap_left_interval"], other["gap_left_interval"], rtol=1e-5)
 
 
 def test_sentinels_stand_behind_each_chunk(bundled):

@@ -1,7 +1,8 @@
 """Sums of few atoms: weights beside SciPy's, a loop over points, planted sums, atoms and points of zeros."""
 
+from importlib import import_module
+
 import numpy as np
-import pytest
 import torch
 from conftest import needs_extras
 from scipy.optimize import nnls
@@ -68,7 +69,7 @@ def test_atoms_and_points_of_zeros():
 
 @needs_extras
 def test_the_same_as_in_transformer_lens():
-    other = pytest.importorskip("transformer_lens.tools.analysis.jacobian_lens_decomposition")
+    other = import_module("transformer_lens.tools.analysis.jacobian_lens_decomposition")
     atoms, x = drawn(80, 24), drawn(5, 24, 1)
     found = nonnegative_pursuit(x, atoms, 10)
     for n in range(5):

@@ -122,6 +122,15 @@ def test_agreement_of_a_model_that_knows_nothing_is_chance():
     assert (high >= 0.5).all()
 
 
+def test_without_bos_the_first_tokens_of_a_pair_are_the_same(monkeypatch):
+    model = tiny("llama")
+    made = ti.Prompts.from_texts
+    monkeypatch.setattr(ti.Prompts, "from_texts", lambda *a, **k: made(*a, **{**k, "bos": False}))
+    with pytest.raises(ValueError, match=r"^pairs=\('in the', 'to the'\): the first tokens differ \(canonical\)"):
+        agreement(model, [("the river", "the and"), ("in the", "to the")], ["bytes"])
+    assert agreement(model, [("the river", "the and")], ["bytes"])["accuracy"].notnull().all()
+
+
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match=r'^given=None: how="given" needs the pieces'):
         resegment(PROMPTS, "given")

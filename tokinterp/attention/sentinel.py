@@ -102,8 +102,10 @@ def sentinels(
     enrichment = mass.isel(query_set=0, key_set=0).mean(("block", "head")).transpose("prompt", "condition").values
     size = np.broadcast_to(lost[:, None], only.shape)
     document, groups = groups_of_prompts(prompts, np.array(rows, dtype=np.int64))
-    held, *bounds = share_explained(only, size, document, seed=seed)  # 1 - sum of kept / sum of size
-    gap = np.where(lost.sum() > 0, 1 - np.stack([held, bounds[1], bounds[0]]), np.nan)
+    fine = np.isfinite(lost) & np.isfinite(only).all(1)  # sums of the others, where a prompt is not finite
+    document = document[fine]
+    held, *bounds = share_explained(only[fine], size[fine], document, seed=seed)  # 1 - sum of kept / sum of size
+    gap = np.where(lost[fine].sum() > 0, 1 - np.stack([held, bounds[1], bounds[0]]), np.nan)
     each, what = ("prompt", "filler"), "share of the hidden information that sentinels do not hold"
     over = interval_name(what, 0.95, groups, len(np.unique(document)))
     data = {

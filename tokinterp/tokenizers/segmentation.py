@@ -303,6 +303,11 @@ def agreement(
         condition, and whether it is ``correct`` (half where equal).  On ``condition``: ``accuracy`` with
         ``accuracy_interval``.
 
+    Raises
+    ------
+    ValueError
+        For a pair whose first tokens differ where the model has no BOS: they have no probability.
+
     References
     ----------
     Arnett et al. 2024 (masked models); of causal models the whole text is scored.
@@ -317,6 +322,12 @@ def agreement(
     """
     prompts = Prompts.from_texts([t for both in pairs for t in both], model, progress=False)
     conditions = segmentations(prompts, ways, **settings)
+    for name, c in conditions.items():
+        assert isinstance(c.prompts, Prompts)
+        begin = [int(c.prompts.ids(i)[0]) for i in range(len(c.prompts))]
+        if odd := [k for k in range(len(pairs)) if begin[2 * k] != begin[2 * k + 1]]:
+            refuse("pairs", pairs[odd[0]], f"the first tokens differ ({name}) and have no probability, as there is "
+                   "no BOS: begin both texts with the same word")  # fmt: skip
     total = []
     with torch.no_grad():
         for c in conditions.values():
