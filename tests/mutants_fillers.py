@@ -437,8 +437,8 @@ MUTANTS = [
     (
         "gap of the prompts' ratios",
         "tokinterp/attention/sentinel.py",
-        "held, *bounds = share_explained(only, size,",
-        "held, *bounds = share_explained(only / size, size / size,",
+        "held, *bounds = share_explained(only[fine], size[fine],",
+        "held, *bounds = share_explained((only / size)[fine], (size / size)[fine],",
         "tests/attention/test_sentinel.py -k ratio_of_sums",
     ),
     (
