@@ -99,8 +99,8 @@ SMALL: dict[str, Any] = {"lens_steps": 60, "limit": 200, "n_tokens": 500}
 STORIES = "$TOKINTERP_DATA/text/tinystories_1000.json"
 PRESETS = {
     "tiny": Settings(
-        n_tokens=100, min_tokens=40, limit=12, steps=4, rows=8, max_prefix=8, lens_steps=1, lens_tokens=128,
-        lens_prompts=3, removal_prompts=3, n_words=32, conditions=("stop words", "articles"),
+        controls=("untrained",), n_tokens=80, min_tokens=40, limit=8, steps=2, rows=8, max_prefix=4, lens_steps=1,
+        lens_tokens=128, lens_prompts=2, removal_prompts=2, n_words=32, conditions=("stop words", "articles"),
     ),
     "bundled": Settings(
         n_tokens=500, limit=60, steps=300, max_prefix=8, lr=5e-4, lr_new=5e-3, lens_steps=30, lens_prompts=40,

@@ -16,6 +16,8 @@ MUTANTS = [
     ('drawn: sure whatever the correction says', 'tokinterp/plots/lines.py',
      '[f"{name}_q"] >= 0.05)',
      '[f"{name}_q"] >= 5)', 'tests/plots/test_lines.py -k many_tests'),
+    ('drawn: rows without values go unsaid', 'tokinterp/plots/intervals.py', ' if empty else ""', ' if False else ""',
+     'tests/plots/test_intervals.py -k in_order'),
     ('drawn: a level for all rows', 'tokinterp/plots/intervals.py',
      'v.reindex({axis: list(keys)}).values if axis in v.dims else float(v)',
      'float(v.mean())', 'tests/plots/test_intervals.py -k chance'),

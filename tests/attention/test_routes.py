@@ -299,6 +299,15 @@ def test_the_end_of_a_long_text_is_drawn_with_its_tokens():
     ax = ti.attention.plots.draw_route(ds)
     text = dict(zip(ds["position"].values.tolist(), ds["text"].values.tolist(), strict=True))
     assert ax.get_xticklabels()[-1].get_text() == style.shown(text[target])
+    used = {*ds["from_position"].values.tolist(), target}
+    first = min(
+        p for p in range(target + 1) if len({*range(p, target + 1)} & {*used, *range(target - 23, target)}) <= 48
+    )
+    left = sum(p < first for p in used)
+    assert left > 0
+    assert ax.get_xlabel() == f"not drawn: {left} tokens of the route, before position {first}"
+    whole = route_graph(tiny(), some_prompts([20]), threshold=0.02)
+    assert ti.attention.plots.draw_route(whole).get_xlabel() == ""
 
 
 def test_a_model_without_a_projection_that_fits_is_refused_in_one_line(monkeypatch):

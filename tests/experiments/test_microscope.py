@@ -35,6 +35,7 @@ def model(tiny_folder):
 
 def asked(model, **changes):
     sizes = {"n_tokens": 120, "limit": 16, "max_prefix": 16, "steps": 2, "lens_prompts": 4, "removal_prompts": 4}
+    sizes["controls"] = ("shuffle:5", "untrained")
     return settings(microscope.PRESETS["tiny"], model, TEXTS, **{**sizes, **changes})
 
 

@@ -89,6 +89,8 @@ def test_rows_in_order_some_of_them_and_with_their_numbers_of_tokens():
     ax = plots.rows(ds, "effect", ordered=True, most=3)
     assert [t.get_text() for t in ax.get_yticklabels()] == ["name (1,200)", "word (4)"]
     assert ax.lines[0].get_xdata().tolist() == [3.0, 1.0]
+    assert ax.get_xlabel().splitlines()[-1] == "no value: none"
+    assert "no value" not in plots.rows(ds.drop_sel(subset="none"), "effect").get_xlabel()
     assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first row is above
 
 

@@ -5,7 +5,8 @@ import threading
 
 import pytest
 
-from tokinterp.run.signals import Terminated, stopped, stopping
+from tokinterp.run.checkpoint import Checkpoint
+from tokinterp.run.signals import Terminated, at_once, stopped, stopping
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
@@ -30,6 +31,32 @@ def test_a_second_ctrl_c_acts_at_once(capsys):
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert "press again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_after_the_last_step_stops_what_comes_after_the_fit(name, tmp_path, capsys):
+    """A fit of several is whole, and the next one is not begun."""
+    number, begun = getattr(signal, name), []
+
+    @at_once()
+    def fit(n):
+        begun.append(n)
+        with Checkpoint(tmp_path / str(n), {"n": n}) as keep:
+            keep.step("after 1 of 1 steps")
+            keep.finish(lambda path: (signal.raise_signal(number), path.write_text("whole")))
+
+    with pytest.raises(KeyboardInterrupt, match="the same call goes on"):
+        _ = [fit(n) for n in range(2)]
+    assert begun == [0]
+    assert [p.name for p in tmp_path.iterdir()] == ["0"]
+    assert capsys.readouterr().err.count("\nstopped;") == (name == "SIGTERM")
+
+
+def test_a_signal_that_was_read_is_not_raised_again():
+    with stopping() as asked:
+        signal.raise_signal(signal.SIGINT)
+        assert asked()
+        assert asked()
 
 
 def test_what_is_ignored_or_handled_by_the_program_stays_so():

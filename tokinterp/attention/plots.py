@@ -91,6 +91,8 @@ def draw_route(
         axes.set_ylim(-0.4, ds.attrs["n_layers"] + 0.4)
         style.integer_axis(axes, "y")
         axes.set_ylabel("layer")
+        if left := len(used - column.keys()):
+            axes.set_xlabel(f"not drawn: {left} tokens of the route, before position {places[0]}")
         style.legend_above(axes)
         style.colour_bar(axes, drawn, "share")
     return axes

@@ -36,6 +36,8 @@ def rows(
 ) -> Axes:
     """Draw values with their intervals, one row for each value of a dimension, or for each variable.
 
+    Rows without any value are left out and named below the axis.
+
     Parameters
     ----------
     ds : xarray.Dataset
@@ -93,11 +95,13 @@ def rows(
     first = next(iter(found.values()))[0]
     keys = [k for k in first.x.tolist() if not any(str(k).startswith(w) for w in without)][:most]
     there = {k for lines in found.values() for c in lines for k in c.x[np.isfinite(c.y)].tolist()}
-    keys = [k for k in keys if k in there] or keys
+    empty = [k for k in keys if k not in there] if there else []
+    keys = [k for k in keys if k not in empty]
     if ordered:
         value = dict(zip(first.x.tolist(), first.y.tolist(), strict=True))
         keys.sort(key=lambda k: -np.nan_to_num(value[k], nan=-np.inf))
-    texts = [style.wrapped(facts_of(ds, k).label if not axis else show(k, axis), width=28) for k in keys]
+    names_of = {k: facts_of(ds, k).label if not axis else show(k, axis) for k in (*keys, *empty)}
+    texts = [style.wrapped(names_of[k], width=28) for k in keys]
     if axis and "n_tokens" in ds and ds["n_tokens"].dims == (axis,):
         numbers = dict(zip(ds[axis].values.tolist(), ds["n_tokens"].values.tolist(), strict=True))
         texts = [f"{t} ({numbers[k]:,})" for t, k in zip(texts, keys, strict=True)]
@@ -139,7 +143,9 @@ def rows(
         if facts.low == 0 and facts.high == 1:
             axes.set_xlim(min(0, axes.get_xlim()[0]), axes.get_xlim()[1])
         common = xlabel or (facts.label if axis else "value" if len(shown) > 1 else facts.label)
-        axes.set_xlabel(style.wrapped(common, facts.units, int(style.panel_width(axes) / 9)))  # half is for the names
+        size = int(style.panel_width(axes) / 9)  # half is for the names
+        said = f"no value: {', '.join(names_of[k] for k in empty)}".replace("$", r"\$") if empty else ""
+        axes.set_xlabel(f"{style.wrapped(common, facts.units, size)}\n{style.wrapped(said, width=size)}".strip())
         if legend and dims:
             style.legend_above(axes, [(dims[0], looks)])
     return axes

@@ -109,11 +109,11 @@ class Checkpoint:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._open.close()
-        if self.path is not None and not self.finished:
-            self._kept = self._kept and not isinstance(error[1], ModelChangedError)
-            self._discard_empty()
-        self._let_go()
+        with self._open:  # at the end, since it may raise a signal that came too late for a step
+            if self.path is not None and not self.finished:
+                self._kept = self._kept and not isinstance(error[1], ModelChangedError)
+                self._discard_empty()
+            self._let_go()
 
     def _take(self, path: Path) -> None:
         sweep(path)

@@ -75,9 +75,10 @@ def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[dict[
 def stopping() -> Iterator[Callable[[], int]]:
     """Turn the first of ``SIGNALS`` and ``WARNINGS`` into a number that is read between batches; a second acts at once.
 
-    Only in the main thread.
+    One that nobody has read by the end, since no batch was left, is raised again for what comes after.  Only in the
+    main thread.
     """
-    asked = 0
+    asked, read = 0, False
     if threading.current_thread() is not threading.main_thread():
         yield lambda: 0
         return
@@ -95,8 +96,16 @@ def stopping() -> Iterator[Callable[[], int]]:
         again = "press again" if number == signal.SIGINT else "a second signal"
         tqdm.write(f"finishing this batch, then stopping ({again} to stop at once)", file=sys.stderr)
 
+    def read_it() -> int:
+        nonlocal read
+        read = bool(asked)
+        return asked
+
     with _handled(on_signal) as before:
-        yield lambda: asked
+        yield read_it
+    if asked and not read:
+        _Last.number = 0
+        signal.raise_signal(asked)
 
 
 @contextmanager
