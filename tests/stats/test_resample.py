@@ -57,6 +57,38 @@ def test_differences_of_pairs_are_covered(n, shape):
     assert (bounds[1] - bounds[0]).mean() < 8 / n**0.5
 
 
+def test_many_groups_are_put_together_and_covered(monkeypatch):
+    monkeypatch.setattr(r, "MOST_GROUPS", 400)
+    rng = np.random.default_rng(1)
+    size = rng.integers(20, 40, (4300, 60)).astype(float)  # 10 or 11 groups in each of 400
+    size[:4000] = np.where(rng.random((4000, 60)) < 0.3, 0, size[:4000])  # some have no part
+    rising = np.linspace(0, 20, 4300)[:, None]  # neighbours are alike: chance alone may put groups together
+    values = rising + rng.standard_normal(size.shape)
+    truth = (rising * size).sum(0) / size.sum(0)
+    bounds = r.ratio_interval(size * values, size, n_boot=500)
+    mean = (size * values).sum(0) / size.sum(0)
+    assert ((bounds[0] < mean) & (mean < bounds[1])).all()
+    assert ((bounds[0] < truth) & (truth < bounds[1])).all()
+    width = np.sqrt(((size * (values - mean)) ** 2).sum(0)) / size.sum(0)  # linearised standard error of a ratio
+    assert np.allclose(np.median((bounds[1] - bounds[0]) / (2 * 1.96 * width)), 1, atol=0.1)
+    monkeypatch.setattr(r, "MOST_GROUPS", 5000)
+    whole = r.ratio_interval(size * values, size, n_boot=500)
+    assert np.allclose(np.mean(bounds[1] - bounds[0]), np.mean(whole[1] - whole[0]), rtol=0.1)
+
+
+def test_several_quantities_are_drawn_once(monkeypatch):
+    rng = np.random.default_rng(0)
+    pairs = [(rng.random((30, *s)), rng.random((30, *s))) for s in ((), (4,), (2, 3))]
+    pairs[1][1][6:, 1] = 0  # 6 groups have a part: more draws
+    pairs[1][0][6:, 1] = 0
+    alone = [r.ratio_interval(a, b) for a, b in pairs]
+    drawn = []
+    monkeypatch.setattr(r, "weights", lambda n, k, seed, of=r.weights: drawn.append(k) or of(n, k, seed))
+    together = r.ratio_intervals(pairs)
+    assert all(np.allclose(x, y, rtol=1e-12) and x.shape == y.shape for x, y in zip(alone, together, strict=True))
+    assert len(drawn) == len(set(drawn)) == 2
+
+
 @pytest.mark.parametrize("level", [0.5, 0.8, 0.99])
 @pytest.mark.slow
 def test_other_levels(level):

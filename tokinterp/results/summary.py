@@ -11,7 +11,7 @@ import xarray as xr
 
 from ..kernels.state import neutral
 from ..settings import checked, mapping, result, several
-from ..stats.resample import LEAST, mean_sums, ratio, ratio_interval
+from ..stats.resample import LEAST, mean_sums, ratio, ratio_intervals
 from .dataset import bound_coord, own_attributes, variable
 from .documents import groups_of
 from .facts import is_count
@@ -152,21 +152,23 @@ def summary(
     if n == 0:
         raise ValueError(f"dimension {dim!r} is empty: there is nothing to summarise")
     groups, kind = groups_of(ds, dim)
+    chosen = {
+        str(k): v.transpose(dim, ...) for k, v in ds.data_vars.items() if dim in v.dims and v.dtype.kind in "fiub"
+    }
+    sums = {name: mean_sums(v.values, groups) for name, v in chosen.items()}
+    drawn = {name: pair for name, pair in sums.items() if not is_count(name)}
+    boots = dict(zip(drawn, ratio_intervals([*drawn.values()], level=level, n_boot=n_boot, seed=seed), strict=True))
     out: dict[str, xr.Variable] = {}
-    for name, v in ds.data_vars.items():
-        if dim not in v.dims or v.dtype.kind not in "fiub":
-            continue
-        v = v.transpose(dim, ...)
-        above, below = mean_sums(v.values, groups)
-        mean = ratio(above.sum(0), below.sum(0))
+    for name, v in chosen.items():
+        above, below = sums[name]
         dims = tuple(map(str, v.dims[1:]))
         label, units = v.attrs.get("long_name", name), v.attrs.get("units", "1")
-        out[str(name)] = variable(dims, mean, f"mean {label}", units, v.attrs.get("references"))
-        if is_count(str(name)):
+        mean = ratio(above.sum(0), below.sum(0))
+        out[name] = variable(dims, mean, f"mean {label}", units, v.attrs.get("references"))
+        if name not in boots:
             continue
-        boot = ratio_interval(above, below, level=level, n_boot=n_boot, seed=seed)
         what = f"{level:.0%} bootstrap interval of the mean {label} over {kind}, NaN for fewer than {LEAST}"
-        out[f"{name}_interval"] = variable(("bound", *dims), boot, what, units)
+        out[f"{name}_interval"] = variable(("bound", *dims), boots[name], what, units)
         out[f"{name}_count"] = variable(dims, below.sum(0).astype(int), f"number of {dim}s with a value", "1")
         if kind != f"{dim}s":
             out[f"{name}_groups"] = variable(dims, (below > 0).sum(0), f"number of {kind} with a value", "1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -10,6 +10,7 @@ LEAST = 3  # groups; with fewer there is no interval
 FEW = 6  # groups; with fewer, draws are too few different values for their percentiles
 BLOCK = 4_000_000  # numbers at a time
 MOST_DRAWS = 5_000
+MOST_GROUPS = 10_000  # drawn for a ratio of sums; more are put together by chance first
 
 
 def resample(
@@ -158,12 +159,13 @@ def percentiles(drawn: np.ndarray, n: np.ndarray | int, level: float = 0.95) -> 
 def ratio_interval(
     above: np.ndarray, below: np.ndarray, *, level: float = 0.95, n_boot: int = 1000, seed: int = 0
 ) -> np.ndarray:
-    """Return (2, ...) interval of sum(above) / sum(below) over groups, in bounded memory.
+    """Return (2, ...) interval of sum(above) / sum(below) over groups, in bounded memory and time.
 
     Parameters
     ----------
     above, below : numpy.ndarray
-        (group, ...) sums of each group; a group with 0 below has no part.
+        (group, ...) sums of each group; a group with 0 below has no part.  More than ``MOST_GROUPS`` groups are put
+        together by chance into so many: sums of independent groups are independent groups.
     level, n_boot, seed
         See `resample`.
 
@@ -172,14 +174,47 @@ def ratio_interval(
     >>> ratio_interval(np.arange(10.0), np.full(10, 2.0)).round(2).tolist()
     [1.23, 3.35]
     """
-    shape = np.broadcast_shapes(np.shape(above), np.shape(below))
-    a, b = (as_columns(np.broadcast_to(x, shape)) for x in (above, below))
+    return ratio_intervals([(above, below)], level=level, n_boot=n_boot, seed=seed)[0]
 
-    def drawn(w: np.ndarray, part: slice) -> np.ndarray:
-        return ratio(w @ a[:, part], w @ b[:, part])
 
-    found = resample_columns(drawn, len(a), (b != 0).sum(0), level=level, n_boot=n_boot, seed=seed)
-    return found.reshape(2, *shape[1:])
+def ratio_intervals(
+    sums: Sequence[tuple[np.ndarray, np.ndarray]], *, level: float = 0.95, n_boot: int = 1000, seed: int = 0
+) -> list[np.ndarray]:
+    """Return `ratio_interval` of several quantities of the same groups, which are drawn once for all of them.
+
+    Examples
+    --------
+    >>> x, y = ratio_intervals([(np.arange(10.0), np.ones(10)), (-np.arange(10.0), np.ones(10))])
+    >>> x.round(2).tolist(), y.round(2).tolist()
+    ([2.45, 6.7], [-6.7, -2.45])
+    """
+    shapes = [np.broadcast_shapes(np.shape(a), np.shape(b)) for a, b in sums]
+    columns = [tuple(as_columns(np.broadcast_to(x, s)) for x in pair) for pair, s in zip(sums, shapes, strict=True)]
+    have = [(b != 0).sum(0) for _, b in columns]
+    takes = [n_draws(_fewest(s[0], h), level, n_boot) for s, h in zip(shapes, have, strict=True)]
+    out: list[np.ndarray] = [np.empty(0)] * len(sums)
+    for draws in sorted(set(takes)):
+        which = [i for i, t in enumerate(takes) if t == draws]
+        above, below = (_put_together(np.concatenate([columns[i][k] for i in which], 1), seed) for k in (0, 1))
+
+        def drawn(w: np.ndarray, part: slice, a: np.ndarray = above, b: np.ndarray = below) -> np.ndarray:
+            return ratio(w @ a[:, part], w @ b[:, part])
+
+        number = np.concatenate([have[i] for i in which])
+        found = resample_columns(drawn, len(above), number, level=level, n_boot=n_boot, seed=seed)
+        ends = np.cumsum([len(have[i]) for i in which])
+        for i, piece in zip(which, np.split(found, ends[:-1], axis=1), strict=True):
+            out[i] = piece.reshape(2, *shapes[i][1:])
+    return out
+
+
+def _put_together(x: np.ndarray, seed: int) -> np.ndarray:
+    """Return (group, column) sums of no more than ``MOST_GROUPS`` groups, each of as many (+-1) drawn by chance."""
+    if len(x) <= MOST_GROUPS:
+        return x
+    order = np.random.default_rng(seed).permutation(len(x))
+    starts = np.linspace(0, len(x), MOST_GROUPS, endpoint=False).astype(int)
+    return np.add.reduceat(x[order], starts, axis=0)
 
 
 def resample_columns(
@@ -286,5 +321,6 @@ def check_draws(level: float, n_boot: int) -> None:
 
 __all__ = [
     "LEAST", "as_columns", "blocks", "check_draws", "check_level", "expanded_tail", "group_sums", "mean_interval",
-    "mean_sums", "n_draws", "percentiles", "ratio", "ratio_interval", "resample", "resample_columns", "weights",
+    "mean_sums", "n_draws", "percentiles", "ratio", "ratio_interval", "ratio_intervals", "resample",
+    "resample_columns", "weights",
 ]  # fmt: skip
