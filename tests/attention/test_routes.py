@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from contract import assert_contract
-from tiny import FAMILIES, PARALLEL, some_prompts, tiny, tiny_lm
+from tiny import FAMILIES, PARALLEL, byte_tokenizer, some_prompts, tiny, tiny_lm
 
 import tokinterp as ti
 import tokinterp.attention.plots
@@ -17,8 +17,9 @@ from tokinterp.run.stream import capture
 from tokinterp.text.pieces import word_pieces
 
 S = ti.Site
-NO_PARTS = {"gptj", "falcon", "bloom", "opt_post_norm"}
-PROJECTION = {"gpt2": "c_proj", "opt": "out_proj", "neox": "dense", "neox_sequential": "dense", "phi": "dense"}
+NO_PARTS = {"opt_post_norm"}
+PROJECTION = {"gpt2": "c_proj", "opt": "out_proj", "neox": "dense", "neox_sequential": "dense", "phi": "dense",
+              "gptj": "out_proj", "falcon": "dense", "bloom": "dense"}  # fmt: skip
 
 
 def vectors(*rows):
@@ -64,12 +65,13 @@ def test_nearness_of_heads_is_that_of_each_part_alone(norm, budget, monkeypatch)
 
 # -- blocks ---------------------------------------------------------------------------------------------------
 @torch.no_grad()
-def by_hand(model, family, ids, b):
+def by_hand(model, family, ids, b, parallel):
     """Shares of one block, part by part, from the model's own weights."""
     sites = [S(n, b) for n in PARTS]
     x, value, pattern, out, mlp = (model.run(ids, sites)[s][0].double() for s in sites)
     block = model._blocks[b]
-    attn = getattr(block, "self_attn", None) or getattr(block, "attn", None) or block.attention
+    names = ("self_attn", "attn", "attention", "self_attention")
+    attn = next(m for n in names if (m := getattr(block, n, None)) is not None)
     projection = getattr(attn, PROJECTION.get(family, "o_proj"))
     weight = projection.weight.double() if family == "gpt2" else projection.weight.double().T
     bias = torch.zeros(32).double() if getattr(projection, "bias", None) is None else projection.bias.double()
@@ -86,37 +88,61 @@ def by_hand(model, family, ids, b):
         scale = gain / (raw.square().mean(-1, keepdim=True) + getattr(norm, "eps", 1e-6)).sqrt()
         parts, bias = parts * scale[:, None, None], bias * scale
     np.testing.assert_allclose((parts.sum((1, 2)) + bias).detach(), out, atol=2e-4)
-    y = x + out + (mlp if family in PARALLEL else 0)
+    y = x + out + (mlp if parallel else 0)
     found = torch.zeros(n, heads, n).double()
     for i, h, j in np.ndindex(n, heads, n):
         if j <= i:
             found[i, h, j] = max(float(y[i].abs().sum() - (y[i] - parts[i, h, j]).abs().sum()), 1e-5)
-    others = [x, *([bias.expand(n, 32)] if bool(bias.any()) else []), *([mlp] if family in PARALLEL else [])]
+    others = [x, *([bias.expand(n, 32)] if bool(bias.any()) else []), *([mlp] if parallel else [])]
     rest = torch.stack([(y.abs().sum(1) - (y - z).abs().sum(1)).clamp_min(1e-5) for z in others], 1)
     whole = found.sum((1, 2)) + rest.sum(1)
     return (found / whole[:, None, None]).detach(), (rest / whole[:, None]).detach()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_shares_of_every_family_are_those_by_hand_or_are_refused(family):
-    model, prompts = tiny(family), some_prompts([9], model=tiny(family))
-    if family in NO_PARTS:
-        with pytest.raises(ValueError, match=r"site \w+ is not available"):
-            ti.measure(model, prompts, {"r": InformationRoutes(sizes=None)}, progress=False)
-        return
-    batch = capture(model, prompts, [0], [S(n, 1) for n in PARTS])
+def check_shares(model, family, parallel):
+    """Compare with the shares by hand, and the sum of all parts with the stream."""
+    batch = capture(model, some_prompts([9], model=model), [0], [S(n, 1) for n in PARTS])
     found = block_shares(batch, 1, {n: batch.activations[S(n, 1)] for n in PARTS}, Rule())
-    heads, rest = by_hand(model, family, batch.ids, 1)
+    heads, rest = by_hand(model, family, batch.ids, 1, parallel)
     np.testing.assert_allclose(found.heads[0].transpose(0, 1), heads, atol=2e-5)
     np.testing.assert_allclose(found.resid[0], rest[:, 0], atol=2e-5)
-    assert (found.through is None) == (family in PARALLEL)
+    assert (found.through is None) == parallel
     total = found.heads.sum((1, 3)) + found.resid + found.bias
-    if family in PARALLEL:
+    if parallel:
         total = total + found.mlp
     else:
         assert torch.allclose(found.mlp + found.through, torch.ones(1, 9))
     np.testing.assert_allclose(total, 1, atol=1e-5)
-    assert (float(found.bias.max()) > 0) == (family in ("gpt2", "neox", "neox_sequential", "opt", "phi"))
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shares_of_every_family_are_those_by_hand_or_are_refused(family):
+    model = tiny(family)
+    if family in NO_PARTS:
+        asked = {"r": InformationRoutes(sizes=None)}
+        with pytest.raises(ValueError, match=r"site attn_out is not available .* do not add these parts to the stream"):
+            ti.measure(model, some_prompts([9], model=model), asked, progress=False)
+        return
+    found = check_shares(model, family, family in PARALLEL)
+    biased = ("gpt2", "neox", "neox_sequential", "opt", "phi", "bloom")
+    assert (float(found.bias.max()) > 0) == (family in biased)
+
+
+@pytest.mark.parametrize(
+    ("changes", "parallel"),
+    [
+        ({"new_decoder_architecture": True, "num_kv_heads": 2}, True),
+        ({"multi_query": False, "bias": True}, True),
+        ({"multi_query": False, "parallel_attn": False}, False),
+        ({"alibi": True, "multi_query": False, "parallel_attn": False}, False),
+    ],
+)
+def test_shares_of_other_falcons_are_those_by_hand(changes, parallel):
+    """Grouped values and two norms, one norm shared by attention and MLP, one after the other, ALiBi."""
+    model = ti.wrap(tiny_lm("falcon", **changes), byte_tokenizer(), id="falcon")
+    found = check_shares(model, "falcon", parallel)
+    assert (float(found.bias.max()) > 0) == ("bias" in changes)
 
 
 def test_without_a_bias_of_its_own_the_others_share_the_whole():

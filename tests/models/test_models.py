@@ -74,8 +74,8 @@ def test_parts_add_up_to_the_next_layer(family, device):
     expected = {"resid", "pattern"} if family == "opt_post_norm" else {"resid", "pattern", "attn_out", "mlp_out"}
     if family not in PARALLEL and family != "opt_post_norm":
         expected |= {"resid_mid"}
-    if family not in {"gptj", "falcon", "bloom"}:  # whose attention does not pass through transformers' functions
-        expected |= set(INNER)
+    # The attention of three families does not pass through transformers' functions.
+    expected |= {"value"} if family in {"gptj", "falcon", "bloom"} else set(INNER)
     assert model.offers == expected
     acts = model.run(some_ids(), all_sites(model))
     for b in range(N):

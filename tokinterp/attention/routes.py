@@ -58,7 +58,8 @@ class InformationRoutes(Measurement):
     One forward pass.  The parts of one block are made a few queries at a time.  Means are over positions that are not
     special; keys after a query have no share.  Where a norm follows attention (Gemma 2, OLMo 2), each part is divided
     by what that norm divides the whole by.  What attention adds must be the sum of its parts, which is checked by value
-    in each block and refused otherwise.
+    in each block and refused otherwise.  Where a norm follows the sum of stream and attention (OPT 350M), the stream is
+    no sum of parts: refused.
 
     ``previous_control`` is the mean over all other earlier keys but position 0; ``merge_control`` has words of one
     token in the place of the pieces of a word.

@@ -16,12 +16,11 @@ from ...run.sites import INNER, Site
 from ...settings.describe import numbered
 from ..modules import ATTENTION, submodule
 from .knock_outs import KnockOuts, apart, first_tensor
-from .points import Point, candidates, find_points
+from .points import OUTPUTS, Point, candidates, find_points, keep_outs
 from .watch import Heads, Look, SdpaCalls, Watch, configured, cut_hook, implementation, show_hook, watching
 
 HookedLM = Any  # of hooks.py, which imports this module
 
-OUTPUTS = ("o_proj", "out_proj", "c_proj", "dense", "wo")
 WINDOWS = ("sliding_window", "window_size", "attention_chunk_size", "local_attention_window")
 
 
@@ -215,46 +214,55 @@ class Attention:
         if self.way == "eager":
             self._find_points(seen, ids)
         elif inner:
-            self.output = self._find_output(seen, ids)
+            self.output = self._find_output({b: seen[b][2] for b in self.shapes}, ids)
 
     def _find_points(self, seen: dict[int, Any], ids: torch.Tensor) -> None:
         """Offer queries, keys and values of the blocks that show them at hook points."""
         model = self.model
         modules = {b: found for b in seen if (found := candidates(self.of[b]))}
-        outs: dict[int, dict[str, list[torch.Tensor]]] = {b: {p: [] for p in found} for b, found in modules.items()}
+        outs: dict[int, dict[str, list[torch.Tensor]]] = {}
         weights: dict[int, torch.Tensor] = {}
         looks = [Look(b, show=lambda w, _v, _m, b=b: weights.update({b: w})) for b in modules]
         with ExitStack() as stack:
             for b, found in modules.items():
-                for path, module in found.items():
-                    keep = lambda _m, _a, out, at=outs[b][path]: at.append(out.detach().clone())  # noqa: E731
-                    stack.callback(module.register_forward_hook(keep).remove)
+                outs[b] = keep_outs(stack, found)
             self.stream(ids, looks)
+        mixed: dict[int, torch.Tensor] = {}
         for b, found in modules.items():
             if b in model.offered.get("pattern", ()):
                 self.points[b] = points = find_points(found, outs[b], weights[b], max(self.tolerance, 1e-3))
-                of = {m: path for path, m in found.items()}
-                sizes = {n: p.unfold(outs[b][of[p.module]][0]).shape for n, p in points.items()}
-                if sizes:
-                    held, mixed = sizes.get("key", (0, 0, 0, 0)), sizes.get("value", (0, 0, 0, 0))
-                    self.shapes[b] = Shape(weights[b].shape[1], held[1] or mixed[1], held[3], mixed[3])
+                of, n_heads, none = {m: path for path, m in found.items()}, weights[b].shape[1], (0, 0, 0, 0)
+                shown = {n: p.unfold(outs[b][of[p.module]][0]) for n, p in points.items()}
+                if shown:
+                    held, value = (tuple(shown[n].shape) if n in shown else none for n in ("key", "value"))
+                    self.shapes[b] = Shape(n_heads, held[1] or value[1], held[3], value[3])
+                if "value" in shown:
+                    each = shown["value"].repeat_interleave(n_heads // shown["value"].shape[1], 1)
+                    mixed[b] = (weights[b].to(each) @ each).transpose(1, 2)
         for name in INNER:
             model._assume(name, blocks=[b for b, points in self.points.items() if name in points])
             if len(model.offered.get(name, ())) < model.info.n_layers:
                 model.withheld[name] = _NO_FUNCTION
+        if mixed:
+            self.output = self._find_output(mixed, ids)
 
-    def _find_output(self, seen: dict[int, Any], ids: torch.Tensor) -> str | None:
+    def _find_output(self, mixed: dict[int, torch.Tensor], ids: torch.Tensor) -> str | None:
         """Return the path of the projection that attention writes what it mixed through, the same in every block."""
         outs: dict[int, torch.Tensor] = {}
         with ExitStack() as stack:
-            for b in self.shapes:
+            for b in mixed:
                 keep = lambda _m, _a, out, b=b: outs.update({b: first_tensor(out).detach()})  # noqa: E731
-                stack.callback(self.of[b].register_forward_hook(keep).remove)
+                stack.callback(self._returns(b).register_forward_hook(keep).remove)
             self.stream(ids, [])
         for name in OUTPUTS:
-            if all(self._writes(name, b, seen[b][2], outs[b]) for b in self.shapes):
+            if all(self._writes(name, b, of, outs[b]) for b, of in mixed.items()):
                 return name
         return None
+
+    def _returns(self, b: int) -> nn.Module:
+        """Return the module of a block that returns what its heads write: the attention, or what it adds inside."""
+        adds: Any = submodule(self.model._blocks[b], self.model.adds[b][0])
+        return adds if any(m is adds for m in self.of[b].modules()) else self.of[b]
 
     def _writes(self, name: str, b: int, mixed: torch.Tensor, out: torch.Tensor) -> bool:
         """Whether a projection is linear, and gives what attention returned of what it mixed."""

@@ -1,4 +1,4 @@
-"""Queries, keys and values at the hook points of a library that computes attention by itself, proved by value."""
+"""Queries, keys and values in modules of an attention that is computed without a function of transformers, proved."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ from torch import nn
 from ..modules import submodule
 
 QUERIES_KEYS = (("hook_rot_q", "hook_rot_k"), ("q.hook_out", "k.hook_out"))
-VALUES, MIXED = "v.hook_out", "o.hook_in"
-"""TransformerLens's names, of an attention module: rotated, plain, values, and what is mixed of them."""
+"""TransformerLens's names, of an attention module: rotated, and plain."""
+FUSED = "query_key_value"
+"""One projection to the queries, the key and the value of each group of heads, in this order (BLOOM, Falcon)."""
+VALUES = ("v.hook_out", "v_proj", FUSED)
+OUTPUTS = ("o_proj", "out_proj", "c_proj", "dense", "wo")
+"""Output projections, which read what is mixed of the values."""
+MIXED = ("o.hook_in", *OUTPUTS)
 
 
 @dataclass(frozen=True)
@@ -26,27 +31,36 @@ class Point:
     module : nn.Module
         Whose output it is.
     layout : str
-        ``"heads"`` (prompt, head, position, d_head), ``"split"`` (prompt, position, head, d_head) or ``"flat"``
-        (prompt, position, head * d_head).
+        ``"heads"`` (prompt, head, position, d_head), ``"split"`` (prompt, position, head, d_head), ``"flat"``
+        (prompt, position, head * d_head) or ``"last"`` (prompt, position, head * parts * d_head), of which the last
+        part of each head is meant.
     n_heads : int
         Of queries, or the fewer of keys and values.
+    parts : int
+        Of each head, with ``"last"``.
     """
 
     module: nn.Module
     layout: str
     n_heads: int
+    parts: int = 1
 
     def unfold(self, out: torch.Tensor) -> torch.Tensor:
         """Return (prompt, head, position, d_head) of what the module returned."""
         if self.layout == "heads":
             return out
+        if self.layout == "last":
+            return out.unflatten(2, (self.n_heads, self.parts, -1))[..., -1, :].transpose(1, 2)
         return (out if self.layout == "split" else out.unflatten(2, (self.n_heads, -1))).transpose(1, 2)
 
-    def fold(self, heads: torch.Tensor) -> torch.Tensor:
-        """Return what the module has to return for (prompt, head, position, d_head)."""
+    def fold(self, heads: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """Return what the module has to return for (prompt, head, position, d_head) in the place of what it did."""
         if self.layout == "heads":
             return heads
         split = heads.transpose(1, 2)
+        if self.layout == "last":
+            whole = out.unflatten(2, (self.n_heads, self.parts, -1))
+            return torch.cat([whole[..., :-1, :], split[..., None, :]], -2).flatten(2)
         return split if self.layout == "split" else split.flatten(2)
 
     def listen(self, stack: ExitStack, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
@@ -55,15 +69,29 @@ class Point:
         def hook(_m: nn.Module, _args: Any, out: torch.Tensor) -> torch.Tensor | None:
             heads = self.unfold(out)
             new = change(heads)
-            return None if new is heads else self.fold(new)
+            return None if new is heads else self.fold(new, out)
 
         stack.callback(self.module.register_forward_hook(hook).remove)
 
 
 def candidates(attn: nn.Module) -> dict[str, nn.Module]:
-    """Return path -> module of the hook points that an attention module has."""
-    paths = (*(p for pair in QUERIES_KEYS for p in pair), VALUES, MIXED)
+    """Return path -> module of the points that an attention module has."""
+    paths = (*(p for pair in QUERIES_KEYS for p in pair), *VALUES, *MIXED)
     return {p: m for p in paths if isinstance(m := submodule(attn, p), nn.Module)}
+
+
+def keep_outs(stack: ExitStack, modules: dict[str, nn.Module]) -> dict[str, list[torch.Tensor]]:
+    """Return what each of `candidates` returns during a pass, of output projections what they are given."""
+    outs: dict[str, list[torch.Tensor]] = {path: [] for path in modules}
+    for path, module in modules.items():
+
+        def keep(_m: nn.Module, given: Any, out: Any, path: str = path) -> None:
+            value = given[0] if path in OUTPUTS and given else out
+            if isinstance(value, torch.Tensor):
+                outs[path].append(value.detach().clone())
+
+        stack.callback(module.register_forward_hook(keep).remove)
+    return outs
 
 
 def find_points(
@@ -77,7 +105,7 @@ def find_points(
     Parameters
     ----------
     modules, outs : dict
-        Of `candidates`, and what each of them returned in one pass.
+        Of `candidates` and `keep_outs`, of one pass.
     weights : torch.Tensor
         (prompt, head, query, key) of that pass.
     tolerance : float
@@ -85,20 +113,25 @@ def find_points(
     """
     n_heads, n = weights.shape[1], weights.shape[2]
     once = {p: o[0] for p, o in outs.items() if len(o) == 1}
+    counts = [h for h in range(n_heads, 0, -1) if not n_heads % h]
 
     def points(path: str, heads: int) -> list[Point]:
         x = once.get(path)
         if x is None or x.ndim not in (3, 4):
             return []
+        if path == FUSED:
+            parts = n_heads // heads + 2
+            fits = x.ndim == 3 and x.shape[1] == n and not x.shape[2] % (heads * parts)
+            return [Point(modules[path], "last", heads, parts)] if fits else []
         if x.ndim == 3:
             return [Point(modules[path], "flat", heads)] if x.shape[1] == n and not x.shape[2] % heads else []
         found = [Point(modules[path], "heads", x.shape[1])] if x.shape[2] == n else []
         return found + ([Point(modules[path], "split", x.shape[2])] if x.shape[1] == n else [])
 
     found: dict[str, Point] = {}
-    counts = [h for h in range(n_heads, 0, -1) if not n_heads % h]
-    for v in [v for h in counts for v in points(VALUES, h)]:
-        if MIXED in once and _is_mixed(weights, v.unfold(once[VALUES]), once[MIXED], tolerance):
+    values = [(v, v.unfold(once[path])) for path in VALUES for h in counts for v in points(path, h)]
+    for v, heads in values:
+        if any(_is_mixed(weights, heads, once[p], tolerance) for p in MIXED if p in once):
             found["value"] = v
             break
     for q_path, k_path in QUERIES_KEYS:
