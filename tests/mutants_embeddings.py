@@ -4,7 +4,122 @@ GLITCH = "tokinterp/embeddings/glitch.py"
 OF_GLITCH = "tests/embeddings/test_glitch.py::"
 FRAMES, OF_FRAMES = "tokinterp/embeddings/frames.py", "tests/embeddings/test_frames.py::"
 CONCEPTS, OF_CONCEPTS = "tokinterp/embeddings/concepts.py", "tests/embeddings/test_concepts.py::"
+FEATURES, OF_FEATURES = "tokinterp/embeddings/features.py", "tests/embeddings/test_features.py::"
+SCORES, OF_SCORES = "tokinterp/embeddings/concept_scores.py", "tests/embeddings/test_concept_scores.py::"
+GUIDED, OF_GUIDED = "tokinterp/embeddings/guided.py", "tests/embeddings/test_guided.py::"
 MUTANTS = [
+    (
+        "features: fitted to what is held out",
+        FEATURES,
+        "fit_to = points[torch.from_numpy(fitted).to(model.device)]",
+        "fit_to = points",
+        f"{OF_FEATURES}test_scores_are_of_texts_that_nothing_is_fitted_to",
+    ),
+    (
+        "features: no penalty",
+        FEATURES,
+        " + penalty * codes.sum(1).mean()",
+        "",
+        f"{OF_FEATURES}test_a_larger_penalty_leaves_fewer_features_active",
+    ),
+    (
+        "features: random decoder is learned",
+        FEATURES,
+        '[] if name == "random" else [decoder]',
+        "[decoder]",
+        f"{OF_FEATURES}test_planted_directions_are_found_again_from_any_seed_and_controls_do_worse",
+    ),
+    (
+        "features: permuted labels are the labels",
+        FEATURES,
+        "out[which] = rng.permutation(answers[which])",
+        "out[which] = answers[which]",
+        f"{OF_FEATURES}test_labels_are_read_off_the_feature_that_says_them_and_not_off_permuted_ones",
+    ),
+    (
+        "features: least active tokens",
+        FEATURES,
+        "np.argsort(-table[~fitted]",
+        "np.argsort(table[~fitted]",
+        f"{OF_FEATURES}test_features_of_single_types_are_pure_and_chance_is_that_of_random_tokens",
+    ),
+    (
+        "features: scored where fitted",
+        FEATURES,
+        "scored = ~own & used",
+        "scored = own & used",
+        f"{OF_FEATURES}test_scores_are_of_texts_that_nothing_is_fitted_to",
+    ),
+    (
+        "concepts: code chosen where it is scored",
+        CONCEPTS,
+        "area = auroc(codes[fitted], yes[fitted])",
+        "area = auroc(codes[~fitted], yes[~fitted])",
+        f"{OF_CONCEPTS}test_a_planted_code_tells_senses_and_permuted_ones_are_chance",
+    ),
+    (
+        "concepts: permuted senses are the senses",
+        CONCEPTS,
+        "(rng.permutation(senses) for _ in",
+        "(senses for _ in",
+        f"{OF_CONCEPTS}test_a_planted_code_tells_senses_and_permuted_ones_are_chance",
+    ),
+    (
+        "concept scores: columns of the same place",
+        SCORES,
+        "+= x[:, j:] @ some[:, j].T",
+        "+= x[:, : width - j] @ some[:, j].T",
+        f"{OF_SCORES}test_values_are_those_of_a_loop_over_places",
+    ),
+    (
+        "concept scores: as many columns for all",
+        SCORES,
+        "keep[:, j:, None] * (of_concept > j)",
+        "keep[:, j:, None] * 1",
+        f"{OF_SCORES}test_values_are_those_of_a_loop_over_places",
+    ),
+    (
+        "concept scores: the concept is among the others",
+        SCORES,
+        "(score.sum(1, keepdim=True) - score) / (score.shape[1] - 1)",
+        "score.sum(1, keepdim=True).expand_as(score) / score.shape[1]",
+        f"{OF_SCORES}test_values_are_those_of_a_loop_over_places",
+    ),
+    (
+        "concept scores: random frames are not orthonormal",
+        SCORES,
+        "torch.linalg.qr(torch.from_numpy(noise).to(rows.device).mT).Q.mT",
+        "torch.from_numpy(noise).to(rows.device)",
+        f"{OF_SCORES}test_frames_are_those_nearest_to_sums_and_differences",
+    ),
+    (
+        "guided: worst candidate",
+        "tokinterp/run/decoding.py",
+        "chosen = value.argmax(1)",
+        "chosen = value.argmin(1)",
+        f"{OF_GUIDED}test_the_token_is_the_candidate_whose_text_scores_best_as_in_a_loop",
+    ),
+    (
+        "guided: next tokens of the first candidate",
+        "tokinterp/run/decoding.py",
+        "kept = row * k + chosen",
+        "kept = row * k",
+        f"{OF_GUIDED}test_the_token_is_the_candidate_whose_text_scores_best_as_in_a_loop",
+    ),
+    (
+        "guided: score of the prompt, too",
+        GUIDED,
+        "after = (place >= lengths[:, None]) & (place",
+        "after = (place >= 1) & (place",
+        f"{OF_GUIDED}test_scores_are_the_mean_projection_of_what_is_decoded",
+    ),
+    (
+        "guided: control is the concept",
+        GUIDED,
+        '"other concept": found.frames[names.index(other)]',
+        '"other concept": wanted',
+        f"{OF_GUIDED}test_the_guide_gains_more_than_its_controls_and_costs_likelihood",
+    ),
     (
         "concepts: place after the token",
         CONCEPTS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,7 +15,8 @@ from ..models.steady import steady
 from ..results.dataset import variable
 from ..results.stamp import stamped
 from ..run.states import states
-from ..settings import checked, count, flag, names, number, one_of
+from ..settings import checked, count, flag, names, none, number, one_of, several, string
+from ..stats.tests import ranks
 from ..text.prompts import Prompts
 from ..text.vocabulary import Vocabulary
 
@@ -26,6 +28,7 @@ METHODS = ("semi-nmf", "k-means", "pca", "simple", "random", "shuffled")
 """Ways to find directions; "random" and "shuffled" are what the others have to do better than."""
 TOP = 50  # tokens that are looked at for words
 NEAR = 10  # tokens on either side of a sample, in which the words of a concept are looked for
+PERMUTED = 20  # draws of senses without codes
 SAMPLES = 5  # samples that a concept is most active in
 
 
@@ -48,6 +51,7 @@ class Dictionary(NamedTuple):
 @checked(
     token=count(), layer=count(), position=one_of("at", "predicting"), n_concepts=count(2),
     methods=names(*METHODS, least=1), penalty=number(0), norm=flag, n_words=count(1), held_out=number(0, 0.9),
+    senses=several(string, 1) | none,
 )  # fmt: skip
 @steady
 def token_concepts(
@@ -63,6 +67,7 @@ def token_concepts(
     norm: bool = True,
     n_words: int = 10,
     held_out: float = 0.2,
+    senses: Sequence[str] | None = None,
     seed: int = 0,
     batch_tokens: int | None = None,
 ) -> xr.Dataset:
@@ -96,6 +101,8 @@ def token_concepts(
         Most words of a concept, of the 50 tokens of highest logit.
     held_out : float
         Share of the texts that directions are not fitted to.
+    senses : sequence of str, optional
+        What the token means in each text, by hand; texts with "" take no part.  Two or more different ones.
     seed : int
         Of whatever is drawn.
     batch_tokens : int, optional
@@ -109,7 +116,10 @@ def token_concepts(
         ``precision``, share of the words of a concept among the tokens within 10 places of the five samples it is most
         active in, and ``precision_null``, of the words of the next concept there.  With ``concept``: ``grounding``
         (with ``place``), words, and ``top_sample`` (with ``sample_place``), numbers of prompts, -1 beyond the samples
-        with a code above 0; ``code`` (sample, concept), ``direction``.
+        with a code above 0; ``code`` (sample, concept), ``direction``.  With ``senses``: ``auroc`` (sense), how well a
+        single code tells the sense from the others in texts that are held out, that code which does so best in the
+        others, and ``auroc_null``, mean of the same for senses permuted over all texts, which is 0.5 by chance;
+        ``sense_concept``, that code.
 
     Raises
     ------
@@ -139,6 +149,7 @@ def token_concepts(
     if token >= model.info.d_vocab:
         raise ValueError(f"token={token}: {model.info.id} has ids below {model.info.d_vocab}")
     prompts = prompts if isinstance(prompts, Prompts) else Prompts.from_texts(prompts, model, progress=False)
+    meant = None if senses is None else _check_senses(senses, prompts)
     where, at = _places(prompts, token, position)
     if len(at) < n_concepts / (1 - held_out):
         raise ValueError(f"token={token} stands in {len(at)} texts: give more, or fewer than {n_concepts} n_concepts")
@@ -155,8 +166,10 @@ def token_concepts(
     vocabulary = Vocabulary(model.tokenizer, model.info.d_vocab)
     around = _around(prompts, number_of, at, vocabulary)
     rows: dict[str, list[Any]] = {n: [] for n in (
-        "explained", "explained_held_out", "overlap", "precision", "precision_null", "words", "top", "codes", "atoms"
+        "explained", "explained_held_out", "overlap", "precision", "precision_null", "words", "top", "codes", "atoms",
+        "senses",
     )}  # fmt: skip
+    told = None if meant is None else meant[prompts.documents[number_of]]
     for name in methods:
         made = _fit(name, z, fitted, n_concepts, penalty, seed)
         words = _words(model, vocabulary, made.atoms, norm, n_words)
@@ -172,6 +185,8 @@ def token_concepts(
         rows["top"].append(np.pad(shown, ((0, 0), (0, SAMPLES - top.shape[1])), constant_values=-1))
         rows["codes"].append(made.codes)
         rows["atoms"].append(made.atoms)
+        if told is not None:
+            rows["senses"].append(tell_senses(made.codes, told, np.isin(np.arange(len(z)), fitted), seed))
     v, each = variable, ("dictionary", "concept")
     data = {
         "explained": v("dictionary", rows["explained"], "share of variance explained", "1", range=(None, 1)),
@@ -195,6 +210,9 @@ def token_concepts(
         "fitted": v("sample", np.isin(np.arange(len(z)), fitted), "whether directions are fitted to it", "1"),
         "channel": v("channel", np.arange(z.shape[1]), "coordinate of the stream", "1"),
     }
+    if told is not None:
+        data |= _of_senses(rows["senses"])
+        coords["sense"] = v("sense", np.array(sorted({*told.tolist()} - {""}), object), "what the token means", "1")
     ds = xr.Dataset(data, coords, {
         "dimensions": "dictionary, concept, place, sample_place, sample",
         "first": "explained_held_out, explained, overlap, precision", "token": token,
@@ -202,7 +220,7 @@ def token_concepts(
     })  # fmt: skip
     settings = {"token": token, "layer": layer, "position": position, "n_concepts": n_concepts,
                 "methods": list(methods), "penalty": penalty, "norm": norm, "n_words": n_words,
-                "held_out": held_out}  # fmt: skip
+                "held_out": held_out, "senses": None if senses is None else list(senses)}  # fmt: skip
     return stamped(ds, "token_concepts", model, prompts.hash, settings, seed)
 
 
@@ -217,6 +235,77 @@ def overlap(words: Sequence[Sequence[str]]) -> float:
     sets = [set(w) for w in words]
     shares = [len(a & b) / len(a) for i, a in enumerate(sets) if a for j, b in enumerate(sets) if i != j]
     return float(np.mean(shares)) if shares else float("nan")
+
+
+def tell_senses(codes: np.ndarray, senses: np.ndarray, fitted: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Return (3, sense) the AUROC of held-out texts by the best code of the fitted ones, that of permuted senses, code.
+
+    Parameters
+    ----------
+    codes : numpy.ndarray
+        (sample, concept).
+    senses : numpy.ndarray
+        (sample,) strings; "" takes no part.
+    fitted : numpy.ndarray
+        (sample,) bool, the samples in which the code (and its sign) is chosen.
+    seed : int
+        Of the permutations.
+
+    Examples
+    --------
+    >>> codes = np.array([[1.0, 0], [2, 1], [0, 1], [0, 0], [3, 1], [0, 2]])
+    >>> senses = np.array(["a", "a", "b", "b", "a", "b"])
+    >>> tell_senses(codes, senses, np.arange(6) < 4)[[0, 2]].tolist()
+    [[1.0, 1.0], [0.0, 0.0]]
+    """
+    used = senses != ""
+    codes, senses, fitted = codes[used], senses[used], fitted[used]
+    rng, names = np.random.default_rng(seed), sorted({*senses.tolist()})
+    found = np.array([_best_code(codes, senses == n, fitted) for n in names]).T
+    drawn = [[_best_code(codes, p == n, fitted)[0] for n in names]
+             for p in (rng.permutation(senses) for _ in range(PERMUTED))]  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a sense that no draw has on both sides
+        return np.stack([found[0], np.nanmean(drawn, 0), found[1]])
+
+
+def _best_code(codes: np.ndarray, yes: np.ndarray, fitted: np.ndarray) -> tuple[float, int]:
+    """Return the AUROC of held-out samples by the code that tells the fitted ones apart best, and that code; or NaN."""
+    if min(np.unique(yes[side]).size for side in (fitted, ~fitted)) < 2:
+        return float("nan"), -1
+    area = auroc(codes[fitted], yes[fitted])
+    best = int(np.abs(area - 0.5).argmax())
+    return float(auroc(codes[~fitted][:, [best]] * np.sign(area[best] - 0.5), yes[~fitted])[0]), best
+
+
+def auroc(scores: np.ndarray, yes: np.ndarray) -> np.ndarray:
+    """Return (column,) the probability that a row of those that are has a higher score than one of the others.
+
+    Examples
+    --------
+    >>> auroc(np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]]), np.array([False, False, True])).tolist()
+    [1.0, 0.5]
+    """
+    n, m = int(yes.sum()), int((~yes).sum())
+    return (ranks(scores)[yes].sum(0) - n * (n + 1) / 2) / (n * m)
+
+
+def _of_senses(found: Sequence[np.ndarray]) -> dict[str, xr.Variable]:
+    v, each, table = variable, ("dictionary", "sense"), np.stack(found)
+    return {
+        "auroc": v(each, table[:, 0], "AUROC of the best code for the sense in other texts", "1", range=(0, 1),
+                   chance=0.5, beside=["auroc_null"]),
+        "auroc_null": v(each, table[:, 1], "the same for permuted senses", "1", range=(0, 1), short="permuted senses"),
+        "sense_concept": v(each, table[:, 2].astype(int), "concept that tells the sense, -1 without both", "1"),
+    }  # fmt: skip
+
+
+def _check_senses(senses: Sequence[str], prompts: Prompts) -> np.ndarray:
+    n = int(prompts.documents.max()) + 1
+    if len(senses) != n or len({*senses} - {""}) < 2:
+        raise ValueError(f"senses: {len(senses)} of them, {len({*senses} - {''})} different: give one for each of {n} "
+                         "texts, of two or more senses")  # fmt: skip
+    return np.array(list(senses), object)
 
 
 def _places(prompts: Prompts, token: int, position: str) -> tuple[np.ndarray, dict[int, int]]:

@@ -258,10 +258,21 @@ def _concept_frames(frames: torch.Tensor, concept: np.ndarray, length: np.ndarra
     for k in np.unique(widest[widest > 0]).tolist():
         these = np.flatnonzero(widest == k)
         for some in np.array_split(these, -(-len(these) // TOGETHER)):
-            u, s, vh = torch.linalg.svd(sums[some, :k], full_matrices=False)
-            kept = s > 1e-10 * s[:, :1]  # of equal columns one direction is left, and no arbitrary one is added
-            out[some, :k] = (u * kept[:, None]) @ vh
+            out[some, :k] = polar(sums[some, :k])
     return out
+
+
+def polar(frames: torch.Tensor) -> torch.Tensor:
+    """Return the orthonormal frames nearest to some (frame, column, d); of equal columns one direction is left.
+
+    Examples
+    --------
+    >>> polar(torch.tensor([[[3.0, 0.0], [0.0, 0.5]]]).double()).tolist()
+    [[[1.0, 0.0], [0.0, 1.0]]]
+    """
+    u, s, vh = torch.linalg.svd(frames, full_matrices=False)
+    kept = s > 1e-10 * s[:, :1]  # no arbitrary direction is added
+    return (u * kept[:, None]) @ vh
 
 
 def _other_words(concept: np.ndarray, length: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Greedy decoding of a batch of prompts that end at different places, under edits of their tokens."""
+"""Decoding of a batch of prompts that end at different places: greedy, under edits of their tokens, or guided."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -94,6 +94,78 @@ def decode(
     logprob = torch.stack(scores, 1)
     seen = torch.stack(watched, 1) if watched else logprob[:, :0]
     return Decoded(found.masked_fill(logprob.isnan(), -1), logprob, first, seen)
+
+
+class Guided(NamedTuple):
+    """What follows the prompts of a batch if a score chooses.
+
+    Attributes
+    ----------
+    ids, logprob : torch.Tensor
+        (prompt, step) token chosen, and its float32 log-probability; -1 and NaN from where on logits are NaN.
+    states : torch.Tensor
+        (prompt, position, d_model) last layer of the whole texts, after the final norm; anything on padding.
+    """
+
+    ids: torch.Tensor
+    logprob: torch.Tensor
+    states: torch.Tensor
+
+
+@torch.no_grad()
+def decode_guided(
+    model: Model, ids: torch.Tensor, mask: torch.Tensor, n_tokens: int, k: int,
+    score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> Guided:  # fmt: skip
+    """Decode after each prompt of a batch: of the k most probable tokens always the one whose text has the best score.
+
+    Parameters
+    ----------
+    model : Model
+        What is run; k whole sequences of each prompt for each token.
+    ids, mask : torch.Tensor
+        (prompt, position) right-padded ids, and bool, true on real tokens.
+    n_tokens : int
+        Tokens decoded after each prompt.
+    k : int
+        Candidates of each step; 1 is greedy decoding.
+    score : callable
+        Of the normed states of the last layer (row, position, d_model) and their mask; returns (row,).
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> ids = torch.tensor([[1, 50, 60], [1, 70, 0]])
+    >>> first = decode_guided(model, ids, ids > 0, 2, 1, lambda x, mask: x[:, 0, 0]).ids
+    >>> bool((first == decode(model, ids, ids > 0, 2).ids).all())
+    True
+    """
+    last, n = Site("resid", model.info.n_layers), len(ids)
+    row = torch.arange(n, dtype=torch.int64, device=ids.device)
+    length, width = mask.sum(1), int(mask.sum(1).max())
+    ids, mask = (pad(x[:, :width], (0, n_tokens)).repeat_interleave(k, 0) for x in (ids, mask))
+    every = torch.arange(n * k, dtype=torch.int64, device=ids.device)
+    states = model.run(ids[::k, :width], [last], mask=mask[::k, :width])[last]
+    following = model.unembed(states[row, length - 1]).log_softmax(-1)
+    found, logprob = [], []
+    for step in range(n_tokens):
+        best = following.topk(k)
+        at = length.repeat_interleave(k) + step
+        ids[every, at], mask[every, at] = best.indices.flatten(), True
+        some = slice(0, width + step + 1)
+        states = model.run(ids[:, some], [last], mask=mask[:, some])[last]
+        normed = model.normed(states)
+        value = score(normed, mask[:, some]).view(n, k).nan_to_num(-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
+        chosen = value.argmax(1)
+        kept = row * k + chosen
+        found.append(best.indices[row, chosen])
+        logprob.append(best.values[row, chosen])
+        ids = ids[kept].repeat_interleave(k, 0)
+        following = model.unembed(states[kept, length + step]).log_softmax(-1)
+        states = normed[kept]
+    bad = torch.stack(logprob, 1).isnan()
+    return Guided(torch.stack(found, 1).masked_fill(bad, -1), torch.stack(logprob, 1), states)
 
 
 def _chosen(edit: Edit) -> bool:
