@@ -37,6 +37,7 @@ def fitted():
         "decoder": ti.memory.fit_context_decoder(model, prompts, steps=1, rows=4, max_prefix=4, progress=False),
         "answers": [[5], [6], [7]],
         "sizes": [1, 2, 1],
+        "concepts": {"it": [" the", " to"], "that": [" in"]},
         "estimator": lambda x: float(np.linalg.norm(x - x.mean(0))),
     }
 

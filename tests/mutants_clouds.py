@@ -1,6 +1,26 @@
 """Wrong changes to measurements of token clouds: divisors, exclusions, token limits, refusals, nulls, controls."""
 
+PIVOTS, OF_PIVOTS = "tokinterp/geometry/kernels/cosine.py", "tests/geometry/test_cosine_pivots.py::"
+ALIKE = "tests/attention/test_mass_similarity.py::"
 MUTANTS = [
+    ("pivots: the shortest", PIVOTS, "norm.double().masked_fill(~directed, -1).topk(",
+     "(-norm.double()).masked_fill(~directed, -1e9).topk(",
+     f"{OF_PIVOTS}test_every_number_is_what_its_name_says"),
+    ("energy: of the token itself", PIVOTS, "(rows[:, None] != torch.arange(n", "(rows[:, None] >= 0 * torch.arange(n",
+     f"{OF_PIVOTS}test_every_number_is_what_its_name_says"),
+    ("maxsim: of all tokens", PIVOTS, "then = directed & ~first", "then = directed",
+     f"{OF_PIVOTS}test_every_number_is_what_its_name_says"),
+    ("maxsim: chance of another kind", PIVOTS, "(1 / n_then + (1 - 1 / n_then) / n_first)", "(1 / n_first)",
+     f"{OF_PIVOTS}test_chance_is_that_of_tokens_found_at_random"),
+    ("energy: margin of the other end", "tokinterp/geometry/cosine.py", "0.9 * (1 - layer / self.info.n_layers)",
+     "0.9 * layer / self.info.n_layers", f"{OF_PIVOTS}test_every_number_is_what_its_name_says"),
+    ("mass: alike with itself", "tokinterp/attention/mass.py", "before = batch.shared.get(key)",
+     "before = pattern.float().mean(1)",
+     f"{ALIKE}test_measured_blocks_are_compared_with_the_one_before_in_any_batches"),
+    ("mass: alike by the sink", "tokinterp/attention/kernels.py", "(place < place[:, None]) & (place > 0)",
+     "place < place[:, None]", f"{ALIKE}test_the_same_pattern_is_alike_and_sink_and_self_make_nothing_alike"),
+    ("mass: alike on padding", "tokinterp/attention/kernels.py", "(b.sum(-1) > LEAST) & mask & (place > 2)",
+     "(b.sum(-1) > LEAST) & (place > 2)", f"{ALIKE}test_cosines_are_those_of_a_loop_over_queries"),
     ("mass: net over all queries", "tokinterp/attention/mass.py",
      "per_query, per_net = n[:, None, None, :, None], net_queries[..., None]",
      "per_query = per_net = n[:, None, None, :, None]",

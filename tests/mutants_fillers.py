@@ -484,6 +484,13 @@ MUTANTS = [
         "tests/attention/test_separators.py -k hiding_separators_is",
     ),
     (
+        "states compared with themselves",
+        "tokinterp/behaviour/loss.py",
+        "without[s][:, :-1].double())",
+        "batch.activations[s][:, :-1].double())",
+        "tests/behaviour/test_loss.py::test_states_are_compared_with_those_without_edits",
+    ),
+    (
         "divergence the wrong way round",
         "tokinterp/behaviour/loss.py",
         'compare(p, plain[0])["kl"]',

@@ -2,7 +2,29 @@
 
 SPACE, PURSUIT = "tokinterp/lens/jspace.py", "tokinterp/kernels/pursuit.py"
 OF_SPACE, OF_PURSUIT = "tests/lens/test_jspace.py::", "tests/kernels/test_pursuit.py::"
+EDGES = "tests/lens/test_lens_boundaries.py::"
 MUTANTS = [
+    (
+        "boundaries: of the token itself",
+        "tokinterp/lens/lens.py",
+        ".roll(-1, 1)",
+        ".roll(0, 1)",
+        f"{EDGES}test_entropies_are_those_before_word_starts_and_inside",
+    ),
+    (
+        "boundaries: the fall",
+        "tokinterp/lens/lens.py",
+        "rise = entropy.diff(",
+        "rise = -entropy.diff(",
+        f"{EDGES}test_entropies_are_those_before_word_starts_and_inside",
+    ),
+    (
+        "boundaries: ties are lost",
+        "tokinterp/kernels/lens.py",
+        " + 0.5 * (value[:, :, None] == value[:, None])",
+        "",
+        f"{EDGES}test_probabilities_are_those_of_the_rank_test_and_half_by_chance",
+    ),
     (
         "jspace: control not rotated",
         SPACE,

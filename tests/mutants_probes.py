@@ -1,6 +1,32 @@
 """Wrong changes to probes: labels one off, baselines, classes not centred, states standardised otherwise, draws."""
 
+FUTURE, OF_FUTURE = "tokinterp/erasure/future.py", "tests/erasure/test_future.py::"
+TOPIC, OF_TOPIC = "tokinterp/memory/topic.py", "tests/memory/test_topic.py::"
 MUTANTS = [
+    ("future: the last of them is enough", FUTURE, "so_far & hit & every", "hit & every",
+     f"{OF_FUTURE}test_sums_are_those_of_a_loop_over_places"),
+    ("future: special tokens are labels", FUTURE, "torch.isin(label, special) | batch.tokens.special",
+     "label < 0", f"{OF_FUTURE}test_special_tokens_are_no_labels"),
+    ("future: control in order", FUTURE, 'if condition == "shuffled"', 'if condition == ""',
+     f"{OF_FUTURE}test_what_follows_from_the_token_is_read_and_nothing_of_it_in_any_order"),
+    ("future: gain the other way", FUTURE, 's["unigram_loss"][:, None] - s["loss"]',
+     's["loss"] - s["unigram_loss"][:, None]',
+     f"{OF_FUTURE}test_what_follows_from_the_token_is_read_and_nothing_of_it_in_any_order"),
+    ("future: embedding left out", FUTURE, "sorted({0, *choose_layers", "sorted({*choose_layers",
+     f"{OF_FUTURE}test_what_follows_from_the_token_is_read_and_nothing_of_it_in_any_order"),
+    ("future: embeddings about zero", FUTURE, "total = (y - middle_y).square()", "total = y.square()",
+     f"{OF_FUTURE}test_embeddings_are_predicted_as_by_the_ridge_of_scikit_learn"),
+    ("topic: fitted to what it is scored on", TOPIC, "train, test = fold != f, fold == f",
+     "train, test = fold >= 0, fold == f", f"{OF_TOPIC}test_no_probe_sees_the_documents_it_is_scored_on"),
+    ("topic: windows apart", TOPIC, "fold = rng.permutation(np.arange(len(own)) % folds)[place]",
+     "fold = rng.permutation(np.arange(len(place)) % folds)",
+     f"{OF_TOPIC}test_windows_of_a_document_are_in_one_fold"),
+    ("topic: permuted labels are the labels", TOPIC, "permuted = [rng.permutation(of_document)[place]",
+     "permuted = [of_document[place]",
+     f"{OF_TOPIC}test_a_topic_that_the_text_tells_is_read_and_permuted_ones_are_not"),
+    ("topic: one position further", TOPIC, "np.array(list(positions))).ravel()] = True",
+     "np.array(list(positions)) - 1).ravel()] = True",
+     f"{OF_TOPIC}test_states_are_those_of_the_transformer_of_scikit_learn"),
     ("labels the other way", "tokinterp/erasure/probe_text.py", "goal = position + offset",
      "goal = position - offset", "tests/erasure/test_probe_text.py::test_labels_skip_special_tokens_and_the_edges"),
     ("labels of the next prompt", "tokinterp/erasure/probe_text.py",

@@ -20,6 +20,11 @@ TEST_SEGMENTATION, TEST_AXIS = (f"tests/tokenizers/test_segmentation{n}.py::" fo
 CONTINUATIONS = "tokinterp/models/continuations.py"
 TEST_CONTINUATIONS = "tests/models/test_continuations.py::"
 MUTANTS = [
+    ("numbers: from the left", CATEGORIES, '"right": rest + threes, "left": threes + rest',
+     '"left": rest + threes, "right": threes + rest',
+     f"{OF_CATEGORIES}test_numbers_are_cut_as_their_tokens_are"),
+    ("numbers: spaces are tokens of them", CATEGORIES, "lengths = [k for k in lengths if k]", "lengths = lengths",
+     f"{OF_CATEGORIES}test_numbers_are_cut_as_their_tokens_are"),
     ("reachability: one other token is enough", REACHABILITY, "if list(reencoded) == [i]:", "if len(reencoded) == 1:",
      f"{TEST}test_planted_tokens_have_their_categories"),
     ("reachability: unknown word no special", REACHABILITY, "*([] if unknown is None else [int(unknown)])}", "}",

@@ -55,3 +55,23 @@ def test_divergence_is_from_the_model_without_edits():
 def test_a_mark_that_the_prompts_lack_is_refused():
     with pytest.raises(ValueError, match=r"of='other': the prompts have no mark of this name \(some\)"):
         ti.measure(tiny(), marked(), {"loss": ti.behaviour.TokenLoss("other")}, progress=False)
+
+
+def test_states_are_compared_with_those_without_edits():
+    model, prompts = tiny(), marked()
+    alone = [ti.attention.keep_only(ti.attention.Policy("window", initial=0, window=1))]
+    asked = {"loss": ti.behaviour.TokenLoss("some", states=True)}
+    found = [ti.measure(model, prompts, asked, edits=e, progress=False)["loss"].to_dataset() for e in ([], alone)]
+    assert "kl" not in found[0]
+    seen = found[0]["state_cosine"].values[[0, 1, 3]]
+    np.testing.assert_allclose(seen, 1, atol=1e-6)
+    hidden = found[1]["state_cosine"].sel(prompt=0)
+    assert float(hidden[0]) == pytest.approx(1), "the embedding has no context"
+    assert (hidden[1:] < 0.999).all()
+    for layer in range(4):
+        wanted = []
+        for t in range(1, 4):
+            both = streams(model, prompts.ids(0))[layer][t - 1], streams(model, prompts.ids(0)[[t - 1]])[layer][0]
+            wanted.append(float(torch.cosine_similarity(*both, dim=0)))
+        assert float(hidden[layer]) == pytest.approx(np.mean(wanted), abs=1e-6)
+    assert found[1]["state_cosine"].sel(prompt=4).isnull().all(), "no token is predicted"

@@ -29,7 +29,7 @@ def test_of_every_measurement_what_is_joined_equals_the_whole():
     for kind in every_measurement():
         if kind.__name__ in OF_THEIR_PROMPTS:
             continue
-        made = kind(**{n: fitted()[n] for n in ("probes", "decoder", "estimator") if n in _settings(kind)})
+        made = kind(**{n: fitted()[n] for n in ("probes", "decoder", "estimator", "concepts") if n in _settings(kind)})
         whole = measured(texts(), {"x": made})["x"].to_dataset()
         tree = join_runs([measured(p, {"x": made}) for p in pieces(texts())], pooled="drop")
         if "x" not in tree.children:

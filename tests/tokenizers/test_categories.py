@@ -1,12 +1,16 @@
 """Classes and scripts of tokens: one of each kind, and shares that are those of plain counts."""
 
+import json
+
 import numpy as np
 import pytest
+import tokenizers
+import transformers
 from tiny import byte_tokenizer
 
 import tokinterp as ti
 from tokinterp.tokenizers import token_categories
-from tokinterp.tokenizers.categories import CLASSES, classify
+from tokinterp.tokenizers.categories import CLASSES, classify, cut_of
 
 KNOWN = {
     "a": ("pure_byte", ""), "é": ("pure_byte", ""), "ж": ("char_alpha", "CYRILLIC"), "…": ("char_other", ""),
@@ -40,6 +44,37 @@ def test_shares_are_of_ids_that_have_a_token():
     table = ds["n_ids_script"].sel(script="LATIN").to_series().to_dict()
     assert table == {"char": 0, "spaced": n["spaced_alpha"], "inner": n["inner_alpha"]}
     assert float(ds["share_script"].sum()) == pytest.approx(sum(table.values()) / len(tok))
+
+
+def digits(*pieces):
+    """A byte-level tokenizer that also has these digit strings."""
+    tok = byte_tokenizer()
+    inner = json.loads(tok.backend_tokenizer.to_str())
+    vocab, merges = inner["model"]["vocab"], inner["model"]["merges"]
+    for piece in pieces:
+        merges += [[piece[:-1], piece[-1]], *([[piece[0], piece[1:]]] if len(piece) > 2 else [])]
+        vocab[piece] = len(vocab)
+    inner["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [
+        {"type": "Split", "pattern": {"Regex": r"\d{1,3}(?=(\d{3})*\b)"}, "behavior": "Isolated", "invert": False},
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+    ]}  # fmt: skip
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer.from_str(json.dumps(inner)))
+
+
+def test_numbers_are_cut_as_their_tokens_are():
+    ds = token_categories(byte_tokenizer())
+    assert ds["number_tokens"].values.tolist() == pytest.approx(range(1, 13))
+    assert ds["number_cut"].sel(cut="single")[1:].values.tolist() == [1] * 11
+    assert float(ds["number_cut"].sel(cut="whole", digits=1)) == 1
+    np.testing.assert_allclose(ds["number_cut"].sum("cut"), 1)
+    two = [f"{n:02}" for n in range(100)]
+    three = [f"{n:03}" for n in range(1000)]
+    right = token_categories(digits(*two, *three))
+    for n in range(1, 13):
+        assert float(right["number_tokens"].sel(digits=n)) == pytest.approx(-(-n // 3))
+        assert float(right["number_cut"].sel(digits=n, cut="whole" if n < 4 else "right")) == pytest.approx(1)
+    assert cut_of([3, 1]) == "left"
+    assert cut_of([2, 2]) == "other"
 
 
 def test_used_shares_are_those_of_a_count():

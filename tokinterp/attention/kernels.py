@@ -98,6 +98,37 @@ def attention_masses(pattern: Tensor, queries: Tensor, keys: Tensor, norms: Tens
     return Masses(mass, ask @ share, net_chance, valued, net_queries, short)
 
 
+def row_similarity(pattern: Tensor, before: Tensor, mask: Tensor) -> Tensor:
+    """Return (prompt, head, 2) float64 mean cosine of the rows of a block with those before, and with even rows.
+
+    Position 0 and the query itself are left out, and so are queries with fewer than two other keys, or with nothing on
+    them in one of the two.
+
+    Parameters
+    ----------
+    pattern : torch.Tensor
+        (prompt, head, query, key) attention weights.
+    before : torch.Tensor
+        (prompt, query, key) weights of the block before, mean over heads.
+    mask : torch.Tensor
+        (prompt, position) bool, true on real tokens.
+
+    Examples
+    --------
+    >>> a = torch.ones(6, 6).tril() / torch.arange(1, 7)[:, None]
+    >>> row_similarity(a[None, None], a[None], torch.ones(1, 6, dtype=torch.bool)).round(decimals=4).tolist()
+    [[[1.0, 1.0]]]
+    """
+    place = torch.arange(pattern.shape[-1], device=pattern.device, dtype=torch.int64)
+    inner = (place < place[:, None]) & (place > 0)
+    a, b = pattern.float() * inner, before.float() * inner
+    counts = ((b.sum(-1) > LEAST) & mask & (place > 2))[:, None] & (a.sum(-1) > LEAST)
+    size, number = torch.linalg.vector_norm(a, dim=-1), counts.sum(-1)
+    one = torch.einsum("phqk,pqk->phq", a, b) / (size * torch.linalg.vector_norm(b, dim=-1)[:, None]).clamp_min(1e-30)
+    even = a.sum(-1) / (size * (place - 1).clamp_min(1).sqrt()).clamp_min(1e-30)
+    return torch.stack([torch.where(counts, x, 0).sum(-1, dtype=torch.float64) / number for x in (one, even)], -1)
+
+
 def attention_received(pattern: Tensor, queries: Tensor | None = None) -> Tensor:
     """Return (prompt, head, key) float64 mean attention received over the queries that can see each key.
 

@@ -11,7 +11,7 @@ import torch
 from ..run.measurement import Field, Measurement
 from ..run.sites import Site
 from ..settings import checked, level
-from .kernels import attention_masses, chance
+from .kernels import attention_masses, chance, row_similarity
 from .token_sets import check_sets, padded, resolve
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 KOBAYASHI = "Kobayashi et al. 2020, arXiv 2004.10102"
 LEARNED = 0.01  # of the attention must go to a learned sink to be more than rounding
+NONE = -1.0  # stands for a cosine that there is not, in what has to be finite
 SETS = ("query_set", "key_set")
 EACH = ("prompt", "block", "head", *SETS)
 NET = "net of position 0 and of the query itself"
@@ -47,6 +48,8 @@ class AttentionMass(Measurement):
         Whether to weigh by the norm of what is written, ||v W_O|| (Kobayashi et al. 2020), too.
     threshold : float
         Mass above which a head counts in ``heads_above``.
+    similarity : bool
+        Whether to compare each head with the block before, too; the mean pattern of a block is kept for the next.
 
     Notes
     -----
@@ -56,7 +59,9 @@ class AttentionMass(Measurement):
     writes little. ``valued_mass`` is the share of S in the sum of weights times written norms. Where a prompt has no
     such query or no key of the set, enrichment is NaN.  Where a model has learned sinks (gpt-oss), the masses of all
     positions sum to 1 - ``sink_mass``, a variable that other models do not have; ``net_*`` and ``valued_mass`` are
-    shares of what falls on positions.
+    shares of what falls on positions.  ``similarity``: mean over queries of the cosine of the weights of a head with
+    the mean of those of the heads of the block before (of the blocks asked for), without position 0 and the query
+    itself, beside the cosine with even weights, ``similarity_even``; NaN in the first block.
 
     Examples
     --------
@@ -93,6 +98,14 @@ class AttentionMass(Measurement):
             ("prompt", "block", *SETS), "heads whose mass is above the threshold", short="heads above the threshold",
             range=(0, None),
         ),
+        "similarity": Field(
+            ("prompt", "block", "head"), f"mean cosine of the attention with that of the block before, {NET}",
+            short="attention as in the block before", range=(0, 1), chance="similarity_even",
+        ),
+        "similarity_even": Field(
+            ("prompt", "block", "head"), f"mean cosine of the attention with even attention, {NET}",
+            short="even attention",
+        ),
         "sink_mass": Field(
             ("prompt", "block", "head", "query_set"), "mean attention left to a learned sink, on no position"
         ),
@@ -108,11 +121,13 @@ class AttentionMass(Measurement):
         blocks: Iterable[int] | None = None,
         value_weighted: bool = True,
         threshold: float = 0.3,
+        similarity: bool = False,
     ) -> None:
         super().__init__()
         self.keys = check_sets("keys", keys)
         self.queries = check_sets("queries", {"all": "all"} if queries is None else queries)
         self.blocks, self.value_weighted, self.threshold = blocks, value_weighted, threshold
+        self.similarity = similarity
 
     def sites(self, info: ModelInfo) -> list[Site]:
         """Return the patterns, and the values if they are weighed."""
@@ -138,7 +153,17 @@ class AttentionMass(Measurement):
         norms = batch.seen(self, Site("value", site.at)) if self.value_weighted else None
         asked, on = (padded(p, batch) for p in (self._queries, self._keys))
         found = attention_masses(value, asked, on, norms)
-        return torch.cat([torch.stack(found[:4], -1).flatten(2), found.net_queries.double(), found.short], dim=2)
+        more = [self._similarity(batch, value)] if self.similarity else []
+        return torch.cat([torch.stack(found[:4], -1).flatten(2), found.net_queries.double(), found.short, *more], dim=2)
+
+    def _similarity(self, batch: Batch, pattern: torch.Tensor) -> torch.Tensor:
+        """Compare a pattern with the one that passed by before, and keep its mean for the next."""
+        key = ("mean pattern", id(self))
+        before = batch.shared.get(key)
+        batch.shared[key] = pattern.float().mean(1)
+        if before is None:
+            return torch.full((*pattern.shape[:2], 2), NONE, dtype=torch.float64, device=pattern.device)
+        return row_similarity(pattern, before, batch.mask).nan_to_num(NONE)
 
     def update(self, batch: Batch) -> None:
         """Take the masses of a batch."""
@@ -146,13 +171,16 @@ class AttentionMass(Measurement):
         n_q, n_s = asked.shape[1], on.shape[1]
         blocks = self.at_blocks()
         looks = torch.stack([batch.seen(self, Site("pattern", b)) for b in blocks], 1)  # (prompt, block, head, ...)
-        sums, net_queries, short = looks.split((n_q * n_s * 4, n_q, n_q), dim=-1)
+        sums, net_queries, short, alike = looks.split((n_q * n_s * 4, n_q, n_q, 2 * self.similarity), dim=-1)
         mass, net, net_chance, valued = sums.unflatten(-1, (n_q, n_s, 4)).unbind(-1)
         n = asked.sum(-1)
         per_query, per_net = n[:, None, None, :, None], net_queries[..., None]
         mean = mass / per_query
         here = on.any(-1)[:, None, None, None]
         weighed = {"valued_mass": torch.where(here, valued / per_query, 0 * per_query)} if self.value_weighted else {}
+        if self.similarity:
+            alike = torch.where(alike == NONE, torch.nan, alike)
+            weighed |= {"similarity": alike[..., 0], "similarity_even": alike[..., 1]}
         self.keep(
             batch, n_queries=n, n_keys=on.sum(-1), chance=chance(asked, on) / n[..., None],
             mass=mean, net_mass=net / per_net, net_chance=net_chance / per_net,

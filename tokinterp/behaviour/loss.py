@@ -9,7 +9,7 @@ import torch
 from ..kernels.divergence import compare
 from ..run.edits.positions import flags_of
 from ..run.measurement import Field, Measurement
-from ..run.sites import Site
+from ..run.sites import Site, resid
 from ..run.stream import capture
 from ..settings import checked, none, string
 
@@ -33,6 +33,14 @@ class TokenLoss(Measurement):
         a prompt is predicted by nothing and never counts.
     divergence : bool
         Whether to compare the predictions with those of the same model without edits, too: one more pass.
+    states : bool
+        Whether to compare the states of all layers with those without edits, too.
+
+    Notes
+    -----
+    How much a token depends on its context is what ``kl`` and 1 - ``state_cosine`` are where the context is hidden:
+    ``Condition(prompts, [keep_only(Policy("window", initial=0, window=1))])`` leaves each token only itself
+    (`tokinterp.attention`), a larger window the tokens nearest to it.
 
     Examples
     --------
@@ -48,16 +56,23 @@ class TokenLoss(Measurement):
     fields = {
         "loss": Field(("prompt",), "mean cross-entropy of the tokens", "nat", short="cross-entropy"),
         "kl": Field(("prompt",), "mean KL divergence from the predictions without edits", "nat", range=(0, None)),
+        "state_cosine": Field(
+            ("prompt", "layer"),
+            "mean cosine with the state without edits, of the tokens that predict",
+            range=(-1, 1),
+            short="cosine with the state without edits",
+            chance=1,
+        ),
         "n_tokens": Field(("prompt",), "tokens that are predicted", "token"),
     }
 
-    def __init__(self, of: str | None = None, divergence: bool = False) -> None:
+    def __init__(self, of: str | None = None, divergence: bool = False, states: bool = False) -> None:
         super().__init__()
-        self.of, self.divergence = of, divergence
+        self.of, self.divergence, self.states = of, divergence, states
 
     def sites(self, info: ModelInfo) -> list[Site]:
-        """Return the stream after the last block."""
-        return [Site("resid", info.n_layers)]
+        """Return the stream after the last block, or at all layers."""
+        return resid(range(info.n_layers + 1)) if self.states else [Site("resid", info.n_layers)]
 
     def begin(self, info: ModelInfo, prompts: Prompts) -> None:
         """Look up the marked tokens."""
@@ -71,9 +86,16 @@ class TokenLoss(Measurement):
         chosen = chosen[:, 1:] & batch.mask[:, 1:]
         prompt, before = chosen.nonzero(as_tuple=True)
         last, target = Site("resid", self.info.n_layers), batch.ids[prompt, before + 1]
-        streams = [batch.activations[last]]
-        if self.divergence:
-            streams.append(capture(batch.model, self._prompts, batch.numbers, [last]).activations[last])
+        streams, sites, count = [batch.activations[last]], self.sites(self.info), chosen.sum(1)
+        more: dict[str, torch.Tensor] = {}
+        if self.divergence or self.states:
+            without = capture(batch.model, self._prompts, batch.numbers, sites).activations
+            if self.divergence:
+                streams.append(without[last])
+            if self.states:
+                pairs = [(batch.activations[s][:, :-1].double(), without[s][:, :-1].double()) for s in sites]
+                cosine = torch.stack([torch.cosine_similarity(x, y, dim=-1) for x, y in pairs], 1)
+                more["state_cosine"] = (cosine * chosen[:, None]).sum(2) / count[:, None]
         found = torch.zeros(2, *chosen.shape, dtype=torch.float64, device=batch.device)
         every = torch.arange(len(prompt), dtype=torch.int64, device=batch.device)
         for some in every.split(max(1, LOGITS // (4 * self.info.d_vocab))):
@@ -82,6 +104,7 @@ class TokenLoss(Measurement):
             found[0][at] = -p.gather(1, target[some, None])[:, 0].double()
             if plain:
                 found[1][at] = compare(p, plain[0])["kl"].double()
-        count = chosen.sum(1)
         loss, kl = found.sum(2) / count
-        self.keep(batch, loss=loss, n_tokens=count, **({"kl": kl} if self.divergence else {}))
+        if self.divergence:
+            more["kl"] = kl
+        self.keep(batch, loss=loss, n_tokens=count, **more)

@@ -5,6 +5,7 @@ from importlib import import_module
 from .erasure import ErasureScores
 from .evaluation import evaluate, psi_of_spans
 from .evaluation_seeds import seed_agreement
+from .future import future_tokens
 from .probe_scores import ProbeScores, score_probes
 from .probes import fit_probes
 from .published import Feucht2024Scores, read_feucht2024
@@ -18,6 +19,7 @@ __all__ = [
     "TokenProbes",
     "evaluate",
     "fit_probes",
+    "future_tokens",
     "permutation_threshold",
     "psi_of_spans",
     "read_feucht2024",

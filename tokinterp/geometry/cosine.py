@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from ..run.measurement import Field
-from ..settings import checked, number, ranks, several
+from ..settings import checked, count, number, ranks, several
 from .clouds import Neighbourhood, OfLayers, check_sizes, neighbours
-from .kernels.cosine import close_pairs, lagged_cosine, neighbour_angles, unit_rows
+from .kernels.cosine import close_pairs, lagged_cosine, neighbour_angles, redundancy, unit_rows
 from .kernels.spectrum import centred_cosine, mean_cosine
 
 if TYPE_CHECKING:
@@ -22,11 +22,14 @@ if TYPE_CHECKING:
 BINS = 36  # of 5 degrees
 VISWANATHAN = "Viswanathan et al. 2025, arXiv 2501.10573"
 ETHAYARAJH = "Ethayarajh 2019, arXiv 1909.00512 (here all pairs instead of a sample)"
+TRAN = "Tran et al. 2024, PiToMe, arXiv 2405.16148, equation 4 as in the released code"
+WEN = "Wen et al. 2025, DART, arXiv 2502.11494"
+KHATTAB = "Khattab and Zaharia 2020, ColBERT, arXiv 2004.12832 (MaxSim)"
 TIMKEY = "Timkey and van Schijndel 2021, arXiv 2109.04404"
 CLOUD = ("prompt", "layer")
 
 
-@checked(lags=ranks, close=several(number(above=0, below=2)))
+@checked(lags=ranks, close=several(number(above=0, below=2)), pivots=count())
 class CosineSimilarity(OfLayers):
     """Mean cosine between token vectors at each layer, with its controls, and angles between nearest neighbours.
 
@@ -46,6 +49,9 @@ class CosineSimilarity(OfLayers):
         Channels listed with the largest share in the mean cosine (0: none).
     exclude : sequence of str
         Tokens left out: ``"special"``, ``"massive"`` (rows found at that layer).  Lags count places of the text.
+    pivots : int
+        Tokens of largest norm with which the others are compared for ``pivot_cosine``; 0 leaves out all that says how
+        redundant tokens are (another N x N matrix).
 
     Notes
     -----
@@ -58,6 +64,12 @@ class CosineSimilarity(OfLayers):
       some); ``cosine_adjusted`` = mean of ``cosine`` less that.
     - ``angle``: mean over the distinct tokens of a prompt, ``angle_count`` their histogram over all prompts.  In an
       isotropic cloud of d dimensions angles lie around 60 to 90 degrees, ever closer to 60 for the two nearest.
+    - ``energy``: mean over tokens of the mean of elu(cosine - m) with the others, m = 0.9 (1 - layer / n_layers): what
+      is merged first where it is large.  ``pivot_cosine``: mean over the other tokens of the largest cosine with a
+      pivot, beside as many tokens spaced evenly, ``pivot_cosine_even``.  ``maxsim``: mean over the tokens of the second
+      half of a prompt of the largest cosine with one of the first half, beside the mean cosine of the halves,
+      ``maxsim_mean``; ``maxsim_spread``: effective number of tokens of the first half that are so found, over their
+      number, and ``maxsim_spread_null``, if they were found at random.
     - ``channel_share``: part of the mean cosine of all pairs of the corpus that comes from one channel (Timkey and van
       Schijndel 2021); a few with large shares say that the cosine is about them.
 
@@ -115,6 +127,24 @@ class CosineSimilarity(OfLayers):
             ("layer", "bin"), "tokens with an angle in the bin", "token", short="tokens with this angle",
             range=(0, None),
         ),
+        "energy": Field(
+            CLOUD, "mean energy score of a token among the others", "1", TRAN, short="energy score", range=(-1, 1)
+        ),
+        "pivot_cosine": Field(
+            CLOUD, "mean largest cosine of a token with one of the longest", "1", WEN, short="cosine with pivots",
+            chance="pivot_cosine_even",
+        ),
+        "pivot_cosine_even": Field(CLOUD, "the same with as many tokens spaced evenly", short="with other tokens"),
+        "maxsim": Field(
+            CLOUD, "mean largest cosine of a token of the second half with one of the first", "1", KHATTAB,
+            short="MaxSim of the halves", chance="maxsim_mean",
+        ),
+        "maxsim_mean": Field(CLOUD, "mean cosine of tokens of the two halves", short="mean cosine of the halves"),
+        "maxsim_spread": Field(
+            CLOUD, "effective share of the tokens of the first half that are found so", "1", KHATTAB,
+            short="tokens found", range=(0, 1), chance="maxsim_spread_null",
+        ),
+        "maxsim_spread_null": Field(CLOUD, "the same if they are found at random", short="found at random"),
         "_unit": Field(("layer", "channel"), "sum of the unit vectors"),
         "_unit_square": Field(("layer", "channel"), "sum of their squares"),
         "_prompt_square": Field(("layer",), "sum over prompts of the squared length of their sum of unit vectors"),
@@ -130,8 +160,10 @@ class CosineSimilarity(OfLayers):
         angles: bool = True,
         channels: int = 3,
         exclude: Sequence[str] = ("special",),
+        pivots: int = 0,
     ) -> None:
         super().__init__()
+        self.pivots = pivots
         self.layers, self.lags, self.close = layers, tuple(lags), tuple(float(x) for x in close)
         self.angles, self.channels, self.exclude = angles, channels, tuple(exclude)
 
@@ -171,7 +203,12 @@ class CosineSimilarity(OfLayers):
         close = torch.stack(
             [close_pairs(u[None], d[None], self._thresholds)[0] for u, d in zip(unit, directed, strict=True)]
         )
+        more = {}
+        if self.pivots:
+            margin = 0.9 * (1 - layer / self.info.n_layers)
+            more = redundancy(unit, directed, norm, self.pivots, margin)
         return {
+            **more,
             "n_tokens": number,
             "cosine": mean_cosine(total, number),
             "cosine_diagonal": mean_cosine(total, number, diagonal=True),

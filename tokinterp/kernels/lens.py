@@ -163,3 +163,24 @@ def first_and_stable(agrees: Tensor) -> tuple[Tensor, Tensor]:
     first = (agrees.long().cumsum(1) == 0).sum(1)
     stable = agrees.shape[1] - agrees.long().flip(1).cumprod(1).sum(1)
     return first, stable
+
+
+def separation(value: torch.Tensor, yes: torch.Tensor, no: torch.Tensor) -> torch.Tensor:
+    """Return (row,) float64 probability that a value of some places is above one of others, ties counted half.
+
+    Parameters
+    ----------
+    value : torch.Tensor
+        (row, place).
+    yes, no : torch.Tensor
+        (row, place) bool; NaN is returned where a row has none of either.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[3.0, 1.0, 2.0, 2.0]])
+    >>> separation(x, torch.tensor([[True, False, True, False]]), torch.tensor([[False, True, False, True]])).tolist()
+    [0.875]
+    """
+    above = (value[:, :, None] > value[:, None]).float() + 0.5 * (value[:, :, None] == value[:, None])
+    wins = torch.einsum("pq,pqk,pk->p", yes.float(), above, no.float()).double()
+    return wins / (yes.sum(1) * no.sum(1))

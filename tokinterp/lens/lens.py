@@ -29,6 +29,7 @@ LENS = (
     "nostalgebraist 2020, interpreting GPT: the logit lens; Razzhigaev et al. 2025, arXiv 2502.15007, section 3.4 (raw)"
 )
 QUANTITIES = ("cross_entropy", "entropy", "kl", "confidence", "agreement", "accuracy")
+BLT = "Pagnoni et al. 2024, Byte Latent Transformer, arXiv 2412.09871, section 2.3"
 EACH, WHOLE, TOP = ("layer", "variant"), ("variant",), ("layer", "variant", "rank")
 
 
@@ -58,6 +59,8 @@ class LogitLens(Measurement):
         Translators of the variant ``"tuned"``, see `tokinterp.lens.fit_tuned_lens`.
     jacobian : JacobianLens, optional
         Jacobians of the variant ``"jacobian"``, see `tokinterp.lens.fit_jacobian_lens`.
+    boundaries : bool
+        Whether to say how well the entropy tells the beginning of a word from its inside, too; needs texts.
 
     Notes
     -----
@@ -71,6 +74,10 @@ class LogitLens(Measurement):
     The layer contribution of Razzhigaev et al. (section 3.3) is ``token_cross_entropy`` of the variant ``"raw"``; their
     released code plots another number under that name, ``token_confidence``: -log p of the layer's own most probable
     token.
+
+    ``boundary_auroc``: probability that the entropy of the prediction is higher before the first token of a word than
+    before a later one (see `tokinterp.text.token_classes`), of the same prompt; ``spike_auroc``: the same for its rise
+    over the entropy one place earlier.  Both rules cut bytes into patches in Pagnoni et al. 2024.
 
     Examples
     --------
@@ -109,6 +116,14 @@ class LogitLens(Measurement):
             ("prompt", *EACH), "share of positions whose most probable token is the true next token",
             short="share answering correctly",
         ),
+        "boundary_auroc": Field(
+            ("prompt", *EACH), "probability of a higher entropy before the first token of a word than inside", "1", BLT,
+            short="AUROC of entropy for word starts", range=(0, 1), chance=0.5, beside=("spike_auroc",),
+        ),
+        "spike_auroc": Field(
+            ("prompt", *EACH), "probability of a larger rise of the entropy there", "1", BLT,
+            short="AUROC of its rise", range=(0, 1), chance=0.5,
+        ),
         "first_layer": Field(("prompt", *WHOLE), "mean first layer whose most probable token is the last layer's"),
         "stable_layer": Field(
             ("prompt", *WHOLE), "mean layer from which on the most probable token stays the last layer's"
@@ -145,8 +160,10 @@ class LogitLens(Measurement):
         exclude: Sequence[str] = (),
         tuned: TunedLens | None = None,
         jacobian: JacobianLens | None = None,
+        boundaries: bool = False,
     ) -> None:
         super().__init__()
+        self.boundaries = boundaries
         self.layers, self.top, self.variants, self.tokens = layers, top, variants, tokens
         self.exclude, self.tuned, self.jacobian = exclude, tuned, jacobian
         for name, fitted in (("tuned", tuned), ("jacobian", jacobian)):
@@ -170,6 +187,11 @@ class LogitLens(Measurement):
             raise ValueError(f"top={self.top}: {info.id} has only {info.d_vocab} tokens")
         if max(prompts.lengths) < 2:
             raise ValueError("every prompt has a single token, so there is no next token: give longer prompts")
+        if self.boundaries:
+            self._begins = prompts.classes.mask("word", "stop word", "first piece")
+            self._inside = prompts.classes.mask("middle piece", "last piece")
+            if not self._inside.any():
+                raise ValueError("boundaries=True: no word of the prompts has several tokens")
 
     # -- one batch --------------------------------------------------------------------------------------------
     def update(self, batch: Batch) -> None:
@@ -269,6 +291,7 @@ class LogitLens(Measurement):
             return total / weight.sum(1)  # 0/0 is NaN: no position takes part
 
         everywhere = weight.all(2)
+        edges = self._boundaries(batch, padded(values["entropy"]), weight) if self.boundaries else {}
         self.keep(
             batch,
             n_targets=batch.mask.sum(1) - 1,
@@ -276,7 +299,23 @@ class LogitLens(Measurement):
             first_layer=mean(first, everywhere),
             stable_layer=mean(stable, everywhere),
             **{q: mean(values[q], weight) for q in QUANTITIES},
+            **edges,
         )
+
+    def _boundaries(self, batch: Batch, entropy: torch.Tensor, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return (prompt, layer, variant) how well entropies, and their rises, tell what follows."""
+        begins, inside = (batch.tokens.of_stream(x).roll(-1, 1) for x in (self._begins, self._inside))
+        rise = entropy.diff(dim=1, prepend=torch.full_like(entropy[:, :1], torch.nan))
+        out = {}
+        for name, value in (("boundary_auroc", entropy), ("spike_auroc", rise)):
+            known = weight & ~value.isnan()
+            found = [
+                lens.separation(value[:, :, i, v], known[:, :, i, v] & begins, known[:, :, i, v] & inside)
+                for i in range(value.shape[2])
+                for v in range(value.shape[3])
+            ]
+            out[name] = torch.stack(found, 1).unflatten(1, value.shape[2:])
+        return out
 
     # -- the outcome ------------------------------------------------------------------------------------------
     def coords(self) -> Mapping[str, Any]:

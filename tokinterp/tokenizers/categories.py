@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,15 @@ from ..settings import checked, count, instance, none, tokenizer
 from ..stats.resample import ratio
 from ..text.prompts import Prompts
 from ..text.vocabulary import ALPHABET, Vocabulary
-from .reachability import check_supported
+from .reachability import check_supported, encode
 
 CLASSES = (
     "control", "pure_byte", "char_alpha", "spaced_alpha", "inner_alpha", "char_other", "spaced_other", "inner_other",
     "fragment", "char_error", "spaced_error", "inner_error", "no_token",
 )  # fmt: skip
 PLACES = ("char", "spaced", "inner")
+CUTS = ("whole", "right", "left", "single", "other")
+DIGITS, NUMBERS = 12, 50  # longest numbers, and how many of each length are cut
 SCRIPTS = frozenset(
     re.split(
         r"\s+",
@@ -35,6 +38,7 @@ TAMIL TELUGU THAANA THAI TIBETAN TIFINAGH YI""",
 )
 """First words of Unicode names that count as scripts."""
 _TAGS = frozenset(["br", "h1", "h2", "h3", "h4", "h5", "h6", "b", "img", "li", "tr", "td", "p", "th", "u", "em"])
+_SINGH = "Singh and Strouse 2024, Tokenization counts, arXiv 2402.14903"
 _QTOK = "Chelombitko and Komissarov 2024, Qtok, arXiv 2410.12989"
 
 
@@ -57,7 +61,10 @@ def token_categories(tokenizer: Any, prompts: Prompts | None = None, *, size: in
         On ``vocab`` (token id): ``token_kind`` and ``token_script``, empty where there is none.  On ``kind``:
         ``n_ids`` and ``share`` of all ids that have a token; with prompts ``share_used`` of the distinct ids that occur
         and ``share_text`` of the tokens of the text.  On ``script`` and ``place``: ``n_ids_script``, ``share_script``
-        (of all ids that have a token) and ``share_script_alpha`` (of those with a script).
+        (of all ids that have a token) and ``share_script_alpha`` (of those with a script).  On ``digits``, of 50 random
+        numbers of so many digits after a space: ``number_tokens``, mean tokens, and by ``cut`` ``number_cut``, the
+        share that are one token (whole), cut into threes from the right or else from the left, into single digits, or
+        otherwise; a space of its own is no part of a number.
 
     Raises
     ------
@@ -113,6 +120,9 @@ def token_categories(tokenizer: Any, prompts: Prompts | None = None, *, size: in
             ("script", "place"), ratio(table, np.array(table.sum())), "share of the ids with a script", "1", _QTOK
         ),
     }
+    tokens, cuts = _numbers(vocabulary)
+    data["number_tokens"] = variable("digits", tokens, "tokens of a number", "token", _SINGH, range=(0, None))
+    data["number_cut"] = variable(("digits", "cut"), cuts, "share of numbers cut so", "1", _SINGH, range=(0, 1))
     if prompts is not None:
         uses = np.bincount(prompts.token_ids, minlength=vocabulary.size)
         for name, weight, words in (
@@ -127,12 +137,44 @@ def token_categories(tokenizer: Any, prompts: Prompts | None = None, *, size: in
         "kind": variable("kind", np.array(CLASSES), "class of tokens", "1"),
         "script": variable("script", np.array(scripts, dtype=object), "script", "1"),
         "place": variable("place", np.array(PLACES), "single character, after a space, or inside of a word", "1"),
+        "digits": variable("digits", np.arange(1, DIGITS + 1), "digits of a number", "1"),
+        "cut": variable("cut", np.array(CUTS), "how a number is cut into tokens", "1"),
     }
-    ds = xr.Dataset(data, coords, {"dimensions": "kind, script, place"})
+    ds = xr.Dataset(data, coords, {"dimensions": "kind, script, place, digits, cut"})
     mark = "" if prompts is None else prompts.hash
     ds = stamped_tokenizers(ds, "token_categories", [tokenizer], {"size": vocabulary.size}, mark)
     check(ds)
     return ds
+
+
+def cut_of(lengths: Sequence[int]) -> str:
+    """Return how a number is cut, by the digits of each of its tokens.
+
+    Examples
+    --------
+    >>> [cut_of(n) for n in ([3], [1, 3], [3, 1], [3, 3], [1, 1, 1, 1], [2, 2])]
+    ['whole', 'right', 'left', 'right', 'single', 'other']
+    """
+    n = sum(lengths)
+    threes = [3] * (n // 3)
+    rest = [n % 3] if n % 3 else []
+    known = {"whole": [n], "right": rest + threes, "left": threes + rest, "single": [1] * n}
+    return next((name for name, cut in known.items() if list(lengths) == cut), "other")
+
+
+def _numbers(vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+    """Return (digits,) the mean tokens of numbers, and (digits, cut) shares of how they are cut."""
+    rng, tokens, cuts = np.random.default_rng(0), np.zeros(DIGITS), np.zeros((DIGITS, len(CUTS)))
+    for n in range(DIGITS):
+        drawn = rng.integers(0, 10, (NUMBERS, n + 1))
+        drawn[:, 0] = rng.integers(1, 10, NUMBERS)
+        rows = encode(vocabulary.tokenizer, [" " + "".join(map(str, d)) for d in drawn.tolist()])
+        for row in rows:
+            lengths = [sum(c in b"0123456789" for c in piece) for piece in vocabulary.bytes(row)]
+            lengths = [k for k in lengths if k]
+            tokens[n] += len(lengths)
+            cuts[n, CUTS.index(cut_of(lengths) if sum(lengths) == n + 1 else "other")] += 1
+    return tokens / NUMBERS, cuts / NUMBERS
 
 
 def byte_token(vocabulary: Vocabulary, i: int) -> bool:

@@ -89,6 +89,74 @@ def close_pairs(unit: Tensor, directed: Tensor, thresholds: Sequence[float]) -> 
     return found / (number * (number - 1) / 2)[:, None]  # 0 / 0 is NaN: no pair
 
 
+def redundancy(unit: Tensor, directed: Tensor, norm: Tensor, pivots: int, margin: float) -> dict[str, Tensor]:
+    """Return (cloud,) float64 how much the rows of each cloud say again of what others say.
+
+    Parameters
+    ----------
+    unit, directed : torch.Tensor
+        (cloud, row, d) and (cloud, row) of `unit_rows`, in the order of the text.
+    norm : torch.Tensor
+        (cloud, row) length of each row; the longest are the pivots.
+    pivots : int
+        Number of them.
+    margin : float
+        Cosine above which a row adds to the energy, and below which it takes from it.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        ``energy``, ``pivot_cosine``, ``pivot_cosine_even``, ``maxsim``, ``maxsim_mean``, ``maxsim_spread`` and
+        ``maxsim_spread_null`` of `tokinterp.geometry.CosineSimilarity`; NaN where there are too few rows.
+
+    Examples
+    --------
+    >>> x = torch.eye(2).repeat(1, 2, 1)  # two directions, and both once more
+    >>> found = redundancy(x, torch.ones(1, 4, dtype=torch.bool), torch.ones(1, 4), 2, 0.5)
+    >>> float(found["maxsim"]), float(found["maxsim_mean"])
+    (1.0, 0.5)
+    """
+    n, number, place = unit.shape[1], directed.sum(1, keepdim=True), directed.cumsum(1) - 1
+    every = torch.arange(len(unit), device=unit.device, dtype=torch.int64)[:, None]
+    longest = norm.double().masked_fill(~directed, -1).topk(min(pivots, n), dim=1).indices
+    step = torch.arange(min(pivots, n), device=unit.device, dtype=torch.int64)
+    wanted = ((2 * step + 1) * number) // (2 * len(step))  # the middles of as many parts
+    even = (directed[:, None] & (place[:, None] == wanted[..., None])).double().argmax(2)
+    first = directed & (place < number // 2)
+    then = directed & ~first
+    energy, total, best, at = [], [], [], []
+    for start in range(0, n, ROWS):
+        with neutral():
+            cosine = unit[:, start : start + ROWS] @ unit.mT
+        rows = torch.arange(start, min(start + ROWS, n), device=unit.device, dtype=torch.int64)
+        other = directed[:, None] & (rows[:, None] != torch.arange(n, device=unit.device, dtype=torch.int64))
+        energy.append((torch.nn.functional.elu(cosine - margin) * other).sum(2, dtype=torch.float64))
+        total.append((cosine * first[:, None]).sum(2, dtype=torch.float64))
+        nearest = cosine.masked_fill(~first[:, None], -2).max(2)
+        best.append(nearest.values.double())
+        at.append(nearest.indices)
+    out = {"energy": _mean(torch.cat(energy, 1) / (number - 1), directed & (number > 1))}
+    for name, chosen in (("pivot_cosine", longest), ("pivot_cosine_even", even)):
+        rest = directed.clone()
+        rest[every, chosen] = False
+        out[name] = _mean(
+            (unit @ unit[every, chosen].mT).masked_fill(~directed[every, chosen][:, None], -2).amax(2), rest
+        )
+    n_first, n_then = first.sum(1).double(), then.sum(1).double()
+    out["maxsim"] = _mean(torch.cat(best, 1), then & (n_first > 0)[:, None])
+    out["maxsim_mean"] = _mean(torch.cat(total, 1) / n_first[:, None], then & (n_first > 0)[:, None])
+    found = torch.zeros(unit.shape[:2], dtype=torch.float64, device=unit.device)
+    found.scatter_add_(1, torch.cat(at, 1), then.double())
+    out["maxsim_spread"] = n_then**2 / found.square().sum(1) / n_first
+    out["maxsim_spread_null"] = 1 / (1 / n_then + (1 - 1 / n_then) / n_first) / n_first
+    return {k: v.masked_fill(n_first == 0, torch.nan) for k, v in out.items()}
+
+
+def _mean(value: Tensor, mask: Tensor) -> Tensor:
+    """Return (cloud,) float64 mean over the rows of a mask; 0 / 0 is NaN."""
+    return torch.where(mask, value, 0.0).sum(1, dtype=torch.float64) / mask.sum(1)
+
+
 def neighbour_angles(points: Tensor, indices: Tensor) -> Tensor:
     """Return (cloud, point) float64 angle at each point between the directions of its two nearest neighbours.
 
