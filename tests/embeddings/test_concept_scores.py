@@ -106,6 +106,16 @@ def test_special_tokens_take_part_only_where_asked(model):
     assert len(np.unique(ds["above_random"])) > 3
 
 
+def test_frames_are_those_of_the_model_as_it_is_in_each_run():
+    lm = tiny_lm("llama")
+    model, asked = ti.wrap(lm, byte_tokenizer(), id="m"), {"it": ConceptScores(WORDS, max_tokens=8)}
+    one = ti.measure(model, TEXTS, asked, progress=False)["it"].to_dataset()
+    with torch.no_grad():
+        lm.get_output_embeddings().weight[:] = lm.get_output_embeddings().weight.flip(0)
+    two = ti.measure(model, TEXTS, asked, progress=False)["it"].to_dataset()
+    assert not np.allclose(one["score"], two["score"])
+
+
 def test_what_does_not_fit_is_refused(model):
     for given, message in (
         ({"pairs": [("water", "fire")]}, "pairs: 'fire' is none of the concepts water, court, one"),

@@ -223,11 +223,13 @@ class ConceptScores(Measurement):
         """Tokenise the words of the concepts."""
         super().begin(info, prompts)
         self._ids = concept_ids(prompts.vocabulary.tokenizer, self.concepts, self.max_tokens)
+        self._found: ConceptFrames | None = None
 
     def update(self, batch: Batch) -> None:
-        """Take the projections of a batch, layer by layer."""
-        key = ("concept frames", tuple(self._ids), tuple(self.pairs), self.max_tokens, self.seed)
-        found = batch.once(key, lambda: self._frames(batch.model))
+        """Take the projections of a batch, layer by layer; the frames are those of the model of the run."""
+        if self._found is None:
+            self._found = concept_frames(batch.model, self._ids, self.pairs, self.seed)
+        found = self._found
         parts: dict[str, list[torch.Tensor]] = {n: [] for n in self.fields}
         sizes = {int(k): found.random[:, : int(k)] for k in found.columns.unique()}
         for layer in self.at_layers():
@@ -249,12 +251,6 @@ class ConceptScores(Measurement):
         self.keep(batch, **{
             n: torch.stack(v, 2 if self.fields[n].table == "token" else 1) for n, v in parts.items()
         })  # fmt: skip
-
-    def _frames(self, model: Model) -> ConceptFrames:
-        """Return the frames of a model, worked out once a run."""
-        if getattr(self, "_of", None) is not model:
-            self._of, self._found = model, concept_frames(model, self._ids, self.pairs, self.seed)
-        return self._found
 
     def coords(self) -> Mapping[str, Any]:
         """Return the concepts."""
