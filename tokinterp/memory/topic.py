@@ -85,7 +85,7 @@ def topic_probe(
 
     References
     ----------
-    Walker 2024, arXiv 2410.18160 (which texts it is measured on is not known here).
+    Walker 2024, arXiv 2410.18160.
 
     Examples
     --------
