@@ -97,6 +97,51 @@ def test_nothing_heavy_is_imported_before_a_name_is_touched():
     assert "typer" in loaded
 
 
+def test_what_is_said_of_tokenizers_needs_no_torch():
+    """Nor does what it stands on: followed through all that is imported at once."""
+    with_models = ("bytes", "segmentation")
+    left = [p for p in (PACKAGE / "tokenizers").glob("*.py") if not p.stem.startswith(with_models)]
+    assert len(left) > 12
+    seen = set()
+    while left:
+        path = left.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        for name, kind in imports(path):
+            assert kind != "top" or name.split(".")[0] != "torch", relative(path)
+            parts = name.split(".")[1:] if kind == "top" and name.startswith("tokinterp") else []
+            for n in range(len(parts)):
+                folder = PACKAGE.joinpath(*parts[: n + 1])
+                left += [f for f in (folder / "__init__.py", folder.with_suffix(".py")) if f.is_file()]
+    assert {PACKAGE / "settings" / "kinds.py", PACKAGE / "models" / "tokenizer" / "files.py"} <= seen
+
+
+@pytest.mark.slow
+def test_tokenizers_are_compared_where_there_is_no_torch():
+    """Transformers itself loads torch where it finds it: here it finds none."""
+    said = python(
+        """
+import sys
+sys.modules["torch"] = None
+import tokinterp as ti
+tok, texts = ti.load_tokenizer(), ["The sea.", "A blue door, a bookshelf."]
+t = ti.tokenizers
+prompts = ti.Prompts.from_texts(texts, tok, progress=False)
+print(int(t.tokenizer_metrics({"b": tok}, {"en": texts, "xx": prompts}, base_lang="en")["n_pairs"][0, 0, 1]))
+t.tokenizer_overview({"b": tok}, {"en": texts})
+t.token_reachability(tok), t.token_categories(tok, prompts)
+t.boundary_scores(tok, {"mine": [("kindness", ["kind", "ness"])]}), t.derivational_coverage(tok, ["ness"])
+t.chunkability(tok, ["a", "bc"], ["W", "W"], {"x": [1.0, 2]}), t.segment_words(tok, ["happy"], "merges")
+t.compound_splits(tok, [("bookshelf", ["book", "shelf"])]), t.decompounding_scores(tok, [["sea"]], [["sea"]])
+t.token_unigram_loss(t.MarkovSource([[0.9, 0.1], [0.1, 0.9]]), [2, 4], n_train=[4], n_test=2)
+t.infer_mixture(tok, {"a": texts, "b": [x.upper() for x in texts]}, n_merges=20)
+print(*[m for m in sys.modules if m.startswith("torch.")])
+"""
+    )
+    assert said == ["2"]
+
+
 def test_public_names_are_there():
     import tokinterp as ti
     from tokinterp import names

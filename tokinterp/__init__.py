@@ -14,7 +14,7 @@ import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .scan import parts, topics
+from .scan import homes, parts, topics
 
 if TYPE_CHECKING:
     from . import (
@@ -54,7 +54,8 @@ def __getattr__(name: str) -> object:
     if name in parts():
         return import_module(f"{__name__}.{name}")
     if name in __all__:
-        return getattr(import_module(f"{__name__}.names"), name)
+        home = import_module(f"{__name__}.{homes()[name]}")
+        return getattr(home, name) if hasattr(home, name) else import_module(f"{home.__name__}.{name}")
     for topic in () if name.startswith("_") else (*topics(), "results", "sklearn"):
         space = import_module(f"{__name__}.{topic}")
         if name in space.__all__ and not hasattr(vars(space)[name], "__path__"):

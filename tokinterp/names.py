@@ -1,10 +1,11 @@
-"""The names of ``tokinterp`` itself, loaded together when the first of them is touched.
+"""The names of ``tokinterp`` itself, each loaded when it is first touched, from where this file says.
 
-So ``import tokinterp`` and ``tokinterp --help`` do not wait for torch.  A name that is added here is also named in
-``tokinterp.__all__``, which a test compares.
+So ``import tokinterp``, ``tokinterp --help`` and whatever is said of tokenizers do not wait for torch.  A name that is
+added here is also named in ``tokinterp.__all__``, which a test compares.
 """
 
-from .models import Model, ModelInfo, Modules, load_model, load_tokenizer, untrained, wrap
+from .models import Model, ModelInfo, Modules, load_model, load_tokenizer, wrap
+from .models.untrained import untrained
 from .results.cite import cite
 from .results.contrasts import contrast
 from .results.dataset import check

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import pkgutil
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tokinterp
@@ -15,6 +18,20 @@ if TYPE_CHECKING:
 
 SHARED = ("cli", "files", "kernels", "models", "plots", "results", "run", "settings", "stats", "text")
 """Folders that topics stand on; every other folder is a topic."""
+
+
+@cache
+def homes() -> dict[str, str]:
+    """Return where each name of ``tokinterp`` itself comes from, as names.py says; nothing is imported.
+
+    Examples
+    --------
+    >>> homes()["measure"]
+    'run.engine'
+    """
+    source = Path(tokinterp.__path__[0], "names.py").read_text(encoding="utf-8")
+    froms = [n for n in ast.parse(source).body if isinstance(n, ast.ImportFrom)]
+    return {a.name: str(n.module) for n in froms for a in n.names}
 
 
 def parts() -> dict[str, bool]:

@@ -181,6 +181,21 @@ def test_a_text_may_end():
     assert (ds["n_bytes"].values[ds["ended"].values] < 5).all()
 
 
+def test_a_model_of_more_rows_than_its_tokenizer_has_tokens_ends_no_text_with_them():
+    """The tokenizer of the tiny models has fewer tokens than they have rows; only special ids are an end."""
+    lm, tok = tiny_lm("llama", seed=4), byte_tokenizer()
+    assert len(tok) < VOCAB
+    before = next_bytes(ti.wrap(lm, tok), ["the riv"])
+    rows = lm.lm_head.weight.data[len(tok) :]
+    rows[:] = 50 * lm.lm_head.weight.data[5]
+    rows[::2] *= -1  # whatever the state, half of them are likely
+    other = next_bytes(ti.wrap(lm, tok), ["the riv"])
+    assert float(other["rejected"][0]) > float(before["rejected"][0]) + 0.1
+    for name in ("prob", "prob_naive"):
+        assert float(other[name].sum()) == pytest.approx(1)
+        assert float(other[name][0, 256]) < 3 / 256
+
+
 def test_bad_input_is_refused():
     no_bos = ti.wrap(tiny_lm("llama"), byte_tokenizer())
     import copy

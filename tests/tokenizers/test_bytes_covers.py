@@ -180,6 +180,21 @@ def test_special_tokens_are_the_end_and_many_ways_to_the_same_text_are_one():
     assert covers.next().log_prob == pytest.approx(np.log(0.2))
 
 
+def test_rows_without_a_token_are_rejected_and_no_end():
+    """Rows of the embedding beyond the vocabulary, and the token for unknown words: neither text nor its end."""
+    tokens = ByteTokens([b"a", b"b", b"aa", b"", b"", b""], TOY._encoded, ends=[3])
+    covers, p = Covers(tokens, (3,)), np.array([0.1, 0.2, 0.2, 0.1, 0.3, 0.1])
+    covers.add(covers.spelling.root, np.log(p))
+    found = covers.next()
+    assert found.exact[END] == pytest.approx(0.1)
+    assert found.rejected == pytest.approx(0.4)
+    np.testing.assert_allclose(found.naive[[97, 98, END]], np.array([0.3, 0.2, 0.1]) / 0.6)
+    assert found.naive.sum() == pytest.approx(1)
+    (node,) = covers.push(98)
+    covers.add(node, np.log(p))
+    assert covers.next().rejected == pytest.approx(0.4)
+
+
 def test_a_text_that_cannot_be_written_has_no_probability():
     covers = Covers(TOY.tokens)
     covers.add(covers.spelling.root, bad_model(()))

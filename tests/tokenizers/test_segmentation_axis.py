@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import tokinterp as ti
+from tokinterp.stats.resample import mean_interval
 from tokinterp.tokenizers import class_axis
-from tokinterp.tokenizers.segmentation_axis import _positions
+from tokinterp.tokenizers.segmentation_axis import _interval, _positions
 
 ONE = ["river", "mountain", "city", "king", "dog", "tree", "town", "road"]
 MANY = ["rivers", "mountains", "cities", "kings", "dogs", "trees", "towns", "roads"]
@@ -79,11 +80,22 @@ def test_words_that_a_condition_leaves_as_they_are_have_no_part_in_it():
     n = ds["n_words"].sel(condition="given").values.tolist()
     assert n == [1, 2]
     assert ds["n_words"].sel(condition="canonical").values.tolist() == [6, 6]
-    for name in ("position_interval", "accuracy_interval"):  # of one and two words there is none
-        assert np.isnan(ds[name].sel(condition="given")).all() == (name == "position_interval")
+    for name in ("position_interval", "accuracy_interval"):  # of two pairs, one and two words, there is none
+        assert np.isnan(ds[name].sel(condition="given")).all()
         assert np.isfinite(ds[name].sel(condition="canonical")).all()
     score = 2 * float(ds["accuracy"].sel(condition="given")[0])
     assert score in (0, 0.5, 1, 1.5, 2), "a half of a word of two, and a word of one"
+
+
+def test_intervals_are_over_pairs():
+    """Two words that are always right or wrong together are one draw: the interval is that of half as many."""
+    rng = np.random.default_rng(2)
+    both = (rng.random(40) < 0.7).astype(float)
+    label, pair, side = np.repeat([0, 1], 40), np.tile(np.arange(40), 2), np.tile(both, 2)[None, None]
+    low, high = _interval(side, label, pair, 0.95, 0)
+    assert low < both.mean() < high
+    alone = mean_interval(both, level=0.95)
+    assert float((high - low)[0, 0]) == pytest.approx(alone[1] - alone[0], rel=0.1)
 
 
 def test_bad_input_is_refused():

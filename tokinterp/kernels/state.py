@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import nn
 
-DTYPE = torch.float32
-"""Default dtype inside ``neutral``: that of torch itself, under which models are written."""
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
 NUMPY = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
 _held: dict[nn.Module, int] = {}
 _lock = threading.Lock()
@@ -24,38 +25,46 @@ def neutral() -> Iterator[None]:
 
     Inside, the default dtype is float32 and the default device the CPU, autocast, inference mode and gradients are off
     (``torch.enable_grad`` inside turns them on), float32 matrices are multiplied in float32 (no TF32, no bfloat16), and
-    numpy does not raise for a division by zero.  Also a decorator.
+    numpy does not raise for a division by zero.  Where torch is not loaded, there is nothing of it to set.  Also a
+    decorator.
 
     Examples
     --------
+    >>> import torch
     >>> with torch.autocast("cpu", torch.bfloat16), neutral():
     ...     (torch.ones(1, 2) @ torch.ones(2, 1)).dtype
     torch.float32
     """
     with ExitStack() as stack:
-        if torch.is_inference_mode_enabled():
-            stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.no_grad())
-        for kind in ("cpu", "cuda", "xpu"):
-            if torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
-        if torch.get_default_dtype() != DTYPE:
-            stack.callback(torch.set_default_dtype, torch.get_default_dtype())
-            torch.set_default_dtype(DTYPE)
-        if torch.get_default_device().type != "cpu":
-            stack.enter_context(torch.device("cpu"))
+        if sys.modules.get("torch") is not None:
+            _neutral_torch(stack)
         if np.geterr() != NUMPY:
             stack.enter_context(np.errstate(**NUMPY))  # type: ignore[arg-type]
-        for place, name, full in _products():
-            if (set_now := getattr(place, name)) != full:
-                stack.callback(setattr, place, name, set_now)
-                setattr(place, name, full)
         yield
 
 
-def _products() -> list[tuple[Any, str, Any]]:
+def _neutral_torch(stack: ExitStack) -> None:
+    import torch
+
+    if torch.is_inference_mode_enabled():
+        stack.enter_context(torch.inference_mode(False))
+    stack.enter_context(torch.no_grad())
+    for kind in ("cpu", "cuda", "xpu"):
+        if torch.is_autocast_enabled(kind):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+    if torch.get_default_dtype() != torch.float32:  # that of torch itself, under which models are written
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(torch.float32)
+    if torch.get_default_device().type != "cpu":
+        stack.enter_context(torch.device("cpu"))
+    for place, name, full in _products(torch.backends):
+        if (set_now := getattr(place, name)) != full:
+            stack.callback(setattr, place, name, set_now)
+            setattr(place, name, full)
+
+
+def _products(backends: Any) -> list[tuple[Any, str, Any]]:
     """Return where torch keeps how float32 matrices (and convolutions) are multiplied, and what means float32."""
-    backends: Any = torch.backends
     if hasattr(backends.cuda.matmul, "fp32_precision"):
         places = [backends.cuda.matmul, backends.mkldnn.matmul, backends.mkldnn.conv, backends.cudnn.conv]
         return [(p, "fp32_precision", "ieee") for p in places]
@@ -75,6 +84,8 @@ def evaluating(*modules: nn.Module | None) -> Iterator[None]:
 
     Examples
     --------
+    >>> import torch
+    >>> from torch import nn
     >>> net = nn.Sequential(nn.Dropout(0.9), nn.Dropout(0.9).eval())
     >>> with evaluating(net):
     ...     float(net(torch.ones(1, dtype=torch.float32)))
@@ -119,12 +130,15 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
 
     Examples
     --------
+    >>> import torch
     >>> before = torch.random.get_rng_state()
     >>> with seeded(0):
-    ...     first = nn.Linear(2, 2).weight
+    ...     first = torch.nn.Linear(2, 2).weight
     >>> bool((torch.random.get_rng_state() == before).all())
     True
     """
+    import torch
+
     place = torch.device(device)
     gpus = [place.index or 0] if place.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..run.signals import at_once
 from ..settings import anything, check, checked, device, instance, mapping, one_of, short
-from .base import Activations, Model
 from .bundled import ID, bundled_folder
-from .fingerprint import state_hash, weights_hash
-from .hooks import HookedLM
 from .info import ModelInfo
-from .modules import Modules
 from .tokenizer import load_tokenizer
-from .untrained import untrained
+
+if TYPE_CHECKING:
+    from .base import Activations, Model
+    from .hooks import HookedLM
+    from .modules import Modules
 
 __all__ = [
     "Activations",
@@ -25,12 +25,19 @@ __all__ = [
     "Modules",
     "load_model",
     "load_tokenizer",
-    "untrained",
     "wrap",
 ]
 
 MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+WITH_TORCH = {"Activations": "base", "HookedLM": "hooks", "Model": "base", "Modules": "modules"}
+"""Names that are loaded when they are first touched, since tokenizers do without torch."""
 BACKENDS = ("hf", "transformer_lens", "nnsight")
+
+
+def __getattr__(name: str) -> Any:
+    if name in WITH_TORCH:
+        return getattr(import_module(f".{WITH_TORCH[name]}", __package__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @at_once("call it again")
@@ -103,6 +110,7 @@ def load_model(
     )  # fmt: skip
     id = ID if bundled else id
     if backend == "transformer_lens":
+        from .fingerprint import state_hash, weights_hash
         from .transformer_lens import bridge_from, wrap_bridge
 
         raw = {"weights": weights_hash(lm), "state": state_hash(lm)}
@@ -160,6 +168,7 @@ def wrap(obj: Any, tokenizer: Any = None, *, id: str | None = None, modules: Mod
     True
     """
     from .hf import make_model, short_name, unwrap
+    from .hooks import HookedLM
 
     if isinstance(obj, HookedLM):
         return obj

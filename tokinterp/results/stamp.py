@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from ..models.info import ModelInfo
-from ..models.steady import current
 from ..settings.describe import describe, digest, hash_json, tokenizer_hash
 from .dataset import kind, numbers_version, own_attributes, provenance
 from .documents import with_documents
@@ -57,7 +56,7 @@ def stamped(
     -----
     The values are part of the fingerprint too: two results with one fingerprint are equal.
     """
-    info = model if isinstance(model, ModelInfo) else current(model)
+    info = model if isinstance(model, ModelInfo) else _current(model)
     ds = ds if isinstance(prompts, str) else with_documents(ds, prompts)
     described = describe(dict(settings))
     mark = prompts if isinstance(prompts, str) else prompts.hash
@@ -67,6 +66,12 @@ def stamped(
              digests(xr.DataTree(ds))]  # fmt: skip
     attrs = provenance(info, prompts, described, hash_json(facts), seed)
     return ds.assign_attrs({**attrs, **own_attributes([d.attrs for d in of]), **ds.attrs, "measurement": name})
+
+
+def _current(model: Model) -> ModelInfo:
+    from ..models.steady import current  # loads torch
+
+    return current(model)
 
 
 def stamped_tokenizers(

@@ -20,9 +20,9 @@ from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
-import torch
 
 from .described_code import code_parts, mutated
+from .kinds import is_tensor
 from .libraries import full_name, in_library, is_found, library_version, top_of
 
 LONG = 2000
@@ -33,7 +33,7 @@ _NOT_OF_A_CLASS = frozenset(
      "_abc_impl", "__dataclass_fields__", "__dataclass_params__", "__match_args__", "__parameters__",
      "__orig_bases__", "__classdictcell__", "__conditional_annotations__", "__hash__", "__slots__")
 )  # fmt: skip
-OF_NETWORKS: list[Callable[[torch.nn.Module], Any]] = []
+OF_NETWORKS: list[Callable[[Any], Any]] = []
 """What describes a network: models/fingerprint.py says it when it is imported."""
 
 
@@ -126,7 +126,7 @@ class _Describer:
         if isinstance(value, np.generic):
             plain = value.item()
             return {"!numpy": [str(value.dtype), repr(plain)]} if isinstance(plain, np.generic) else self.of(plain)
-        for kind, parts in _SMALL:
+        for kind, parts in _small_kinds(sys.modules.get("torch")):
             if type(value) is kind:
                 return {f"!{kind.__name__}": self.of(parts(value))}
         if isinstance(value, PurePath):
@@ -144,11 +144,12 @@ class _Describer:
         own = getattr(type(value), "__describe__", None)
         if own is not None:
             return {f"!{type(value).__qualname__}": own(value)}
-        if isinstance(value, torch.nn.Module):
+        torch: Any = sys.modules.get("torch")
+        if torch is not None and isinstance(value, torch.nn.Module):
             return {"!network": OF_NETWORKS[0](value)}
         if hasattr(value, "get_vocab") and hasattr(value, "special_tokens_map"):
             return {"!tokenizer": tokenizer_hash(value)}
-        if isinstance(value, torch.Tensor):
+        if is_tensor(value):
             return {"!tensor": f"{tuple(value.shape)} {value.dtype} {_tensor_hash(value)}"}
         if isinstance(value, np.ndarray):
             return {"!array": self.array(value)}
@@ -314,12 +315,15 @@ _SMALL: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (bytearray, lambda b: f"{len(b)} {_hash(bytes(b))}"),
     (type(Ellipsis), lambda _: ""),
     (type(NotImplemented), lambda _: ""),
-    (torch.dtype, str),
-    (torch.device, str),
-    (torch.Size, list),
 )
 _BUILT_IN = ("method_descriptor", "wrapper_descriptor", "method-wrapper", "classmethod_descriptor", "builtin_method")
 _DESCRIPTORS = ("member_descriptor", "getset_descriptor")
+
+
+@functools.cache
+def _small_kinds(torch: Any) -> tuple[tuple[type, Callable[[Any], Any]], ...]:
+    """Return what is written as it is; without torch nothing is of it."""
+    return _SMALL if torch is None else (*_SMALL, (torch.dtype, str), (torch.device, str), (torch.Size, list))
 
 
 def _pickles_itself(kind: type) -> bool:
@@ -338,7 +342,9 @@ def _sortable(described: Any) -> str:
     return json.dumps(described, sort_keys=True)
 
 
-def _tensor_hash(value: torch.Tensor) -> str:
+def _tensor_hash(value: Any) -> str:
+    import torch
+
     data = value.detach()
     data = (data.to_dense() if data.layout != torch.strided else data).cpu().contiguous().reshape(-1)
     if data.is_quantized:

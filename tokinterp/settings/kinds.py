@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 import numpy as np
-import torch
 
 
 class Refused(Exception):  # noqa: N818
@@ -54,6 +54,12 @@ class Kind:
                     raise Refused("" if single else str(first) or str(second)) from None
 
         return Kind(f"{self.says}, or {other.says}", take, self.error)
+
+
+def is_tensor(value: Any) -> TypeGuard[Any]:
+    """Return whether a value is a tensor of torch, which need not be loaded for it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
 
 
 def refuse(name: str, value: Any, way: str) -> NoReturn:
@@ -206,7 +212,7 @@ def _items(value: Any, what: str) -> list[Any]:
         raise Refused
     if getattr(value, "ndim", 1) != 1:
         raise Refused
-    return value.tolist() if isinstance(value, np.ndarray | torch.Tensor) else list(value)
+    return value.tolist() if isinstance(value, np.ndarray) or is_tensor(value) else list(value)
 
 
 def pair(*kinds: Kind) -> Kind:

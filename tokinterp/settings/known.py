@@ -9,7 +9,6 @@ from dataclasses import replace as changed
 from typing import Any
 
 import numpy as np
-import torch
 
 from .kinds import (
     LARGEST,
@@ -18,6 +17,7 @@ from .kinds import (
     count,
     has,
     instance,
+    is_tensor,
     mapping,
     names,
     number,
@@ -122,7 +122,7 @@ def _take_places(value: Any) -> Any:
     if isinstance(value, slice):
         return value
     given = _as_array(value) if isinstance(value, list | tuple) and len(value) else value
-    given = np.asarray(given) if isinstance(given, torch.Tensor) else given
+    given = np.asarray(given) if is_tensor(given) else given
     if isinstance(given, list | tuple):
         return np.zeros(0, np.int64)
     if not isinstance(given, np.ndarray) or given.ndim != 1 or given.dtype.kind not in "biu":
@@ -133,13 +133,13 @@ def _take_places(value: Any) -> Any:
 def _take_positions(value: Any) -> Any:
     if value is None or isinstance(value, slice) or (callable(value) and not isinstance(value, type)):
         return value
-    if isinstance(value, torch.Tensor) and value.dtype == torch.bool:
+    if is_tensor(value) and str(value.dtype) == "torch.bool":
         return value
     if isinstance(value, np.ndarray) and value.dtype == bool and value.ndim == 1:
         return value
     if isinstance(value, str) and value:
         return value
-    if isinstance(value, torch.Tensor | np.ndarray):
+    if isinstance(value, np.ndarray) or is_tensor(value):
         value = value.reshape(-1).tolist()
     single = isinstance(value, int | np.integer) and not isinstance(value, bool)
     return integer.take(value) if single else several(integer).take(value)
@@ -185,6 +185,8 @@ def _take_some_strings(value: Any) -> list[str]:
 
 
 def _take_device(value: Any) -> Any:
+    import torch
+
     if isinstance(value, torch.device):
         return value
     if isinstance(value, bool) or not isinstance(value, str | int):
@@ -194,6 +196,12 @@ def _take_device(value: Any) -> Any:
     except (RuntimeError, ValueError, OverflowError):
         raise Refused from None
     return value
+
+
+def _is_dtype(value: Any) -> bool:
+    import torch
+
+    return isinstance(getattr(torch, value, None) if isinstance(value, str) else value, torch.dtype)
 
 
 def _take_colours(value: Any) -> str:
@@ -270,7 +278,7 @@ share = Kind(
 )
 dtype = of(
     "'float32', 'bfloat16', 'float16' or 'auto'",
-    lambda v: isinstance(getattr(torch, v, None) if isinstance(v, str) else v, torch.dtype) or str(v) == "auto",
+    lambda v: _is_dtype(v) or str(v) == "auto",
 )
 encoding = of("the name of an encoding, such as 'utf-8' or 'latin-1'", lambda v: isinstance(v, str) and _encodes(v))
 colours = Kind("the name of a matplotlib colormap, such as 'viridis'", _take_colours)

@@ -93,7 +93,7 @@ def byte_probabilities(
           character, and at the beginning where the tokenizer writes a space before a text,
         - ``total_variation``: between the two distributions of the next byte (or end),
         - ``rejected``: share of P(x) on tokens after which no text is encoded so, which models give and tokenizers
-          never do; ``total_variation`` is of the distribution without it,
+          never do, and on ids without a token; ``total_variation`` is of the distributions without them,
         - ``n_covers``: cover encodings of the text so far.
 
         On ``prompt``: ``bits_per_byte``, ``bits_per_byte_tokens`` (of the one usual encoding), and ``bias`` by

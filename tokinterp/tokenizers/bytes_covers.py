@@ -13,6 +13,8 @@ from .bytes_tokens import ByteTokens, Node, Spelling
 LEFT = 1e-6  # share of the probability of tokens that are not looked up, the rarest after a whole encoding
 END = 256
 """The outcome after the 256 bytes: no further text (a special token)."""
+NONE = 257
+"""Ids that stand for nothing: rows of the embedding without a token, and the token for unknown words."""
 
 
 class Next(NamedTuple):
@@ -27,9 +29,10 @@ class Next(NamedTuple):
     exact : numpy.ndarray
         (257,) probability of each next byte, and of the end; together 1 less ``rejected``.
     naive : numpy.ndarray
-        (257,) the same after the encoding of the string itself, of whatever token comes next; NaN inside a character.
+        (257,) the same after the encoding of the string itself, of whatever token comes next, sums to 1; NaN inside a
+        character.
     rejected : float
-        Share of the string's probability that lies on tokens after which no text is encoded so.
+        Share of the string's probability that lies on tokens after which no text is encoded so, or that are none.
     log_prob_tokens : float
         Log-probability of the encoding of the string itself; NaN inside a character.
     """
@@ -73,7 +76,8 @@ class Covers:
         self.exact: list[tuple[Node, float, np.ndarray]] = []
         self.fresh: dict[Node, float] = {self.spelling.root: 0.0}
         self.first = tokens.table[:, 0].astype(np.int64)
-        self.first[self.first < 0] = END
+        self.first[self.first < 0] = NONE
+        self.first[tokens.ends] = END
 
     def copy(self) -> Covers:
         """Return the same, which goes on by itself."""
@@ -124,16 +128,17 @@ class Covers:
         after: list[np.ndarray] = []
         for node, total, logp in self.exact:
             p = np.exp(logp)
-            after.append(np.bincount(self.first, p, END + 1))
+            every = np.bincount(self.first, p, NONE + 1)
+            after.append(every[:NONE])
             bad = self._rejected(node, p, LEFT * np.exp(most - total))
             weight = np.exp(total - most)
             mine += weight
-            rejected += weight * float(p[bad].sum())
+            rejected += weight * float(p[bad].sum() + every[NONE])
             found += weight * (after[-1] - np.bincount(self.first[bad], p[bad], END + 1))
         return Next(
             most + float(np.log(mine)) if mine > 0 else -np.inf,
             len(self.exact) + sum(len(o.ids) for o in self.open),
-            found / mine if mine > 0 else found, after[0] if after else np.full(END + 1, np.nan),
+            found / mine if mine > 0 else found, after[0] / after[0].sum() if after else np.full(END + 1, np.nan),
             rejected / mine if mine > 0 else np.nan, self.exact[0][1] if self.exact else np.nan,
         )  # fmt: skip
 

@@ -29,6 +29,8 @@ class ByteTokens:
         Returns the ids of byte strings that are whole characters, None where these do not spell them.
     spaced : bool
         Whether the tokenizer puts a space before a text, so that only what begins with one can stand alone.
+    ends : sequence of int, optional
+        Special ids, after which there is no text; by default all that stand for nothing.
 
     Attributes
     ----------
@@ -36,10 +38,13 @@ class ByteTokens:
         (vocab, longest + 1) int16 bytes of each token, -1 beyond its end.
     """
 
-    def __init__(self, pieces: Sequence[bytes], encode: Encode, spaced: bool = False) -> None:
+    def __init__(
+        self, pieces: Sequence[bytes], encode: Encode, spaced: bool = False, ends: Sequence[int] | None = None
+    ) -> None:
         self.pieces, self.encode, self.spaced = list(pieces), encode, spaced
         self.size = np.array([len(p) if len(p) <= LONGEST else 0 for p in pieces], dtype=np.int64)
         self.longest = int(self.size.max(initial=0))
+        self.ends = np.array([i for i, p in enumerate(pieces) if not p] if ends is None else [*ends], dtype=np.int64)
         if not self.longest:
             refuse("tokenizer", type(self).__name__, "none of its tokens stands for text")
         self.table = np.full((len(pieces), self.longest + 1), -1, dtype=np.int16)
@@ -79,7 +84,8 @@ class ByteTokens:
                         out[n] = tuple(found)
             return [lone if o is None and d == b" " else o for o, d in zip(out, data, strict=True)]
 
-        return cls(pieces, encoded, spaced)
+        special = vocabulary.special_ids
+        return cls(pieces, encoded, spaced, special[(special < size) & vocabulary.there[special]].tolist())
 
     def spelled(self, text: str) -> bytes:
         """Return the bytes that the tokens of a text stand for: a space first where the tokenizer adds one.

@@ -54,7 +54,7 @@ def class_axis(
     n_shuffles : int
         Times that classes are given to words at random, as a control.
     level, seed
-        Of the intervals, over words; of folds and draws.
+        Of the intervals, over words of one place in both lists together; of folds and draws.
     **settings
         Of `segmentations`: ``given``, ``pieces``.
 
@@ -131,8 +131,8 @@ def class_axis(
             "position_interval": v(("bound", "condition", "label", "layer"), np.stack(bounds, 2),
                                    "interval of the position", "1"),
             "accuracy": v(dims, _balanced(side, label), "accuracy of the class of held-out words", "1", ARNETT),
-            "accuracy_interval": v(("bound", *dims), _interval(side, label, level, seed), "interval of the accuracy",
-                                   "1"),
+            "accuracy_interval": v(("bound", *dims), _interval(side, label, pair, level, seed),
+                                   "interval of the accuracy", "1"),
             "accuracy_null": v(dims, np.mean(null, 0), "accuracy with classes given at random", "1"),
             "n_words": v(("condition", "label"), np.stack([told_of[:, c].sum(1) for c in classes], 1),
                          "words that are cut so", "word"),
@@ -209,9 +209,12 @@ def _balanced(side: np.ndarray, label: np.ndarray) -> np.ndarray:
     return np.mean([_mean(side[..., label == c]) for c in (0, 1)], 0)
 
 
-def _interval(side: np.ndarray, label: np.ndarray, level: float, seed: int) -> np.ndarray:
-    """Return (2, condition, layer) interval of the balanced accuracy: words weighted by one over those of a class."""
+def _interval(side: np.ndarray, label: np.ndarray, pair: np.ndarray, level: float, seed: int) -> np.ndarray:
+    """Return (2, condition, layer) interval of the balanced accuracy: words weighted by one over those of a class.
+
+    A noun and its plural are right or wrong together: whole pairs are drawn.
+    """
     known = ~np.isnan(side)
     n = np.stack([known[..., label == c].sum(-1) for c in (0, 1)], -1)
     weight = (n.sum(-1, keepdims=True) / (2 * np.maximum(n, 1)))[..., label]
-    return mean_interval(np.moveaxis(side * weight, -1, 0), level=level, seed=seed)
+    return mean_interval(np.moveaxis(side * weight, -1, 0), pair, level=level, seed=seed)
