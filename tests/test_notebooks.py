@@ -14,6 +14,7 @@ pytestmark = pytest.mark.slow
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 OWN = {
     "fillers": "N_ITEMS, N_FILLERS, N_TEXTS, MAX_TOKENS = 6, 4, 2, 60",  # needs a tokenizer with whole words
+    "tokenizers": "N_TEXTS, MAX_TOKENS = 2, 20",
     "dot_by_dot": "STEPS, BATCH, EXAMPLES, DRAWN = 6, 8, 40, 50",
 }
 SMALL = "N_TEXTS, MAX_TOKENS, SCALES = 3, 96, (2, 4)"
