@@ -105,7 +105,7 @@ def _rounded(values: Any, known: Any, name: str) -> Any:
 
 
 def published_splits(folder: Path) -> Outcome:
-    """GPT-2's tokens of 55,865 words and pseudowords (two more have lost theirs), and their chunkability, as published with cogtok.
+    """GPT-2's tokens of 55,865 words and pseudowords, and their chunkability, as published with cogtok.
 
     FOLDER/cogtok/gpt2/output.csv is results/trained_models/en/models/gpt2/output.csv of github.com/clap-lab/cogtok,
     whose tokens are byte-level spellings and chunkabilities rounded to two digits.
