@@ -62,7 +62,7 @@ class Settings(Preset):
     kept: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     examples: int = 2000
 
-    save_seconds = 120.0  # between two checkpoints; no setting, since it decides no number
+    checkpoint_every = 120.0  # between two checkpoints; no setting, since it decides no number
 
 
 PRESETS = {
@@ -115,7 +115,7 @@ def run(p: Settings, kept: Path | None = None) -> dict[str, xr.Dataset]:
             ds, networks = train(
                 task, ARMS[arm], network=p.network, seeds=p.seeds, device=p.device, test_examples=p.examples,
                 schedule=equal_flops(task, p) if arm == "none_equal_flops" else p.schedule, progress=p.progress,
-                save_seconds=p.save_seconds, folder=None if kept is None else kept / task.name / arm,
+                checkpoint_every=p.checkpoint_every, folder=None if kept is None else kept / task.name / arm,
             )  # fmt: skip
             groups[f"training/{task.name}/{arm}"] = ds
             if task is p.tasks[0]:

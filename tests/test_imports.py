@@ -1,6 +1,7 @@
 """What importing costs, who may import what (design: section 2), and that tests/ has the names of the package."""
 
 import ast
+import inspect
 import os
 import pkgutil
 import subprocess
@@ -9,6 +10,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from calls import public
 from conftest import ROOT
 
 from tokinterp.scan import measurements, topics
@@ -298,6 +300,21 @@ def test_classes_are_small():
                 large[f"{relative(path)} {one.name}"] = (n, len(public))
     assert seen > 50
     assert not large, "(arguments, public methods): group what belongs together"
+
+
+MOST_OPTIONS = 11
+
+
+def test_functions_are_called_with_few_options():
+    """Options of public functions: what several of them pass on to one another is one typed dictionary."""
+    many = {}
+    for name, function in public():
+        own = inspect.signature(function).parameters.values()
+        options = [p.name for p in own if p.default is not p.empty or p.kind is p.VAR_KEYWORD]
+        if not isinstance(function, type) and len(options) > MOST_OPTIONS:
+            many[name] = options
+    assert len(public()) > 150
+    assert not many, "make what goes together one TypedDict, for Unpack"
 
 
 def test_every_topic_offers_its_measurements_and_no_name_twice():

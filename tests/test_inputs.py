@@ -14,6 +14,7 @@ from tiny import some_prompts, tiny
 
 import tokinterp as ti
 import tokinterp.fillers
+from tokinterp.settings import options_of
 from tokinterp.settings.kinds import short
 
 UNCALLED = {
@@ -124,7 +125,7 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_parameter(name, monkeypatch
     monkeypatch.chdir(tmp_path)
     function, good = call(name, world())
     faults, looked_at = [], 0
-    for parameter in inspect.signature(function).parameters.values():
+    for parameter in [*inspect.signature(function).parameters.values(), *options_of(function).values()]:
         if parameter.kind is parameter.VAR_KEYWORD or (name, parameter.name) in ANY:
             looked_at += 1
             continue

@@ -24,7 +24,7 @@ def run(job: Job) -> str:
     """Train all arms and probe the first network, or go on with it until the time is over."""
     preset = "tiny" if job.tiny else "gpu10"
     p = replace(PRESETS[preset], device=job.device)
-    p.save_seconds = 30.0
+    p.checkpoint_every = 30.0
     job.sizes = {"preset": preset}
     signal.signal(signal.SIGALRM, _over)
     signal.setitimer(signal.ITIMER_REAL, max(1.0, job.left() - AFTER))

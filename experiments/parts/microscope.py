@@ -110,7 +110,7 @@ def memory(case: Case, settings: Any) -> dict[str, xr.Dataset]:
     decoder = ti.memory.fit_context_decoder(
         case.model, fragments(case.texts(), settings.max_prefix + 1, case.model), steps=settings.steps,
         rows=settings.rows, max_prefix=settings.max_prefix, lr=settings.lr, lr_new=settings.lr_new, seed=settings.seed,
-        warmup=max(1, min(100, settings.steps // 10)), file=case.stage("decoder", ".safetensors"),
+        warmup=max(1, min(100, settings.steps // 10)), store=case.stage("decoder", ".safetensors"),
         progress=case.progress,
     )  # fmt: skip
     found = case.measure("memory", case.prompts, {"memory": ti.memory.ContextMemory(decoder)})["memory"]

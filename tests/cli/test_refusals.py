@@ -19,7 +19,7 @@ from tokinterp.cli.vocabulary import vocabulary
         (measure, {}, "path=x.txt: no such file", "TEXTS x.txt: no such file"),
         (measure, {}, "measurement=lenz: unknown", "--measurement lenz: unknown"),
         (measurements, {}, "measurement=lenz: unknown", "NAME lenz: unknown"),
-        (fit, {}, "save_seconds=-1.0: give", "--checkpoint-every -1.0: give"),
+        (fit, {}, "memory=-1.0: give", "--max-gigabytes -1.0: give"),
         (vocabulary, {"run": Path("a.zarr")}, "no result at a.zarr", "RUN a.zarr: no result at a.zarr"),
         (measure, {"measurement": ["lens", "dots"]}, "no format 'dots'", "--measurement dots: no format 'dots'"),
         (measure, {}, 'texts[0]: long: give max_tokens, or on_long="window"',

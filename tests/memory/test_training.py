@@ -51,17 +51,17 @@ def test_a_fit_that_was_stopped_goes_on_to_the_same_numbers(prompts, tmp_path, m
     monkeypatch.setattr(context_training, "_step", stop)
     file = tmp_path / "decoder.safetensors"
     with pytest.raises(KeyboardInterrupt, match="after 3 of 6 steps; the same call goes on from there"):
-        ti.memory.fit_context_decoder(model, prompts, steps=6, file=file, **SETTINGS)
+        ti.memory.fit_context_decoder(model, prompts, steps=6, store=file, **SETTINGS)
     assert [p.name for p in tmp_path.iterdir()] == ["decoder.safetensors.partial"]
     with pytest.raises(ValueError, match=r"belongs to another run; it differs in: lr \(0.003 there, 0.1 now\)"):
-        ti.memory.fit_context_decoder(model, prompts, steps=6, file=file, **{**SETTINGS, "lr": 0.1})
-    again = ti.memory.fit_context_decoder(model, prompts, steps=6, file=file, **SETTINGS)
+        ti.memory.fit_context_decoder(model, prompts, steps=6, store=file, **{**SETTINGS, "lr": 0.1})
+    again = ti.memory.fit_context_decoder(model, prompts, steps=6, store=file, **SETTINGS)
     assert len(calls) == 6
     assert again.digest == whole.digest
     assert [p.name for p in tmp_path.iterdir()] == ["decoder.safetensors"]
-    assert ti.memory.fit_context_decoder(model, prompts, steps=6, file=file, **SETTINGS).digest == whole.digest
+    assert ti.memory.fit_context_decoder(model, prompts, steps=6, store=file, **SETTINGS).digest == whole.digest
     with pytest.raises(ValueError, match=r"belongs to another run; it differs in: lr \(0.003 there, 0.1 now\)"):
-        ti.memory.fit_context_decoder(model, prompts, steps=6, file=file, **{**SETTINGS, "lr": 0.1})
+        ti.memory.fit_context_decoder(model, prompts, steps=6, store=file, **{**SETTINGS, "lr": 0.1})
     loaded = ContextDecoder.load(file, model)
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), loaded.parameters(), strict=True))
     with pytest.raises(ValueError, match="another model: fitted on tiny-llama"):

@@ -111,7 +111,7 @@ def fit_tuned_lens(model, store):
 
 def fit_context_decoder(model, store):
     return ti.memory.fit_context_decoder(
-        model, PROMPTS, steps=3, rows=8, max_prefix=4, warmup=1, file=store, checkpoint_every=0, progress=False
+        model, PROMPTS, steps=3, rows=8, max_prefix=4, warmup=1, store=store, checkpoint_every=0, progress=False
     )
 
 

@@ -44,7 +44,7 @@ def test_names_with_dollar_signs_are_no_formulas(tmp_path):
     plots.curves(ds, "x", ax=own)
     assert own.title.get_parse_math()  # the caller's own
     assert all(t.get_parse_math() for t in own.yaxis.get_ticklabels())
-    with plots.style.drawing(own) as axes:
+    with plots.style.drawing({"ax": own}) as axes:
         axes.set_xlabel("$x_1$")
     assert not own.xaxis.label.get_parse_math()
     plots.save(own, tmp_path / "b.png")

@@ -55,7 +55,7 @@ def lens(store=None, prompts=PROMPTS):
 
 def decoder(store=None, prompts=PROMPTS):
     return ti.memory.fit_context_decoder(
-        tiny(), prompts, steps=4, rows=8, max_prefix=4, warmup=2, file=store, checkpoint_every=0, progress=False
+        tiny(), prompts, steps=4, rows=8, max_prefix=4, warmup=2, store=store, checkpoint_every=0, progress=False
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Unpack
 
 import numpy as np
 import xarray as xr
@@ -13,6 +14,7 @@ from matplotlib.colors import ListedColormap, Normalize
 
 from ..plots import style
 from ..plots.heatmaps import tokens_of
+from ..plots.style import Look
 from ..plots.views import Picture
 from ..settings import checked
 
@@ -27,7 +29,7 @@ HEADS = 10
 
 @checked()
 def draw_route(
-    ds: xr.Dataset, prompt: int = 0, *, ax: Axes | None = None, width: str | float = "double",
+    ds: xr.Dataset, prompt: int = 0, **look: Unpack[Look]
 ) -> Axes:  # fmt: skip
     """Draw the route of one prediction: the darker and wider an edge, the larger its share.
 
@@ -40,10 +42,8 @@ def draw_route(
         Result of `route_graph`.
     prompt : int
         Number of the prompt.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw.
-    width : {"column", "double"} or float
-        Of a new figure.
+    **look
+        ``ax``, ``width``: see `tokinterp.plots.style.Look`.
 
     Returns
     -------
@@ -73,7 +73,7 @@ def draw_route(
             lines.append([(column[a], height[below]), (column[b], height[above])])
             weights.append(weight)
     tall = 1.3 + 0.3 * (int(ds.attrs["n_layers"]) + 1)
-    with style.drawing(ax, width, min(tall, 7.5)) as axes:
+    with style.drawing(look, "double", min(tall, 7.5)) as axes:
         share = np.array(weights)
         drawn = LineCollection(lines, cmap=GREYS, norm=Normalize(0, 1), lw=0.5 + 2.5 * share, zorder=1)
         drawn.set_array(share)

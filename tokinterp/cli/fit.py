@@ -65,8 +65,7 @@ def fit(
     source = o.Input(model, texts, given, *([] if val is None else [val]))
     loaded, (prompts, *held) = source.load(), source.prompts()
     say(f"{loaded}\n{prompts}", err=True)
-    place = next((p for p in ("store", "file") if p in parameters_of(run)), None)
-    kept = {place: output} if place and "checkpoint_every" in asked else {}
+    kept = {"store": output} if "checkpoint_every" in asked else {}
     try:
         fitted = run(loaded, prompts, **asked, **kept, **({"validation": held[0]} if held else {}))
     except ValueError as error:

@@ -105,10 +105,13 @@ def _named(option: str, name: str, there: Mapping[str, Any]) -> Any:
 
 def parameters_of(made: Any) -> dict[str, inspect.Parameter]:
     """Return the settings of a measurement or a fit by name."""
-    return {n: p for n, p in inspect.signature(made).parameters.items() if p.kind is not p.VAR_KEYWORD}
+    from ..settings import options_of
+
+    own = {n: p for n, p in inspect.signature(made).parameters.items() if p.kind is not p.VAR_KEYWORD}
+    return own | options_of(made)
 
 
-GIVEN = ("model", "prompts", "validation", "store", "file", "checkpoint_every", "batch_tokens", "progress", "memory")
+GIVEN = ("model", "prompts", "validation", "store", "checkpoint_every", "batch_tokens", "progress", "memory")
 """Arguments of a fit that are options of ``tokinterp fit``."""
 
 

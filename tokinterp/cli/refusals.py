@@ -15,8 +15,8 @@ asked = SimpleNamespace(words=[], traceback=False)
 """The command line as it was given."""
 ALSO = {
     "store": ("output",), "path": ("texts", "run", "items", "output"), "name_or_folder": ("model",),
-    "save_seconds": ("checkpoint_every",), "measurement": ("name",), "validation": ("val",),
-    "memory": ("max_gigabytes",), "file": ("output",),
+    "measurement": ("name",), "validation": ("val",),
+    "memory": ("max_gigabytes",),
 }  # fmt: skip
 """Parameters of the library that have another name on the command line."""
 

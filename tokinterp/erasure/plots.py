@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Unpack
 
 import matplotlib as mpl
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.patches import Rectangle
 
 from ..plots import pages, style
 from ..plots.heatmaps import prompt_of, strings_of, tokens_of
+from ..plots.style import Look
 from ..plots.views import Picture
 from ..results.facts import pick
 from ..results.tables import result_with
@@ -25,11 +27,10 @@ def erasure_map(
     ds: xr.Dataset | xr.DataTree,
     prompt: int = 0,
     *,
-    ax: Axes | None = None,
     positions: Sequence[int] | range | None = None,
     limit: float | None = None,
     numbers: bool = True,
-    width: str | float = "double",
+    **look: Unpack[Look],
 ) -> Axes:
     """Draw what each token of a text forgets of itself and of the tokens before it, with the segments above.
 
@@ -39,8 +40,6 @@ def erasure_map(
         Result of `ErasureScores` with ``delta`` per token.
     prompt : int
         Number of the prompt.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; by default on a new figure.
     positions : sequence of int, optional
         Which tokens; by default the first 48.
     limit : float, optional
@@ -48,8 +47,8 @@ def erasure_map(
         give the same.
     numbers : bool
         Write psi above the brackets of segments of two or more tokens.
-    width : {"column", "double"} or float
-        Of a new figure.
+    **look
+        ``ax``, ``width``: see `tokinterp.plots.style.Look`.
 
     Returns
     -------
@@ -68,7 +67,7 @@ def erasure_map(
     offsets, place = ds["offset"].values, one["position"].values
     end = limit or float(np.nanmax(np.abs(delta.values), initial=1e-6))
     n = len(offsets)
-    with style.drawing(ax, width, 1.75) as axes:
+    with style.drawing(look, "double", 1.75) as axes:
         axes.add_patch(Rectangle((-0.5, -0.5), len(place), n, color="0.85", lw=0))
         drawn = style.cells(axes, delta.values, cmap="RdBu_r", vmin=-end, vmax=end, rasterized=True)
         axes.set_facecolor("none")  # the brackets stand on no grey
@@ -88,11 +87,10 @@ def psi_distribution(
     ds: xr.Dataset | xr.DataTree,
     controls: Mapping[str, xr.Dataset] | None = None,
     *,
-    ax: Axes | None = None,
     label: str = "text",
     threshold: float | None = None,
     min_tokens: int = 2,
-    width: str | float = "column",
+    **look: Unpack[Look],
 ) -> Axes:
     """Draw the share of segments above each score, in a text and in its controls.
 
@@ -102,16 +100,14 @@ def psi_distribution(
         Result of `ErasureScores`.
     controls : mapping of name -> Dataset, optional
         The same for shuffled text, bigram text, an untrained network; dashed.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; by default on a new figure.
     label : str
         Name of ``ds``.
     threshold : float, optional
         Marked by a line (see `permutation_threshold`).
     min_tokens : int
         Shortest segments that count.
-    width : {"column", "double"} or float
-        Of a new figure.
+    **look
+        ``ax``, ``width``: see `tokinterp.plots.style.Look`.
 
     Returns
     -------
@@ -124,7 +120,7 @@ def psi_distribution(
     """
     ds = result_with(ds, "psi")
     sets = {label: ds, **(controls or {})}
-    with style.drawing(ax, width) as axes:
+    with style.drawing(look) as axes:
         for n, (name, one) in enumerate(sets.items()):
             if "psi" not in one or "span" not in one["psi"].dims:
                 raise ValueError(f"{name}: no segments in this result; measure ErasureScores")
@@ -147,11 +143,10 @@ def psi_distribution(
 def precision_recall(
     scores: xr.Dataset | xr.DataTree,
     *,
-    ax: Axes | None = None,
     attainable: bool = True,
     subsets: Sequence[str] | None = None,
     controls: Mapping[str, xr.Dataset] | None = None,
-    width: str | float = "column",
+    **look: Unpack[Look],
 ) -> Axes:
     """Draw precision against recall while going down the ranks of a vocabulary, with the chance level as a thin line.
 
@@ -159,16 +154,14 @@ def precision_recall(
     ----------
     scores : xarray.Dataset
         From `tokinterp.erasure.evaluation.evaluate`.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; by default on a new figure.
     attainable : bool
         Recall of the units that occur often enough to be found, instead of all.
     subsets : sequence of str, optional
         Kinds of units; all by default.
     controls : mapping of name -> Dataset, optional
         Evaluations of other vocabularies of the same units (shuffled text, untrained network); dashed.
-    width : {"column", "double"} or float
-        Of a new figure.
+    **look
+        ``ax``, ``width``: see `tokinterp.plots.style.Look`.
 
     Returns
     -------
@@ -183,7 +176,7 @@ def precision_recall(
     scores = result_with(scores, name)
     select = None if subsets is None else {"subset": list(subsets)}
     names = pick(scores, name, select)["subset"].values.tolist()
-    with style.drawing(ax, width) as axes:
+    with style.drawing(look) as axes:
         for d, (which, one) in enumerate({"": scores, **(controls or {})}.items()):
             for n, subset in enumerate(names):
                 line = pick(one, name, {"subset": subset})[name].isel(subset=0)

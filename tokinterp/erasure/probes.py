@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 from ..fitted import Tensors
 from ..models.steady import steady
-from ..run.checkpoint import Checkpoint, State
+from ..run.checkpoint import EVERY, Checkpoint, State
 from ..run.facts import fit_facts
 from ..run.measurement import choose_layers
 from ..run.signals import at_once
+from ..run.walk import Walk
 from ..settings import checked, instance, integer, one_of, positive, several, string
 from .probe_closed import SOLVERS, fit_closed
 from .probe_files import LAYER, check_layer, layer_file, save_facts
@@ -58,11 +59,8 @@ def fit_probes(
     products: str | None = None,
     shrinkage: float = 0.1,
     memory: int | None = None,
-    batch_tokens: int | None = None,
-    store: str | Path | None = None,
-    checkpoint_every: float = 60.0,
     seed: int = 0,
-    progress: bool = True,
+    **walk: Unpack[Walk],
 ) -> TokenProbes:
     """Fit linear probes from the stream at token t of every layer to the token at t + offset.
 
@@ -95,17 +93,10 @@ def fit_probes(
         Of the closed forms: ridge penalty in units of the mean variance, or share of the identity in LDA's covariance.
     memory : int, optional
         Memory for states, weights and working buffers; by default most of the free memory.
-    batch_tokens : int, optional
-        Padded tokens per forward pass.
-    store : path, optional
-        Folder for the probes.  Finished layers and the state of training are kept in ``STORE.partial``: the same call
-        goes on after a crash or Ctrl-C and ends in the same bits, and reads the finished probes if they are there.
-    checkpoint_every : float
-        Seconds between two saved states of training; at least ten times as long as saving one takes.
     seed : int
         Of the order of the batches, and of the start where it is random.
-    progress : bool
-        Show a bar.
+    **walk
+        ``batch_tokens``, ``store`` (a folder), ``checkpoint_every``, ``progress``: see `tokinterp.run.walk.Walk`.
 
     Returns
     -------
@@ -135,14 +126,10 @@ def fit_probes(
     [-1, 0]
     """
     chosen, where, s = choose_layers(layers, model.info), choose_offsets(offsets), choose_settings(settings)
-    if method not in METHODS:
-        raise ValueError(f"method={method!r}: choose from {', '.join(METHODS)}")
     if s.plateau and validation is None and method in ("softmax", "factored"):
         raise ValueError(
             f"settings={settings!r}: these lower the learning rate by the validation loss: give validation="
         )
-    if shrinkage <= 0:
-        raise ValueError(f"shrinkage={shrinkage}: give a positive number")
     for name, p in (("prompts", prompts), ("validation", validation)):
         if p is not None and int(p.token_ids.max()) >= model.info.d_vocab:
             raise ValueError(f"{name}: id {int(p.token_ids.max())} is not in the vocabulary of {model.info.id}")
@@ -150,9 +137,6 @@ def fit_probes(
     gpu = model.device.type == "cuda"
     kept = states or (("float16" if s.standardise else "bfloat16") if gpu else "float32")
     multiplied = products or ("bfloat16" if gpu else "float32")
-    for name, value in (("states", kept), ("products", multiplied)):
-        if value not in DTYPES:
-            raise ValueError(f"{name}={value!r}: choose from {', '.join(DTYPES)}")
     closed = method in SOLVERS
     facts: dict[str, Any] = {
         **fit_facts(model, prompts), "d_model": model.info.d_model, "d_vocab": model.info.d_vocab,
@@ -163,11 +147,12 @@ def fit_probes(
     }  # fmt: skip
     if not closed:
         _warn_of_little(prompts, s, len(text.labels))
-    with Checkpoint(store, {**facts, "layers": chosen, "offsets": where}, checkpoint_every) as keep:
+    store, every = walk.get("store"), walk.get("checkpoint_every", EVERY)
+    with Checkpoint(store, {**facts, "layers": chosen, "offsets": where}, every) as keep:
         if keep.finished:
             return keep.read(TokenProbes)
-        fit = _Fit(model, prompts, where, text, s, validation, progress, keep)
-        size = batch_tokens or (16384 if gpu else 4096)
+        fit = _Fit(model, prompts, where, text, s, validation, walk.get("progress", True), keep)
+        size = walk.get("batch_tokens") or (16384 if gpu else 4096)
         parts: dict[int, Tensors | Path] = {}
         for n in chosen if store is not None else ():
             if (keep.partial / layer_file(n)).is_file():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -27,6 +27,28 @@ if TYPE_CHECKING:
     from ..models.base import Model
 
 METRICS = ("infonce", "lidar", "dime")
+
+
+class Estimates(TypedDict, total=False):
+    """How the metrics of augmented readings are computed.
+
+    Attributes
+    ----------
+    temperature : float
+        Of InfoNCE, 0.1 by default.
+    delta : float
+        Regularisation of LiDAR, 1e-4 by default.
+    draws : int
+        Random pairings of DiME, 10 by default.
+    batch_tokens, progress
+        See `measure`.
+    """
+
+    temperature: float
+    delta: float
+    draws: int
+    batch_tokens: int | None
+    progress: bool
 
 
 @checked(
@@ -52,15 +74,11 @@ def augmentation_metrics(
     rate: float = 0.1,
     kind: str = "delete",
     pooling: str = "mean",
-    temperature: float = 0.1,
-    delta: float = 1e-4,
-    draws: int = 10,
     published: Sequence[str] = (),
     groups: int = 20,
     level: float = 0.95,
     seed: int = 0,
-    batch_tokens: int | None = None,
-    progress: bool = True,
+    **how: Unpack[Estimates],
 ) -> xr.Dataset:
     """Measure how well each layer tells prompts apart, and how little it minds edits of their tokens.
 
@@ -80,12 +98,6 @@ def augmentation_metrics(
         Readings (at least 2), share of edited tokens, and edit.
     pooling : str
         ``"mean"`` or ``"last"``, see `PooledStates`.
-    temperature : float
-        Of InfoNCE.
-    delta : float
-        Regularisation of LiDAR.
-    draws : int
-        Random pairings of DiME.
     published : sequence of str
         ``"skean2025"`` adds ``lidar_skean2025``: of the means of the centred unit rows of each prompt, see
         `PooledStates` and `tokinterp.geometry.kernels.entropy.lidar`.
@@ -96,8 +108,8 @@ def augmentation_metrics(
         Of the intervals.
     seed : int
         Of edits, pairings and groups.
-    batch_tokens, progress
-        See `measure`.
+    **how
+        ``temperature``, ``delta``, ``draws``, ``batch_tokens``, ``progress``: see `Estimates`.
 
     Returns
     -------
@@ -132,6 +144,8 @@ def augmentation_metrics(
     from ..run.engine import measure
 
     asked, extra = tuple(metrics), tuple(published)
+    run = {"batch_tokens": how.get("batch_tokens"), "progress": how.get("progress", True)}
+    temperature, delta, draws = how.get("temperature", 0.1), how.get("delta", 1e-4), how.get("draws", 10)
     chosen = choose_layers(layers, model.info)
     if not isinstance(prompts, Prompts):
         prompts = Prompts.from_texts(prompts, model)
@@ -142,10 +156,10 @@ def augmentation_metrics(
         ask = {"pooled": PooledStates(chosen, pooling)}
         if extra:
             ask["released"] = PooledStates(chosen, "mean", exclude=(), centred_unit=True)
-        run = measure(model, reading, ask, batch_tokens=batch_tokens, progress=progress)
-        found.append(run["pooled"].to_dataset())
+        read = measure(model, reading, ask, **run)
+        found.append(read["pooled"].to_dataset())
         if extra:
-            released.append(run["released"].to_dataset())
+            released.append(read["released"].to_dataset())
     numbers = sorted(set.intersection(*(set(f["prompt"].values.tolist()) for f in found)))
     stacked = [np.stack([f["state"].sel(prompt=numbers).values for f in s]) for s in (found, released) if s]
     states, *theirs = (torch.from_numpy(s).to(model.device) for s in stacked)

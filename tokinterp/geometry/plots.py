@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Unpack
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
 from ..plots import style
+from ..plots.style import Look
 from ..plots.views import Picture
 from ..results.facts import CONDITIONS, REPLICATES
 from ..results.tables import result_with
@@ -19,8 +21,7 @@ __all__ = ["imbalance_plane"]
 
 @checked()
 def imbalance_plane(
-    ds: xr.Dataset | xr.DataTree, layer: int | None = None, k: int | None = None, *, ax: Axes | None = None,
-    width: str | float = "column",
+    ds: xr.Dataset | xr.DataTree, layer: int | None = None, k: int | None = None, **look: Unpack[Look]
 ) -> Axes:  # fmt: skip
     """Draw Delta(layer -> l) against Delta(l -> layer) for all layers l, numbered where they are apart.
 
@@ -34,10 +35,8 @@ def imbalance_plane(
         Layer compared with; the first by default.
     k : int, optional
         Number of neighbours; the first by default.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw.
-    width : {"column", "double"} or float
-        Of a new figure.
+    **look
+        ``ax``, ``width``: see `tokinterp.plots.style.Look`.
 
     Returns
     -------
@@ -57,7 +56,7 @@ def imbalance_plane(
     others = [n for n in ds["layer"].values.tolist() if n != layer]
     y = pair.sel(layer=layer).sel(other_layer=others).values
     x = pair.sel(other_layer=layer).sel(layer=others).values
-    with style.drawing(ax, width, None if ax is not None else 0.85 * style.inches_of(width)) as axes:
+    with style.drawing(look, height=0.85 * style.inches_of(look.get("width", "column"))) as axes:
         top = 1.15 * float(np.nanmax([x, y]))
         axes.plot([0, top], [0, top], color="0.7", lw=0.6, zorder=0)
         axes.plot(x, y, color="0.8", lw=0.6, zorder=1)

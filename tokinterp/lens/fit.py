@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
@@ -14,11 +13,12 @@ from tqdm import tqdm
 from ..kernels import linear
 from ..models.steady import steady
 from ..run.batch import Batch
-from ..run.checkpoint import Checkpoint, State
+from ..run.checkpoint import EVERY, Checkpoint, State
 from ..run.facts import fit_facts
 from ..run.signals import at_once
 from ..run.sites import resid
 from ..run.stream import Stream, stream
+from ..run.walk import Walk
 from ..settings import checked, count, number, positive
 from ..text.prompts import Prompts
 from .tuned_lens import TunedLens
@@ -44,11 +44,8 @@ def fit_tuned_lens(
     lr: float = 1e-3,
     step_tokens: int = 2048,
     check_tokens: int = 4096,
-    batch_tokens: int = 8192,
-    store: str | Path | None = None,
-    checkpoint_every: float = 60.0,
     seed: int = 0,
-    progress: bool = True,
+    **walk: Unpack[Walk],
 ) -> TunedLens:
     """Fit a translator h -> h + A h + b for every layer before the last (Belrose et al. 2023, arXiv 2303.08112).
 
@@ -75,17 +72,11 @@ def fit_tuned_lens(
         First learning rate of Adam (betas 0.9 and 0.999).
     step_tokens, check_tokens : int
         Tokens of a gradient step (whole prompts), and tokens on which KL is compared.
-    batch_tokens : int
-        Padded tokens per batch of the first reading.
-    store : path, optional
-        File for the lens, LENS.safetensors.  The state of the fit is kept in ``STORE.partial``: the same call after a
-        crash or Ctrl-C goes on from there and ends in the same bits, and a finished lens is read.
-    checkpoint_every : float
-        Seconds between two checkpoints; at least ten times as long as writing one takes.
     seed : int
         Of the order of the prompts.
-    progress : bool
-        Show a bar.
+    **walk
+        ``batch_tokens`` (8192 by default), ``store`` (LENS.safetensors), ``checkpoint_every``, ``progress``: see
+        `tokinterp.run.walk.Walk`.
 
     Returns
     -------
@@ -107,19 +98,19 @@ def fit_tuned_lens(
     >>> ti.lens.fit_tuned_lens(ti.load_model(), texts, layers=[1, 2], steps=2, progress=False).layers
     [1, 2]
     """
-    lens = TunedLens.identity(model.info, layers)
+    lens, batch_tokens = TunedLens.identity(model.info, layers), walk.get("batch_tokens") or 8192
     if not isinstance(prompts, Prompts):
         prompts = Prompts.from_texts(prompts, model)
     facts = {
         **fit_facts(model, prompts), "layers": lens.layers, "ridge": ridge, "exclude": list(exclude), "steps": steps,
         "lr": lr, "step_tokens": step_tokens, "check_tokens": check_tokens, "batch_tokens": batch_tokens, "seed": seed,
     }  # fmt: skip
-    with Checkpoint(store, facts, checkpoint_every) as keep:
+    with Checkpoint(walk.get("store"), facts, walk.get("checkpoint_every", EVERY)) as keep:
         if keep.finished:
             return keep.read(TunedLens)
         lens.facts = facts  # with the model as it is now
         begin = keep.state()
-        with tqdm(total=len(prompts) + steps, disable=not progress, desc="tuned lens") as bar:
+        with tqdm(total=len(prompts) + steps, disable=not walk.get("progress", True), desc="tuned lens") as bar:
             if begin is None or "read" in begin[0]:
                 left_out = _closed_form(lens, model, prompts, ridge, exclude, batch_tokens, bar, keep, begin)
                 begin = None

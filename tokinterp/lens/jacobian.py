@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 
@@ -16,11 +16,12 @@ from ..fitted import Fitted
 from ..models.embeddings import embeddings
 from ..models.gradients import jacobians
 from ..models.steady import steady
-from ..run.checkpoint import Checkpoint
+from ..run.checkpoint import EVERY, Checkpoint
 from ..run.facts import fit_facts
 from ..run.signals import at_once
 from ..run.sites import resid
 from ..run.stream import stream
+from ..run.walk import Walk
 from ..settings import checked, count, mapping
 from ..settings.describe import numbered
 from ..text.prompts import Prompts
@@ -201,7 +202,7 @@ class JacobianLens(Fitted):
 
 
 @at_once()
-@checked(to=count(1), skip=count(), batch_tokens=count(1))
+@checked(to=count(1), skip=count())
 @steady
 def fit_jacobian_lens(
     model: Model,
@@ -210,10 +211,7 @@ def fit_jacobian_lens(
     layers: Sequence[int] | None = None,
     to: int | None = None,
     skip: int = 16,
-    batch_tokens: int = 2048,
-    store: str | Path | None = None,
-    checkpoint_every: float = 60.0,
-    progress: bool = True,
+    **walk: Unpack[Walk],
 ) -> JacobianLens:
     """Fit the mean Jacobian from layers of the stream to a later one.
 
@@ -232,15 +230,9 @@ def fit_jacobian_lens(
         Layer of the targets; by default the last, before the final norm.
     skip : int
         Positions at the beginning that are left out, where states are unusual (16 as published).
-    batch_tokens : int
-        Padded tokens per batch: the memory of their backward pass is what a device must have.
-    store : path, optional
-        File for the lens, LENS.safetensors.  The sums are kept in ``STORE.partial``: the same call after a crash or
-        Ctrl-C goes on from there, and a finished lens is read.
-    checkpoint_every : float
-        Seconds between two checkpoints.
-    progress : bool
-        Show a bar.
+    **walk
+        ``batch_tokens`` (2048 by default: the memory of their backward pass is what a device must have), ``store``
+        (LENS.safetensors), ``checkpoint_every``, ``progress``: see `tokinterp.run.walk.Walk`.
 
     Returns
     -------
@@ -271,7 +263,7 @@ def fit_jacobian_lens(
     >>> ti.lens.fit_jacobian_lens(ti.load_model(), texts, layers=[7], progress=False).layers
     [7]
     """
-    last = model.info.n_layers
+    last, batch_tokens = model.info.n_layers, walk.get("batch_tokens") or 2048
     goal = last if to is None else to
     chosen = list(range(1, goal)) if layers is None else sorted(set(layers))
     if goal > last:
@@ -289,13 +281,14 @@ def fit_jacobian_lens(
         **fit_facts(model, prompts), "layers": chosen, "to": goal, "n_layers": last, "skip": skip,
         "batch_tokens": batch_tokens,
     }  # fmt: skip
-    with Checkpoint(store, facts, checkpoint_every) as keep:
+    with Checkpoint(walk.get("store"), facts, walk.get("checkpoint_every", EVERY)) as keep:
         if keep.finished:
             return keep.read(JacobianLens)
         begin = keep.state()
         read, used = (begin[0]["read"], begin[0]["used"]) if begin else (0, 0)
         total = None if begin is None else begin[1]["sum"].to(model.device)
-        source = stream(model, prompts, resid([goal]), batch_tokens=batch_tokens, start=read, progress=progress)
+        bar = walk.get("progress", True)
+        source = stream(model, prompts, resid([goal]), batch_tokens=batch_tokens, start=read, progress=bar)
         source.left_out |= dict(begin[0]["left_out"]) if begin else {}
         for n, part in source.each(partial(_of_batch, layers=chosen, to=goal, skip=skip)):
             used, total = used + n, part if total is None else total + part

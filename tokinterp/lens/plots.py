@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 from ..plots import style
 from ..plots.heatmaps import prompt_of, strings_of, tokens_of
+from ..plots.style import Look
 from ..plots.views import Picture
 from ..results.facts import facts_of, pick
 from ..results.tables import result_with
@@ -27,12 +28,11 @@ def lens_table(
     ds: xr.Dataset | xr.DataTree,
     prompt: int = 0,
     *,
-    ax: Axes | None = None,
     positions: Sequence[int] | range | None = None,
     layers: Sequence[int] | None = None,
     colour: str = "top_prob",
     variant: str | None = None,
-    width: str | float = "double",
+    **look: Unpack[Look],
 ) -> Axes:
     """Draw what each layer would answer at each token: its most probable next token, on its probability.
 
@@ -44,8 +44,6 @@ def lens_table(
         Result of ``LogitLens`` with ``top`` of at least 1 and the prompt among those whose tokens were kept.
     prompt : int
         Number of the prompt.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; by default on a new figure, as high as the layers need.
     positions : sequence of int, optional
         Which tokens; by default the first 13, which fit on a page.
     layers : sequence of int, optional
@@ -54,8 +52,8 @@ def lens_table(
         ``"top_prob"``, or a per-token variable such as ``"token_entropy"``, ``"token_cross_entropy"``, ``"token_kl"``.
     variant : str, optional
         How layers are decoded; by default the first that was measured.
-    width : {"column", "double"} or float
-        Of a new figure.
+    **look
+        ``ax``, ``width``: see `tokinterp.plots.style.Look`.
 
     Returns
     -------
@@ -86,7 +84,7 @@ def lens_table(
     names = token_names(ds)
     texts = np.array([names.get(int(i), f"<{i}>") for i in ids.ravel()], dtype=object).reshape(ids.shape)
     above = [names.get(int(i), f"<{i}>") if i >= 0 else "" for i in following]
-    with style.drawing(ax, width, table_height(n_layers)) as axes:
+    with style.drawing(look, "double", table_height(n_layers)) as axes:
         low = float(shade.min()) if (shade < 0).any() else 0.0
         high = 1.0 if colour == "top_prob" else None
         drawn = style.cells(axes, shade.values, cmap="cividis", vmin=low, vmax=high, edgecolors="white", lw=0.4)

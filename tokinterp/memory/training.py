@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
@@ -14,11 +13,12 @@ from tqdm import tqdm
 
 from ..kernels.state import seeded
 from ..models.steady import steady
-from ..run.checkpoint import Checkpoint, State
+from ..run.checkpoint import EVERY, Checkpoint, State
 from ..run.facts import fit_facts
 from ..run.signals import at_once
 from ..run.sites import resid
 from ..run.stream import report_nonfinite, stream
+from ..run.walk import Keeping
 from ..settings import checked, count, number, positive
 from ..text.prompts import Prompts
 from .decoder import ContextDecoder
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     lr_new=positive,
     weight_decay=number(0),
     hidden=count(1),
-    checkpoint_every=number(0),
 )
 @steady
 def fit_context_decoder(
@@ -53,9 +52,7 @@ def fit_context_decoder(
     hidden: int | None = None,
     train_copy: bool = True,
     seed: int = 0,
-    file: str | Path | None = None,
-    checkpoint_every: float = 60.0,
-    progress: bool = True,
+    **keeping: Unpack[Keeping],
 ) -> ContextDecoder:
     """Train a `ContextDecoder` on random tokens of the prompts.
 
@@ -86,13 +83,8 @@ def fit_context_decoder(
         Whether the copy learns; if not, only pooling and MLP do.
     seed : int
         Of weights and draws.
-    file : path, optional
-        Where the decoder is kept.  The state of training is kept in ``FILE.partial``: the same call after a crash or
-        Ctrl-C goes on from there and ends in the same bits, and a finished decoder is read.
-    checkpoint_every : float
-        Seconds between two checkpoints; at least ten times as long as writing one takes.
-    progress : bool
-        Show a bar with the loss.
+    **keeping
+        ``store`` (DECODER.safetensors), ``checkpoint_every``, ``progress``: see `tokinterp.run.walk.Keeping`.
 
     Returns
     -------
@@ -101,8 +93,8 @@ def fit_context_decoder(
     Raises
     ------
     ValueError
-        If a setting makes no sense, no prompt has two tokens, or the file is of another fit (names what differs); after
-        training, if it gave NaN.
+        If a setting makes no sense, no prompt has two tokens, or the store is of another fit (names what differs);
+        after training, if it gave NaN.
     KeyboardInterrupt
         After Ctrl-C, once the step in progress has been finished and kept.
 
@@ -115,8 +107,6 @@ def fit_context_decoder(
     1
     """
     numbers = {"steps": steps, "rows": rows, "max_prefix": max_prefix, "lr": lr, "lr_new": lr_new}
-    if bad := [f"{k}={v}" for k, v in numbers.items() if not v > 0]:
-        raise ValueError(f"{', '.join(bad)}: must be positive")
     if not isinstance(prompts, Prompts):
         prompts = Prompts.from_texts(prompts, model)
     draws = _Draws(model, prompts, rows, max_prefix)
@@ -124,7 +114,7 @@ def fit_context_decoder(
         **fit_facts(model, prompts), **numbers, "warmup": warmup, "weight_decay": weight_decay,
         "train_copy": train_copy, "seed": seed, "hidden": int(hidden or model.info.d_model),
     }  # fmt: skip
-    with Checkpoint(file, facts, checkpoint_every, name="file") as keep:
+    with Checkpoint(keeping.get("store"), facts, keeping.get("checkpoint_every", EVERY)) as keep:
         if keep.finished:
             return keep.read(ContextDecoder, model).requires_grad_(False)
         with seeded(seed):
@@ -136,7 +126,9 @@ def fit_context_decoder(
         begin = keep.state()
         losses = [] if begin is None else _take_up(decoder, optimizer, begin)
         seen = sum(n for _, n in losses)
-        with tqdm(total=steps, initial=len(losses), disable=not progress, desc="context decoder") as bar:
+        with tqdm(
+            total=steps, initial=len(losses), disable=not keeping.get("progress", True), desc="context decoder"
+        ) as bar:
             while (done := len(losses)) < steps:
                 _set_rate(optimizer, done, steps, warmup)
                 states, prefix = draws.states([seed, done])

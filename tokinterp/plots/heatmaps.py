@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
@@ -13,6 +13,7 @@ from ..results.facts import DEPTHS, REPEATS, Facts, axis_label, facts_of, first_
 from ..results.tables import result_with
 from ..settings import checked, number, pair
 from . import style
+from .style import Look
 
 PROMPT_NUMBERS = ("prompt", "prompt_number", "token_prompt")
 LONGEST = 50
@@ -34,8 +35,7 @@ def maps(
     limits: tuple[float, float] | None = None,
     cmap: str | None = None,
     label: str | None = None,
-    ax: Axes | None = None,
-    width: str | float | None = None,
+    **look: Unpack[Look],
 ) -> Axes:
     """Draw a variable of two dimensions as a heat map: layers upwards, tokens, heads or other layers to the right.
 
@@ -61,10 +61,8 @@ def maps(
         one from blue to red.
     label : str, optional
         Another name for the colour bar; the unit is added.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; by default on a new figure.
-    width : {"column", "double"} or float, optional
-        Of a new figure.
+    **look
+        ``ax``, ``width``: see `tokinterp.plots.style.Look`.
 
     Returns
     -------
@@ -91,8 +89,8 @@ def maps(
     colours, low, high, extend = scale_of(values, facts, limits, cmap)
     height = max(1.9, 1.4 + 0.085 * min(values.shape[0], 40)) if right == "token" else None
     square = {right, up} == {"layer", "other_layer"} or {right, up} == {"cell", "other_cell"}
-    wide = width or ("double" if right == "token" else "column")
-    with style.drawing(ax, wide, (0.8 * style.inches_of(wide) if square and ax is None else height)) as axes:
+    wide = look.get("width", "double" if right == "token" else "column")
+    with style.drawing(look, wide, 0.8 * style.inches_of(wide) if square else height) as axes:
         drawn = style.cells(axes, values, cmap=colours, vmin=low, vmax=high, rasterized=True)
         if square:
             axes.set_aspect("equal")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
@@ -13,7 +13,7 @@ from ..results.facts import CONDITIONS, REPEATS, REPLICATES, facts_of, first_of,
 from ..results.tables import result_with
 from ..settings import checked, several, string
 from . import style
-from .lines import CHANCE, Curve, has_values, lines_of, looks_of, named_sets, palette
+from .lines import CHANCE, Curve, Shown, has_values, lines_of, looks_of, named_sets, palette
 
 
 @checked(names=string | several(string, 1))
@@ -22,17 +22,11 @@ def rows(
     names: str | Sequence[str] | None = None,
     dim: str | None = None,
     *,
-    ax: Axes | None = None,
-    select: Mapping[str, Any] | None = None,
-    other: xr.Dataset | Mapping[str, xr.Dataset] | None = None,
-    label: str | None = None,
     without: Sequence[str] = (),
     ordered: bool = False,
     most: int | None = None,
-    level: float = 0.95,
     xlabel: str | None = None,
-    legend: bool = True,
-    width: str | float = "column",
+    **look: Unpack[Shown],
 ) -> Axes:
     """Draw values with their intervals, one row for each value of a dimension, or for each variable.
 
@@ -47,28 +41,16 @@ def rows(
         default the first of the result.
     dim : str, optional
         Dimension that becomes rows; by default the one with most names.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; by default on a new figure, as high as the rows need.
-    select : mapping, optional
-        Dimension -> value or list of values to draw.  What is left becomes colours.
-    other : Dataset or mapping of name -> Dataset, optional
-        The same of a control, drawn with open markers.
-    label : str, optional
-        Name of ``ds`` in the legend of a comparison.
     without : sequence of str
         Beginnings of the names of rows that are left out.
     ordered : bool
         Whether the rows stand in the order of their values, highest first, and not in that of the result.
     most : int, optional
         Rows drawn, the first ones of the result.
-    level : float
-        Of the interval.
     xlabel : str, optional
         Another name for the variable; the unit is added.
-    legend : bool
-        Whether to name the colours.
-    width : {"column", "double"} or float
-        Of a new figure.
+    **look
+        ``select``, ``other``, ``label``, ``level``, ``legend``, ``ax``, ``width``: see `tokinterp.plots.lines.Shown`.
 
     Returns
     -------
@@ -87,11 +69,11 @@ def rows(
     ['window', 'all']
     """
     ds = result_with(ds, names)
-    sets = named_sets(ds, other, label)
+    sets, select = named_sets(ds, look.get("other"), look.get("label")), look.get("select")
     shown = [names] if isinstance(names, str) else list(names or first_of(ds)[:1])
     axis = dim if dim is not None or len(shown) > 1 else rows_of(pick(ds, shown[0], select), shown[0])
     facts = same_units(sets, shown)
-    found = {k: _lines(d, shown, axis or "", select, level) for k, d in sets.items()}
+    found = {k: _lines(d, shown, axis or "", select, look.get("level", 0.95)) for k, d in sets.items()}
     first = next(iter(found.values()))[0]
     keys = [k for k in first.x.tolist() if not any(str(k).startswith(w) for w in without)][:most]
     there = {k for lines in found.values() for c in lines for k in c.x[np.isfinite(c.y)].tolist()}
@@ -113,7 +95,7 @@ def rows(
     looks: dict[Any, dict[str, Any]] = {}
     levels: list[tuple[np.ndarray, float, Any]] = []
     with style.drawing(
-        ax, width, 0.75 + (0.15 + 0.06 * n) * len(keys) + 0.12 * sum(t.count("\n") for t in texts)
+        look, height=0.75 + (0.15 + 0.06 * n) * len(keys) + 0.12 * sum(t.count("\n") for t in texts)
     ) as axes:
         for name, lines in found.items():
             for c in (c for c in lines if has_values(c) or not there):
@@ -127,14 +109,14 @@ def rows(
                 here = {k: i for i, k in enumerate(c.x.tolist())}
                 order = [here[k] for k in keys if k in here]
                 place = place[[k in here for k in keys]]
-                look = {"color": colours[at % len(colours)], "ls": "none", "marker": style.MARKERS[at % 7],
+                mark = {"color": colours[at % len(colours)], "ls": "none", "marker": style.MARKERS[at % 7],
                         "mfc": "white" if dims == [""] and at else None}  # fmt: skip
                 if c.band is not None:  # the point may lie outside of its interval
-                    axes.hlines(place, *c.band[:, order], lw=1.1, color=look["color"])
+                    axes.hlines(place, *c.band[:, order], lw=1.1, color=mark["color"])
                 if c.each is not None:
-                    axes.plot(c.each[:, order].T, place, ".", ms=2, color=look["color"], alpha=0.6)
-                axes.plot(c.y[order], place, **look)
-                looks[key] = look
+                    axes.plot(c.each[:, order].T, place, ".", ms=2, color=mark["color"], alpha=0.6)
+                axes.plot(c.y[order], place, **mark)
+                looks[key] = mark
         _draw_levels(axes, levels, n)
         axes.set_yticks(range(len(keys)), texts if axis or len(shown) > 1 else [""], parse_math=False)
         axes.tick_params(axis="y", length=0)
@@ -146,7 +128,7 @@ def rows(
         size = int(style.panel_width(axes) / 9)  # half is for the names
         said = f"no value: {', '.join(names_of[k] for k in empty)}".replace("$", r"\$") if empty else ""
         axes.set_xlabel(f"{style.wrapped(common, facts.units, size)}\n{style.wrapped(said, width=size)}".strip())
-        if legend and dims:
+        if dims and look.get("legend", True):
             style.legend_above(axes, [(dims[0], looks)])
     return axes
 

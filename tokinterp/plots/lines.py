@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import xarray as xr
@@ -27,7 +27,9 @@ from ..results.tables import result_with
 from ..settings import checked, several, string
 from . import style
 from .scales import limits, x_axis
+from .style import Look
 
+Other = xr.Dataset | Mapping[str, xr.Dataset]
 CHANCE: dict[str, Any] = {"ls": ":", "lw": 0.9, "zorder": 1}
 
 
@@ -56,23 +58,42 @@ class Curve(NamedTuple):
     each: np.ndarray | None = None
 
 
+class Shown(Look, total=False):
+    """What is drawn of a result, and beside what: `tokinterp.plots.style.Look`, and
+
+    Attributes
+    ----------
+    select : mapping, optional
+        Dimension -> value or list of values to draw.  What is left becomes lines or colours.
+    other : Dataset or mapping of name -> Dataset, optional
+        What to compare with, drawn dashed or with open markers: a second model, a run on shuffled text, an untrained
+        network.
+    label : str, optional
+        Name of the result in the legend of a comparison.
+    level : float
+        Of the interval, 0.95 by default; so many of the means of prompts drawn with replacement lie in it.
+    legend : bool
+        Whether to name lines or colours, if there are several, as by default.
+    """
+
+    select: Mapping[str, Any] | None
+    other: Other | None
+    label: str | None
+    level: float
+    legend: bool
+
+
 @checked(names=string | several(string, 1))
 def curves(
     ds: xr.Dataset | xr.DataTree,
     names: str | Sequence[str] | None = None,
     *,
     along: str | None = None,
-    ax: Axes | None = None,
-    select: Mapping[str, Any] | None = None,
-    other: xr.Dataset | Mapping[str, xr.Dataset] | None = None,
-    label: str | None = None,
     by: str | None = None,
     layers: Sequence[int] | None = None,
     relative: bool | None = None,
-    level: float = 0.95,
     ylabel: str | None = None,
-    legend: bool = True,
-    width: str | float = "column",
+    **look: Unpack[Shown],
 ) -> Axes:
     """Draw variables over depth or another axis, with intervals; dotted: by chance.
 
@@ -89,14 +110,6 @@ def curves(
         Variables to draw, one colour each; by default the first of the result.
     along : str, optional
         Dimension of the axis; by default ``layer`` or ``block``, or else what has numbers in order.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; by default on a new figure.
-    select : mapping, optional
-        Dimension -> value or list of values to draw.
-    other : Dataset or mapping of name -> Dataset, optional
-        What to compare with, drawn dashed: a second model, a run on shuffled text, an untrained network.
-    label : str, optional
-        Name of ``ds`` in the legend of a comparison.
     by : str, optional
         Coordinate of the prompts (``kind`` of a case, say), or variable of theirs, of which each value becomes a line;
         by default what the variable names itself.
@@ -105,14 +118,10 @@ def curves(
     relative : bool, optional
         Whether the axis is layer divided by the number of blocks. By default only where the models compared differ in
         depth.
-    level : float
-        Of the interval; 95 % of the means of prompts drawn with replacement lie in it.
     ylabel : str, optional
         Another name for the variable; the unit is added.
-    legend : bool
-        Whether to name the lines, if there are several.
-    width : {"column", "double"} or float
-        Of a new figure, in inches.
+    **look
+        ``select``, ``other``, ``label``, ``level``, ``legend``, ``ax``, ``width``: see `Shown`.
 
     Returns
     -------
@@ -133,14 +142,14 @@ def curves(
     ('layer', 'loss (nat)')
     """
     ds = result_with(ds, names)
-    sets = named_sets(ds, other, label)
+    sets, select = named_sets(ds, look.get("other"), look.get("label")), look.get("select")
     shown = [names] if isinstance(names, str) else list(names or first_of(ds)[:1])
     axis = along or depth_of(pick(ds, shown[0]), shown[0])
     if layers is not None:
         select = {**(select or {}), axis: list(layers)}
     if relative is None:
         relative = axis in DEPTHS and len({d.attrs.get("n_layers") for d in sets.values()}) > 1
-    options = {"relative": relative, "level": level}
+    options = {"relative": relative, "level": look.get("level", 0.95)}
     found = {
         key: [
             c._replace(of={"variable": facts_of(ds, n).label, **c.of}) if len(shown) > 1 else c
@@ -150,7 +159,7 @@ def curves(
         for key, d in sets.items()
     }
     facts = same_units(sets, shown)
-    with style.drawing(ax, width) as axes:
+    with style.drawing(look) as axes:
         looks = draw_curves(axes, found)
         parts = list(looks.items())
         before = len(axes.lines)
@@ -162,7 +171,7 @@ def curves(
         axes.set_xlabel(f"relative depth ({axis} / number of blocks)" if relative else name)
         x_axis(axes, np.unique(np.concatenate([c.x for lines in found.values() for c in lines])), axis, facts, relative)
         limits(axes, [c for lines in found.values() for c in lines], facts, np.concatenate([*levels, []]))
-        if legend:
+        if look.get("legend", True):
             style.legend_above(axes, parts)
     return axes
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import matplotlib as mpl
 import numpy as np
@@ -110,10 +110,8 @@ def figure(
     return fig, axes
 
 
-def new_axes(ax: Axes | None, width: str | float = "column", height: float | None = None) -> Axes:
-    """Return the axes given, or those of a new pyplot figure (which a notebook then shows)."""
-    if ax is not None:
-        return ax
+def new_axes(width: str | float = "column", height: float | None = None) -> Axes:
+    """Return the axes of a new pyplot figure (which a notebook then shows)."""
     import matplotlib.pyplot as plt
 
     inches = inches_of(width)
@@ -125,15 +123,30 @@ def new_axes(ax: Axes | None, width: str | float = "column", height: float | Non
     return ax
 
 
+class Look(TypedDict, total=False):
+    """Where something is drawn.
+
+    Attributes
+    ----------
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
+    width : {"column", "double"} or float
+        Of a new figure, in inches.
+    """
+
+    ax: Axes | None
+    width: str | float
+
+
 @contextmanager
-def drawing(ax: Axes | None, width: str | float = "column", height: float | None = None) -> Iterator[Axes]:
+def drawing(look: Look, width: str | float = "column", height: float | None = None) -> Iterator[Axes]:
     """Give axes to draw on: new ones in the style of the package, or the caller's under the caller's settings."""
-    if ax is not None:
+    if (ax := look.get("ax")) is not None:
         before = {id(t): t.get_text() for t in _texts(ax)}
         yield ax
         literal(ax, before)
         return
-    ax = new_axes(None, width, height)
+    ax = new_axes(look.get("width", width), height)
     with paper_style():
         yield ax
     literal(ax)

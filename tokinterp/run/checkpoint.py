@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 FittedT = TypeVar("FittedT", bound=Fitted)
 State = tuple[dict[str, Any], Mapping[str, torch.Tensor]]
 KIND = "tokinterp state of a run 2"
+EVERY = 60.0
+"""Seconds between two saved states."""
 STATE = "state.safetensors"
 
 
@@ -75,7 +77,7 @@ class Checkpoint:
     """
 
     def __init__(
-        self, store: str | Path | None, facts: Facts, every: float = 60.0, name: str = "store",
+        self, store: str | Path | None, facts: Facts, every: float = EVERY, name: str = "store",
         share: tuple[int, int] = (0, 1),
     ) -> None:  # fmt: skip
         if not every >= 0:

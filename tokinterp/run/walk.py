@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -15,9 +15,9 @@ import xarray as xr
 from ..results import stores
 from ..results.dataset import check
 from ..results.stamp import stamped
-from ..settings import checked, count, flag, number
+from ..settings import checked
 from ..settings.describe import describe
-from .checkpoint import Checkpoint
+from .checkpoint import EVERY, Checkpoint
 from .engine import store_path
 from .facts import fit_facts
 from .signals import at_once
@@ -34,26 +34,36 @@ if TYPE_CHECKING:
 OfBatch = Callable[["Batch"], Mapping[str, torch.Tensor]]
 
 
-class Walk(TypedDict, total=False):
-    """How a function walks through its prompts.
+class Keeping(TypedDict, total=False):
+    """How what a function finishes is kept.
+
+    Attributes
+    ----------
+    store : path, optional
+        Where the result is kept: a zarr folder, or LENS.safetensors for what was fitted.  Meanwhile what is finished is
+        kept in ``STORE.partial``: the same call goes on after a crash or Ctrl-C and ends in the same numbers.  A
+        finished result is read.
+    checkpoint_every : float
+        Seconds between two saved states, at least ten times as long as saving takes; 60 by default, 0 saves every step.
+    progress : bool
+        Show a bar; a fit does by default.
+    """
+
+    store: str | Path | None
+    checkpoint_every: float
+    progress: bool
+
+
+class Walk(Keeping, total=False):
+    """How a function walks through its prompts: `Keeping`, and
 
     Attributes
     ----------
     batch_tokens : int, optional
         Padded tokens in a batch; by default what fits comfortably.
-    store : path, optional
-        zarr folder for the result.  Meanwhile what is finished is kept in ``STORE.partial``: the same call goes on
-        after a crash or Ctrl-C and ends in the same numbers.  A finished result is read.
-    checkpoint_every : float
-        Seconds between two saved states; 60 by default, 0 saves after every batch.
-    progress : bool
-        Show a bar with tokens per second and the time left; not by default.
     """
 
     batch_tokens: int | None
-    store: str | Path | None
-    checkpoint_every: float
-    progress: bool
 
 
 class Walker:
@@ -134,7 +144,7 @@ class Walker:
 
 
 def kept_result(
-    store: str | Path | None, facts: Mapping[str, Any], make: Callable[[Checkpoint], xr.Dataset], every: float = 60.0
+    store: str | Path | None, facts: Mapping[str, Any], make: Callable[[Checkpoint], xr.Dataset], every: float = EVERY
 ) -> xr.Dataset:
     """Return a finished result, or make it and keep it.
 
@@ -172,11 +182,10 @@ def kept_result(
 
 
 @at_once()
-@checked(checkpoint_every=number(0), batch_tokens=count(1), progress=flag)
+@checked()
 def walked(
     name: str, model: Model, prompts: Prompts, settings: Mapping[str, Any], make: Callable[[Walker], xr.Dataset],
-    seed: int = 0, *, batch_tokens: int | None = None, store: str | Path | None = None, checkpoint_every: float = 60.0,
-    progress: bool = False,
+    seed: int = 0, **walk: Unpack[Walk],
 ) -> xr.Dataset:  # fmt: skip
     """Return what a function makes of prompts, with its provenance.
 
@@ -186,7 +195,7 @@ def walked(
         See `tokinterp.results.stamp.stamped`.
     make : callable
         Makes the labelled result with a `Walker`.
-    batch_tokens, store, checkpoint_every, progress
+    **walk
         See `Walk`.
 
     Raises
@@ -199,7 +208,7 @@ def walked(
     facts = {**fit_facts(model, prompts), "function": name, "settings": describe(dict(settings)), "seed": seed}
 
     def whole(keep: Checkpoint) -> xr.Dataset:
-        walker = Walker(model, keep, batch_tokens, progress)
+        walker = Walker(model, keep, walk.get("batch_tokens"), walk.get("progress", False))
         return stamped(make(walker), name, model, prompts, settings, seed)
 
-    return kept_result(store, facts, whole, checkpoint_every)
+    return kept_result(walk.get("store"), facts, whole, walk.get("checkpoint_every", EVERY))

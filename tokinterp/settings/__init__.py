@@ -123,6 +123,7 @@ __all__ = [
     "numbered",
     "of",
     "one_of",
+    "options_of",
     "pair",
     "path",
     "places",
@@ -206,7 +207,7 @@ def checked(**kinds: Kind) -> Callable[[T], T]:
             return function  # pyright: ignore[reportReturnType]
         signature = inspect.signature(function)
         own = {n: p for n, p in signature.parameters.items() if n not in ("self", "cls")}
-        options = _options(function, own.values())
+        options = options_of(function)
         if unknown := [n for n in kinds if n not in (*own, *options)]:
             raise TypeError(f"{function.__qualname__} has no parameter {unknown[0]!r}")
         chosen = {n: _of_parameter(n, p, kinds.get(n)) for n, p in {**own, **options}.items()}
@@ -250,9 +251,9 @@ def checked(**kinds: Kind) -> Callable[[T], T]:
     return decorate
 
 
-def _options(function: Callable[..., Any], own: Iterable[inspect.Parameter]) -> dict[str, inspect.Parameter]:
+def options_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """Return what ``**options: Unpack[Options]`` may be, by the annotations of the dictionary's type."""
-    written = [str(p.annotation) for p in own if p.kind is p.VAR_KEYWORD]
+    written = [str(p.annotation) for p in inspect.signature(function).parameters.values() if p.kind is p.VAR_KEYWORD]
     if not written or not written[0].startswith("Unpack["):
         return {}
     held = inspect.unwrap(function).__globals__[written[0][7:-1]].__annotations__  # pyright: ignore[reportFunctionMemberAccess]

@@ -49,7 +49,7 @@ def test_a_small_network_beats_the_majority_in_seconds():
 @pytest.mark.slow
 def test_resuming_gives_the_same_bits(tmp_path):
     def run(folder):
-        return quick(seeds=(0, 1), steps=9, folder=folder, save_seconds=0)
+        return quick(seeds=(0, 1), steps=9, folder=folder, checkpoint_every=0)
 
     class Killed(Exception):
         pass

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from ...fitted import Tensors
 from ...models.steady import steady
 from ...results.dataset import check, numbers_version, variable
 from ...results.stamp import stamped
-from ...run.checkpoint import Checkpoint, State
+from ...run.checkpoint import EVERY, Checkpoint, State
 from ...run.signals import at_once
 from ...run.walk import kept_result
 from ...settings import checked, count, fraction, one_of, several
@@ -29,7 +29,7 @@ from .formats import IGNORED, Sequences
 from .network import Network, build, network_info, parameters_hash
 from .schedule import Schedule
 from .task import Samples, Task, majority
-from .training import load_optimiser, network_tensors, optimiser_tensors
+from .training import Training, device_of, load_optimiser, network_tensors, optimiser_tensors
 
 REFERENCE = "Pfau, Merrill and Bowman 2024, arXiv 2404.15758, figure 4"
 VARIANTS = ("frozen", "released")
@@ -82,12 +82,9 @@ def probe_fillers(
     variant: str = "frozen",
     schedule: Schedule | None = None,
     random_trunk: bool = True,
-    test_examples: int = 2000,
     seed: int = 0,
-    device: torch.device | str | None = None,
     store: str | Path | None = None,
-    checkpoint_every: float = 60.0,
-    progress: bool = True,
+    **how: Unpack[Training],
 ) -> xr.Dataset:
     """Finetune the end of a network to answer after fewer fillers, once for each share kept.
 
@@ -110,17 +107,13 @@ def probe_fillers(
         The published one by default: 1e7 examples once, batch 256, rate 1e-4.
     random_trunk : bool
         Whether an untrained network of the same shape is probed as well, named ``"random"``.
-    test_examples, seed : int
-        Examples of the test; seed of the data.
-    device : torch.device or str, optional
-        A GPU if there is one.
+    seed : int
+        Of the data.
     store : path, optional
         zarr folder for the result.  What is finished, and the state of the probe under way, are kept in
         ``STORE.partial``: the same call goes on from there and ends in the same numbers.  A finished result is read.
-    checkpoint_every : float
-        Seconds between two saved states, at least ten times as long as saving takes; 0 saves every step.
-    progress : bool
-        Show a bar.
+    **how
+        ``device``, ``test_examples``, ``checkpoint_every``, ``progress``: see `Training`.
 
     Returns
     -------
@@ -140,7 +133,7 @@ def probe_fillers(
     """
     shares = _check_probe(trunks, task, kept, variant)
     schedule = schedule or Schedule(steps=10_000_000 // 256, batch=256, rate=1e-4)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place, test_examples = device_of(how), how.get("test_examples", 2000)
     trunks = dict(trunks)
     if random_trunk:
         trunks["random"] = _untrained_like(next(iter(trunks.values())), task, seed)
@@ -154,7 +147,8 @@ def probe_fillers(
     def make(keep: Checkpoint) -> xr.Dataset:
         test = task.test_set("filler", test_examples, PROBE_SEED, place)
         tune = partial(finetune, task=task, variant=variant, schedule=schedule, seed=seed)
-        scores = _probe_all(trunks, task, shares, tune, schedule.steps, test, keep, progress)
+        bar = how.get("progress", True)
+        scores = _probe_all(trunks, task, shares, tune, schedule.steps, test, keep, bar)
         shape = (len(trunks), len(shares))
         accuracy = np.array([x for x, _, _ in scores], dtype=float).reshape(*shape, len(task.strata))
         auc = np.array([x for _, x, _ in scores], dtype=float).reshape(shape)
@@ -162,7 +156,7 @@ def probe_fillers(
         ds = _probe_dataset(task, shares, list(trunks), accuracy, auc, correct, test)
         return finish(ds, next(iter(trunks.values())), task, parameters, "FillersProbe", seed)
 
-    return kept_result(store, facts, make, checkpoint_every)
+    return kept_result(store, facts, make, how.get("checkpoint_every", EVERY))
 
 
 def _probe_all(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 from ...files.paths import local_path
 from ...fitted import Tensors, load_tensors, save_tensors
 from ...results.dataset import check, numbers_version, provenance, variable
-from ...run.checkpoint import Checkpoint, State
+from ...run.checkpoint import EVERY, Checkpoint, State
 from ...run.facts import fingerprint
 from ...run.signals import at_once
-from ...settings import checked, count, number, several
+from ...settings import checked, count, several
 from .evaluation import evaluate, loss_sum
 from .formats import IGNORED, Sequences
 from .network import Network, build, network_info, parameters_hash
@@ -35,8 +35,29 @@ CHUNK = 8
 """Batches drawn at once."""
 
 
+class Training(TypedDict, total=False):
+    """Where networks are trained, and how they are judged and kept.
+
+    Attributes
+    ----------
+    device : torch.device or str, optional
+        A GPU if there is one.
+    test_examples : int
+        Examples of the test, 2000 by default.
+    checkpoint_every : float
+        Seconds between two saved states, at least ten times as long as saving takes; 60 by default, 0 saves every step.
+    progress : bool
+        Show a bar, as by default.
+    """
+
+    device: torch.device | str | None
+    test_examples: int
+    checkpoint_every: float
+    progress: bool
+
+
 @at_once()
-@checked(seeds=several(count(), 1, once=True), test_examples=count(2), save_seconds=number(0))
+@checked(seeds=several(count(), 1, once=True), test_examples=count(2))
 def train(
     task: Task,
     mixture: Mapping[str, float] | None = None,
@@ -45,11 +66,8 @@ def train(
     schedule: Schedule | None = None,
     seeds: Sequence[int] = (0,),
     folder: str | Path | None = None,
-    device: torch.device | str | None = None,
-    test_examples: int = 2000,
-    save_seconds: float = 120.0,
     compile: bool | None = None,
-    progress: bool = True,
+    **how: Unpack[Training],
 ) -> tuple[xr.Dataset, dict[int, Any]]:
     """Train one network per seed and evaluate each format on its own test set.
 
@@ -69,16 +87,10 @@ def train(
     folder : path, optional
         Where networks are kept (``seed-N.safetensors``), and the state of training beside them: the same call goes on
         where it was stopped and ends in the same bits.
-    device : torch.device or str, optional
-        A GPU if there is one.
-    test_examples : int
-        Per format.
-    save_seconds : float
-        Time between two checkpoints, at least ten times what writing one takes; 0 writes one after each step.
     compile : bool, optional
         Whether ``torch.compile`` is used; by default on a GPU.  Matrix products are bfloat16 there (autocast).
-    progress : bool
-        Show a bar.
+    **how
+        ``device``, ``test_examples`` (of each format), ``checkpoint_every``, ``progress``: see `Training`.
 
     Returns
     -------
@@ -106,7 +118,7 @@ def train(
     mixture = {"filler": 0.5, "parallel": 0.5} if mixture is None else dict(mixture)
     network, schedule = network or Network(), schedule or Schedule.budget()
     shares = _shares(task, mixture, schedule.batch)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place, test_examples = device_of(how), how.get("test_examples", 2000)
     facts = {
         "task": asdict(task), "mixture": mixture, "network": asdict(network), "schedule": asdict(schedule),
         "test_examples": test_examples,
@@ -119,13 +131,18 @@ def train(
         )
         file = None if folder is None else network_file(folder, seed)
         own = {**facts, "seed": seed, "device": place.type, "tokinterp": numbers_version()}
-        with Checkpoint(file, own, save_seconds, name="folder") as keep:
+        with Checkpoint(file, own, how.get("checkpoint_every", EVERY), name="folder") as keep:
             if keep.finished:
                 run.take_result(keep)
             else:
-                run.go(tests, keep, progress)
+                run.go(tests, keep, how.get("progress", True))
         runs[seed] = run
     return _dataset(task, facts, tests, runs), {seed: run.lm.to("cpu").eval() for seed, run in runs.items()}
+
+
+def device_of(how: Training) -> torch.device:
+    """Return the device on which networks are trained."""
+    return torch.device(how.get("device") or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 class Run:
