@@ -132,6 +132,39 @@ def test_show_says_how_far_an_unfinished_run_has_come(call, tiny_folder, tmp_pat
     assert "2 prompts done" in out
 
 
+def test_show_says_how_far_walks_fits_and_conditions_have_come(call, tiny_folder, tmp_path, monkeypatch):
+    model, seen = ti.load_model(tiny_folder, device="cpu"), []
+    prompts = ti.Prompts.from_texts(TEXTS, model, max_tokens=32)
+    own = type(model).run
+
+    def failing(self, *given, **options):
+        seen.append(1)
+        if len(seen) == failing.last:
+            raise RuntimeError("the power went off")
+        return own(self, *given, **options)
+
+    monkeypatch.setattr(type(model), "run", failing)
+    options = {"batch_tokens": 32, "checkpoint_every": 0, "progress": False}
+    makers = {
+        "walk.zarr": (lambda **kept: ti.behaviour.continuations(model, prompts, 2, **kept), "continuations"),
+        "lens.safetensors": (lambda **kept: ti.lens.fit_tuned_lens(model, prompts, steps=1, **kept), "a fit"),
+        "both.zarr": (lambda **kept: ti.measure_conditions(
+            model, {n: ti.Condition(prompts) for n in "ab"}, {"lens": LogitLens()}, **kept), "lens (LogitLens)"),
+    }  # fmt: skip
+    for name, (make, says) in makers.items():
+        seen.clear()
+        failing.last = 10**6
+        make(**options)
+        failing.last, _ = len(seen), seen.clear()
+        with pytest.raises(RuntimeError, match="power"):
+            make(**options, store=tmp_path / name)
+        code, out, _ = call("show", tmp_path / name)
+        assert code == 0
+        assert f"{name} is unfinished" in out
+        assert says in out
+        assert "after " in out or "parts finished" in out or "1 prompts done" in out, out
+
+
 def test_load_says_what_a_model_is_and_offers(call, tiny_folder):
     code, out, _ = call("load", tiny_folder, "--device", "cpu")
     assert code == 0

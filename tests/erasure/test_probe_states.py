@@ -23,8 +23,7 @@ def test_states_are_standardised_over_the_tokens_of_the_text(model, fitted):
     y = fitted.standardise(x, 2).double()
     torch.testing.assert_close(y.mean(0), torch.zeros(32, dtype=torch.float64), atol=1e-5, rtol=0)
     torch.testing.assert_close(y.std(0, correction=0), torch.ones(32, dtype=torch.float64), atol=1e-5, rtol=0)
-    weight, bias = fitted.folded(2, 0)
-    logits = torch.log_softmax(x @ weight.T + bias, 1)
+    logits = torch.log_softmax(fitted.standardise(x, 2) @ fitted.weight(2, 0).T, 1)
     target = torch.cat([b.tokens.ids for b in ti.stream(model, prompts, ti.resid([2]))])
     expected = logits.gather(1, torch.searchsorted(fitted.labels, target)[:, None])[:, 0]
     torch.testing.assert_close(fitted.read(x, 2, 0, target).log_prob, expected, atol=1e-4, rtol=1e-4)

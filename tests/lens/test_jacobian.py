@@ -82,20 +82,17 @@ def test_files_of_both_kinds_hold_the_same_lens(tmp_path):
     of = model()
     lens = fit(of)
     assert JacobianLens.load(lens.save(tmp_path / "a.safetensors"), of).digest == lens.digest
-    path = lens.save_published(tmp_path / "a.pt")
-    found = torch.load(path, weights_only=True)
-    assert set(found) == {"J", "n_prompts", "source_layers", "d_model"}
-    assert found["source_layers"] == sorted(found["J"]) == [0, 1], "their block l is our layer l + 1"
-    again = JacobianLens.load(path, of)
+    theirs = {  # their block l is our layer l + 1
+        "J": {n - 1: w.half() for n, w in zip(lens.layers, lens.weight, strict=True)}, "source_layers": [0, 1],
+        "n_prompts": 2, "d_model": of.info.d_model,
+    }  # fmt: skip
+    torch.save(theirs, tmp_path / "a.pt")
+    again = JacobianLens.load(tmp_path / "a.pt", of)
     assert again.layers == lens.layers == [1, 2]
     assert torch.equal(again.weight, lens.weight.half().float())
     torch.save({"weight": torch.zeros(2)}, tmp_path / "b.pt")
     with pytest.raises(ValueError, match=r"b\.pt holds no Jacobian lens"):
         JacobianLens.load(tmp_path / "b.pt")
-    with pytest.raises(ValueError, match="layer 0 enters block 0"):
-        fit(of, layers=[0]).save_published(tmp_path / "c.pt")
-    with pytest.raises(ValueError, match="to=2: the reference format knows lenses to the last layer only"):
-        fit(of, layers=[1], to=2).save_published(tmp_path / "d.pt")
 
 
 def test_a_gradient_that_is_not_finite_stops_the_fit_at_once(tmp_path, monkeypatch):

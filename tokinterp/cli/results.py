@@ -23,11 +23,11 @@ def show(run: o.Run) -> None:
     from ..files.paths import local_path
     from ..results.stores import read
     from ..results.tables import summary_text, unfinished_text
-    from ..run.facts import partial_folder
+    from ..run.facts import unfinished_folder
 
     run = local_path(run, "RUN")
-    unfinished = not run.exists() and partial_folder(run).exists()
-    say(unfinished_text(run) if unfinished else summary_text(read(run)))
+    folder = unfinished_folder(run)
+    say(summary_text(read(run)) if folder is None else unfinished_text(run, folder))
 
 
 def report(

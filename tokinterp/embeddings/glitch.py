@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     from ..run.batch import Batch
 
 LAND = "Land and Bartolo 2024, Fishing for Magikarp, arXiv 2405.05417, section 2.2.3"
-VERDICTS = (
-    "strong_rejected", "weak_rejected", "encoding_failed", "strong_verified", "weak_verified", "inconclusive",
-    "not_finite", "",
-)  # fmt: skip
 LOW = 0.01  # probability below which a token counts as not repeated
 HALF = 12  # candidates on either side in the window of the display cut
 PLACEHOLDERS = 200  # tokens that are tried

@@ -148,17 +148,6 @@ class TokenProbes(Fitted):
         self._check(layer, offset)
         return self._get(layer, f"bias.{offset}")
 
-    @checked(layer=count(), offset=integer)
-    def folded(self, layer: int, offset: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return weight (class, d_model) and bias (class,) that act on raw states."""
-        weight, bias = self.weight(layer, offset), self.bias(layer, offset)
-        scale, mean = self._get(layer, "scale"), self._get(layer, "mean")
-        if scale is not None and mean is not None:
-            weight = weight / scale
-            shift = -(weight @ mean)
-            bias = shift if bias is None else bias + shift
-        return weight, torch.zeros(len(weight), dtype=torch.float32, device="cpu") if bias is None else bias
-
     @checked(layer=count())
     def standardise(self, resid: torch.Tensor, layer: int) -> torch.Tensor:
         """Return float32 states (row, d_model) as the probes of a layer see them."""

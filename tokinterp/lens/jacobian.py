@@ -135,31 +135,6 @@ class JacobianLens(Fitted):
             return rows
         return rows @ self.weight[self.layers.index(layer)].to(rows.device)
 
-    @checked()
-    def save_published(self, path: str | Path) -> Path:
-        """Write the file of the reference implementation: float16 matrices by block, for the programs that read it.
-
-        It is a torch pickle and names neither model nor prompts; `save` writes what `load` can check.
-
-        Raises
-        ------
-        ValueError
-            If the lens has layer 0, or leads to another layer than the last: the format cannot say so.
-        """
-        path = local_path(path)
-        blocks = [n - 1 for n in self.layers]
-        if -1 in blocks:
-            raise ValueError("layers: layer 0 enters block 0, and the reference format knows outputs of blocks only")
-        if (to := self.facts["to"]) != self.facts.get("n_layers", to):
-            raise ValueError(f"to={to}: the reference format knows lenses to the last layer only: use save")
-        matrices = {b: w.half().cpu() for b, w in zip(blocks, self.weight, strict=True)}
-        file = {
-            "J": matrices, "n_prompts": self.facts["n_prompts"], "source_layers": blocks,
-            "d_model": self.weight.shape[-1],
-        }  # fmt: skip
-        torch.save(file, path)
-        return path
-
     @classmethod
     @checked()
     def load(cls, path: str | Path, model: Model | None = None) -> JacobianLens:

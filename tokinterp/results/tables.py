@@ -11,7 +11,8 @@ import numpy as np
 import xarray as xr
 
 from ..files.escape import in_one_line
-from ..run.facts import partial_folder, read_facts
+from ..run.checkpoint import how_far
+from ..run.facts import read_facts
 from ..run.loop import read_progress
 from .dataset import circumstances
 from .dataset import kind as kind_of
@@ -196,18 +197,24 @@ def summary_text(run: xr.DataTree) -> str:
     return "\n".join(out)
 
 
-def unfinished_text(run: Path) -> str:
-    """Return how far an unfinished run has come."""
-    folder = partial_folder(run)
+def unfinished_text(run: Path, folder: Path) -> str:
+    """Return how far an unfinished run, walk or fit has come, of which this folder is kept meanwhile."""
     facts = read_facts(folder)
-    names = in_one_line(", ".join(f"{k} ({v['class']})" for k, v in facts["measurements"].items()))
-    out = [f"{run} is unfinished: the command that began it goes on", f"measurements  {names}"]
-    for share in sorted(folder.glob("share-*")) or [folder]:
-        p = read_progress(share)
-        reading = f" in reading {p.reading + 1}" if p.reading else ""
-        state = "finished" if p.finished else f"{p.done} prompts done{reading}"
-        out.append(f"{'so far' if share == folder else share.name}  {state}")
-    return "\n".join(out)
+    if "measurements" in facts:
+        names = ", ".join(f"{k} ({v['class']})" for k, v in facts["measurements"].items())
+        rows, how = [("measurements", names)], _so_far
+    else:
+        rows, how = [("function", facts.get("function", "a fit"))], how_far
+    parts = sorted(p for p in folder.iterdir() if p.name.startswith("share-") or p.suffix in (".zarr", ".partial"))
+    for part in parts or [folder]:
+        state = "finished" if part.suffix == ".zarr" else how(part)
+        rows.append(("so far" if part == folder else part.name.removesuffix(".partial"), state))
+    return f"{run} is unfinished: the command that began it goes on\n{columns(rows)}"
+
+
+def _so_far(folder: Path) -> str:
+    p = read_progress(folder)
+    return "finished" if p.finished else f"{p.done} prompts done{f' in reading {p.reading + 1}' if p.reading else ''}"
 
 
 def columns(rows: Sequence[tuple[str, Any]]) -> str:

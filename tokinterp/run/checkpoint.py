@@ -162,19 +162,19 @@ class Checkpoint:
         stop = self._stop()
         due = self.path is not None and time.monotonic() - self._saved >= max(self.every, self._pause)
         if state is not None and self.path is not None and (due or stop or last):
-            self.save(state)
+            self.save(state, said)
         if stop:
             how = f"give {self.name}= to be able to go on" if self.path is None else "the same call goes on from there"
             raise stopped(stop, f"stopped {said}; {how}")
         if last:
             self._open.close()
 
-    def save(self, state: Callable[[], State]) -> None:
-        """Keep a whole step now."""
+    def save(self, state: Callable[[], State], said: str = "") -> None:
+        """Keep a whole step now, and how far it has come."""
         began = time.monotonic()
         check_steady()
         notes, tensors = state()
-        self.save_part(STATE, tensors, {"notes": notes}, finite=False)
+        self.save_part(STATE, tensors, {"notes": notes, "said": said}, finite=False)
         self._saved = time.monotonic()
         self._pause = 10 * (self._saved - began) if self.every else 0.0  # large states: at most a tenth of the time
 
@@ -316,6 +316,14 @@ def read_notes(folder: Path) -> dict[str, Any]:
     """Return the notes of the last whole step in a folder, without its tensors; none if nothing was finished."""
     file = folder / STATE
     return read_note(file, KIND, "step of a run")["facts"]["notes"] if file.is_file() else {}
+
+
+def how_far(folder: Path) -> str:
+    """Return how far what is kept in a folder has come, in words."""
+    file = folder / STATE
+    said = read_note(file, KIND, "step of a run")["facts"].get("said", "") if file.is_file() else ""
+    parts = len([p for p in folder.glob("*.safetensors") if p.name != STATE])
+    return "; ".join([*([said] if said else []), *([f"{parts} parts finished"] if parts else [])]) or "nothing yet"
 
 
 @contextmanager

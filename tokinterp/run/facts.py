@@ -110,6 +110,12 @@ def partial_folder(store: Path) -> Path:
     return store.with_name(store.name + ".partial")
 
 
+def unfinished_folder(store: Path) -> Path | None:
+    """Return the folder in which a result that is not there yet is kept: of a run, or of several."""
+    there = [store.with_name(f"{store.name}.{kind}") for kind in ("partial", "conditions", "nulls")]
+    return None if store.exists() else next((f for f in there if f.is_dir()), None)
+
+
 def remove_partial(store: Path, facts: Facts, root: Path | None = None) -> None:
     """Delete what is left of an unfinished run, in its folder, whose finished result is there."""
     sweep(store)
