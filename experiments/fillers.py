@@ -20,7 +20,6 @@ from tokinterp.attention import (
     massive_roles,
     policy_loss,
     registers,
-    segment_coverage,
     segment_probe,
     sentinels,
     separator_windows,
@@ -99,10 +98,10 @@ def run(p: Settings, kept: Path | None = None) -> dict[str, xr.Dataset]:
         asked = {
             "text_attention": ti.attention.AttentionMass(),
             "sinks": ti.attention.AttentionSinks(tokens=min(64, max(prompts.lengths))),
+            "coverage": ti.attention.SegmentCoverage(),
         }
         found = ti.measure(m, prompts, asked, store=stage(kept, f"{name}text.zarr"), progress=False)
         nodes |= {f"{name}{k}": found[k].to_dataset() for k in asked}
-        nodes[f"{name}coverage"] = segment_coverage(m, prompts)
         if len(prompts) >= 5:
             nodes[f"{name}segments"] = segment_probe(m, prompts)
         nodes[f"{name}routing"] = routing(m, questions, **one)

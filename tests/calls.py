@@ -588,7 +588,7 @@ CALLS: dict[str, Callable[[World], Call]] = {
         "registers": {**MP, "n_registers": [1]},
         "route_graph": MP, "draw_route": _of("route_graph"),
         "policy_loss": {**MP, "window": 4}, "sentinels": {**MP, "kinds": ["dots"], "chunk": 5},
-        "segment_coverage": MP, "segment_probe": {"model": lambda w: w.model, "prompts": lambda w: w.many, "least": 2,
+        "segment_probe": {"model": lambda w: w.model, "prompts": lambda w: w.many, "least": 2,
                                                   "folds": 2},
         "separator_windows": MP,
         "read_dots": {"lm": lambda w: w.network, "task": TASK, "prompts": 3},

@@ -49,8 +49,8 @@ MUTANTS = [
     ("all channels are massive", "tokinterp/attention/massive.py", "found.append(table.channel[table.channel >= 0].cpu())",
      "found.append(torch.arange(x.shape[-1]))",
      "tests/attention/test_massive.py::test_effects_of_massive_rows_are_those_of_a_loop"),
-    ("loss of registers counted", "tokinterp/attention/massive.py", 'TokenLoss("rest")', "TokenLoss()",
-     "tests/attention/test_massive.py::test_loss_with_registers_is_that_of_the_text"),
+    ("loss of registers counted", "tokinterp/attention/sentinel.py", 'TokenLoss("rest")', "TokenLoss()",
+     "tests/attention/test_sentinel_registers.py::test_loss_with_registers_is_that_of_the_text"),
     ("enrichment with sink of sentinels", "tokinterp/attention/sentinel.py", 'found["mass"]["net_enrichment"]', 'found["mass"]["enrichment"]',
      "tests/attention/test_sentinel.py::test_changes_by_sentinels_are_those_of_a_loop"),
 ]  # fmt: skip

@@ -1,14 +1,15 @@
 """Attention: mass on sets of tokens, sinks, what masks and separators and registers cost, who is massive."""
 
+from .coverage import SegmentCoverage
 from .first_token import FirstTokenAttention
 from .graph import route_graph
 from .masks import Policy, keep_only, policy_loss
 from .mass import AttentionMass
-from .massive import massive_effects, massive_roles, registers
+from .massive import NormAttention, massive_effects, massive_roles
 from .rank import AttentionRank
 from .routes import InformationRoutes
-from .sentinel import sentinels
-from .separators import segment_coverage, segment_probe, separator_windows
+from .sentinel import registers, sentinels
+from .separators import segment_probe, separator_windows
 from .set_norms import SetNorms
 from .sinks import AttentionSinks
 
@@ -18,7 +19,9 @@ __all__ = [
     "AttentionSinks",
     "FirstTokenAttention",
     "InformationRoutes",
+    "NormAttention",
     "Policy",
+    "SegmentCoverage",
     "SetNorms",
     "keep_only",
     "massive_effects",
@@ -26,7 +29,6 @@ __all__ = [
     "policy_loss",
     "registers",
     "route_graph",
-    "segment_coverage",
     "segment_probe",
     "sentinels",
     "separator_windows",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Unpack
 
@@ -11,95 +11,181 @@ import torch
 import xarray as xr
 
 from ..behaviour.loss import TokenLoss
-from ..kernels.massive import RULES, check_rule, massive_entries, massive_rows, measure_sizes
+from ..kernels.massive import RULES, massive_entries, massive_rows, measure_sizes
 from ..models.steady import steady
 from ..results.dataset import block_coords, layer_coords, variable
-from ..results.stamp import finish, stamped
+from ..results.stamp import stamped
 from ..run.conditions import Condition, Runs, compared
 from ..run.edits import apply
+from ..run.measurement import Field, Measurement
 from ..run.sites import Site, resid
-from ..run.stream import capture, stream
-from ..settings import checked, count, mapping, one_of, several
+from ..run.stream import stream
+from ..settings import checked, mapping, one_of
+from ..settings.describe import numbered
 from ..stats.tests import spearman
-from ..text.items import Tokens
 from ..text.marks import mark
 from ..text.prompts import Prompts
-from .blocks import shown_blocks
 from .first_token import FirstTokenAttention
 from .kernels import attention_received
 from .masks import _noise
-from .mass import AttentionMass
 from .set_norms import SETS, SUN, SetNorms
-from .token_sets import check_sets, padded, resolve
+from .token_sets import check_sets, resolve
 
 if TYPE_CHECKING:
     from ..models.base import Model
+    from ..models.info import ModelInfo
     from ..run.batch import Batch
 
 
-@checked(sets=mapping())
+SHORTEST = 4
+"""Tokens that a prompt must have."""
+
+
+@checked()
+class NormAttention(Measurement):
+    """Whether tokens of large norm receive attention, and how much what is taken from the first token varies.
+
+    Parameters
+    ----------
+    blocks : iterable of int, optional
+        All by default.
+
+    Notes
+    -----
+    ``norm_rank_correlation`` is Spearman's, of the norm of a token entering the block and the attention it receives,
+    mean over heads. ``update_variation`` is how much what queries take from position 0 varies over queries,
+    ||u_q - mean u|| / ||mean u|| as root mean square, from the third query on; a constant update is a bias. Both are
+    NaN for prompts of fewer than 4 tokens.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> asked = {"roles": ti.attention.NormAttention()}
+    >>> run = ti.measure(ti.load_model(), ["The Nile flows north."], asked, progress=False)
+    >>> run["roles"]["update_variation"].dims
+    ('prompt', 'block', 'head')
+    """
+
+    first = ("norm_rank_correlation", "update_variation")
+    fields = {
+        "norm_rank_correlation": Field(
+            ("prompt", "block"), "rank correlation of norm and attention received", "1", SUN,
+            short="rank correlation of norm and attention", range=(-1, 1), chance=0,
+        ),
+        "update_variation": Field(
+            ("prompt", "block", "head"), "relative variation of the update from position 0", "1", SUN,
+            short="variation of the update from position 0", range=(0, None),
+        ),
+    }  # fmt: skip
+    block_site = "pattern"
+    streams = True
+
+    def __init__(self, blocks: Iterable[int] | None = None) -> None:
+        super().__init__()
+        self.blocks = blocks
+
+    def sites(self, info: ModelInfo) -> list[Site]:
+        """Return the patterns of the blocks, and the stream that enters each."""
+        return [Site(name, b) for b in self.at_blocks(info) for name in ("resid", "pattern")]
+
+    def begin(self, info: ModelInfo, prompts: Prompts) -> None:
+        """Check that some prompt is long enough."""
+        super().begin(info, prompts)
+        if max(prompts.lengths) < SHORTEST:
+            raise ValueError(f"the longest prompt has {max(prompts.lengths)} tokens: {SHORTEST} or more are needed")
+
+    def look(self, batch: Batch, site: Site, value: torch.Tensor) -> torch.Tensor:
+        """Reduce a stream to norms; a pattern to what each position receives, and mean and spread over queries."""
+        if site.name == "resid":
+            return torch.linalg.vector_norm(value.float(), dim=-1).masked_fill(~batch.mask, 0)
+        received = attention_received(value, batch.mask).mean(1).masked_fill(~batch.mask, 0)
+        asked = batch.mask[:, None, 2:].double()
+        n = asked.sum(-1).clamp_min(1)
+        taken = value[:, :, 2:, 0].double() * asked  # the value of position 0 is one vector, so its weights say all
+        mean = taken.sum(-1) / n
+        spread = (((taken - mean[..., None]) * asked).square().sum(-1) / n).sqrt()
+        return torch.cat([received, mean, spread], 1)
+
+    def update(self, batch: Batch) -> None:
+        """Take correlations and variations of a batch."""
+        rank, varies = [], []
+        lengths = torch.tensor(batch.lengths, device=batch.device, dtype=torch.int64)
+        for b in self.at_blocks():
+            norms, seen = (batch.seen(self, Site(name, b)) for name in ("resid", "pattern"))
+            received, rest = seen.split((batch.ids.shape[1], seen.shape[1] - batch.ids.shape[1]), 1)
+            mean, spread = rest.chunk(2, 1)
+            pairs = zip(norms.cpu().numpy(), received.cpu().numpy(), batch.lengths, strict=True)
+            rank.append(torch.tensor([spearman(x[:n], y[:n]) for x, y, n in pairs], dtype=torch.float64, device="cpu"))
+            varies.append(spread / mean)
+        short = (lengths < SHORTEST)[:, None]
+        self.keep(
+            batch, norm_rank_correlation=torch.stack(rank, 1).to(batch.device).masked_fill(short, torch.nan),
+            update_variation=torch.stack(varies, 1).masked_fill(short[..., None], torch.nan),
+        )  # fmt: skip
+
+
+def shown_blocks(model: Model) -> tuple[tuple[int, ...], dict[str, str]]:
+    """Return the blocks whose attention weights can be looked at, and what a result says of the others.
+
+    Raises
+    ------
+    ValueError
+        If there are none.
+    """
+    shown: tuple[int, ...] = getattr(model, "offered", {}).get("pattern") or tuple(range(model.info.n_layers))
+    model.check([Site("pattern", b) for b in shown])
+    if not (others := sorted({*range(model.info.n_layers)} - {*shown})):
+        return shown, {}
+    return shown, {"blocks_without_pattern": f"{numbered(others)}: no attention weights to look at there (NaN)"}
+
+
+@checked(sets=mapping(), rule=one_of(*RULES))
 @steady
 def massive_roles(
-    model: Model, prompts: Prompts, sets: dict | None = None, *, rule: str = "norm", factor: float = 10.0
-) -> xr.Dataset:
+    model: Model, prompts: Prompts, sets: dict | None = None, *, rule: str = "norm", factor: float = 10.0,
+    **run: Unpack[Runs],
+) -> xr.Dataset:  # fmt: skip
     """Say which tokens carry massive activations and whether large norms go with attention received.
 
     Parameters
     ----------
     model, prompts
-        Prompts are run one at a time; one block's pattern is held at once.
+        What to run, and on what.
     sets : dict, optional
         Named sets of tokens, see `AttentionMass`; give fillers and ``first filler`` of inserted items, for example.
     rule, factor
         What counts as massive, see `tokinterp.kernels.massive.massive_rows`.
+    **run
+        ``batch_tokens``, ``store``, ``share``, ...: see `tokinterp.run.conditions.Runs`.
 
     Returns
     -------
     xarray.Dataset
-        ``massive_share`` by layer and ``key_set``: share of the tokens of a set that are massive.
-        ``norm_rank_correlation`` by prompt and block: Spearman's, of the norm of a token entering the block and the
-        attention it receives, mean over heads. ``update_variation`` by prompt, block and head: how much what
-        queries take from position 0 varies over queries, ||u_q - mean u|| / ||mean u|| as root mean square, from the
-        third query on; a constant update is a bias. Both are NaN in blocks of a hybrid that have no attention
-        weights (named in ``blocks_without_pattern``).
+        ``massive_share`` by layer and ``key_set``: share of the tokens of a set that are massive, of all prompts
+        together.  ``norm_rank_correlation`` and ``update_variation``, see `NormAttention`: NaN in blocks of a hybrid
+        that have no attention weights (named in ``blocks_without_pattern``).
 
     Raises
     ------
     ValueError
         For an unknown rule or set, or if every prompt is shorter than 4 tokens.
     """
-    check_rule(rule)
     sets = check_sets("sets", SETS if sets is None else sets)
-    if max(prompts.lengths) < 4:
-        raise ValueError(f"the longest prompt has {max(prompts.lengths)} tokens: 4 or more are needed")
-    packed = resolve(prompts, sets)
-    n = model.info.n_layers
     shown, note = shown_blocks(model)
-    hits, counts = np.zeros((n + 1, len(sets))), np.zeros(len(sets))
-    rank = np.full((len(prompts), n), np.nan)
-    varies = np.full((len(prompts), n, model.info.n_heads), np.nan)
-    norms: dict[int, np.ndarray] = {}
-    for i in range(len(prompts)):
-        norms.clear()
-        batch = capture(model, prompts, [i], resid([0]))
-        member = padded(packed, batch)[0]
-        counts += member.sum(1).cpu().numpy()
-
-        def look(batch: Batch, site: Site, value: torch.Tensor, i: int = i, member=member) -> None:
-            if site.name == "resid":
-                rows = massive_rows(value, batch.mask, rule, factor)[0]
-                hits[site.at] += (member & rows).sum(1).cpu().numpy()
-                norms[site.at] = torch.linalg.vector_norm(value[0].float(), dim=-1).cpu().numpy()
-            elif value.shape[2] >= 4:
-                received = attention_received(value).mean(1)[0].cpu().numpy()
-                rank[i, site.at] = spearman(norms[site.at], received)
-                taken = value[0, :, 2:, 0].double()  # the value of position 0 is one vector, so its weights say all
-                varies[i, site.at] = (taken.std(-1, unbiased=False) / taken.mean(-1)).cpu().numpy()
-
-        sites = [*resid(range(n + 1)), *(Site("pattern", b) for b in shown)]
-        capture(model, prompts, [i], sites, consume=look)
+    asked = {"sizes": SetNorms(sets, rule=rule, factor=factor), "roles": NormAttention(shown)}
+    found = compared(model, {"whole": Condition(prompts)}, asked, **run)
+    if found is None:
+        return xr.Dataset()
+    n = model.info.n_layers
+    each = found["sizes"]["massive_share"].isel(condition=0).transpose("prompt", "layer", "key_set").values
+    members = np.add.reduceat(resolve(prompts, sets).astype(int), prompts.starts[:-1], axis=1).T  # (prompt, set)
+    finite = np.isfinite(each).any((1, 2))  # the others are left out
+    counts = members[finite].sum(0)
     with np.errstate(invalid="ignore"):
-        share = hits / counts
+        share = np.rint(np.nan_to_num(each[finite]) * members[finite, None]).sum(0) / counts
+    roles = found["roles"].isel(condition=0).reindex(block=np.arange(n))
+    rank = roles["norm_rank_correlation"].transpose("prompt", "block").values
+    varies = roles["update_variation"].transpose("prompt", "block", "head").values
     data = {
         "massive_share": variable(("layer", "key_set"), share, "share of the set's tokens that are massive", "1", SUN),
         "n_tokens": variable("key_set", counts.astype(int), "tokens of the set", "1"),
@@ -115,13 +201,8 @@ def massive_roles(
         **block_coords(range(n), model.info, "pattern"),
         **{k: v for k, v in layer_coords(range(n + 1), model.info).items() if k != "site"},
     }
-    settings = {
-        "sets": {k: repr(v) for k, v in sets.items()},
-        "rule": rule,
-        "factor": factor,
-        "questions": prompts.hash,
-    }
-    return finish(xr.Dataset(data, coords), model, "massive_roles", settings).assign_attrs(note)
+    settings = {"sets": {k: repr(v) for k, v in sets.items()}, "rule": rule, "factor": factor}
+    return stamped(xr.Dataset(data, coords, note), "massive_roles", model, prompts, settings)
 
 
 CONTROL = ", ordinary rows"
@@ -263,108 +344,4 @@ def _ordinary(batch: Batch, massive: torch.Tensor, seed: int) -> torch.Tensor:
     return (rank < massive.sum(1, keepdim=True)) & ~closed
 
 
-@checked(n_registers=several(count(), 1), rule=one_of(*RULES))
-@steady
-def registers(
-    model: Model,
-    prompts: Prompts,
-    *,
-    n_registers: Sequence[int] = (1, 2, 4),
-    kind: str = "newlines",
-    behind_bos: bool = False,
-    rule: str = "norm",
-    factor: float = 10.0,
-    **run: Unpack[Runs],
-) -> xr.Dataset:
-    """Prepend blank tokens and see whether sink, massive activations and norms move to them, and what that costs.
-
-    The analogue of registers (Darcet et al. 2023, arXiv 2309.16588) in a frozen language model, which was not trained
-    with them.
-
-    Parameters
-    ----------
-    model, prompts
-        Texts that leave room for the registers in the context.
-    n_registers : sequence of int
-        Grid of r; 0, the text as it is, is always added.
-    kind : str
-        Blank token that is repeated, see `build_items`.
-    behind_bos : bool
-        Whether registers follow BOS, which keeps the first place, instead of coming before everything.
-    rule, factor
-        What counts as massive, see `tokinterp.kernels.massive.massive_rows`.
-    **run
-        ``batch_tokens``, ``store``, ``share``, ...: see `tokinterp.run.conditions.Runs`.
-
-    Returns
-    -------
-    xarray.Dataset
-        By ``prompt``, ``n_fillers`` (r) and ``key_set`` (registers, the text's first token, its others): ``mass`` by
-        block, mean attention of the text's tokens but the first on the set; ``massive_share`` by layer of its tokens;
-        ``relative_norm`` by layer, mean norm over that of the text's others. Registers at r = 0 are NaN, their mass 0.
-        ``loss_change`` of the text's tokens but the first.
-
-    Raises
-    ------
-    ValueError
-        Without room, for a blank that merges with itself, or ``behind_bos`` without BOS.
-    """
-    grid = sorted({0, *(int(r) for r in n_registers)})
-    if behind_bos and not prompts.bos:
-        raise ValueError("behind_bos=True: the prompts do not begin with BOS")
-    if max(prompts.lengths) + grid[-1] > model.info.max_tokens:
-        raise ValueError(
-            f"n_registers={grid[-1]}: {grid[-1]} registers before {max(prompts.lengths)} tokens: {model.info.id} has "
-            "room for "
-            f"{model.info.max_tokens}; give shorter prompts"
-        )
-    tokens, at = Tokens(model), 1 if behind_bos else 0
-    conditions = {}
-    for r in grid:
-        blank = tokens.fillers(kind, r, np.random.default_rng(0))
-        made = Prompts.from_ids([np.insert(prompts.ids(i), at, blank) for i in range(len(prompts))], model)
-        place = np.concatenate([np.arange(k) for k in made.lengths])
-        start, register = place == (0 if behind_bos else r), (place >= at) & (place < at + r)
-        conditions[str(r)] = Condition(mark(made, register=register, start=start, rest=~register & ~start))
-    sets = {"registers": "register", "first": "start", "other": "rest"}
-    asked = {
-        "mass": AttentionMass(sets, {"text": "rest"}, value_weighted=False),
-        "sizes": SetNorms(sets, rule=rule, factor=factor), "loss": TokenLoss("rest"),
-    }  # fmt: skip
-    found = compared(model, conditions, asked, **run)
-    if found is None:
-        return xr.Dataset()
-    mass = found["mass"]["mass"].isel(query_set=0).mean("head")
-    norm, loss = found["sizes"]["norm"], found["loss"]["loss"].transpose("condition", "prompt").values
-    by, block = (("n_fillers", "prompt", d, "key_set") for d in ("layer", "block"))
-
-    def ordered(values: xr.DataArray, dims: tuple[str, ...]) -> np.ndarray:
-        return values.transpose("condition", *dims[1:]).values
-
-    data = {
-        "mass": variable(block, ordered(mass, block), "mean attention of the text on the set", "1", SINKS),
-        "massive_share": variable(
-            by, ordered(found["sizes"]["massive_share"], by), "share of the set's tokens that are massive", "1", SUN
-        ),
-        "relative_norm": variable(
-            by, ordered(norm / norm.sel(key_set="other"), by), "mean norm over that of the text's other tokens", "1",
-            REGISTERS,
-        ),
-        "loss": variable("prompt", loss[0], "cross-entropy of the text's tokens, no registers", "nat"),
-        "loss_change": variable(("n_fillers", "prompt"), loss - loss[0], "change of the loss", "nat", REGISTERS),
-    }  # fmt: skip
-    n = model.info.n_layers
-    coords = {
-        "prompt": variable("prompt", np.arange(len(prompts)), "number of the prompt in the input", "1"),
-        "n_fillers": variable("n_fillers", np.array(grid), "registers", "token"),
-        "key_set": variable("key_set", np.array(list(sets)), "set of tokens", "1"),
-        **block_coords(range(n), model.info, "pattern"),
-        **{k: v for k, v in layer_coords(range(n + 1), model.info).items() if k != "site"},
-    }
-    settings = {"n_registers": grid, "kind": kind, "behind_bos": behind_bos, "rule": rule, "factor": factor}
-    return stamped(xr.Dataset(data, coords), "registers", model, prompts, settings)
-
-
 SPIKES = "Sun, Canziani, LeCun and Zhu 2026, arXiv 2603.05498"
-REGISTERS = "Darcet et al. 2023, arXiv 2309.16588"
-SINKS = "Xiao et al. 2023, arXiv 2309.17453"

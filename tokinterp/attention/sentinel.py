@@ -11,18 +11,20 @@ import torch
 import xarray as xr
 
 from ..behaviour.loss import TokenLoss
+from ..kernels.massive import RULES
 from ..models.steady import steady
-from ..results.dataset import bound_coord, variable
+from ..results.dataset import block_coords, bound_coord, layer_coords, variable
 from ..results.documents import groups_of_prompts, interval_name
 from ..results.stamp import stamped
 from ..run.conditions import Condition, Runs, compared
-from ..settings import checked, count, several, string
+from ..settings import checked, count, one_of, several, string
 from ..stats.explained import share_explained
 from ..text.items import UNITS, Tokens
 from ..text.marks import mark
 from ..text.prompts import Prompts
 from .masks import keep_only
 from .mass import AttentionMass
+from .set_norms import SUN, SetNorms
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -200,3 +202,109 @@ def reads_own_chunk(ids: torch.Tensor, mask: torch.Tensor, size: int) -> torch.T
     causal = torch.ones(n, n, dtype=torch.bool, device=ids.device).tril()
     keep = ~mark[:, None] | (chunk[:, None] == chunk[None, :])
     return (keep & causal) & mask[:, None, :] & mask[:, :, None]
+
+
+@checked(n_registers=several(count(), 1), rule=one_of(*RULES))
+@steady
+def registers(
+    model: Model,
+    prompts: Prompts,
+    *,
+    n_registers: Sequence[int] = (1, 2, 4),
+    kind: str = "newlines",
+    behind_bos: bool = False,
+    rule: str = "norm",
+    factor: float = 10.0,
+    **run: Unpack[Runs],
+) -> xr.Dataset:
+    """Prepend blank tokens and see whether sink, massive activations and norms move to them, and what that costs.
+
+    The analogue of registers (Darcet et al. 2023, arXiv 2309.16588) in a frozen language model, which was not trained
+    with them.
+
+    Parameters
+    ----------
+    model, prompts
+        Texts that leave room for the registers in the context.
+    n_registers : sequence of int
+        Grid of r; 0, the text as it is, is always added.
+    kind : str
+        Blank token that is repeated, see `build_items`.
+    behind_bos : bool
+        Whether registers follow BOS, which keeps the first place, instead of coming before everything.
+    rule, factor
+        What counts as massive, see `tokinterp.kernels.massive.massive_rows`.
+    **run
+        ``batch_tokens``, ``store``, ``share``, ...: see `tokinterp.run.conditions.Runs`.
+
+    Returns
+    -------
+    xarray.Dataset
+        By ``prompt``, ``n_fillers`` (r) and ``key_set`` (registers, the text's first token, its others): ``mass`` by
+        block, mean attention of the text's tokens but the first on the set; ``massive_share`` by layer of its tokens;
+        ``relative_norm`` by layer, mean norm over that of the text's others. Registers at r = 0 are NaN, their mass 0.
+        ``loss_change`` of the text's tokens but the first.
+
+    Raises
+    ------
+    ValueError
+        Without room, for a blank that merges with itself, or ``behind_bos`` without BOS.
+    """
+    grid = sorted({0, *(int(r) for r in n_registers)})
+    if behind_bos and not prompts.bos:
+        raise ValueError("behind_bos=True: the prompts do not begin with BOS")
+    if max(prompts.lengths) + grid[-1] > model.info.max_tokens:
+        raise ValueError(
+            f"n_registers={grid[-1]}: {grid[-1]} registers before {max(prompts.lengths)} tokens: {model.info.id} has "
+            "room for "
+            f"{model.info.max_tokens}; give shorter prompts"
+        )
+    tokens, at = Tokens(model), 1 if behind_bos else 0
+    conditions = {}
+    for r in grid:
+        blank = tokens.fillers(kind, r, np.random.default_rng(0))
+        made = Prompts.from_ids([np.insert(prompts.ids(i), at, blank) for i in range(len(prompts))], model)
+        place = np.concatenate([np.arange(k) for k in made.lengths])
+        start, register = place == (0 if behind_bos else r), (place >= at) & (place < at + r)
+        conditions[str(r)] = Condition(mark(made, register=register, start=start, rest=~register & ~start))
+    sets = {"registers": "register", "first": "start", "other": "rest"}
+    asked = {
+        "mass": AttentionMass(sets, {"text": "rest"}, value_weighted=False),
+        "sizes": SetNorms(sets, rule=rule, factor=factor), "loss": TokenLoss("rest"),
+    }  # fmt: skip
+    found = compared(model, conditions, asked, **run)
+    if found is None:
+        return xr.Dataset()
+    mass = found["mass"]["mass"].isel(query_set=0).mean("head")
+    norm, loss = found["sizes"]["norm"], found["loss"]["loss"].transpose("condition", "prompt").values
+    by, block = (("n_fillers", "prompt", d, "key_set") for d in ("layer", "block"))
+
+    def ordered(values: xr.DataArray, dims: tuple[str, ...]) -> np.ndarray:
+        return values.transpose("condition", *dims[1:]).values
+
+    data = {
+        "mass": variable(block, ordered(mass, block), "mean attention of the text on the set", "1", SINKS),
+        "massive_share": variable(
+            by, ordered(found["sizes"]["massive_share"], by), "share of the set's tokens that are massive", "1", SUN
+        ),
+        "relative_norm": variable(
+            by, ordered(norm / norm.sel(key_set="other"), by), "mean norm over that of the text's other tokens", "1",
+            REGISTERS,
+        ),
+        "loss": variable("prompt", loss[0], "cross-entropy of the text's tokens, no registers", "nat"),
+        "loss_change": variable(("n_fillers", "prompt"), loss - loss[0], "change of the loss", "nat", REGISTERS),
+    }  # fmt: skip
+    n = model.info.n_layers
+    coords = {
+        "prompt": variable("prompt", np.arange(len(prompts)), "number of the prompt in the input", "1"),
+        "n_fillers": variable("n_fillers", np.array(grid), "registers", "token"),
+        "key_set": variable("key_set", np.array(list(sets)), "set of tokens", "1"),
+        **block_coords(range(n), model.info, "pattern"),
+        **{k: v for k, v in layer_coords(range(n + 1), model.info).items() if k != "site"},
+    }
+    settings = {"n_registers": grid, "kind": kind, "behind_bos": behind_bos, "rule": rule, "factor": factor}
+    return stamped(xr.Dataset(data, coords), "registers", model, prompts, settings)
+
+
+REGISTERS = "Darcet et al. 2023, arXiv 2309.16588"
+SINKS = "Xiao et al. 2023, arXiv 2309.17453"

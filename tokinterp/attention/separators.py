@@ -12,140 +12,26 @@ import xarray as xr
 
 from ..behaviour.loss import TokenLoss
 from ..models.steady import steady
-from ..results.dataset import block_coords, bound_coord, layer_coords, variable
+from ..results.dataset import bound_coord, layer_coords, variable
 from ..results.documents import groups_of_prompts, interval_name
 from ..results.stamp import finish, stamped
 from ..run.conditions import Condition, Runs, compared
-from ..run.sites import Site, resid
-from ..run.stream import capture
+from ..run.measurement import choose_layers
+from ..run.sites import resid
+from ..run.states import states
+from ..run.stream import stream
 from ..settings import checked, count, positive
 from ..stats.explained import explained_band, share_explained
 from ..stats.linear import held_out
 from ..text.marks import mark
 from ..text.prompts import Prompts
-from .blocks import shown_blocks
-from .kernels import LEAST
 from .masks import SEP, Policy, _noise, keep_only, of_prompts, separators_of
 
 if TYPE_CHECKING:
     from ..models.base import Model
-    from ..run.batch import Batch
 
 SOURCES = ("separator", "last content token", "separator of another segment")
 TARGETS = ("segment", "segment without its last token")
-
-
-@checked(window=count(1), initial=count())
-@steady
-def segment_coverage(
-    model: Model, prompts: Prompts, *, window: int | None = None, initial: int = 1, batch_tokens: int = 1024
-) -> xr.Dataset:
-    """Measure which share of the attention on past segments falls on their separators.
-
-    Segments are (b_{i-1}, b_i] between separators b_i. Attention within reach (the query's own segment, or the last
-    ``window`` tokens) and on the first ``initial`` tokens, the sink, is left out.
-
-    Parameters
-    ----------
-    model, prompts
-        Text with punctuation.
-    window : int, optional
-        Last keys, the query itself counted, that are within reach; by default those of the query's own segment.
-    initial : int
-        First tokens that are left out.
-    batch_tokens : int
-        Padded tokens per batch; one block's pattern is held at once.
-
-    Returns
-    -------
-    xarray.Dataset
-        By prompt, block and head: ``far_mass``, mean attention out of reach; ``separator_share``, mean share of it
-        that is on separators; ``chance``, mean share of separators among the keys out of reach, and ``enrichment``,
-        their ratio. The last three over ``n_queries``, those with keys and attention out of reach; NaN without any,
-        and in blocks of a hybrid that have no attention weights (named in ``blocks_without_pattern``).
-
-    Raises
-    ------
-    ValueError
-        Without separators, if no query has a key out of reach, or no block has attention weights to look at.
-
-    Examples
-    --------
-    >>> import tokinterp as ti
-    >>> model = ti.load_model()
-    >>> prompts = ti.Prompts.from_texts(["One, two. Three, four."], model)
-    >>> bool((segment_coverage(model, prompts)["separator_share"] <= 1).all())
-    True
-    """
-    marks = torch.tensor(separators_of(prompts), dtype=torch.int64, device="cpu")
-    n, heads = model.info.n_layers, model.info.n_heads
-    shown, note = shown_blocks(model)
-    found = {k: np.full((len(prompts), n, heads), np.nan) for k in ("far_mass", "separator_share", "chance")}
-    count = np.zeros((len(prompts), n, heads))
-
-    def look(batch: Batch, site: Site, value: torch.Tensor) -> None:
-        mark = torch.isin(batch.ids, marks.to(batch.device)) & batch.mask
-        far = batch.once("out of reach", lambda: out_of_reach(mark, batch.mask, window, initial))
-        mass, share, chance, number = coverage(value, mark, far)
-        for name, v in zip(found, (mass, share, chance), strict=True):
-            found[name][batch.numbers, site.at] = v.cpu().numpy()
-        count[batch.numbers, site.at] = number.cpu().numpy()
-
-    for rows in prompts.batches(batch_tokens, model=model):
-        capture(model, prompts, rows, [Site("pattern", b) for b in shown], consume=look)
-    if not count.any():
-        raise ValueError("no query has a key out of reach: give longer texts of several segments, or a smaller window=")
-    each = ("prompt", "block", "head")
-    chance = found["chance"]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = np.where(chance > 0, found["separator_share"] / chance, np.nan)
-    data = {
-        "far_mass": variable(each, found["far_mass"], "mean attention out of reach", "1", SEP),
-        "separator_share": variable(each, found["separator_share"], "share of it on separators", "1", SEP),
-        "chance": variable(each, chance, "share of separators among the keys out of reach", "1"),
-        "enrichment": variable(each, ratio, "share on separators over chance", "1"),
-        "n_queries": variable(each, count.astype(int), "queries with attention out of reach", "1"),
-    }
-    coords = {
-        "prompt": _numbers(prompts),
-        "head": variable("head", np.arange(heads), "attention head", "1"),
-        **block_coords(range(n), model.info, "pattern"),
-    }
-    settings = {"window": window, "initial": initial, "questions": prompts.hash}
-    return finish(xr.Dataset(data, coords), model, "segment_coverage", settings).assign_attrs(note)
-
-
-def out_of_reach(mark: torch.Tensor, mask: torch.Tensor, window: int | None, initial: int) -> torch.Tensor:
-    """Return (prompt, query, key) bool, true on keys of past segments, or before the window, behind the first ones."""
-    place = torch.arange(mark.shape[1], device=mark.device, dtype=torch.int64)
-    if window is None:
-        segment = mark.cumsum(1) - mark.long()
-        far = segment[:, :, None] > segment[:, None, :]
-    else:
-        far = (place[:, None] - place[None, :] >= window)[None]
-    return far & (place >= initial) & mask[:, :, None] & mask[:, None, :]
-
-
-def coverage(pattern: torch.Tensor, mark: torch.Tensor, far: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return (prompt, head) mean mass out of reach, share on separators, chance, and number of queries.
-
-    Parameters
-    ----------
-    pattern : torch.Tensor
-        (prompt, head, query, key) attention weights.
-    mark, far : torch.Tensor
-        (prompt, key) separators; (prompt, query, key) keys out of reach.
-    """
-    both = (far & mark[:, None]).double()
-    left = (pattern * far[:, None]).sum(-1, dtype=torch.float64)
-    on = (pattern * both[:, None]).sum(-1, dtype=torch.float64)
-    size = far.double().sum(-1)
-    able = (size > 0)[:, None].expand_as(left)
-    counts = able & (left > LEAST)
-    number = counts.sum(-1)
-    part = torch.where(counts, on / left.clamp_min(LEAST), 0).sum(-1) / number
-    among = torch.where(counts, (both.sum(-1) / size.clamp_min(1))[:, None], 0).sum(-1) / number
-    return left.sum(-1) / able.sum(-1), part, among, number
 
 
 @checked(least=count(2), folds=count(2), ridge=positive)
@@ -158,7 +44,7 @@ def segment_probe(
     least: int = 3,
     folds: int = 5,
     ridge: float = 1.0,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     seed: int = 0,
 ) -> xr.Dataset:
     """Read the mean embedding of a segment's content from its separator and from its last content token.
@@ -202,38 +88,35 @@ def segment_probe(
             f"folds={folds}, least={least}: {len(found)} {groups} have two segments of {least} or more tokens before a "
             f"separator: give at least {folds}"
         )
-    chosen = list(range(model.info.n_layers + 1) if layers is None else layers)
-    first = Site("resid", 0)
-    kinds, inverse = np.unique(prompts.token_ids, return_inverse=True)
-    # Each token by itself at the first place, so that no learned place is part of its embedding.
-    alone = Prompts.from_ids(kinds[:, None], prompts.vocabulary.tokenizer)
-    parts = [capture(model, alone, part, [first]) for part in alone.batches(512)]
-    embedding = torch.cat([batch.resid(0)[:, 0].double().cpu() for batch in parts])
+    chosen = choose_layers(layers, model.info)
+    ends = {r: prompts.starts[r] + np.array([places[[-1, -2]] for places in spans[r]]) for r in rows}
+    where = np.isin(np.arange(prompts.n_tokens), np.concatenate([places.ravel() for places in ends.values()]))
+    slot = np.cumsum(where) - 1
+    held_states = states(model, prompts, chosen, where, batch_tokens=batch_tokens)["state"].values
+    embedding, inverse = embeddings_alone(model, prompts)
     rng = np.random.default_rng(seed)
     target: list[list[torch.Tensor]] = [[], []]
     held: list[int] = []
     owner: list[int] = []
     part = dict(zip(rows, (rng.permutation(len(found)) % folds)[place], strict=True))  # no document in two parts
-    states: list[torch.Tensor] = []
+    both: list[np.ndarray] = []
     other: list[int] = []
-    for group in prompts.batches(batch_tokens, model=model):
-        batch = capture(model, prompts, group, resid(chosen))
-        h = torch.stack([batch.resid(n) for n in chosen], 2)
-        for r, x in zip(group, h, strict=True):
-            if r not in part:
-                continue
-            own = torch.from_numpy(inverse[prompts.starts[r] : prompts.starts[r] + prompts.lengths[r]])
-            shift = 1 + int(rng.integers(len(spans[r]) - 1))
-            other += [len(held) + (i + shift) % len(spans[r]) for i in range(len(spans[r]))]
-            for places in spans[r]:
-                content = embedding[own[places[:-1]]]
-                target[0].append(content.mean(0))
-                target[1].append(content[:-1].mean(0))
-                states.append(x[[places[-1], places[-2]]].double().cpu())
-                held.append(int(part[r]))
-                owner.append(r)
-    both = torch.stack(states)  # (segment, source, layer, d)
-    h = torch.stack([both[:, 0], both[:, 1], both[other, 0]], 1).numpy()
+    for r in [r for group in prompts.batches(4096, model=model) for r in group if r in part]:
+        own = torch.from_numpy(inverse[prompts.starts[r] : prompts.starts[r] + prompts.lengths[r]])
+        shift = 1 + int(rng.integers(len(spans[r]) - 1))
+        x = held_states[slot[ends[r]]]  # (segment, source, layer, d)
+        if not np.isfinite(x).all():
+            continue
+        other += [len(held) + (i + shift) % len(spans[r]) for i in range(len(spans[r]))]
+        both.append(x)
+        for places in spans[r]:
+            content = embedding[own[places[:-1]]]
+            target[0].append(content.mean(0))
+            target[1].append(content[:-1].mean(0))
+            held.append(int(part[r]))
+            owner.append(r)
+    own_ends = np.concatenate(both).astype(np.float64)
+    h = np.stack([own_ends[:, 0], own_ends[:, 1], own_ends[other, 0]], 1)
     fold = np.array(held)
     out = np.zeros((2, len(held), len(target), 3, len(chosen)))
     for i, y in enumerate(torch.stack(t).numpy() for t in target):
@@ -263,6 +146,19 @@ def segment_probe(
     return finish(
         xr.Dataset(data, coords, {"n_groups": len(found), "groups": groups}), model, "segment_probe", settings, seed
     )
+
+
+def embeddings_alone(model: Model, prompts: Prompts) -> tuple[torch.Tensor, np.ndarray]:
+    """Return (kind, d) float64 embeddings of the tokens that occur, and (token,) the kind of each token.
+
+    Each is that of the token by itself at the first place, so that no learned place is part of it.
+    """
+    kinds, inverse = np.unique(prompts.token_ids, return_inverse=True)
+    alone = Prompts.from_ids(kinds[:, None], prompts.vocabulary.tokenizer)
+    out = torch.full((len(kinds), model.info.d_model), torch.nan, dtype=torch.float64, device="cpu")
+    for batch in stream(model, alone, resid([0])):
+        out[batch.numbers] = batch.resid(0)[:, 0].double().cpu()
+    return out, inverse
 
 
 def segments(ids: np.ndarray, marks: Sequence[int], start: int = 0, least: int = 1) -> list[np.ndarray]:

@@ -155,10 +155,11 @@ def test_hybrids_offer_attention_in_the_blocks_that_have_it(family, blocks, atte
 @pytest.mark.parametrize(("family", "blocks"), [("minimax", [0, 2]), ("qwen3_next", [1])])
 def test_fillers_look_at_the_blocks_of_a_hybrid_that_have_weights(family, blocks, monkeypatch):
     model, prompts = odd(family), some_prompts([12, 9], model=odd(family))
-    monkeypatch.setattr("tokinterp.attention.separators.separators_of", lambda _: prompts.token_ids[[3, 6]].tolist())
-    cover = ti.attention.segment_coverage(model, prompts)
+    monkeypatch.setattr("tokinterp.attention.coverage.separators_of", lambda _: prompts.token_ids[[3, 6]].tolist())
+    asked = {"cover": ti.attention.SegmentCoverage(blocks=blocks)}
+    assert ti.measure(model, prompts, asked, progress=False)["cover"]["far_mass"].notnull().all()
     roles = ti.attention.massive_roles(model, prompts, {"first": "first"})
-    for ds, name in ((cover, "far_mass"), (roles, "norm_rank_correlation"), (roles, "update_variation")):
+    for ds, name in ((roles, "norm_rank_correlation"), (roles, "update_variation")):
         seen = ds[name].isnull()
         others = [d for d in seen.dims if d != "block"]
         assert ds["block"].values[~seen.all(others).values].tolist() == blocks

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tokinterp.attention.blocks import shown_blocks
+from tokinterp.attention.massive import shown_blocks
 
 
 def stand_in(**offered):
