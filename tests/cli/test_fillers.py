@@ -59,9 +59,9 @@ def test_command_attention(call, tmp_path):
         (("insert", "bundled", "--kind", ".", "-k", "4"), "merges with its neighbours"),
         (("insert", "bundled", "-k", "2,x"), "write numbers"),
         (("insert", "./no-such-model", "--kind", "words"), "the verdict is against random words"),
-        (("attention", "bundled", "-k", "0"), "attention on fillers needs some"),
+        (("attention", "bundled", "-k", "0"), "--n-fillers 0: give a whole number of at least 1"),
         (("attention", "bundled", "-k", "3000"), "fillers fit"),
-        (("attention", "bundled", "--limit", "0"), "at least one item"),
+        (("attention", "bundled", "--limit", "0"), "--limit 0: give a whole number of at least 1"),
         (("insert", "./no-such-model", "--decide", "-3"), "--decide -3: give a whole number"),
     ],
 )

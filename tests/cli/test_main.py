@@ -199,7 +199,7 @@ def test_load_says_what_a_model_is_and_offers(call, tiny_folder):
         ({"--device": "cuda:99"}, "--device 'cuda:99' does not exist"),
         ({"--dtype": "int8"}, "--dtype 'int8' is no floating-point dtype"),
         ({"--backend": "jax"}, "--backend 'jax': give"),
-        ({"--bos": "maybe"}, "auto, yes or no"),
+        ({"--bos": "maybe"}, "give one of 'auto', 'yes', 'no'"),
         ({"--field": "titel"}, "titel"),
         ({"--max-tokens": "100000"}, "100000"),
         ({"--min-tokens": "5000"}, "5000"),
@@ -232,7 +232,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(call, tiny_folder, texts, tmp_
     [
         ({"TEXTS": "/no/such/file.txt"}, "/no/such/file.txt: no such file"),
         ({"--field": "titel"}, "line 1: no field 'titel'; there are body"),
-        ({"--bos": "maybe"}, "--bos maybe: write auto, yes or no"),
+        ({"--bos": "maybe"}, "--bos 'maybe': give one of 'auto', 'yes', 'no'"),
         ({"--min-tokens": "0"}, "--min-tokens 0: give"),
         ({"-o": "OTHER"}, "is a result, but not of measure()"),
         ({"-o": "FILE/run.zarr"}, "is a file, not a folder"),

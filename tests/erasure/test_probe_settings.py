@@ -13,11 +13,11 @@ def test_settings_by_name_and_as_they_are():
     assert choose_settings("feucht2024") is FEUCHT2024
     own = ProbeSettings(lr=0.5)
     assert choose_settings(own) is own
-    with pytest.raises(ValueError, match="settings='feucht': give 'default', 'feucht2024' or ProbeSettings"):
+    with pytest.raises(ValueError, match="settings='feucht': give 'default' or 'feucht2024'"):
         choose_settings("feucht")
     for name in ("lr", "epochs", "rows"):
-        with pytest.raises(ValueError, match=f"{name}=0: give a positive number"):
-            choose_settings(replace(own, **{name: 0}))
+        with pytest.raises(ValueError, match=f"{name}=0: give a "):
+            replace(own, **{name: 0})
 
 
 def test_the_published_settings_are_those_of_the_paper():

@@ -125,9 +125,8 @@ def test_prompts_with_nan_states_are_left_out_and_named(caplog):
     ("options", "message"),
     [
         ({"method": "svm"}, "method='svm': give one of 'softmax'"),
-        ({"settings": "fast"}, "settings='fast': give 'default', 'feucht2024'"),
+        ({"settings": "fast"}, "settings='fast': give 'default' or 'feucht2024', or a ProbeSettings"),
         ({"settings": "feucht2024"}, "give validation="),
-        ({"settings": ProbeSettings(lr=0)}, "lr=0: give a positive number"),
         ({"layers": [4]}, r"layers=\[4\]"),
         ({"offsets": []}, "offsets=\\[\\]: give a list"),
         ({"offsets": [60]}, "offset 60: no token of these prompts has a label"),

@@ -131,7 +131,7 @@ class Small:
 @pytest.mark.parametrize(
     ("nulls", "options", "message"),
     [
-        (("shuffled",), {}, "'shuffled'.*shuffle:S"), (("none", "none"), {}, "once"), ((), {}, "once"),
+        (("shuffled",), {}, "'shuffled'.*shuffle:S"), (("none", "none"), {}, "once"), ((), {}, r"nulls=\(\)"),
         (("none",), {"replicates": 0}, "replicates=0"), (("none",), {"share": (0, 2)}, "share"),
     ],
 )  # fmt: skip

@@ -18,7 +18,7 @@ from ..results.dataset import variable
 from ..results.stamp import stamped
 from ..run.conditions import Condition, Runs, compared
 from ..run.edits import KnockOut
-from ..settings import checked, count, one_of
+from ..settings import checked, count, function, mapping, one_of
 from ..settings.describe import describe
 from ..text.marks import mark
 from .token_sets import separator_ids
@@ -167,7 +167,7 @@ def separators_of(prompts: Prompts) -> tuple[int, ...]:
     return tuple(int(i) for i in found)
 
 
-@checked(window=count(1))
+@checked(policies=mapping(function, 1), window=count(1))
 @steady
 def policy_loss(
     model: Model,
@@ -210,8 +210,6 @@ def policy_loss(
     """
     if policies is None:
         policies = default_policies(prompts, separators_of(prompts), initial, window, seed)
-    if not policies:
-        raise ValueError("policies={}: name at least one, for example {'window': Policy('window')}")
     behind = max((p.initial + p.window for p in policies.values() if p.kind != "all"), default=0)
     lengths = np.asarray(prompts.lengths)
     if lengths.max() <= behind + 1:

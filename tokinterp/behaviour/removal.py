@@ -159,7 +159,11 @@ def _whole(owner: np.ndarray, n: int) -> np.ndarray:
     return known
 
 
-@checked(items=several(instance("Item"), 1), conditions=mapping(CONDITION) | several(CONDITION, 1), controls=count(1))
+@checked(
+    items=several(instance("Item"), 1),
+    conditions=mapping(CONDITION, 1) | several(CONDITION, 1),
+    controls=count(1),
+)
 @steady
 def removal_accuracy(
     model: Model,
@@ -206,9 +210,6 @@ def removal_accuracy(
     ('variant',)
     """
     named = dict(conditions) if isinstance(conditions, Mapping) else {str(c): c for c in conditions}
-    if not named:
-        raise ValueError("conditions={}: give at least one")
-
     edits: dict[tuple[str, ...], Callable[[str], str] | None] = {("whole",): None}
     for name, what in named.items():
         edits[name, "without"] = partial(_without, what)

@@ -102,11 +102,10 @@ def attention(
     from ..attention.mass import AttentionMass
     from ..models import check_source
     from ..run.engine import check_store, measure
-    from ..settings import check
+    from ..settings import check, count
     from ..text.items import build_items
 
-    if n_fillers < 1:
-        raise Usage(f"--n-fillers {n_fillers}: attention on fillers needs some")
+    count(1)("n_fillers", n_fillers)
     output = check_store(output, "--output")
     check(build_items, n_fillers=n_fillers, kind=kind, cue=cue)
     check_source(model, device=device)
@@ -137,13 +136,14 @@ def read_items(path: Path | None, limit: int | None = None) -> list[tuple[str, s
     ValueError
         For a file of another kind or without the fields, with the line.
     """
-    if limit is not None and limit < 1:
-        raise Usage(f"--limit {limit}: use at least one item")
+    from ..settings import count, short
+
+    if limit is not None:
+        count(1)("limit", limit)
     if path is None:
         from ..text.bundled import bundled_questions
 
         return [(q.prompt, q.answer) for q in bundled_questions("cloze")][:limit]
-    from ..settings import short
     from ..text.readers.files import from_json, open_lines, table
 
     path = local_path(path, "--items")

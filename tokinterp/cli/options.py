@@ -134,8 +134,9 @@ def whole_path(name: str) -> str:
 # -- what is written in one word ------------------------------------------------------------------------------
 def choose_bos(text: str) -> bool | str:
     """Return the setting of `Prompts.from_texts` for auto, yes or no."""
-    if text not in ("auto", "yes", "no"):
-        raise Usage(f"--bos {text}: write auto, yes or no")
+    from ..settings import one_of
+
+    one_of("auto", "yes", "no")("bos", text)
     return {"yes": True, "no": False}.get(text, "auto")
 
 

@@ -99,7 +99,7 @@ def whitened_unembedding(model: Model, *, trained: np.ndarray | None = None) -> 
     return Whitened(rows, len(values), axes)
 
 
-@checked(concepts=mapping(some_strings), max_tokens=count(1), leave_out=flag, trained=array)
+@checked(concepts=mapping(some_strings, 2), max_tokens=count(1), leave_out=flag, trained=array)
 @steady
 def word_frames(
     model: Model,
@@ -165,8 +165,6 @@ def word_frames(
     """
     if model.tokenizer is None:
         raise ValueError(f"model={model.info.id} has no tokenizer: wrap it with one")
-    if len(concepts) < 2:
-        raise ValueError(f"concepts={list(concepts)}: give two or more, each is a control of the others")
     words = [(n, w) for n, own in enumerate(concepts.values()) for w in dict.fromkeys(own)]
     ids = encode(model.tokenizer, [w for _, w in words])
     fits = [n for n, row in enumerate(ids) if 0 < len(row) <= max_tokens]

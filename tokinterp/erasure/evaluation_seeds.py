@@ -54,8 +54,6 @@ def seed_agreement(results: Sequence[xr.Dataset]) -> xr.Dataset:
     >>> seed_agreement([one, one + 0.1])["shared_segments"].item()
     1.0
     """
-    if len(results) < 2:
-        raise ValueError(f"{len(results)} result: fit the probes with at least two seeds to compare them")
     first = results[0]
     for ds in results:
         if "delta" not in ds:

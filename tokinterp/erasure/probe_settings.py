@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..settings import checked, count, instance, number, one_of, positive
 
+
+@checked(lr=positive, weight_decay=number(0), epochs=count(1), rows=count(1), clip=number(0))
 @dataclass(frozen=True)
 class ProbeSettings:
     """Optimiser, schedule and data of softmax and factored probes.
@@ -77,6 +80,7 @@ FEUCHT2024 = ProbeSettings(
 NAMED = {"default": ProbeSettings(), "feucht2024": FEUCHT2024}
 
 
+@checked(settings=one_of(*NAMED) | instance("ProbeSettings"))
 def choose_settings(settings: str | ProbeSettings) -> ProbeSettings:
     """Return settings given by name or as they are.
 
@@ -95,11 +99,4 @@ def choose_settings(settings: str | ProbeSettings) -> ProbeSettings:
     >>> choose_settings("feucht2024").warmup
     1999
     """
-    if isinstance(settings, str):
-        if settings not in NAMED:
-            raise ValueError(f"settings={settings!r}: give {', '.join(map(repr, NAMED))} or ProbeSettings(...)")
-        return NAMED[settings]
-    for name in ("lr", "epochs", "rows"):
-        if getattr(settings, name) <= 0:
-            raise ValueError(f"{name}={getattr(settings, name)}: give a positive number")
-    return settings
+    return NAMED[settings] if isinstance(settings, str) else settings

@@ -19,10 +19,10 @@ from ..run.facts import fit_facts
 from ..run.measurement import choose_layers
 from ..run.signals import at_once
 from ..run.walk import Walk
-from ..settings import checked, instance, integer, one_of, positive, several, string
+from ..settings import checked, instance, integer, one_of, positive, several
 from .probe_closed import SOLVERS, fit_closed
 from .probe_files import LAYER, check_layer, layer_file, save_facts
-from .probe_settings import ProbeSettings, choose_settings
+from .probe_settings import NAMED, ProbeSettings, choose_settings
 from .probe_states import Need, Pair, capture_states, memory_left, need_of_training
 from .probe_text import OFFSETS, TextStatistics, choose_offsets, label_ids
 from .probe_training import Job, train
@@ -40,7 +40,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 @checked(
     offsets=several(integer, 1, once=True),
     method=one_of(*METHODS),
-    settings=string | instance("ProbeSettings"),
+    settings=one_of(*NAMED) | instance("ProbeSettings"),
     states=one_of(*DTYPES),
     products=one_of(*DTYPES),
     shrinkage=positive,

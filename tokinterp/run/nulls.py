@@ -33,7 +33,7 @@ DEFAULT = ("none", "shuffle:5", "random_ids", "untrained")
 
 
 @at_once()
-@checked(nulls=several(string) | string, replicates=count(1))
+@checked(nulls=several(string, 1, once=True) | string, replicates=count(1))
 @steady
 def measure_nulls(
     model: Model,
@@ -92,8 +92,6 @@ def measure_nulls(
     for null in nulls:
         if null not in NULLS and not re.fullmatch(r"shuffle:\d{1,2}", null):
             raise ValueError(f"nulls={null!r}: the nulls are {', '.join(NULLS)}, S from 0 on")
-    if not nulls or len(set(nulls)) < len(nulls):
-        raise ValueError(f"nulls={nulls}: name each once")
     if "share" in options:
         raise ValueError("share: nulls are not run in shares; give each machine other nulls")
     tied = [name for name, m in measurements.items() if getattr(m, "classes", None)]

@@ -199,7 +199,8 @@ def several(kind: Kind, least: int = 0, *, ascending: bool = False, once: bool =
             raise Refused
         return tuple(out) if isinstance(value, tuple) else out
 
-    return Kind(f"{'an ascending' if ascending else 'a'} list, each {kind.says}", take)
+    size = f" of at least {least}" if least > 1 else ""
+    return Kind(f"{'an ascending' if ascending else 'a'} list{size}, each {kind.says}", take)
 
 
 def _items(value: Any, what: str) -> list[Any]:
@@ -255,7 +256,8 @@ def mapping(value_kind: Kind | None = None, least: int = 0) -> Kind:
             return value
         return {k: value_kind.take(v) for k, v in value.items()}
 
-    return Kind("a dictionary with strings as keys" + (f", each {value_kind.says}" if value_kind else ""), take)
+    size = f" of at least {least}" if least > 1 else ""
+    return Kind(f"a dictionary{size} with strings as keys" + (f", each {value_kind.says}" if value_kind else ""), take)
 
 
 def instance(*classes: str) -> Kind:

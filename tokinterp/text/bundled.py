@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files.paths import local_path
-from ..settings import checked
+from ..settings import checked, one_of
 from .spans import Spans
 
 DATA = Path(__file__).parent.parent / "data"
@@ -68,13 +68,7 @@ def _records(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in stream if line.strip()]
 
 
-def _of_kind(entries: list[Any], kind: str | None, known: set[str]) -> list[Any]:
-    if kind is not None and kind not in known:
-        raise ValueError(f"kind = {kind!r}: there are {', '.join(sorted(known))}")
-    return [e for e in entries if kind is None or e.kind == kind]
-
-
-@checked()
+@checked(kind=one_of(*TEXT_KINDS))
 def bundled_texts(kind: str | None = None) -> list[BundledText]:
     """Return the texts that come with the package.
 
@@ -96,10 +90,10 @@ def bundled_texts(kind: str | None = None) -> list[BundledText]:
     """
     names = ("id", "kind", "topic", "title", "text")
     found = [BundledText(**{n: r[n] for n in names}, spans=tuple(r["spans"])) for r in _records(DATA / "texts.jsonl")]
-    return _of_kind(found, kind, set(TEXT_KINDS))
+    return [t for t in found if kind in (None, t.kind)]
 
 
-@checked()
+@checked(kind=one_of(*TEXT_KINDS))
 def bundled_spans(kind: str | None = None) -> Spans:
     """Return the gold spans of the bundled texts: entities, multiword expressions, morphological compounds.
 
@@ -135,7 +129,9 @@ def bundled_questions(kind: str | None = None) -> list[Question]:
     """
     names = ("id", "kind", "prompt", "answer", "category")
     found = [Question(**{n: str(r[n]) for n in names}) for r in _records(DATA / "questions.jsonl")]
-    return _of_kind(found, kind, {q.kind for q in found})
+    if kind is not None:
+        one_of(*sorted({q.kind for q in found}))("kind", kind)
+    return [q for q in found if kind in (None, q.kind)]
 
 
 @checked()

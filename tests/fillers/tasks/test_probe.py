@@ -44,7 +44,7 @@ def test_the_first_fillers_are_dropped():
     y = ten.sample("filler", 1, torch.Generator().manual_seed(0)).sequences
     kept = [int((probe.keep_fillers(y, ten, i / 10).ids == ten.words.filler).sum()) for i in range(11)]
     assert kept == list(range(11))
-    with pytest.raises(ValueError, match=r"kept 1\.5"):
+    with pytest.raises(ValueError, match=r"share=1\.5"):
         probe.keep_fillers(x, TASK, 1.5)
 
 

@@ -130,8 +130,8 @@ def test_match2_is_learned_with_its_own_loss():
     ("options", "message"),
     [
         ({"mixture": {"dots": 1}}, "match3 has no format 'dots'"),
-        ({"mixture": {"none": 0}}, "the share 0"),
-        ({"mixture": {}}, "the mixture is empty"),
+        ({"mixture": {"none": 0}}, "mixture={'none': 0}: give a dictionary .*above 0"),
+        ({"mixture": {}}, "mixture={}: give a dictionary"),
         ({"mixture": {"none": 1, "filler": 1e-9}}, "without an example"),
         ({"seeds": ()}, "seeds="),
         ({"seeds": (1, 1)}, "each once"),

@@ -21,7 +21,7 @@ from ...text.prompts import Prompts
 from ..results import numbers
 from . import match3
 from .network import as_model, parameters_hash
-from .probe import _untrained_like, finish
+from .probe import _untrained_like, check_trunks, finish
 from .task import Samples, Task, majority
 
 if TYPE_CHECKING:
@@ -107,10 +107,8 @@ def ablate_dots(
     trunks = dict(trunks)
     if random_trunk:
         trunks["random"] = _untrained_like(next(iter(trunks.values())), task, seed)
-    n_layers = {lm.config.num_hidden_layers for lm in trunks.values()}
-    if len(n_layers) > 1:
-        raise ValueError("trunks of different depth have no blocks in common: treat them one by one")
-    names = [*interventions, *(f"knock-out, block {b}" for b in range(max(n_layers)) if "blocks" in single)]
+    n_layers = next(iter(trunks.values())).config.num_hidden_layers
+    names = [*interventions, *(f"knock-out, block {b}" for b in range(n_layers) if "blocks" in single)]
     correct = np.full((len(trunks), len(names), prompts), np.nan)
     answered, change = np.full(correct.shape, np.nan), np.full(correct.shape, np.nan)
     by_slot = np.full((len(trunks), task.n_fillers, prompts), np.nan)
@@ -240,8 +238,4 @@ def _check(trunks: Mapping[str, Any], task: Task) -> None:
         raise ValueError(f"task={task.name}: fillers are ablated in networks of match3, not of {task.family}")
     if not task.n_fillers:
         raise ValueError(f"task={task.name}: it has no fillers (fillers={task.fillers!r}): there is nothing to ablate")
-    if not trunks or "random" in trunks:
-        raise ValueError(f"trunks={list(trunks)}: give at least one network, none of them named 'random'")
-    for name, lm in trunks.items():
-        if lm.config.vocab_size != len(task.words):
-            raise ValueError(f"trunk {name!r} was trained on another task than {task.name}")
+    check_trunks(trunks, task)

@@ -14,12 +14,12 @@ from ...kernels.probes import shrunk_lda
 from ...models.steady import steady
 from ...results.dataset import bound_coord, layer_coords, variable
 from ...results.documents import interval_name
-from ...settings import checked, count, names, number, several
+from ...settings import checked, choose, count, names, number, several
 from ...stats.resample import n_draws, percentiles, weights
 from . import match3
 from .linear_probes import states_at
 from .network import as_model, network_info, parameters_hash
-from .probe import _untrained_like, finish
+from .probe import _untrained_like, check_trunks, finish
 from .task import Samples, Task
 
 REFERENCE = "Pfau, Merrill and Bowman 2024, arXiv 2404.15758 (parallel chain of thought); linear probes of its words"
@@ -123,9 +123,7 @@ def probe_contents(
     if random_trunk:
         trunks["random"] = _untrained_like(next(iter(trunks.values())), task, seed)
     n_layers = next(iter(trunks.values())).config.num_hidden_layers
-    chosen = list(range(n_layers + 1) if layers is None else layers)
-    if bad := [x for x in chosen if not 0 <= x <= n_layers]:
-        raise ValueError(f"layers {bad}: the network has layers 0 to {n_layers}")
+    chosen = choose("layers", layers, n_layers, "the network")
     labels = [_labels(s.rows.to(place), task, where, targets) for s in (fit, test)]
     draw = torch.Generator().manual_seed(seed)
     # Another permutation for each slot: labels of neighbouring slots are the same digits, and would err together.
@@ -303,13 +301,7 @@ def _check(trunks: Mapping[str, Any], task: Task, where: list[int], n_slots: int
         )
     if task.m > MOST_CLASSES:
         raise ValueError(f"m={task.m}: a probe has one class per digit, at most {MOST_CLASSES}")
-    if not trunks or "random" in trunks:
-        raise ValueError(f"trunks={list(trunks)}: give at least one network, none of them named 'random'")
-    for name, lm in trunks.items():
-        if lm.config.vocab_size != len(task.words):
-            raise ValueError(f"trunk {name!r} was trained on another task than {task.name}")
-    if len({lm.config.num_hidden_layers for lm in trunks.values()}) > 1:
-        raise ValueError("trunks of different depth have no layers in common: probe them one by one")
+    check_trunks(trunks, task)
     bad = [s for s in where if not 0 <= s < n_slots]
     if bad or not where:
         raise ValueError(f"slots={bad}: fillers that stand for a word are numbered 0 to {n_slots - 1}")

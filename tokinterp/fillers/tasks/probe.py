@@ -37,6 +37,7 @@ PROBE_SEED = 2
 CHUNK = 8
 
 
+@checked(share=fraction)
 def keep_fillers(x: Sequences, task: Task, share: float) -> Sequences:
     """Return filler sequences without their first ``floor(F (1 - share))`` fillers.
 
@@ -45,8 +46,6 @@ def keep_fillers(x: Sequences, task: Task, share: float) -> Sequences:
     ValueError
         If the share is not from 0 to 1.
     """
-    if not 0 <= share <= 1:
-        raise ValueError(f"share of fillers kept {share}: take one from 0 to 1")
     # 1 - 0.9 is a little less than 0.1: without the small number, floor() would keep a filler too many.
     gone = math.floor(task.n_fillers * (1 - share) + 1e-9)
     keep = torch.ones(x.ids.shape[1], dtype=torch.bool, device=x.ids.device)
@@ -72,7 +71,7 @@ def freeze(lm: Any, variant: str) -> set[str]:
 
 
 @at_once()
-@checked(kept=several(fraction, 1), variant=one_of(*VARIANTS), test_examples=count(1))
+@checked(kept=several(fraction, 1, once=True), variant=one_of(*VARIANTS), test_examples=count(1))
 @steady
 def probe_fillers(
     trunks: Mapping[str, Any],
@@ -270,19 +269,25 @@ def finetune(
 def _check_probe(trunks: Mapping[str, Any], task: Task, kept: Sequence[float], variant: str) -> list[float]:
     if task.family != "match3":
         raise ValueError(f"task={task.name}: the probe of the fillers is defined for match3, not {task.family}")
-    if not trunks or "random" in trunks:
-        raise ValueError(f"trunks={list(trunks)}: give at least one network, none of them named 'random'")
+    check_trunks(trunks, task, alike=False)
     for name, lm in trunks.items():
         if lm.config.num_hidden_layers < 2 and variant == "frozen":
             raise ValueError(f"trunk {name!r} has one block: nothing would be frozen; take a network of two or more")
+    return [float(share) for share in kept]
+
+
+def check_trunks(trunks: Mapping[str, Any], task: Task, alike: bool = True) -> None:
+    """Raise ValueError unless networks are of a task, none has the name of the control, and all are equally deep."""
+    if not trunks or "random" in trunks:
+        raise ValueError(f"trunks={list(trunks)}: give at least one network, none of them named 'random'")
+    for name, lm in trunks.items():
         if lm.config.vocab_size != len(task.words):
             raise ValueError(
                 f"trunk {name!r} has {lm.config.vocab_size} words, the task {task.name} has {len(task.words)}: it was "
                 "trained on another task"
             )
-    if len(set(kept)) < len(kept):
-        raise ValueError(f"kept={list(kept)}: give different shares from 0 to 1")
-    return [float(share) for share in kept]
+    if alike and len({lm.config.num_hidden_layers for lm in trunks.values()}) > 1:
+        raise ValueError(f"trunks={list(trunks)}: they differ in depth and have no layers in common: take one by one")
 
 
 def _untrained_like(lm: Any, task: Task, seed: int) -> Any:

@@ -21,7 +21,7 @@ from ...results.dataset import check, numbers_version, provenance, variable
 from ...run.checkpoint import EVERY, Checkpoint, State
 from ...run.facts import fingerprint
 from ...run.signals import at_once
-from ...settings import checked, count, several
+from ...settings import checked, count, mapping, positive, several
 from .evaluation import evaluate, loss_sum
 from .formats import IGNORED, Sequences
 from .network import Network, build, network_info, parameters_hash
@@ -57,7 +57,7 @@ class Training(TypedDict, total=False):
 
 
 @at_once()
-@checked(seeds=several(count(), 1, once=True), test_examples=count(2))
+@checked(mixture=mapping(positive, 1), seeds=several(count(), 1, once=True), test_examples=count(2))
 def train(
     task: Task,
     mixture: Mapping[str, float] | None = None,
@@ -307,12 +307,8 @@ def load_networks(folder: str | Path) -> tuple[Task, dict[int, Any]]:
 
 def _shares(task: Task, mixture: Mapping[str, float], batch: int) -> dict[str, int]:
     """Return the examples of each format in a batch."""
-    for form, share in mixture.items():
+    for form in mixture:
         check_format(task, form)
-        if not share > 0:
-            raise ValueError(f"mixture={dict(mixture)}: mixture gives {form} the share {share}: shares are positive")
-    if not mixture:
-        raise ValueError("the mixture is empty: name a format, for example {'filler': 0.5, 'parallel': 0.5}")
     total = sum(mixture.values())
     counts = {form: int(batch * share / total) for form, share in mixture.items()}
     counts[next(iter(counts))] += batch - sum(counts.values())
