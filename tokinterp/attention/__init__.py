@@ -1,5 +1,6 @@
 """Attention: mass on sets of tokens, sinks, what masks and separators and registers cost, who is massive."""
 
+from ..settings.libraries import on_touch
 from .coverage import SegmentCoverage
 from .first_token import FirstTokenAttention
 from .graph import route_graph
@@ -33,3 +34,5 @@ __all__ = [
     "sentinels",
     "separator_windows",
 ]
+
+__getattr__ = on_touch(__name__, "plots")

@@ -1,7 +1,6 @@
 """Token erasure and the implicit vocabulary (Feucht et al. 2024): token probes, scores of spans, units of a corpus."""
 
-from importlib import import_module
-
+from ..settings.libraries import on_touch
 from .erasure import ErasureScores
 from .evaluation import evaluate, psi_of_spans
 from .evaluation_seeds import seed_agreement
@@ -28,9 +27,4 @@ __all__ = [
     "seed_agreement",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Load what draws when it is first touched."""
-    if name == "plots":
-        return import_module(f"{__name__}.plots")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = on_touch(__name__, "plots")

@@ -1,7 +1,6 @@
 """The geometry of token clouds: dimension, neighbours, directions, spectra, paths, and layers compared."""
 
-from importlib import import_module
-
+from ..settings.libraries import on_touch
 from .augmentation import augmentation_metrics, compare_models
 from .cosine import CosineSimilarity
 from .curvature import Curvature
@@ -47,9 +46,4 @@ __all__ = [
     "skean2025_frobenius",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Load what draws when it is first touched."""
-    if name == "plots":
-        return import_module(f"{__name__}.plots")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = on_touch(__name__, "plots")

@@ -1,7 +1,6 @@
 """What each layer would answer: the logit lens, the tuned lens and the Jacobian lens."""
 
-from importlib import import_module
-
+from ..settings.libraries import on_touch
 from .fit import fit_tuned_lens
 from .jacobian import JacobianLens, fit_jacobian_lens
 from .jspace import jacobian_space, project_out, steer, swap
@@ -20,9 +19,4 @@ __all__ = [
     "swap",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Load what draws when it is first touched."""
-    if name == "plots":
-        return import_module(f"{__name__}.plots")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = on_touch(__name__, "plots")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -12,6 +14,17 @@ KNOWN = frozenset(
      "transformer_lens", "nnsight", "accelerate", "safetensors", "zarr", "dask", "distributed")
 ) | sys.stdlib_module_names - {"__main__"}  # fmt: skip
 """Packages whose functions and classes are described by their names; all others by their code."""
+
+
+def on_touch(package: str, *modules: str) -> Callable[[str], Any]:
+    """Return the ``__getattr__`` of a package that loads some of its modules when they are first touched."""
+
+    def load(name: str) -> Any:
+        if name in modules:
+            return importlib.import_module(f"{package}.{name}")
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return load
 
 
 def in_library(value: Any) -> bool:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import numpy as np
 
-from .resample import group_sums, ratio, ratio_interval
+from .resample import Draws, group_sums, ratio, ratio_interval
 from .simultaneous import ratio_parts, simultaneous_band
 
 
-def share_explained(
-    error: np.ndarray, total: np.ndarray, unit: np.ndarray, *, level: float = 0.95, n_boot: int = 1000, seed: int = 0
-) -> np.ndarray:
+def share_explained(error: np.ndarray, total: np.ndarray, unit: np.ndarray, **draws: Unpack[Draws]) -> np.ndarray:
     """Return (3, ...) 1 - error / total, and the bounds of its interval; NaN for fewer than 3 units.
 
     Parameters
@@ -19,8 +19,8 @@ def share_explained(
         (row, ...) squared held-out error, and squared distance from the training mean.
     unit : numpy.ndarray
         (row,) unit of each row (item, document); whole units are drawn.
-    level, n_boot, seed
-        See `tokinterp.stats.resample`.
+    **draws
+        See `tokinterp.stats.resample.Draws`.
 
     Notes
     -----
@@ -32,18 +32,16 @@ def share_explained(
     [0.5, 0.5, 0.5]
     """
     held, below = _by_unit(error, total, unit)
-    bounds = ratio_interval(held, below, level=level, n_boot=n_boot, seed=seed)
+    bounds = ratio_interval(held, below, **draws)
     return np.stack([ratio(held.sum(0), below.sum(0)), *bounds])
 
 
-def explained_band(
-    error: np.ndarray, total: np.ndarray, unit: np.ndarray, *, level: float = 0.95, n_boot: int = 1000, seed: int = 0
-) -> np.ndarray:
+def explained_band(error: np.ndarray, total: np.ndarray, unit: np.ndarray, **draws: Unpack[Draws]) -> np.ndarray:
     """Return (2, ..., layer) intervals of `share_explained` that hold at all layers at once: for the best of them.
 
     Parameters
     ----------
-    error, total, unit, level, n_boot, seed
+    error, total, unit, **draws
         See `share_explained`; the last axis is that of the layers.
 
     Examples
@@ -53,7 +51,7 @@ def explained_band(
     True
     """
     parts = ratio_parts(*_by_unit(error, total, unit))
-    return simultaneous_band(parts, level=level, n_boot=n_boot, seed=seed)
+    return simultaneous_band(parts, **{"n_boot": 1000, **draws})
 
 
 def _by_unit(error: np.ndarray, total: np.ndarray, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypedDict, Unpack
 
 import numpy as np
 
@@ -156,9 +157,15 @@ def percentiles(drawn: np.ndarray, n: np.ndarray | int, level: float = 0.95) -> 
     return out.reshape(2, *drawn.shape[1:])
 
 
-def ratio_interval(
-    above: np.ndarray, below: np.ndarray, *, level: float = 0.95, n_boot: int = 1000, seed: int = 0
-) -> np.ndarray:
+class Draws(TypedDict, total=False):
+    """How an interval is drawn: ``level``, ``n_boot`` and ``seed`` of `resample`."""
+
+    level: float
+    n_boot: int
+    seed: int
+
+
+def ratio_interval(above: np.ndarray, below: np.ndarray, **draws: Unpack[Draws]) -> np.ndarray:
     """Return (2, ...) interval of sum(above) / sum(below) over groups, in bounded memory and time.
 
     Parameters
@@ -166,15 +173,15 @@ def ratio_interval(
     above, below : numpy.ndarray
         (group, ...) sums of each group; a group with 0 below has no part.  More than ``MOST_GROUPS`` groups are put
         together by chance into so many: sums of independent groups are independent groups.
-    level, n_boot, seed
-        See `resample`.
+    **draws
+        See `Draws`.
 
     Examples
     --------
     >>> ratio_interval(np.arange(10.0), np.full(10, 2.0)).round(2).tolist()
     [1.23, 3.35]
     """
-    return ratio_intervals([(above, below)], level=level, n_boot=n_boot, seed=seed)[0]
+    return ratio_intervals([(above, below)], **draws)[0]
 
 
 def ratio_intervals(
@@ -221,10 +228,7 @@ def resample_columns(
     statistic: Callable[[np.ndarray, slice], np.ndarray],
     n: int,
     have: np.ndarray,
-    *,
-    level: float = 0.95,
-    n_boot: int = 1000,
-    seed: int = 0,
+    **draws: Unpack[Draws],
 ) -> np.ndarray:
     """Return (2, column) interval of a statistic with many columns, in bounded memory: see `resample`.
 
@@ -232,10 +236,12 @@ def resample_columns(
     ----------
     statistic : callable
         Of (draw, group) weights and a slice of the columns; returns (draw, column) values of these.
-    n, level, n_boot, seed
-        See `resample`.
+    n : int
+        Number of groups.
     have : (column,) array of int
         Number of groups that have a part in each column.
+    **draws
+        See `Draws`.
 
     Examples
     --------
@@ -244,19 +250,13 @@ def resample_columns(
     [[4.9, 5.9], [13.4, 14.4]]
     """
     out = np.full((2, len(have)), np.nan)
-    for part in blocks(len(have), n_draws(_fewest(n, have), level, n_boot)):
-        out[:, part] = resample(lambda w, p=part: statistic(w, p), n, have[part], level=level, n_boot=n_boot, seed=seed)
+    most = n_draws(_fewest(n, have), draws.get("level", 0.95), draws.get("n_boot", 1000))
+    for part in blocks(len(have), most):
+        out[:, part] = resample(lambda w, p=part: statistic(w, p), n, have[part], **draws)
     return out
 
 
-def mean_interval(
-    values: np.ndarray,
-    groups: np.ndarray | None = None,
-    *,
-    level: float = 0.95,
-    n_boot: int = 2000,
-    seed: int = 0,
-) -> np.ndarray:
+def mean_interval(values: np.ndarray, groups: np.ndarray | None = None, **draws: Unpack[Draws]) -> np.ndarray:
     """Return (2, ...) interval of the mean over the first axis, whole groups drawn; NaN is left out.
 
     Parameters
@@ -265,8 +265,8 @@ def mean_interval(
         (unit, ...).
     groups : (unit,) array, optional
         The group of each unit; each unit by itself by default.
-    level, n_boot, seed
-        See `resample`.
+    **draws
+        See `Draws`; 2000 by default.
 
     Examples
     --------
@@ -274,7 +274,7 @@ def mean_interval(
     [nan, nan]
     """
     above, below = mean_sums(values, groups)
-    return ratio_interval(above, below, level=level, n_boot=n_boot, seed=seed)
+    return ratio_interval(above, below, **{"n_boot": 2000, **draws})
 
 
 def mean_sums(values: np.ndarray, groups: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import numpy as np
 
-from .resample import LEAST, as_columns, blocks, check_draws, mean_sums, ratio, weights
+from .resample import LEAST, Draws, as_columns, blocks, check_draws, mean_sums, ratio, weights
 
 SKEW = 10  # groups from which draws show on which side a skewed mean lies farther
 MAXIMUM = 30  # groups from which the distribution of a maximum over columns can be drawn
@@ -109,7 +111,7 @@ def ratio_parts(above: np.ndarray, below: np.ndarray) -> np.ndarray:
         return np.where(b != 0, value + (b != 0).sum(0) * (a - value * b) / total, np.nan)
 
 
-def simultaneous_band(values: np.ndarray, *, level: float = 0.95, n_boot: int = 2000, seed: int = 0) -> np.ndarray:
+def simultaneous_band(values: np.ndarray, **draws: Unpack[Draws]) -> np.ndarray:
     """Return (2, ..., column) intervals that hold together for all columns of each place of the other axes.
 
     For a curve over layers of which the best is looked at: see `simultaneous_interval`.
@@ -118,7 +120,7 @@ def simultaneous_band(values: np.ndarray, *, level: float = 0.95, n_boot: int = 
     ----------
     values : numpy.ndarray
         (group, ..., column); NaN is left out.
-    level, n_boot, seed
+    **draws
         See `simultaneous_interval`.
 
     Examples
@@ -129,7 +131,7 @@ def simultaneous_band(values: np.ndarray, *, level: float = 0.95, n_boot: int = 
     out = np.full((2, *values.shape[1:]), np.nan)
     for place in np.ndindex(*values.shape[1:-1]):
         rows = (slice(None), *place)
-        out[rows] = simultaneous_interval(values[rows], level=level, n_boot=n_boot, seed=seed)
+        out[rows] = simultaneous_interval(values[rows], **draws)
     return out
 
 
