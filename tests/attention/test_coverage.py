@@ -19,6 +19,11 @@ MARK = torch.tensor([[0, 0, 0, 1, 0, 1, 0, 0, 1, 0]], dtype=torch.bool)
 ONES = torch.ones(1, 10, dtype=torch.bool)
 
 
+@pytest.fixture(scope="module")
+def prompts(bundled):
+    return ti.Prompts.from_texts([t.text for t in ti.bundled_texts("story")[:6]], bundled, max_tokens=80)
+
+
 def test_out_of_reach_is_what_it_says():
     segment = [0, 0, 0, 0, 1, 1, 2, 2, 2, 3]
     for window in (None, 1, 4):

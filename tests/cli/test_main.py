@@ -175,7 +175,7 @@ def test_load_says_what_a_model_is_and_offers(call, tiny_folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"-m": "lenz"}, "--measurement lenz: unknown measurement: there are attention.first_token, "),
+        ({"-m": "lenz"}, "--measurement lenz: unknown measurement: there are attention.coverage, "),
         ({"-m": "lenz"}, "did you mean 'lens'?"),
         ({"-m": "linearity", "--layers": "2,3"}, "--layers 2,3: linearity has no such setting; it has blocks, "),
         ({"-m": "erasure", "--set": "probes=/no/such/folder"}, "/no/such/folder"),
