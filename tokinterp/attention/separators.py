@@ -17,9 +17,7 @@ from ..results.documents import groups_of_prompts, interval_name
 from ..results.stamp import finish, stamped
 from ..run.conditions import Condition, Runs, compared
 from ..run.measurement import choose_layers
-from ..run.sites import resid
-from ..run.states import states
-from ..run.stream import stream
+from ..run.states import embeddings_alone, states
 from ..settings import checked, count, positive
 from ..stats.explained import explained_band, share_explained
 from ..stats.linear import held_out
@@ -93,7 +91,8 @@ def segment_probe(
     where = np.isin(np.arange(prompts.n_tokens), np.concatenate([places.ravel() for places in ends.values()]))
     slot = np.cumsum(where) - 1
     held_states = states(model, prompts, chosen, where, batch_tokens=batch_tokens)["state"].values
-    embedding, inverse = embeddings_alone(model, prompts)
+    kinds, inverse = np.unique(prompts.token_ids, return_inverse=True)
+    embedding = torch.from_numpy(embeddings_alone(model, kinds))
     rng = np.random.default_rng(seed)
     target: list[list[torch.Tensor]] = [[], []]
     held: list[int] = []
@@ -146,19 +145,6 @@ def segment_probe(
     return finish(
         xr.Dataset(data, coords, {"n_groups": len(found), "groups": groups}), model, "segment_probe", settings, seed
     )
-
-
-def embeddings_alone(model: Model, prompts: Prompts) -> tuple[torch.Tensor, np.ndarray]:
-    """Return (kind, d) float64 embeddings of the tokens that occur, and (token,) the kind of each token.
-
-    Each is that of the token by itself at the first place, so that no learned place is part of it.
-    """
-    kinds, inverse = np.unique(prompts.token_ids, return_inverse=True)
-    alone = Prompts.from_ids(kinds[:, None], prompts.vocabulary.tokenizer)
-    out = torch.full((len(kinds), model.info.d_model), torch.nan, dtype=torch.float64, device="cpu")
-    for batch in stream(model, alone, resid([0])):
-        out[batch.numbers] = batch.resid(0)[:, 0].double().cpu()
-    return out, inverse
 
 
 def segments(ids: np.ndarray, marks: Sequence[int], start: int = 0, least: int = 1) -> list[np.ndarray]:

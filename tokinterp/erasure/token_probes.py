@@ -269,19 +269,7 @@ class TokenProbes(Fitted):
     def load(cls, path: str | Path, model: Model | None = None) -> TokenProbes:
         """Read probes that `save` or `fit_probes(store=...)` wrote; every number is checked once, and read when needed.
 
-        Parameters
-        ----------
-        path : path
-            The folder.
-        model : Model, optional
-            Refuse probes of another model or tokenizer at once.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there are no finished probes.
-        ValueError
-            If they are of another kind, damaged (digest, shapes, NaN), or of another model.
+        See `tokinterp.fitted.Fitted.load`, of a folder; probes of another tokenizer are refused, too.
         """
         out = probe_files.load(path, cls)
         if model is not None:

@@ -16,12 +16,12 @@ from ..results.stamp import finish
 from ..run.edits import renumber
 from ..run.edits.places import closed_up
 from ..run.sites import resid
-from ..run.stream import capture, stream
+from ..run.states import embeddings_alone
+from ..run.stream import stream
 from ..settings import checked, count, one_of, positive, several, short
 from ..stats.explained import explained_band, share_explained
 from ..stats.linear import held_out
 from ..text.items import PLACEMENTS, Items, build_items
-from ..text.prompts import Prompts
 from .asked import Asked, asked_questions, parted, settings_of
 from .results import numbers
 
@@ -310,9 +310,7 @@ def filler_probes(
         "answer": answer, "input": np.array([i[b - 1] for i, b in zip(items.ids, items.question[:, 1], strict=True)]),
         "shuffled answer": answer[rng.permutation(len(answer))],
     }  # fmt: skip
-    alone = {t: Prompts.from_ids(x[:, None], model) for t, x in wanted.items()}
-    read = {t: capture(model, p, range(len(p)), resid([0])) for t, p in alone.items()}
-    embedded = {t: batch.resid(0)[:, 0].double().cpu().numpy() for t, batch in read.items()}
+    embedded = {t: embeddings_alone(model, x) for t, x in wanted.items()}
     fold = rng.permutation(len(items)) % folds
     out = np.zeros((2, len(items), len(wanted), len(at), model.info.n_layers + 1))
     for j, positions in enumerate(at.values()):

@@ -144,3 +144,15 @@ def chosen_places(prompts: Prompts, where: Any) -> np.ndarray:
     if not len(found):
         raise ValueError(f"where={short(where)}: no token is chosen")
     return np.asarray(found, np.int64)
+
+
+def embeddings_alone(model: Model, ids: np.ndarray) -> np.ndarray:
+    """Return (id, d_model) float64 embeddings of token ids, as they enter block 0.
+
+    Each is that of the token by itself at the first place, so that no learned place but the first is part of it.
+    """
+    kinds, inverse = np.unique(ids, return_inverse=True)
+    out = np.full((len(kinds), model.info.d_model), np.nan)
+    for batch in stream(model, Prompts.from_ids(kinds[:, None], model), [Site("resid", 0)]):
+        out[batch.numbers] = batch.resid(0)[:, 0].double().cpu().numpy()
+    return out[inverse]
