@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from by_hand import losses, streams
-from tiny import tiny
+from tiny import byte_tokenizer, tiny, tiny_lm
 
 import tokinterp as ti
 from tokinterp.attention.masks import separators_of
@@ -123,6 +123,18 @@ def test_random_tokens_that_are_hidden_are_others():
     keep = Hidden((9,))(ids, mask)[0]
     assert bool(keep[3, 3])
     assert not keep[4:, 3].any()
+
+
+def test_segments_of_texts_that_are_not_finite_are_left_out():
+    texts = ["Going, another. Nothing; whatever", "One, two or three; more.", "Days, nights, moons."] * 2
+    lm, tokenizer = tiny_lm("llama"), byte_tokenizer()
+    with torch.no_grad():
+        lm.model.embed_tokens.weight[tokenizer("Z", add_special_tokens=False)["input_ids"][-1]] = torch.nan
+    model = ti.wrap(lm, tokenizer, id="broken")
+    good, more = (ti.Prompts.from_texts(t, model) for t in (texts, [*texts, "Zebras, another. Nothing; whatever"]))
+    ds, wanted = segment_probe(model, more, layers=[0, 2], folds=3), segment_probe(model, good, layers=[0], folds=3)
+    assert int(ds["n_segments"]) == int(wanted["n_segments"]) > 0
+    assert ds["explained"].notnull().all()
 
 
 def test_texts_without_separators_are_refused():
