@@ -355,4 +355,4 @@ def test_places_are_checked_before_the_run(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match="is a URL"):
             fit("s3://bucket/p")
     with pytest.raises(ValueError, match="checkpoint_every=-1"):
-        Checkpoint(tmp_path / "p", {}, -1)
+        ti.lens.fit_tuned_lens(tiny(), some_prompts([8]), checkpoint_every=-1)

@@ -59,7 +59,7 @@ def repeat_templates(trials: int = 20, copies: int = 50) -> dict[str, str]:
     }
 
 
-@checked(templates=mapping(string), n_tokens=count(1), n_controls=count())
+@checked(templates=mapping(string, 1), n_tokens=count(1), n_controls=count())
 @steady
 def repeat_tokens(
     model: Model,
@@ -197,8 +197,6 @@ def _prompts(
     model: Model, texts: Mapping[str, str], asked: np.ndarray, reach: np.ndarray, n_tokens: int
 ) -> tuple[Prompts, np.ndarray]:
     """Return every text with every token, text by text, and (token,) whether one of them is encoded with the token."""
-    if not texts:
-        raise ValueError("templates={}: give at least one text with {token}")
     for name, text in texts.items():
         if "{token}" not in text:
             raise ValueError(f"templates: {name!r} has no {{token}}: write it where the token belongs")

@@ -42,8 +42,6 @@ def concat_models(results: Mapping[str, xr.Dataset] | Sequence[xr.Dataset]) -> x
         if len(set(names)) < len(names):
             raise ValueError(f"the results come from {names}: give a mapping of different names to them")
         results = dict(zip(names, results, strict=True))
-    if len(results) < 1:
-        raise ValueError("results={}: no results to put side by side")
     columns = [
         c for c in ("document", "token_document", "span_document") if any(c in ds.coords for ds in results.values())
     ]

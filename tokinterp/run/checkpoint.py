@@ -80,8 +80,6 @@ class Checkpoint:
         self, store: str | Path | None, facts: Facts, every: float = EVERY, name: str = "store",
         share: tuple[int, int] = (0, 1),
     ) -> None:  # fmt: skip
-        if not every >= 0:
-            raise ValueError(f"checkpoint_every={every}: give seconds, 0 or more")
         self.facts, self.every, self.name, self.share = facts, every, name, share
         self.mark = fingerprint(facts if share[1] == 1 else {**facts, "share": list(share)})
         self.path = None if store is None else new_path(store, name)
