@@ -104,7 +104,7 @@ def test_bundled_questions():
         assert q.answer.strip().lower() not in ("", q.prompt.lower())
     kinds = {q.kind for q in questions}
     assert sum(len(bundled_questions(k)) for k in kinds) == len(questions)
-    with pytest.raises(ValueError, match=r"^kind='riddle': give one of 'cloze'"):
+    with pytest.raises(ValueError, match=r"^kind='riddle': give 'cloze' or 'name'"):
         bundled_questions("riddle")
 
 

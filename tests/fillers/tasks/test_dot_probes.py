@@ -153,7 +153,7 @@ def test_the_bootstrap_is_that_of_a_loop():
         (TASK, {"slots": [12]}, "numbered 0 to 11"),
         (TASK, {"targets": ("weather",)}, r"targets=\('weather',\)"),
         (TASK, {"shrinkage": 0}, "shrinkage=0"),
-        (TASK, {"layers": [3]}, "layers 0 to 2"),
+        (TASK, {"layers": [3]}, r"layers=\[3\]: the network has layers 0 .* to 2"),
         (Task(n=5, d=2, m=3), {}, "another task"),
     ],
 )
