@@ -346,6 +346,26 @@ def _accuracy(w: World) -> xr.Dataset:
     return w.result("score_probes")
 
 
+def _long(w: World) -> Any:
+    if "long" not in w.made:
+        w.made["long"] = ti.wrap(tiny_lm("llama", max_position_embeddings=1024), byte_tokenizer(), id="long")
+    return w.made["long"]
+
+
+def _ciphered(w: World) -> xr.Dataset:
+    if "ciphered" not in w.made:
+        asked = {"d": ti.behaviour.Decipherment(w.prompts, layers=[3])}
+        conditions = ti.behaviour.cipher_conditions(w.prompts)
+        w.made["ciphered"] = ti.measure_conditions(w.model, conditions, asked, progress=False)["d"].to_dataset()
+    return w.made["ciphered"]
+
+
+def _cute(w: World) -> Path:
+    (folder := w.path("cute")).mkdir(exist_ok=True)
+    (folder / "spell.tsv").write_text("input1\tlabel\nthe\tt h e\n")
+    return folder
+
+
 def _mmlu(w: World) -> Path:
     folder = w.path("mmlu")
     (folder / "test").mkdir(parents=True, exist_ok=True)
@@ -384,6 +404,7 @@ def _ax(w: World) -> Any:
     return ti.plots.figure()[1].flat[0]
 
 
+ASKED = ti.behaviour.CuteItem("spell", ("the",), "t h e")
 CONLL = "The O\nNile B-LOC\n. O\n"
 CONLLU = "# text = Go!\n1\tGo\tgo\tVERB" + "\t_" * 6 + "\n2\t!\t!\tPUNCT" + "\t_" * 6 + "\n"
 LEX = "# text = Go!\n1\tGo\tgo\tVERB" + "\t_" * 15 + "\n2\t!\t!\tPUNCT" + "\t_" * 15 + "\n"
@@ -494,6 +515,16 @@ CALLS: dict[str, Callable[[World], Call]] = {
         "Target.make": {"template": "identity", **M},
         "Answers": {"answers": [[5]]}, "AnswerStates": {"sizes": [1]},
         "continuations": {**MP, "n_tokens": 2},
+        "repetition_conditions": {**M, "n": 2, "length": 4, "copies": 3, "kept": [1]},
+        "distance_conditions": {**M, "n": 2, "length": 4, "copies": 3, "distances": [1]},
+        "cipher": {"prompts": lambda w: w.prompts}, "cipher_conditions": {"prompts": lambda w: w.prompts},
+        "half_life": {"ds": lambda w: _ciphered(w), "n_boot": 3},
+        "CuteItem": {"task": "spell", "inputs": ("the",), "label": "t h e"}, "cute_prompt": {"item": ASKED},
+        "cute_items": {"tasks": ["spell"], "words": ["the"]}, "read_cute": {"path": lambda w: _cute(w)},
+        "score_cute": {"model": lambda w: _long(w), "items": [ASKED], "n_tokens": 2},
+        "word_tokens": {**M, "n_words": 4},
+        "spelling_probe": {**M, "words": lambda w: ti.lexicon.word_tokens(w.model), "layers": [0], "split": "word",
+                           "folds": 2},
         "patching_sweep": {**M, "clean": lambda w: w.prompts, "corrupted": lambda w: w.prompts,
                            "answers": [[5]] * 4, "at": [1], "progress": False},
         "Item": {"question": "a", "options": ("b", "c"), "answer": 0}, "multiple_choice": {**M, "items": ITEMS},

@@ -1,6 +1,7 @@
 """The inner lexicon: are words that are cut into several tokens put together again inside the model?"""
 
 from .cases import Cases, natural_cases, split_cases, typo_cases
+from .letters import spelling_probe, word_tokens
 from .patchscopes import Target, patchscope
 from .piece_attention import PieceAttention
 from .retrieval import canonicity, repeat_words, retrieve_words
@@ -17,8 +18,10 @@ __all__ = [
     "patchscope",
     "repeat_words",
     "retrieve_words",
+    "spelling_probe",
     "split_cases",
     "typo_cases",
     "word_probe",
+    "word_tokens",
     "words_and_nonwords",
 ]

@@ -34,17 +34,43 @@ def held_out(x: np.ndarray, y: np.ndarray, fold: np.ndarray, folds: int, ridge: 
     >>> bool((error < 1e-6 * total).all())
     True
     """
+    out, (said, mean) = np.zeros((2, len(x))), predicted(x, y, fold, folds, ridge)
+    known = np.isfinite(said).all(1)
+    for row, found in zip(out, (said, mean), strict=True):
+        row[known] = np.square(y[known] - found[known]).sum(1)
+    return out
+
+
+def predicted(x: np.ndarray, y: np.ndarray, fold: np.ndarray, folds: int, ridge: float) -> np.ndarray:
+    """Return (2, row, target) what a ridge regression on the other folds predicts of each row, and their mean.
+
+    Parameters
+    ----------
+    x, y, fold, folds, ridge
+        See `held_out`.
+
+    Returns
+    -------
+    numpy.ndarray
+        NaN for rows that are not finite.
+
+    Examples
+    --------
+    >>> x = np.random.default_rng(0).normal(size=(12, 2))
+    >>> said, mean = predicted(x, 2 * x + 1, np.arange(12) % 3, 3, 1e-6)
+    >>> bool(np.allclose(said, 2 * x + 1, atol=1e-3))
+    True
+    """
     from sklearn.linear_model import Ridge
 
-    out, known = np.zeros((2, len(x))), np.isfinite(x).all(1) & np.isfinite(y).all(1)
+    out, known = np.full((2, *y.shape), np.nan), np.isfinite(x).all(1) & np.isfinite(y).all(1)
     for f in range(folds):
         train, test = (fold != f) & known, (fold == f) & known
         if not test.any():
             continue
         penalty = ridge * max(float(x[train].var(0).mean()) * int(train.sum()), 1e-12)
         found = Ridge(penalty, solver="cholesky").fit(x[train], y[train])
-        out[0, test] = np.square(y[test] - found.predict(x[test])).sum(1)
-        out[1, test] = np.square(y[test] - y[train].mean(0)).sum(1)
+        out[0, test], out[1, test] = found.predict(x[test]).reshape(-1, y.shape[1]), y[train].mean(0)
     return out
 
 

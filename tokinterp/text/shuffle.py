@@ -120,10 +120,7 @@ def random_ids(prompts: Prompts, seed: int = 0) -> Prompts:
     True
     """
     vocabulary = prompts.vocabulary
-    known = min(
-        vocabulary.known or vocabulary.size, vocabulary.size
-    )  # rows of the head beyond the tokenizer mean nothing
-    ordinary = np.setdiff1d(np.arange(known), vocabulary.special_ids)
+    ordinary = vocabulary.ordinary
     longest = max(prompts.lengths)
     if longest > len(ordinary):
         raise ValueError(

@@ -116,6 +116,12 @@ class Vocabulary:
         return np.isin(ids, [*self._added, *([] if unknown is None else [unknown])])
 
     @property
+    def ordinary(self) -> np.ndarray:
+        """(token,) ids that the tokenizer and the model have and that are not special, ascending."""
+        known = min(self.known or self.size, self.size)  # rows of the head beyond the tokenizer mean nothing
+        return np.setdiff1d(np.arange(known), self.special_ids)
+
+    @property
     def there(self) -> np.ndarray:
         """(vocab,) bool, whether the tokenizer has a token of each id."""
         there = np.zeros(self.size, dtype=bool)
