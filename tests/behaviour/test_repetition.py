@@ -124,6 +124,8 @@ def test_odds_of_a_planted_copier_grow_as_they_must():
     assert math.isnan(found["prob_rest"][0, 0])
     assert math.isnan(found["winning"][0, 0])
     assert found["winning"][0, 1:].tolist() == [1.0] * 8
+    falling = module._curves(z.flip(1), torch.ones_like(z), torch.tensor([1]))
+    assert falling["winning"][0, 1:].tolist() == [0.0] * 8  # the most probable, but less so than at first
 
 
 def test_random_targets_are_as_probable_as_chance_and_increase_half_of_the_time():
