@@ -123,7 +123,7 @@ def test_the_edit_works_in_a_measurement_and_is_described(bundled, prompts):
         (lambda: Policy("separators"), "needs the ids of separators"),
         (lambda: Policy("window", window=0), "window=0: give .* at least 1"),
         (lambda: policy_loss(tiny(), some_prompts([12]), {"w": Policy("window", 3, 256)}), "nothing would be hidden"),
-        (lambda: policy_loss(tiny(), some_prompts([12]), {}), "policies={}: give a dictionary"),
+        (lambda: policy_loss(tiny(), some_prompts([12]), {}), "policies={}: give at least 1"),
         (lambda: policy_loss(tiny(), ti.Prompts.from_ids([[1] + [100] * 20], tiny()), window=2), "no separator"),
     ],
 )

@@ -144,7 +144,7 @@ def test_a_head_without_directions_and_a_padding_token_beyond_it():
 
 def test_what_does_not_fit_is_refused(model):
     for given, message in (
-        ({"concepts": {"a": ["x"]}}, r"concepts=\{'a': \['x'\]\}: give a dictionary of at least 2"),
+        ({"concepts": {"a": ["x"]}}, r"concepts=\{'a': \['x'\]\}: give at least 2"),
         ({"concepts": {"a": ["xyz"], "b": ["xy"]}, "max_tokens": 1}, "max_tokens=1: no word is as short"),
         ({"concepts": {"a": ["xyz"], "b": ["x"]}, "max_tokens": 1}, "concepts: only one has words of at most 1"),
         ({"concepts": WORDS, "trained": np.ones(3, bool)}, r"trained: bool of shape \(3,\): give 320 bools"),

@@ -174,7 +174,7 @@ def test_what_does_not_fit_is_refused():
     model = repeating()
     for given, message in (
         ({"templates": {"a": "no place"}}, r"templates: 'a' has no \{token\}"),
-        ({"templates": {}}, r"templates=\{\}: give at least one"),
+        ({"templates": {}}, r"templates=\{\}: give at least 1"),
         ({"templates": {"a": "x" * 62 + "{token}"}}, r"'a' has 64 tokens, and repeating a context of 64: give shorter"),
         ({"indicator": "eout"}, "indicator='eout': there are ein_l2"),
         ({"found": found_of(repeating([5]))}, "found is of repeating with other weights than repeating"),

@@ -250,14 +250,15 @@ def mapping(value_kind: Kind | None = None, least: int = 0) -> Kind:
 
     def take(value: Any) -> Any:
         named = isinstance(value, Mapping) and not hasattr(value, "data_vars") and not hasattr(value, "columns")
-        if not named or not all(isinstance(k, str) for k in value) or len(value) < least:
+        if not named or not all(isinstance(k, str) for k in value):
             raise Refused
+        if len(value) < least:
+            raise Refused(f"give at least {least}, in a dictionary with strings as keys")
         if value_kind is None:
             return value
         return {k: value_kind.take(v) for k, v in value.items()}
 
-    size = f" of at least {least}" if least > 1 else ""
-    return Kind(f"a dictionary{size} with strings as keys" + (f", each {value_kind.says}" if value_kind else ""), take)
+    return Kind("a dictionary with strings as keys" + (f", each {value_kind.says}" if value_kind else ""), take)
 
 
 def instance(*classes: str) -> Kind:

@@ -131,7 +131,7 @@ def test_match2_is_learned_with_its_own_loss():
     [
         ({"mixture": {"dots": 1}}, "match3 has no format 'dots'"),
         ({"mixture": {"none": 0}}, "mixture={'none': 0}: give a dictionary .*above 0"),
-        ({"mixture": {}}, "mixture={}: give a dictionary"),
+        ({"mixture": {}}, "mixture={}: give at least 1"),
         ({"mixture": {"none": 1, "filler": 1e-9}}, "without an example"),
         ({"seeds": ()}, "seeds="),
         ({"seeds": (1, 1)}, "each once"),
