@@ -40,4 +40,13 @@ MUTANTS = [
     ('a finished run is made again', 'experiments/__main__.py', '    if exists(store):\n        said', '    if exists(store) and False:\n        said', 'tests/experiments/test_runner.py'),
     ('tiny records on the page', 'experiments/runner/page.py', 'if not f.stem.endswith(".tiny")', 'if f.stem', 'tests/experiments/test_page.py::test_rows_hold_numbers_intervals_and_verdicts'),
     ('the page without intervals', 'experiments/runner/page.py', 'else f" [{low:.4g}, {high:.4g}]")', 'else "")', 'tests/experiments/test_page.py::test_rows_hold_numbers_intervals_and_verdicts'),
+    ('a head is judged where it was chosen', 'experiments/routes.py', 'one = v.isel(prompt=slice(1, None, 2), block', 'one = v.isel(prompt=slice(0, None, 2), block', 'tests/experiments/test_claims_weights.py -k chosen'),
+    ('ranks at the shortest length', 'experiments/routes.py', '.isel(length=-1)', '.isel(length=0)', 'tests/experiments/test_claims_weights.py -k longest'),
+    ('a valley below one end', 'experiments/valley.py', 'v.isel(layer=[0, -1]).min("layer")', 'v.isel(layer=[0, -1]).max("layer")', 'tests/experiments/test_claims_weights.py -k both_ends'),
+    ('sinks beside the mean', 'experiments/valley.py', 'control = v.sel(intervention=f"{names[0]}, ordinary rows")', 'control = v.sel(intervention=names[1])', 'tests/experiments/test_claims_weights.py -k ordinary'),
+    ('lenses the other way round', 'experiments/lenses.py', 'here.sel(variant=other) - here.sel(variant=variant)', 'here.sel(variant=variant) - here.sel(variant=other)', 'tests/experiments/test_claims_weights.py -k direction'),
+    ('states are independent', 'experiments/lenses.py', '.groupby("prompt").mean()', '.rename(token="prompt").drop_vars("prompt")', 'tests/experiments/test_claims_weights.py -k independent'),
+    ('candidates beside nothing', 'experiments/vocabulary.py', 'less = one.value - other.value', 'less = one.value', 'tests/experiments/test_claims_weights.py -k other_tokens'),
+    ('numbers of the first indicator', 'experiments/vocabulary.py', '.sel(indicator=ds.attrs["default_indicator"])', '.isel(indicator=0)', 'tests/experiments/test_claims_weights.py -k published'),
+    ('words of one token have full rank', 'experiments/vocabulary.py', ' & (ds["n_tokens"] > 1).values))', '))', 'tests/experiments/test_claims_weights.py -k full_rank'),
 ]  # fmt: skip

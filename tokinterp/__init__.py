@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from . import (
         attention,
         behaviour,
+        embeddings,
         erasure,
         fillers,
         geometry,

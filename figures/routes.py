@@ -1,0 +1,48 @@
+"""Importance of heads, what they read, shares of residual and MLP, and the rank of attention; untrained dashed."""
+
+from __future__ import annotations
+
+import xarray as xr
+from matplotlib.figure import Figure
+
+from tokinterp import plots
+
+
+def compose(results: xr.DataTree) -> Figure:
+    """Draw the result of ``experiments.routes``."""
+    routes, blank, rank, rank_0 = (
+        results[part].to_dataset().sel(null=n, drop=True) for part in ("routes", "rank") for n in ("none", "untrained")
+    )
+    fig, axes = plots.figure("double", 7.0, rows=3, columns=2)
+    with plots.paper_style():
+        plots.maps(routes, "importance", ax=axes[0, 0])
+        plots.maps(blank, "importance", ax=axes[0, 1])
+        for ax, said in zip(axes[0], ("trained", "untrained"), strict=True):
+            ax.set_aspect("auto")
+            ax.set_title(said)
+        for ax, name, select in ((axes[1, 0], "previous", {}), (axes[1, 1], "merge", {"pieces": 2})):
+            one, two = (strongest(ds, name) for ds in (routes, blank))
+            plots.curves(
+                one, [name, f"{name}_control"], ax=ax, select=select, other={"untrained": two}, label="trained",
+                ylabel=f"largest share of a head\n{WORDS[name]}", legend=ax is axes[1, 0],
+            )  # fmt: skip
+        plots.curves(routes, "mlp_share", ax=axes[2, 0], other={"untrained": blank}, label="trained")
+        ranks, other = (ds.mean(("block", "head"), keep_attrs=True) for ds in (rank, rank_0))
+        plots.curves(
+            ranks, "eff_rank", along="length", ax=axes[2, 1], other={"untrained": other}, label="trained",
+            ylabel="effective rank of logits",
+        )  # fmt: skip
+        plots.panel_letters(axes)
+    return fig
+
+
+WORDS = {"previous": "from the token before", "merge": "from the piece before"}
+
+
+def strongest(ds: xr.Dataset, name: str) -> xr.Dataset:
+    """Return the values of the head that takes most in each block, and its control."""
+    at = ds[name].mean("prompt").fillna(-1).argmax("head")
+    out = ds[[name, f"{name}_control"]].isel(head=at).drop_vars("head", errors="ignore")
+    for v in out.data_vars.values():
+        v.attrs["log"] = 1  # one head is far above all others
+    return out
