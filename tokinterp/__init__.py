@@ -40,8 +40,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Batch", "Condition", "Field", "Measurement", "Model", "ModelInfo", "Modules", "Prompts", "Site", "Spans",
-    "__version__", "attention", "behaviour", "bundled_questions", "bundled_spans", "bundled_texts", "capture",
-    "check", "cite", "concat_models", "contrast", "edits", "erasure", "fillers", "geometry", "lens", "lexicon",
+    "__version__", "attention", "behaviour", "bundled_questions", "bundled_spans", "bundled_texts", "capture", "check",
+    "cite", "concat_models", "contrast", "edits", "embeddings", "erasure", "fillers", "geometry", "lens", "lexicon",
     "linearity", "load_model", "load_tokenizer", "measure", "measure_conditions", "measure_nulls", "measure_on_cluster",
     "memory", "plots", "read", "report", "resid", "results", "sklearn", "states", "stream", "summary", "table", "text",
     "tokenizers", "untrained", "wrap", "write",
