@@ -1,6 +1,10 @@
 """Wrong changes to experiments, records and figures: controls, seeds, verdicts, which result is drawn."""
 
 MUTANTS = [
+    ('published values are those found', 'experiments/tokenizers.py', '"difference": variable("row", b - a,', '"difference": variable("row", b - b,', 'tests/experiments/test_tokenizers.py'),
+    ('overlap of a language with itself', 'experiments/tokenizers.py', 'one.sel(lang=first, other_lang=lang)', 'one.sel(lang=lang, other_lang=lang) * 0', 'tests/experiments/test_tokenizers.py'),
+    ('the dearest language of any tokenizer', 'experiments/tokenizers.py', 'np.nanargmax(premium.sel(tokenizer=name).values)', 'np.nanargmax(premium.values[0])', 'tests/experiments/test_tokenizers.py'),
+    ('bias between tokens less that inside', 'experiments/tokenizers.py', 'over(known[:, 1] - known[:, 0])', 'over(known[:, 0] - known[:, 1])', 'tests/experiments/test_tokenizers.py'),
     ('random deletion is the deletion itself', 'experiments/parts/microscope.py', 'in (first, anywhere)]', 'in (first, first)]', 'tests/experiments/test_record.py'),
     ('shuffled text of a removal is the text', 'experiments/parts/microscope.py', 'prompts = shuffle_words(prompts, settings.seed)', 'prompts = prompts[:]', 'tests/experiments/test_record.py'),
     ('deletion within the class is anywhere', 'experiments/parts/microscope.py', 'settings.seed + i, "class")', 'settings.seed + i)', 'tests/experiments/test_record.py'),

@@ -85,6 +85,8 @@ MUTANTS = [
      f"{OF_MIXTURE}test_the_program_by_hand"),
     ("mixture: old pairs stay", MIXTURE, "now[gone] = now[gone] - counts[w]", "now[gone] = now[gone] + 0 * counts[w]",
      f"{OF_MIXTURE}test_counts_are_those_of_a_plain_merge"),
+    ("encoding: pieces are kept for ever", ENCODING, "if len(self.numbers) > CACHE or", "if len(self.numbers) < 0 or",
+     f"{OF_COUNTING}test_memory_is_that_of_a_batch_however_large_the_corpus"),
     ("bytes: what is no encoding is counted", COVERS, "found += weight * (after[-1] - np.bincount(self.first[bad], p[bad], END + 1))",
      "found += weight * after[-1]", f"{TEST_COVERS}test_mass_on_what_is_no_encoding_is_rejected_and_the_sum_rule_holds"),
     ("bytes: rows without a token are an end", COVERS, "self.first[self.first < 0] = NONE", "self.first[self.first < 0] = END",

@@ -1,5 +1,8 @@
 """Counts are the same in any batches and shares, and take no more memory with more texts."""
 
+import random
+import tracemalloc
+
 import numpy as np
 from tiny import byte_tokenizer
 
@@ -38,3 +41,34 @@ def test_memory_does_not_grow_with_the_texts(monkeypatch):
     assert most <= 1000
     assert len(counts.settle().keys) == 50
     assert counts.table()[1][0].tolist() == [320] * 50
+
+
+class Drawn:
+    """Texts that are drawn when they are read, as many as are asked for; most of their words never come again."""
+
+    column_names = ("text",)
+
+    def __init__(self, n):
+        self.n = n
+
+    def __iter__(self):
+        draw = random.Random(0)
+        for _ in range(self.n):
+            words = ("".join(draw.choice("abcdefghij") for _ in range(9)) for _ in range(40))
+            yield {"text": " ".join(words)}
+
+
+def test_memory_is_that_of_a_batch_however_large_the_corpus(monkeypatch):
+    """Of 24 batches no more is held at once than of 6: neither texts, nor their tokens, nor the words seen."""
+    for module, name, value in ((counting, "BATCH_CHARS", 8000), (counting, "BUFFER", 4000), (encoding, "CACHE", 1500)):
+        monkeypatch.setattr(module, name, value)
+    most = []
+    for n in (8, 60, 240):  # the first warms up
+        counter = counting.Counter("bytes", byte_tokenizer(), "whitespace")
+        corpora = {lang: ti.tokenizers.Corpus(Drawn(n)) for lang in ("en", "de")}
+        tracemalloc.start()
+        found = counting.tally(counter, corpora, "", "en")
+        most.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert found.sums[:, 2].sum() == 2 * 40 * n
+    assert most[2] < 1.25 * most[1]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 import shutil
 
 import pytest
+import regex
 import sentencepiece as spm
 
 from tokinterp import bundled_texts, load_tokenizer
@@ -79,6 +81,27 @@ def test_bundled_tokens_as_ranks_give_the_bundled_ids(tmp_path):
     for text in TEXTS[-6:]:
         ids, known = (t(text, add_special_tokens=False)["input_ids"] for t in (made, bundled))
         assert Vocabulary(made).bytes(ids) == vocabulary.bytes(known)
+
+
+PUBLISHED = {  # of tiktoken 0.14, $ being the end of the text
+    "r50k_base": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++\Z|\s+(?!\S)|\s",
+    "cl100k_base": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
+    r"|\s++\Z|\s*[\r\n]|\s+(?!\S)|\s",
+}
+SIGNS = ["a", "B", "é", "ſ", "İ", "日", "😀", "1", "²", "Ⅷ", "'", "’", "'s", "'S", "'ſ", "'LL", "'re", " ", "  ", "\n",
+         "\r\n",
+         "\r", "\t", "\xa0", "\u2003", "\u200b", "\u0301", "ǅ", "_", "-", "...", "\x85", "\u2028", "\x1c"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_texts_are_divided_as_by_the_published_pattern(name, tmp_path):
+    file = ranks_file(tmp_path / "own.tiktoken", [])
+    divide = load_tokenizer(file, pattern=ENCODINGS[name][1]).backend_tokenizer.pre_tokenizer.pre_tokenize_str
+    draw = random.Random(0)
+    drawn = ["".join(draw.choice(SIGNS) for _ in range(draw.randint(1, 12))) for _ in range(3000)]
+    published = regex.compile(PUBLISHED[name])
+    for text in [*drawn, "a  ", "a \n ", "  \n\n  a", "a\n  \n", " \r\n \r\n", "12345", "don'T I’ll"]:
+        assert [text[a:b] for _, (a, b) in divide(text)] == published.findall(text), repr(text)
 
 
 @pytest.mark.parametrize(

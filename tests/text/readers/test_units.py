@@ -62,6 +62,28 @@ def test_gaps_and_overlaps_of_expressions_are_told_apart(tmp_path, lines):
     assert read.spans.parts == [["Turn", "off"], ["by", "and", "by"], ["the", "river"], ["river", "bank"]]
 
 
+def test_tokens_may_be_objects_that_stand_in_a_text(tmp_path):
+    """As the files of the data set's card are read by public code: numbers of tokens, and the sentence as it was."""
+    words = ["She", "gave", "it", "up", "(", "again", ")", "."]
+    tokens = [{"idx": n + 1, "surface": w, "lemma": w.lower(), "pos": "X"} for n, w in enumerate(words)]
+    mwes = [{"indices": [2, 4], "type": "verb"}]
+    named = {"sent_id": "a-1", "text": "She gave it up  (again).", "tokens": tokens, "mwes": mwes}
+    other = {
+        "text": "something else",
+        "tokens": [{"form": w} for w in words],
+        "mwes": [{"indices": [1, 3], "type": None}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps([named, other]))
+    read = read_coam(tmp_path / "a.json")
+    assert read.texts == ["She gave it up  (again).", "She gave it up (again)."]
+    assert read.spans.strings() == ["gave it up"] * 2
+    assert read.spans.parts == [["gave", "up"]] * 2
+    assert read.spans.type.tolist() == ["verb", ""]
+    (tmp_path / "b.json").write_text(json.dumps([{**named, "mwes": [{"indices": [0, 1]}]}]))
+    with pytest.raises(ValueError, match=r"number 1: an expression of the words \[0, 1\], but there are 8"):
+        read_coam(tmp_path / "b.json")
+
+
 @pytest.mark.parametrize(
     "entry", [{"tokens": ["a"]}, {"tokens": ["a"], "mwes": [{"indices": [1]}]}, {"tokens": "a", "mwes": [3]}]
 )
@@ -95,8 +117,8 @@ def test_erasure_is_evaluated_for_each_kind_apart_and_a_gap_is_inside(tmp_path):
 
 def test_lines_above_sentences_of_multiconer_are_no_tokens(tmp_path):
     file = tmp_path / "en.conll"
-    file.write_text(
-        "# id 12-ab\tdomain=en\nthe _ _ O\nnile _ _ B-LOC\n\n# id 13\tdomain=en\n# _ _ B-PROD\n1 _ _ I-PROD\n"
+    file.write_text(  # with the blank lines of the published files: one before the first sentence, two between
+        "\n# id 12-ab\tdomain=en\nthe _ _ O\nnile _ _ B-LOC\n\n\n# id 13\tdomain=en\n# _ _ B-PROD\n1 _ _ I-PROD\n"
     )
     read = read_conll(file)
     assert read.texts == ["the nile", "# 1"]

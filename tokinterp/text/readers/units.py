@@ -112,11 +112,13 @@ def read_coam(file: str | Path, *, encoding: str = "utf-8") -> Annotated:
     r"""Read multiword expressions from a json or jsonl file of CoAM; those with a gap and overlaps are flagged.
 
     Each sentence is an object with ``tokens`` (or ``words``) and ``mwes``, each of these with the numbers of its words,
-    ``indices`` (from 0), and its ``type``.  Texts are built from the words as `read_conll` does.  An expression with a
-    gap ("turn it off") becomes a span from its first to its last word of kind "mwe with a gap", whose parts are its own
-    words; `tokinterp.erasure` compares kinds apart, and its runs of tokens include the gap, so leave that kind out
-    (``spans.of_kind("mwe")``) where a unit has to be nothing but its words.  An expression that shares a word with
-    another becomes one of kind "overlapping mwe"; both are kept.
+    ``indices`` (from 0), and its ``type``.  Tokens are strings, or objects with their ``surface`` (or ``form``) and
+    perhaps their number ``idx``.  Where the object has the ``text`` in which they stand, in order, that is taken; else
+    one is built from the words as `read_conll` does.  An expression with a gap ("turn it off") becomes a span from its
+    first to its last word of kind "mwe with a gap", whose parts are its own words; `tokinterp.erasure` compares kinds
+    apart, and its runs of tokens include the gap, so leave that kind out (``spans.of_kind("mwe")``) where a unit has to
+    be nothing but its words.  An expression that shares a word with another becomes one of kind "overlapping mwe"; both
+    are kept.
 
     Parameters
     ----------
@@ -153,13 +155,16 @@ def read_coam(file: str | Path, *, encoding: str = "utf-8") -> Annotated:
     records: list[dict[str, Any]] = []
     for where, entry in entries:
         try:
-            words = [string("tokens", w) for w in entry["tokens" if "tokens" in entry else "words"]]
-            found = [(sorted({int(i) for i in m["indices"]}), str(m.get("type", ""))) for m in entry["mwes"]]
+            words, number = _words(entry["tokens" if "tokens" in entry else "words"])
+            found = [(sorted({number.get(int(i), -1) for i in m["indices"]}), str(m.get("type") or ""))
+                     for m in entry["mwes"]]  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{where}: no tokens with mwes ({type(error).__name__}: {error})") from None
-        if bad := [at for at, _ in found if not at or at[0] < 0 or at[-1] >= len(words)]:
+        if bad := [m["indices"] for m, (at, _) in zip(entry["mwes"], found, strict=True) if not at or at[0] < 0]:
             raise ValueError(f"{where}: an expression of the words {bad[0]}, but there are {len(words)}")
-        text, edges = _detokenise([[(w, f"B-{n}") for n, w in enumerate(words)]])
+        text, edges = entry.get("text"), _placed(entry.get("text"), words)
+        if edges is None:
+            text, edges = _detokenise([[(w, f"B-{n}") for n, w in enumerate(words)]])
         uses = Counter(i for at, _ in found for i in at)
         for at, type_ in found:
             gap, shared = at[-1] - at[0] >= len(at), any(uses[i] > 1 for i in at)
@@ -168,6 +173,27 @@ def read_coam(file: str | Path, *, encoding: str = "utf-8") -> Annotated:
                             "kind": kind, "type": type_, "parts": [words[i] for i in at]})  # fmt: skip
         texts.append(text)
     return Annotated(texts, Spans.from_records(records, texts))
+
+
+def _words(tokens: Any) -> tuple[list[str], dict[int, int]]:
+    """Return the words of a sentence, and the place of each by the number that expressions call it."""
+    if not isinstance(tokens, list):
+        raise TypeError("tokens are a list")
+    named = [t if isinstance(t, dict) else {"surface": t} for t in tokens]
+    words = [string("tokens", t["surface"] if t.get("surface") is not None else t["form"]) for t in named]
+    return words, {int(t.get("idx", n)): n for n, t in enumerate(named)}
+
+
+def _placed(text: Any, words: Sequence[str]) -> list[dict[str, int]] | None:
+    """Return where words stand in a text, one after the other; None without a text, or where one is not found."""
+    out, at = [], 0
+    for word in words if isinstance(text, str) else [""]:
+        start = text.find(word, at) if isinstance(text, str) and word else -1
+        if start < 0:
+            return None
+        at = start + len(word)
+        out.append({"start": start, "stop": at})
+    return out
 
 
 def _entries(file: str | Path, encoding: str) -> Any:
