@@ -284,6 +284,8 @@ def _find(name: str, w: World) -> Any:
 
 M: dict[str, Any] = {"model": lambda w: w.model}
 MP: dict[str, Any] = {**M, "prompts": lambda w: w.prompts}
+COPIES: dict[str, Any] = {**M, "prompts": lambda w: w.prompts, "spans": lambda w: w.spans, "n": 2, "length": 12,
+                          "sizes": [2]}  # fmt: skip
 MC: dict[str, Any] = {**M, "cases": lambda w: w.cases}
 Q: dict[str, Any] = {**M, "questions": PAIRS, "n_fillers": 4, "kind": " x", "exact": False}
 S = ti.Site("resid", 1)
@@ -615,8 +617,20 @@ CALLS: dict[str, Callable[[World], Call]] = {
         "insertion_tests": {**_of("insert"), "n_boot": 20},
         "intervene": Q, "build_items": Q, "read_fillers": Q, "cell_clusters": {**Q, "n_clusters": 2, "groups": 3},
         "filler_states": Q, "filler_probes": {**Q, "folds": 2}, "shift": {**Q, "n_fillers": [2]}, "routing": Q,
+        "equation_questions": {"n": 2}, "letter_questions": {"n": 2}, "fact_questions": {"n": 2},
         "massive_effects": MP, "massive_roles": {**MP, "sets": {"first": "first"}},
         "registers": {**MP, "n_registers": [1]},
+        "detokenisation_scores": {**MP, "offsets": 4, "suffixes": 3, "bigrams": 2, "texts": 2, "length": 6},
+        "copy_prompts": COPIES, "induction_scores": COPIES,
+        "copying_scores": {**COPIES, "blocks": [0], "control": False},
+        "Copies": {"entities": [(5, 6)],
+                   **{k: lambda w: w.prompts for k in ("repeated", "shuffled", "clean", "corrupted")}},
+        "word_lists": {**M, "pairs": [("king", "KING"), ("sea", "SEA")], "length": 2},
+        "without_heads": {"heads": [(0, 1)]},
+        "head_ablation": {**M, "heads": [(0, 1)], "counts": [1], "draws": 1,
+                          "tasks": lambda w: {"a": (w.prompts, [[5]] * len(w.prompts))}},
+        "read_head_scores": {"path": lambda w: w.file("heads.json", "[[0, 0]]")},
+        "write_head_scores": {"path": lambda w: w.new("scores.json"), "scores": {"score": [[0.5]]}},
         "route_graph": MP, "draw_route": _of("route_graph"),
         "policy_loss": {**MP, "window": 4}, "sentinels": {**MP, "kinds": ["dots"], "chunk": 5},
         "segment_probe": {"model": lambda w: w.model, "prompts": lambda w: w.many, "least": 2,

@@ -217,6 +217,7 @@ def test_interventions_are_those_made_by_hand():
             if name.startswith("transplant"):
                 (theirs,) = whole.answers[other[i]]
                 assert float(one["donor_change"]) == pytest.approx(float((p - full)[theirs]), abs=1e-4)
+                assert int(one["donor_rank"]) == int((p > p[theirs]).sum())
         checked |= {*wanted}
         bare = wanted["deletion"]
         inserted = float((full.exp() * (full - bare)).sum())

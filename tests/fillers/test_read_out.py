@@ -167,6 +167,12 @@ def test_read_out_is_that_of_a_loop(long_model, monkeypatch):
                     total[best] += cell[best]
                 at = total[target[t][i]]
                 assert float(ds["fingerprint"][v, t, i]) == float((total > at).sum() < 60 and at > 0), (v, t, i)
+    for v, taken in enumerate((p.mean(0), 0 * p[0])):
+        more, part = p - taken, np.sort(p - taken, -1)[..., -40]
+        for t in range(2):
+            own = np.take_along_axis(more, np.asarray(target[t])[:, None, None, None], -1)[..., 0]
+            held = ((own >= part) & (own > 1e-7)).mean(0)
+            np.testing.assert_allclose(ds["cell_fingerprint"][v, t], held)
     assert len(set(kinds)) > 1
     assert (ds["fingerprint"][0] != ds["fingerprint"][1]).any()
 

@@ -17,7 +17,10 @@ from tokinterp.models.steady import ModelChangedError, check_steady, current, st
 from tokinterp.run.checkpoint import Checkpoint
 
 PROMPTS = some_prompts([12] * 6)
-ONE_PASS = {"build_items", "capture", "project_out", "read_feucht2024", "steer", "stream", "swap", "untrained"}
+ONE_PASS = {
+    "build_items", "capture", "copy_prompts", "project_out", "read_feucht2024", "steer", "stream", "swap", "untrained",
+    "word_lists",
+}  # fmt: skip
 """They run the model once or not at all, or the caller decides between passes."""
 
 

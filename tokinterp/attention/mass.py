@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
 from ..run.measurement import Field, Measurement
 from ..run.sites import Site
-from ..settings import checked, level
+from ..settings import checked, flag, level, one_of
 from .kernels import attention_masses, chance, row_similarity
 from .token_sets import check_sets, padded, resolve
 
 if TYPE_CHECKING:
+    from ..models.hooks import HookedLM
     from ..models.info import ModelInfo
     from ..run.batch import Batch
     from ..text.prompts import Prompts
@@ -28,7 +29,7 @@ NET = "net of position 0 and of the query itself"
 KEYS = {"sink": "first", "separators": "separators", "other": "other"}
 
 
-@checked(threshold=level)
+@checked(threshold=level, value_weighted=flag | one_of("values"))
 class AttentionMass(Measurement):
     """How much attention sets of queries give to sets of keys, by head, against chance and net of sink and self.
 
@@ -44,8 +45,9 @@ class AttentionMass(Measurement):
         token in these prompts, or a bool array with one entry per token of all prompts.
     blocks : iterable of int, optional
         All by default.
-    value_weighted : bool
-        Whether to weigh by the norm of what is written, ||v W_O|| (Kobayashi et al. 2020), too.
+    value_weighted : bool or "values"
+        Whether to weigh by the norm of what is written, ||v W_O|| (Kobayashi et al. 2020), too; or by that of the
+        values themselves, ||v||.
     threshold : float
         Mass above which a head counts in ``heads_above``.
     similarity : bool
@@ -119,7 +121,7 @@ class AttentionMass(Measurement):
         keys: Mapping[str, Any] = KEYS,
         queries: Mapping[str, Any] | None = None,
         blocks: Iterable[int] | None = None,
-        value_weighted: bool = True,
+        value_weighted: bool | str = True,
         threshold: float = 0.3,
         similarity: bool = False,
     ) -> None:
@@ -148,6 +150,10 @@ class AttentionMass(Measurement):
 
     def look(self, batch: Batch, site: Site, value: torch.Tensor) -> torch.Tensor:
         """Reduce a pattern; of values keep the norm of what they write."""
+        if site.name == "value" and self.value_weighted == "values":
+            heads = cast("HookedLM", batch.model).attention.shapes[site.at].n_values
+            norm = value.unflatten(2, (heads, -1)).float().norm(dim=-1).transpose(1, 2).to(batch.device)
+            return norm.repeat_interleave(self.info.n_heads // heads, 1)
         if site.name == "value":
             return batch.model.written_norm(site.at, value).to(batch.device)
         norms = batch.seen(self, Site("value", site.at)) if self.value_weighted else None

@@ -81,7 +81,8 @@ def differences(
     changed, reference : numpy.ndarray
         (prompt, d_model) of `AnswerStates`; NaN gives NaN.
     tokens : numpy.ndarray, optional
-        (prompt,) token ids: ``log_prob`` is the change of their log-probability.
+        (prompt,) token ids: ``log_prob`` is the change of their log-probability, ``rank`` how many are more probable
+        after it.
     """
     parts: list[dict[str, torch.Tensor]] = []
     with torch.no_grad():
@@ -92,6 +93,7 @@ def differences(
             if tokens is not None:
                 at = torch.from_numpy(tokens[a : a + ROWS].astype(np.int64)).to(p.device)[:, None]
                 found["log_prob"] = (p.gather(1, at) - q.gather(1, at))[:, 0]
+                found["rank"] = (p > p.gather(1, at)).sum(1)
             known = torch.stack([x.isfinite().all(1) for x in both]).all(0)
             parts.append({k: v.double().masked_fill(~known, torch.nan).cpu() for k, v in found.items()})
     return {k: torch.cat([part[k] for part in parts]).numpy() for k in parts[0]}

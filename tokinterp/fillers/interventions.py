@@ -32,6 +32,11 @@ ALL = (
 )  # fmt: skip
 FROM_OTHERS = ("mean ablation", "resample ablation", "transplant", "transplant of the question")
 """Interventions that take something of other items."""
+DONOR = {
+    "donor_change": ("change of the log-probability of the first token of the donor's answer", "nat"),
+    "donor_rank": ("tokens more probable than the first of the donor's answer", "1"),
+}
+"""What is asked of transplants."""
 SHOWN = ("truncation", "deletion everywhere")
 """Interventions on items with demonstrations."""
 
@@ -83,7 +88,8 @@ def intervene(
     xarray.Dataset
         By ``intervention`` and item: kl = KL(changed || whole), js, flip, entropy_change, and log_prob_change of the
         answer (negative: it became less probable); for transplants ``donor_change``, the change of log-probability of
-        the first token of the donor's answer. Items without another one of the same layout have NaN there. The
+        the first token of the donor's answer, and ``donor_rank``, how many tokens are more probable then (the share of
+        zeros is the rate of donor answers). Items without another one of the same layout have NaN there. The
         reference of ``"insertion"`` is x_0, of all others x_k. `ti.summary` gives means with intervals.
 
     Raises
@@ -128,7 +134,7 @@ def intervene(
             conditions[name] = filler_condition(model, name, whole, plain, run["batch_tokens"])
     log_prob, _, change = answered(model, conditions, whole.answers, **run)
     donor = donors(whole)
-    found = {q: np.full((len(rows), len(whole)), np.nan) for q in (*QUANTITIES, "log_prob_change", "donor_change")}
+    found = {q: np.full((len(rows), len(whole)), np.nan) for q in (*QUANTITIES, "log_prob_change", *DONOR)}
     for i, name in enumerate(rows):
         pair = (_runs_as(name, model.info.n_layers), "deletion" if name == "insertion" else "whole")
         moved = name.startswith("transplant")
@@ -137,14 +143,13 @@ def intervene(
         values = change(*pair, first)
         values["log_prob_change"] = log_prob[pair[0]] - log_prob[pair[1]]
         if moved:
-            values["donor_change"] = values.pop("log_prob")
+            values["donor_change"], values["donor_rank"] = values.pop("log_prob"), values.pop("rank")
         for q, v in values.items():
             found[q][i, known] = v[known]
     dims = ("intervention", "prompt")
     data = {q: variable(dims, found[q], *NAMES[q]) for q in (*QUANTITIES, "log_prob_change")}
     if any(n.startswith("transplant") for n in rows):
-        text = "change of the log-probability of the first token of the donor's answer"
-        data["donor_change"] = variable(dims, found["donor_change"], text, "nat")
+        data |= {q: variable(dims, found[q], *said) for q, said in DONOR.items()}
     coords = {"intervention": variable("intervention", np.array(rows), "what is changed", "1")}
     own = {"n_fillers": n_fillers, "placement": placement, "interventions": list(interventions), "width": width}
     out = xr.Dataset(data, {**coords, "prompt": numbers(len(whole))})

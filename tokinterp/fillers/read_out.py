@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ..models.base import Model
 
 TOP_CELL, TOP_ITEM = 30, 50
+ROUNDING = 1e-7  # of a difference of float32 probabilities
+PAPER = "Brauer et al. 2026, Reading between the dots"
 
 
 @checked(n_fillers=count(1), placement=one_of(*PLACEMENTS))
@@ -57,6 +59,7 @@ def read_fillers(
         with ``choice_chance`` (numbers among numbers if the answers are numbers). By item: ``fingerprint``, whether
         the answer is among the 50 tokens of largest summed residual P(v) - mean over items of P(v), 30 a cell, over all
         cells, for the own and another item's answer (``target``) and without the subtraction (``variant``);
+        ``cell_fingerprint`` by layer and slot, the share of items that have it among the 30 of that cell alone;
         ``first_layer`` at which it is among the first ten at some slot, NaN where at none.
 
     Raises
@@ -83,6 +86,7 @@ def read_fillers(
     place = torch.searchsorted(candidates, target[0])
     cells = {k: np.zeros((len(chosen), s)) for k in ("entropy", "own_share", "choice")}
     ranks = np.zeros((2, n, len(chosen), s))
+    held = np.zeros((2, 2, len(chosen), s))
     prints = torch.zeros(2, n, model.info.d_vocab, dtype=torch.float32, device="cpu")
     for i in range(len(chosen)):
         for j in range(s):
@@ -97,6 +101,10 @@ def read_fillers(
             for v, score in enumerate((p - p.mean(0), p)):
                 value, token = score.topk(min(TOP_CELL, p.shape[-1]), -1)
                 prints[v].scatter_add_(1, token, value)
+                for t in range(2):
+                    held[v, t, i, j] = float(
+                        ((token == target[t][:, None]) & (value > ROUNDING)).any(1).double().mean()
+                    )
     within = np.stack(
         [
             (prints[v] > prints[v].gather(1, target[t][:, None])).sum(-1).numpy() < TOP_ITEM
@@ -121,6 +129,10 @@ def read_fillers(
             ("target", *grid), (1 / (1 + ranks)).mean(1), "mean reciprocal rank", "1", range=(0, 1),
         ),
         "first_layer": variable(each, first, "first layer with the answer among the first ten at a filler", "1"),
+        "cell_fingerprint": variable(
+            ("variant", "target", *grid), held, "share of items whose answer is among the 30 first of the cell", "1",
+            PAPER,
+        ),
         "fingerprint": variable(("variant", *each), within.astype(float), "whether it holds the answer", "1"),
     }  # fmt: skip
     coords = {

@@ -137,7 +137,7 @@ def rows_of(ds: xr.Dataset, name: str) -> str:
     """Return the dimension of a variable that becomes rows: that with most names, conditions last."""
     v = ds[name]
     dims = [str(d) for d in v.dims if d not in (*REPEATS, *REPLICATES, "bound", "head")]
-    return max(dims, key=lambda d: (d not in CONDITIONS, v.sizes[d]), default="")
+    return max(dims, key=lambda d: (d not in CONDITIONS, v.sizes[d]), default="head" if "head" in v.dims else "")
 
 
 def _lines(ds: xr.Dataset, names: Sequence[str], axis: str, select: Any, level: float) -> list[Curve]:

@@ -350,6 +350,21 @@ class Attention:
                 gain = adds(torch.ones_like(weight[:1, :1]).to(like)).to(weight)[0, 0]
         return Writes(weight, bias if bool(bias.any()) else None, gain)
 
+    def wrote(self, block: int, mixed: torch.Tensor) -> torch.Tensor:
+        """Return (..., d_model) what a block adds to the stream of what its heads mixed, (..., head * d_value).
+
+        Raises
+        ------
+        ValueError
+            If no output projection of the model fits by value.
+        """
+        projection = self._output(block, "what its heads write is not known; take a model of another family")
+        like = next((p for p in projection.parameters() if p.is_floating_point()), mixed)
+        adds: Any = submodule(self.model._blocks[block], self.model.adds[block][0])
+        with passing(self.model.lm), torch.no_grad():
+            out = projection(mixed.to(like.device, like.dtype))
+            return out if adds is None or any(m is adds for m in self.of[block].modules()) else adds(out)
+
     def written_norm(self, block: int, value: torch.Tensor) -> torch.Tensor:
         """Return (prompt, head, position) the norm of what each head would write of each position: ||v W_O||.
 
