@@ -2,8 +2,8 @@
 
 ``python -m experiments.real_data [FOLDER]`` prints what was found beside what is known, a line a check, and ends with 1
 if any differs.  FOLDER (default ``$TOKINTERP_DATA``) holds ``models/stories260K``, ``text``, ``spans``, ``tasks``,
-``tokenizers``, ``flores200_dataset`` (of github.com/AleksandarPetrov/tokenization-fairness), ``cogtok``; what a check
-needs and is not there is said, and counts as failed.
+``tokenizers``, ``flores200_dataset`` (of github.com/AleksandarPetrov/tokenization-fairness), ``cogtok`` and
+``multiconer`` (see the checks); what a check needs and is not there is said, and counts as failed.
 """
 
 from __future__ import annotations

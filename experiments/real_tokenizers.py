@@ -8,7 +8,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 import tokinterp as ti
+from tokinterp.text import read_conll
 from tokinterp.text.vocabulary import ALPHABET
 from tokinterp.tokenizers import flores, tokenizer_metrics
 from tokinterp.tokenizers.inference import Inference
@@ -127,4 +130,69 @@ def published_splits(folder: Path) -> Outcome:
     return equal(found, dict.fromkeys(found, len(rows)))
 
 
-CHECKS = (reachable_ids, token_kinds, token_lengths, published_splits)
+def trained_splits(folder: Path) -> Outcome:
+    """Words and pseudowords cut by three tokenizers of 1,000 tokens published with cogtok, a way of ours for each."""
+    ways = {"BPE_1000": "merges", "UNI_1000": "likelihood", "WPC_1000": "longest_prefix"}
+    found, known = {}, {}
+    for name, way in ways.items():
+        with (folder / "cogtok" / name / "output.csv").open(encoding="utf-8", newline="") as stream:
+            rows = [r for r in csv.DictReader(stream) if r["Stimulus"]][::4]
+        inference = Inference(ti.load_tokenizer(folder / "cogtok" / name / "trained.json"), space=False)
+        cuts = inference.cut([r["Stimulus"] for r in rows], way)
+        made = [[p.decode().lstrip(" ") for p in cut or []] for cut in cuts]
+        said = [[p.removeprefix("##") for p in ast.literal_eval(r["Subtokens"])] for r in rows]
+        found[name], known[name] = sum(a == b for a, b in zip(made, said, strict=True)), len(rows)
+    return equal(found, known)
+
+
+def sizes_of_languages(folder: Path) -> Outcome:
+    """Longest over shortest of the 204 languages of FLORES-200, in bytes and in characters."""
+    texts = {lang: next(iter(one)) for lang, one in flores(folder / "flores200_dataset", joined=True).items()}
+    sizes = [[len(t.encode()) for t in texts.values()], [len(t) for t in texts.values()]]
+    return equal([len(texts), *(round(max(n) / min(n), 2) for n in sizes)], [204, 4.53, 4.60])
+
+
+def mixture_of_languages(folder: Path) -> Outcome:
+    """Shares of four languages in 120 kB: log10 of the mean squared error, of the same text and of other sentences."""
+    from .tokenizers import trained
+
+    shares, here = np.array([0.5, 0.25, 0.15, 0.1]), folder / "flores200_dataset"
+    langs = ["eng_Latn", "spa_Latn", "deu_Latn", "rus_Cyrl"]
+    parts = []
+    for split in ("dev", "devtest"):
+        read = flores(here, langs, splits=[split]).items()
+        parts.append({k: "\n".join(c).encode()[: int(120_000 * s)] for (k, c), s in zip(read, shares, strict=True)})
+    same, other = ({k: t.decode("utf-8", "ignore").split("\n") for k, t in part.items()} for part in parts)
+    tok, found = trained([t for texts in same.values() for t in texts], 256 + 400), []
+    for texts in (same, other):
+        share = ti.tokenizers.infer_mixture(tok, texts, folds=0)["share_bytes"].values
+        found.append(round(float(np.log10(((share - shares) ** 2).mean())), 2))
+    return Outcome(found, "at most -3.5", max(found) <= -3.5)
+
+
+def multiconer(folder: Path) -> Outcome:
+    """Sentences and entities of a file of MultiCoNER 2, beside a plain count of its lines.
+
+    FOLDER/multiconer/en-dev.conll is English/en-dev.conll of github.com/OMGarad/MultiCoNER-2.
+    """
+    file = folder / "multiconer" / "en-dev.conll"
+    read, entities, types = read_conll(file), [], []
+    lines = file.read_text(encoding="utf-8").split("\n")
+    for line in lines:
+        columns = line.split()
+        tag = columns[3] if len(columns) == 4 else "O"
+        if tag.startswith("B-"):
+            entities.append(columns[0])
+            types.append(tag[2:])
+        elif tag.startswith("I-"):
+            entities[-1] += columns[0]
+    found = ["".join(s.split()) for s in read.spans.strings()]
+    n = sum(line.startswith("# id") for line in lines)
+    good = found == entities and read.spans.type.tolist() == types
+    return Outcome([len(read.texts), len(found)], [n, len(entities)], good and len(read.texts) == n)
+
+
+CHECKS = (
+    reachable_ids, token_kinds, token_lengths, published_splits, trained_splits, sizes_of_languages,
+    mixture_of_languages, multiconer,
+)  # fmt: skip
