@@ -4,6 +4,7 @@ import signal
 import threading
 
 import pytest
+import torch
 
 from tokinterp.run.checkpoint import Checkpoint
 from tokinterp.run.signals import Terminated, at_once, stopped, stopping
@@ -50,6 +51,19 @@ def test_a_signal_after_the_last_step_stops_what_comes_after_the_fit(name, tmp_p
     assert begun == [0]
     assert [p.name for p in tmp_path.iterdir()] == ["0"]
     assert capsys.readouterr().err.count("\nstopped;") == (name == "SIGTERM")
+
+
+def test_a_signal_after_the_last_step_leaves_the_folder_to_the_next(tmp_path):
+    def fit():
+        with Checkpoint(tmp_path / "a", {"n": 1}, 0) as keep:
+            keep.step("after 1 of 1 steps", lambda: ({"done": 1}, {"x": torch.zeros(1)}))
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit()
+    with Checkpoint(tmp_path / "a", {"n": 1}) as again:
+        notes, _ = again.state() or ({}, {})
+        assert notes == {"done": 1}
 
 
 def test_a_signal_that_was_read_is_not_raised_again():
