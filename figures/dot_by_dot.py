@@ -32,12 +32,12 @@ def compose(results: xr.DataTree) -> Figure:
         fig = Figure(figsize=(7, 8.6), layout="constrained")
         upper, lower = fig.subfigures(2, 1, squeeze=False, height_ratios=[3, 1.25])[:, 0]  # long names of ablations
         axes = np.vstack([upper.subplots(3, 2), lower.subplots(1, 2, width_ratios=[1.2, 1])])
-        every: dict[str, Any] = {"along": "step", "select": {"stratum": "all"}}
+        every: dict[str, Any] = {"along": "step", "select": {"stratum": "all"}, "ylabel": "accuracy"}
         plots.curves(arms["filler"], "accuracy", ax=axes[0, 0], **every)
         plots.curves(arms["none"] if "none" in arms else next(iter(arms.values())), "accuracy", ax=axes[0, 1], **every)
         accuracy_by_size(same["n"], "n", axes[1, 0])
         accuracy_by_size(same["d"], "d", axes[1, 1], legend=False)
-        plots.curves(results["probe/frozen"].to_dataset(), "accuracy", along="kept", ax=axes[2, 0])
+        plots.curves(results["probe/frozen"].to_dataset(), "accuracy", along="kept", ax=axes[2, 0], ylabel="accuracy")
         plots.rows(last_evaluation(arms["filler"]), "accuracy", "stratum", ax=axes[2, 1])
         probes = results["dots/probes"].to_dataset()
         select = {"target": "pair sum", "trunk": probes["trunk"].values[0]}
@@ -80,7 +80,7 @@ def accuracy_by_size(
     ax.plot(sizes, [chance[s] for s in sizes], ":", color="0.4", marker="_", ms=14, label="majority")
     ax.set_xlim(min(sizes) - 0.4, max(sizes) + 0.4)
     ax.set_xlabel({"n": "rows n", "d": "coordinates d"}[along])
-    ax.set_ylabel("accuracy of the answer")
+    ax.set_ylabel("accuracy")
     ax.set_ylim(None, 1.02)
     style.integer_axis(ax)
     if legend:
