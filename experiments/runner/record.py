@@ -101,7 +101,8 @@ def finished(said: Mapping[str, Any], claims: Sequence[Claim], results: Results,
     other = {"commit": now["commit"], "dirty": now["dirty"]}
     by = {} if other == {k: said[k] for k in other} else {"claims_computed_by": other}
     model = (said.get("model") or {}).get("id", "")
-    return {**said, **by, "store": shown(store), "lacking": [], "claims": evaluate(claims, results, model)}
+    lacking = [] if said["texts"] else ["texts: none were read, all examples are drawn"]
+    return {**said, **by, "store": shown(store), "lacking": lacking, "claims": evaluate(claims, results, model)}
 
 
 def shown(path: Path) -> str:
