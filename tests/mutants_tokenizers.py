@@ -4,7 +4,7 @@ REACHABILITY = "tokinterp/tokenizers/reachability.py"
 CATEGORIES = "tokinterp/tokenizers/categories.py"
 OF_CATEGORIES = "tests/tokenizers/test_categories.py::"
 TEST = "tests/tokenizers/test_reachability.py::"
-METRICS, COUNTING, USAGE = (f"tokinterp/tokenizers/{n}.py" for n in ("metrics", "counting", "usage"))
+METRICS, COUNTING = (f"tokinterp/tokenizers/{n}.py" for n in ("metrics", "counting"))
 OF_METRICS, OF_COUNTING = (f"tests/tokenizers/test_{n}.py::" for n in ("metrics", "counting"))
 ENCODING, OF_ENCODING = "tokinterp/tokenizers/encoding.py", "tests/tokenizers/test_encoding.py::"
 INFERENCE, MORPHOLOGY, COMPOUNDS, MIXTURE = (
@@ -63,7 +63,7 @@ MUTANTS = [
      f"{OF_METRICS}test_how_tokens_are_used_is_that_of_a_plain_count"),
     ("metrics: every shard counts all", COUNTING, "if number % shards == shard:", "if number % shards <= shard:",
      f"{OF_COUNTING}test_same_numbers_in_any_batches_and_shares"),
-    ("metrics: ranks from the rarest", USAGE, "np.sort(np.asarray(counts, np.float64))[::-1]",
+    ("metrics: ranks from the rarest", COUNTING, "np.sort(np.asarray(counts, np.float64))[::-1]",
      "np.sort(np.asarray(counts, np.float64))", f"{OF_METRICS}test_how_tokens_are_used_is_that_of_a_plain_count"),
     ("metrics: premium of what is unknown", METRICS, "return bool(max(lost) <= most)", "return bool(min(lost) <= most)",
      f"{OF_METRICS}test_unknown_words_are_counted_by_characters"),

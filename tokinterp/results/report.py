@@ -120,10 +120,12 @@ def styles(template: str) -> list[str]:
 def lead(tree: xr.DataTree, models: Sequence[str]) -> str:
     """Return the line under the title: model, size, prompts, date."""
     attrs = tree.attrs or next(n.attrs for n in tree.subtree if n.data_vars)
-    facts = [f"Model <b>{html.escape(', '.join(models))}</b>"]
-    if "n_layers" in attrs:
-        facts.append(html.escape(f"{attrs['n_layers']} blocks, d_model {attrs.get('d_model')}"))
-    facts.append(html.escape(f"{attrs.get('backend')}, {attrs.get('dtype')} on {attrs.get('device')}"))
+    facts = []
+    if attrs.get("backend") != "tokenizer":  # else there is no model
+        facts.append(f"Model <b>{html.escape(', '.join(models))}</b>")
+        if "n_layers" in attrs:
+            facts.append(html.escape(f"{attrs['n_layers']} blocks, d_model {attrs.get('d_model')}"))
+        facts.append(html.escape(f"{attrs.get('backend')}, {attrs.get('dtype')} on {attrs.get('device')}"))
     for table in prompt_tables(tree)[:1]:
         facts.append(f"{table.sizes['prompt']:,} prompts, {int(table['n_tokens'].sum()):,} tokens")
     facts.append(html.escape(str(attrs.get("created", ""))[:10]))

@@ -17,8 +17,17 @@ from ..stats.jackknife import jackknife_interval
 from ..stats.resample import ratio, ratio_interval
 from ..text.vocabulary import Vocabulary
 from .corpora import as_corpora
-from .counting import FOLDS, GROUPS, SUMS, Counter, Tally, tally_all
-from .usage import average_rank, divergence, renyi_efficiency
+from .counting import (
+    FOLDS,
+    GROUPS,
+    SUMS,
+    Counter,
+    Tally,
+    average_rank,
+    divergence,
+    renyi_efficiency,
+    tally_all,
+)
 
 PETROV = "Petrov et al. 2023, Language model tokenizers introduce unfairness between languages, arXiv 2305.15425"
 LIMISIEWICZ = "Limisiewicz et al. 2023, Tokenization impacts multilingual language modeling, arXiv 2305.17179"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tokinterp.tokenizers.usage import average_rank, divergence, renyi_efficiency, renyi_entropy
+from tokinterp.tokenizers.counting import average_rank, divergence, renyi_efficiency, renyi_entropy
 
 
 def test_even_use_is_the_most():
