@@ -75,13 +75,14 @@ def detokenisation_scores(
 
     Notes
     -----
-    No pass reaches the first block's weights but one of 12 tokens, which proves that the terms add up to them; queries
-    and keys of every token are read at the first block.  With learned places (GPT-2, OPT) the terms are the published
-    six; the scale of the norm is that of token and place together, for ``auroc`` its mean over places, and the bias is
-    the one part that asks all alike.  With rotary places (tokens turned one place apart) and ALiBi (``place`` is its
-    slope) what asks all alike is the mean over ordinary tokens, and ``place`` what is left of mean key and mean query.
-    What is the same for all keys is no part.  Second tokens that follow nothing have no AUROC; the authors count 0.
-    ``importance`` is a sum over keys; the authors' mean over keys is smaller by their number.
+    No pass reaches the first block's weights but one of 12 tokens, which proves that the terms add up to them;
+    queries and keys of every token are read at the first block.  With learned places (GPT-2, OPT) the terms are the
+    published six; the scale of the norm is that of token and place together, for ``auroc`` its mean over the first
+    ``offsets`` places (the authors': all), and the bias is the one part that asks all alike.  With rotary places
+    (tokens turned one place apart) and ALiBi (``place`` is its slope) what asks all alike is the mean over ordinary
+    tokens, and ``place`` the product of mean query and mean key.  What is the same for all keys is no part.
+    Second tokens that follow nothing have no AUROC; the authors count 0.  ``importance`` is a sum over keys; the
+    authors' mean over keys is smaller by their number.
 
     References
     ----------

@@ -199,18 +199,18 @@ def first_block(model: Model, ordinary: Tensor, n_places: int) -> FirstBlock:
     query, key = (torch.cat([p[i] for p in parts]) for i in (0, 1))
     alone = many.run(text[:, None], [START])[START][:, 0]
     away = (seen[START][0] - alone).norm(dim=-1) / alone.norm(dim=-1).clamp_min(1e-12)
-    if float(away.max()) > 5 * many.tolerance:
+    if float(away.max()) > 1e-3:  # looked up, not computed: equal but for what is added to it
         made = _learned(model, many, asked, query, key, scale, slopes, n_places, seen[START][0], text)
     else:
         mean, mean_key = query[ordinary].mean(0), key[ordinary].mean(0)
-        turned = float((q - query[text]).norm() / q.norm()) > 5 * many.tolerance
+        turned = float((q - query[text]).norm() / q.norm()) > max(5e-3, many.tolerance / 2)
         kind = "rotary" if turned else "alibi" if bool(slopes.any()) else "none"
         turns = _turns(asked, ordinary, max(n_places, PROOF), query) if turned else None
         made = FirstBlock(kind, query, key, mean, scale, slopes, turns, mean_key=mean_key)
     whole = torch.stack([*made.terms(text).values()]).sum(0)
     true = seen[PATTERN][0].double()
     apart = _apart(whole, true)
-    if apart > max(20 * many.tolerance, 5e-3):
+    if apart > max(2 * many.tolerance, 5e-3):
         raise ValueError(
             f"{model.info.id} ({model.info.architecture}): the attention weights of its first block differ from those "
             f"of its terms by {apart:.2g} of the range of their logits: a norm of queries and keys, or an embedding, "
@@ -249,7 +249,7 @@ def _scale(model: Model, q: Tensor, k: Tensor, weights: Tensor) -> tuple[float, 
     slopes = torch.where(slopes.abs() < 1e-3, 0, slopes)
     rest = logs - scale * above + slopes[:, None, None] * back
     apart = float(rest.abs().max() / logs.abs().max().clamp_min(1e-6))
-    if not scale > 0 or apart > max(20 * cast("HookedLM", model).tolerance, 5e-3):
+    if not scale > 0 or apart > max(2 * cast("HookedLM", model).tolerance, 5e-3):
         raise ValueError(
             f"{model.info.id} ({model.info.architecture}): the attention weights of its first block are no softmax of "
             f"products of queries and keys with a slope over places (apart by {apart:.2g}: a soft cap, or another bias "
