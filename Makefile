@@ -59,6 +59,18 @@ bundled-model: .venv/.dev  ## Make the model in the package anew from the texts 
 notebooks: .venv/.dev  ## Run every notebook; executed copies in runs/notebooks
 	$(BIN)/python -m notebooks --out runs/notebooks
 
+docs: .venv/.docs  ## The site in runs/docs/html: everything in it is executed once; warnings and broken links are errors
+	$(BIN)/python -m docs --out runs/docs
+
+docs-links: .venv/.docs  ## Look up the links to other sites, which needs the network
+	$(BIN)/python -m docs --out runs/docs --no-execute --external
+
+dist: .venv/.dev  ## Wheel and source archive in dist/, checked: metadata, contents, size, the wheel imported alone
+	$(PIP) build twine
+	rm -rf dist && $(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python tests/check_dist.py dist
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
@@ -68,6 +80,10 @@ notebooks: .venv/.dev  ## Run every notebook; executed copies in runs/notebooks
 
 .venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) -e ".[test,lint]"
+	touch .venv/.base $@
+
+.venv/.docs: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -e ".[docs]"
 	touch .venv/.base $@
 
 clean:

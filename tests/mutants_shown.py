@@ -46,4 +46,8 @@ MUTANTS = [
     ("closed: a class with weights is never said", "tokinterp/erasure/probe_files.py", '~tensors[f"weight.{o}"][never].any() & ', "", "tests/erasure/test_probe_closed.py::test_infinite_numbers_of_other_kinds_are_refused"),
     ("closed: absent classes are refused", "tokinterp/erasure/probe_files.py", ".masked_fill(never, 0.0)", ".masked_fill(never, torch.nan)",
      "tests/erasure/test_probe_closed.py::test_a_class_that_is_never_a_label_at_an_offset_is_never_said_there"),
+    ("bars in pipes", "tokinterp/files/bars.py", "disable=not (progress and watched())", "disable=not progress",
+     "tests/files/test_bars.py::test_pipes_and_who_wants_none_get_nothing"),
+    ("bars count tokens one by one", "tokinterp/files/bars.py", "unit_scale=scaled", "unit_scale=False",
+     "tests/files/test_bars.py::test_a_terminal_is_told_tokens_a_second_and_the_time_left"),
 ]  # fmt: skip

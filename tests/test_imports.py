@@ -352,7 +352,7 @@ TESTED_WITH = {
 }  # fmt: skip
 OUTSIDE = ("experiments", "figures")
 CROSS_CUTTING = {
-    "bad_input", "figures", "fillers/planted", "fillers/published", "golden", "identity", "imports",
+    "bad_input", "dist", "docs", "figures", "fillers/planted", "fillers/published", "golden", "identity", "imports",
     "inputs",
     "mutants", "notebooks", "process", "readme", "resume", "stores",
 }  # fmt: skip

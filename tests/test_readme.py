@@ -1,5 +1,6 @@
 """The README's Python examples and commands run as they stand."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 
+from tokinterp import scan
 from tokinterp.cli.main import application, main
 
 pytestmark = pytest.mark.slow
@@ -21,7 +23,7 @@ COMMANDS = [
 
 def test_readme_has_an_example():
     assert BLOCKS
-    assert len(COMMANDS) == 2
+    assert len(COMMANDS) == 1
     assert not re.findall(r"```\ntokinterp", TEXT), "commands stand in blocks marked sh, which are run"
 
 
@@ -33,7 +35,7 @@ def test_examples_run_one_after_the_other(tmp_path, monkeypatch):
         exec(compile(block, "README.md", "exec"), names)
 
 
-@pytest.mark.parametrize("lines", COMMANDS, ids=["measure", "fillers"])
+@pytest.mark.parametrize("lines", COMMANDS, ids=["measure"])
 def test_commands_run_one_after_the_other(lines, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for line in lines:
@@ -43,5 +45,20 @@ def test_commands_run_one_after_the_other(lines, tmp_path, monkeypatch, capsys):
 
 
 def test_every_command_is_named():
+    page = (ROOT / "docs" / "howto" / "command_line.md").read_text(encoding="utf-8")
     for command in application().registered_commands:
-        assert re.search(rf"`?tokinterp {command.name}\b", TEXT) or command.name in ("load", "plot"), command.name
+        assert re.search(rf"`?tokinterp {command.name}\b", page), command.name
+
+
+def test_the_table_has_every_topic_and_no_name_that_is_not_there():
+    rows = {m[1]: m[2] for m in re.finditer(r"^\| `ti\.(\w+)` \|.*\| ([^|]*) \|$", TEXT, flags=re.M)}
+    assert sorted(rows) == sorted(scan.topics())
+    for topic, row in rows.items():
+        space = importlib.import_module(f"tokinterp.{topic}")
+        assert re.findall(r"`(\w+)`", row)
+        assert {n for n in re.findall(r"`(\w+)`", row) if n not in space.__all__} == set()
+
+
+def test_links_into_the_repository_lead_somewhere():
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", TEXT):
+        assert (ROOT / link).exists(), link

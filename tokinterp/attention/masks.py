@@ -143,6 +143,18 @@ def keep_only(policy: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], bloc
     A policy is a `Policy`, or a function of (ids, mask) that returns (prompt, query, key) bool; every query must keep
     some key, and keys behind it are never seen.
 
+    Parameters
+    ----------
+    policy : Policy or callable
+        What each query may see.
+    blocks : iterable of int, optional
+        Where; all by default.
+
+    Returns
+    -------
+    KeepOnly
+        An edit, for ``edits=``.
+
     Examples
     --------
     >>> import tokinterp as ti
@@ -207,6 +219,15 @@ def policy_loss(
     ------
     ValueError
         If no prompt is long enough, there is no policy, or no separator for the default ones.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model, texts = ti.load_model(), [t.text for t in ti.bundled_texts("article")[:2]]
+    >>> prompts = ti.Prompts.from_texts(texts, model, max_tokens=64)
+    >>> ds = policy_loss(model, prompts, window=12)
+    >>> bool(ds["loss_change"].mean() > 0)
+    True
     """
     if policies is None:
         policies = default_policies(prompts, separators_of(prompts), initial, window, seed)

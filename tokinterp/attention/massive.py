@@ -169,6 +169,14 @@ def massive_roles(
     ------
     ValueError
         For an unknown rule or set, or if every prompt is shorter than 4 tokens.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model, texts = ti.load_model(), [t.text for t in ti.bundled_texts("article")[:2]]
+    >>> prompts = ti.Prompts.from_texts(texts, model, max_tokens=48)
+    >>> "layer" in ti.attention.massive_roles(model, prompts).dims
+    True
     """
     sets = check_sets("sets", SETS if sets is None else sets)
     shown, note = shown_blocks(model)
@@ -238,6 +246,14 @@ def massive_effects(
         the prompt, drawn from those that are neither massive nor special tokens, to zero or to the mean over *these*
         rows. A prompt without massive rows changes by 0; one without as many ordinary rows is NaN in the controls.
         Without any massive row ``onset``, ``loss_change`` and ``sink_change`` are NaN, as the attribute ``note`` says.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model, texts = ti.load_model(), [t.text for t in ti.bundled_texts("article")[:2]]
+    >>> prompts = ti.Prompts.from_texts(texts, model, max_tokens=48)
+    >>> "loss_change" in ti.attention.massive_effects(model, prompts)
+    True
     """
     onset, marked, channels, means = _onset(model, prompts, rule, factor, run.get("batch_tokens"), seed)
     names = ("zero", "mean", f"zero{CONTROL}", f"mean{CONTROL}")

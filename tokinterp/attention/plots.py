@@ -53,6 +53,13 @@ def draw_route(
     ------
     ValueError
         If there is no such prompt.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model = ti.load_model()
+    >>> graph = ti.attention.route_graph(model, ti.Prompts.from_texts(["The Nile flows north."], model))
+    >>> ax = ti.attention.plots.draw_route(graph)
     """
     if prompt not in ds["prompt"].values:
         raise ValueError(f"prompt={prompt}: the result has prompts {ds['prompt'].values.tolist()}")

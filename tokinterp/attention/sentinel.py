@@ -75,6 +75,14 @@ def sentinels(
     ------
     ValueError
         If no prompt has two chunks, the prompts have no BOS, or the context is too short.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model, texts = ti.load_model(), [t.text for t in ti.bundled_texts("article")[:2]]
+    >>> prompts = ti.Prompts.from_texts(texts, model, max_tokens=40)
+    >>> ti.attention.sentinels(model, prompts, kinds=["dots"], chunk=8).attrs["measurement"]
+    'sentinels'
     """
     if not prompts.bos:
         raise ValueError("prompts: they do not begin with BOS, which hidden chunks leave visible: use bos=True")
@@ -249,6 +257,14 @@ def registers(
     ------
     ValueError
         Without room, for a blank that merges with itself, or ``behind_bos`` without BOS.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model, texts = ti.load_model(), [t.text for t in ti.bundled_texts("article")[:2]]
+    >>> prompts = ti.Prompts.from_texts(texts, model, max_tokens=48)
+    >>> "loss_change" in ti.attention.registers(model, prompts, n_registers=[1])
+    True
     """
     grid = sorted({0, *(int(r) for r in n_registers)})
     if behind_bos and not prompts.bos:

@@ -1,4 +1,4 @@
-"""Separators as summaries of their segments: who reads past segments there, what they hold, and what they are worth."""
+"""Separators as summaries of segments (Chen et al. 2025): who reads past segments there, what they hold and cost."""
 
 from __future__ import annotations
 
@@ -75,6 +75,15 @@ def segment_probe(
     ------
     ValueError
         For fewer prompts (or documents) with two segments than folds, or ``least`` below 2.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model, texts = ti.load_model(), [t.text for t in ti.bundled_texts("article")[:8]]
+    >>> prompts = ti.Prompts.from_texts(texts, model, max_tokens=96)
+    >>> ds = ti.attention.segment_probe(model, prompts, layers=[4], folds=2)
+    >>> ds["layer"].values.tolist()
+    [4]
     """
     marks = separators_of(prompts)
     spans = [segments(np.asarray(prompts.ids(i)), marks, 1 if prompts.bos else 0, least) for i in range(len(prompts))]
@@ -193,6 +202,15 @@ def separator_windows(
     ------
     ValueError
         Without separators.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model, texts = ti.load_model(), [t.text for t in ti.bundled_texts("article")[:2]]
+    >>> prompts = ti.Prompts.from_texts(texts, model, max_tokens=64)
+    >>> ds = ti.attention.separator_windows(model, prompts)
+    >>> ds.attrs["measurement"]
+    'separator_windows'
     """
     marks = separators_of(prompts)
     n = model.info.n_layers

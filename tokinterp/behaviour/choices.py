@@ -1,4 +1,4 @@
-"""Multiple-choice items: which answer a model finds most probable."""
+"""Multiple-choice items (MMLU: Hendrycks et al. 2021): which answer a model finds most probable."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Item:
 def read_mmlu(
     path: str | Path, split: str = "test", subjects: Sequence[str] | None = None, limit: int | None = None
 ) -> list[Item]:
-    """Read items in the format of MMLU: ``SPLIT/SUBJECT_SPLIT.csv`` with question, options and answer.
+    r"""Read items in the format of MMLU: ``SPLIT/SUBJECT_SPLIT.csv`` with question, options and answer.
 
     Parameters
     ----------
@@ -79,6 +79,17 @@ def read_mmlu(
     Notes
     -----
     The answer is a letter, or a number from 0; a first line of column names is recognised.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     part = pathlib.Path(folder, "test")
+    ...     part.mkdir()
+    ...     _ = (part / "anatomy_test.csv").write_text("Which?,w,x,y,z,C\n")
+    ...     read_mmlu(folder)[0].answer
+    2
     """
     path, ending, out = local_path(path), f"_{split}.csv", []
     for name, text in _files(path, ending):

@@ -58,6 +58,16 @@ def erasure_map(
     ------
     ValueError
         If the result has no delta per token, or not of this prompt and these positions.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model, texts = ti.load_model(), [t.text for t in ti.bundled_texts("story")[:6]]
+    >>> fit, test = (ti.Prompts.from_texts(part, model, max_tokens=64) for part in (texts[:4], texts[4:]))
+    >>> probes = ti.erasure.fit_probes(model, fit, layers=[1, 4], offsets=[-1, 0], method="ridge", progress=False)
+    >>> asked = {"e": ti.erasure.ErasureScores(probes, start=1, end=4, offsets=[-1, 0], tokens=None)}
+    >>> segments = ti.measure(model, test, asked, progress=False)["e"].to_dataset()
+    >>> ax = ti.erasure.plots.erasure_map(segments, prompt=0, positions=range(20))
     """
     ds = result_with(ds, "delta")
     if "delta" not in ds:
@@ -117,6 +127,16 @@ def psi_distribution(
     ------
     ValueError
         If a result has no segments of this length.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model, texts = ti.load_model(), [t.text for t in ti.bundled_texts("story")[:6]]
+    >>> fit, test = (ti.Prompts.from_texts(part, model, max_tokens=64) for part in (texts[:4], texts[4:]))
+    >>> probes = ti.erasure.fit_probes(model, fit, layers=[1, 4], offsets=[-1, 0], method="ridge", progress=False)
+    >>> asked = {"e": ti.erasure.ErasureScores(probes, start=1, end=4, offsets=[-1, 0], tokens=None)}
+    >>> segments = ti.measure(model, test, asked, progress=False)["e"].to_dataset()
+    >>> ax = ti.erasure.plots.psi_distribution(segments)
     """
     ds = result_with(ds, "psi")
     sets = {label: ds, **(controls or {})}
@@ -171,6 +191,18 @@ def precision_recall(
     ------
     ValueError
         For a subset that is not there.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model, texts = ti.load_model(), [t.text for t in ti.bundled_texts("story")[:6]]
+    >>> fit, test = (ti.Prompts.from_texts(part, model, max_tokens=64) for part in (texts[:4], texts[4:]))
+    >>> probes = ti.erasure.fit_probes(model, fit, layers=[1, 4], offsets=[-1, 0], method="ridge", progress=False)
+    >>> asked = {"e": ti.erasure.ErasureScores(probes, start=1, end=4, offsets=[-1, 0], tokens=None)}
+    >>> segments = ti.measure(model, test, asked, progress=False)["e"].to_dataset()
+    >>> found = ti.erasure.read_out(segments, test, min_count=1, min_psi=None, n_boot=50)
+    >>> scores = ti.erasure.evaluate(found, ti.Spans.words(test).align(test), test, k=[2])
+    >>> ax = ti.erasure.plots.precision_recall(scores)
     """
     name = "attainable_recall" if attainable else "recall"
     scores = result_with(scores, name)

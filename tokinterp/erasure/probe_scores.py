@@ -303,6 +303,15 @@ def score_probes(
     **options
         Further arguments of `ProbeScores` (layers, offsets, level, n_boot, seed) and of ``measure`` (store, progress,
         batch_tokens).
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model, texts = ti.load_model(), [t.text for t in ti.bundled_texts("story")[:4]]
+    >>> fit, test = (ti.Prompts.from_texts(part, model, max_tokens=64) for part in (texts[:2], texts[2:]))
+    >>> probes = ti.erasure.fit_probes(model, fit, layers=[2], offsets=[0], method="ridge", progress=False)
+    >>> "accuracy" in ti.erasure.score_probes(probes, model, test, progress=False)
+    True
     """
     from ..run.engine import measure
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..files.bars import progress_bar
 from ..fitted import Tensors
 from ..models.steady import steady
 from ..run.checkpoint import EVERY, Checkpoint, State
@@ -300,9 +301,7 @@ class _Fit:
             )  # fmt: skip
 
     def _bar(self, total: int, what: str, unit: str) -> tqdm:
-        return tqdm(
-            total=total, desc=what, unit=unit, unit_scale=unit == "tok", disable=not self.progress, dynamic_ncols=True
-        )
+        return progress_bar(self.progress, total, desc=what, unit=unit)
 
 
 def _standard(pair: Pair | None) -> Tensors:

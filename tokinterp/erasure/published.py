@@ -58,6 +58,14 @@ def read_feucht2024(*paths: str | Path, model: Model | None = None) -> TokenProb
     ------
     ValueError
         For a name that says no layer and offset, a checkpoint of another shape, or missing offsets.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     torch.save({"fc.weight": torch.zeros(320, 32)}, f"{folder}/layer0_tgtidx0.ckpt")
+    ...     read_feucht2024(f"{folder}/layer0_tgtidx0.ckpt").layers
+    [1]
     """
     files = [f for p in map(local_path, paths) for f in (sorted(p.glob("*.ckpt")) if p.is_dir() else [p])]
     if not files:

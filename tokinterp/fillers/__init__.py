@@ -1,4 +1,4 @@
-"""Filler tokens put into frozen models; `tokinterp.fillers.tasks` is about networks trained with fillers.
+"""Filler tokens in frozen models (after Pfau et al. 2024); `tokinterp.fillers.tasks`: networks trained with them.
 
 Items (`tokinterp.text.build_items`) are questions with fillers in them.  Answers: ``insert``, ``insertion_tests``.
 Causes: ``intervene``.  Stream: ``shift``, ``filler_states``, ``filler_probes``.  Read-out: ``read_fillers``,

@@ -180,6 +180,15 @@ def insertion_tests(ds: xr.Dataset, *, level: float = 0.95, n_boot: int = 2000, 
     ------
     ValueError
         If no item is finite.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model, questions = ti.load_model(), ti.bundled_questions("cloze")[:6]
+    >>> found = ti.fillers.insert(model, questions, n_fillers=[2], kinds=["dots"])
+    >>> tests = ti.fillers.insertion_tests(found, n_boot=50)
+    >>> "log_prob_change" in tests
+    True
     """
     given, known = ds, np.isfinite(ds["log_prob"].values).all((1, 2, 3))
     if not known.any():

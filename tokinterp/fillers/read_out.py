@@ -66,6 +66,14 @@ def read_fillers(
     ------
     ValueError
         For no fillers or fewer than two different answers.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model, questions = ti.load_model(), ti.bundled_questions("cloze")[:4]
+    >>> ds = ti.fillers.read_fillers(model, questions, n_fillers=4, layers=[4, 8])
+    >>> ds["layer"].values.tolist()
+    [4, 8]
     """
     how, _ = parted(asked, kind="dots")
     seed = how["seed"]
@@ -194,6 +202,14 @@ def cell_clusters(
     ------
     ValueError
         Without fillers, for fewer than 10 items, or too few cells that can be compared.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model, questions = ti.load_model(), ti.bundled_questions("cloze")[:12]
+    >>> ds = ti.fillers.cell_clusters(model, questions, n_fillers=2, n_clusters=2, groups=3)
+    >>> "contrast_shuffled" in ds
+    True
     """
     how, _ = parted(asked, kind="dots")
     seed = how["seed"]

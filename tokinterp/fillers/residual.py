@@ -98,6 +98,13 @@ def shift(
     ------
     ValueError
         If the head is not linear behind the final norm (a soft cap), or the norm is none with a frozen scale.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model, questions = ti.load_model(), ti.bundled_questions("cloze")[:4]
+    >>> ti.fillers.shift(model, questions, n_fillers=[2])["bias_share"].dims
+    ('n_fillers', 'layer')
     """
     how, _ = parted(asked, kind="dots")
     questions = asked_questions(questions)
@@ -221,6 +228,14 @@ def filler_states(
     ------
     ValueError
         For fewer than two fillers or items.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model, questions = ti.load_model(), ti.bundled_questions("cloze")[:4]
+    >>> ds = ti.fillers.filler_states(model, questions, n_fillers=4)
+    >>> bool((ds["variance_share"].sum("component").isel(layer=4) < 1.001).all())
+    True
     """
     how, _ = parted(asked, kind="dots")
     questions = asked_questions(questions)
@@ -280,6 +295,8 @@ def filler_probes(
 
     Parameters
     ----------
+    model, questions, n_fillers
+        As in `filler_states`.
     folds : int
         Parts of the items; a probe is fitted on the others and scored on one.
     ridge : float
@@ -293,6 +310,14 @@ def filler_probes(
         ``explained`` by ``target``, ``source`` and ``layer``, with ``explained_interval`` over items and
         ``explained_band``, the same for all layers at once: that of the best layer; at most 1, below 0 where the mean
         does better.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model, questions = ti.load_model(), ti.bundled_questions("cloze")[:12]
+    >>> ds = ti.fillers.filler_probes(model, questions, n_fillers=2, folds=2)
+    >>> bool((ds["explained"] <= 1).all())
+    True
     """
     how, _ = parted(asked, kind="dots")
     questions = asked_questions(questions)

@@ -46,6 +46,13 @@ def imbalance_plane(
     ------
     ValueError
         If there is no such layer or k.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> texts = [ti.bundled_texts("story")[0].text]
+    >>> run = ti.measure(ti.load_model(), texts, {"i": ti.geometry.InformationImbalance(k=(1,))}, progress=False)
+    >>> ax = ti.geometry.plots.imbalance_plane(run["i"])
     """
     ds = result_with(ds, "imbalance_pair")
     k = int(ds["k"].values[0]) if k is None else k

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..files.bars import progress_bar
 from ..kernels import linear
 from ..models.steady import steady
 from ..run.batch import Batch
@@ -110,7 +111,7 @@ def fit_tuned_lens(
             return keep.read(TunedLens)
         lens.facts = facts  # with the model as it is now
         begin = keep.state()
-        with tqdm(total=len(prompts) + steps, disable=not walk.get("progress", True), desc="tuned lens") as bar:
+        with progress_bar(walk.get("progress", True), len(prompts) + steps, desc="tuned lens") as bar:
             if begin is None or "read" in begin[0]:
                 left_out = _closed_form(lens, model, prompts, ridge, exclude, batch_tokens, bar, keep, begin)
                 begin = None

@@ -231,6 +231,15 @@ def project_out(
         As in `steer`.
     tokens : sequence of int
         Ids; what is taken out is the projection on all that their directions span.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model, texts = ti.load_model(), [ti.bundled_texts("story")[0].text]
+    >>> prompts = ti.Prompts.from_texts(texts, model, max_tokens=24)
+    >>> lens = ti.lens.fit_jacobian_lens(model, prompts, layers=[4], skip=2, progress=False)
+    >>> ti.lens.project_out(lens, model, [300, 301], layer=4).site
+    Site(name='resid', at=4)
     """
     units = _units(lens, model, tokens, layer).double().to(model.device)
     basis = torch.linalg.svd(units, full_matrices=False)

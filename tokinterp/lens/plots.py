@@ -63,6 +63,13 @@ def lens_table(
     ------
     ValueError
         If the answers were not kept (``top=0``), or not for this prompt.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> asked = {"lens": ti.lens.LogitLens(top=1)}
+    >>> run = ti.measure(ti.load_model(), ["The Nile flows north."], asked, progress=False)
+    >>> ax = ti.lens.plots.lens_table(run["lens"], layers=[0, 4, 8])
     """
     ds = result_with(ds, "top_id")
     if "top_id" not in ds:

@@ -1,4 +1,4 @@
-"""The inner lexicon: are words that are cut into several tokens put together again inside the model?"""
+"""The inner lexicon (Kaplan et al. 2025): are words cut into several tokens put together again inside the model?"""
 
 from .cases import Cases, natural_cases, split_cases, typo_cases
 from .letters import spelling_probe, word_tokens

@@ -194,6 +194,15 @@ def typo_cases(
     References
     ----------
     Kaplan et al. 2025, arXiv 2410.05864
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> texts = [t.text for t in ti.bundled_texts("article")[:8]]
+    >>> lexicon = ti.lexicon.Lexicon.of(ti.Prompts.from_texts(texts, ti.load_model(), max_tokens=128))
+    >>> cases = ti.lexicon.typo_cases(lexicon, ["swap"], n_words=4)
+    >>> all(written[0] == word[0] for written, word in zip(cases.written, cases.text))
+    True
     """
     draw = np.random.default_rng(seed)
     words = _single(lexicon, n_words, min_letters, min_context, seed)
@@ -227,10 +236,32 @@ def natural_cases(
 ) -> Cases:  # fmt: skip
     """Return words of several tokens as they stand in the corpus; arguments as in `split_cases`.
 
+    Parameters
+    ----------
+    lexicon : Lexicon
+        The words of a corpus.
+    sizes : sequence of int
+        Numbers of tokens of a word.
+    n_words, min_letters, context, min_context, seed
+        As in `split_cases`.
+
+    Returns
+    -------
+    Cases
+        Of kind "natural".
+
     Raises
     ------
     ValueError
         If the corpus has no such word.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> texts = [t.text for t in ti.bundled_texts("article")[:8]]
+    >>> lexicon = ti.lexicon.Lexicon.of(ti.Prompts.from_texts(texts, ti.load_model(), max_tokens=128))
+    >>> {len(pieces) for pieces in ti.lexicon.natural_cases(lexicon, [2], n_words=4).pieces}
+    {2}
     """
     words = lexicon.distinct(
         n_words, n_tokens=sizes, min_letters=min_letters, min_context=min_context + lexicon.prompts.bos, seed=seed

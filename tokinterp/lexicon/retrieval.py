@@ -158,6 +158,15 @@ def canonicity(model: Model, cases: Cases, layers: Iterable[int] | None = None, 
     References
     ----------
     Busigin and Pinter 2026, arXiv 2606.08562.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model, texts = ti.load_model(), [t.text for t in ti.bundled_texts("article")[:8]]
+    >>> lexicon = ti.lexicon.Lexicon.of(ti.Prompts.from_texts(texts, model, max_tokens=128))
+    >>> cases = ti.lexicon.split_cases(lexicon, n_words=4)
+    >>> ti.lexicon.canonicity(model, cases, layers=[0, 4])["layer"].values.tolist()
+    [0, 4]
     """
     _one_token(cases)
     chosen = choose_layers(layers, model.info)

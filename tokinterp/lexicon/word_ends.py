@@ -106,6 +106,15 @@ def words_and_nonwords(
     References
     ----------
     Kaplan et al. 2025, arXiv 2410.05864
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> texts = [t.text for t in ti.bundled_texts()]
+    >>> lexicon = ti.lexicon.Lexicon.of(ti.Prompts.from_texts(texts, ti.load_model(), max_tokens=256))
+    >>> items = ti.lexicon.words_and_nonwords(lexicon, sizes=(2, 3), parts=2)
+    >>> int(items.is_word.sum()) * 2 == len(items.is_word)
+    True
     """
     chosen = lexicon.distinct(n_words, n_tokens=sizes, min_letters=min_letters, seed=seed)
     words = [lexicon.ids[n] for n in chosen.tolist()]

@@ -1,4 +1,4 @@
-"""How linear the way from layer to layer is."""
+"""How linear the way from layer to layer is (Razzhigaev et al. 2024)."""
 
 from .fit_maps import BlockMaps, fit_linear_maps
 from .linearity import Linearity

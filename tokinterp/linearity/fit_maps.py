@@ -33,6 +33,14 @@ class BlockMaps(Chains):
     ----------
     blocks, exclude, cutoff
         See `fit_linear_maps`.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> texts = [t.text for t in ti.bundled_texts("story")[:12]]
+    >>> asked = {"maps": ti.linearity.BlockMaps(blocks=[0])}
+    >>> list(ti.measure(ti.load_model(), texts, asked, progress=False).children)
+    ['prompts', 'maps']
     """
 
     fields = {

@@ -1,4 +1,4 @@
-"""What of the text before a token its states still hold."""
+"""What of the text before a token its states still hold (Razzhigaev et al. 2025)."""
 
 from .context import ContextMemory
 from .recall import PrefixRecall

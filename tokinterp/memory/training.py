@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from ..files.bars import progress_bar
 from ..kernels.state import seeded
 from ..models.steady import steady
 from ..run.checkpoint import EVERY, Checkpoint, State
@@ -126,9 +126,8 @@ def fit_context_decoder(
         begin = keep.state()
         losses = [] if begin is None else _take_up(decoder, optimizer, begin)
         seen = sum(n for _, n in losses)
-        with tqdm(
-            total=steps, initial=len(losses), disable=not keeping.get("progress", True), desc="context decoder"
-        ) as bar:
+        shown = keeping.get("progress", True)
+        with progress_bar(shown, steps, initial=len(losses), desc="context decoder") as bar:
             while (done := len(losses)) < steps:
                 _set_rate(optimizer, done, steps, warmup)
                 states, prefix = draws.states([seed, done])

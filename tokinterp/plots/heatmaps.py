@@ -79,6 +79,13 @@ def maps(
     Where the variable says by what it is sorted (cells by their cluster), lines part its values, and what is in none
     (-1) is left out.  A dot marks cells whose own interval lies above chance, that of the cell where it differs from
     cell to cell.  A dotted line in the scale is chance, its mean over the cells.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> asked = {"lens": ti.lens.LogitLens(layers=[2, 4, 8], top=0)}
+    >>> run = ti.measure(ti.load_model(), ["The Nile flows north."], asked, progress=False)
+    >>> ax = ti.plots.maps(run["lens"], "token_cross_entropy", prompt=0)
     """
     ds = result_with(ds, name)
     name = first_of(ds)[0] if name is None else name

@@ -195,6 +195,17 @@ def inches_of(width: str | float) -> float:
 def save(fig: Figure | Axes, path: str | Path) -> Path:
     """Save a figure (or the figure of some axes); the name's ending gives the format. PDF keeps its text as text.
 
+    Parameters
+    ----------
+    fig : Figure or Axes
+        What is saved.
+    path : path
+        With an ending that matplotlib knows: .pdf, .png, .svg; folders are made.
+
+    Returns
+    -------
+    Path
+
     Examples
     --------
     >>> import tempfile
@@ -280,7 +291,18 @@ def write_tokens(ax: Axes, tokens: Sequence[str], longest: int = 14) -> None:
 
 @checked()
 def panel_letters(axes: Sequence[Axes] | np.ndarray) -> None:
-    """Put a bold a, b, c, ... beside the upper left corner of each panel, where no title or legend is."""
+    """Put a bold a, b, c, ... beside the upper left corner of each panel, where no title or legend is.
+
+    Parameters
+    ----------
+    axes : sequence of Axes
+        The panels, in order.
+
+    Examples
+    --------
+    >>> fig, axes = figure("double", columns=2)
+    >>> panel_letters(axes.flat)
+    """
     panels = np.ravel(np.asarray(axes, dtype=object))
     if any(not hasattr(ax, "set_title") for ax in panels):
         refuse("axes", axes, "give the axes of a figure: fig, axes = plt.subplots(1, 2)")

@@ -295,6 +295,16 @@ def check(data: xr.Dataset | xr.DataTree) -> None:
     says what it is; every variable must have ``long_name`` and ``units``, every dataset its provenance; layers are
     counted from 0 to n_layers; no infinite values; no strings that netCDF refuses.
 
+    Parameters
+    ----------
+    data : Dataset or DataTree
+        A result, or a whole run.
+
+    Raises
+    ------
+    ValueError
+        With every problem by name.
+
     Examples
     --------
     >>> import tokinterp as ti, xarray as xr

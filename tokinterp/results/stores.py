@@ -29,6 +29,19 @@ def write(data: xr.Dataset | xr.DataTree, path: str | Path, *, overwrite: bool =
     attributes, so that :func:`read` notices a damaged, missing or changed piece.  With ``overwrite=True`` a kill at any
     moment leaves the old result or the new one.
 
+    Parameters
+    ----------
+    data : Dataset or DataTree
+        One result, or a whole run (zarr).
+    path : path
+        Where to.
+    overwrite : bool
+        Replace a result that is there.
+
+    Returns
+    -------
+    Path
+
     Raises
     ------
     FileExistsError
@@ -93,12 +106,30 @@ def write(data: xr.Dataset | xr.DataTree, path: str | Path, *, overwrite: bool =
 def read(path: str | Path) -> xr.DataTree:
     """Read a result that :func:`write` wrote, check its conventions and that no value was damaged.
 
+    Parameters
+    ----------
+    path : path
+        A zarr folder or a netCDF file.
+
+    Returns
+    -------
+    xarray.DataTree
+
     Raises
     ------
     FileNotFoundError
         If there is nothing, or only an unfinished run.
     ValueError
         If it is no tokinterp result, or a variable is damaged (named).
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> import tempfile
+    >>> run = ti.measure(ti.load_model(), ["The Nile flows north."], {"n": ti.geometry.TokenNorms()}, progress=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     list(ti.read(ti.write(run, folder + "/norms.zarr")).children)
+    ['prompts', 'n']
     """
     path = local_path(path)
     if not exists(path):

@@ -36,6 +36,15 @@ def concat_models(results: Mapping[str, xr.Dataset] | Sequence[xr.Dataset]) -> x
     ------
     ValueError
         If coordinates differ (named) or two results have the same name.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> model, asked = ti.load_model(), {"c": ti.geometry.Curvature()}
+    >>> runs = [ti.measure(m, ["The Nile flows north."], asked, progress=False) for m in (model, ti.untrained(model))]
+    >>> trained, blank = (run["c"].to_dataset() for run in runs)
+    >>> ti.concat_models({"trained": trained, "untrained": blank})["model"].values.tolist()
+    ['trained', 'untrained']
     """
     if not isinstance(results, Mapping):
         names = [str(ds.attrs.get("model", n)) for n, ds in enumerate(results)]

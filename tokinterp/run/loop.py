@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from ..files.bars import progress_bar
 from ..fitted import Tensors
 from ..models.base import Model
 from ..models.info import ModelInfo
@@ -144,10 +144,7 @@ class Runner:
             return
         self.at.batch_tokens = self.at.batch_tokens or batch_tokens or self.default_batch_tokens()
         total = int(self.lengths.sum()) * self.passes
-        with tqdm(
-            total=total, initial=self._tokens_before(), unit="tok", unit_scale=True, disable=not self.progress,
-            dynamic_ncols=True,
-        ) as bar:  # fmt: skip
+        with progress_bar(self.progress, total, initial=self._tokens_before(), unit="tok") as bar:
             while True:
                 try:
                     self._run_on(bar)

@@ -136,5 +136,16 @@ def sites_of(given: Sequence[Site | str] | Site | str | None, info: ModelInfo) -
 
 @checked()
 def resid(layers: Sequence[int]) -> list[Site]:
-    """Return the residual-stream sites of some layers."""
+    """Return the residual-stream sites of some layers.
+
+    Parameters
+    ----------
+    layers : sequence of int
+        Numbers of blocks applied.
+
+    Examples
+    --------
+    >>> resid([0, 4])
+    [Site(name='resid', at=0), Site(name='resid', at=4)]
+    """
     return [Site("resid", layer) for layer in layers]

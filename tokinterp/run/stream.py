@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..files.bars import progress_bar
 from ..settings import checked, count, instance, several, string
 from ..text.prompts import Prompts
 from .batch import Batch
@@ -224,10 +225,8 @@ class Stream:
         Where memory runs out the function is called again on half of the prompts, so that it must keep nothing itself.
         """
         ordered = -np.sort(-self.lengths)  # as batches come
-        with tqdm(
-            total=int(ordered.sum()), initial=int(ordered[: self.read].sum()), unit="tok", unit_scale=True,
-            disable=not self.progress, dynamic_ncols=True,
-        ) as bar:  # fmt: skip
+        before = int(ordered[: self.read].sum())
+        with progress_bar(self.progress, int(ordered.sum()), initial=before, unit="tok") as bar:
             while self.read < len(self.prompts):
                 for numbers in self.prompts.batches(self.batch_tokens, start=self.read, model=self.model):
                     made: list[T] | None = None

@@ -126,6 +126,12 @@ def bundled_questions(kind: str | None = None) -> list[Question]:
     ------
     ValueError
         For an unknown kind.
+
+    Examples
+    --------
+    >>> question = bundled_questions("cloze")[0]
+    >>> bool(question.answer)
+    True
     """
     names = ("id", "kind", "prompt", "answer", "category")
     found = [Question(**{n: str(r[n]) for n in names}) for r in _records(DATA / "questions.jsonl")]
@@ -149,6 +155,11 @@ def check_texts(path: str | Path | None = None) -> list[str]:
         What is wrong: fields missing, ids used twice, unknown kinds or types, spans outside their text, empty, with
         white space at an edge, inside a word, or overlapping another of the same kind; compounds whose parts do not
         begin and follow in the word. Empty if all is well.
+
+    Examples
+    --------
+    >>> check_texts()
+    []
     """
     wrong: list[str] = []
     seen: set[str] = set()

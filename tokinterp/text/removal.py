@@ -55,6 +55,11 @@ class Removal:
 def find_units(text: str) -> tuple[np.ndarray, np.ndarray]:
     """Return (unit, 2) characters of all words and all runs of other signs, in order, and (unit,) their class.
 
+    Parameters
+    ----------
+    text : str
+        Any text.
+
     Examples
     --------
     >>> units, classes = find_units("The end, yes.")

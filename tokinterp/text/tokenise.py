@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..files.bars import progress_bar
 from ..settings import refuse, short, string
 from .offsets import offsets_of
 from .prefix import prefix
@@ -195,14 +196,12 @@ def tokenise(
     texts: Sequence[str], source: Source, vocabulary: Vocabulary, limits: Limits, progress: bool = True
 ) -> Tokenised:
     """Tokenise checked texts in chunks; see `Prompts.from_texts`."""
-    from tqdm.auto import tqdm
-
     check_texts(texts, limits)
     most = None if limits.on_long == "window" else limits.longest
     rows: list[tuple[np.ndarray, np.ndarray]] = []
     facts: list[tuple[int, ...]] = []
     dropped: list[int] = []
-    with tqdm(total=len(texts), unit="text", desc="tokenise", delay=2, disable=not progress) as bar:
+    with progress_bar(progress, len(texts), unit="text", desc="tokenise", delay=2) as bar:
         for chunk in _chunks(texts):
             for number, ids, offsets, all_of_it in _encode(chunk, texts, source, vocabulary, most):
                 check_vocabulary(ids, f"texts[{number}]: text {number}", source, vocabulary)

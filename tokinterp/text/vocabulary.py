@@ -42,6 +42,12 @@ class Vocabulary:
     ----------
     hash : str
         Hash of the tokenizer as it was when this was made; empty without one.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> Vocabulary(ti.load_tokenizer()).strings([300, 301])[0] == ti.load_tokenizer().decode([300])
+    True
     """
 
     @checked(tokenizer=tokenizer | none, size=count(1))

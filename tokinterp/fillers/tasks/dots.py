@@ -42,6 +42,17 @@ def read_dots(lm: Any, task: Task, *, prompts: int = 200, seed: int = 0, progres
         Groups ``contents`` (`FillerContents`), ``dimension`` (`IntrinsicDimension` of the cloud of dots of each prompt,
         all other words left out), ``spectrum`` (of the dots where ``subset`` is "regular"), ``lens`` (`LogitLens`; at
         rows whose next word is a row it has no meaning), ``attention`` (`DotAttention`) and ``prompts``.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> tasks = ti.fillers.tasks
+    >>> task = tasks.Task(n=4, d=2, m=3)
+    >>> schedule, network = tasks.Schedule(steps=2, batch=8, rate=1e-3), tasks.Network(1, 16, 2, 16)
+    >>> _, networks = tasks.train(
+    ...     task, schedule=schedule, network=network, test_examples=20, device="cpu", progress=False)
+    >>> "attention" in tasks.read_dots(networks[0], task, prompts=4)
+    True
     """
     model = as_model(lm, task)
     scales = tuple(s for s in (2, 4, 8, 16) if 4 * s <= task.n_fillers) or (2,)

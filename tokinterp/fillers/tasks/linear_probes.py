@@ -54,6 +54,17 @@ def linear_probe(
     -------
     Dataset
         ``accuracy`` and ``shuffled`` (labels permuted before the fit: chance) (layer, position); ``majority``.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> tasks = ti.fillers.tasks
+    >>> task = tasks.Task(n=4, d=2, m=3)
+    >>> schedule, network = tasks.Schedule(steps=2, batch=8, rate=1e-3), tasks.Network(1, 16, 2, 16)
+    >>> _, networks = tasks.train(
+    ...     task, schedule=schedule, network=network, test_examples=20, device="cpu", progress=False)
+    >>> tasks.linear_probe(networks[0], task, positions=[4], examples=60)["accuracy"].dims
+    ('layer', 'position')
     """
     if task.family != "match3":
         raise ValueError(f"the linear probe reads True or False: it is defined for match3, not {task.family}")

@@ -14,8 +14,8 @@ from typing import Any, Unpack
 import numpy as np
 import torch
 import xarray as xr
-from tqdm.auto import tqdm
 
+from ...files.bars import progress_bar
 from ...fitted import Tensors
 from ...models.steady import steady
 from ...results.dataset import check, numbers_version, variable
@@ -129,6 +129,18 @@ def probe_fillers(
         If a frozen parameter changed, or another process is writing the store.
     KeyboardInterrupt
         After Ctrl-C or another signal, once the step in progress has been finished and kept.
+
+    Examples
+    --------
+    >>> import tokinterp as ti
+    >>> tasks = ti.fillers.tasks
+    >>> task = tasks.Task(n=4, d=2, m=3)
+    >>> schedule, network = tasks.Schedule(steps=2, batch=8, rate=1e-3), tasks.Network(2, 16, 2, 16)
+    >>> options = {"schedule": schedule, "test_examples": 20, "device": "cpu", "progress": False}
+    >>> _, networks = tasks.train(task, network=network, **options)
+    >>> probe = tasks.probe_fillers({"filler": networks[0]}, task, kept=(0, 1), random_trunk=False, **options)
+    >>> probe["kept"].values.tolist()
+    [0.0, 1.0]
     """
     shares = _check_probe(trunks, task, kept, variant)
     schedule = schedule or Schedule(steps=10_000_000 // 256, batch=256, rate=1e-4)
@@ -167,7 +179,7 @@ def _probe_all(
     begin = keep.state()
     scores = [(accuracy, auc, right) for accuracy, auc, right in begin[0]["scores"]] if begin else []
     todo = [(name, share) for name in trunks for share in shares]
-    with tqdm(total=len(todo), initial=len(scores), disable=not progress, desc="probe") as bar:
+    with progress_bar(progress, len(todo), initial=len(scores), desc="probe") as bar:
         for name, share in todo[len(scores) :]:
             shorter = Samples(keep_fillers(test.sequences, task, share), test.answer, test.rows, test.stratum)
 

@@ -13,8 +13,8 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 import torch
 import xarray as xr
-from tqdm.auto import tqdm
 
+from ...files.bars import progress_bar
 from ...files.paths import local_path
 from ...fitted import Tensors, load_tensors, save_tensors
 from ...results.dataset import check, numbers_version, provenance, variable
@@ -184,7 +184,7 @@ class Run:
         streams, due = self.streams(), set(self.schedule.evaluate_at)
         start, spent, total = time.monotonic(), self.seconds, self.schedule.steps
         title = f"{self.task.name} seed {self.seed}"
-        with tqdm(total=total, initial=self.step, disable=not progress, desc=title) as bar:
+        with progress_bar(progress, total, initial=self.step, desc=title) as bar:
             while not self.finished:
                 self.take_step([next(s) for s in streams])
                 self.seconds = spent + time.monotonic() - start
@@ -281,10 +281,23 @@ def load_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, torch
 def load_networks(folder: str | Path) -> tuple[Task, dict[int, Any]]:
     """Return the task and the networks (seed -> network) that `train` kept in a folder.
 
+    Parameters
+    ----------
+    folder : path
+        That was given to `train`.
+
     Raises
     ------
     ValueError
         If there are none, training is unfinished, or a file is damaged.
+
+    Examples
+    --------
+    >>> import tempfile, tokinterp as ti
+    >>> tasks, folder = ti.fillers.tasks, tempfile.mkdtemp() + "/net"
+    >>> how = {"schedule": tasks.Schedule(steps=2, batch=8, rate=1e-3), "network": tasks.Network(1, 16, 2, 16)}
+    >>> _ = tasks.train(tasks.Task(4, 2, 3), folder=folder, test_examples=20, device="cpu", progress=False, **how)
+    >>> assert list(load_networks(folder)[1]) == [0]  # one seed
     """
     folder = local_path(folder, "folder")
     if unfinished := sorted(p.name for p in folder.glob("seed-*.safetensors.partial")):

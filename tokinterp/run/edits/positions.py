@@ -44,10 +44,26 @@ def in_words(positions: Positions) -> str:
 def select_positions(positions: Positions, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return (prompt, position) bool, true at the chosen real positions.
 
+    Parameters
+    ----------
+    positions : Positions
+        Numbers, slices, masks, marks or functions; None means all.
+    ids : torch.Tensor
+        (prompt, position) token ids.
+    mask : torch.Tensor
+        (prompt, position) bool, true at real positions.
+
     Raises
     ------
     ValueError
         If a position lies outside the batch or a mask has another shape than the ids.
+
+    Examples
+    --------
+    >>> import torch
+    >>> ids = torch.tensor([[5, 6, 7]])
+    >>> select_positions([0], ids, torch.ones(1, 3).bool()).tolist()
+    [[True, False, False]]
     """
     if positions is None:
         return mask

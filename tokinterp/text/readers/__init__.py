@@ -113,6 +113,14 @@ def spacy_spans(texts: Iterable[str], pipeline: Any = "en_core_web_sm") -> Annot
     ------
     ImportError
         If spaCy is needed and not installed.
+
+    Examples
+    --------
+    >>> class Analysed:  # a pipeline of spaCy: spacy.load("en_core_web_sm")
+    ...     def pipe(self, texts):
+    ...         return [type("Doc", (), {"text": t, "ents": []}) for t in texts]
+    >>> len(spacy_spans(["The Nile flows north."], Analysed()).texts)
+    1
     """
     given: list[Any] = list(texts)
     if given and all(isinstance(t, str) for t in given):

@@ -189,7 +189,7 @@ def read_conllu(
 def read_conllulex(
     file: str | Path, *, weak: bool = False, pos: bool = False, documents: bool = True, encoding: str = "utf-8"
 ) -> Annotated:
-    """Read multiword expressions from a CoNLL-U-lex file (STREUSLE).
+    r"""Read multiword expressions from a CoNLL-U-lex file (STREUSLE).
 
     Strong expressions become spans of kind "mwe", their type is the lexical category (N, V.VPC.full, PP, ...).
     Expressions with a gap ("turn it off") are skipped and counted.
@@ -208,6 +208,16 @@ def read_conllulex(
     References
     ----------
     Schneider and Smith 2015; https://github.com/nert-nlp/streusle, CONLLULEX.md.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> words = "\n".join(f"{n}\t{w}\t{w}" + "\t_" * 16 for n, w in ((1, "Go"), (2, "!")))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = pathlib.Path(folder, "a.conllulex")
+    ...     _ = file.write_text(f"# text = Go!\n{words}\n")
+    ...     read_conllulex(file).texts
+    ['Go!']
     """
 
     def groups(rows: list[list[str]]) -> Iterator[Group]:
