@@ -81,7 +81,7 @@ def test_no_block_is_of_a_kind_that_nobody_runs():
         assert kinds <= RUN | NOT_RUN | {"sh"}, path
 
 
-OWN = {"Answers", "AnswerStates", "TokenLoss", "continuations", "half_life", "tokenizer_overview"}
+OWN = {"Answers", "AnswerStates", "TokenLoss", "continuations", "half_life", "tokenizer_overview", "write_head_scores"}
 """What is from nowhere else: names of the topics without a source."""
 SHOWN_BY = {"read_cute": "cute_items, which makes the same items"}
 """Names that are shown by the example of another."""
