@@ -296,7 +296,7 @@ def load_networks(folder: str | Path) -> tuple[Task, dict[int, Any]]:
     >>> import tempfile, tokinterp as ti
     >>> tasks, folder = ti.fillers.tasks, tempfile.mkdtemp() + "/net"
     >>> how = {"schedule": tasks.Schedule(steps=2, batch=8, rate=1e-3), "network": tasks.Network(1, 16, 2, 16)}
-    >>> _ = tasks.train(tasks.Task(4, 2, 3), folder=folder, test_examples=20, device="cpu", progress=False, **how)
+    >>> _ = train(tasks.Task(n=4, d=2, m=3), folder=folder, test_examples=20, device="cpu", progress=False, **how)
     >>> assert list(load_networks(folder)[1]) == [0]  # one seed
     """
     folder = local_path(folder, "folder")
