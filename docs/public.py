@@ -54,7 +54,7 @@ def spaces() -> tuple[str, ...]:
 
 def _there(space: str) -> bool:
     topic, _, part = space.partition(".")
-    return not part or any(n.startswith(f"{topic}.{part}") for n in scan.modules())
+    return not part or (f"{topic}.{part}" in scan.modules() and hasattr(module_of(space), "__all__"))
 
 
 @cache
