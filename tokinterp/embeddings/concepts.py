@@ -16,9 +16,9 @@ from ..results.dataset import variable
 from ..results.stamp import stamped
 from ..run.states import states
 from ..settings import checked, count, flag, names, none, number, one_of, several, string
-from ..stats.tests import ranks
 from ..text.prompts import Prompts
 from ..text.vocabulary import Vocabulary
+from .senses import check_senses, sense_variables, tell_senses
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -28,7 +28,6 @@ METHODS = ("semi-nmf", "k-means", "pca", "simple", "random", "shuffled")
 """Ways to find directions; "random" and "shuffled" are what the others have to do better than."""
 TOP = 50  # tokens that are looked at for words
 NEAR = 10  # tokens on either side of a sample, in which the words of a concept are looked for
-PERMUTED = 20  # draws of senses without codes
 SAMPLES = 5  # samples that a concept is most active in
 
 
@@ -41,11 +40,14 @@ class Dictionary(NamedTuple):
         (concept, d).
     codes, made : numpy.ndarray
         (sample, concept) and (sample, d), of all samples.
+    unfinished : int
+        Samples whose codes had not converged when their fit ended.
     """
 
     atoms: np.ndarray
     codes: np.ndarray
     made: np.ndarray
+    unfinished: int = 0
 
 
 @checked(
@@ -114,7 +116,8 @@ def token_concepts(
         By ``dictionary``, the method: ``explained`` and ``explained_held_out``, share of the squared distance to the
         mean of the fitted samples; ``overlap``, mean share of the words of a concept that another has too;
         ``precision``, share of the words of a concept among the tokens within 10 places of the five samples it is most
-        active in, and ``precision_null``, of the words of the next concept there.  With ``concept``: ``grounding``
+        active in, and ``precision_null``, of the words of the next concept there; ``n_unfinished``, samples whose codes
+        had not converged (give a larger ``penalty``).  With ``concept``: ``grounding``
         (with ``place``), words, and ``top_sample`` (with ``sample_place``), numbers of prompts, -1 beyond the samples
         with a code above 0; ``code`` (sample, concept), ``direction``.  With ``senses``: ``auroc`` (sense), how well a
         single code tells the sense from the others in texts that are held out, that code which does so best in the
@@ -124,7 +127,7 @@ def token_concepts(
     Raises
     ------
     ValueError
-        If fewer texts than concepts have the token, or the vocabulary does not have it.
+        If fewer texts than concepts have the token, or the vocabulary does not have it; if all states are equal.
 
     Notes
     -----
@@ -149,7 +152,7 @@ def token_concepts(
     if token >= model.info.d_vocab:
         raise ValueError(f"token={token}: {model.info.id} has ids below {model.info.d_vocab}")
     prompts = prompts if isinstance(prompts, Prompts) else Prompts.from_texts(prompts, model, progress=False)
-    meant = None if senses is None else _check_senses(senses, prompts)
+    meant = None if senses is None else check_senses(senses, prompts)
     where, at = _places(prompts, token, position)
     if len(at) < n_concepts / (1 - held_out):
         raise ValueError(f"token={token} stands in {len(at)} texts: give more, or fewer than {n_concepts} n_concepts")
@@ -158,6 +161,8 @@ def token_concepts(
     number_of = found["prompt"].values
     there = np.isfinite(z).all(1)
     z, number_of = z[there], number_of[there]
+    if len(z) and np.ptp(z, axis=0).max() <= 1e-6 * np.abs(z).max():
+        raise ValueError(f"layer={layer}: the {len(z)} states are all equal there, whatever the text: give a later one")
     order = np.random.default_rng(seed).permutation(len(z))
     fitted = np.sort(order[: len(z) - int(held_out * len(z))])
     if len(fitted) < n_concepts:
@@ -167,7 +172,7 @@ def token_concepts(
     around = _around(prompts, number_of, at, vocabulary)
     rows: dict[str, list[Any]] = {n: [] for n in (
         "explained", "explained_held_out", "overlap", "precision", "precision_null", "words", "top", "codes", "atoms",
-        "senses",
+        "senses", "unfinished",
     )}  # fmt: skip
     told = None if meant is None else meant[prompts.documents[number_of]]
     for name in methods:
@@ -185,6 +190,7 @@ def token_concepts(
         rows["top"].append(np.pad(shown, ((0, 0), (0, SAMPLES - top.shape[1])), constant_values=-1))
         rows["codes"].append(made.codes)
         rows["atoms"].append(made.atoms)
+        rows["unfinished"].append(made.unfinished)
         if told is not None:
             rows["senses"].append(tell_senses(made.codes, told, np.isin(np.arange(len(z)), fitted), seed))
     v, each = variable, ("dictionary", "concept")
@@ -195,6 +201,7 @@ def token_concepts(
         "overlap": v("dictionary", rows["overlap"], "share of words another concept has, too", "1", COX, range=(0, 1)),
         "precision": v("dictionary", rows["precision"], "share of words near the samples", "1", range=(0, 1)),
         "precision_null": v("dictionary", rows["precision_null"], "share of another concept's words there", "1"),
+        "n_unfinished": v("dictionary", rows["unfinished"], "samples whose codes had not converged", "1"),
         "grounding": v((*each, "place"), np.array(rows["words"], object), "words of highest logit", "1", COX),
         "top_sample": v((*each, "sample_place"), np.stack(rows["top"]), "prompts it is most active in", "1", COX),
         "code": v(("dictionary", "sample", "concept"), np.stack(rows["codes"]), "activation of the concept", "1", COX),
@@ -211,7 +218,7 @@ def token_concepts(
         "channel": v("channel", np.arange(z.shape[1]), "coordinate of the stream", "1"),
     }
     if told is not None:
-        data |= _of_senses(rows["senses"])
+        data |= sense_variables(rows["senses"])
         coords["sense"] = v("sense", np.array(sorted({*told.tolist()} - {""}), object), "what the token means", "1")
     ds = xr.Dataset(data, coords, {
         "dimensions": "dictionary, concept, place, sample_place, sample",
@@ -235,77 +242,6 @@ def overlap(words: Sequence[Sequence[str]]) -> float:
     sets = [set(w) for w in words]
     shares = [len(a & b) / len(a) for i, a in enumerate(sets) if a for j, b in enumerate(sets) if i != j]
     return float(np.mean(shares)) if shares else float("nan")
-
-
-def tell_senses(codes: np.ndarray, senses: np.ndarray, fitted: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Return (3, sense) the AUROC of held-out texts by the best code of the fitted ones, that of permuted senses, code.
-
-    Parameters
-    ----------
-    codes : numpy.ndarray
-        (sample, concept).
-    senses : numpy.ndarray
-        (sample,) strings; "" takes no part.
-    fitted : numpy.ndarray
-        (sample,) bool, the samples in which the code (and its sign) is chosen.
-    seed : int
-        Of the permutations.
-
-    Examples
-    --------
-    >>> codes = np.array([[1.0, 0], [2, 1], [0, 1], [0, 0], [3, 1], [0, 2]])
-    >>> senses = np.array(["a", "a", "b", "b", "a", "b"])
-    >>> tell_senses(codes, senses, np.arange(6) < 4)[[0, 2]].tolist()
-    [[1.0, 1.0], [0.0, 0.0]]
-    """
-    used = senses != ""
-    codes, senses, fitted = codes[used], senses[used], fitted[used]
-    rng, names = np.random.default_rng(seed), sorted({*senses.tolist()})
-    found = np.array([_best_code(codes, senses == n, fitted) for n in names]).T
-    drawn = [[_best_code(codes, p == n, fitted)[0] for n in names]
-             for p in (rng.permutation(senses) for _ in range(PERMUTED))]  # fmt: skip
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of a sense that no draw has on both sides
-        return np.stack([found[0], np.nanmean(drawn, 0), found[1]])
-
-
-def _best_code(codes: np.ndarray, yes: np.ndarray, fitted: np.ndarray) -> tuple[float, int]:
-    """Return the AUROC of held-out samples by the code that tells the fitted ones apart best, and that code; or NaN."""
-    if min(np.unique(yes[side]).size for side in (fitted, ~fitted)) < 2:
-        return float("nan"), -1
-    area = auroc(codes[fitted], yes[fitted])
-    best = int(np.abs(area - 0.5).argmax())
-    return float(auroc(codes[~fitted][:, [best]] * np.sign(area[best] - 0.5), yes[~fitted])[0]), best
-
-
-def auroc(scores: np.ndarray, yes: np.ndarray) -> np.ndarray:
-    """Return (column,) the probability that a row of those that are has a higher score than one of the others.
-
-    Examples
-    --------
-    >>> auroc(np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]]), np.array([False, False, True])).tolist()
-    [1.0, 0.5]
-    """
-    n, m = int(yes.sum()), int((~yes).sum())
-    return (ranks(scores)[yes].sum(0) - n * (n + 1) / 2) / (n * m)
-
-
-def _of_senses(found: Sequence[np.ndarray]) -> dict[str, xr.Variable]:
-    v, each, table = variable, ("dictionary", "sense"), np.stack(found)
-    return {
-        "auroc": v(each, table[:, 0], "AUROC of the best code for the sense in other texts", "1", range=(0, 1),
-                   chance=0.5, beside=["auroc_null"]),
-        "auroc_null": v(each, table[:, 1], "the same for permuted senses", "1", range=(0, 1), short="permuted senses"),
-        "sense_concept": v(each, table[:, 2].astype(int), "concept that tells the sense, -1 without both", "1"),
-    }  # fmt: skip
-
-
-def _check_senses(senses: Sequence[str], prompts: Prompts) -> np.ndarray:
-    n = int(prompts.documents.max()) + 1
-    if len(senses) != n or len({*senses} - {""}) < 2:
-        raise ValueError(f"senses: {len(senses)} of them, {len({*senses} - {''})} different: give one for each of {n} "
-                         "texts, of two or more senses")  # fmt: skip
-    return np.array(list(senses), object)
 
 
 def _places(prompts: Prompts, token: int, position: str) -> tuple[np.ndarray, dict[int, int]]:
@@ -334,6 +270,7 @@ def _fit(name: str, z: np.ndarray, fitted: np.ndarray, k: int, penalty: float, s
     """Return the directions of a method, fitted to some samples, and the codes of all."""
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA, DictionaryLearning
+    from sklearn.exceptions import ConvergenceWarning
 
     own, rng = z[fitted], np.random.default_rng(seed)
     if name == "k-means":
@@ -346,13 +283,18 @@ def _fit(name: str, z: np.ndarray, fitted: np.ndarray, k: int, penalty: float, s
         return Dictionary(wide, np.pad(codes, ((0, 0), (0, k - codes.shape[1]))), fit.inverse_transform(codes))
     if name in ("semi-nmf", "shuffled"):
         given = own if name == "semi-nmf" else np.stack([rng.permutation(c) for c in own.T], 1)
-        fit = DictionaryLearning(
-            k, alpha=penalty,  # pyright: ignore[reportArgumentType]
-             max_iter=200, fit_algorithm="cd", transform_algorithm="lasso_cd", positive_code=True,
-            transform_alpha=penalty, transform_max_iter=5000, random_state=seed,
-        ).fit(given)  # fmt: skip
-        codes = fit.transform(z)
-        return Dictionary(fit.components_, codes, codes @ fit.components_)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # on the way: what counts are the codes at the end
+            fit = DictionaryLearning(
+                k, alpha=penalty,  # pyright: ignore[reportArgumentType]
+                max_iter=200, fit_algorithm="cd", transform_algorithm="lasso_cd", positive_code=True,
+                transform_alpha=penalty, transform_max_iter=5000, random_state=seed,
+            ).fit(given)  # fmt: skip
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", ConvergenceWarning)
+            codes = fit.transform(z)
+        unfinished = sum(issubclass(w.category, ConvergenceWarning) for w in said)
+        return Dictionary(fit.components_, codes, codes @ fit.components_, unfinished)
     atoms = (
         own[np.argsort(-np.linalg.norm(own, axis=1))[:k]] if name == "simple" else rng.standard_normal(own[:k].shape)
     )

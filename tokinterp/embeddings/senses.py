@@ -1,0 +1,91 @@
+"""What a token means in each text, told by single codes: chosen in some texts, scored in others."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from ..results.dataset import variable
+from ..stats.tests import ranks
+
+if TYPE_CHECKING:
+    from ..text.prompts import Prompts
+
+PERMUTED = 20  # draws of senses without codes
+
+
+def tell_senses(codes: np.ndarray, senses: np.ndarray, fitted: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Return (3, sense) the AUROC of held-out texts by the best code of the fitted ones, that of permuted senses, code.
+
+    Parameters
+    ----------
+    codes : numpy.ndarray
+        (sample, concept).
+    senses : numpy.ndarray
+        (sample,) strings; "" takes no part.
+    fitted : numpy.ndarray
+        (sample,) bool, the samples in which the code (and its sign) is chosen.
+    seed : int
+        Of the permutations.
+
+    Examples
+    --------
+    >>> codes = np.array([[1.0, 0], [2, 1], [0, 1], [0, 0], [3, 1], [0, 2]])
+    >>> senses = np.array(["a", "a", "b", "b", "a", "b"])
+    >>> tell_senses(codes, senses, np.arange(6) < 4)[[0, 2]].tolist()
+    [[1.0, 1.0], [0.0, 0.0]]
+    """
+    used = senses != ""
+    codes, senses, fitted = codes[used], senses[used], fitted[used]
+    rng, names = np.random.default_rng(seed), sorted({*senses.tolist()})
+    found = np.array([_best_code(codes, senses == n, fitted) for n in names]).T
+    drawn = [[_best_code(codes, p == n, fitted)[0] for n in names]
+             for p in (rng.permutation(senses) for _ in range(PERMUTED))]  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a sense that no draw has on both sides
+        return np.stack([found[0], np.nanmean(drawn, 0), found[1]])
+
+
+def _best_code(codes: np.ndarray, yes: np.ndarray, fitted: np.ndarray) -> tuple[float, int]:
+    """Return the AUROC of held-out samples by the code that tells the fitted ones apart best, and that code; or NaN."""
+    if min(np.unique(yes[side]).size for side in (fitted, ~fitted)) < 2:
+        return float("nan"), -1
+    area = auroc(codes[fitted], yes[fitted])
+    best = int(np.abs(area - 0.5).argmax())
+    return float(auroc(codes[~fitted][:, [best]] * np.sign(area[best] - 0.5), yes[~fitted])[0]), best
+
+
+def auroc(scores: np.ndarray, yes: np.ndarray) -> np.ndarray:
+    """Return (column,) the probability that a row of those that are has a higher score than one of the others.
+
+    Examples
+    --------
+    >>> auroc(np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]]), np.array([False, False, True])).tolist()
+    [1.0, 0.5]
+    """
+    n, m = int(yes.sum()), int((~yes).sum())
+    return (ranks(scores)[yes].sum(0) - n * (n + 1) / 2) / (n * m)
+
+
+def sense_variables(found: Sequence[np.ndarray]) -> dict[str, xr.Variable]:
+    """Return the variables of a result from what `tell_senses` found by each dictionary."""
+    v, each, table = variable, ("dictionary", "sense"), np.stack(found)
+    return {
+        "auroc": v(each, table[:, 0], "AUROC of the best code for the sense in other texts", "1", range=(0, 1),
+                   chance=0.5, beside=["auroc_null"]),
+        "auroc_null": v(each, table[:, 1], "the same for permuted senses", "1", range=(0, 1), short="permuted senses"),
+        "sense_concept": v(each, table[:, 2].astype(int), "concept that tells the sense, -1 without both", "1"),
+    }  # fmt: skip
+
+
+def check_senses(senses: Sequence[str], prompts: Prompts) -> np.ndarray:
+    """Return (document,) the senses given, if they are one for each and two different ones at least."""
+    n = int(prompts.documents.max()) + 1
+    if len(senses) != n or len({*senses} - {""}) < 2:
+        raise ValueError(f"senses: {len(senses)} of them, {len({*senses} - {''})} different: give one for each of {n} "
+                         "texts, of two or more senses")  # fmt: skip
+    return np.array(list(senses), object)
