@@ -300,7 +300,7 @@ def _labelled(columns: Mapping[str, list[np.ndarray]], n: int, level: float) -> 
     data: dict[str, Any] = {}
     for name, about in said.items():
         words, units = about.pop("long_name"), "nat" if name == "gain" else "1"
-        data[name] = variable(full, np.stack(columns[name]), words, units, along=["offset"], **about)
+        data[name] = variable(full, np.stack(columns[name]), words, units, **about)
         bounds = np.stack(columns[f"{name}_interval"], 1)
         words = interval_name(words, level, "documents", n)
         data[f"{name}_interval"] = variable(("bound", *full), bounds, words, units)
