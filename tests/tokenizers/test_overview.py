@@ -33,6 +33,9 @@ def test_ranks_words_and_entries_are_those_of_plain_counts():
         assert got["share_script"].sum().item() == pytest.approx(1)
     one = ds["share_script"].sel(tokenizer="bundled")
     assert one.sel(script="LATIN") > 0.9
+    largest = ds["share_script"].max("tokenizer").values
+    assert ds["script"].values[0] == "LATIN"
+    assert (np.diff(largest) <= 0).all()
     entries = [t for t in ("Ġthe", "Ġand", "Ġriver", "ing", "Ġto", "Ġin") if t in byte_tokenizer().get_vocab()]
     assert entries
     assert ds["share_length"].sel(tokenizer="bytes", n_chars=6).item() > 0

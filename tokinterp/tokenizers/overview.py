@@ -40,8 +40,9 @@ def tokenizer_overview(tokenizers: Mapping[str, Any], corpora: Mapping[str, Any]
     Returns
     -------
     xarray.Dataset
-        On ``tokenizer`` and ``script``: ``share_script`` of the entries that have a script.  On ``tokenizer`` and
-        ``n_chars``: ``share_length`` of the entries that are so many whole characters (more count as the last).  On
+        On ``tokenizer`` and ``script`` (those of the largest share first): ``share_script`` of the entries that have a
+        script.  On ``tokenizer`` and ``n_chars``: ``share_length`` of the entries that are so many whole characters
+        (more count as the last).  On
         ``tokenizer``, ``lang`` and ``token_rank``: ``frequency`` of the token of that rank among those of the texts.
         On ``tokenizer`` and ``place``: the ``word`` whose occurrences cost most tokens beyond one each, its
         ``n_tokens``, ``count`` and ``lang_of_word``; of the first 200,000 different words of all texts, so that memory
@@ -72,8 +73,12 @@ def tokenizer_overview(tokenizers: Mapping[str, Any], corpora: Mapping[str, Any]
                 ids, times = tally(counter, {lang: corpus}, where, None).counts[0].table()
                 tokens[name, lang][ids] += times.sum(0)
     found = [_entries(v) for v in vocabularies.values()]
-    scripts = sorted({s for of, _ in found for s in of})
-    share = np.array([[of[s] / max(sum(of.values()), 1) for s in scripts] for of, _ in found]).reshape(len(names), -1)
+    totals = [max(sum(of.values()), 1) for of, _ in found]
+    largest = {s: max(of[s] / n for (of, _), n in zip(found, totals, strict=True)) for of, _ in found for s in of}
+    scripts = sorted(largest, key=lambda s: (-largest[s], s))
+    share = np.array([[of[s] / n for s in scripts] for (of, _), n in zip(found, totals, strict=True)]).reshape(
+        len(names), -1
+    )
     frequency = np.full((len(names), len(langs), len(RANKS)), np.nan)
     for t, name in enumerate(names):
         for k, lang in enumerate(langs):
