@@ -43,9 +43,9 @@ def tokenizer_overview(tokenizers: Mapping[str, Any], corpora: Mapping[str, Any]
         On ``tokenizer`` and ``script`` (those of the largest share first): ``share_script`` of the entries that have a
         script.  On ``tokenizer`` and ``n_chars``: ``share_length`` of the entries that are so many whole characters
         (more count as the last).  On ``tokenizer``, ``lang`` and ``token_rank``: ``frequency`` of the token of that
-        rank among those of the texts.  On ``tokenizer`` and ``place``: the ``word`` whose occurrences cost most tokens beyond one each, its
-        ``n_tokens``, ``count`` and ``lang_of_word``; of the first 200,000 different words of all texts, so that memory
-        stays constant.
+        rank among those of the texts.  On ``tokenizer`` and ``place``: the ``word`` whose occurrences cost most tokens
+        beyond one each, its ``n_tokens``, ``count`` and ``lang_of_word``; of the first 200,000 different words of all
+        texts, so that memory stays constant.
 
     Examples
     --------
