@@ -104,7 +104,7 @@ def _overlap(parts: Mapping[str, xr.Dataset], axes: Any, looks: Mapping[str, Any
         ds = parts["overlap"]
         ks = [int(n) for n in ds["k"].values]
         for ax, k in zip(axes, (ks[0], ks[-1]), strict=False):
-            lines(ax, ds, "overlap", looks or {}, {"k": k}, f"overlap of neighbours (k = {k})")
+            lines(ax, ds, "overlap", looks or {}, {"k": k}, f"overlap (k = {k})")
             ax.axhline(float(ds["chance"].sel(k=k).mean()), color="0.5", lw=0.8, ls=(0, (1, 1)))
             ax.set_ylim(0, 1)
     if "cosine" in parts:
@@ -136,7 +136,7 @@ def _correlation(parts: Mapping[str, xr.Dataset], axes: Any, looks: Mapping[str,
         ax.set_ylim(-1, 1)
         ax.set_xlabel("layer")
         style.integer_axis(ax)
-    axes[1].legend(loc="best")
+    style.legend_above(axes[1])
     last = parts["lens"].isel(layer=-1)["cross_entropy"]
     loss = last.isel({d: 0 for d in last.dims if d not in ("null", "prompt")})
     dimension = parts["dimension"].isel(layer=-1)["dimension"].sel(scale=scale)
