@@ -93,7 +93,7 @@ MUTANTS = [
      "tests/behaviour/test_repetition.py -k moves"),
     ("repetition: winning without an increase", "tokinterp/behaviour/repetition.py",
      "mean(more * wins, n)", "mean(wins, n)",
-     "tests/behaviour/test_repetition.py -k loop"),
+     "tests/behaviour/test_repetition.py -k planted"),
     ("repetition: slope by the natural logarithm", "tokinterp/behaviour/repetition.py",
      "dtype=torch.float64).log2()", "dtype=torch.float64).log()",
      "tests/behaviour/test_repetition.py -k loop"),

@@ -61,7 +61,7 @@ def test_embeddings_that_know_nothing_are_at_chance():
 
 
 def test_states_are_those_of_the_word_alone():
-    model, _ = planted()
+    model, _ = planted(known=False)
     words = word_tokens(model, None)
     ds = spelling_probe(model, words, [0, 2], letters="ab", folds=3)
     states = np.stack(
