@@ -42,12 +42,15 @@ def test_a_head_is_chosen_on_other_prompts_than_it_is_judged_on(planted, said):
 def test_ranks_are_compared_at_the_longest_length():
     dims, shape = ("null", "prompt", "length", "block", "head"), (2, 6, 2, 2, 2)
     own = RNG.normal(5, 0.1, shape)
-    own[:, :, 0] += 100
     names = ("eff_rank", "null_eff_rank", "eff_rank_pattern")
-    data = {k: (dims, own + n, {"long_name": k}) for k, n in zip(names, (0, 2, -3), strict=True)}
+    data = {
+        k: (dims, own + n + RNG.normal(0, 0.01, shape), {"long_name": k})
+        for k, n in zip(names, (0, 2, -3), strict=True)
+    }
+    data["eff_rank"][1][:, :, 0] += 10
     ds = xr.Dataset(data, {**NULLS, "length": [8, 16]})
-    assert first(row_of(routes, "heads use fewer", {"rank": ds})) == (pytest.approx(-2), "yes")
-    assert first(row_of(routes, "the softmax", {"rank": ds})) == (pytest.approx(-3), "no")
+    assert first(row_of(routes, "heads use fewer", {"rank": ds})) == (pytest.approx(-2, abs=0.02), "yes")
+    assert first(row_of(routes, "the softmax", {"rank": ds})) == (pytest.approx(-3, abs=0.02), "no")
 
 
 # -- valley ---------------------------------------------------------------------------------------------------
