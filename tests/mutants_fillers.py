@@ -561,4 +561,10 @@ MUTANTS = [
         "words.slot + torch.where(coin, i, j + 1)",
         "tests/fillers/test_published.py",
     ),
-]
+    ("questions: minus adds", "tokinterp/fillers/questions.py", "(constant if plus else -constant)", "constant",
+     "tests/fillers/test_questions.py -k read_from_above"),
+    ("questions: what is needed may stand below", "tokinterp/fillers/questions.py",
+     "needs.get(t, t) in [*order, t]", "needs.get(t, t) in values", "tests/fillers/test_questions.py -k read_from_above"),
+    ("read-out: a cell without differences holds answers", "tokinterp/fillers/read_out.py",
+     " & (value > ROUNDING)", "", "tests/fillers/test_read_out.py -k that_of_a_loop"),
+]  # fmt: skip
