@@ -103,7 +103,7 @@ def test_all_measurements_are_the_same_in_a_hostile_process_and_in_training_mode
 @pytest.mark.slow
 def test_no_number_of_the_package_takes_its_dtype_from_the_default(monkeypatch):
     want = reference()
-    monkeypatch.setattr(state, "DTYPE", torch.bfloat16)
+    monkeypatch.setattr(state, "DTYPE", "bfloat16")
     assert_same(measured(models()[0]), want, exact=True)
 
 
@@ -121,7 +121,7 @@ def test_measurements_of_the_filler_tasks(monkeypatch):
     want = run()
     with hostile():
         assert_same(run(), want, exact=True)
-    monkeypatch.setattr(state, "DTYPE", torch.bfloat16)
+    monkeypatch.setattr(state, "DTYPE", "bfloat16")
     assert_same(run(), want, exact=True)
 
 
@@ -148,7 +148,7 @@ def test_all_fits_are_the_same_in_a_hostile_process_and_in_training_mode(monkeyp
     assert modes(loud) == before
     assert draws() == drawn
     assert all(p.grad is None and p.requires_grad for p in loud.lm.parameters())
-    monkeypatch.setattr(state, "DTYPE", torch.bfloat16)
+    monkeypatch.setattr(state, "DTYPE", "bfloat16")
     for found in (got, fits(models()[0])):
         for name, value in want.items():
             np.testing.assert_array_equal(found[name], value, name)

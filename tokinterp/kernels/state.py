@@ -18,6 +18,9 @@ NUMPY = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
 _held: dict[nn.Module, int] = {}
 _lock = threading.Lock()
 
+DTYPE = "float32"
+"""Default dtype inside ``neutral``: that of torch itself, under which models are written."""
+
 
 @contextmanager
 def neutral() -> Iterator[None]:
@@ -52,9 +55,9 @@ def _neutral_torch(stack: ExitStack) -> None:
     for kind in ("cpu", "cuda", "xpu"):
         if torch.is_autocast_enabled(kind):
             stack.enter_context(torch.autocast(kind, enabled=False))
-    if torch.get_default_dtype() != torch.float32:  # that of torch itself, under which models are written
+    if torch.get_default_dtype() != (dtype := getattr(torch, DTYPE)):
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
-        torch.set_default_dtype(torch.float32)
+        torch.set_default_dtype(dtype)
     if torch.get_default_device().type != "cpu":
         stack.enter_context(torch.device("cpu"))
     for place, name, full in _products(torch.backends):
