@@ -18,8 +18,8 @@ from tokinterp.run.checkpoint import Checkpoint
 
 PROMPTS = some_prompts([12] * 6)
 ONE_PASS = {
-    "build_items", "capture", "copy_prompts", "project_out", "read_feucht2024", "steer", "stream", "swap", "untrained",
-    "word_lists",
+    "build_items", "capture", "copy_prompts", "distance_conditions", "project_out", "read_feucht2024",
+    "repetition_conditions", "steer", "stream", "swap", "untrained", "word_lists", "word_tokens",
 }  # fmt: skip
 """They run the model once or not at all, or the caller decides between passes."""
 
@@ -183,7 +183,7 @@ def world():
 def test_every_public_function_notices_that_a_model_changes_meanwhile(name, world, monkeypatch):
     function, arguments = CALLS[name](world)
     function(**arguments)  # what it needs is made, and it goes through as long as nothing changes
-    lm, place, first = world.lm, HookedLM, "run"
+    lm, place, first = getattr(arguments.get("model"), "lm", world.lm), HookedLM, "run"
     if {"lm", "trunks"} & set(arguments):
         lm, place, first = world.network, copy, "deepcopy"  # copies of networks are run
     if name in ("embedding_indicators", "whitened_unembedding", "word_frames"):
