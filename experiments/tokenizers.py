@@ -181,7 +181,7 @@ def targets(found: Mapping[str, xr.Dataset], p: Settings) -> dict[str, xr.Datase
     known = json.loads((PARTS / "tokenizer_targets.json").read_text(encoding="utf-8"))
     rows = []
     for name, quantity, lang, target in known["rows"]:
-        value = value_of(found, name, quantity, lang, p.langs[0])
+        value = value_of(found, name, quantity, lang)
         if value is not None:
             digits = len(str(target).partition(".")[2])
             rows.append((f"{name}, {quantity}{f', {lang}' if lang else ''}", target, round(value, digits)))
@@ -201,7 +201,7 @@ def targets(found: Mapping[str, xr.Dataset], p: Settings) -> dict[str, xr.Datase
     return {"targets": derived(ds, "targets", list(found.values()), {"source": known["source"], "rows": known["rows"]})}
 
 
-def value_of(found: Mapping[str, xr.Dataset], name: str, quantity: str, lang: str, first: str) -> float | None:
+def value_of(found: Mapping[str, xr.Dataset], name: str, quantity: str, lang: str) -> float | None:
     """Return what was found of a tokenizer, None where the run has it not."""
     if quantity.startswith("share of "):
         ds, at = found.get(f"sources/{name}"), {"source": quantity.removeprefix("share of ")}
@@ -212,8 +212,7 @@ def value_of(found: Mapping[str, xr.Dataset], name: str, quantity: str, lang: st
     ds = found["metrics"]
     if name not in ds["tokenizer"].values or lang not in ds["lang"].values or quantity not in ds:
         return None
-    one = ds[quantity].sel(tokenizer=name)
-    return float(one.sel(lang=first, other_lang=lang) if quantity == "jsd" else one.sel(lang=lang))
+    return float(ds[quantity].sel(tokenizer=name, lang=lang))
 
 
 # -- claims ---------------------------------------------------------------------------------------------------
@@ -276,6 +275,8 @@ def inferred(r: Results) -> dict[str, Any]:
 
 def found_again(r: Results) -> dict[str, Any]:
     """Return the share of published values found to the last digit, and the others with their difference."""
+    if "targets" not in r:
+        return {"share found": plain(np.nan, "nobody has published values of these tokenizers")}
     ds = r["targets"]
     off = {str(x): float(v) for x, v in zip(ds["row"].values, ds["difference"].values, strict=True)}
     return {"share found": plain(np.mean([abs(v) < 1e-9 for v in off.values()])),
@@ -309,6 +310,6 @@ CLAIMS = [
     Claim(
         "published values are found again", "Land and Bartolo 2024, Petrov et al. 2023, Hayase et al. 2024",
         "share of the published values of these tokenizers that are found to the last digit", found_again,
-        ("targets",), near=(1, 0),
+        ("metrics",), near=(1, 0),
     ),
 ]  # fmt: skip

@@ -164,6 +164,9 @@ def test_a_name_without_its_topic_is_found_with_a_warning():
         assert ti.LogitLens is ti.lens.LogitLens
     with pytest.warns(DeprecationWarning, match=r"write tokinterp\.sklearn\.TokenRepresentations"):
         assert ti.TokenRepresentations is ti.sklearn.TokenRepresentations
+    with pytest.warns(DeprecationWarning, match=r"write tokinterp\.tokenizers\.class_axis"):
+        assert ti.class_axis is ti.tokenizers.class_axis  # not loaded with its topic
+    assert {*ti.tokenizers.__all__} <= {*dir(ti.tokenizers)}
     for name in ("tasks", "np", "checked"):
         assert not hasattr(ti, name), "what a topic itself imports is no name of it"
 

@@ -59,10 +59,10 @@ def __getattr__(name: str) -> object:
         return getattr(home, name) if hasattr(home, name) else import_module(f"{home.__name__}.{name}")
     for topic in () if name.startswith("_") else (*topics(), "results", "sklearn"):
         space = import_module(f"{__name__}.{topic}")
-        if name in space.__all__ and not hasattr(vars(space)[name], "__path__"):
+        if name in space.__all__ and not hasattr(getattr(space, name), "__path__"):
             said = f"write tokinterp.{topic}.{name}: the name tokinterp.{name} goes with the next version"
             warnings.warn(said, DeprecationWarning, stacklevel=2)
-            return vars(space)[name]
+            return getattr(space, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

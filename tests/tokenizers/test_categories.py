@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tokenizers
 import transformers
-from tiny import byte_tokenizer
+from tiny import byte_tokenizer, unigram_tokenizer
 
 import tokinterp as ti
 from tokinterp.tokenizers import token_categories
@@ -72,9 +72,14 @@ def test_numbers_are_cut_as_their_tokens_are():
     right = token_categories(digits(*two, *three))
     for n in range(1, 13):
         assert float(right["number_tokens"].sel(digits=n)) == pytest.approx(-(-n // 3))
-        assert float(right["number_cut"].sel(digits=n, cut="whole" if n < 4 else "right")) == pytest.approx(1)
+        cut = "whole" if n < 4 else "right" if n % 3 else "threes"  # from which end is not to be seen of whole threes
+        assert float(right["number_cut"].sel(digits=n, cut=cut)) == pytest.approx(1)
     assert cut_of([3, 1]) == "left"
     assert cut_of([2, 2]) == "other"
+    few = token_categories(unigram_tokenizer("7", "a"))  # it spells the number 7 alone
+    assert few["number_tokens"].values[:2].tolist() == pytest.approx([1, np.nan], nan_ok=True)
+    assert float(few["number_cut"].sel(digits=1, cut="whole")) == 1
+    assert np.isnan(few["number_cut"].sel(digits=5)).all()
 
 
 def test_used_shares_are_those_of_a_count():

@@ -51,3 +51,5 @@ def test_words_kept_are_bounded(monkeypatch):
     ds = tokenizer_overview({"bytes": byte_tokenizer()}, {"en": ["ab cd ef ab"]}, worst=9)
     assert dict(zip(ds["word"].values[0], ds["count"].values[0], strict=True)) == {"ab": 2, "cd": 1}
     assert np.isfinite(ds["frequency"].sel(token_rank=1)).all()
+    ds = tokenizer_overview({"bytes": byte_tokenizer()}, {"en": ["ab cd ef ab"], "de": ["gh ij"]}, worst=9)
+    assert sorted(ds["word"].values[0]) == ["ab", "gh"], "a large language leaves room for the others"

@@ -96,6 +96,8 @@ def test_intervals_are_over_pairs():
     assert low < both.mean() < high
     alone = mean_interval(both, level=0.95)
     assert float((high - low)[0, 0]) == pytest.approx(alone[1] - alone[0], rel=0.1)
+    side[..., label == 1] = np.nan  # as the accuracy, which is the mean of both classes
+    assert np.isnan(_interval(side, label, pair, 0.95, 0)).all()
 
 
 def test_bad_input_is_refused():

@@ -23,7 +23,7 @@ CLASSES = (
     "fragment", "char_error", "spaced_error", "inner_error", "no_token",
 )  # fmt: skip
 PLACES = ("char", "spaced", "inner")
-CUTS = ("whole", "right", "left", "single", "other")
+CUTS = ("whole", "threes", "right", "left", "single", "other")
 DIGITS, NUMBERS = 12, 50  # longest numbers, and how many of each length are cut
 SCRIPTS = frozenset(
     re.split(
@@ -63,8 +63,9 @@ def token_categories(tokenizer: Any, prompts: Prompts | None = None, *, size: in
         and ``share_text`` of the tokens of the text.  On ``script`` and ``place``: ``n_ids_script``, ``share_script``
         (of all ids that have a token) and ``share_script_alpha`` (of those with a script).  On ``digits``, of 50 random
         numbers of so many digits after a space: ``number_tokens``, mean tokens, and by ``cut`` ``number_cut``, the
-        share that are one token (whole), cut into threes from the right or else from the left, into single digits, or
-        otherwise; a space of its own is no part of a number.
+        share that are one token (whole), cut into threes (the same from the right and the left), into threes from the
+        right, or from the left, with the rest at the other end, into single digits, or otherwise; a space of its own is
+        no part of a number, and numbers that their tokens do not spell are left out.
 
     Raises
     ------
@@ -153,17 +154,18 @@ def cut_of(lengths: Sequence[int]) -> str:
     Examples
     --------
     >>> [cut_of(n) for n in ([3], [1, 3], [3, 1], [3, 3], [1, 1, 1, 1], [2, 2])]
-    ['whole', 'right', 'left', 'right', 'single', 'other']
+    ['whole', 'right', 'left', 'threes', 'single', 'other']
     """
     n = sum(lengths)
     threes = [3] * (n // 3)
     rest = [n % 3] if n % 3 else []
     known = {"whole": [n], "right": rest + threes, "left": threes + rest, "single": [1] * n}
-    return next((name for name, cut in known.items() if list(lengths) == cut), "other")
+    cut = next((name for name, cut in known.items() if list(lengths) == cut), "other")
+    return "threes" if cut == "right" and not rest else cut
 
 
 def _numbers(vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
-    """Return (digits,) the mean tokens of numbers, and (digits, cut) shares of how they are cut."""
+    """Return (digits,) the mean tokens of numbers that these spell, and (digits, cut) shares of how they are cut."""
     rng, tokens, cuts = np.random.default_rng(0), np.zeros(DIGITS), np.zeros((DIGITS, len(CUTS)))
     for n in range(DIGITS):
         drawn = rng.integers(0, 10, (NUMBERS, n + 1))
@@ -172,9 +174,11 @@ def _numbers(vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
         for row in rows:
             lengths = [sum(c in b"0123456789" for c in piece) for piece in vocabulary.bytes(row)]
             lengths = [k for k in lengths if k]
-            tokens[n] += len(lengths)
-            cuts[n, CUTS.index(cut_of(lengths) if sum(lengths) == n + 1 else "other")] += 1
-    return tokens / NUMBERS, cuts / NUMBERS
+            if sum(lengths) == n + 1:
+                tokens[n] += len(lengths)
+                cuts[n, CUTS.index(cut_of(lengths))] += 1
+    spelt = cuts.sum(1)
+    return ratio(tokens, spelt), ratio(cuts, spelt[:, None])
 
 
 def byte_token(vocabulary: Vocabulary, i: int) -> bool:

@@ -44,8 +44,8 @@ def tokenizer_overview(tokenizers: Mapping[str, Any], corpora: Mapping[str, Any]
         script.  On ``tokenizer`` and ``n_chars``: ``share_length`` of the entries that are so many whole characters
         (more count as the last).  On ``tokenizer``, ``lang`` and ``token_rank``: ``frequency`` of the token of that
         rank among those of the texts.  On ``tokenizer`` and ``place``: the ``word`` whose occurrences cost most tokens
-        beyond one each, its ``n_tokens``, ``count`` and ``lang_of_word``; of the first 200,000 different words of all
-        texts, so that memory stays constant.
+        beyond one each, its ``n_tokens``, ``count`` and ``lang_of_word``; of the first 200,000 different words, as many
+        of each language, so that memory stays constant.
 
     Examples
     --------
@@ -57,6 +57,7 @@ def tokenizer_overview(tokenizers: Mapping[str, Any], corpora: Mapping[str, Any]
     names, every = list(tokenizers), as_corpora(corpora)
     vocabularies = {name: Vocabulary(t) for name, t in tokenizers.items()}
     words: Counter[tuple[str, str]] = Counter()
+    different: Counter[str] = Counter()
     langs = list(dict.fromkeys(lang for one in every.values() for lang in one))
     tokens = {(name, lang): np.zeros(v.size, np.int64) for name, v in vocabularies.items() for lang in langs}
     counters = {name: Counting(name, t, "whitespace") for name, t in tokenizers.items()}
@@ -64,9 +65,10 @@ def tokenizer_overview(tokenizers: Mapping[str, Any], corpora: Mapping[str, Any]
         for lang, corpus in of_lang.items():
             for text in corpus:
                 for word in text.split():
-                    if (lang, word) in words or len(words) < KNOWN:
+                    if (lang, word) in words or different[lang] < max(KNOWN // len(langs), 1):
+                        different[lang] += (lang, word) not in words
                         words[lang, word] += 1
-            if not any(key[0] == lang for key in words):
+            if not different[lang]:
                 raise ValueError(f"corpora, {where}, {lang}: no word in its texts")
             for name, counter in counters.items():
                 ids, times = tally(counter, {lang: corpus}, where, None).counts[0].table()

@@ -212,9 +212,9 @@ def _balanced(side: np.ndarray, label: np.ndarray) -> np.ndarray:
 def _interval(side: np.ndarray, label: np.ndarray, pair: np.ndarray, level: float, seed: int) -> np.ndarray:
     """Return (2, condition, layer) interval of the balanced accuracy: words weighted by one over those of a class.
 
-    A noun and its plural are right or wrong together: whole pairs are drawn.
+    A noun and its plural are right or wrong together: whole pairs are drawn.  NaN where a class has no word.
     """
     known = ~np.isnan(side)
     n = np.stack([known[..., label == c].sum(-1) for c in (0, 1)], -1)
-    weight = (n.sum(-1, keepdims=True) / (2 * np.maximum(n, 1)))[..., label]
+    weight = (n.sum(-1, keepdims=True) / (2 * np.where(n.min(-1, keepdims=True) > 0, n, np.nan)))[..., label]
     return mean_interval(np.moveaxis(side * weight, -1, 0), pair, level=level, seed=seed)

@@ -79,6 +79,11 @@ def test_tokens_may_be_objects_that_stand_in_a_text(tmp_path):
     assert read.spans.strings() == ["gave it up"] * 2
     assert read.spans.parts == [["gave", "up"]] * 2
     assert read.spans.type.tolist() == ["verb", ""]
+    words = ["The", "cats", "sat", "a", "while"]  # the text has one more: its "at" is not the word "a"
+    lacking = {"text": "The cats sat at a while", "tokens": words, "mwes": [{"indices": [3, 4]}]}
+    (tmp_path / "c.json").write_text(json.dumps([lacking]))
+    read = read_coam(tmp_path / "c.json")
+    assert (read.texts, read.spans.strings()) == (["The cats sat a while"], ["a while"])
     (tmp_path / "b.json").write_text(json.dumps([{**named, "mwes": [{"indices": [0, 1]}]}]))
     with pytest.raises(ValueError, match=r"number 1: an expression of the words \[0, 1\], but there are 8"):
         read_coam(tmp_path / "b.json")

@@ -12,7 +12,7 @@ from typing import Any
 from ...settings import checked, none, one_of, pair, several, string, strings
 from ..spans import Spans
 from . import Annotated
-from .conll import _detokenise
+from .conll import _detokenise, _locate
 from .files import from_json, open_lines
 
 Compounds = list[tuple[str, list[str]]]
@@ -113,8 +113,8 @@ def read_coam(file: str | Path, *, encoding: str = "utf-8") -> Annotated:
 
     Each sentence is an object with ``tokens`` (or ``words``) and ``mwes``, each of these with the numbers of its words,
     ``indices`` (from 0), and its ``type``.  Tokens are strings, or objects with their ``surface`` (or ``form``) and
-    perhaps their number ``idx``.  Where the object has the ``text`` in which they stand, in order, that is taken; else
-    one is built from the words as `read_conll` does.  An expression with a gap ("turn it off") becomes a span from its
+    perhaps their number ``idx``.  Where the object has the ``text`` that they make up, that is taken; else one is built
+    from the words as `read_conll` does.  An expression with a gap ("turn it off") becomes a span from its
     first to its last word of kind "mwe with a gap", whose parts are its own words; `tokinterp.erasure` compares kinds
     apart, and its runs of tokens include the gap, so leave that kind out (``spans.of_kind("mwe")``) where a unit has to
     be nothing but its words.  An expression that shares a word with another becomes one of kind "overlapping mwe"; both
@@ -185,15 +185,14 @@ def _words(tokens: Any) -> tuple[list[str], dict[int, int]]:
 
 
 def _placed(text: Any, words: Sequence[str]) -> list[dict[str, int]] | None:
-    """Return where words stand in a text, one after the other; None without a text, or where one is not found."""
-    out, at = [], 0
-    for word in words if isinstance(text, str) else [""]:
-        start = text.find(word, at) if isinstance(text, str) and word else -1
-        if start < 0:
-            return None
-        at = start + len(word)
-        out.append({"start": start, "stop": at})
-    return out
+    """Return where words stand in a text, nothing but white space between them; None where they do not make it up."""
+    if not isinstance(text, str) or not all(words):
+        return None
+    try:
+        edges = _locate(text, [["", word] for word in words], [], "")
+    except ValueError:
+        return None
+    return [{"start": start, "stop": stop} for start, stop in edges]
 
 
 def _entries(file: str | Path, encoding: str) -> Any:
