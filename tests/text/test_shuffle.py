@@ -12,8 +12,10 @@ from golden import token_geometry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from text_helpers import MAKERS, TEXTS, PieceTokenizer, byte_tokenizer, tokenizer
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
-from tokinterp.text import Prompts, shuffle_blocks, shuffle_words
+from tokinterp.text import Prompts, Vocabulary, shuffle_blocks, shuffle_words
 from tokinterp.text.shuffle import block_lengths, permute_units, random_ids
 
 lengths = st.lists(st.integers(1, 300), min_size=1, max_size=4)
@@ -171,3 +173,15 @@ def test_prompts_have_other_orders_and_one_seed_another_than_the_next(shuffle):
     assert (first.ids(0) == other.ids(0)).mean() < 0.2
     assert (first.ids(0) == first.ids(1) - 100).mean() < 0.2
     assert (first.ids(0) == first.ids(1)).mean() < 0.2
+
+
+def test_ids_that_no_token_has_are_not_drawn():
+    """Rows of the embedding beyond the tokenizer, and the gaps between its ids."""
+    inner = Tokenizer(models.WordLevel({"sea": 0, "blue": 4, "?": 1}, unk_token="?"))
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="?", eos_token="<e>")
+    assert made.eos_token_id == 3
+    vocabulary = Vocabulary(made, 9)
+    assert vocabulary.ordinary.tolist() == [0, 1, 4]
+    assert np.flatnonzero(vocabulary.there).tolist() == [0, 1, 3, 4]
+    assert Vocabulary(made, 4).ordinary.tolist() == [0, 1]
+    assert Vocabulary(None, 3).ordinary.tolist() == [0, 1, 2]

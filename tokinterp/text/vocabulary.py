@@ -55,10 +55,11 @@ class Vocabulary:
         self.tokenizer = tokenizer
         self.hash = tokenizer_hash(tokenizer)  # as it is now: tokens that are added later made none of the ids
         self.kind = _kind(tokenizer)
-        found = tokenizer.get_vocab().values() if tokenizer is not None else ()
-        known = 1 + max(map(int, found), default=-1)  # ids may have gaps
+        found = [*map(int, tokenizer.get_vocab().values())] if tokenizer is not None else []
+        known = 1 + max(found, default=-1)  # ids may have gaps
         added = getattr(tokenizer, "added_tokens_decoder", None) or {}
         self._added = {int(i): (t.content, bool(t.special)) for i, t in added.items()}
+        self._ids = np.unique(np.array([*found, *self._added], dtype=np.int64))
         known = max([known, *(i + 1 for i in self._added)])
         self.known = known
         self.size = int(size or known)
@@ -124,15 +125,14 @@ class Vocabulary:
     @property
     def ordinary(self) -> np.ndarray:
         """(token,) ids that the tokenizer and the model have and that are not special, ascending."""
-        known = min(self.known or self.size, self.size)  # rows of the head beyond the tokenizer mean nothing
-        return np.setdiff1d(np.arange(known), self.special_ids)
+        ids = self._ids if self.tokenizer is not None else np.arange(self.size)  # other rows of the head mean nothing
+        return np.setdiff1d(ids[ids < self.size], self.special_ids)
 
     @property
     def there(self) -> np.ndarray:
         """(vocab,) bool, whether the tokenizer has a token of each id."""
         there = np.zeros(self.size, dtype=bool)
-        found = self.tokenizer.get_vocab().values() if self.tokenizer is not None else ()
-        there[[*(int(i) for i in found), *self._added]] = True
+        there[self._ids[self._ids < self.size]] = True
         return there
 
     @property
