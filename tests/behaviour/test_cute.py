@@ -11,6 +11,7 @@ import tokinterp as ti
 from tokinterp.behaviour import CuteItem, continuations, cute_items, cute_prompt, score_cute
 from tokinterp.behaviour.cute import OPENING, answers, labelled, published_answer
 from tokinterp.behaviour.cute import _asked as asked_of
+from tokinterp.models.hooks import HookedLM
 
 WORDS = ["the", "and", "river", "letter", "bold", "cold", "camp", "ramp", "sing", "king", "noon", "aa", "Nile"]
 RELATED = {"bold": "brave", "camp": "tent", "king": "queen"}
@@ -81,6 +82,20 @@ def test_a_run_reads_what_the_model_writes():
     assert str(ds["answer"].values[0]) == published_answer(model.tokenizer.decode([*ids, *made]))
     assert ds["task"].values.tolist() == ["spell", "orth"]
     assert ds.attrs["fingerprint"] != score_cute(model, items, n_tokens=5, corrected=True).attrs["fingerprint"]
+
+
+def test_an_answer_that_ends_in_nan_is_not_a_wrong_one(monkeypatch):
+    model, items, real, runs = long(byte_tokenizer()), cute_items(["spell"], WORDS, n=2), HookedLM.unembed, []
+
+    def breaks(self, x):
+        runs.append(1)
+        return real(self, x) * (torch.nan if len(runs) == 2 else 1)  # the second token decoded
+
+    monkeypatch.setattr(HookedLM, "unembed", breaks)
+    ds = score_cute(model, items, n_tokens=4)
+    assert np.isnan(ds["correct"]).all()
+    assert ds["n_items"].values.tolist() == [0]
+    assert np.isnan(ds["accuracy"]).all()
 
 
 def test_a_second_bos_is_part_of_the_published_evaluation():

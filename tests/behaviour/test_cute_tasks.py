@@ -33,7 +33,7 @@ RELATED = {"bold": "brave", "camp": "tent", "king": "queen"}
 
 
 def asked(task):
-    return CuteItem(task, tuple("ABC"[: TEMPLATES[task].ask.count("{}")]), "x")
+    return CuteItem(task, tuple("ABC"[: TEMPLATES[task].ask.count("{}")]), "C")
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -123,5 +123,7 @@ def test_files_of_cute_are_read(tmp_path):
 def test_items_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match=r"inputs=\('a',\): del_char takes 2"):
         CuteItem("del_char", ("a",), "b")
+    with pytest.raises(ValueError, match=r"label='Tent': give one of the two words \('tent', 'ramp'\)"):
+        CuteItem("sem", ("camp", "tent", "ramp"), "Tent")
     with pytest.raises(ValueError, match=r"no item of 'sub_word' can be made: give sentences that fit"):
         cute_items(["sub_word"], WORDS)

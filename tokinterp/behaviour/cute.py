@@ -54,12 +54,13 @@ def score_cute(
     Returns
     -------
     xarray.Dataset
-        Per item (prompt): ``answer`` (text; empty where none was given), ``label``, ``correct`` (NaN where activations
-        are not finite), ``answered``.  Per task: ``accuracy`` with its Wilson interval over items, ``n_items``, and
-        what it is to be compared with: ``accuracy_guess``, that of the most common answer (of two words, of the more
-        common place) on the items but the one it is taken from, and never below 1/2 where there are two answers;
-        ``accuracy_null``, that of the model's answers to other items of the task (of two words: places), the mean over
-        all pairs, exact; ``accuracy_copy``, that of giving the word or the sentence back as it is.
+        Per item (prompt): ``answer`` (text; empty where none was given), ``label``, ``correct`` (NaN where activations,
+        or logits on the way, are not finite), ``answered``.  Per task: ``accuracy`` with its Wilson interval over
+        items, ``n_items``, and what it is to be compared with: ``accuracy_guess``, that of the most common answer (of
+        two words, of the more common place) on the items but the one it is taken from, and never below 1/2 where there
+        are two answers; ``accuracy_null``, that of the model's answers to other items of the task (of two words:
+        places), the mean over all pairs, exact; ``accuracy_copy``, that of giving the word or the sentence back as it
+        is.
 
     Raises
     ------
@@ -106,7 +107,7 @@ def score_cute(
     def make(walker: Walker) -> xr.Dataset:
         made = walker.rows(prompts, resid([model.info.n_layers]), of_batch)["ids"]
         texts = [_answer(model, prompts.ids(i), ids[ids >= 0], corrected) for i, ids in enumerate(made)]
-        return labelled(items, texts, made[:, 0] >= 0)
+        return labelled(items, texts, complete(made, ends))
 
     settings = {"items": list(items), "corrected": corrected, "n_tokens": n_tokens}
     return walked("score_cute", model, prompts, settings, make, **walk)
@@ -152,6 +153,19 @@ def answers(model: Model, ids: torch.Tensor, mask: torch.Tensor, n_tokens: int, 
         place = lengths[:, None] + torch.arange(steps, dtype=torch.int64, device=ids.device)
         ids, mask = ids.scatter(1, place, found[on]), mask.scatter(1, place, True)
     return out
+
+
+def complete(made: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Return (prompt,) bool whether `answers` ended at the last step or with a token that ends one, not with NaN.
+
+    Examples
+    --------
+    >>> complete(np.array([[3, 4, 5], [3, 0, -1], [3, 4, -1], [-1, -1, -1]]), np.arange(6) == 0).tolist()
+    [True, True, False, False]
+    """
+    n = (made >= 0).sum(1)
+    last = made[np.arange(len(made)), n - 1]
+    return (n == made.shape[1]) | ((n > 0) & ends[last])
 
 
 def _answer(model: Model, prompt: np.ndarray, made: np.ndarray, corrected: bool) -> str:

@@ -130,6 +130,8 @@ class CuteItem:
         wanted = TEMPLATES[kind_of(self.task)].ask.count("{}")
         if len(self.inputs) != wanted:
             raise ValueError(f"inputs={short(self.inputs)}: {self.task} takes {wanted}")
+        if kind_of(self.task) in CHOSEN and self.label not in self.inputs[1:]:
+            raise ValueError(f"label={short(self.label)}: give one of the two words {short(self.inputs[1:])}")
 
 
 def kind_of(task: str) -> str:
