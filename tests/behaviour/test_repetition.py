@@ -128,6 +128,14 @@ def test_odds_of_a_planted_copier_grow_as_they_must():
     assert falling["winning"][0, 1:].tolist() == [0.0] * 8  # the most probable, but less so than at first
 
 
+def test_what_is_not_known_did_not_fail_to_increase():
+    z = torch.tensor([[[0.0, 1], [torch.nan, 2], [2, 3]]], dtype=torch.float64)
+    found = module._curves(z, torch.ones_like(z), torch.tensor([2]))
+    for name in ("prob", "increased", "increased_tokens", "winning"):
+        assert math.isnan(found[name][0, 1]), name
+    assert [float(found[n][0, 2]) for n in ("increased", "increased_tokens", "winning")] == [1, 1, 1]
+
+
 def test_random_targets_are_as_probable_as_chance_and_increase_half_of_the_time():
     n = 60
     given = repetition_conditions(tiny(), n, length=6, copies=8, kept=["all"], prefixes=PREFIX)

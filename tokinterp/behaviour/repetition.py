@@ -355,14 +355,14 @@ def _curves(odds: torch.Tensor, wins: torch.Tensor, size: torch.Tensor) -> dict[
     """Return (prompt, copy) curves from (prompt, copy, target) log-odds and wins, NaN beyond the targets there are."""
     p, n = odds.sigmoid(), size[:, None]
     there = torch.arange(p.shape[2], device=p.device, dtype=torch.int64) < n[..., None]
-    more = (p > p[:, :1]).double()
+    more = (p > p[:, :1]).double().masked_fill((p + p[:, :1]).isnan(), torch.nan)
 
     def mean(x: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
         return x.masked_fill(~there, 0).sum(2) / of
 
     total = p.masked_fill(~there, 0).sum(2)
     last = odds.gather(2, (n[..., None] - 1).clamp_min(0).expand(-1, p.shape[1], 1))[..., 0]
-    known = ~last.isnan()
+    known = ~(total + total[:, :1] + last).isnan()
     doubling = torch.arange(1, p.shape[1] + 1, device=p.device, dtype=torch.float64).log2()
     doubling = doubling - doubling.mean()
     compared = {
