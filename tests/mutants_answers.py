@@ -149,7 +149,7 @@ MUTANTS = [
      "rankdata(score[here], axis=0)", 'rankdata(score[here], axis=0, method="max")',
      "tests/lexicon/test_letters.py -k pairs"),
     ("spelling probe: stems are words", "tokinterp/lexicon/letters.py",
-     't[:4] if split == "stem" else t', "t",
+     'stems if split == "stem" else text', "text",
      "tests/lexicon/test_letters.py -k both_sides"),
     ("spelling probe: areas of few words", "tokinterp/lexicon/letters.py",
      "label.sum(0)) < FEWEST)", "label.sum(0)) < 1)",

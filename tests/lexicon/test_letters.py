@@ -101,6 +101,8 @@ def test_no_group_is_on_both_sides():
     text = ["river", "rivers", "riven", "road", "river"]
     assert _groups(text, "word").tolist() == [1, 2, 0, 3, 1]
     assert len(set(_groups(text, "stem"))) == 2
+    short = ["run", "runs", "ride", "running", "rides", "ru"]
+    assert _groups(short, "stem").tolist() == [2, 2, 0, 2, 0, 1]  # a word of three letters has forms too
     lemmas = {"river": "river", "rivers": "river", "riven": "rive", "road": "road"}
     assert len(set(_groups(text, lemmas))) == 3
     with pytest.raises(ValueError, match="it has no lemma of 'road'"):

@@ -124,8 +124,9 @@ def spelling_probe(
         Which letters are looked for.
     split : str or mapping of str to str
         What is never divided between the words that a probe is fitted to and those it is tested on. ``"word"``: tokens
-        of one word (in capitals and small letters).  ``"stem"``: words that begin with the same four letters, so that
-        no form of a word helps another.  A mapping of words to their lemmas: words of one lemma.
+        of one word (in capitals and small letters).  ``"stem"``: words that begin with the same four letters, or with
+        the same word of three, so that no form of a word of three letters or more helps another.  A mapping of words to
+        their lemmas: words of one lemma.
     folds : int
         Parts of the cross-validation.
     penalty : float
@@ -236,7 +237,9 @@ class Truth(NamedTuple):
 def _groups(text: Sequence[str], split: str | Mapping[str, str]) -> np.ndarray:
     """Return (word,) the number of the group of each word."""
     if isinstance(split, str):
-        named = [t[:4] if split == "stem" else t for t in text]
+        short_words = {t for t in text if len(t) == 3}
+        stems = [t[:3] if t[:3] in short_words else t[:4] for t in text]
+        named = stems if split == "stem" else text
     elif lacking := [t for t in text if t not in split]:
         raise ValueError(f"split={short(dict(split))}: it has no lemma of {lacking[0]!r}")
     else:
