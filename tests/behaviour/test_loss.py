@@ -8,6 +8,7 @@ from tiny import some_prompts, tiny
 
 import tokinterp as ti
 from tokinterp.behaviour import loss as module
+from tokinterp.models.hooks import HookedLM
 
 LENGTHS = [12, 9, 14, 2, 1]
 
@@ -75,3 +76,24 @@ def test_states_are_compared_with_those_without_edits():
             wanted.append(float(torch.cosine_similarity(*both, dim=0)))
         assert float(hidden[layer]) == pytest.approx(np.mean(wanted), abs=1e-6)
     assert found[1]["state_cosine"].sel(prompt=4).isnull().all(), "no token is predicted"
+    assert "chance" not in found[0]["state_cosine"].attrs, "1 is where nothing changes, no level by chance"
+
+
+def test_what_stands_on_padding_is_no_part_of_a_mean(monkeypatch):
+    model, real = tiny(), HookedLM.run
+
+    def spoilt(self, ids, sites, *, mask=None, consume=None, **rest):
+        assert mask is not None
+
+        def shown(site, value):
+            consume(site, value.masked_fill(~mask[..., None], torch.nan))
+
+        found = real(self, ids, sites, mask=mask, consume=consume and shown, **rest)
+        return {s: x.masked_fill(~mask[..., None], torch.nan) for s, x in found.items()}
+
+    asked = {"loss": ti.behaviour.TokenLoss("some", states=True, divergence=True)}
+    whole = ti.measure(model, marked(), asked, progress=False)["loss"].to_dataset()
+    monkeypatch.setattr(HookedLM, "run", spoilt)
+    spoilt_ds = ti.measure(model, marked(), asked, progress=False)["loss"].to_dataset()
+    for name in ("state_cosine", "loss", "kl"):
+        np.testing.assert_array_equal(whole[name], spoilt_ds[name], err_msg=name)

@@ -61,7 +61,6 @@ class TokenLoss(Measurement):
             "mean cosine with the state without edits, of the tokens that predict",
             range=(-1, 1),
             short="cosine with the state without edits",
-            chance=1,
         ),
         "n_tokens": Field(("prompt",), "tokens that are predicted", "token"),
     }
@@ -95,7 +94,7 @@ class TokenLoss(Measurement):
             if self.states:
                 pairs = [(batch.activations[s][:, :-1].double(), without[s][:, :-1].double()) for s in sites]
                 cosine = torch.stack([torch.cosine_similarity(x, y, dim=-1) for x, y in pairs], 1)
-                more["state_cosine"] = (cosine * chosen[:, None]).sum(2) / count[:, None]
+                more["state_cosine"] = cosine.masked_fill(~chosen[:, None], 0).sum(2) / count[:, None]
         found = torch.zeros(2, *chosen.shape, dtype=torch.float64, device=batch.device)
         every = torch.arange(len(prompt), dtype=torch.int64, device=batch.device)
         for some in every.split(max(1, LOGITS // (4 * self.info.d_vocab))):
