@@ -108,7 +108,8 @@ def token_unigram_loss(
         Tokens of the dictionaries, the symbols among them.
     dictionary : {"bpe", "lzw", "blocks"}
         Byte-pair encoding; the first strings of a Lempel-Ziv-Welch code, the longest of which is taken; or all strings
-        of the largest length that the size allows.
+        of the largest length of which there are no more than the size, and the symbols beside them, which only what is
+        left at the end of a string is written in.
     n_train : sequence of int
         Training strings, which dictionary and probabilities are of.
     n_test, length : int
