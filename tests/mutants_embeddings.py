@@ -67,7 +67,7 @@ MUTANTS = [
     (
         "concepts: permuted senses are the senses",
         "tokinterp/embeddings/senses.py",
-        "(rng.permutation(senses) for _ in",
+        "(rng.permutation(senses[first])[group] for _ in",
         "(senses for _ in",
         "tests/embeddings/test_senses.py::test_a_planted_code_tells_senses_and_permuted_ones_are_chance",
     ),

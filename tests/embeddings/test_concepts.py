@@ -155,6 +155,19 @@ def test_senses_of_texts_are_those_of_their_states(model):
             ask(model, senses=wrong)
 
 
+def test_windows_of_a_document_are_on_one_side(model):
+    texts = [f"{t} and the {n} the sea" for n, t in enumerate(TEXTS)]
+    prompts = ti.Prompts.from_texts(texts, model, max_tokens=12, on_long="window", progress=False)
+    ds = ask(model, prompts=prompts, held_out=0.25, senses=["odd", "even"] * 12)
+    document = prompts.documents[ds["sample_prompt"].values]
+    assert len(document) > len(np.unique(document)) == 24
+    fitted = ds["fitted"].values
+    assert not set(document[fitted]) & set(document[~fitted])
+    assert len(set(document[~fitted])) == 6
+    with pytest.raises(ValueError, match="senses: the token stands in texts of 1 of them: give texts of two or more"):
+        ask(model, prompts=[*TEXTS, "a"], senses=[*["odd"] * 24, "even"])
+
+
 def test_codes_that_do_not_converge_are_counted_and_warn_of_nothing():
     rng = np.random.default_rng(0)
     z = rng.standard_normal((60, 1)) @ rng.standard_normal((1, 12)) + 50 + 1e-3 * rng.standard_normal((60, 12))

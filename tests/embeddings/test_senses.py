@@ -24,3 +24,16 @@ def test_a_planted_code_tells_senses_and_permuted_ones_are_chance():
     yes = rng.random(50) < 0.4
     np.testing.assert_allclose(senses.auroc(scores, yes), [roc_auc_score(yes, s) for s in scores.T])
     assert np.isnan(senses.tell_senses(codes, meant, np.ones(200, bool))[0]).all(), "nothing is held out"
+
+
+def test_texts_of_a_document_are_permuted_together():
+    rng = np.random.default_rng(0)
+    document = np.repeat(np.arange(12), 20)
+    codes = rng.standard_normal((12, 60))[document] + 0.01 * rng.standard_normal((240, 60))
+    meant = np.array(["a", "b"])[np.arange(12) % 2][document]
+    half = document % 4 < 2
+    spread = [np.std([senses.tell_senses(codes, meant, half, n, d)[1, 0] for n in range(12)])
+              for d in (document, None)]  # fmt: skip
+    assert spread[0] > 3 * spread[1], "12 documents are 12 draws of chance, not 240"
+    same = senses.tell_senses(codes, meant, half, 0, np.arange(240))
+    np.testing.assert_array_equal(same, senses.tell_senses(codes, meant, half))

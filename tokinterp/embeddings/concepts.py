@@ -18,7 +18,7 @@ from ..run.states import states
 from ..settings import checked, count, flag, names, none, number, one_of, several, string
 from ..text.prompts import Prompts
 from ..text.vocabulary import Vocabulary
-from .senses import check_senses, sense_variables, tell_senses
+from .senses import sense_variables, senses_told, tell_senses
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -102,9 +102,9 @@ def token_concepts(
     n_words : int
         Most words of a concept, of the 50 tokens of highest logit.
     held_out : float
-        Share of the texts that directions are not fitted to.
+        Share of the documents that directions are not fitted to.
     senses : sequence of str, optional
-        What the token means in each text, by hand; texts with "" take no part.  Two or more different ones.
+        What the token means in each document, by hand; those with "" take no part.  Two or more different ones.
     seed : int
         Of whatever is drawn.
     batch_tokens : int, optional
@@ -121,7 +121,7 @@ def token_concepts(
         (with ``place``), words, and ``top_sample`` (with ``sample_place``), numbers of prompts, -1 beyond the samples
         with a code above 0; ``code`` (sample, concept), ``direction``.  With ``senses``: ``auroc`` (sense), how well a
         single code tells the sense from the others in texts that are held out, that code which does so best in the
-        others, and ``auroc_null``, mean of the same for senses permuted over all texts, which is 0.5 by chance;
+        others, and ``auroc_null``, mean of the same for senses permuted over all documents, which is 0.5 by chance;
         ``sense_concept``, that code.
 
     Raises
@@ -152,7 +152,6 @@ def token_concepts(
     if token >= model.info.d_vocab:
         raise ValueError(f"token={token}: {model.info.id} has ids below {model.info.d_vocab}")
     prompts = prompts if isinstance(prompts, Prompts) else Prompts.from_texts(prompts, model, progress=False)
-    meant = None if senses is None else check_senses(senses, prompts)
     where, at = _places(prompts, token, position)
     if len(at) < n_concepts / (1 - held_out):
         raise ValueError(f"token={token} stands in {len(at)} texts: give more, or fewer than {n_concepts} n_concepts")
@@ -161,20 +160,21 @@ def token_concepts(
     number_of = found["prompt"].values
     there = np.isfinite(z).all(1)
     z, number_of = z[there], number_of[there]
+    told = None if senses is None else senses_told(senses, prompts, number_of)
     if len(z) and np.ptp(z, axis=0).max() <= 1e-6 * np.abs(z).max():
         raise ValueError(f"layer={layer}: the {len(z)} states are all equal there, whatever the text: give a later one")
-    order = np.random.default_rng(seed).permutation(len(z))
-    fitted = np.sort(order[: len(z) - int(held_out * len(z))])
+    document = prompts.documents[number_of]
+    order = np.random.default_rng(seed).permutation(np.unique(document))
+    own = np.isin(document, order[: len(order) - int(held_out * len(order))])
+    fitted, rest = np.flatnonzero(own), np.flatnonzero(~own)
     if len(fitted) < n_concepts:
         raise ValueError(f"n_concepts={n_concepts}: {len(fitted)} states to fit them to: give more texts, or fewer")
-    rest = np.setdiff1d(np.arange(len(z)), fitted)
     vocabulary = Vocabulary(model.tokenizer, model.info.d_vocab)
     around = _around(prompts, number_of, at, vocabulary)
     rows: dict[str, list[Any]] = {n: [] for n in (
         "explained", "explained_held_out", "overlap", "precision", "precision_null", "words", "top", "codes", "atoms",
         "senses", "unfinished",
     )}  # fmt: skip
-    told = None if meant is None else meant[prompts.documents[number_of]]
     for name in methods:
         made = _fit(name, z, fitted, n_concepts, penalty, seed)
         words = _words(model, vocabulary, made.atoms, norm, n_words)
@@ -192,7 +192,7 @@ def token_concepts(
         rows["atoms"].append(made.atoms)
         rows["unfinished"].append(made.unfinished)
         if told is not None:
-            rows["senses"].append(tell_senses(made.codes, told, np.isin(np.arange(len(z)), fitted), seed))
+            rows["senses"].append(tell_senses(made.codes, told, own, seed, document))
     v, each = variable, ("dictionary", "concept")
     data = {
         "explained": v("dictionary", rows["explained"], "share of variance explained", "1", range=(None, 1)),
@@ -214,7 +214,7 @@ def token_concepts(
         "sample_place": v("sample_place", np.arange(SAMPLES), "place of the sample, most active first", "1"),
         "sample": v("sample", np.arange(len(z)), "state", "1"),
         "sample_prompt": v("sample", number_of, "number of its prompt", "1"),
-        "fitted": v("sample", np.isin(np.arange(len(z)), fitted), "whether directions are fitted to it", "1"),
+        "fitted": v("sample", own, "whether directions are fitted to it", "1"),
         "channel": v("channel", np.arange(z.shape[1]), "coordinate of the stream", "1"),
     }
     if told is not None:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 PERMUTED = 20  # draws of senses without codes
 
 
-def tell_senses(codes: np.ndarray, senses: np.ndarray, fitted: np.ndarray, seed: int = 0) -> np.ndarray:
+def tell_senses(
+    codes: np.ndarray, senses: np.ndarray, fitted: np.ndarray, seed: int = 0, document: np.ndarray | None = None
+) -> np.ndarray:
     """Return (3, sense) the AUROC of held-out texts by the best code of the fitted ones, that of permuted senses, code.
 
     Parameters
@@ -31,6 +33,8 @@ def tell_senses(codes: np.ndarray, senses: np.ndarray, fitted: np.ndarray, seed:
         (sample,) bool, the samples in which the code (and its sign) is chosen.
     seed : int
         Of the permutations.
+    document : numpy.ndarray, optional
+        (sample,) whose senses are permuted together, and are the same; each sample by itself by default.
 
     Examples
     --------
@@ -40,11 +44,13 @@ def tell_senses(codes: np.ndarray, senses: np.ndarray, fitted: np.ndarray, seed:
     [[1.0, 1.0], [0.0, 0.0]]
     """
     used = senses != ""
+    group = np.arange(int(used.sum())) if document is None else document[used]
     codes, senses, fitted = codes[used], senses[used], fitted[used]
+    _, first, group = np.unique(group, return_index=True, return_inverse=True)
     rng, names = np.random.default_rng(seed), sorted({*senses.tolist()})
     found = np.array([_best_code(codes, senses == n, fitted) for n in names]).T
     drawn = [[_best_code(codes, p == n, fitted)[0] for n in names]
-             for p in (rng.permutation(senses) for _ in range(PERMUTED))]  # fmt: skip
+             for p in (rng.permutation(senses[first])[group] for _ in range(PERMUTED))]  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of a sense that no draw has on both sides
         return np.stack([found[0], np.nanmean(drawn, 0), found[1]])
@@ -82,10 +88,13 @@ def sense_variables(found: Sequence[np.ndarray]) -> dict[str, xr.Variable]:
     }  # fmt: skip
 
 
-def check_senses(senses: Sequence[str], prompts: Prompts) -> np.ndarray:
-    """Return (document,) the senses given, if they are one for each and two different ones at least."""
+def senses_told(senses: Sequence[str], prompts: Prompts, number: np.ndarray) -> np.ndarray:
+    """Return (sample,) the senses of the documents of some prompts, if two different ones at least have samples."""
     n = int(prompts.documents.max()) + 1
     if len(senses) != n or len({*senses} - {""}) < 2:
         raise ValueError(f"senses: {len(senses)} of them, {len({*senses} - {''})} different: give one for each of {n} "
                          "texts, of two or more senses")  # fmt: skip
-    return np.array(list(senses), object)
+    told = np.array(list(senses), object)[prompts.documents[number]]
+    if len(found := {*told.tolist()} - {""}) < 2:
+        raise ValueError(f"senses: the token stands in texts of {len(found)} of them: give texts of two or more")
+    return told
