@@ -51,6 +51,27 @@ MUTANTS = [
         f"{OF_FEATURES}test_scores_are_of_texts_that_nothing_is_fitted_to",
     ),
     (
+        "features: pure where it is active in fewer",
+        FEATURES,
+        "np.where(code[:, -1] > 0, _purity(ids[at]), np.nan)",
+        "_purity(ids[at])",
+        f"{OF_FEATURES}test_a_feature_that_is_active_in_fewer_than_ten_tokens_has_no_purity",
+    ),
+    (
+        "features: codes not about their mean",
+        FEATURES,
+        "scaled = (codes - codes[which].mean(0)) /",
+        "scaled = codes /",
+        f"{OF_FEATURES}test_where_codes_lie_does_not_matter_and_rare_labels_stay_rare",
+    ),
+    (
+        "concepts: windows of a document on both sides",
+        CONCEPTS,
+        "permutation(np.unique(document))\n    own = np.isin(document,",
+        "permutation(len(z))\n    own = np.isin(np.arange(len(z)),",
+        f"{OF_CONCEPTS}test_windows_of_a_document_are_on_one_side",
+    ),
+    (
         "concepts: what has not converged is not said",
         CONCEPTS,
         "sum(issubclass(w.category, ConvergenceWarning) for w in said)",

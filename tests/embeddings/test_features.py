@@ -82,8 +82,6 @@ def test_labels_are_read_off_the_feature_that_says_them_and_not_off_permuted_one
     assert sorted(shuffled[own]) == sorted(answers[own])
     assert (shuffled[~own] == answers[~own]).all()
     assert (features._read_labels(codes, shuffled, own, 1.0, 0).best == answers)[~own].mean() < 0.55
-    assert features._auroc(np.array([[3.0], [2], [1], [0]]), np.array([0, 0, 1, 1]))[0] == 1
-    assert np.isnan(features._auroc(np.zeros((3, 1)), np.zeros(3)))[0]
 
 
 def test_scores_are_of_texts_that_nothing_is_fitted_to(model, monkeypatch):
@@ -109,10 +107,27 @@ def test_windows_of_a_document_are_on_one_side_and_one_unit(model):
     assert all(len(set(side[prompts.documents == n])) == 1 for n in range(24))
 
 
-def test_mean_codes_are_those_of_a_loop():
-    table, unit = np.random.default_rng(0).random((9, 2)), np.array([0, 0, 1, 2, 2, 2, 1, 0, 2])
-    for n in range(3):
-        np.testing.assert_allclose(features._means(table, unit)[n], table[unit == n].mean(0))
+@pytest.mark.parametrize("strength", [0.1, 1.0])
+def test_where_codes_lie_does_not_matter_and_rare_labels_stay_rare(strength):
+    rng = np.random.default_rng(0)
+    answers, own = (rng.random(400) < 0.2).astype(int), np.arange(400) < 200
+    x = rng.standard_normal((400, 10))
+    x[:, 0] += 2 * answers
+    found = [features._read_labels(x + shift, answers, own, strength, 0) for shift in (0, 30)]
+    np.testing.assert_allclose(found[1].weight, found[0].weight, atol=1e-3)
+    np.testing.assert_allclose(found[1].score, found[0].score, atol=1e-2)
+    noise = features._read_labels(rng.standard_normal((400, 4)), answers, own, 0.02, 0)
+    assert (noise.best == 0).all(), "without a weight the frequent label is said"
+
+
+def test_means_of_texts_are_read_and_not_single_tokens(model, monkeypatch):
+    seen, real = [], features._read_labels
+    monkeypatch.setattr(features, "_read_labels", lambda codes, *a: seen.append(codes) or real(codes, *a))
+    ask(model, dictionaries=["learned"])
+    found = ti.states(model, ti.Prompts.from_texts(TEXTS, model, progress=False), [1])
+    x, prompt = found["state"].values[:, 0], found["prompt"].values
+    for n in range(24):
+        np.testing.assert_allclose(seen[-1][n], x[prompt == n].mean(0, dtype=float), rtol=1e-5, atol=1e-6)
 
 
 def test_tokens_with_labels_of_their_own(model):
@@ -136,6 +151,20 @@ def test_features_of_single_types_are_pure_and_chance_is_that_of_random_tokens(m
     assert (np.diff(code, axis=1) <= 0).all()
     assert float(ds["share_dead"][0]) == pytest.approx(1 - float(alive.mean()))
     assert float(ds["density"].sum("feature")[0]) == pytest.approx(float(ds["n_active"][0]))
+
+
+def test_a_feature_that_is_active_in_fewer_than_ten_tokens_has_no_purity(model):
+    ds = ask(model, n_features=16, steps=300, penalty=0.9, dictionaries=["learned"])
+    code = ds["top_code"].values[0]
+    assert (code[:, -1] > 0).any()
+    assert ((code[:, 0] > 0) & (code[:, -1] == 0)).any()
+    assert (np.isnan(ds["purity"].values[0]) == (code[:, -1] == 0)).all()
+    assert ((ds["top_token"].values[0] == "") == (code == 0)).all()
+
+
+def test_ten_random_tokens_are_ten_places(model):
+    prompts = ti.Prompts.from_ids(np.arange(20, 164).reshape(24, 6).tolist(), model)
+    assert float(ask(model, prompts=prompts, dictionaries=["learned"])["purity_null"]) == pytest.approx(0.1)
 
 
 def test_what_does_not_fit_is_refused(model):

@@ -15,8 +15,9 @@ from ..results.documents import groups_of_prompts, interval_name
 from ..results.stamp import stamped
 from ..run.states import states
 from ..settings import checked, count, level, names, number, positive, several, string
-from ..stats.resample import mean_interval
+from ..stats.resample import group_sums, mean_interval
 from ..text.prompts import Prompts
+from .senses import auroc
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -27,6 +28,7 @@ DICTIONARIES = ("learned", "random", "shuffled")
 """Sparse dictionaries: the autoencoder, and the two that it has to do better than."""
 TOP = 10  # tokens that a feature is shown and judged by
 BATCH, RATE = 1024, 1e-2
+INTERCEPT = 100.0  # liblinear penalises the intercept, too: by a hundredth of the penalty of a weight
 PERMUTED = 10  # draws of labels without text
 
 
@@ -127,9 +129,9 @@ def token_features(
         ``accuracy_states``, of the states themselves in place of the codes.  By ``feature``: ``density``, share of the
         tokens in which it is active; ``identifiability``, largest cosine of its direction with one of the same fit from
         another seed, and ``identifiability_null``, with one of as many random directions; ``purity``, share of the
-        most frequent type among the ten tokens (as many places) it is most active in, and ``purity_null`` among ten
-        random ones; ``top_token`` and ``top_code``, those tokens.  ``weight`` (label, feature), ``n_weights``, features
-        that a label uses, and ``auroc`` of its scores.
+        most frequent type among the ten tokens (as many places) it is most active in, NaN if it is active in fewer, and
+        ``purity_null`` among ten random ones; ``top_token`` and ``top_code``, those tokens, "" where it is not active.
+        ``weight`` (label, feature), ``n_weights``, features that a label uses, and ``auroc`` of its scores.
 
     Raises
     ------
@@ -170,7 +172,8 @@ def token_features(
     rng = np.random.default_rng(seed)
     fitted = _split(group, held_out, rng)
     unit = np.arange(len(x)) if of_tokens else np.unique(group, return_inverse=True)[1]
-    first = np.unique(unit, return_index=True)[1]
+    _, first, size = np.unique(unit, return_index=True, return_counts=True)
+    size = size[:, None]
     target, own, test_group = label[first], fitted[first], group[first]
     used = target != ""
     sides = [sorted(set(target[used & s].tolist())) for s in (own, ~own)]
@@ -184,17 +187,19 @@ def token_features(
     points = torch.from_numpy(x).to(model.device)
     fit_to = points[torch.from_numpy(fitted).to(model.device)]
     tested = torch.from_numpy(~fitted).to(model.device)
-    some = rng.choice(np.flatnonzero(~fitted), (n_features, min(TOP, int((~fitted).sum()))))
+    rest = np.flatnonzero(~fitted)
+    some = np.stack([rng.permutation(rest)[:TOP] for _ in range(n_features)])
     rows: dict[str, list[Any]] = {}
     for name in dictionaries:
         one, two = (_fit(name, fit_to, n_features, penalty, steps, s) for s in (seed, seed + 1))
         codes = one.codes(points)
         table = codes.double().cpu().numpy()
-        mean = _means(table, unit)
+        mean = group_sums(table, unit) / size
         fit = _read_labels(mean, answers, own & used, strength, seed)
         right = fit.best == answers
         active = table[~fitted] > 0
-        at = np.flatnonzero(~fitted)[np.argsort(-table[~fitted], axis=0, kind="stable")[:TOP].T]
+        at = rest[np.argsort(-table[~fitted], axis=0, kind="stable")[:TOP].T]
+        code = np.take_along_axis(table, at.T, 0).T
         noise = torch.from_numpy(np.random.default_rng(seed + 2).standard_normal(two.decoder.shape)).to(two.decoder)
         values = {
             "explained": _explained(points[tested], one.made(codes[tested]), one.middle),
@@ -206,14 +211,15 @@ def token_features(
             ]),
             "density": active.mean(0), "identifiability": _nearest(one.decoder, two.decoder),
             "identifiability_null": _nearest(noise, two.decoder),
-            "purity": _purity(ids[at]), "top_token": text[at], "top_code": np.take_along_axis(table, at.T, 0).T,
+            "purity": np.where(code[:, -1] > 0, _purity(ids[at]), np.nan),
+            "top_token": np.where(code > 0, text[at], ""), "top_code": code,
             "weight": fit.weight, "n_weights": (fit.weight != 0).sum(1),
-            "auroc": _auroc(fit.score[scored], answers[scored]),
+            "auroc": [auroc(fit.score[scored][:, [n]], answers[scored] == n)[0] for n in range(len(classes))],
         }  # fmt: skip
         for k, value in values.items():
             rows.setdefault(k, []).append(value)
     common = np.bincount(answers[own & used]).argmax()
-    dense = _read_labels(_means(x.astype(np.float64), unit), answers, own & used, strength, seed)
+    dense = _read_labels(group_sums(x, unit) / size, answers, own & used, strength, seed)
     ds = _labelled(rows, dictionaries, classes, int(scored.sum()), interval_name(
         "accuracy", level, groups, len(np.unique(test_group[scored]))))  # fmt: skip
     v, alone = variable, float((dense.best == answers)[scored].mean())
@@ -295,13 +301,6 @@ def _permuted(answers: np.ndarray, which: np.ndarray, rng: np.random.Generator) 
     return out
 
 
-def _means(table: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    """Return (unit, feature) the mean of the rows of each unit."""
-    out = np.zeros((unit.max() + 1, table.shape[1]))
-    np.add.at(out, unit, table)
-    return out / np.bincount(unit)[:, None]
-
-
 def _fit(name: str, x: torch.Tensor, m: int, penalty: float, steps: int, seed: int) -> Autoencoder:
     """Return the autoencoder of some states, from a start and in an order that only the seed decides."""
     draw = torch.Generator(device="cpu").manual_seed(seed)
@@ -366,26 +365,20 @@ class Reading(NamedTuple):
 
 
 def _read_labels(codes: np.ndarray, answers: np.ndarray, which: np.ndarray, strength: float, seed: int) -> Reading:
-    """Return one logistic regression with an absolute penalty for each label, fitted to some of the units."""
+    """Return one logistic regression with an absolute penalty for each label, fitted to some of the units.
+
+    Codes are taken about their mean there, so that where they lie is nothing that weights have to make up for.
+    """
     from sklearn.linear_model import LogisticRegression
 
     scale = codes[which].std(0)
-    scaled = codes / np.where(scale > 0, scale, 1)
+    scaled = (codes - codes[which].mean(0)) / np.where(scale > 0, scale, 1)
     weights, scores = [], []
     for label in range(answers.max() + 1):
-        fit = LogisticRegression(l1_ratio=1, C=strength, solver="liblinear", max_iter=5000, random_state=seed)
+        fit = LogisticRegression(l1_ratio=1, C=strength, solver="liblinear", max_iter=5000, random_state=seed,
+                                 intercept_scaling=INTERCEPT)  # fmt: skip
         fit.fit(scaled[which], answers[which] == label)
         weights.append(fit.coef_[0])
         scores.append(fit.decision_function(scaled))
     score = np.stack(scores, 1)
     return Reading(np.stack(weights), score, score.argmax(1))
-
-
-def _auroc(score: np.ndarray, answers: np.ndarray) -> np.ndarray:
-    """Return (label,) the probability that a unit with the label has a higher score than one without."""
-    from sklearn.metrics import roc_auc_score
-
-    return np.array([
-        roc_auc_score(answers == n, s) if 0 < (answers == n).sum() < len(answers) else np.nan
-        for n, s in enumerate(score.T)
-    ])  # fmt: skip

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from ..results.dataset import variable
+from ..stats.resample import ratio
 from ..stats.tests import ranks
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _best_code(codes: np.ndarray, yes: np.ndarray, fitted: np.ndarray) -> tuple[
 
 
 def auroc(scores: np.ndarray, yes: np.ndarray) -> np.ndarray:
-    """Return (column,) the probability that a row of those that are has a higher score than one of the others.
+    """Return (column,) the probability that a row of those that are has a higher score than one of the others; or NaN.
 
     Examples
     --------
@@ -74,7 +75,7 @@ def auroc(scores: np.ndarray, yes: np.ndarray) -> np.ndarray:
     [1.0, 0.5]
     """
     n, m = int(yes.sum()), int((~yes).sum())
-    return (ranks(scores)[yes].sum(0) - n * (n + 1) / 2) / (n * m)
+    return ratio(ranks(scores)[yes].sum(0) - n * (n + 1) / 2, np.array(n * m))
 
 
 def sense_variables(found: Sequence[np.ndarray]) -> dict[str, xr.Variable]:
