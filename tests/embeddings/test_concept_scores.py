@@ -49,7 +49,8 @@ def test_values_are_those_of_a_loop_over_places(model):
                     assert float(ds["token_projection"][row, layer, c]) == pytest.approx(value, abs=2e-5)
                     assert float(ds["token_score"][row, layer, c]) == pytest.approx(total[c], abs=1e-4)
             np.testing.assert_allclose(ds["score"][n, layer], total / (len(x) - 1), atol=2e-5)
-            others = (total.sum() - total) / 3 / (len(x) - 1)
+            a, b, c, _ = total / (len(x) - 1)
+            others = [(b + c) / 2, (a + c) / 2, (a + b) / 2, c]  # a difference is none of its parts' others
             np.testing.assert_allclose(ds["score_other"][n, layer], others, atol=2e-5)
         at += len(own[0])
 
@@ -69,6 +70,24 @@ def test_frames_are_those_nearest_to_sums_and_differences(model):
     eye = found.random @ found.random.mT
     torch.testing.assert_close(eye, torch.eye(found.random.shape[1]).double().expand_as(eye))
     assert len(found.random) == concept_scores.RANDOM
+
+
+def test_a_difference_has_no_others_without_a_third_concept_and_no_part_in_theirs(model):
+    two = {n: WORDS[n] for n in ("water", "court")}
+    ds = measure(model, concepts=two, pairs=[("water", "court")])
+    plain = measure(model, concepts=two)
+    np.testing.assert_allclose(ds["score_other"][..., :2], plain["score_other"])
+    assert ds["score_other"][..., 2].isnull().all()
+    assert measure(model, concepts={"one": WORDS["one"]})["score_other"].isnull().all()
+
+
+def test_a_word_of_one_token_over_and_over_has_as_many_columns(model):
+    found = concept_scores.concept_frames(model, {"la": [[40] * 6], "one": [[40]]})
+    assert found.columns.tolist() == [6, 1]
+    x = torch.zeros(1, 6, 32, dtype=torch.float64)
+    x[0] = found.frames[0]
+    keep = torch.ones(1, 6, dtype=torch.bool)
+    assert float(concept_scores.project(x, keep, found.frames)[0, 0, 0]) == pytest.approx(1 / 6), "tr(C'C) / 6"
 
 
 def test_states_along_a_frame_score_most_on_it_and_above_random_frames(model):

@@ -10,6 +10,7 @@ import torch
 
 from ..run.measurement import Field, Measurement
 from ..settings import checked, count, mapping, pair, several, some_strings, string
+from ..stats.resample import ratio
 from ..tokenizers.reachability import encode
 from .frames import FRAMES, polar, whitened_unembedding
 
@@ -45,7 +46,18 @@ class ConceptFrames(NamedTuple):
     @property
     def columns(self) -> torch.Tensor:
         """(concept,) int64 columns that are not zero."""
-        return (self.frames.norm(dim=2) > 0.5).sum(1)
+        return n_columns(self.frames)
+
+
+def n_columns(frames: torch.Tensor) -> torch.Tensor:
+    """Return (frame,) int64 columns of some frames (frame, column, d) that are not zero: those of equal ones are short.
+
+    Examples
+    --------
+    >>> n_columns(torch.tensor([[[0.1, 0.0], [0.0, 0.0]]])).tolist()
+    [1]
+    """
+    return (frames.norm(dim=2) > 0).sum(1)
 
 
 def concept_ids(tokenizer: Any, concepts: Mapping[str, Sequence[str]], max_tokens: int) -> dict[str, list[list[int]]]:
@@ -134,7 +146,7 @@ def project(states: torch.Tensor, keep: torch.Tensor, frames: torch.Tensor) -> t
     width, k = x.shape[1], frames.shape[1]
     parts = []
     for some in frames.split(TOGETHER):
-        of_concept = (some.norm(dim=2) > 0.5).sum(1)
+        of_concept = n_columns(some)
         total = torch.zeros(*x.shape[:2], len(some), dtype=torch.float64, device=x.device)
         columns = torch.zeros_like(total)
         for j in range(min(k, width)):
@@ -174,7 +186,8 @@ class ConceptScores(Measurement):
     -----
     Concepts are orthonormal frames, so that random frames with as many columns have their norm: ``above_random`` says
     how many of 20 have a lower score, 0.5 by chance.  The states of a text share a direction, which concepts lie along
-    by chance; what says something is a text beside others (``contrast``), or a concept beside ``score_other``.
+    by chance; what says something is a text beside others (``contrast``), or a concept beside ``score_other``, the mean
+    of the others: differences count in none, and of a difference its two concepts do not (NaN without a third).
 
     References
     ----------
@@ -198,7 +211,8 @@ class ConceptScores(Measurement):
             short="projection on the concept", chance=0, beside=("score_other",),
         ),
         "score_other": Field(
-            ("prompt", *EACH), "mean projection of the text on the other concepts", short="on other concepts", chance=0
+            ("prompt", *EACH), "mean projection of the text on concepts that are no part of it",
+            short="on other concepts", chance=0,
         ),
         "above_random": Field(
             ("prompt", *EACH), "share of random frames with a lower score", range=(0, 1), chance=0.5
@@ -223,7 +237,18 @@ class ConceptScores(Measurement):
         """Tokenise the words of the concepts."""
         super().begin(info, prompts)
         self._ids = concept_ids(prompts.vocabulary.tokenizer, self.concepts, self.max_tokens)
+        self._others = torch.from_numpy(self._weights())
         self._found: ConceptFrames | None = None
+
+    def _weights(self) -> np.ndarray:
+        """Return (concept, concept) by which a score counts in ``score_other`` of another: 0 for parts and differences.
+
+        NaN where nothing counts.
+        """
+        names = list(self.concepts)
+        parts = [{n} for n in names] + [{a, b} for a, b in self.pairs]
+        table = np.array([[len(own) == 1 and not own & of for of in parts] for own in parts])
+        return ratio(table.astype(float), table.sum(0, keepdims=True).repeat(len(table), 0))
 
     def update(self, batch: Batch) -> None:
         """Take the projections of a batch, layer by layer; the frames are those of the model of the run."""
@@ -242,7 +267,7 @@ class ConceptScores(Measurement):
                 chance = (project(states, keep, random) * keep[..., None]).sum(1) / number[:, None]
                 here = found.columns == k
                 above[:, here] = (score[:, here, None] > chance[:, None]).double().mean(2)
-            others = (score.sum(1, keepdim=True) - score) / (score.shape[1] - 1)
+            others = score @ self._others.to(score)
             made = {"n_tokens": number, "score": score, "score_other": others, "token_projection": each,
                     "above_random": torch.where(number[:, None] > 0, above, torch.nan),
                     "token_score": each.cumsum(1)}  # fmt: skip

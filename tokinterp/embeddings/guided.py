@@ -19,7 +19,7 @@ from ..run.walk import Walk, Walker, walked
 from ..settings import checked, count, level, mapping, none, refuse, some_strings, string
 from ..stats.resample import mean_interval
 from ..text.prompts import Prompts
-from .concept_scores import check_pairs, concept_frames, concept_ids, project
+from .concept_scores import check_pairs, concept_frames, concept_ids, n_columns, project
 from .frames import FRAMES
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ def guided_decoding(
     Notes
     -----
     Each step runs k sequences a prompt, whole: with the three controls 3 k + 1 for each decoded token and a few more.
-    Unlike the published code nothing is tokenised again, and special tokens take no part in scores; it does not stop
-    at an end of text, either.
+    Unlike the published code nothing is tokenised again, and special tokens of the prompt take no part in scores; it
+    does not stop at an end of text, either.
 
     References
     ----------
@@ -130,7 +130,7 @@ def guided_decoding(
     def make(walker: Walker) -> xr.Dataset:
         found = concept_frames(model, ids, pairs, seed)
         wanted = found.frames[-1 if pairs else names.index(guide)]
-        size = int((wanted.norm(dim=1) > 0.5).sum())
+        size = int(n_columns(wanted[None]))
         frames = {"concept": wanted, "other concept": found.frames[names.index(other)],
                   "random frame": found.random[0, :size]}  # fmt: skip
 
