@@ -112,6 +112,15 @@ def test_embeddings_are_predicted_as_by_the_ridge_of_scikit_learn(model):  # noq
     assert (ds["embedding_explained_interval"][0] <= share).all()
 
 
+def test_probes_of_both_conditions_are_kept_and_no_number_depends_on_where(model, tmp_path):  # noqa: F811
+    given = {"layers": [2], "offsets": [1], "method": "lda"}
+    found = [future_tokens(model, cycles(), cycles(n=12, seed=1), **given, **more)
+             for more in ({}, {"store": tmp_path / "fits"}, {"store": tmp_path / "fits"})]  # fmt: skip
+    assert len({ds.attrs["fingerprint"] for ds in found}) == 1
+    kept = {name: ti.erasure.TokenProbes.load(tmp_path / "fits" / name, model) for name in future.CONDITIONS}
+    assert kept["text"].facts["prompts"] == cycles().hash != kept["shuffled"].facts["prompts"]
+
+
 def test_text_too_short_for_the_offset_is_refused(model):  # noqa: F811
     with pytest.raises(ValueError, match=r"offsets=\[1, 8\]: no token of test has a label 8 places ahead"):
         future_tokens(model, cycles(), some_prompts([5, 6]), offsets=[1, 8])

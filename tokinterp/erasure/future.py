@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from ..files.paths import new_path
 from ..models.embeddings import embeddings
 from ..models.steady import steady
 from ..results.dataset import bound_coord, layer_coords, variable
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .token_probes import TokenProbes
 
 CONDITIONS = ("text", "shuffled")
+KEPT = ("store", "checkpoint_every", "memory")  # no number depends on them
 RIDGE = 1e-2  # penalty of the map to embeddings, in units of the mean variance of the states
 WHOLE_ORDER = 9  # 4**9 blocks of a shuffle: single tokens of any prompt
 PAL = "Pal et al. 2023, Future Lens, arXiv 2311.04897"
@@ -82,7 +84,8 @@ def future_tokens(
     progress : bool
         Show bars.
     **fit
-        Further arguments of `fit_probes`; ``validation`` is shuffled where the text is.
+        Further arguments of `fit_probes`; ``validation`` is shuffled where the text is, and ``store`` becomes a folder
+        with the probes of both.
 
     Returns
     -------
@@ -90,7 +93,8 @@ def future_tokens(
         By ``condition``: "text", and as a control "shuffled", fitted to and scored on the same prompts with their
         tokens in random order.  With ``layer`` and ``offset``: ``accuracy``; ``gain``, cross-entropy of the labels by
         their frequency less that of the probe (both over labels that the fitted text has); ``ngram_accuracy``, share of
-        the places at which all tokens up to the offset are right at once; each with an ``_interval``.  With ``offset``:
+        the places at which the tokens at all of ``offsets`` up to this one are right at once (those in between are not
+        looked at: give 1, 2, 3 and so on for n-grams); each with an ``_interval``.  With ``offset``:
         ``unigram_accuracy``, of the most frequent label, ``bigram_accuracy``, of the label that most often stands so
         far behind this token in the fitted text; ``ngram_unigram``; ``n_positions``.
 
@@ -126,7 +130,11 @@ def future_tokens(
     columns: dict[str, list[np.ndarray]] = {}
     for name in CONDITIONS:
         own, other = (_read(p, name, seed) for p in (prompts, test))
-        more = {**fit, "validation": _read(fit["validation"], name, seed)} if fit.get("validation") else fit
+        more = dict(fit)
+        if fit.get("validation"):
+            more["validation"] = _read(fit["validation"], name, seed)
+        if fit.get("store") is not None:
+            more["store"] = new_path(fit["store"], "store") / name
         probes = fit_probes(model, own, layers=at, offsets=list(offsets), method=method, seed=seed, progress=progress,
                             batch_tokens=batch_tokens, **more)  # fmt: skip
         sums = _sums(probes, model, other, at, batch_tokens, progress)
@@ -146,7 +154,8 @@ def future_tokens(
         "bound": bound_coord(), **layer_coords(at, model.info),
     }  # fmt: skip
     settings = {"layers": at, "offsets": list(offsets), "method": method, "embedding": embedding, "level": level,
-                "prompts": prompts.hash, "fit": {k: getattr(v, "hash", v) for k, v in fit.items()}}  # fmt: skip
+                "prompts": prompts.hash,
+                "fit": {k: getattr(v, "hash", v) for k, v in fit.items() if k not in KEPT}}  # fmt: skip
     ds = ds.assign_coords(coords).assign_attrs(
         first="accuracy, gain, ngram_accuracy", dimensions="condition", n_groups=n_documents, groups="documents"
     )
@@ -294,7 +303,7 @@ def _labelled(columns: Mapping[str, list[np.ndarray]], n: int, level: float) -> 
                      "short": "accuracy", "range": (0, 1), "chance": "bigram_accuracy"},
         "gain": {"long_name": "cross-entropy by frequency less that of the probe", "short": "nat above frequency",
                  "chance": 0},
-        "ngram_accuracy": {"long_name": "share of places at which all tokens up to there are read", "references": PAL,
+        "ngram_accuracy": {"long_name": "share of places at which all offsets up to there are read", "references": PAL,
                            "short": "all up to there", "range": (0, 1), "chance": "ngram_unigram"},
     }  # fmt: skip
     data: dict[str, Any] = {}
