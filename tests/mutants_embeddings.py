@@ -109,8 +109,8 @@ MUTANTS = [
     (
         "concept scores: the concept is among the others",
         SCORES,
-        "(score.sum(1, keepdim=True) - score) / (score.shape[1] - 1)",
-        "score.sum(1, keepdim=True).expand_as(score) / score.shape[1]",
+        "len(own) == 1 and not own & of",
+        "len(own) == 1",
         f"{OF_SCORES}test_values_are_those_of_a_loop_over_places",
     ),
     (

@@ -21,8 +21,8 @@ MUTANTS = [
     (
         "boundaries: ties are lost",
         "tokinterp/kernels/lens.py",
-        " + 0.5 * (value[:, :, None] == value[:, None])",
-        "",
+        "wins = ((low + high) * yes)",
+        "wins = ((low + low) * yes)",
         f"{EDGES}test_probabilities_are_those_of_the_rank_test_and_half_by_chance",
     ),
     (

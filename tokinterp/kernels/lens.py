@@ -166,14 +166,14 @@ def first_and_stable(agrees: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def separation(value: torch.Tensor, yes: torch.Tensor, no: torch.Tensor) -> torch.Tensor:
-    """Return (row,) float64 probability that a value of some places is above one of others, ties counted half.
+    """Return (...) float64 probability that a value of some places is above one of others, ties counted half.
 
     Parameters
     ----------
     value : torch.Tensor
-        (row, place).
+        (..., place).
     yes, no : torch.Tensor
-        (row, place) bool; NaN is returned where a row has none of either.
+        (..., place) bool; NaN is returned where a row has none of either.
 
     Examples
     --------
@@ -181,6 +181,9 @@ def separation(value: torch.Tensor, yes: torch.Tensor, no: torch.Tensor) -> torc
     >>> separation(x, torch.tensor([[True, False, True, False]]), torch.tensor([[False, True, False, True]])).tolist()
     [0.875]
     """
-    above = (value[:, :, None] > value[:, None]).float() + 0.5 * (value[:, :, None] == value[:, None])
-    wins = torch.einsum("pq,pqk,pk->p", yes.float(), above, no.float()).double()
-    return wins / (yes.sum(1) * no.sum(1))
+    value = value.masked_fill(~(yes | no), torch.inf).contiguous()  # NaN has no order
+    ordered, index = value.sort(-1)
+    below = torch.nn.functional.pad(no.gather(-1, index).long().cumsum(-1), (1, 0))
+    low, high = (below.gather(-1, torch.searchsorted(ordered, value, right=side)) for side in (False, True))
+    wins = ((low + high) * yes).sum(-1).double() / 2
+    return wins / (yes.sum(-1) * no.sum(-1))

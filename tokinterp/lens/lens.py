@@ -304,17 +304,12 @@ class LogitLens(Measurement):
 
     def _boundaries(self, batch: Batch, entropy: torch.Tensor, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return (prompt, layer, variant) how well entropies, and their rises, tell what follows."""
-        begins, inside = (batch.tokens.of_stream(x).roll(-1, 1) for x in (self._begins, self._inside))
+        begins, inside = (batch.tokens.of_stream(x).roll(-1, 1)[:, None, None] for x in (self._begins, self._inside))
         rise = entropy.diff(dim=1, prepend=torch.full_like(entropy[:, :1], torch.nan))
         out = {}
         for name, value in (("boundary_auroc", entropy), ("spike_auroc", rise)):
-            known = weight & ~value.isnan()
-            found = [
-                lens.separation(value[:, :, i, v], known[:, :, i, v] & begins, known[:, :, i, v] & inside)
-                for i in range(value.shape[2])
-                for v in range(value.shape[3])
-            ]
-            out[name] = torch.stack(found, 1).unflatten(1, value.shape[2:])
+            known = (weight & ~value.isnan()).movedim(1, -1)
+            out[name] = lens.separation(value.movedim(1, -1), known & begins, known & inside)
         return out
 
     # -- the outcome ------------------------------------------------------------------------------------------
