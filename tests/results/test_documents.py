@@ -40,6 +40,17 @@ def test_prompts_that_are_no_windows_are_left_as_they_are():
     assert (groups.tolist(), kind) == ([0, 1, 2], "prompts")
 
 
+def test_tokens_that_say_their_prompt_are_drawn_by_prompt():
+    """As those of `tokinterp.states`, which have no prompts beside them."""
+    ds = xr.Dataset({"x": ("token", [0.0, 0.1, 1.0, 1.1, 2.0, 2.1])}, {"prompt": ("token", [0, 0, 1, 1, 2, 2])})
+    groups, kind = groups_of(ds, "token")
+    assert (groups.tolist(), kind) == ([0, 0, 1, 1, 2, 2], "prompts")
+    assert groups_of(with_documents(ds, windows()), "token")[1] == "documents"
+    found = ti.summary(ds, "token")
+    assert found.attrs["groups"] == "prompts"
+    assert float(found["x_groups"]) == 3
+
+
 def test_groups_of_prompts_by_number_are_their_documents():
     groups, kind = groups_of_prompts(windows(), np.array([2, 0, 1]))
     assert (groups.tolist(), kind) == ([1, 0, 0], "documents")

@@ -38,8 +38,8 @@ def groups_of(ds: xr.Dataset | xr.DataArray, dim: str) -> tuple[np.ndarray, str]
 
     Documents where the result says of which (`with_documents`), the prompts of tokens and spans, else each value.
     """
-    for name in ("document", "token_document", "span_document", "token_prompt", "span_prompt"):
-        if name in ds.coords and ds[name].dims == (dim,):
+    for name in ("document", "token_document", "span_document", "token_prompt", "span_prompt", "prompt"):
+        if name != dim and name in ds.coords and ds[name].dims == (dim,):
             return ds[name].values, "documents" if name.endswith("document") else "prompts"
     return np.arange(ds.sizes[dim]), f"{dim}s"
 
