@@ -165,6 +165,16 @@ def test_show_says_how_far_walks_fits_and_conditions_have_come(call, tiny_folder
         assert "after " in out or "parts finished" in out or "prompts done" in out, out
 
 
+def test_show_says_how_far_each_share_of_each_condition_has_come(call, tiny_folder, tmp_path):
+    model, store = ti.load_model(tiny_folder, device="cpu"), tmp_path / "both.zarr"
+    conditions = {n: ti.Condition(ti.Prompts.from_texts(TEXTS, model, max_tokens=32)) for n in "ab"}
+    ti.measure_conditions(model, conditions, {"lens": LogitLens()}, store=store, share=(1, 2), progress=False)
+    _, out, _ = call("show", store)
+    assert [line.split() for line in out.splitlines()[-2:]] == [
+        [f"{n}-{name}.zarr", "share-1-of-2", "finished"] for n, name in enumerate("ab")
+    ]
+
+
 def test_load_says_what_a_model_is_and_offers(call, tiny_folder):
     code, out, _ = call("load", tiny_folder, "--device", "cpu")
     assert code == 0

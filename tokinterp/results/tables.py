@@ -205,11 +205,17 @@ def unfinished_text(run: Path, folder: Path) -> str:
         rows, how = [("measurements", names)], _so_far
     else:
         rows, how = [("function", facts.get("function", "a fit"))], how_far
-    parts = sorted(p for p in folder.iterdir() if p.name.startswith("share-") or p.suffix in (".zarr", ".partial"))
-    for part in parts or [folder]:
-        state = "finished" if part.suffix == ".zarr" else how(part)
-        rows.append(("so far" if part == folder else part.name.removesuffix(".partial"), state))
+    for part in _parts(folder):
+        name = " ".join(p.removesuffix(".partial") for p in part.relative_to(folder).parts)
+        rows.append((name or "so far", "finished" if part.suffix == ".zarr" else how(part)))
     return f"{run} is unfinished: the command that began it goes on\n{columns(rows)}"
+
+
+def _parts(folder: Path) -> list[Path]:
+    """Return what each share, and each of several runs, is kept in: the folder itself where there is one run."""
+    there = sorted(p for p in folder.iterdir() if p.is_dir())
+    parts = [p for p in there if p.name.startswith("share-") or p.suffix in (".zarr", ".partial")]
+    return [x for p in parts for x in ([p] if p.suffix == ".zarr" else _parts(p))] or [folder]
 
 
 def _so_far(folder: Path) -> str:
