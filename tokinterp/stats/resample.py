@@ -198,11 +198,12 @@ def ratio_intervals(
     shapes = [np.broadcast_shapes(np.shape(a), np.shape(b)) for a, b in sums]
     columns = [tuple(as_columns(np.broadcast_to(x, s)) for x in pair) for pair, s in zip(sums, shapes, strict=True)]
     have = [(b != 0).sum(0) for _, b in columns]
+    columns = [tuple(_put_together(x, seed) for x in pair) for pair in columns]
     takes = [n_draws(_fewest(s[0], h), level, n_boot) for s, h in zip(shapes, have, strict=True)]
     out: list[np.ndarray] = [np.empty(0)] * len(sums)
     for draws in sorted(set(takes)):
         which = [i for i, t in enumerate(takes) if t == draws]
-        above, below = (_put_together(np.concatenate([columns[i][k] for i in which], 1), seed) for k in (0, 1))
+        above, below = (np.concatenate([columns[i][k] for i in which], 1) for k in (0, 1))
 
         def drawn(w: np.ndarray, part: slice, a: np.ndarray = above, b: np.ndarray = below) -> np.ndarray:
             return ratio(w @ a[:, part], w @ b[:, part])
