@@ -15,8 +15,9 @@ def compose(results: xr.DataTree) -> Figure:
     )
     fig, axes = plots.figure("double", 7.0, rows=3, columns=2)
     with plots.paper_style():
-        plots.maps(routes, "importance", ax=axes[0, 0])
-        plots.maps(blank, "importance", ax=axes[0, 1])
+        highest = max(float(ds["importance"].mean("prompt").max()) for ds in (routes, blank))
+        for ax, ds in zip(axes[0], (routes, blank), strict=True):
+            plots.maps(ds, "importance", ax=ax, limits=(0, highest))  # one scale for both
         for ax, said in zip(axes[0], ("trained", "untrained"), strict=True):
             ax.set_aspect("auto")
             ax.set_title(said)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from figures import fillers, inner_lexicon, token_geometry
+from figures import fillers, inner_lexicon, routes, token_geometry
 from tokinterp import plots
 
 
@@ -104,3 +104,19 @@ def test_the_geometry_of_tokens_has_the_chance_of_its_own_neighbours():
     looks = token_geometry.looks_of(nulls)
     assert len({(str(x["color"]), x["ls"]) for x in looks.values()}) == 4
     assert [t.get_text() for t in fig.legends[0].get_texts()] == ["text", "S = 1", "S = 5", "untrained network"]
+
+
+def test_importance_of_trained_and_untrained_heads_has_one_scale():
+    """Else the largest of an untrained network looks as large as that of the trained one."""
+    rng, each = np.random.default_rng(0), ("null", "prompt", "block", "head")
+    share = rng.random((2, 4, 2, 3)) * np.array([1.0, 0.1])[:, None, None, None]
+    names = ("importance", "previous", "previous_control", "merge", "merge_control", "mlp_share", "eff_rank")
+    data = {n: (each, share, {"long_name": n, "units": "1"}) for n in names}
+    coords = {"null": ["none", "untrained"], "block": [0, 1], "head": [0, 1, 2]}
+    ds = xr.Dataset(data, coords).expand_dims({"pieces": [2], "length": [8, 16]})
+    ds = ds.assign({n: ds[n].isel(length=0) for n in names if n != "eff_rank"})
+    ds = ds.assign({n: ds[n].isel(pieces=0) for n in names if not n.startswith("merge")})
+    fig = routes.compose(xr.DataTree.from_dict({"routes": ds.drop_dims("length"), "rank": ds[["eff_rank"]]}))
+    scales = [c.get_clim() for ax in fig.axes[:2] for c in (*ax.collections, *ax.images)]
+    assert len(scales) == 2
+    assert scales[0] == scales[1] == pytest.approx((0, share[0].mean(0).max()))
