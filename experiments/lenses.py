@@ -94,7 +94,8 @@ GURNEE = "Gurnee et al. 2026"
 def gained(r: Results, name: str, variant: str, other: str, depth: float) -> dict[str, Any]:
     """Return how much lower a variant lies than another at a relative depth, all three there, and the curves."""
     v = r["lens"][name]
-    at = v["layer"].values[int(depth * (v.sizes["layer"] - 1))]
+    layers = v["layer"].values
+    at = layers[np.abs(layers - depth * layers[-1]).argmin()]  # the last is that of the output
     here = v.sel(layer=at)
     return {
         f"{other} less {variant}": mean(here.sel(variant=other) - here.sel(variant=variant)),

@@ -104,9 +104,9 @@ def takes(r: Results, name: str, **at: Any) -> dict[str, Any]:
 
 
 def mlps(r: Results) -> dict[str, Any]:
-    """Return the share of the MLPs of the first and the last block less that of the others, and the curves."""
+    """Return the share of the MLP of first or last block, the lower one, less that of the others, and the curves."""
     v = r["routes"]["mlp_share"]
-    gain = v.isel(block=[0, -1]).mean("block") - v.isel(block=slice(1, -1)).mean("block")
+    gain = v.isel(block=[0, -1]).min("block") - v.isel(block=slice(1, -1)).mean("block")
     curves = {f"{SAID[n]} by block": curve(v, null=n) for n in NETWORKS}
     return {**{SAID[n]: mean(gain, null=n) for n in NETWORKS}, **curves}
 
@@ -125,8 +125,8 @@ CLAIMS = [
     Claim("a head merges the pieces of words", FERRANDO, "share of the best head from the first of two pieces beyond "
           "that of one-token words, trained less untrained", lambda r: takes(r, "merge", pieces=2), ("routes",),
           above=0),
-    Claim("MLPs act most in the first and the last block", FERRANDO, "share of the MLP there less that of the others",
-          mlps, ("routes",), above=0),
+    Claim("MLPs act most in the first and the last block", FERRANDO, "share of the MLP there, the lower one of both, "
+          "less that of the others", mlps, ("routes",), above=0),
     Claim("heads use fewer dimensions than independent tokens would", "control", "effective rank of the logits, own "
           "less that of independent queries and keys", lambda r: longest(r, "eff_rank", "null_eff_rank"), ("rank",),
           below=0),

@@ -15,7 +15,8 @@ sinks without the massive coordinates                      ``massive``: sink_cha
                                                            channels of ordinary rows
 =========================================================  ============================================================
 
-Beside everything: shuffled tokens and the untrained network.
+Beside everything: shuffled tokens and the untrained network.  The layer at which one row holds most is chosen on every
+other prompt, and what is said of it are means over the others.
 """
 
 from __future__ import annotations
@@ -74,13 +75,14 @@ QUEIPO, SUN = "Queipo-de-Llano et al. 2026", "Sun et al. 2026"
 
 
 def deepest(ds: xr.Dataset) -> int:
-    """Return the layer between first and last at which the largest row of the text holds most of the trace."""
-    held = ds["trace_share"].sel(null="none").mean("prompt").isel(layer=slice(1, -1))
+    """Return the layer between first and last at which the largest row holds most of the trace, in the even prompts."""
+    held = ds["trace_share"].sel(null="none").isel(prompt=slice(0, None, 2)).mean("prompt").isel(layer=slice(1, -1))
     return int(held["layer"][int(np.argmax(held.values))])
 
 
 def each(v: xr.DataArray) -> dict[str, Number]:
-    """Return the mean of every condition."""
+    """Return the mean of every condition over the prompts on which no layer was chosen."""
+    v = v.isel(prompt=slice(1, None, 2))
     return {"text" if n == "none" else n: mean(v, null=n) for n in map(str, v["null"].values)}
 
 

@@ -166,9 +166,10 @@ def repeated(r: Results) -> dict[str, Number]:
 
 
 def several(r: Results) -> xr.Dataset:
-    """Return the words of the texts, which have more than one token."""
+    """Return the words of the texts that have more than one token, and a frame (none if all were never trained)."""
     ds = r["frames"]
-    return ds.isel(word=np.flatnonzero((ds["concept"] == REST).values & (ds["n_tokens"] > 1).values))
+    there = (ds["concept"] == REST) & (ds["n_tokens"] > 1) & ds["relative_rank"].notnull()
+    return ds.isel(word=np.flatnonzero(there.values))
 
 
 def full_rank(r: Results) -> dict[str, Number]:
@@ -185,14 +186,17 @@ def full_rank(r: Results) -> dict[str, Number]:
 
 
 def near_concept(r: Results) -> dict[str, Number]:
-    """Return the cosine of words with the concept of the others, less that of other words, and all of them."""
+    """Return the cosine of words with the concept of the others, less that of other words, and all of them.
+
+    Means over concepts: the words of one are compared with nearly the same frame.
+    """
     ds = r["frames"]
-    ds = ds.isel(word=np.flatnonzero((ds["concept"] != REST).values))
     said = {"cosine": "own concept", "cosine_other": "another word", "cosine_random": "random columns"}
+    ds = ds[[*said]].isel(word=np.flatnonzero((ds["concept"] != REST).values)).groupby("concept").mean()
     rest = several(r)
     return {
-        "own less another word": mean(ds["cosine"] - ds["cosine_other"], "word"),
-        **{text: mean(ds[name], "word") for name, text in said.items()},
+        "own less another word": mean(ds["cosine"] - ds["cosine_other"], "concept"),
+        **{text: mean(ds[name], "concept") for name, text in said.items()},
         "words of the texts with each other": mean(rest["cosine"], "word"),
     }
 

@@ -52,5 +52,9 @@ MUTANTS = [
     ('states are independent', 'experiments/lenses.py', '.groupby("prompt").mean()', '.rename(token="prompt").drop_vars("prompt")', 'tests/experiments/test_claims_weights.py -k independent'),
     ('candidates beside nothing', 'experiments/vocabulary.py', 'less = one.value - other.value', 'less = one.value', 'tests/experiments/test_claims_weights.py -k other_tokens'),
     ('numbers of the first indicator', 'experiments/vocabulary.py', '.sel(indicator=ds.attrs["default_indicator"])', '.isel(indicator=0)', 'tests/experiments/test_claims_weights.py -k published'),
-    ('words of one token have full rank', 'experiments/vocabulary.py', ' & (ds["n_tokens"] > 1).values))', '))', 'tests/experiments/test_claims_weights.py -k full_rank'),
+    ('words of one token have full rank', 'experiments/vocabulary.py', ' & (ds["n_tokens"] > 1) & ', ' & ', 'tests/experiments/test_claims_weights.py -k full_rank'),
+    ('words without a frame have no full rank', 'experiments/vocabulary.py', ' & ds["relative_rank"].notnull()', '', 'tests/experiments/test_claims_weights.py -k full_rank'),
+    ('words of a concept are independent', 'experiments/vocabulary.py', '.groupby("concept").mean()', '.drop_vars("concept").rename(word="concept")', 'tests/experiments/test_claims_weights.py -k one_concept'),
+    ('a layer is judged where it was chosen', 'experiments/valley.py', 'v = v.isel(prompt=slice(1, None, 2))', 'v = v.isel(prompt=slice(0, None, 2))', 'tests/experiments/test_claims_weights.py -k layer_is_chosen'),
+    ('the first MLP speaks for the last', 'experiments/routes.py', 'v.isel(block=[0, -1]).min("block")', 'v.isel(block=[0, -1]).mean("block")', 'tests/experiments/test_claims_weights.py -k both_ends'),
 ]  # fmt: skip

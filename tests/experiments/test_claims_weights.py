@@ -39,6 +39,15 @@ def test_a_head_is_chosen_on_other_prompts_than_it_is_judged_on(planted, said):
     assert "trained, block.head 2.1" in row["numbers"]
 
 
+@pytest.mark.parametrize(("last", "said"), [(0.3, "yes"), (0.01, "no")])
+def test_mlps_act_most_at_both_ends(last, said):
+    """What the first block alone does is no finding about the last."""
+    share = np.array([0.9, 0.1, 0.1, last]) + RNG.normal(0, 0.01, (2, 12, 4))
+    ds = xr.Dataset({"mlp_share": (("null", "prompt", "block"), share)}, NULLS)
+    value, verdict = first(row_of(routes, "MLPs act most", {"routes": ds}))
+    assert (value, verdict) == (pytest.approx(last - 0.1, abs=0.02), said)
+
+
 def test_ranks_are_compared_at_the_longest_length():
     dims, shape = ("null", "prompt", "length", "block", "head"), (2, 6, 2, 2, 2)
     own = RNG.normal(5, 0.1, shape)
@@ -70,6 +79,18 @@ def test_a_valley_lies_below_both_ends(middle, said):
     assert row["numbers"]["layer"]["value"] == 2
 
 
+def test_a_layer_is_chosen_on_other_prompts_than_it_is_judged_on():
+    """Of many layers that differ by chance alone the best of its own prompts is above all."""
+    held = 0.5 + RNG.normal(0, 0.1, (2, 8, 200))
+    held[0, 0::2, 150] += 0.3
+    ds = xr.Dataset({"trace_share": (("null", "prompt", "layer"), held)}, {**NULLS, "layer": range(200)})
+    for name in ("largest_norm_ratio", "persistence", "constancy", "constancy_control"):
+        ds[name] = ds["trace_share"]
+    assert valley.deepest(ds) == 150
+    number = next(iter(row_of(valley, "one row holds", {"valley": ds})["numbers"].values()))
+    assert number["value"] == pytest.approx(held[0, 1::2, 150].mean())
+
+
 @pytest.mark.parametrize(("control", "said"), [(0.0, "yes"), (-0.5, "no")])
 def test_sinks_are_compared_with_ordinary_rows(control, said):
     shift = np.array([-0.3, 0, control, 0])[:, None, None]
@@ -89,6 +110,11 @@ def test_lenses_are_compared_at_their_own_depth_and_in_their_own_direction():
     ds = xr.Dataset(data, {"layer": [1, 2, 4, 6, 8], "variant": list(lenses.VARIANTS)})
     assert first(row_of(lenses, "early layers", {"lens": ds})) == (pytest.approx(1, abs=0.02), "yes")
     assert first(row_of(lenses, "a lens fitted", {"lens": ds})) == (pytest.approx(1, abs=0.02), "yes")
+    few = {"lens": ds.isel(layer=[0, 1, 4])}  # half of the depth is layer 4, and 2 nearer to it than 1 and 8
+    assert "tuned, layer 2" in row_of(lenses, "a lens fitted", few)["numbers"]
+    assert "tuned, layer 2" in row_of(lenses, "early layers", few)["numbers"]
+    many = {"lens": ds.isel(layer=[0, 1, 2, 4]).assign_coords(layer=[2, 12, 18, 24])}
+    assert "tuned, layer 12" in row_of(lenses, "a lens fitted", many)["numbers"]
 
 
 def test_states_of_one_prompt_are_not_independent():
@@ -139,10 +165,24 @@ def test_the_published_numbers_are_those_of_their_model_and_indicator():
 def test_words_of_full_rank_are_counted_among_words_of_several_tokens():
     rest, n = vocabulary.REST, 40
     ds = xr.Dataset(
-        {"relative_rank": ("word", [1.0] * (n - 1) + [0.5, 1.0, 1.0]), "n_tokens": ("word", [2] * n + [1, 2]),
-         "n_distinct": ("word", [2] * (n - 1) + [1, 1, 2])},
-        {"concept": ("word", [rest] * (n + 1) + ["animal"])},
+        {"relative_rank": ("word", [1.0] * (n - 1) + [0.5, 1.0, 1.0, np.nan]),
+         "n_tokens": ("word", [2] * n + [1, 2, 2]),
+         "n_distinct": ("word", [2] * (n - 1) + [1, 1, 2, 2])},
+        {"concept": ("word", [rest] * (n + 1) + ["animal", rest])},
     )  # fmt: skip
     numbers = row_of(vocabulary, "words of several", {"frames": ds})["numbers"]
     assert numbers["full rank"]["value"] == pytest.approx((n - 1) / n)
     assert [numbers[k]["value"] for k in ("words", "exceptions", "of these with a token twice")] == [n, 1, 1]
+
+
+def test_words_of_one_concept_are_not_independent():
+    """They are compared with nearly one frame: eight concepts are eight groups, however many words they have."""
+    concept = np.repeat([f"c{n}" for n in range(8)], 50)
+    level = np.repeat(RNG.normal(0.2, 0.2, 8), 50)
+    data = {"cosine": level, "cosine_other": 0 * level, "cosine_random": 0 * level}
+    own = xr.Dataset({k: ("word", x) for k, x in data.items()}, {"concept": ("word", concept)})
+    rest = own.assign_coords(concept=("word", [vocabulary.REST] * 400)) + 0.5
+    frames = xr.concat([own, rest], "word").assign(n_tokens=2, relative_rank=("word", np.ones(800)))
+    number = row_of(vocabulary, "a word is nearer", {"frames": frames})["numbers"]["own less another word"]
+    assert number["value"] == pytest.approx(level.mean())
+    assert np.diff(number["interval"]) > 2 * 1.96 * level.std() / np.sqrt(8)
