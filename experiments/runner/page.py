@@ -25,8 +25,8 @@ layers.
 Read with care. The models are small enough for a CPU: the bundled one (4.3 M parameters, 8 blocks, English
 Wikipedia), stories260K (0.26 M, 5 blocks, children's stories), and networks trained for the purpose; the published ones
 are thousands of times larger, and their runs are one command each (`--preset paper`). One trained network of each kind,
-one seed, one kind of text: intervals are over prompts, documents, words or items of that one network and say nothing
-about another. Many comparisons were made: a row whose interval just misses its target is no finding.
+one seed, one kind of text: intervals are over prompts, documents, words, concepts or items of that one network and say
+nothing about another. Many comparisons were made: a row whose interval just misses its target is no finding.
 """
 
 
