@@ -177,6 +177,32 @@ def test_read_out_is_that_of_a_loop(long_model, monkeypatch):
     assert (ds["fingerprint"][0] != ds["fingerprint"][1]).any()
 
 
+def test_an_item_that_is_not_finite_takes_no_part(long_model, monkeypatch):
+    """Its logits are NaN, above which no token is: its answer must not count as the first of all."""
+    from tokinterp.fillers import read_out
+
+    given = [*PAIRS, ("It is", " to"), ("We", " to")]
+    rest = read_fillers(long_model, [*given[:2], *given[3:]], n_fillers=2, kind=" x")
+    real = read_out.states
+
+    def spoilt(model, items, *args):
+        h = real(model, items, *args)
+        h[2] = torch.nan
+        return h
+
+    monkeypatch.setattr(read_out, "states", spoilt)
+    ds = read_fillers(long_model, given, n_fillers=2, kind=" x")
+    assert ds.sizes["prompt"] == len(given)
+    for name in ("first_layer", "fingerprint"):
+        assert np.isnan(ds[name].sel(prompt=2)).all()
+        np.testing.assert_array_equal(ds[name].drop_sel(prompt=2), rest[name])
+    for name in ("entropy", "own_share", "choice", "choice_chance", "median_rank", "reciprocal_rank"):
+        np.testing.assert_allclose(ds[name], rest[name], rtol=1e-5, err_msg=name)
+    np.testing.assert_array_equal(ds["cell_fingerprint"], rest["cell_fingerprint"])
+    with pytest.raises(ValueError, match="9 finite items: at least 10 are needed"):
+        cell_clusters(long_model, given[:1] * 10, n_fillers=2, kind=" x")
+
+
 def test_the_chance_of_a_choice_is_the_commonest_answer(long_model):
     ds = read_fillers(long_model, [*PAIRS, ("It is", " to"), ("We", " to")], n_fillers=2, kind=" x", layers=[1])
     assert float(ds["choice_chance"]) == 3 / 6

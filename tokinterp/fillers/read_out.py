@@ -60,7 +60,8 @@ def read_fillers(
         the answer is among the 50 tokens of largest summed residual P(v) - mean over items of P(v), 30 a cell, over all
         cells, for the own and another item's answer (``target``) and without the subtraction (``variant``);
         ``cell_fingerprint`` by layer and slot, the share of items that have it among the 30 of that cell alone;
-        ``first_layer`` at which it is among the first ten at some slot, NaN where at none.
+        ``first_layer`` at which it is among the first ten at some slot, NaN where at none.  Items whose states are not
+        finite take no part, and are NaN.
 
     Raises
     ------
@@ -80,16 +81,15 @@ def read_fillers(
     questions = asked_questions(questions)
     items = build_items(model, questions, n_fillers=n_fillers, placement=placement, **how)
     answer = np.array([a[0] for a in items.answers])
-    if len(set(answer.tolist())) < 2:
-        raise ValueError(
-            f"questions={short(questions)}: all have one answer, and answers are compared: give others too"
-        )
-    other = deranged(answer, seed)
+    _check_answers(answer, questions)
     chosen = list(range(model.info.n_layers + 1) if layers is None else layers)
     h = states(model, items, slots_of(items), chosen)
+    known = np.flatnonzero(h.isfinite().flatten(1).all(1))
+    h, answer = h[known], answer[known]
+    _check_answers(answer, questions)
     n, s = h.shape[:2]
-    target = torch.from_numpy(np.stack([answer, other]))
-    filler = torch.from_numpy(np.stack([i[a:b] for i, (a, b) in zip(items.ids, items.filler, strict=True)]))
+    target = torch.from_numpy(np.stack([answer, deranged(answer, seed)]))
+    filler = torch.from_numpy(np.stack([items.ids[i][slice(*items.filler[i])] for i in known]))
     candidates = torch.from_numpy(np.unique(answer))
     place = torch.searchsorted(candidates, target[0])
     cells = {k: np.zeros((len(chosen), s)) for k in ("entropy", "own_share", "choice")}
@@ -121,6 +121,12 @@ def read_fillers(
     ).reshape(2, 2, n) & (np.stack([prints[v].gather(1, target.T).numpy().T for v in range(2)]) > 0)  # fmt: skip
     ten = (ranks <= 9).any(-1)
     first = np.where(ten.any(-1), np.asarray(chosen)[ten.argmax(-1)], np.nan)
+
+    def of_all(x: np.ndarray) -> np.ndarray:
+        out = np.full((*x.shape[:-1], len(items)), np.nan)
+        out[..., known] = x
+        return out
+
     grid, each = ("layer", "slot"), ("target", "prompt")
     data = {
         "entropy": variable(grid, cells["entropy"], "entropy of the prediction at a filler", "nat"),
@@ -136,22 +142,31 @@ def read_fillers(
         "reciprocal_rank": variable(
             ("target", *grid), (1 / (1 + ranks)).mean(1), "mean reciprocal rank", "1", range=(0, 1),
         ),
-        "first_layer": variable(each, first, "first layer with the answer among the first ten at a filler", "1"),
+        "first_layer": variable(
+            each, of_all(first), "first layer with the answer among the first ten at a filler", "1"
+        ),
         "cell_fingerprint": variable(
             ("variant", "target", *grid), held, "share of items whose answer is among the 30 first of the cell", "1",
             PAPER,
         ),
-        "fingerprint": variable(("variant", *each), within.astype(float), "whether it holds the answer", "1"),
+        "fingerprint": variable(("variant", *each), of_all(within), "whether it holds the answer", "1"),
     }  # fmt: skip
     coords = {
         "slot": variable("slot", np.arange(s), "place among the fillers", "1"),
         "target": variable("target", np.array(["answer", "answer of another item"]), "what is looked for", "1"),
         "variant": variable("variant", np.array(["residual", "as it is"]), "mean over items taken away or not", "1"),
-        "prompt": numbers(n),
+        "prompt": numbers(len(items)),
         **layer_coords(chosen, model.info),
     }
     settings = settings_of(questions, how, n_fillers=n_fillers, placement=placement, layers=chosen)
     return finish(xr.Dataset(data, coords), model, "read_fillers", settings, seed)
+
+
+def _check_answers(answer: np.ndarray, questions: Sequence[Any]) -> None:
+    if len(set(answer.tolist())) < 2:
+        raise ValueError(
+            f"questions={short(questions)}: all have one answer, and answers are compared: give others too"
+        )
 
 
 @checked(
@@ -197,6 +212,7 @@ def cell_clusters(
         ``within`` and ``between``, mean information of two cells of one cluster and of two; ``contrast``, their
         difference, with ``contrast_interval``, a 95 % jackknife interval over items; ``contrast_shuffled``, the same
         after the labels of every cell are shuffled over items and clustered anew: what clustering finds in noise.
+        Items whose states are not finite take no part.
 
     Raises
     ------
@@ -214,13 +230,14 @@ def cell_clusters(
     how, _ = parted(asked, kind="dots")
     seed = how["seed"]
     questions = asked_questions(questions)
-    if len(questions) < 10:
-        raise ValueError(f"questions={short(questions)}: {len(questions)} items: at least 10 are needed")
+    _check_number(len(questions), questions)
     items = build_items(model, questions, n_fillers=n_fillers, placement=placement, **how)
     chosen = list(range(1, model.info.n_layers + 1) if layers is None else layers)
     h = states(model, items, slots_of(items), chosen)
+    h = h[h.isfinite().flatten(1).all(1)]
+    _check_number(len(h), questions)
     where = [(layer, slot) for layer in chosen for slot in range(h.shape[1])]
-    labels = np.zeros((len(where), len(items)), dtype=np.int64)
+    labels = np.zeros((len(where), len(h)), dtype=np.int64)
     for row, (layer, slot) in zip(labels, where, strict=True):
         with torch.no_grad():
             p = model.unembed(h[:, slot, chosen.index(layer)].to(model.device)).float().softmax(-1)
@@ -231,10 +248,10 @@ def cell_clusters(
     noise = likeness(*cluster_cells(rng.permuted(labels, axis=1), n_clusters, seed))
     bounds = np.full(2, np.nan)
     if groups:
-        removed = left_out(len(items), groups, seed)
+        removed = left_out(len(h), groups, seed)
         parts = [likeness(information(np.delete(labels, out, axis=1)), cluster) for out in removed]
         contrast = np.array([a - b for a, b in parts])
-        bounds = jackknife_interval(within - between, contrast, removed.shape[1], len(items))
+        bounds = jackknife_interval(within - between, contrast, removed.shape[1], len(h))
     data = {
         "ami": variable(
             ("cell", "other_cell"), ami, "adjusted mutual information of decoded tokens over items", "1", range=(0, 1),
@@ -256,6 +273,11 @@ def cell_clusters(
     own = {"n_fillers": n_fillers, "placement": placement, "layers": chosen, "n_clusters": n_clusters, "groups": groups}
     settings = settings_of(questions, how, **own)
     return finish(xr.Dataset(data, coords), model, "cell_clusters", settings, seed)
+
+
+def _check_number(n: int, questions: Sequence[Any]) -> None:
+    if n < 10:
+        raise ValueError(f"questions={short(questions)}: {n} finite items: at least 10 are needed")
 
 
 def cluster_cells(labels: np.ndarray, n_clusters: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

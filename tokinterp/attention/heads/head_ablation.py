@@ -142,7 +142,8 @@ def head_ablation(
     counts : sequence of int
         How many are taken away.
     draws : int
-        Of as many other heads of the same blocks, as far as these have others: the control.
+        Of as many other heads of the same blocks, as far as these have others, then of other blocks: the control.
+        Where more than half of all heads are taken away, some of them are in both.
     seed : int
         Of these draws.
     **run
