@@ -295,7 +295,7 @@ MUTANTS = [
     (
         "the other answer is the own",
         "tokinterp/fillers/read_out.py",
-        "np.stack([answer, other])",
+        "np.stack([answer, deranged(answer, seed)])",
         "np.stack([answer, answer])",
         "tests/fillers/test_read_out.py -k read_out_is",
     ),
@@ -567,4 +567,6 @@ MUTANTS = [
      "needs.get(t, t) in [*order, t]", "needs.get(t, t) in values", "tests/fillers/test_questions.py -k read_from_above"),
     ("read-out: a cell without differences holds answers", "tokinterp/fillers/read_out.py",
      " & (value > ROUNDING)", "", "tests/fillers/test_read_out.py -k that_of_a_loop"),
+    ("read-out: items that are not finite stay", "tokinterp/fillers/read_out.py",
+     "h, answer = h[known], answer[known]", "known = np.arange(len(h))", "tests/fillers/test_read_out.py -k not_finite"),
 ]  # fmt: skip
