@@ -51,6 +51,13 @@ MUTANTS = [
         f"{OF_FEATURES}test_scores_are_of_texts_that_nothing_is_fitted_to",
     ),
     (
+        "features: massive states take part",
+        FEATURES,
+        'batch.kept(("special", "massive"), layer)',
+        'batch.kept(("special",), layer)',
+        f"{OF_FEATURES}test_massive_states_are_no_part_of_what_is_explained",
+    ),
+    (
         "features: pure where it is active in fewer",
         FEATURES,
         "np.where(code[:, -1] > 0, _purity(ids[at]), np.nan)",

@@ -98,6 +98,22 @@ def test_scores_are_of_texts_that_nothing_is_fitted_to(model, monkeypatch):
     assert np.isfinite(whole["accuracy_interval"]).all()
 
 
+def test_massive_states_are_no_part_of_what_is_explained(monkeypatch):
+    lm = tiny_lm("llama")
+    model, rows, real = ti.wrap(lm, byte_tokenizer(), id="tiny"), [], features._fit
+    ids = [[40, *row] for row in np.random.default_rng(0).integers(50, 90, (24, 9)).tolist()]
+    monkeypatch.setattr(features, "_fit", lambda name, x, *a: rows.append(x) or real(name, x, *a))
+    given = {"prompts": ti.Prompts.from_ids(ids, model), "layer": 0, "steps": 200, "n_features": 16}
+    with torch.no_grad():
+        lm.get_input_embeddings().weight[40] *= 1000
+    ds = ask(model, **given)
+    assert len(rows[0]) == 17 * 9, "of seven of ten texts, without the massive first ones"
+    assert float(ds["explained"].sel(dictionary="shuffled")) < 0.9
+    labels = ["" if n == 40 else "low" if n < 70 else "high" for n in np.concatenate(ids).tolist()]
+    said = ask(model, **given, labels=labels, dictionaries=["learned"])
+    assert float(said["accuracy"][0]) > float(said["accuracy_frequent"]) + 0.1, "labels are those of their tokens"
+
+
 def test_windows_of_a_document_are_on_one_side_and_one_unit(model):
     prompts = ti.Prompts.from_texts(TEXTS, model, max_tokens=8, on_long="window", progress=False)
     assert len(prompts) > len(TEXTS)

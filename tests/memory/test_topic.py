@@ -61,6 +61,14 @@ def test_windows_of_a_document_are_in_one_fold(model, monkeypatch):
         assert len(set(folds[0][prompts.documents[long] == n])) == 1
 
 
+def test_a_text_without_a_label_takes_no_part(model):
+    ds = ask(model, labels=["" if n < 5 else t for n, t in enumerate(TOPICS)], layers=[1])
+    alone = ask(model, prompts=TEXTS[5:], labels=TOPICS[5:], layers=[1])
+    assert int(ds["n_prompts"]) == 25
+    assert ds.attrs["labels"] == "court, water"
+    np.testing.assert_allclose(ds["accuracy"], alone["accuracy"])
+
+
 def test_what_does_not_fit_is_refused(model):
     for given, message in (
         ({"labels": ["a"]}, "labels: 1 of them: give one for each of 30 documents"),

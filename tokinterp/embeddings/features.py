@@ -13,7 +13,9 @@ from ..models.steady import steady
 from ..results.dataset import bound_coord, variable
 from ..results.documents import groups_of_prompts, interval_name
 from ..results.stamp import stamped
-from ..run.states import states
+from ..run.measurement import choose_layers
+from ..run.sites import resid
+from ..run.stream import stream
 from ..settings import checked, count, level, names, number, positive, several, string
 from ..stats.resample import group_sums, mean_interval
 from ..text.prompts import Prompts
@@ -28,7 +30,7 @@ DICTIONARIES = ("learned", "random", "shuffled")
 """Sparse dictionaries: the autoencoder, and the two that it has to do better than."""
 TOP = 10  # tokens that a feature is shown and judged by
 BATCH, RATE = 1024, 1e-2
-INTERCEPT = 100.0  # liblinear penalises the intercept, too: by a hundredth of the penalty of a weight
+INTERCEPT = 100  # liblinear penalises the intercept, too: by a hundredth of the penalty of a weight
 PERMUTED = 10  # draws of labels without text
 
 
@@ -84,8 +86,9 @@ def token_features(
 ) -> xr.Dataset:
     """Write the states of tokens as few active features, and say by features which label a text or a token has.
 
-    A sparse autoencoder is fitted to the states of all tokens but special ones; a matrix of label by feature, most of
-    it zero, is then fitted to the mean codes of the texts, or to the codes of the tokens.
+    A sparse autoencoder is fitted to the states of all tokens but special and massive ones, whose few states would be
+    nearly all of the variance; a matrix of label by feature, most of it zero, is then fitted to the mean codes of the
+    texts, or to the codes of the tokens.
 
     Parameters
     ----------
@@ -161,14 +164,11 @@ def token_features(
     ('dictionary', 'label', 'feature')
     """
     prompts = prompts if isinstance(prompts, Prompts) else Prompts.from_texts(prompts, model, progress=False)
-    every = ~prompts.special_mask
-    label, of_tokens = _labels(labels, prompts, every)
-    found = states(model, prompts, [layer], every, batch_tokens=batch_tokens)
-    x, ids = found["state"].values[:, 0], found["token_id"].values
-    row_of = found["prompt"].values
-    group, groups = groups_of_prompts(prompts, row_of)
-    there = np.isfinite(x).all(1)
-    x, ids, group, label, text = x[there], ids[there], group[there], label[there], found["text"].values[there]
+    label, of_tokens = _labels(labels, prompts)
+    x, place = _states(model, prompts, choose_layers([layer], model.info)[0], batch_tokens)
+    label, ids = label[place], prompts.token_ids[place]
+    text = np.array([s for n in range(len(prompts)) for s in prompts.strings(n)], object)[place]
+    group, groups = groups_of_prompts(prompts, np.searchsorted(prompts.starts, place, side="right") - 1)
     rng = np.random.default_rng(seed)
     fitted = _split(group, held_out, rng)
     unit = np.arange(len(x)) if of_tokens else np.unique(group, return_inverse=True)[1]
@@ -276,15 +276,26 @@ def _labelled(
     return xr.Dataset(data, coords, attrs)
 
 
-def _labels(labels: Sequence[str], prompts: Prompts, every: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Return (row,) the label of each token that takes part, and whether tokens have labels of their own."""
+def _states(model: Model, prompts: Prompts, layer: int, batch_tokens: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return (row, d) float32 states of the tokens that take part, and (row,) their places in the stream."""
+    x, places = [], []
+    for batch in stream(model, prompts, resid([layer]), batch_tokens=batch_tokens):
+        here = batch.flatten(batch.kept(("special", "massive"), layer)).nonzero()[:, 0]
+        x.append(batch.rows(layer)[here].float().cpu().numpy())
+        places.append(batch.tokens.place[here.cpu().numpy()])
+    order = np.argsort(np.concatenate(places))
+    return np.concatenate(x)[order], np.concatenate(places)[order]
+
+
+def _labels(labels: Sequence[str], prompts: Prompts) -> tuple[np.ndarray, bool]:
+    """Return (token,) the label of each token, and whether tokens have labels of their own."""
     given, n = np.array(labels, dtype=object), int(prompts.documents.max()) + 1
     if len(given) not in (n, prompts.n_tokens):
         raise ValueError(f"labels: {len(given)} of them: give one for each of {n} documents, or of {prompts.n_tokens} "
                          "tokens")  # fmt: skip
     if len(given) != n:
-        return given[every], True
-    return given[np.repeat(prompts.documents, prompts.lengths)[every]], False
+        return given, True
+    return given[np.repeat(prompts.documents, prompts.lengths)], False
 
 
 def _split(group: np.ndarray, held_out: float, rng: np.random.Generator) -> np.ndarray:

@@ -48,7 +48,7 @@ def topic_probe(
     model, prompts
         What to run, and on what.
     labels : sequence of str
-        One for each document: topics, languages.
+        One for each document: topics, languages; those with "" take no part.
     layers : sequence of int, optional
         All by default.
     positions : sequence of int
@@ -103,7 +103,8 @@ def topic_probe(
         raise ValueError(f"labels: {len(labels)} of them: give one for each of {documents} documents")
     lengths = np.asarray(prompts.lengths)
     where = np.zeros(prompts.n_tokens, dtype=bool)
-    long = np.flatnonzero(lengths > max(positions))
+    given = np.array(list(labels))
+    long = np.flatnonzero((lengths > max(positions)) & (given[prompts.documents] != ""))
     where[(prompts.starts[:-1][long, None] + np.array(list(positions))).ravel()] = True
     document, groups = groups_of_prompts(prompts, long)
     if len(np.unique(document)) < folds:
@@ -113,7 +114,7 @@ def topic_probe(
     x = found["state"].values.reshape(len(long), len(positions), found.sizes["layer"], -1)
     kept = np.isfinite(x).all((1, 2, 3))
     x, document = x[kept].astype(np.float64), document[kept]
-    classes, answer = np.unique(np.array(list(labels))[document], return_inverse=True)
+    classes, answer = np.unique(given[document], return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"labels: {classes.tolist()} of the texts that are long enough: give two or more")
     rng = np.random.default_rng(seed)
