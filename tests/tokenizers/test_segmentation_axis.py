@@ -96,8 +96,15 @@ def test_intervals_are_over_pairs():
     assert low < both.mean() < high
     alone = mean_interval(both, level=0.95)
     assert float((high - low)[0, 0]) == pytest.approx(alone[1] - alone[0], rel=0.1)
-    side[..., label == 1] = np.nan  # as the accuracy, which is the mean of both classes
+    side[..., 42:] = np.nan  # two words of a class: as that of two pairs
     assert np.isnan(_interval(side, label, pair, 0.95, 0)).all()
+
+
+def test_an_interval_of_what_is_always_right_is_one_and_of_one_class_a_half():
+    """The mean of both classes in every draw, also where a class has more words, which have no partner."""
+    label, pair = np.repeat([0, 1], [7, 12]), np.r_[:7, :12]
+    assert _interval(np.ones((1, 1, 19)), label, pair, 0.95, 0).ravel().tolist() == [1, 1]
+    assert _interval(1.0 - label[None, None], label, pair, 0.95, 0).ravel().tolist() == [0.5, 0.5]
 
 
 def test_bad_input_is_refused():

@@ -18,7 +18,7 @@ from ..run.measurement import choose_layers
 from ..run.sites import resid
 from ..run.stream import stream
 from ..settings import anything, checked, count, names, refuse, several, string
-from ..stats.resample import mean_interval
+from ..stats.resample import as_columns, mean_interval, mean_sums, ratio, resample
 from ..text.prompts import Prompts
 from .segmentation import ARNETT, WAYS, segmentations
 
@@ -210,11 +210,15 @@ def _balanced(side: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 
 def _interval(side: np.ndarray, label: np.ndarray, pair: np.ndarray, level: float, seed: int) -> np.ndarray:
-    """Return (2, condition, layer) interval of the balanced accuracy: words weighted by one over those of a class.
+    """Return (2, condition, layer) interval of the balanced accuracy, the mean of both classes in each draw.
 
-    A noun and its plural are right or wrong together: whole pairs are drawn.  NaN where a class has no word.
+    A noun and its plural are right or wrong together: whole pairs are drawn.  NaN where a class has fewer than 3 words.
     """
-    known = ~np.isnan(side)
-    n = np.stack([known[..., label == c].sum(-1) for c in (0, 1)], -1)
-    weight = (n.sum(-1, keepdims=True) / (2 * np.where(n.min(-1, keepdims=True) > 0, n, np.nan)))[..., label]
-    return mean_interval(np.moveaxis(side * weight, -1, 0), pair, level=level, seed=seed)
+    of_class = [np.moveaxis(np.where(label == c, side, np.nan), -1, 0) for c in (0, 1)]
+    sums = [tuple(map(as_columns, mean_sums(own, pair))) for own in of_class]
+    have = np.min([(n > 0).sum(0) for _, n in sums], 0)
+    found = resample(
+        lambda w: np.mean([ratio(w @ right, w @ n) for right, n in sums], 0), len(sums[0][0]), have, level=level,
+        n_boot=2000, seed=seed,
+    )  # fmt: skip
+    return found.reshape(2, *side.shape[:-1])
