@@ -156,3 +156,11 @@ def test_a_level_by_chance_of_each_condition_is_not_their_mean():
     ax = plots.rows(ds, "x", "kind")
     levels = [s[0, 0] for c in ax.collections if c.get_linestyles()[0][1] for s in c.get_segments()]
     assert levels == [0.2, 0.4]
+
+
+def test_a_variable_that_only_has_heads_has_a_row_for_each():
+    values = np.array([[0.1, 0.5, 0.9], [0.2, 0.6, 1.0], [0.3, 0.7, 1.1]])
+    ds = xr.Dataset({"x": (("prompt", "head"), values, {"long_name": "x", "units": "1"})}, {"head": [0, 1, 2]})
+    ax = plots.rows(ds, "x")
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["head 0", "head 1", "head 2"]
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), [0.2, 0.6, 1.0])
