@@ -8,6 +8,7 @@ from pathlib import Path
 from . import (
     capture,
     filler_training,
+    growth,
     jacobian,
     layer_geometry,
     linearity,
@@ -23,6 +24,7 @@ from . import (
 BENCHMARKS = {
     "capture": capture.run,
     "filler_training": filler_training.run,
+    "growth": growth.run,
     "jacobian": jacobian.run,
     "neighbours": neighbours.run,
     "layer_geometry": layer_geometry.run,

@@ -47,6 +47,8 @@ def page(folder: Path = RECORDS) -> str:
     if rows:
         head = ["benchmark", "what", "seconds", "times the first", "record"]
         parts.append("\n".join(["## Speed\n", *wrapped(SPEED), "", *table(head, rows)]) + "\n")
+    if (file := folder / "bench" / "growth.json").exists():
+        parts.append("\n".join(of_growth(read(file))) + "\n")
     return "\n".join(parts)
 
 
@@ -54,6 +56,28 @@ SPEED = (
     "`python -m experiments.bench`: each peer in the same process on the same data, medians of paired rounds; the "
     "ratio is to the first row of its benchmark, with the least and the largest of all rounds."
 )
+
+
+GROWTH = (
+    "`python -m experiments.bench growth`: microseconds per prompt at ever more synthetic prompts of {tokens} tokens, "
+    "and the cost per prompt at the largest size over that at the smallest: 1 or less where all is linear. Memory "
+    "above what is held before, of a run that keeps sums only; [growth.json](results/bench/growth.json), commit "
+    "`{commit}`, {device}."
+)
+
+
+def of_growth(kept: dict[str, Any]) -> Iterator[str]:
+    """Yield the section about what more prompts cost: time per prompt, and memory."""
+    said = GROWTH.format(tokens=kept["sizes"]["tokens"], commit=kept["commit"][:9], device=kept["device"])
+    yield from ["## Growth\n", *wrapped(said)]
+    for unit, head in (("microseconds", ["what", "microseconds per prompt", "growth"]), ("megabytes", ["what", "MB"])):
+        rows = [
+            [what, "; ".join(f"{int(n):,} prompts: {v:.3g}" for n, v in row[unit].items())]
+            + ([f"{row['growth']:.2g}"] if "growth" in row else [])
+            for what, row in kept["rows"].items()
+            if unit in row
+        ]
+        yield from ["", *table(head, rows)]
 
 
 def of_record(kept: dict[str, Any], file: str) -> Iterator[str]:

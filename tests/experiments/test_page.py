@@ -42,7 +42,13 @@ def test_rows_hold_numbers_intervals_and_verdicts(tmp_path):
              "ratio_high": 3.0}, "note": {"bytes": 3}}}  # fmt: skip
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "probes.json").write_text(json.dumps(bench), encoding="utf-8")
+    grown = {"sizes": {"tokens": "4"}, "commit": "d" * 40, "device": "CPU", "rows": {
+        "hash": {"microseconds": {"1000": 2.0, "100000": 3.0}, "growth": 1.5},
+        "run": {"megabytes": {"400": 7.0}}}}  # fmt: skip
+    (tmp_path / "bench" / "growth.json").write_text(json.dumps(grown), encoding="utf-8")
     text = page.page(tmp_path)
+    assert "| hash | 1,000 prompts: 2; 100,000 prompts: 3 | 1.5 |" in text
+    assert "| run | 400 prompts: 7 |" in text
     assert "| a \\| b | yes | x (target: above 0) | text: 0.5123 [0.4, 0.6] | other 1 (no interval); by layer" in text
     assert "by layer 1.00 – | we |" in text
     assert "`python -m x`" in text

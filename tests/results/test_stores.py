@@ -198,3 +198,24 @@ def test_a_node_of_a_run_is_written_alone_and_all_names_keep_their_order(tmp_pat
     for name in run.children:
         assert list(whole[name].data_vars) == list(run[name].data_vars)
         assert list(whole[name].coords) == list(run[name].coords)
+
+
+@pytest.mark.parametrize("name", ["run.zarr", NC])
+def test_a_result_is_read_lazily_and_checked_all_the_same(name, tmp_path):
+    pytest.importorskip("dask")
+    path = ti.write(tree(), tmp_path / name)
+    lazy = ti.read(path, chunks=dict.fromkeys(tree()["a"].sizes, 2))
+    first = lazy["a"]["x"]
+    assert first.chunks is not None
+    assert max(map(max, first.chunks)) == 2
+    assert_same(lazy, tree(), exact=True)
+    assert ti.read(path, chunks={})["a"]["x"].chunks is not None
+    assert ti.read(path)["a"]["x"].chunks is None
+
+
+def test_damage_is_noticed_lazily_too(tmp_path):
+    pytest.importorskip("dask")
+    path = ti.write(tree(), tmp_path / "run.zarr")
+    flip_uncompressed(path)
+    with pytest.raises(ValueError, match="is damaged: /a/y differ from what was written"):
+        ti.read(path, chunks=dict.fromkeys(tree()["a"].sizes, 2))

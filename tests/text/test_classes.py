@@ -1,5 +1,7 @@
 """Classes of tokens: known tokens, words cut by a window, agreement with aligned words."""
 
+import sys
+
 import numpy as np
 import pytest
 from text_helpers import MAKERS, TEXTS, PieceTokenizer, tokenizer
@@ -67,3 +69,38 @@ def test_classes_agree_with_aligned_words(name):
     assert counts["other"] == 0
     where = prompts.starts[found.prompt] + found.stop - 1
     np.testing.assert_array_equal(np.flatnonzero(classes.last["word"]), np.sort(where))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_classes_are_those_of_each_prompt_alone(name, monkeypatch):
+    made = tokenizer(name)
+    texts = [*TEXTS, " \n", "  Napoleon ", "1803-x 7"]
+    for prompts in (
+        Prompts.from_texts(texts, made, max_tokens=5, on_long="window", stride=2 + 1, on_empty="drop"),
+        Prompts.from_texts(texts, made, max_tokens=400, on_empty="drop")[[3, 1, 2, 1, 0]],
+        Prompts.from_ids([Prompts.from_texts([t], made, max_tokens=30).ids(0) for t in texts if t.strip()], made),
+    ):
+        alone = np.concatenate([prompts[[i]].classes.codes for i in range(len(prompts))])
+        np.testing.assert_array_equal(prompts.classes.codes, alone)
+        monkeypatch.setattr("tokinterp.text.classes.CHUNK_CHARS", 40)
+        np.testing.assert_array_equal(prompts[:].classes.codes, alone)
+        monkeypatch.undo()
+
+
+def test_the_cost_of_a_prompt_does_not_hold_its_classification():
+    def calls(n):
+        prompts = Prompts.from_texts(["The people of Paris"] * n, PieceTokenizer("The| people| of| Paris"))
+        count = 0
+
+        def note(*_):
+            nonlocal count
+            count += 1
+
+        sys.setprofile(note)
+        try:
+            token_classes(prompts)
+        finally:
+            sys.setprofile(None)
+        return count
+
+    assert (calls(120) - calls(20)) / 100 < 250

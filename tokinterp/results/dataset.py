@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cache
@@ -334,9 +334,11 @@ def _check(data: xr.Dataset) -> None:
     for name, v in data.variables.items():
         problems += [f"variable {name!r} has no {a}" for a in ("long_name", "units") if not v.attrs.get(a)]
         problems += [f"{text} of {name!r}" for text in _unfit(v.attrs)]
-        if v.dtype.kind == "f" and np.isinf(v.values).any():
+        if v.dtype.kind == "f" and any(np.isinf(part).any() for part in blocks(v)):
             problems.append(f"variable {name!r} has infinite values")
-        if v.dtype.kind in "UOT" and any(map(_unsafe, set(map(str, v.values.ravel().tolist())))):
+        if v.dtype.kind in "UOT" and any(
+            _unsafe(s) for part in blocks(v) for s in set(map(str, part.ravel().tolist()))
+        ):
             problems.append(f"variable {name!r} has strings with NUL or lone surrogates: escape them")
     if "layer" in data.coords:
         n = data.attrs.get("n_layers")
@@ -345,6 +347,17 @@ def _check(data: xr.Dataset) -> None:
             problems.append(f"layers {bad} are not within 0..{n}")
     if problems:
         raise ValueError("not a tokinterp result: " + "; ".join(problems))
+
+
+def blocks(v: xr.Variable) -> Iterator[np.ndarray]:
+    """Yield the values in blocks along the first axis: all at once, or the chunks of one that is read lazily."""
+    if v.chunks is None or not v.dims:
+        yield v.values
+        return
+    start = 0
+    for n in v.chunks[0]:
+        yield v.isel({v.dims[0]: slice(start, start + n)}).values
+        start += n
 
 
 def _unfit(attrs: Mapping[Any, Any]) -> list[str]:

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from ..files.owner import discard, leftovers, sweep
 from ..files.paths import local_path
 from ..files.received import RefusedError, check_netcdf, check_zarr
 from ..files.whole import new_folder, replace_folder
-from ..settings import checked
-from .dataset import check
+from ..settings import checked, count, mapping, none
+from .dataset import blocks, check
 
 
 @checked()
@@ -102,14 +103,18 @@ def write(data: xr.Dataset | xr.DataTree, path: str | Path, *, overwrite: bool =
     return path
 
 
-@checked()
-def read(path: str | Path) -> xr.DataTree:
+@checked(chunks=mapping(count(1)) | none)
+def read(path: str | Path, *, chunks: Mapping[str, int] | None = None) -> xr.DataTree:
     """Read a result that :func:`write` wrote, check its conventions and that no value was damaged.
 
     Parameters
     ----------
     path : path
         A zarr folder or a netCDF file.
+    chunks : mapping of str to int, optional
+        Read lazily, for results larger than memory: the values stay in the file, as dask arrays of so many entries
+        along each dimension (``{}``: the pieces in which they lie), and are read when something is computed of them.
+        They are checked now all the same, chunk by chunk along the first dimension.
 
     Returns
     -------
@@ -121,6 +126,8 @@ def read(path: str | Path) -> xr.DataTree:
         If there is nothing, or only an unfinished run.
     ValueError
         If it is no tokinterp result, or a variable is damaged (named).
+    ImportError
+        For ``chunks`` if dask is not installed.
 
     Examples
     --------
@@ -142,15 +149,21 @@ def read(path: str | Path) -> xr.DataTree:
         raise FileNotFoundError(f"no result at {path}{hint}")
     if path.suffix == ".nc":
         _need_netcdf()
+    if chunks is not None:
+        _need_dask()
     try:
         if path.suffix == ".nc":
             check_netcdf(path)
-            tree = xr.open_datatree(path, engine="h5netcdf")
+            tree = xr.open_datatree(path, engine="h5netcdf", chunks=chunks)
         else:
             check_zarr(path)
-            tree = xr.open_datatree(path, engine="zarr", consolidated=False)
-        with tree:
-            nodes = {n.path: _strings(n.to_dataset(inherit=False).load(), object) for n in tree.subtree}
+            tree = xr.open_datatree(path, engine="zarr", consolidated=False, chunks=None if chunks is None else {})
+        if chunks is None:
+            with tree:
+                tree.load()
+        nodes = {n.path: _strings(n.to_dataset(inherit=False), object) for n in tree.subtree}
+        if chunks:
+            nodes = {k: ds.chunk({d: n for d, n in chunks.items() if d in ds.dims}) for k, ds in nodes.items()}
     except RefusedError:
         raise
     except Exception as error:
@@ -234,13 +247,17 @@ def digests(tree: xr.DataTree) -> dict[str, str]:
             found[f"{node.path.rstrip('/')}/{name} {ATTRIBUTES}"] = attributes_digest(v.attrs)
         for name, v in node.to_dataset(inherit=False).variables.items():
             h = hashlib.sha256(f"{v.dims} {v.shape}".encode())
-            if v.dtype.kind in "UOT":
-                h.update("\0".join(map(str, v.values.ravel().tolist())).encode("utf-8", "surrogatepass"))
-            else:
-                values = np.ascontiguousarray(v.values)
+            if v.dtype.kind not in "UOT":
+                h.update(v.dtype.str.encode())
+            for n, part in enumerate(blocks(v)):
+                if v.dtype.kind in "UOT":
+                    text = "\0".join(map(str, part.ravel().tolist()))
+                    h.update(("\0" * bool(n) + text).encode("utf-8", "surrogatepass"))
+                    continue
+                values = np.ascontiguousarray(part)
                 if v.dtype.kind == "f":  # files keep neither the sign of a zero nor the bits of a NaN
                     values = np.where(np.isnan(values), np.asarray(np.nan, v.dtype), values + np.asarray(0, v.dtype))
-                h.update(v.dtype.str.encode() + values.tobytes())
+                h.update(values.tobytes())
             found[f"{node.path.rstrip('/')}/{name}"] = h.hexdigest()[:16]
     return found
 
@@ -252,10 +269,15 @@ def _need_netcdf() -> None:
         raise ImportError("netCDF files need h5netcdf: pip install 'tokinterp[netcdf]', or use .zarr") from error
 
 
+def _need_dask() -> None:
+    if find_spec("dask") is None:
+        raise ImportError("chunks= needs dask: pip install 'tokinterp[distributed]', or read it whole")
+
+
 def _strings(ds: xr.Dataset, kind: Any) -> xr.Dataset:
     """Return a dataset with its string variables in one kind of array, without encodings of an earlier file."""
     out = ds.copy()
     for name, v in ds.variables.items():
         if v.dtype.kind in "UOT":
-            out[name] = v.copy(data=v.values.astype(kind))
+            out[name] = v.astype(kind)
     return out.drop_encoding()

@@ -156,6 +156,7 @@ def measure(
             for node in tree.subtree:
                 node.attrs.update(made)
             keep.finish(partial(stores.write, tree))
+            del tree, node  # before it is read back
         return stores.read(keep.path)
 
 
@@ -279,6 +280,7 @@ def _result(
     nodes = {"/": root, "/prompts": with_documents(per_prompt, prompts)}
     for name, m in measurements.items():
         ds = m.result()
+        m.rows = {}  # they are in the dataset now: not both of all measurements
         if "token" in ds.dims and "text" not in ds.coords:
             ds = ds.assign_coords(text=v("token", _token_strings(prompts, ds), "token as a string", "1"))
         if "top_id" in ds:  # what the ids stand for, so that a result can be read without its model

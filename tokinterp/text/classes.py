@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from ..settings import array, checked, mapping, several, string, whole
 from .spans import Spans, TokenSpans
+from .tokenise import CHUNK_CHARS
 from .words import find_words, trimmed
 
 if TYPE_CHECKING:
@@ -117,14 +119,33 @@ def token_classes(prompts: Spelled, spans: Spans | TokenSpans | None = None) -> 
 
 def _codes(prompts: Spelled) -> np.ndarray:
     """Return (token,) int8 classes."""
-    codes = np.full(prompts.n_tokens, CLASSES.index("special"), dtype=np.int8)
-    words: tuple[int, np.ndarray, np.ndarray] | None = None
-    for i, document in enumerate(prompts.documents.tolist()):
-        if words is None or words[0] != document:
-            words = (document, *_words(prompts.document_text(document)))
-        codes[prompts.starts[i] : prompts.starts[i + 1]] = _classify(prompts, i, words[1], words[2])
+    codes = np.concatenate([np.zeros(0, np.int8), *(_classify(prompts, *part) for part in _chunks(prompts))])
     codes.flags.writeable = False
     return codes
+
+
+def _chunks(prompts: Spelled) -> Iterator[tuple[range, dict[int, str]]]:
+    """Yield runs of prompts with the texts of their documents: so many characters, or one document."""
+    start = size = 0
+    texts: dict[int, str] = {}
+    documents = prompts.documents.tolist()
+    for i, document in enumerate(documents):
+        if document in texts:
+            continue
+        text = prompts.document_text(document)
+        if texts and size + len(text) > CHUNK_CHARS:
+            yield range(start, i), texts
+            start, size, texts = i, 0, {}
+        texts[document] = text
+        size += len(text)
+    if texts:
+        yield range(start, len(documents)), texts
+
+
+def _joined(texts: list[str]) -> tuple[str, np.ndarray]:
+    """Return texts one behind the other, NUL (no white space, in no word) behind each, and where each begins."""
+    begins = np.cumsum([0, *(len(t) + 1 for t in texts)])
+    return "".join(t + "\0" for t in texts), begins[:-1]
 
 
 def _words(text: str) -> tuple[np.ndarray, np.ndarray]:
@@ -140,16 +161,43 @@ def word_range(prompts: Spelled, i: int, edges: np.ndarray) -> tuple[np.ndarray,
     start, stop, blank = trimmed(prompts.text(i), prompts.offsets(i))
     base = int(prompts.chars[i, 0])
     start, stop = start + base, stop + base
+    return start, stop, blank, *_touched(start, stop, blank, edges)
+
+
+def _touched(start: np.ndarray, stop: np.ndarray, blank: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return (n,) first and past-last word touched by each token."""
     low = np.searchsorted(edges[:, 1], start, side="right")
-    high = np.where(blank, low, np.searchsorted(edges[:, 0], stop, side="left"))
-    return start, stop, blank, low, high
+    return low, np.where(blank, low, np.searchsorted(edges[:, 0], stop, side="left"))
 
 
-def _classify(prompts: Spelled, i: int, edges: np.ndarray, single: np.ndarray) -> np.ndarray:
-    """Return the (n,) int8 classes of prompt ``i``."""
+def _trimmed(prompts: Spelled, some: range) -> tuple[np.ndarray, ...]:
+    """Return (token,) start, stop (in the text of the prompt, trimmed), blank and prompt, counted from the first.
+
+    As `trimmed` of each prompt, in one go.
+    """
+    texts = [prompts.text(i) for i in some]
+    text, begins = _joined(texts)
+    of = np.repeat(np.arange(len(some)), np.diff(prompts.starts[some.start : some.stop + 1]))
+    offsets = np.concatenate([prompts.offsets(i) for i in some]).astype(np.int64)
+    inside = np.clip(offsets, 0, np.array([len(t) for t in texts])[of][:, None]) + begins[of][:, None]
+    start, stop, blank = trimmed(text, np.where(offsets[:, :1] < 0, -1, inside))
+    # A blank token before all others of its prompt has the place that the prompt before it has reached.
+    return np.maximum(start - begins[of], 0), np.maximum(stop - begins[of], 0), blank, of
+
+
+def _classify(prompts: Spelled, some: range, texts: dict[int, str]) -> np.ndarray:
+    """Return the (token,) int8 classes of a run of prompts, cut from these documents."""
     code = {name: n for n, name in enumerate(CLASSES)}
-    special = prompts.special(i)
-    start, stop, blank, low, high = word_range(prompts, i, edges)
+    here = slice(prompts.starts[some.start], prompts.starts[some.stop])
+    special = prompts.special_mask[here]
+    text, begins = _joined(list(texts.values()))
+    place = dict(zip(texts, begins.tolist(), strict=True))
+    edges, single = _words(text)
+    start, stop, blank, of = _trimmed(prompts, some)
+    before = np.array([place[d] for d in prompts.documents[some.start : some.stop].tolist()], dtype=np.int64)
+    base = (before + prompts.chars[some.start : some.stop, 0])[of]
+    start, stop = start + base, stop + base
+    low, high = _touched(start, stop, blank, edges)
     out = np.full(len(special), code["punctuation"], dtype=np.int8)
     out[high > low] = code["other"]
     if len(edges):
@@ -157,13 +205,13 @@ def _classify(prompts: Spelled, i: int, edges: np.ndarray, single: np.ndarray) -
         within = (high == low + 1) & (start >= edges[word, 0]) & (stop <= edges[word, 1])
         label = np.where(within, word, -1 - np.arange(len(word)))
         solid = np.flatnonzero(~blank)
-        label, where = label[solid], word[solid]
-        fresh = np.append(True, label[1:] != label[:-1]) & (start[solid] == edges[where, 0])
-        final = np.append(label[1:] != label[:-1], True) & (stop[solid] == edges[where, 1])
-        if len(solid):
-            lead, tail = prompts.half[i]
-            fresh[0] &= not lead
-            final[-1] &= not tail
+        label, where, prompt = label[solid], word[solid], of[solid]
+        first = np.append(True, prompt[1:] != prompt[:-1])[: len(solid)]  # of its prompt
+        last = np.append(prompt[1:] != prompt[:-1], True)[: len(solid)]
+        other = label[1:] != label[:-1]
+        lead, tail = prompts.half[some.start : some.stop][prompt].T
+        fresh = (first | np.append(True, other)[: len(solid)]) & (start[solid] == edges[where, 0]) & ~(first & lead)
+        final = (last | np.append(other, True)[: len(solid)]) & (stop[solid] == edges[where, 1]) & ~(last & tail)
         kind = np.select(
             [single[where] == code["digit"], fresh & final, fresh, final],
             [code["digit"], single[where], code["first piece"], code["last piece"]],

@@ -13,7 +13,7 @@ from tokinterp import Field
 from tokinterp.geometry.clouds import OfLayers
 
 SHOW = {
-    "AttentionMass": {"value_weighted": True},
+    "AttentionMass": {"value_weighted": True, "similarity": True},
     "CosineSimilarity": {},
     "Curvature": {"tokens": 1},
     "InformationImbalance": {"k": (1, 2)},

@@ -38,9 +38,13 @@ class Kept:
             self.sums[name] = self.sums[name].double() + value.double().to(self.sums[name].device)
 
     def append(self, **columns: torch.Tensor) -> None:
-        """Append rows to tables; axis 0 of each tensor counts the new rows."""
+        """Append rows to tables; axis 0 of each tensor counts the new rows.
+
+        A view of something larger, which it would keep in memory until the end, is copied.
+        """
         for name, value in columns.items():
-            self.rows.setdefault(name, []).append(value.detach())
+            whole = value.untyped_storage().nbytes() <= value.nbytes
+            self.rows.setdefault(name, []).append(value.detach() if whole else value.detach().clone())
 
     def merge_kept(self, other: Kept) -> None:
         """Add the sums and append the rows of another."""
