@@ -31,7 +31,7 @@ import xarray as xr
 import tokinterp as ti
 from tokinterp.results.contrasts import along
 
-from .runner.claims import Claim, Number, Results, given, mean, plain
+from .runner.claims import Claim, Number, Results, given, less, mean, plain
 from .runner.preset import Preset, place
 from .runner.record import kept as keep
 from .runner.record import stage
@@ -154,13 +154,10 @@ def beside(r: Results, name: str) -> dict[str, Number]:
 def repeated(r: Results) -> dict[str, Number]:
     """Return the share of candidates that are not repeated less that of controls, with Newcombe's interval."""
     one, other = (given(r["tokens"], "verified_share", kind=k) for k in ("candidate", "control"))
-    low = np.hypot(one.value - one.low, other.high - other.value)
-    high = np.hypot(one.high - one.value, other.value - other.low)
-    less = one.value - other.value
     n = {k: plain(r["tokens"]["n_asked"].sel(kind=k)) for k in ("candidate", "control")}
     medians = {f"median probability, {k}": plain(r["tokens"]["median_p"].sel(kind=k)) for k in n}
     return {
-        "candidates less others": Number(less, less - low, less + high), "candidates": one, "others": other,
+        "candidates less others": less(one, other), "candidates": one, "others": other,
         **{f"asked, {k}": x for k, x in n.items()}, **medians,
     }  # fmt: skip
 

@@ -222,6 +222,22 @@ def given(ds: xr.Dataset, name: str, interval: str = "", **at: Any) -> Number:
     return Number(float(one[name]), low, high, why)
 
 
+def less(one: Number, other: Number) -> Number:
+    """Return the difference of two numbers with the interval that theirs give it (Newcombe's; Zou and Donner's MOVER).
+
+    For what is independent; of what goes up and down together, as with the same words, it is wider than it need be.
+
+    Examples
+    --------
+    >>> less(Number(3, 2, 5), Number(1, 0, 2)).low
+    1.5857864376269049
+    """
+    low = math.hypot(one.value - one.low, other.high - other.value)
+    high = math.hypot(one.high - one.value, other.value - other.low)
+    value = one.value - other.value
+    return Number(value, value - low, value + high, one.why or other.why)
+
+
 def curve(v: xr.DataArray, **at: Any) -> list[float]:
     """Return the mean over everything but layers (or blocks), one number per layer, in order."""
     v = v.sel(at, drop=True).astype(float)
