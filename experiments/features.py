@@ -68,7 +68,7 @@ class Settings(Preset):
 
 PRESETS = {
     "tiny": Settings(
-        n_tokens=24, n_features=8, steps=5, offsets=(1, 2), method="lda", positions=(4,), folds=2, n_guided=6,
+        n_tokens=16, n_features=8, steps=5, offsets=(1, 2), method="lda", positions=(4,), folds=2, n_guided=5,
         n_start=6, n_decoded=2,
     ),
     "bundled": Settings(),
