@@ -233,11 +233,11 @@ def looks(r: Results, kind: str) -> dict[str, Any]:
 def copies(r: Results, kind: str) -> dict[str, Number]:
     """Return what the head that looks most adds to the probability, less the same of another word, and correlations."""
     what, key = KINDS[kind]
-    v = r["induction"]["attention"].sel(key_set=key)
+    v = r["induction"]["attention"].sel(key_set=key, block=r["copying"]["block"].values)
     head = chosen(v.sel(condition=what), v.sel(condition=f"{what}, shuffled"))
     ds, name = r["copying"].sel(head), f"{kind}_copying"
     own, null = given(ds, name), float(ds[f"{name}_null"])
-    scores = r["induction"][f"{kind}_score"].sel(half=HALVES[1])
+    scores = r["induction"][f"{kind}_score"].sel(half=HALVES[1], block=r["copying"]["block"].values)
     every = xr.corr(ranks(scores), ranks(r["copying"][name]))
     return {
         f"head {head['block']}.{head['head']}, less another word": Number(
