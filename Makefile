@@ -10,7 +10,7 @@ CORE_TESTS := cli/test_main geometry/test_dimension geometry/test_per_cloud lens
 	text/test_spans text/test_tokenise text/test_words
 
 .PHONY: demo test test-fast test-core mutants real-data lint bench experiments results figures bundled-model notebooks \
-	clean
+	docs docs-quick docs-links dist clean
 
 demo: .venv/.base  ## The main job on the bundled model: report and figures in runs/demo
 	$(BIN)/tokinterp demo --out runs/demo
@@ -61,6 +61,9 @@ notebooks: .venv/.dev  ## Run every notebook; executed copies in runs/notebooks
 
 docs: .venv/.docs  ## The site in runs/docs/html: everything in it is executed once; warnings and broken links are errors
 	$(BIN)/python -m docs --out runs/docs
+
+docs-quick: .venv/.docs  ## The same without executing anything: warnings and broken links of all pages
+	$(BIN)/python -m docs --out runs/docs-quick --no-execute
 
 docs-links: .venv/.docs  ## Look up the links to other sites, which needs the network
 	$(BIN)/python -m docs --out runs/docs --no-execute --external

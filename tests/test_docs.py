@@ -34,9 +34,8 @@ def with_code(path):
     return any(kind in RUN or kind == "sh" for kind, _ in blocks(path))
 
 
-@functools.cache
-def loaded(*names):
-    return ti.models.load_model(*names)
+load_model = ti.models.load_model
+loaded = functools.cache(load_model)
 
 
 @pytest.fixture
@@ -44,8 +43,14 @@ def quick(monkeypatch, tmp_path):
     """In a folder of its own, with the bundled model loaded once for all pages."""
     monkeypatch.chdir(tmp_path)
     matplotlib.use("Agg")
-    plain = ti.models.load_model
-    monkeypatch.setattr(ti, "load_model", lambda *n, **o: plain(*n, **o) if o else loaded(*n))
+
+    @functools.wraps(load_model)
+    def once(name=None, **settings):
+        given = {k: v for k, v in settings.items() if v not in (None, False, "hf")}
+        return load_model(name, **given) if given else loaded("bundled" if name is None else name)
+
+    monkeypatch.setattr(ti, "load_model", once)
+    monkeypatch.setattr(ti.models, "load_model", once)  # that of the command line
 
 
 def call(line, capsys):

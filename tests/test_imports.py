@@ -152,6 +152,7 @@ def test_public_names_are_there():
     for name in ti.__all__:
         assert getattr(ti, name) is not None, name
         assert name in dir(ti)
+    assert {n for n in dir(ti) if n[0] != "_"} <= {*ti.__all__}, "what the module needs for itself"
     assert len([n for n in ti.__all__ if n not in TOPICS]) <= 40
     with pytest.raises(AttributeError, match="module 'tokinterp' has no attribute 'nothing'"):
         _ = ti.nothing

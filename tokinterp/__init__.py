@@ -6,8 +6,9 @@ from; ``measure`` (run/) runs the model over the prompts once and hands every ba
 what comes out is an xarray DataTree that follows fixed conventions (results/: ``check``, ``read``, ``write``,
 ``concat_models``, ``summary``), drawn by ``tokinterp.plots`` and gathered on one page by ``tokinterp.report``.
 
-What can be measured stands in topics, loaded when they are first touched: ``attention``, ``behaviour``, ``erasure``,
-``fillers``, ``geometry``, ``lens``, ``lexicon``, ``linearity``, ``memory``, ``tokenizers``; and `tokinterp.sklearn`.
+What can be measured stands in topics, loaded when they are first touched: ``attention``, ``behaviour``, ``embeddings``,
+``erasure``, ``fillers``, ``geometry``, ``lens``, ``lexicon``, ``linearity``, ``memory``, ``tokenizers``; and
+`tokinterp.sklearn`.
 """
 
 import warnings
@@ -67,4 +68,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *topics()})
+    return sorted({*[n for n in globals() if n.startswith("__")], *__all__, *topics()})

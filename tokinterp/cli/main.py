@@ -53,7 +53,7 @@ def application() -> typer.Typer:
         on = app
         if about := getattr(module, "GROUP", None):
             on = typer.Typer(name=name, help=about, **LOOK)
-            app.add_typer(on)
+            app.add_typer(on, short_help=about)
         for run in getattr(module, "COMMANDS", ()):
             about, kind = (run.__doc__ or "").partition("\n")[0], getattr(run, "command_class", None)
             on.command(run.__name__.replace("_", "-"), cls=kind, short_help=about)(quiet(run))

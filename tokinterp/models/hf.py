@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..files.bars import watched
 from ..files.paths import local_path
 from ..files.received import plain_name
 from ..kernels.state import passing
@@ -105,6 +108,24 @@ def read_config(
     return place, kind, folder, config
 
 
+@contextmanager
+def loading_quietly() -> Iterator[None]:
+    """Let the bars of transformers and of the hub be quiet, too, where nobody looks; afterwards they are as before.
+
+    What the user says in ``HF_HUB_DISABLE_PROGRESS_BARS`` is left as it is.
+    """
+    from transformers.utils import logging
+
+    own = watched() or "HF_HUB_DISABLE_PROGRESS_BARS" in os.environ or not logging.is_progress_bar_enabled()
+    if not own:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if not own:
+            logging.enable_progress_bar()
+
+
 def load_hf(
     name: str | Path,
     *,
@@ -128,9 +149,10 @@ def load_hf(
     if tokenizer is None:
         tokenizer = read_tokenizer(source, **common)
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=kind, device_map=device_map, output_loading_info=True, **common
-        )
+        with loading_quietly():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source, config=config, dtype=kind, device_map=device_map, output_loading_info=True, **common
+            )
     except OSError as error:
         raise ValueError(hub_message(name, error)) from error
     except ValueError as error:

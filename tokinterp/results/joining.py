@@ -25,6 +25,7 @@ def join_runs(runs: Sequence[xr.DataTree], pooled: str = "error") -> xr.DataTree
 
     Values of single prompts, tokens and spans are put behind each other. What was worked out over all prompts of a run
     together (sums, fits, corpus means) cannot be had from the parts.
+    A text that is in several runs counts several times.
 
     Parameters
     ----------

@@ -82,7 +82,7 @@ class Spans:
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{n} {k}" for k, n in Counter(self.kind.tolist()).most_common())
-        return f"Spans({counts or 'none'}, on {len(np.unique(self.document))} texts)"
+        return f"Spans({counts}, on {len(np.unique(self.document))} texts)" if counts else "Spans(none)"
 
     @classmethod
     @checked(records=several(mapping()), texts=strings)
