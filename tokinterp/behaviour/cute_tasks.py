@@ -127,8 +127,7 @@ class CuteItem:
     label: str
 
     def __post_init__(self) -> None:
-        wanted = TEMPLATES[kind_of(self.task)].ask.count("{}")
-        if len(self.inputs) != wanted:
+        if len(self.inputs) != (wanted := TEMPLATES[kind_of(self.task)].ask.count("{}")):
             raise ValueError(f"inputs={short(self.inputs)}: {self.task} takes {wanted}")
         if kind_of(self.task) in CHOSEN and self.label not in self.inputs[1:]:
             raise ValueError(f"label={short(self.label)}: give one of the two words {short(self.inputs[1:])}")
@@ -173,8 +172,7 @@ def cute_prompt(item: CuteItem, corrected: bool = False) -> str:
         wrong, meant = SLIPS[task]
         solved = [s.replace(meant, wrong) for s in solved]
         ask = ask.replace(meant, wrong)
-    indent = "" if corrected else " " * 12
-    return f"\n{indent}".join([t.head + t.link, "", *solved, "", ask.format(*item.inputs)])
+    return ("\n" if corrected else "\n" + " " * 12).join([t.head + t.link, "", *solved, "", ask.format(*item.inputs)])
 
 
 # -- answers ------------------------------------------------------------------------------------------------------
