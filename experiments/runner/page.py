@@ -59,7 +59,7 @@ SPEED = (
 
 
 GROWTH = (
-    "`python -m experiments.bench growth`: microseconds per prompt at ever more synthetic prompts of {tokens} tokens, "
+    "`python -m experiments.bench growth`: microseconds per prompt at ever more synthetic prompts (tokens: {tokens}) "
     "and the cost per prompt at the largest size over that at the smallest: 1 or less where all is linear. Memory "
     "above what is held before, of a run that keeps sums only; [growth.json](results/bench/growth.json), commit "
     "`{commit}`, {device}."
