@@ -80,6 +80,12 @@ def test_a_figure_of_the_gallery_is_drawn(path, quick):
     assert names["__doc__"].strip().splitlines()[1].startswith("==")
 
 
+def test_no_cell_ends_with_a_bare_figure_which_a_kernel_without_pyplot_shows_as_words():
+    for path in PAGES:
+        ends = [code.strip().splitlines()[-1] for kind, code in blocks(path) if kind == "{code-cell}"]
+        assert not [e for e in ends if e.endswith(".figure")], path
+
+
 def test_no_block_is_of_a_kind_that_nobody_runs():
     for path in PAGES:
         kinds = {kind for kind, _ in blocks(path)}

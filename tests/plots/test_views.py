@@ -135,6 +135,7 @@ def test_a_result_a_node_and_a_run_are_taken_alike():
     assert [p.name for p in plots.draw(tree["a"])] == ["loss"]
     assert plots.curves(tree["a"], "loss").get_ylabel().startswith("loss")
     shown = plots.draw(tree)._repr_html_()
+    assert plots.draw(tree)[0]._repr_html_().count("<svg") == 1, "a single one is shown, too"
     assert shown.count("<svg") == shown.count("<figcaption>") == 2
     with pytest.raises(ValueError, match="nothing to draw"):
         plots.draw(xr.DataTree.from_dict({"/": xr.Dataset(attrs={"a": 1})}))

@@ -45,20 +45,21 @@ Draw = Callable[..., Any]
 
 
 class Picture(NamedTuple):
-    """A figure, what it is called and what it shows."""
+    """A figure, what it is called and what it shows; a notebook shows it with its caption."""
 
     name: str
     caption: str
     figure: Figure
+
+    def _repr_html_(self) -> str:
+        return f"<figure>{style.svg(self.figure)}<figcaption>{html.escape(self.caption)}</figcaption></figure>"
 
 
 class Pictures(list[Picture]):
     """The pictures of a result, which a notebook shows with their captions."""
 
     def _repr_html_(self) -> str:
-        return "\n".join(
-            f"<figure>{style.svg(p.figure)}<figcaption>{html.escape(p.caption)}</figcaption></figure>" for p in self
-        )
+        return "\n".join(p._repr_html_() for p in self)
 
 
 class Panel(NamedTuple):
