@@ -231,14 +231,19 @@ def looks(r: Results, kind: str) -> dict[str, Any]:
 
 
 def copies(r: Results, kind: str) -> dict[str, Number]:
-    """Return what the head that looks most adds to the probability, less the same of another word, and correlations."""
+    """Return what the head that looks most adds to the probability, less the same of another word, and correlations.
+
+    What a head of the last block writes at one token changes nothing at the next, where the second token is said.
+    """
     what, key = KINDS[kind]
-    v = r["induction"]["attention"].sel(key_set=key, block=r["copying"]["block"].values)
+    last = int(r["induction"]["block"][-1])
+    blocks = [b for b in r["copying"]["block"].values.tolist() if kind == "token" or b != last]
+    v = r["induction"]["attention"].sel(key_set=key, block=blocks)
     head = chosen(v.sel(condition=what), v.sel(condition=f"{what}, shuffled"))
     ds, name = r["copying"].sel(head), f"{kind}_copying"
     own, null = given(ds, name), float(ds[f"{name}_null"])
-    scores = r["induction"][f"{kind}_score"].sel(half=HALVES[1], block=r["copying"]["block"].values)
-    every = xr.corr(ranks(scores), ranks(r["copying"][name]))
+    scores = r["induction"][f"{kind}_score"].sel(half=HALVES[1], block=blocks)
+    every = xr.corr(ranks(scores), ranks(r["copying"][name].sel(block=blocks)))
     return {
         f"head {head['block']}.{head['head']}, less another word": Number(
             own.value - null, own.low - null, own.high - null, own.why

@@ -104,6 +104,19 @@ def test_a_head_is_chosen_on_one_half_and_compared_with_the_shuffled_copy_on_the
     assert "head 1.2" in numbers
 
 
+@pytest.mark.parametrize(("kind", "says"), [("token", "next token"), ("concept", "end of the word")])
+def test_a_head_of_the_last_block_can_add_nothing_to_the_second_token(kind, says):
+    ds, name = induction(0.5), f"{kind}_copying"
+    ds["attention"][0, :2, :, 0, 0] = 0.3
+    ds[f"{kind}_score"] = ds["attention"][:, 0, 0]
+    value, interval = sized(("block", "head"), [[0.2, 0, 0], [0, 0, 0.4]])
+    coords = {"block": [0, 1], "head": [0, 1, 2], **BOUND}
+    null = ("block", "head"), np.full((2, 3), 0.1)
+    copying = xr.Dataset({name: value, f"{name}_interval": interval, f"{name}_null": null}, coords)
+    found = first(heads, f"the head that looks at the {says}", {"induction": ds, "copying": copying})
+    assert found[:2] == (pytest.approx(0.3 if kind == "token" else 0.1), "yes")
+
+
 @pytest.mark.parametrize(("random", "said"), [(-1.0, "yes"), (-4.0, "no")])
 def test_heads_taken_away_are_compared_with_as_many_others(random, said):
     dims = ("ranking", "choice", "n_heads", "task")
