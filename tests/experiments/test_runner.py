@@ -144,7 +144,7 @@ def test_the_command_lists_and_says_what_is_wrong_in_one_line(capsys):
     assert "seed=" not in bundled  # the same in both
     assert all(len(x) <= 120 for x in lines if x.startswith("  "))
     for arguments, said in (
-        (["first_lock"], "'first_lock' is no experiment: there are dot_by_dot"),
+        (["first_lock"], "'first_lock' is no experiment: there are behaviours, dot_by_dot"),
         (["first_look", "--preset", "small"], "--preset 'small': first_look has tiny, bundled, paper"),
         (["first_look", "--set", "a=1"], "the settings are"),
         (["--set", "seed=1"], "name it"),

@@ -196,7 +196,7 @@ def test_finetuning_is_that_of_a_loop(lm, monkeypatch):
 def test_experiment_and_figure(tmp_path):
     found = dot_by_dot.run(replace(dot_by_dot.PRESETS["tiny"], device="cpu"), tmp_path / "nets")
     fig = compose(xr.DataTree.from_dict(found))
-    assert [ax.get_ylabel() for ax in fig.axes][4] == "accuracy of the answer"
+    assert [ax.get_ylabel() for ax in fig.axes][4] == "accuracy"
     own = found["training/match3-n3-d1-m5-strict/filler"]["accuracy"].sel(format="filler", stratum="all").values[0]
     assert any(np.array_equal(line.get_ydata(), own) for line in fig.axes[0].lines)
     with pytest.raises(ValueError, match=r"arms \['huge'\]"):

@@ -14,13 +14,14 @@ from tokinterp.geometry.clouds import OfLayers
 
 SHOW = {
     "AttentionMass": {"value_weighted": True, "similarity": True},
-    "CosineSimilarity": {},
+    "CosineSimilarity": {"pivots": 2},
     "Curvature": {"tokens": 1},
     "InformationImbalance": {"k": (1, 2)},
     "LayerSimilarity": {"measures": ("cka", "procrustes", "rsa", "rbf", "neighbours"), "null": True, "sample": 16},
+    "LogitLens": {"boundaries": True},
     "NeighbourGraph": {"k": (1, 2), "tokens": 1},
     "NeighbourOverlap": {"k": (1, 2), "tokens": 1},
-    "TokenLoss": {"divergence": True},
+    "TokenLoss": {"divergence": True, "states": True},
     "PerCloud": {"estimator": lambda x: (float(x.std()), x[:, 0]), "tokens": 1},
 }
 """Settings with which everything is shown that the defaults leave out."""

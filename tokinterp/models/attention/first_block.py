@@ -290,7 +290,8 @@ def _learned(
         q, k = (torch.cat([p[i] for p in parts]) for i in (0, 1))
         return q, k
 
-    draw = torch.randn(4, table.shape[1], generator=torch.Generator("cpu").manual_seed(0)).to(table)
+    seeded = torch.Generator("cpu").manual_seed(0)
+    draw = torch.randn(4, table.shape[1], generator=seeded, dtype=torch.float32, device="cpu").to(table)
     size = table.norm(dim=1).mean() / table.shape[1] ** 0.5
     draw = draw * size
     (plus, plus_k), (minus, minus_k) = of(draw), of(-draw)
