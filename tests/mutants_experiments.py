@@ -64,4 +64,6 @@ MUTANTS = [
     ('heads beside the whole model', 'experiments/heads.py', 'less(of("log_prob", "ranked", k), of("log_prob", "random", k))', 'of("log_prob", "ranked", k)', 'tests/experiments/test_claims_behaviours.py -k as_many_others'),
     ('concepts about zero', 'experiments/features.py', 'middle = ds["score"] - ds["score"].mean("prompt")', 'middle = ds["score"]', 'tests/experiments/test_claims_behaviours.py -k mean_of_each_concept'),
     ('labels beside the worse control', 'experiments/features.py', 'given(ds, "accuracy"), max(float', 'given(ds, "accuracy"), min(float', 'tests/experiments/test_claims_behaviours.py -k permuted'),
+    ('fillers beside nothing', 'experiments/filler_tasks.py', 'return mean(right.isel(n_fillers=-1) - right.isel(n_fillers=0))', 'return mean(right.isel(n_fillers=-1))', 'tests/experiments/test_claims_behaviours.py -k raise_the_accuracy'),
+    ('read-outs beside nothing', 'experiments/filler_tasks.py', '"own less another item\'s": mean(own - other)', '"own less another item\'s": mean(own)', 'tests/experiments/test_claims_behaviours.py -k answers_of_others'),
 ]  # fmt: skip

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments import behaviours, features, heads
+from experiments import behaviours, features, filler_tasks, heads
 from experiments.runner.claims import Number, evaluate, less
 
 RNG = np.random.default_rng(0)
@@ -193,3 +193,54 @@ def test_labels_are_compared_with_permuted_ones(permuted, said):
             "accuracy_frequent": 0.3, "accuracy_states": 0.9}  # fmt: skip
     ds = xr.Dataset(data, {"dictionary": ["learned", "random"], **BOUND})
     assert first(features, "features say", {"features": ds})[:2] == (pytest.approx(0.7 - permuted), said)
+
+
+# -- filler_tasks ---------------------------------------------------------------------------------------------
+def answered(after, before):
+    """Results of a task: 40 items, half right without fillers, a share with them after or before."""
+    right = np.zeros((40, 1, 2, 2))
+    right[:20, :, :, 0] = 1
+    for k, share in enumerate((after, before)):
+        right[: int(40 * share), 0, k, 1] = 1
+    dims = ("prompt", "filler", "placement", "n_fillers")
+    coords = {"filler": ["dots"], "placement": ["post", "pre"], "n_fillers": [0, 10]}
+    ds = xr.Dataset({"correct": (dims, right)}, coords)
+    names = ("accuracy", "helped", "hurt", "mcnemar_p", "log_prob_change")
+    tests = xr.Dataset({n: (dims[1:], np.zeros((1, 2, 2))) for n in names}, {**coords, **BOUND})
+    tests["log_prob_change_interval"] = ("bound", *dims[1:]), np.zeros((2, 1, 2, 2))
+    return {"facts/insertion": ds, "facts/untrained_insertion": ds * 0, "facts/tests": tests}
+
+
+@pytest.mark.parametrize(("after", "said"), [(0.9, "yes"), (0.1, "no"), (0.5, "no interval")])
+def test_fillers_raise_the_accuracy_after_the_question(after, said):
+    """What they do before it is a control; that nothing changed is no interval of no width."""
+    says = "fillers raise the accuracy on sums"
+    value, verdict, numbers = first(filler_tasks, says, answered(after, 1.0))
+    assert (value, verdict) == (pytest.approx(after - 0.5), said)
+    assert numbers["dots before it"]["value"] == 0.5
+    assert numbers["untrained"]["value"] == 0
+
+
+@pytest.mark.parametrize(("by", "said"), [(0.5, "yes"), (-0.5, "no")])
+def test_fillers_carry_the_answer_of_the_donor(by, said):
+    """Items without a donor of their length are left out; the question's own transplant is another number."""
+    change = RNG.normal([[by], [3]], 0.1, (2, 30))
+    change[:, ::3] = np.nan
+    both = {"donor_change": change, "log_prob_change": -change, "donor_rank": np.abs(change)}
+    ds = xr.Dataset(
+        {k: (("intervention", "prompt"), v) for k, v in both.items()}, {"intervention": list(filler_tasks.SWAPS)}
+    )
+    value, verdict, numbers = first(filler_tasks, "fillers carry", {"equations/interventions": ds})
+    assert (value, verdict) == (pytest.approx(by, abs=0.1), said)
+    assert numbers["its question"]["value"] == pytest.approx(3, abs=0.1)
+
+
+@pytest.mark.parametrize(("own", "said"), [(0.8, "yes"), (0.2, "no")])
+def test_read_outs_are_compared_with_the_answers_of_others(own, said):
+    held = RNG.random((2, 2, 60)) < np.array([0.99, own])[:, None, None] * [[1], [0]] + [[0], [0.5]]
+    ds = xr.Dataset(
+        {"fingerprint": (("variant", "target", "prompt"), held.astype(float))},
+        {"variant": ["as it is", "residual"], "target": ["answer", "answer of another item"]},
+    )
+    _, verdict, _ = first(filler_tasks, "fillers are read", {"letters/lens": ds})
+    assert verdict == said
