@@ -161,4 +161,10 @@ MUTANTS = [
      f"{TEST_AXIS}test_a_planted_axis_is_found_and_halved_words_fall_halfway"),
     ("pieces: long ones are likelier", "tokinterp/text/pieces.py", "weight = np.array([ways[j] for j in ends[at]])",
      "weight = np.array([1.0 * j for j in ends[at]])", "tests/text/test_pieces.py"),
+    ("mixture: every way to make a token was learned", "tokinterp/tokenizers/mixture.py", "silent |= {*alike} - {alike[int(np.argmax(often))]}",
+     "silent |= set()", "tests/tokenizers/test_mixture.py -k converted"),
+    ("mixture: the rarest way was learned", "tokinterp/tokenizers/mixture.py", "alike[int(np.argmax(often))]",
+     "alike[int(np.argmin(often))]", "tests/tokenizers/test_mixture.py -k converted"),
+    ("mixture: added by hand, not made", "tokinterp/tokenizers/mixture.py", "if k is None or not now[k].any():",
+     "if k is None or not now[k].any() or rank in leave_out:", "tests/tokenizers/test_mixture.py -k added_by_hand"),
 ]  # fmt: skip

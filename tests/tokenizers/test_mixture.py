@@ -1,5 +1,6 @@
 """Shares of sources from merges: own tokenizers trained on known mixtures, and the program by hand."""
 
+import json
 import string
 from itertools import pairwise
 
@@ -65,6 +66,42 @@ def test_counts_are_those_of_a_plain_merge():
             joined = " ".join(symbols)
             left, right = merges[rank]
             cut[w] = joined.replace(f"{left} {right}", left + right).split()
+
+
+def test_merges_of_a_converted_list_are_asked_about_once():
+    """SentencePiece has tokens, not merges: a conversion writes every way to make one, the learned one among them."""
+    sources = {f"source {n}": ciphered(n) for n in range(2)}
+    tok, _ = trained(sources, (0.7, 0.3))
+    state = json.loads(tok.backend_tokenizer.to_str())
+    learned, pieces = [tuple(m) for m in state["model"]["merges"]], set(state["model"]["vocab"])
+    every = []
+    for left, right in learned:
+        token = left + right
+        every += [(token[:i], token[i:]) for i in range(1, len(token)) if {token[:i], token[i:]} <= pieces]
+    assert len(every) > 1.2 * len(learned)
+    state["model"]["merges"] = every
+    converted = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)))
+    one, two = (infer_mixture(t, sources, folds=0) for t in (tok, converted))
+    assert (int(one["n_silent"]), int(two["n_silent"])) == (0, len(every) - len(learned))
+    assert two["share_bytes"].values == pytest.approx((0.7, 0.3), abs=0.02)
+    assert two.sizes["merge"] > 0.97 * one.sizes["merge"]
+
+
+def test_merges_added_by_hand_are_made_and_say_nothing():
+    words = {"aab": np.array([9, 0]), "cd": np.array([0, 5]), "ab": np.array([0, 1])}
+    plain = replay(words, [("a", "b"), ("c", "d")])
+    added = replay(words, [("a", "a"), ("a", "b"), ("c", "d")], leave_out=[0])
+    assert [s[3] for s in added.steps] == [1, 2]
+    assert added.n_silent == 1
+    pair, which, new, _ = added.steps[0]
+    now = added.first.copy()
+    now[which] = new
+    assert now[pair].tolist() == [0, 1]  # aab is aa b now
+    assert plain.first[plain.steps[0][0]].tolist() == [9, 1]
+    tok, parts = trained({"one": ciphered(0), "two": ciphered(1)}, (0.5, 0.5), 20_000, 20)
+    with pytest.raises(ValueError, match="leave_out=20: there are 20 merges"):
+        infer_mixture(tok, parts, leave_out=[3, 20])
+    assert int(infer_mixture(tok, parts, folds=0, leave_out=[3])["n_silent"]) == 1
 
 
 def test_the_program_by_hand():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,7 +15,7 @@ import xarray as xr
 
 from ..results.dataset import bound_coord, check, variable
 from ..results.stamp import stamped_tokenizers
-from ..settings import checked, count, flag, mapping, none, refuse, tokenizer
+from ..settings import checked, count, flag, mapping, none, refuse, several, tokenizer
 from ..settings.describe import hash_json
 from ..stats.jackknife import jackknife_interval
 from .corpora import as_corpora
@@ -25,7 +25,12 @@ PER_MERGE, ROUNDS = 10, 200
 
 
 @checked(
-    tokenizer=tokenizer, sources=mapping(None, 2), n_merges=count(1) | none, folds=count(0, 100), published_bug=flag
+    tokenizer=tokenizer,
+    sources=mapping(None, 2),
+    n_merges=count(1) | none,
+    folds=count(0, 100),
+    leave_out=several(count(0), 0),
+    published_bug=flag,
 )
 def infer_mixture(
     tokenizer: Any,
@@ -34,6 +39,7 @@ def infer_mixture(
     n_merges: int | None = None,
     folds: int = 5,
     level: float = 0.95,
+    leave_out: Sequence[int] = (),
     published_bug: bool = False,
 ) -> xr.Dataset:
     """Estimate the shares of sources in the text that a BPE tokenizer was trained on, from the order of its merges.
@@ -50,6 +56,8 @@ def infer_mixture(
         Parts of the texts, each left out in turn for the intervals; fewer than 3 for none.
     level : float
         Of the intervals.
+    leave_out : sequence of int
+        Ranks of merges that were added by hand, as those of spaces in Gemma: they are made, and say nothing of shares.
     published_bug : bool
         Leave out the merge of the pair that is numbered 0, as the published code does, which takes the number for a
         merge that is missing.
@@ -60,7 +68,8 @@ def infer_mixture(
         On ``source``: ``share`` of the pairs of tokens that text begins with, ``share_bytes``, both with intervals, and
         ``n_pairs``, ``n_bytes`` of its sample.  On ``merge``: ``slack``, by how much the merge came earlier than its
         count allows (share of the pairs), and ``n_constraints`` on it; merges that no text has are left out and counted
-        (``n_absent``).
+        (``n_absent``), as are those that were left out or make a token that another makes, too (``n_silent``): a list
+        converted from SentencePiece has every way to make a token, and only the most frequent can have been learned.
 
     Raises
     ------
@@ -91,7 +100,9 @@ def infer_mixture(
     corpora = as_corpora(sources)["texts"]
     parts = max(folds, 1)
     table, n_bytes, digest = _word_counts(corpora, words, parts)
-    steps = replay(table, merges)
+    if far := [k for k in leave_out if k >= len(merges)]:
+        refuse("leave_out", far[0], f"there are {len(merges)} merges, 0 first")
+    steps = replay(table, merges, leave_out)
     if published_bug:
         steps = without_pair_zero(steps)
     pairs = steps.first.sum(0)
@@ -128,6 +139,7 @@ def infer_mixture(
             "slack": variable("merge", whole.slack / unit, "share of pairs it came too early by", "1", HAYASE),
             "n_constraints": variable("merge", whole.constraints, "constraints on the merge", "1"),
             "n_absent": variable((), steps.n_absent, "merges that no text has", "1"),
+            "n_silent": variable((), steps.n_silent, "merges left out, or of a token that another makes, too", "1"),
         },
         {
             "source": variable("source", np.array(list(corpora)), "source of text", "1"),
@@ -137,6 +149,7 @@ def infer_mixture(
         {"dimensions": "source, merge", "objective": float(whole.objective / unit)},
     )
     settings = {"n_merges": n_merges, "folds": folds, "level": level, "published_bug": published_bug}
+    settings["leave_out"] = [*leave_out]
     ds = stamped_tokenizers(ds, "infer_mixture", [tokenizer], settings, digest)
     check(ds)
     return ds
@@ -190,17 +203,22 @@ class Steps:
         (pair, column) counts before the first merge, rows for all pairs that ever occur.
     steps : list of (pair, changed pairs, their new counts, rank)
         Of each merge that occurs: its pair, and what was changed since the one before it in the list.
-    n_absent : int
-        Merges that do not occur.
+    n_absent, n_silent : int
+        Merges that do not occur, and that are made without being asked about.
     """
 
     first: np.ndarray
     steps: list[tuple[int, np.ndarray, np.ndarray, int]]
     n_absent: int
+    n_silent: int = 0
 
 
-def replay(table: Mapping[str, np.ndarray], merges: Sequence[tuple[str, str]]) -> Steps:
-    """Apply merges to counted words, and write down the counts of pairs before each.
+def replay(
+    table: Mapping[str, np.ndarray], merges: Sequence[tuple[str, str]], leave_out: Collection[int] = ()
+) -> Steps:
+    """Apply merges to counted words, and write down the counts of pairs before each that may have been learned.
+
+    Of merges that make the same token the one most frequent at the first of them is asked about.
 
     Examples
     --------
@@ -226,15 +244,22 @@ def replay(table: Mapping[str, np.ndarray], merges: Sequence[tuple[str, str]]) -
         for pair in pairwise(symbols):
             add(pair, counts[w], w)
     first = [n.copy() for n in now]
-    steps, changed, absent = [], set(), 0
+    same: dict[str, list[int]] = {}
     for rank, (left, right) in enumerate(merges):
+        same.setdefault(left + right, []).append(rank)
+    silent, steps, changed, absent = {*leave_out}, [], set(), 0
+    for rank, (left, right) in enumerate(merges):
+        if (alike := same[left + right])[0] == rank and len(alike) > 1:
+            often = [0 if (k := number.get(merges[r])) is None else int(now[k].sum()) for r in alike]
+            silent |= {*alike} - {alike[int(np.argmax(often))]}
         k = number.get((left, right))
         if k is None or not now[k].any():
             absent += 1
             continue
-        which = np.array(sorted(changed), np.int64)
-        steps.append((k, which, np.array([now[c] for c in which]), rank))
-        changed = set()
+        if rank not in silent:
+            which = np.array(sorted(changed), np.int64)
+            steps.append((k, which, np.array([now[c] for c in which]), rank))
+            changed = set()
         for w in sorted(where[k]):
             old = words[w]
             new, at = [], 0
@@ -256,7 +281,7 @@ def replay(table: Mapping[str, np.ndarray], merges: Sequence[tuple[str, str]]) -
             words[w] = new
     start = np.zeros((len(now), len(first[0]) if first else 0), np.int64)
     start[: len(first)] = first
-    return Steps(start, steps, absent)
+    return Steps(start, steps, absent, len(silent))
 
 
 def without_pair_zero(steps: Steps) -> Steps:
@@ -270,7 +295,7 @@ def without_pair_zero(steps: Steps) -> Steps:
         at = sorted(waiting)
         out.append((pair, np.array(at, np.int64), np.array([waiting[k] for k in at]), rank))
         waiting = {}
-    return Steps(steps.first, out, steps.n_absent)
+    return Steps(steps.first, out, steps.n_absent, steps.n_silent)
 
 
 @dataclass
