@@ -200,9 +200,9 @@ def test_a_node_of_a_run_is_written_alone_and_all_names_keep_their_order(tmp_pat
         assert list(whole[name].coords) == list(run[name].coords)
 
 
+@needs_extras
 @pytest.mark.parametrize("name", ["run.zarr", NC])
 def test_a_result_is_read_lazily_and_checked_all_the_same(name, tmp_path):
-    pytest.importorskip("dask")
     path = ti.write(tree(), tmp_path / name)
     lazy = ti.read(path, chunks=dict.fromkeys(tree()["a"].sizes, 2))
     first = lazy["a"]["x"]
@@ -213,8 +213,8 @@ def test_a_result_is_read_lazily_and_checked_all_the_same(name, tmp_path):
     assert ti.read(path)["a"]["x"].chunks is None
 
 
+@needs_extras
 def test_damage_is_noticed_lazily_too(tmp_path):
-    pytest.importorskip("dask")
     path = ti.write(tree(), tmp_path / "run.zarr")
     flip_uncompressed(path)
     with pytest.raises(ValueError, match="is damaged: /a/y differ from what was written"):
