@@ -303,8 +303,8 @@ MUTANTS = [
     (
         "correlation of norm and sink turned",
         "tokinterp/attention/massive.py",
-        "spearman(x[:n], y[:n])",
-        "spearman(-x[:n], y[:n])",
+        "rank_correlation(norms, received",
+        "rank_correlation(-norms, received",
         "tests/attention/test_massive.py -k roles_of",
     ),
     (

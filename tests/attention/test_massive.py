@@ -8,6 +8,7 @@ from scipy import stats
 from tiny import byte_tokenizer, some_prompts, tiny, tiny_lm
 
 import tokinterp as ti
+from tokinterp.attention.kernels import rank_correlation
 from tokinterp.attention.massive import _ordinary, massive_effects, massive_roles
 from tokinterp.kernels.massive import massive_rows
 from tokinterp.run import edits as E
@@ -162,3 +163,14 @@ def test_roles_of_massive_rows_are_those_of_loops(massive):
                 wanted = np.sqrt(np.mean((taken - taken.mean()) ** 2)) / taken.mean()
                 assert float(ds["update_variation"][i, b, head]) == pytest.approx(wanted, rel=1e-4)
     assert float(abs(ds["norm_rank_correlation"]).mean()) > 0.1
+
+
+def test_rank_correlations_are_those_of_scipy_prompt_by_prompt():
+    """With ties, and with padding that holds anything."""
+    draw = torch.Generator().manual_seed(0)
+    x, y = torch.randint(0, 6, (2, 5, 12), generator=draw, dtype=torch.int64, device="cpu").float()
+    mask = torch.arange(12, device="cpu") < torch.tensor([12, 9, 7, 5, 4], device="cpu")[:, None]
+    x, y = x.masked_fill(~mask, torch.nan), y.masked_fill(~mask, -7)
+    found = rank_correlation(x, y, mask)
+    for i, n in enumerate(mask.sum(1).tolist()):
+        assert float(found[i]) == pytest.approx(float(stats.spearmanr(x[i, :n], y[i, :n]).statistic))

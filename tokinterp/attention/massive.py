@@ -22,11 +22,10 @@ from ..run.sites import Site, resid
 from ..run.stream import stream
 from ..settings import checked, mapping, one_of
 from ..settings.describe import numbered
-from ..stats.tests import spearman
 from ..text.marks import mark
 from ..text.prompts import Prompts
 from .first_token import FirstTokenAttention
-from .kernels import attention_received
+from .kernels import attention_received, rank_correlation
 from .masks import _noise
 from .set_norms import SETS, SUN, SetNorms
 from .token_sets import check_sets, resolve
@@ -114,12 +113,11 @@ class NormAttention(Measurement):
             norms, seen = (batch.seen(self, Site(name, b)) for name in ("resid", "pattern"))
             received, rest = seen.split((batch.ids.shape[1], seen.shape[1] - batch.ids.shape[1]), 1)
             mean, spread = rest.chunk(2, 1)
-            pairs = zip(norms.cpu().numpy(), received.cpu().numpy(), batch.lengths, strict=True)
-            rank.append(torch.tensor([spearman(x[:n], y[:n]) for x, y, n in pairs], dtype=torch.float64, device="cpu"))
+            rank.append(rank_correlation(norms, received, batch.mask))
             varies.append(spread / mean)
         short = (lengths < SHORTEST)[:, None]
         self.keep(
-            batch, norm_rank_correlation=torch.stack(rank, 1).to(batch.device).masked_fill(short, torch.nan),
+            batch, norm_rank_correlation=torch.stack(rank, 1).masked_fill(short, torch.nan),
             update_variation=torch.stack(varies, 1).masked_fill(short[..., None], torch.nan),
         )  # fmt: skip
 
