@@ -126,6 +126,10 @@ PRESETS = {
         n_train=500, n_test=500, fit_tokens=256, score_tokens=256, products="bfloat16", ends=(2, 3, 4, 6, 8),
         untrained_layers=(0, 1, 2, 8), n_seeds=2,
     ),
+    "narrow": Settings(
+        model="bundled/narrow", train=f"{TEXT}wikipedia_train_1000.csv.xz", test=f"{TEXT}wikipedia_test_500.csv.xz",
+        lexicon=LEXICON, fit_tokens=256, score_tokens=256, start=4, end=8, n_seeds=2,
+    ),
     "stories": Settings(
         model="$TOKINTERP_DATA/models/stories260K", train=STORIES, test=STORIES, n_train=600, first_test=600,
         n_test=200, lexicon=LEXICON, fit_tokens=256, score_tokens=256, n_seeds=3,

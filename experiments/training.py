@@ -82,14 +82,16 @@ class Settings(Preset):
 
 
 PYTHIA = (0, 1, 8, 64, 256, 512, 1000, 2000, 4000, 8000, 16000, 32000, 64000, 143000)
+NARROW = (100, 1600)
 WIKIPEDIA = "$TOKINTERP_DATA/text/wikipedia_"
 PRESETS = {
     "tiny": Settings(n_train=8, n_test=8, n_tokens=64, layers=(0, 1, 4, 8), offsets=(-1, 0)),
     "bundled": Settings(products="bfloat16"),
     "narrow": Settings(
-        model="runs/bundled/narrow/checkpoints",
-        checkpoints=("untrained", *(f"step_{n:06d}" for n in (50, 100, 200, 400, 800, 1600, 3200))),
-        train=f"{WIKIPEDIA}train_1000.csv.xz", test=f"{WIKIPEDIA}test_500.csv.xz", n_train=800, n_test=400,
+        model="runs/bundled/narrow-cpu/checkpoints",
+        checkpoints=("untrained", *(f"step_{n:06d}" for n in NARROW)),
+        train=f"{WIKIPEDIA}train_1000.csv.xz", test=f"{WIKIPEDIA}test_500.csv.xz",
+        n_tokens=128,  # as long as the sequences of the first 72 % of the training
     ),
     "paper": Settings(
         model="EleutherAI/pythia-410m", checkpoints=tuple(f"step{n}" for n in PYTHIA), products="bfloat16",

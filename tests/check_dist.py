@@ -7,7 +7,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-WHEEL = ("tokinterp/__init__.py", "tokinterp/py.typed", "tokinterp/data/model/model.safetensors",
+WHEEL = ("tokinterp/__init__.py", "tokinterp/py.typed", "tokinterp/data/reader/model.safetensors",
          "tokinterp/results/report.html")  # fmt: skip
 SOURCE = ("README.md", "CHANGELOG.md", "LICENSE", "CITATION.cff", "pyproject.toml", "Makefile", "docs/conf.py",
           "docs/start.md", "tests/conftest.py", "tokinterp/py.typed")  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
-BUNDLED = ROOT / "tokinterp" / "data" / "model"
+BUNDLED = ROOT / "tokinterp" / "data" / "reader"
 
 TEXTS = [
     "The old lighthouse keeper doesn't sleep; he counts 1,867 ships, well-known and unknown.",

@@ -7,12 +7,11 @@ Probes at two layers; where the true token fades from one to the other, psi is h
 
 import tokinterp as ti
 
-model = ti.load_model()
-texts = [t.text for t in ti.bundled_texts("article")]
-fit = ti.Prompts.from_texts(texts[:24], model, max_tokens=200)
-test = ti.Prompts.from_texts(texts[24:28], model, max_tokens=128)
-probes = ti.erasure.fit_probes(model, fit, layers=[1, 8], offsets=[-2, -1, 0], method="lda", progress=False)
-asked = {"erasure": ti.erasure.ErasureScores(probes, start=1, end=8, tokens=None)}
+model = ti.load_model("bundled/narrow")
+texts = [t.text for t in ti.bundled_texts()]
+fit, test = (ti.Prompts.from_texts(part, model, max_tokens=256) for part in (texts[:54], texts[54:]))
+probes = ti.erasure.fit_probes(model, fit, layers=[4, 8], offsets=[-2, -1, 0], method="lda", progress=False)
+asked = {"erasure": ti.erasure.ErasureScores(probes, start=4, end=8, tokens=None)}
 segments = ti.measure(model, test, asked, progress=False)["erasure"].to_dataset()
 ti.erasure.plots.erasure_map(segments, prompt=0, positions=range(32))
 

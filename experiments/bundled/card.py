@@ -1,9 +1,10 @@
-"""Write the model card, ``tokinterp/data/model/README.md``, from what the other steps measured.
+"""Write the card of a bundled model, the README.md beside its weights, from what the other steps measured.
 
-    python -m experiments.bundled.card --preset cpu
+    python -m experiments.bundled.card --preset cpu           # of tokinterp/data/reader
+    python -m experiments.bundled.card --preset narrow-cpu    # of tokinterp/data/narrow
 
-Reads ``data.json``, ``plan.json``, ``log.jsonl`` and ``evaluation.json`` of ``runs/bundled/<preset>/`` and
-``experiments/bundled/checks.json``; draws the 20 samples itself.
+Reads ``data.json``, ``plan.json``, ``log.jsonl`` and ``evaluation.json`` of ``runs/bundled/<preset>/``; for the reader
+``experiments/bundled/checks.json``, for the narrow one the record ``training.narrow``; draws the 20 samples itself.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from typing import Any
 
 import torch
 
+from experiments.bundled.train import DATA, PRESETS, SHIPPED
 from tokinterp.files.whole import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL = ROOT / "tokinterp" / "data" / "model"
+RECORD = ROOT / "experiments" / "results" / "training.narrow.json"
 CHECKS = ROOT / "experiments" / "bundled" / "checks.json"
 PROMPTS = [
     "The history of the city of",
@@ -68,7 +70,7 @@ def samples(folder: Path, tokens: int = 60) -> str:
     return "\n".join(textwrap.fill(x, 120, subsequent_indent="   ", break_on_hyphens=False) for x in lines)
 
 
-def curve(log: list[dict]) -> str:
+def curve(log: list[dict], context: int) -> str:
     """The rows of the log in which the validation loss was measured, thinned to about sixteen."""
     rows = [r for r in log if "val_loss" in r]
     step = max(1, len(rows) // 16)
@@ -78,7 +80,8 @@ def curve(log: list[dict]) -> str:
         short = f"{r['val_loss_256']:.3f}" if "val_loss_256" in r else ""
         losses = [f"{r['loss']:.3f}", short, f"{r['val_loss']:.3f}", f"{r['val_bits_per_byte']:.3f}"]
         cells.append([r["step"], f"{r['tokens'] / 1e6:.2f}", *losses, f"{r['lr']:.2f}"])
-    header = ["step", "tokens (M)", "train loss", "loss at 256", "loss at 1,024", "bits per byte at 1,024", "rate"]
+    long = f"{context:,}"
+    header = ["step", "tokens (M)", "train loss", "loss at 256", f"loss at {long}", f"bits per byte at {long}", "rate"]
     return table(header, cells)
 
 
@@ -153,39 +156,61 @@ def questions_text(questions: dict) -> str:
     return table(header, rows)
 
 
-def card(folder: Path, preset: str, template: str) -> str:
-    """Fill the template."""
-    data, plan = (json.loads((folder / f"{n}.json").read_text()) for n in ("data", "plan"))
-    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    evaluation = json.loads((folder / "evaluation.json").read_text())
+def reader_fields() -> dict[str, Any]:
+    """Return what only the card of the reader says."""
     checks = json.loads(CHECKS.read_text())
-    overlap = table(
-        ["test set", "by id or title", "by a shared 13-gram", "either"],
-        [[k, v["by_id_or_title"], v["by_13gram"], v["either"]] for k, v in data["overlap_by_set"].items()],
-    )
     read = checks["model"]["read_out"]
-    fields: dict[str, Any] = {
-        "preset": preset,
-        "overlap_table": overlap,
-        "curve": curve(log),
-        "evaluation": evaluation_table(evaluation),
+    return {
         "resplit": checks_text(checks),
         "read_out": read_out_text(checks),
         "questions": questions_text(checks["questions"]),
-        "samples": samples(MODEL),
-        "knots": json.dumps([[a, b, round(c, 3)] for a, b, c in plan["plan"]]),
-        "ngram_tokens": f"{evaluation['ngram_training_tokens'] / 1e6:.0f}",
-        "minutes": f"{plan['seconds'] / 60:.0f}",
-        "million_tokens": f"{plan['tokens'] / 1e6:.1f}",
-        "mean_speed": f"{round(plan['tokens'] / plan['seconds'], -2):,.0f}",
-        "steps": plan["step"],
-        "switches": " ".join(map(str, plan["switches"])),
-        "decay_steps": plan["step"] - plan["plan"][0][0],
-        "decay_from": plan["plan"][0][0],
         "fit_positions": f"{read['fit_positions']:,}",
         "scored_last": f"{read['scored']['last']:,}",
         "scored_others": f"{read['scored']['other_than_last']:,}",
     }
+
+
+def narrow_fields() -> dict[str, Any]:
+    """Return what only the card of the narrow model says: a row per claim of the record, with its first number."""
+    record = json.loads(RECORD.read_text())
+    rows = []
+    for row in record["claims"]:
+        what, number = next((k, v) for k, v in row["numbers"].items() if "value" in v)
+        bounds = ", ".join(f"{x:+.3f}" for x in number.get("interval", []))
+        said = f"{number['value']:+.3f}" + (f" [{bounds}]" if bounds else "")
+        rows.append([row["claim"], f"{row['how']} ({what})", said, row["verdict"]])
+    return {"seen": table(["claim", "measured", "value and 95 % interval", "verdict"], rows)}
+
+
+def card(folder: Path, preset: str) -> str:
+    """Fill the template of the preset's card."""
+    name = SHIPPED[preset]
+    template = Path(__file__).with_name(f"card_{name}.md").read_text(encoding="utf-8")
+    data, plan = (json.loads((folder / f"{n}.json").read_text()) for n in ("data", "plan"))
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    overlap = table(
+        ["test set", "by id or title", "by a shared 13-gram", "either"],
+        [[k, v["by_id_or_title"], v["by_13gram"], v["either"]] for k, v in data["overlap_by_set"].items()],
+    )
+    fields: dict[str, Any] = {
+        "preset": preset,
+        "overlap_table": overlap,
+        "curve": curve(log, PRESETS[preset].context),
+        "evaluation": evaluation_table(evaluation),
+        "samples": samples(DATA / name),
+        "knots": json.dumps([[a, b, round(c, 3)] for a, b, c in plan["plan"]]),
+        "ngram_tokens": f"{evaluation['ngram_training_tokens'] / 1e6:.0f}",
+        "minutes": f"{plan['seconds'] / 60:.0f}",
+        "million_tokens": f"{plan['tokens'] / 1e6:.1f}",
+        "epochs": f"{plan['tokens'] / data['train_tokens']:.1f}",
+        "mean_speed": f"{round(plan['tokens'] / plan['seconds'], -2):,.0f}",
+        "steps": f"{plan['step']:,}" if name == "narrow" else plan["step"],
+        "switches": " ".join(map(str, plan["switches"])),
+        "decay_steps": plan["step"] - plan["plan"][0][0],
+        "decay_from": plan["plan"][0][0],
+    }
+    fields |= {"reader": reader_fields, "narrow": narrow_fields}[name]()
     fields |= {k: f"{v:,}" for k, v in data.items() if isinstance(v, int)}
     for key, value in fields.items():
         template = template.replace("{{" + key + "}}", str(value))
@@ -195,11 +220,10 @@ def card(folder: Path, preset: str, template: str) -> str:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="cpu")
+    parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "bundled")
     a = parser.parse_args()
-    template = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
-    write_text(MODEL / "README.md", card(a.runs / a.preset, a.preset, template))
+    write_text(DATA / SHIPPED[a.preset] / "README.md", card(a.runs / a.preset, a.preset))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import torch
 from tokinterp.files.whole import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL = ROOT / "tokinterp" / "data" / "model"
+MODEL = ROOT / "tokinterp" / "data" / "reader"
 QUESTIONS = ROOT / "tokinterp" / "data" / "questions.jsonl"
 RESULTS = ROOT / "experiments" / "bundled"
 

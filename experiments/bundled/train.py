@@ -6,7 +6,8 @@
     python -m experiments.bundled.train evaluate --preset cpu
 
 ``--preset full`` (12 blocks, d_model 256, vocabulary 8192, for a GPU) makes the larger model by the same commands,
-``--preset narrow`` (6 blocks, d_model 64, vocabulary 512, context 512, for a GPU) one in whose stream little has room.
+``--preset narrow`` (6 blocks, d_model 64, vocabulary 512, context 512, for a GPU) one in whose stream little has room,
+``--preset narrow-cpu`` (8 blocks, d_model 32) the one of that kind that ships.
 Data: ``$TOKINTERP_DATA`` (default ``../shared/data``). Everything but the export goes to ``runs/bundled/<preset>/``.
 
 The model is an ordinary ``LlamaForCausalLM``. Block matrices are trained with Muon, embeddings and norms with AdamW;
@@ -34,7 +35,7 @@ from experiments.bundled.forward import loss_function
 from experiments.bundled.steps import Step, optimisers, rates_on
 from tokinterp.files.whole import replacing, write_text
 
-EXPORT = Path(__file__).resolve().parents[2] / "tokinterp" / "data" / "model"
+DATA = Path(__file__).resolve().parents[2] / "tokinterp" / "data"
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,15 @@ PRESETS = {
         6, 64, 4, 176, 512, 131_072, (512, 512, 512), 0.02, 3e-3, 0.1, 200, 1000, 40.0, 131_072, "cuda",
         context=512, save_every=60.0,
     ),
+    "narrow-cpu": Preset(
+        8, 32, 2, 88, 512, 16_384, (128, 256, 512), 0.02, 3e-3, 0.1, 100, 1000, 2.2, 8192, "cpu",
+        context=512, save_every=300.0,
+    ),
 }  # fmt: skip
 MARKS = (100, 200, 400, 575, 800, 1150, 1600, 2300, 3200, 4600, 6400, 9200, 12800, 18400, 25600, 36800, 51200)
 """Steps whose weights are kept."""
+SHIPPED = {"cpu": "reader", "full": "reader", "narrow": "narrow", "narrow-cpu": "narrow"}
+"""The folder of the package to which the model of each preset goes."""
 
 
 SWITCHES = (0.72, 0.86)
@@ -340,9 +347,10 @@ def main() -> None:
     parser.add_argument("--more", action="store_true", help="with --resume: go on after the end, by a warm restart")
     parser.add_argument("--checkpoint", default="final", help="for export: final, best, step_000800, ..., all")
     parser.add_argument("--only", choices=["model", "stories260K", "ngrams"], help="for evaluate")
-    parser.add_argument("--target", type=Path, default=EXPORT)
+    parser.add_argument("--target", type=Path, help="for export; the folder in the package without it")
     a = parser.parse_args()
     preset, folder = PRESETS[a.preset], a.runs / a.preset
+    target = a.target or DATA / SHIPPED[a.preset]
     if a.command == "prepare":
         print(json.dumps(prepare(folder, preset.vocab, seed=preset.seed), indent=1))
     elif a.command == "train":
@@ -363,9 +371,9 @@ def main() -> None:
         for path in sorted(folder.glob("step_*.pt")):
             export(folder, preset, path.stem, folder / "checkpoints" / path.stem)
     elif a.command == "export":
-        export(folder, preset, a.checkpoint, a.target)
+        export(folder, preset, a.checkpoint, target)
     else:
-        print(json.dumps(evaluate(folder, a.target, EXPORT.parent / "texts.jsonl", a.only), indent=1))
+        print(json.dumps(evaluate(folder, target, DATA / "texts.jsonl", a.only), indent=1))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 
 from experiments.bundled.data import parts
 from experiments.bundled.evaluation import model_bits
-from experiments.bundled.train import EXPORT, PRESETS, Preset, export, train
+from experiments.bundled.train import DATA, PRESETS, Preset, export, train
 
 from .job import Job
 
@@ -80,7 +80,7 @@ def _bits(job: Job, model_folder: Path, data: Path, preset: Preset) -> dict[str,
     model = model.eval().to(job.place)
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     out: dict[str, Any] = {}
-    for name, file in (("held-out articles", data / "val.jsonl"), ("bundled texts", EXPORT.parent / "texts.jsonl")):
+    for name, file in (("held-out articles", data / "val.jsonl"), ("bundled texts", DATA / "texts.jsonl")):
         texts, size = [], 0
         for line in file.read_text(encoding="utf-8").splitlines():
             texts.append(json.loads(line)["text"])
@@ -93,6 +93,6 @@ def _bits(job: Job, model_folder: Path, data: Path, preset: Preset) -> dict[str,
 
 def _made_up(data: Path, vocab: int) -> None:
     """Write tokens of the bundled texts, to see that everything runs."""
-    texts = [json.loads(x)["text"] for x in (EXPORT.parent / "texts.jsonl").read_text(encoding="utf-8").splitlines()]
+    texts = [json.loads(x)["text"] for x in (DATA / "texts.jsonl").read_text(encoding="utf-8").splitlines()]
     articles = [{"id": str(i), "title": "", "paragraphs": [t]} for i, t in enumerate(texts)]
     parts(data, articles[2:], articles[:2], vocab, {})

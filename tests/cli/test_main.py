@@ -360,11 +360,13 @@ def test_demo_ends_in_a_report_figures_and_a_store(call, tiny_folder, tmp_path, 
     code, _, err = call("demo", "--out", tmp_path / "demo")
     assert code == 0, err
     assert (tmp_path / "demo" / "report.html").stat().st_size > 50_000
-    assert len(list((tmp_path / "demo" / "figures").glob("*.png"))) == 8
+    assert (tmp_path / "demo" / "erasure.html").stat().st_size > 50_000
+    assert len(list((tmp_path / "demo" / "figures").glob("*.png"))) == 14
     assert sorted(ti.read(tmp_path / "demo" / "run.zarr").children) == ["dimension", "lens", "prompts", "spectrum"]
     monkeypatch.setattr(results, "draw_all", lambda *_: [])
     monkeypatch.setattr(sys.modules["tokinterp.results.report"], "report", lambda _, path: path)
-    monkeypatch.setattr(LogitLens, "update", lambda *_: pytest.fail("measured again"))
+    for kind in (LogitLens, ti.erasure.ProbeScores):
+        monkeypatch.setattr(kind, "update", lambda *_: pytest.fail("measured again"))
     code, _, err = call("demo", "--out", tmp_path / "demo")  # once more, over what is there
     assert code == 0, err
 

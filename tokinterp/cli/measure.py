@@ -12,6 +12,8 @@ from . import options as o
 from .measurements import ShowsSettings, make_measurements
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from ..models import HookedLM
     from ..text.prompts import Prompts
 
@@ -125,12 +127,15 @@ def demo(
         "tokinterp-demo"
     ),
 ) -> None:
-    """Measure the bundled model on the bundled texts: a report and figures, in about a minute.
+    """Measure the bundled models on the bundled texts: two reports and figures, in about a minute.
 
-    Numbers that an earlier demo left in the folder are used again.
+    Dimension, spectrum and lens of the model that reads best; and which tokens the narrow one forgets at the ends of
+    words, beside an untrained network. Numbers that an earlier demo left in the folder are used again.
     """
+    from ..models import load_model
+    from ..models.untrained import untrained
     from ..results.report import report as write_report
-    from ..results.tables import summary_text
+    from ..results.tables import columns, summary_text
     from ..run.engine import measure as run_measure
     from .results import draw_all
 
@@ -141,10 +146,33 @@ def demo(
         model, prompts, make_measurements(["dimension", "spectrum", "lens"], []), store=output / "run.zarr"
     )
     say(summary_text(run))
-    page = write_report(run, output / "report.html")
-    figures = draw_all(run, output / "figures")
-    say(f"\n{page}: open it in a browser\n{output / 'figures'}: {len(figures)} figures")
-    say(f"{output / 'run.zarr'}: the numbers, for tokinterp.read()")
+    narrow = load_model("bundled/narrow", device="cpu")
+    kept, blank = forgetting(narrow, output / "erasure"), forgetting(untrained(narrow), output / "erasure_untrained")
+    say("\nhow many of its tokens can be read from the stream of the narrow model, by layer:")
+    rows = []
+    for name, done in (("trained", kept), ("untrained", blank)):
+        for subset in ("other", "last piece"):
+            read = done["scores"]["accuracy"].sel(subset=subset, offset=0)
+            rows.append((f"{name}, {subset}", " ".join(f"{v:.2f}" for v in read.values)))
+    say(columns(rows))
+    pages = [write_report(run, output / "report.html"), write_report(kept, output / "erasure.html")]
+    figures = draw_all(run, output / "figures") + draw_all(kept, output / "figures")
+    say("\n" + "\n".join(f"{page}: open it in a browser" for page in pages))
+    say(f"{output / 'figures'}: {len(figures)} figures")
+    say(f"{output / 'run.zarr'}, {output / 'erasure' / 'run.zarr'}: the numbers, for tokinterp.read()")
+
+
+def forgetting(model: HookedLM, folder: Path) -> xr.DataTree:
+    """Fit probes on three quarters of the bundled texts; return what they read, and psi, on the others."""
+    from ..erasure import ErasureScores, ProbeScores, fit_probes
+    from ..run.engine import measure as run_measure
+    from ..text import Prompts, bundled_texts
+
+    texts = [t.text for t in bundled_texts()]
+    fit, test = (Prompts.from_texts(part, model, max_tokens=256, progress=False) for part in (texts[:54], texts[54:]))
+    probes = fit_probes(model, fit, offsets=[-2, -1, 0], method="lda", store=folder / "probes", progress=False)
+    asked = {"scores": ProbeScores(probes), "erasure": ErasureScores(probes, start=4, end=8)}
+    return run_measure(model, test, asked, store=folder / "run.zarr", progress=False)
 
 
 def demo_folder(folder: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..run.signals import at_once
 from ..settings import anything, check, checked, device, instance, mapping, one_of, short
-from .bundled import ID, bundled_folder
+from .bundled import bundled_name, model_source
 from .info import ModelInfo
 from .tokenizer import load_tokenizer
 
@@ -59,8 +59,8 @@ def load_model(
     Parameters
     ----------
     name_or_folder : str or Path, optional
-        Name on the Hugging Face hub or local folder; the bundled model when left out or ``"bundled"`` (a folder of that
-        name is ``"./bundled"``).
+        Name on the Hugging Face hub or local folder; the bundled model when left out or ``"bundled"``, and
+        ``"bundled/narrow"`` the one of few coordinates and short pieces (folders of these names are ``"./bundled"``).
     backend : {"hf", "transformer_lens", "nnsight"}
         Library whose object is kept as ``model.source``; the numbers are the same.
     revision : str, optional
@@ -102,13 +102,13 @@ def load_model(
 
     if backend != "hf":
         import_module(f".{backend}", __package__).library()  # a missing library is said before anything is loaded
-    bundled = name_or_folder in (None, "bundled")
+    bundled = bundled_name(name_or_folder)
     lm, found, id, rev = load_hf(
-        bundled_folder() if bundled or name_or_folder is None else name_or_folder,
+        model_source(name_or_folder),
         revision=revision, dtype=dtype, device=device, device_map=device_map,
         trust_remote_code=trust_remote_code, tokenizer=tokenizer,
     )  # fmt: skip
-    id = ID if bundled else id
+    id = f"tokinterp/{bundled}" if bundled else id
     if backend == "transformer_lens":
         from .fingerprint import state_hash, weights_hash
         from .transformer_lens import bridge_from, wrap_bridge
@@ -132,8 +132,7 @@ def check_source(
 
     place = {"dtype": dtype, "device": device, "device_map": device_map}
     check(load_model, name_or_folder=name_or_folder, backend=backend, revision=revision, **place)
-    folder = bundled_folder() if name_or_folder in (None, "bundled") else name_or_folder
-    read_config(folder or "", revision=revision, trust_remote_code=trust_remote_code, **place)
+    read_config(model_source(name_or_folder), revision=revision, trust_remote_code=trust_remote_code, **place)
 
 
 @at_once("call it again")

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...files.paths import local_path
 from ...settings import checked, none, string
-from ..bundled import bundled_folder
+from ..bundled import model_source
 from .files import check_merges, check_parts, check_tokenizer, hub_message, is_tiktoken, read_file
 from .sentencepiece import read_tokenizer
 
@@ -26,7 +26,7 @@ def load_tokenizer(
     ----------
     name_or_folder : str or path, optional
         Name on the hub, local folder, or a file: ``tokenizer.json``, a SentencePiece model such as ``tokenizer.model``,
-        or ranks of tiktoken.  The bundled one by default, or ``"bundled"``.
+        or ranks of tiktoken.  That of the bundled model by default; ``"bundled/narrow"`` as for `load_model`.
     revision, trust_remote_code
         As for `load_model`.
     pattern : str, optional
@@ -49,7 +49,7 @@ def load_tokenizer(
     >>> load_tokenizer()("The Nile")["input_ids"][0]
     0
     """
-    name = bundled_folder() if name_or_folder is None or name_or_folder == "bundled" else name_or_folder
+    name = model_source(name_or_folder)
     folder = local_path(name, "model")
     if folder.is_dir() and not (folder / "tokenizer.json").is_file():
         single = [*folder.glob("*.tiktoken"), folder / "tokenizer.model"]
