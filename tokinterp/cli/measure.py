@@ -152,7 +152,7 @@ def demo(
     rows = []
     for name, done in (("trained", kept), ("untrained", blank)):
         for subset in ("other", "last piece"):
-            read = done["scores"]["accuracy"].sel(subset=subset, offset=0)
+            read = done["scores"].to_dataset()["accuracy"].sel(subset=subset, offset=0)
             rows.append((f"{name}, {subset}", " ".join(f"{v:.2f}" for v in read.values)))
     say(columns(rows))
     pages = [write_report(run, output / "report.html"), write_report(kept, output / "erasure.html")]
