@@ -216,6 +216,7 @@ def looks(r: Results, kind: str) -> dict[str, Any]:
     ds = r["induction"].sel(key_set=key)
     v = ds["attention"]
     head = chosen(v.sel(condition=what), v.sel(condition=f"{what}, shuffled"))
+    each = (v.sel(condition=what) - v.sel(condition=f"{what}, shuffled")).sel(half=HALVES[0]).argmax("head")
     other = chosen(v.sel(condition=f"{what}, untrained"), ds["chance"].sel(condition=what))
 
     def at(condition: str, place: dict[str, Any]) -> Number:
@@ -226,7 +227,7 @@ def looks(r: Results, kind: str) -> dict[str, Any]:
         "own less shuffled": less(own, shuffled), f"head {head['block']}.{head['head']}": own, "shuffled": shuffled,
         f"untrained, head {other['block']}.{other['head']}": at(f"{what}, untrained", other),
         "chance": plain(ds["chance"].sel(half=HALVES[1], condition=what)),
-        "largest of a block": v.sel(half=HALVES[1], condition=what).max("head").values.tolist(),
+        "head of each block": v.sel(half=HALVES[1], condition=what).isel(head=each).values.tolist(),
     }  # fmt: skip
 
 

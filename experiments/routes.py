@@ -14,8 +14,9 @@ MLPs act most in the lowest layers and the last              ``routes``: mlp_sha
 rank of attention logits, head size against length           ``rank``: eff_rank, rank_logits; null: independent tokens
 ===========================================================  ==========================================================
 
-Beside everything: the untrained network.  The best of all heads is chosen on every other prompt and judged on the
-others.  The papers' own numbers are figures without tables, so that none can be compared to the digit.
+Beside everything: the untrained network.  The best of all heads, and that of each block, is chosen on every other
+prompt and judged on the others.  The papers' own numbers are figures without tables, so that none can be compared to
+the digit.
 """
 
 from __future__ import annotations
@@ -91,6 +92,20 @@ def best_head(v: xr.DataArray) -> tuple[xr.DataArray, str]:
     return one.drop_vars(["block", "head"], errors="ignore"), f"{int(one['block'])}.{int(one['head'])}"
 
 
+def strongest(ds: xr.Dataset, name: str) -> xr.Dataset:
+    """Return what the head of each block takes that takes most in every other prompt, in the others, and its control.
+
+    Examples
+    --------
+    >>> x = np.array([[[0.0, 9.0]], [[0.0, 1.0]]])
+    >>> ds = xr.Dataset({n: (("prompt", "block", "head"), x) for n in ("merge", "merge_control")})
+    >>> strongest(ds, "merge")["merge"].values.tolist()
+    [[1.0]]
+    """
+    first, rest = (ds[[name, f"{name}_control"]].isel(prompt=slice(k, None, 2)) for k in (0, 1))
+    return rest.isel(head=first[name].mean("prompt").fillna(-1).argmax("head")).drop_vars("head", errors="ignore")
+
+
 def takes(r: Results, name: str, **at: Any) -> dict[str, Any]:
     """Return what the best head takes beyond its control, trained less untrained, and both with their heads."""
     ds = r["routes"].sel(at)
@@ -99,7 +114,7 @@ def takes(r: Results, name: str, **at: Any) -> dict[str, Any]:
     out: dict[str, Any] = {"trained less untrained": mean(found["none"][0] - found["untrained"][0])}
     out |= {f"{SAID[n]}, block.head {head}": mean(v) for n, (v, head) in found.items()}
     for n in NETWORKS:
-        out[f"{SAID[n]}, largest of a block"] = curve(ds[name].mean("prompt").max("head"), null=n)
+        out[f"{SAID[n]}, head of each block"] = curve(strongest(ds.sel(null=n, drop=True), name)[name])
     return out
 
 

@@ -183,11 +183,16 @@ def read_out(r: Results, subset: str, offset: int) -> dict[str, Number | list[fl
     return out
 
 
+def best_layer(ds: xr.Dataset) -> int:
+    """Return the place of the layer where the token before is read best at other tokens, which last pieces are not."""
+    return int(ds["accuracy"].sel(subset="other", offset=-1).argmax("layer"))
+
+
 def gathered(r: Results) -> dict[str, Number | list[float]]:
-    """Return how much better the token before is read at last pieces, at its best layer, than in the first network."""
+    """Return how much better the token before is read at last pieces, in `best_layer`, than in the first network."""
     first, *_, last = checkpoints(r)
     ds, blank = (r[f"{n}/scores"].sel(subset="last piece", offset=-1) for n in (last, first))
-    k = int(ds["accuracy"].argmax("layer"))
+    k = best_layer(r[f"{last}/scores"])
     now, before = (given(one.isel(layer=k), "accuracy") for one in (ds, blank))
     out: dict[str, Number | list[float]] = {
         f"layer {int(ds['layer'][k])}, last checkpoint less untrained": less(now, before)
@@ -198,11 +203,11 @@ def gathered(r: Results) -> dict[str, Number | list[float]]:
 
 
 def forgotten(r: Results) -> dict[str, Number]:
-    """Return how much worse the token before is read at last pieces in the last layer than at its best layer."""
+    """Return how much worse the token before is read at last pieces in the last layer than in that of `best_layer`."""
     out = {}
     for name in checkpoints(r)[::-1]:
         ds = r[f"{name}/scores"].sel(subset="last piece", offset=-1)
-        best = ds.isel(layer=int(ds["accuracy"].argmax("layer")))
+        best = ds.isel(layer=best_layer(r[f"{name}/scores"]))
         out[name] = less(given(best, "accuracy"), given(ds.isel(layer=-1), "accuracy"))
     return out
 
@@ -237,9 +242,9 @@ FEUCHT = "Feucht et al. 2024"
 CLAIMS = [
     Claim("the loss falls in training", "control", "loss of a token, difference (nat)", losses, below=0),
     Claim("training gathers the token before at the last pieces of words", FEUCHT,
-          "accuracy at its best layer, difference", gathered, above=0),
+          "accuracy at the layer that is best at other tokens, difference", gathered, above=0),
     Claim("the token before is forgotten again before the last layer", FEUCHT,
-          "accuracy at last pieces, best layer less last layer", forgotten, above=0),
+          "accuracy at last pieces, layer that is best at other tokens less last layer", forgotten, above=0),
     *[
         Claim(f"training brings erasure of {said} at last tokens of {unit}", FEUCHT,
               "gap of other tokens less last tokens, largest of all layers, trained less untrained",

@@ -1,10 +1,14 @@
-"""Importance of heads, what they read, shares of residual and MLP, and the rank of attention; untrained dashed."""
+"""Importance of heads, what they read, shares of MLPs, and the rank of attention; untrained dashed.
+
+What they read is of the head of each block that takes most in every other prompt, drawn for the other prompts.
+"""
 
 from __future__ import annotations
 
 import xarray as xr
 from matplotlib.figure import Figure
 
+from experiments.routes import strongest
 from tokinterp import plots
 
 
@@ -23,9 +27,10 @@ def compose(results: xr.DataTree) -> Figure:
             ax.set_title(said)
         for ax, name, select in ((axes[1, 0], "previous", {}), (axes[1, 1], "merge", {"pieces": 2})):
             one, two = (strongest(ds, name) for ds in (routes, blank))
+            one[name].attrs["log"] = 1  # one head is far above all others
             plots.curves(
                 one, [name, f"{name}_control"], ax=ax, select=select, other={"untrained": two}, label="trained",
-                ylabel=f"largest share of a head\n{WORDS[name]}", legend=ax is axes[1, 0],
+                ylabel=f"head chosen on other prompts,\nshare {WORDS[name]}", legend=ax is axes[1, 0],
             )  # fmt: skip
         plots.curves(routes, "mlp_share", ax=axes[2, 0], other={"untrained": blank}, label="trained")
         ranks, other = (ds.mean(("block", "head"), keep_attrs=True) for ds in (rank, rank_0))
@@ -38,12 +43,3 @@ def compose(results: xr.DataTree) -> Figure:
 
 
 WORDS = {"previous": "from the token before", "merge": "from the piece before"}
-
-
-def strongest(ds: xr.Dataset, name: str) -> xr.Dataset:
-    """Return the values of the head that takes most in each block, and its control."""
-    at = ds[name].mean("prompt").fillna(-1).argmax("head")
-    out = ds[[name, f"{name}_control"]].isel(head=at).drop_vars("head", errors="ignore")
-    for v in out.data_vars.values():
-        v.attrs["log"] = 1  # one head is far above all others
-    return out

@@ -88,8 +88,8 @@ MUTANTS = [
     (
         "concepts: code chosen where it is scored",
         "tokinterp/embeddings/senses.py",
-        "area = auroc(codes[fitted], yes[fitted])",
-        "area = auroc(codes[~fitted], yes[~fitted])",
+        "area = area_of(codes[fitted], yes[fitted])",
+        "area = area_of(codes[~fitted], yes[~fitted])",
         "tests/embeddings/test_senses.py::test_a_planted_code_tells_senses_and_permuted_ones_are_chance",
     ),
     (

@@ -120,3 +120,6 @@ def test_importance_of_trained_and_untrained_heads_has_one_scale():
     scales = [c.get_clim() for ax in fig.axes[:2] for c in (*ax.collections, *ax.images)]
     assert len(scales) == 2
     assert scales[0] == scales[1] == pytest.approx((0, share[0].mean(0).max()))
+    drawn = [line.get_ydata() for line in fig.axes[2].lines if len(line.get_xdata()) == 2][:3:2]
+    for y, one in zip(drawn, share, strict=True):  # chosen on the prompts with even numbers, drawn for the others
+        np.testing.assert_allclose(y, one[1::2].mean(0)[[0, 1], one[::2].mean(0).argmax(1)])

@@ -22,7 +22,7 @@ def test_a_planted_code_tells_senses_and_permuted_ones_are_chance():
     assert np.mean(noise) == pytest.approx(0.5, abs=0.06), "the best of 20 codes is chosen elsewhere"
     scores = np.round(rng.random((50, 3)), 1)
     yes = rng.random(50) < 0.4
-    np.testing.assert_allclose(senses.auroc(scores, yes), [roc_auc_score(yes, s) for s in scores.T])
+    np.testing.assert_allclose(senses.area_of(scores, yes), [roc_auc_score(yes, s) for s in scores.T])
     assert np.isnan(senses.tell_senses(codes, meant, np.ones(200, bool))[0]).all(), "nothing is held out"
 
 

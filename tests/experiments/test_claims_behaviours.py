@@ -102,6 +102,7 @@ def test_a_head_is_chosen_on_one_half_and_compared_with_the_shuffled_copy_on_the
     assert value == pytest.approx(judged - shuffled)
     assert verdict == said
     assert "head 1.2" in numbers
+    assert numbers["head of each block"]["curve"][1] == pytest.approx(judged), "not the largest of its own half"
 
 
 @pytest.mark.parametrize(("kind", "says"), [("token", "next token"), ("concept", "end of the word")])

@@ -37,6 +37,9 @@ def test_a_head_is_chosen_on_other_prompts_than_it_is_judged_on(planted, said):
     row = row_of(routes, "a head reads", {"routes": ds})
     assert first(row) == (pytest.approx(planted, abs=0.02), said)
     assert "trained, block.head 2.1" in row["numbers"]
+    chosen = values[0, 0::2].mean(0).argmax(1)
+    shown = values[0, 1::2].mean(0)[range(3), chosen]
+    np.testing.assert_allclose(row["numbers"]["trained, head of each block"]["curve"], shown, atol=1e-3)
 
 
 @pytest.mark.parametrize(("last", "said"), [(0.3, "yes"), (0.01, "no")])

@@ -9,17 +9,19 @@ from experiments import training
 from experiments.runner.claims import Number
 
 
-def scores(gap, accuracy, half=0.05, n=50):
-    """Planted numbers of last pieces at offsets -1 and 0; those of offset 0 are larger by 1."""
+def scores(gap, accuracy, half=0.05, n=50, other=None):
+    """Planted numbers of last pieces and others at offsets -1 and 0; those of offset 0 are larger by 1."""
     by = ("subset", "layer", "offset")
-    values = {k: np.stack([np.array(v), np.array(v) + 1], -1)[None] for k, v in (("gap", gap), ("accuracy", accuracy))}
+    values = {k: np.array([v, w])[..., None] + [0, 1]
+              for k, v, w in (("gap", gap, gap), ("accuracy", accuracy, other or accuracy))}  # fmt: skip
     variables = {k: (by, v) for k, v in values.items()}
     for name, of in (("gap_band", "gap"), ("gap_interval", "gap"), ("accuracy_interval", "accuracy")):
         wide = half if name != "gap_interval" else half / 5
         variables[name] = (("bound", *by), np.stack([values[of] - wide, values[of] + wide]))
-    variables["n_positions"] = (("subset", "offset"), [[n, n]])
+    variables["n_positions"] = (("subset", "offset"), [[n, n]] * 2)
     return xr.Dataset(
-        variables, {"subset": ["last piece"], "layer": [0, 1, 2], "offset": [-1, 0], "bound": ["lower", "upper"]}
+        variables,
+        {"subset": ["last piece", "other"], "layer": [0, 1, 2], "offset": [-1, 0], "bound": ["lower", "upper"]},
     )
 
 
@@ -52,6 +54,13 @@ def test_what_is_gathered_and_what_is_forgotten_again():
     lost = training.forgotten(of_training())
     assert [*lost] == ["step_100", "step_20", "untrained"]
     assert [lost[n].value for n in lost] == pytest.approx([0.6, 0.3, 0.0])
+
+
+def test_the_layer_is_chosen_on_other_tokens_than_it_is_judged_on():
+    """The best of many layers that differ by chance alone lies above the last."""
+    planted = of_training(other=(0.9, 0.1, 0.1))
+    assert "layer 0, last checkpoint less untrained" in training.gathered(planted)
+    assert training.forgotten(planted)["step_100"].value == pytest.approx(-0.1)
 
 
 def test_a_difference_of_networks_has_an_interval_wider_than_each():

@@ -130,6 +130,42 @@ def test_shift_is_that_of_a_loop(long_model):
         assert float(ds["bias_share"].sel(n_fillers=6, layer=layer)) == pytest.approx(wanted, rel=1e-4)
 
 
+def test_an_item_that_is_not_finite_takes_no_part(long_model, monkeypatch):
+    """One NaN would make every number over items NaN: the others are counted, and their values stand."""
+    from tokinterp.fillers import residual
+
+    ends = (" in", " to", " the", " and", " of", " on")
+    given = [(f"{word} go", ends[n]) for n, word in enumerate(("The", "One", "Two", "A", "No", "It"))]
+    calls = {
+        "shift": lambda q: shift(long_model, q, n_fillers=[2], kind=" x"),
+        "filler_states": lambda q: filler_states(long_model, q, n_fillers=3, kind=" x"),
+        "filler_probes": lambda q: residual.filler_probes(long_model, q, n_fillers=2, folds=2, kind=" x"),
+    }
+    rest = {name: call([*given[:2], *given[3:]]) for name, call in calls.items()}
+    real = residual.states
+
+    def spoilt(*args, bad=(2,), **options):
+        h = real(*args, **options)
+        h[list(bad), :, -1, 0] = torch.nan
+        return h
+
+    monkeypatch.setattr(residual, "states", spoilt)
+    for name, call in calls.items():
+        ds = call(given)
+        ti.check(ds)
+        assert ds.attrs["n_groups"] == 5
+        if "prompt" in ds.dims:
+            each = [n for n, v in ds.data_vars.items() if "prompt" in v.dims]
+            assert all(np.isnan(ds[n].sel(prompt=2)).all() for n in each)
+            ds, rest[name] = ds.drop_sel(prompt=2), rest[name].drop_vars("prompt")
+        for n in ds.data_vars:
+            np.testing.assert_allclose(ds[n].values, rest[name][n].values, rtol=1e-4, atol=1e-5, err_msg=n)
+    monkeypatch.setattr(residual, "states", lambda *a, **o: spoilt(*a, bad=range(6), **o))
+    for call in calls.values():
+        with pytest.raises(ValueError, match="6 items, 0 of them finite"):
+            call(given)
+
+
 def test_filler_probes_read_what_they_say(long_model, monkeypatch):
     """States of each source, embeddings of each target, a shuffle that moves answers, folds and draws over items."""
     from tokinterp.fillers import residual

@@ -2,12 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
 from scipy import stats
 from tiny import byte_tokenizer, tiny_lm
 
 import tokinterp as ti
-from tokinterp.kernels.lens import separation
 
 TEXTS = ["the river and the kings sing to the sea", "bring the nothing into it", " to the and"]
 
@@ -15,32 +13,6 @@ TEXTS = ["the river and the kings sing to the sea", "bring the nothing into it",
 @pytest.fixture(scope="module")
 def model():
     return ti.wrap(tiny_lm("llama"), byte_tokenizer(), id="tiny")
-
-
-def test_probabilities_are_those_of_the_rank_test_and_half_by_chance():
-    rng = np.random.default_rng(0)
-    x = torch.from_numpy(rng.integers(0, 6, (300, 40)).astype(float))
-    yes = torch.from_numpy(rng.random((300, 40)) < 0.4)
-    no = ~yes & torch.from_numpy(rng.random((300, 40)) < 0.8)
-    found = separation(x, yes, no)
-    for i in range(5):
-        a, b = x[i][yes[i]].numpy(), x[i][no[i]].numpy()
-        assert float(found[i]) == pytest.approx(stats.mannwhitneyu(a, b).statistic / len(a) / len(b))
-    assert float(found.mean()) == pytest.approx(0.5, abs=0.02)
-    assert float(separation(x + 9 * yes, yes, no).min()) == 1
-    assert separation(x[:1], yes[:1], no[:1] & False).isnan().all()
-    torch.testing.assert_close(separation(x.where(yes | no, torch.nan), yes, no), found)
-    split = [t.unflatten(0, (3, 100)) for t in (x, yes, no)]
-    torch.testing.assert_close(separation(*split).flatten(), found)
-
-
-def test_long_texts_are_counted_to_the_last_pair():
-    n = 20_000
-    x = torch.arange(n, dtype=torch.float32)[None] % 7
-    yes = torch.arange(n)[None] % 2 == 0
-    a, b = (x[0][w].double().numpy() for w in (yes[0], ~yes[0]))
-    wanted = stats.mannwhitneyu(a, b).statistic / len(a) / len(b)
-    assert float(separation(x, yes, ~yes)) == pytest.approx(wanted, rel=1e-12)
 
 
 def test_entropies_are_those_before_word_starts_and_inside(model):

@@ -19,7 +19,7 @@ from ..run.stream import stream
 from ..settings import checked, count, level, names, number, positive, several, string
 from ..stats.resample import group_sums, mean_interval
 from ..text.prompts import Prompts
-from .senses import auroc
+from .senses import area_of
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -214,7 +214,7 @@ def token_features(
             "purity": np.where(code[:, -1] > 0, _purity(ids[at]), np.nan),
             "top_token": np.where(code > 0, text[at], ""), "top_code": code,
             "weight": fit.weight, "n_weights": (fit.weight != 0).sum(1),
-            "auroc": [auroc(fit.score[scored][:, [n]], answers[scored] == n)[0] for n in range(len(classes))],
+            "auroc": [area_of(fit.score[scored][:, [n]], answers[scored] == n)[0] for n in range(len(classes))],
         }  # fmt: skip
         for k, value in values.items():
             rows.setdefault(k, []).append(value)

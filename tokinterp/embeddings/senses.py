@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 import xarray as xr
 
+from ..kernels.roc import auroc
 from ..results.dataset import variable
-from ..stats.resample import ratio
-from ..stats.tests import ranks
 
 if TYPE_CHECKING:
     from ..text.prompts import Prompts
@@ -61,21 +61,15 @@ def _best_code(codes: np.ndarray, yes: np.ndarray, fitted: np.ndarray) -> tuple[
     """Return the AUROC of held-out samples by the code that tells the fitted ones apart best, and that code; or NaN."""
     if min(np.unique(yes[side]).size for side in (fitted, ~fitted)) < 2:
         return float("nan"), -1
-    area = auroc(codes[fitted], yes[fitted])
+    area = area_of(codes[fitted], yes[fitted])
     best = int(np.abs(area - 0.5).argmax())
-    return float(auroc(codes[~fitted][:, [best]] * np.sign(area[best] - 0.5), yes[~fitted])[0]), best
+    return float(area_of(codes[~fitted][:, [best]] * np.sign(area[best] - 0.5), yes[~fitted])[0]), best
 
 
-def auroc(scores: np.ndarray, yes: np.ndarray) -> np.ndarray:
-    """Return (column,) the probability that a row of those that are has a higher score than one of the others; or NaN.
-
-    Examples
-    --------
-    >>> auroc(np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]]), np.array([False, False, True])).tolist()
-    [1.0, 0.5]
-    """
-    n, m = int(yes.sum()), int((~yes).sum())
-    return ratio(ranks(scores)[yes].sum(0) - n * (n + 1) / 2, np.array(n * m))
+def area_of(scores: np.ndarray, yes: np.ndarray) -> np.ndarray:
+    """Return (column,) the AUROC of each column of scores for the rows that are, against the others."""
+    there = torch.from_numpy(yes)[None]
+    return auroc(torch.from_numpy(scores.T), there, ~there).numpy()
 
 
 def sense_variables(found: Sequence[np.ndarray]) -> dict[str, xr.Variable]:

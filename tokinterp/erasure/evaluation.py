@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from ..kernels.roc import auroc
 from ..kernels.state import neutral
 from ..results.dataset import bound_coord, variable
 from ..results.documents import groups_of_prompts, interval_name
@@ -314,16 +315,16 @@ def _auroc(psi: np.ndarray, control: np.ndarray, group: np.ndarray, n_boot: int,
     if not ok.any():
         return np.array([np.nan, np.nan, np.nan, 0])
     psi, control, group = psi[ok], control[ok], group[ok]
-    score = torch.from_numpy(np.concatenate([psi, control.ravel()]))
-    positive = torch.arange(len(score), dtype=torch.int64, device="cpu") < len(psi)
+    score = torch.from_numpy(np.concatenate([psi, control.ravel()]))[None]
+    positive = torch.arange(score.shape[1], dtype=torch.int64, device="cpu") < len(psi)
     found, place = np.unique(np.concatenate([group, np.repeat(group, control.shape[1])]), return_inverse=True)
 
     def area(w: np.ndarray) -> np.ndarray:
         parts = [torch.from_numpy(w[a : a + 50][:, place]) for a in range(0, len(w), 50)]
-        return torch.cat([seg.auroc(score, positive, p) for p in parts]).numpy()
+        return torch.cat([auroc(score, p * positive, p * ~positive) for p in parts]).numpy()
 
     bounds = resample(area, len(found), level=level, n_boot=n_boot, seed=seed)
-    return np.array([float(seg.auroc(score, positive)), *bounds, len(found)])
+    return np.array([float(auroc(score[0], positive, ~positive)), *bounds, len(found)])
 
 
 def _unit_counts(units: TokenSpans, prompts: Prompts, kind: str | None) -> Counter[bytes]:

@@ -63,6 +63,28 @@ def slots_of(items: Items) -> np.ndarray:
     return items.filler[:, :1] + np.arange(items.n_fillers)
 
 
+def finite_items(h: torch.Tensor, questions: Any, least: int = 1) -> np.ndarray:
+    """Return (item,) which items have finite states, (item, ...), everywhere: the others take no part in any number.
+
+    Raises
+    ------
+    ValueError
+        If fewer than ``least`` have.
+    """
+    known = h.isfinite().flatten(1).all(1).numpy()
+    if (n := int(known.sum())) < least:
+        rest = "" if n == len(known) else f", {n} of them finite"
+        raise ValueError(f"questions={short(questions)}: {len(known)} items{rest}: {least} are needed")
+    return known
+
+
+def _of_all(values: torch.Tensor, known: np.ndarray) -> torch.Tensor:
+    """Return (item, ...) values of the items that are finite, with NaN for the others."""
+    out = values.new_full((len(known), *values.shape[1:]), torch.nan)
+    out[known] = values
+    return out
+
+
 @checked(n_fillers=several(count(), 1), placement=one_of(*PLACEMENTS))
 @steady
 def shift(
@@ -92,12 +114,14 @@ def shift(
         ``increment``, the shift from the grid value before; ``attribution``, what the block before the layer (at layer
         0: the embedding) adds to the logit of the answer with the scale of the final norm frozen, which sums over
         layers to ``logit`` less ``constant`` (the biases). By ``n_fillers`` and ``layer``: ``bias_share`` =
-        ||mean shift||^2 / mean ||shift||^2, 1 if fillers move all items alike and about 1/n if not at all.
+        ||mean shift||^2 / mean ||shift||^2, 1 if fillers move all items alike and about 1/n if not at all. Items that
+        are not finite with all numbers of fillers are NaN and take no part; ``n_groups`` counts the others.
 
     Raises
     ------
     ValueError
-        If the head is not linear behind the final norm (a soft cap), or the norm is none with a frozen scale.
+        If no item is finite, the head is not linear behind the final norm (a soft cap), or the norm is none with a
+        frozen scale.
 
     Examples
     --------
@@ -112,14 +136,17 @@ def shift(
     made = [build_items(model, questions, n_fillers=k, placement=placement, **how) for k in grid]
     seen = [torch.stack([states(model, i, i.last[:, None], closed=c)[:, 0] for c in (False, True)]) for i in made]
     h = torch.stack(seen, 2).double()  # (variant, item, k, layer, d)
+    known = finite_items(h.transpose(0, 1), questions)
+    h[:, ~known] = torch.nan
     base = h[:, :, :1]
     delta = h - base
     size = base.norm(dim=-1)
     step = (h[0, :, 1:] - h[0, :, :-1]).norm(dim=-1) / h[0, :, :-1].norm(dim=-1)
     first = torch.tensor([int(a[0]) for a in made[0].answers], dtype=torch.int64, device="cpu")
-    parts, constant, logit = attribute(model, h[0].float(), first)
-    square = delta[0].pow(2).sum(-1).mean(0)
-    share = delta[0].mean(0).pow(2).sum(-1) / torch.where(square > 0, square, torch.nan)
+    parts, constant, logit = (_of_all(x, known) for x in attribute(model, h[0, known].float(), first[known]))
+    moved = delta[0, known]
+    square = moved.pow(2).sum(-1).mean(0)
+    share = moved.mean(0).pow(2).sum(-1) / torch.where(square > 0, square, torch.nan)
     by, each = ("n_fillers", "layer"), ("prompt", "n_fillers", "layer")
     both = ("variant", *each)
     data = {
@@ -139,7 +166,8 @@ def shift(
         **layer_coords(range(model.info.n_layers + 1), model.info),
     }
     settings = settings_of(questions, how, n_fillers=grid, placement=placement)
-    return finish(xr.Dataset(data, coords), model, "shift", settings, how["seed"])
+    ds = xr.Dataset(data, coords, {"n_groups": int(known.sum()), "groups": "items"})
+    return finish(ds, model, "shift", settings, how["seed"])
 
 
 def attribute(model: Model, h: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -222,12 +250,13 @@ def filler_states(
         By layer and ``slot``: ``next_cosine`` with the next filler, and ``next_cosine_centred`` after the mean over
         items at each slot is taken away (the last slot is NaN). By layer and ``component`` (slot, item, residual):
         ``variance_share`` of a two-way split and ``chance_share``, that of independent noise. By layer:
-        ``same_slot_cosine`` over pairs of items.
+        ``same_slot_cosine`` over pairs of items. Items that are not finite take no part; ``n_groups`` counts the
+        others.
 
     Raises
     ------
     ValueError
-        For fewer than two fillers or items.
+        For fewer than two fillers, or items that are finite.
 
     Examples
     --------
@@ -240,9 +269,8 @@ def filler_states(
     how, _ = parted(asked, kind="dots")
     questions = asked_questions(questions)
     items = build_items(model, questions, n_fillers=n_fillers, placement=placement, **how)
-    if len(items) < 2:
-        raise ValueError(f"questions={short(questions)}: {len(items)} items: two are needed to compare them")
     h = states(model, items, slots_of(items)).double()  # (item, slot, layer, d)
+    h = h[finite_items(h, questions, 2)]
     n, s = h.shape[:2]
     centred = h - h.mean(0)
     pad_last = ((0, 1), (0, 0))
@@ -272,7 +300,8 @@ def filler_states(
         **layer_coords(range(model.info.n_layers + 1), model.info),
     }
     settings = settings_of(questions, how, n_fillers=n_fillers, placement=placement)
-    return finish(xr.Dataset(data, coords), model, "filler_states", settings, how["seed"])
+    ds = xr.Dataset(data, coords, {"n_groups": n, "groups": "items"})
+    return finish(ds, model, "filler_states", settings, how["seed"])
 
 
 @checked(n_fillers=count(1), folds=count(2), ridge=positive)
@@ -309,7 +338,7 @@ def filler_probes(
     xarray.Dataset
         ``explained`` by ``target``, ``source`` and ``layer``, with ``explained_interval`` over items and
         ``explained_band``, the same for all layers at once: that of the best layer; at most 1, below 0 where the mean
-        does better.
+        does better. Items that are not finite take no part; ``n_groups`` counts the others.
 
     Examples
     --------
@@ -328,31 +357,33 @@ def filler_probes(
         "mean filler": slots_of(items), "last of question": items.question[:, 1:] - 1,
         "first of cue": items.cue[:, :1], "answer position": items.last[:, None],
     }  # fmt: skip
+    h = torch.stack([states(model, items, positions).double().mean(1) for positions in at.values()], 1)
+    known = finite_items(h, questions, 2 * folds)
+    h, n = h[known].numpy(), int(known.sum())  # (item, source, layer, d)
     seed = how["seed"]
     rng = np.random.default_rng(seed)
-    answer = np.array([a[0] for a in items.answers])
+    answer = np.array([a[0] for a in items.answers])[known]
     wanted = {
-        "answer": answer, "input": np.array([i[b - 1] for i, b in zip(items.ids, items.question[:, 1], strict=True)]),
-        "shuffled answer": answer[rng.permutation(len(answer))],
-    }  # fmt: skip
+        "answer": answer,
+        "input": np.array([i[b - 1] for i, b in zip(items.ids, items.question[:, 1], strict=True)])[known],
+        "shuffled answer": answer[rng.permutation(n)],
+    }
     embedded = {t: embeddings_alone(model, x) for t, x in wanted.items()}
-    fold = rng.permutation(len(items)) % folds
-    out = np.zeros((2, len(items), len(wanted), len(at), model.info.n_layers + 1))
-    for j, positions in enumerate(at.values()):
-        h = states(model, items, positions).double().mean(1).numpy()
-        for layer in range(h.shape[1]):
-            for i, y in enumerate(embedded.values()):
-                out[:, :, i, j, layer] = held_out(h[:, layer], y, fold, folds, ridge)
-    unit = np.arange(len(items))
+    fold = rng.permutation(n) % folds
+    out = np.zeros((2, n, len(wanted), len(at), model.info.n_layers + 1))
+    for j, layer in np.ndindex(h.shape[1:3]):
+        for i, y in enumerate(embedded.values()):
+            out[:, :, i, j, layer] = held_out(h[:, j, layer], y, fold, folds, ridge)
+    unit = np.arange(n)
     value, *bounds = share_explained(out[0], out[1], unit, seed=seed)
     band = explained_band(out[0], out[1], unit, seed=seed)
     each, what = ("target", "source", "layer"), "variance of the target explained, held out"
-    over = interval_name(what, 0.95, "items", len(items))
+    over = interval_name(what, 0.95, "items", n)
     data = {
         "explained": variable(each, value, what, "1"),
         "explained_interval": variable(("bound", *each), np.stack(bounds), over, "1"),
         "explained_band": variable(
-            ("bound", *each), band, interval_name(f"{what}, at all layers at once,", 0.95, "items", len(items)), "1"
+            ("bound", *each), band, interval_name(f"{what}, at all layers at once,", 0.95, "items", n), "1"
         ),
     }
     coords = {
@@ -362,5 +393,5 @@ def filler_probes(
         **layer_coords(range(model.info.n_layers + 1), model.info),
     }
     settings = settings_of(questions, how, n_fillers=n_fillers, folds=folds, ridge=ridge)
-    ds = xr.Dataset(data, coords, {"n_groups": len(items), "groups": "items"})
+    ds = xr.Dataset(data, coords, {"n_groups": n, "groups": "items"})
     return finish(ds, model, "filler_probes", settings, seed)

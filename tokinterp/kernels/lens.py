@@ -163,27 +163,3 @@ def first_and_stable(agrees: Tensor) -> tuple[Tensor, Tensor]:
     first = (agrees.long().cumsum(1) == 0).sum(1)
     stable = agrees.shape[1] - agrees.long().flip(1).cumprod(1).sum(1)
     return first, stable
-
-
-def separation(value: torch.Tensor, yes: torch.Tensor, no: torch.Tensor) -> torch.Tensor:
-    """Return (...) float64 probability that a value of some places is above one of others, ties counted half.
-
-    Parameters
-    ----------
-    value : torch.Tensor
-        (..., place).
-    yes, no : torch.Tensor
-        (..., place) bool; NaN is returned where a row has none of either.
-
-    Examples
-    --------
-    >>> x = torch.tensor([[3.0, 1.0, 2.0, 2.0]])
-    >>> separation(x, torch.tensor([[True, False, True, False]]), torch.tensor([[False, True, False, True]])).tolist()
-    [0.875]
-    """
-    value = value.masked_fill(~(yes | no), torch.inf).contiguous()  # NaN has no order
-    ordered, index = value.sort(-1)
-    below = torch.nn.functional.pad(no.gather(-1, index).long().cumsum(-1), (1, 0))
-    low, high = (below.gather(-1, torch.searchsorted(ordered, value, right=side)) for side in (False, True))
-    wins = ((low + high) * yes).sum(-1).double() / 2
-    return wins / (yes.sum(-1) * no.sum(-1))

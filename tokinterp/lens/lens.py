@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ..kernels import lens
+from ..kernels.roc import auroc
 from ..run.measurement import Field, Measurement
 from ..run.sites import resid
 from ..settings import checked, names
@@ -309,7 +310,7 @@ class LogitLens(Measurement):
         out = {}
         for name, value in (("boundary_auroc", entropy), ("spike_auroc", rise)):
             known = (weight & ~value.isnan()).movedim(1, -1)
-            out[name] = lens.separation(value.movedim(1, -1), known & begins, known & inside)
+            out[name] = auroc(value.movedim(1, -1), known & begins, known & inside)
         return out
 
     # -- the outcome ------------------------------------------------------------------------------------------

@@ -224,20 +224,3 @@ def test_bad_settings(options, message):
 def test_bad_weight():
     with pytest.raises(ValueError, match="'length' or 'span'"):
         seg.segment_dp(torch.zeros(2, 2), "tokens")
-
-
-def test_auroc_is_the_share_of_pairs_in_order():
-    torch.manual_seed(1)
-    score = torch.randint(0, 6, (40,)).double()
-    positive = torch.rand(40) < 0.4
-    pairs = [(a, b) for a in score[positive].tolist() for b in score[~positive].tolist()]
-    expected = sum((a > b) + 0.5 * (a == b) for a, b in pairs) / len(pairs)
-    assert float(seg.auroc(score, positive)) == pytest.approx(expected)
-    weights = torch.randint(0, 3, (5, 40))
-    repeated = [float(seg.auroc(score.repeat_interleave(w), positive.repeat_interleave(w))) for w in weights]
-    assert seg.auroc(score, positive, weights).tolist() == pytest.approx(repeated)
-    from sklearn.metrics import roc_auc_score
-
-    one = roc_auc_score(positive.numpy(), score.numpy(), sample_weight=weights[0].numpy())
-    assert float(seg.auroc(score, positive, weights[0])) == pytest.approx(one)
-    assert seg.auroc(score, positive | True).isnan()

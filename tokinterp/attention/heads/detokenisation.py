@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from ...kernels.roc import auroc
 from ...models.attention.first_block import FirstBlock, first_block
 from ...models.steady import steady
 from ...results.dataset import bound_coord, variable
@@ -189,34 +190,15 @@ def _aurocs(
     own, null = [], []
     for rows in torch.arange(len(order), dtype=torch.int64, device=device).split(step):
         scores = block.next_scores(second[rows], sizes)[..., ordinary]
-        own.append(weighted_auroc(scores, table[rows]))
-        null.append(weighted_auroc(scores, table[torch.from_numpy(other).to(device)[rows]]))
+        own.append(_of_each(scores, table[rows]))
+        null.append(_of_each(scores, table[torch.from_numpy(other).to(device)[rows]]))
     return torch.cat(own).cpu().numpy(), torch.cat(null).cpu().numpy()
 
 
-def weighted_auroc(scores: Tensor, counts: Tensor) -> Tensor:
-    """Return (row, head) float64: how often a score that counts lies above one that does not, ties half.
-
-    Parameters
-    ----------
-    scores : torch.Tensor
-        (row, head, item).
-    counts : torch.Tensor
-        (row, item) how often each item counts; 0 for the others.
-
-    Examples
-    --------
-    >>> scores = torch.tensor([[[0.0, 1.0, 2.0, 3.0]]])
-    >>> float(weighted_auroc(scores, torch.tensor([[0.0, 3.0, 0.0, 1.0]])))
-    0.625
-    """
-    scores = scores.contiguous()
-    ordered, index = scores.sort(-1)
-    none = (counts == 0).double()[:, None].expand(scores.shape)
-    below = torch.nn.functional.pad(none.gather(-1, index).cumsum(-1), (1, 0))
-    low, high = (below.gather(-1, torch.searchsorted(ordered, scores, right=r)) for r in (False, True))
-    wins = (counts.double()[:, None] * (low + high) / 2).sum(-1)
-    return wins / (counts.double().sum(-1) * none[:, 0].sum(-1))[:, None]
+def _of_each(scores: Tensor, counts: Tensor) -> Tensor:
+    """Return (row, head) AUROC of (row, head, item) scores: items as often as they count against those that do not."""
+    counts = counts[:, None]
+    return auroc(scores, counts, counts == 0)
 
 
 def _importance(block: FirstBlock, ids: Tensor) -> Tensor:
