@@ -10,6 +10,7 @@ import argparse
 import json
 import pkgutil
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,11 @@ NAMES = sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]
 DECIDING = ("experiment", "preset", "commit", "dirty", "created", "settings", "texts", "model", "fingerprints")
 
 
-def redraw(name: str, preset: str, out: Path, runs: Path | None = None, dirty: bool = False) -> list[Path]:
-    """Draw the figure of a record as PDF and PNG and return the files.
+def redraw(
+    name: str, preset: str, out: Path, runs: Path | None = None, dirty: bool = False,
+    kinds: Sequence[str] = ("pdf", "png"),
+) -> list[Path]:  # fmt: skip
+    """Draw the figure of a record and return the files.
 
     Parameters
     ----------
@@ -37,6 +41,8 @@ def redraw(name: str, preset: str, out: Path, runs: Path | None = None, dirty: b
         Folder with record and store, where it is not the usual one.
     dirty : bool
         Draw a record of code that was no commit, too.
+    kinds : sequence of str
+        Endings of the files.
 
     Raises
     ------
@@ -62,7 +68,7 @@ def redraw(name: str, preset: str, out: Path, runs: Path | None = None, dirty: b
         )
     print(f"{name}: {path.name}, commit {str(kept['commit'])[:9]}, {kept['created']}", flush=True)
     fig = import_module(f"figures.{name}").compose(results)
-    return [plots.save(fig, out / f"{name}.{preset}.{kind}") for kind in ("pdf", "png")]
+    return [plots.save(fig, out / f"{name}.{preset}.{kind}") for kind in kinds]
 
 
 def unfit(kept: dict[str, Any], name: str, preset: str, dirty: bool) -> str:

@@ -27,7 +27,8 @@ def _repetition(ds: xr.Dataset, ax: Axes) -> None:
     own, moved = (ds.sel(condition=[f"{k}{how}" for k in kept]) for how in ("", ", moved"))
     moved = moved.assign_coords(condition=own["condition"])
     own["prob_last"].attrs["log"] = moved["prob_last"].attrs["log"] = 1
-    plots.curves(own, "prob_last", along="repetition", other={"moved": moved}, label="in their place", ax=ax)
+    plots.curves(own, "prob_last", along="repetition", other={"moved": moved}, label="in their place",
+                 ylabel="probability of the last target", ax=ax)  # fmt: skip
 
 
 def _distance(ds: xr.Dataset, ax: Axes) -> None:
@@ -46,7 +47,7 @@ def _cute(ds: xr.Dataset, ax: Axes) -> None:
 
 def _spelling(ds: xr.Dataset, ax: Axes) -> None:
     names = ["mean_matched_auc", *(f"mean_matched_auc_{k}" for k in ("shuffled", "random", "length"))]
-    plots.curves(ds, names, ax=ax, ylabel="area, words of one length")
+    plots.curves(ds, names, ax=ax, ylabel="AUROC of letters, words of one length")
 
 
 PANELS = {"repetition": _repetition, "distance": _distance, "ciphers": _ciphers, "cute": _cute, "spelling": _spelling}

@@ -26,6 +26,9 @@ def compose(results: xr.DataTree) -> Figure:
 def levels(ds: xr.Dataset) -> xr.Dataset:
     """Return the conditions as levels of shuffling, S, whose order is seen in the colours."""
     level = [int(str(n).partition(":")[2] or 0) for n in ds["null"].values]
-    ds = ds.assign_coords(null=level).rename(null="shuffle")
-    ds["shuffle"].attrs = {"long_name": "level of shuffling: 4**S blocks of tokens in random order", "units": "1"}
+    ds = ds.assign_coords(null=level).rename(null="shuffling_level")
+    ds["shuffling_level"].attrs = {
+        "long_name": "level of shuffling: 4**S blocks of tokens in random order",
+        "units": "1",
+    }
     return ds

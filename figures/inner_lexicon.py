@@ -25,11 +25,13 @@ def compose(results: xr.DataTree) -> Figure:
             label="trained",
         )  # fmt: skip
         pair_of = ["canonicity", "control"]
-        plots.curves(near, pair_of, select={"variant": "centred"}, ax=axes[1, 0], other=near_0, label="trained")
+        plots.curves(near, pair_of, select={"variant": "centred"}, ax=axes[1, 0], other=near_0, label="trained",
+                     ylabel="cosine with a word")  # fmt: skip
         plots.curves(near, "closer", by="kind", select={"variant": "raw"}, ax=axes[1, 1], other=near_0, label="trained")
         for n, ax in zip(pieces["pieces"].values[:2], axes[2], strict=True):
             plots.curves(
-                pieces, ["attention", "control"], select={"pieces": int(n)}, ax=ax, other=pieces_0, label="trained"
-            )
+                pieces, ["attention", "control"], select={"pieces": int(n)}, ax=ax, other=pieces_0, label="trained",
+                ylabel=f"attention to earlier pieces, words of {n} tokens",
+            )  # fmt: skip
         plots.panel_letters(axes)
     return fig

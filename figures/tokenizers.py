@@ -16,7 +16,7 @@ def compose(results: xr.DataTree) -> Figure:
     metrics, overview = (results[n].to_dataset() for n in ("metrics", "overview"))
     first = str(metrics["lang"].values[0])
     others = metrics.sel(lang=[x for x in metrics["lang"].values if x != first])
-    markov = results["switching/bpe"].to_dataset()
+    markov = results["switching/bpe"].to_dataset().rename(n_train="training_strings")
     fig, axes = plots.figure("double", 7.4, rows=3, columns=2)
     with plots.paper_style():
         plots.rows(others, "premium", "lang", ax=axes[0, 0], xlabel=f"premium over {first}")

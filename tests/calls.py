@@ -690,7 +690,7 @@ CALLS: dict[str, Callable[[World], Call]] = {
         "rows": {**_of("intervene"), "names": "log_prob_change", "dim": "intervention"},
         "maps": {**_ds("mass"), "name": "mass"}, "tokens": {**_ds("lens"), "name": "token_cross_entropy"},
         "lens_table": _ds("lens"), "imbalance_plane": _ds("imbalance"),
-        "erasure_map": _ds("erasure"), "erasure_html": _ds("erasure"), "psi_distribution": _ds("erasure"),
+        "erasure_map": _ds("erasure"), "psi_distribution": _ds("erasure"),
         "precision_recall": {"scores": lambda w: w.result("evaluate")},
         "figure": {}, "panel_letters": {"axes": lambda w: [_ax(w)]}, "paper_style": {},
         "save": {"fig": lambda w: _ax(w), "path": lambda w: w.new("f.pdf")},

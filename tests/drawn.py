@@ -71,7 +71,7 @@ def small(text, psi=0.5, **attrs):
         "span_prompt": ("span", [0, 0]), "start": ("span", [1, 3]), "stop": ("span", [3, 4]),
     }  # fmt: skip
     data = {
-        "psi": ("span", [psi, 0.9]),
+        "psi": ("span", [psi, 0.9], {"chance": 0}),
         "delta": (("token", "offset"), np.array([[0.1, np.nan], [0.25, 0.5], [0, 0]])),
     }
     return xr.Dataset(data, coords, {"start_layer": 1, "end_layer": 3, "measurement": "ErasureScores", **attrs})

@@ -45,6 +45,8 @@ MUTANTS = [
     ('tiny records on the page', 'experiments/runner/page.py', 'if not f.stem.endswith(".tiny")', 'if f.stem', 'tests/experiments/test_page.py::test_rows_hold_numbers_intervals_and_verdicts'),
     ('the page without intervals', 'experiments/runner/page.py', 'else f" [{low:.4g}, {high:.4g}]")', 'else "")', 'tests/experiments/test_page.py::test_rows_hold_numbers_intervals_and_verdicts'),
     ('a head is judged where it was chosen', 'experiments/routes.py', 'one = v.isel(prompt=slice(1, None, 2), block', 'one = v.isel(prompt=slice(0, None, 2), block', 'tests/experiments/test_claims_weights.py -k chosen'),
+    ('the head of a block is judged where it was chosen', 'experiments/routes.py', 'rest.isel(head=first[name]', 'rest.isel(head=rest[name]', 'tests/experiments/test_claims_weights.py -k chosen'),
+    ('a layer is judged where it was chosen (training)', 'experiments/training.py', 'subset="other", offset=-1', 'subset="last piece", offset=-1', 'tests/experiments/test_training.py -k chosen'),
     ('ranks at the shortest length', 'experiments/routes.py', '.isel(length=-1)', '.isel(length=0)', 'tests/experiments/test_claims_weights.py -k longest'),
     ('a valley below one end', 'experiments/valley.py', 'v.isel(layer=[0, -1]).min("layer")', 'v.isel(layer=[0, -1]).max("layer")', 'tests/experiments/test_claims_weights.py -k both_ends'),
     ('sinks beside the mean', 'experiments/valley.py', 'control = v.sel(intervention=f"{names[0]}, ordinary rows")', 'control = v.sel(intervention=names[1])', 'tests/experiments/test_claims_weights.py -k ordinary'),

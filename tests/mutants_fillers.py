@@ -246,8 +246,8 @@ MUTANTS = [
     (
         "bias share over items",
         "tokinterp/fillers/residual.py",
-        "delta[0].mean(0).pow(2).sum(-1)",
-        "delta[0].pow(2).mean(0).sum(-1)",
+        "moved.mean(0).pow(2).sum(-1)",
+        "moved.pow(2).mean(0).sum(-1)",
         "tests/fillers/test_residual.py -k shift_is",
     ),
     (

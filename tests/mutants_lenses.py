@@ -20,10 +20,10 @@ MUTANTS = [
     ),
     (
         "boundaries: ties are lost",
-        "tokinterp/kernels/lens.py",
+        "tokinterp/kernels/roc.py",
         "wins = ((low + high) * yes)",
         "wins = ((low + low) * yes)",
-        f"{EDGES}test_probabilities_are_those_of_the_rank_test_and_half_by_chance",
+        "tests/kernels/test_roc.py::test_probabilities_are_those_of_the_rank_test_and_half_by_chance",
     ),
     (
         "jspace: control not rotated",

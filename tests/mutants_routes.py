@@ -90,7 +90,7 @@ MUTANTS = [
      "found = found - self.slopes.double() * back[:, None]", "found = found + self.slopes.double() * back[:, None]",
      "tests/models/attention/test_first_block.py -k alibi"),
     ("detokenisation: pairs that occur count once", "tokinterp/attention/heads/detokenisation.py",
-     "wins = (counts.double()[:, None]", "wins = ((counts > 0).double()[:, None]",
+     "return auroc(scores, counts, counts == 0)", "return auroc(scores, counts > 0, counts == 0)",
      "tests/attention/heads/test_detokenisation.py -k ties_half"),
     ("detokenisation: a control that is its own", "tokinterp/attention/heads/detokenisation.py",
      "other[turn] = np.roll(turn, 1)", "other[turn] = turn", "tests/attention/heads/test_detokenisation.py -k made_to_gather"),

@@ -11,7 +11,7 @@ from planted_run import MODEL, planted_run
 import tokinterp as ti
 from tokinterp import plots
 from tokinterp.erasure.evaluation import evaluate
-from tokinterp.erasure.plots import erasure_html, erasure_map, page, precision_recall, psi_distribution
+from tokinterp.erasure.plots import erasure_map, page, precision_recall, psi_distribution
 from tokinterp.erasure.vocabulary import read_out
 from tokinterp.plots.views import page_of
 
@@ -21,14 +21,14 @@ def plain(html):
 
 
 def test_units_are_bracketed_and_texts_escaped():
-    html = erasure_html(small(["<b>", "&", "\n"]), title="<script>")
+    html = plots.tokens(small(["<b>", "&", "\n"]), "psi", title="<script>")
     assert "<script>" not in html
     assert "&lt;script&gt;" in html
     assert "<b>[</b>" in html
     assert "[&lt;b&gt;&amp;]⏎" in plain(html)
     assert html.count('class="unit"') == 1  # single tokens are no units
-    assert "position 2\nsegment of 2, psi 0.500\ndelta +0: 0.250, -1: 0.500" in html
-    assert "delta +0: 0.100&quot;" not in html
+    assert "position 2\nspan of 2\npsi: 0.5\ndelta: offset 0: 0.25, offset -1: 0.5" in html
+    assert 'delta: offset 0: 0.1"' in html  # nothing of what has no value
     assert html._repr_html_() == html
 
 
@@ -39,17 +39,17 @@ def test_colour_says_the_sign_and_the_limit(psi, sign):
         assert found
         return int(found[1])
 
-    strong, weak = (step(erasure_html(small("abc", psi), limit=limit)) for limit in (0.5, 5.0))
+    strong, weak = (step(plots.tokens(small("abc", psi), "psi", limits=(-limit, limit))) for limit in (0.5, 5.0))
     assert strong == 25 * sign
     assert weak == round(2.5 * sign)
-    assert step(erasure_html(small("abc", 0.0))) == 0
-    assert "-5.00" in erasure_html(small("abc", psi), limit=5.0)
-    assert ": -0.004 <" in erasure_html(small("abc", psi), limit=0.004)
+    assert step(plots.tokens(small("abc", 0.0), "psi")) == 0
+    assert "-5.00" in plots.tokens(small("abc", psi), "psi", limits=(-5.0, 5.0))
+    assert ": -0.004 <" in plots.tokens(small("abc", psi), "psi", limits=(-0.004, 0.004))
 
 
 def test_a_whole_text_is_there_with_the_segments_that_were_found(tmp_path):
     ds, prompts = planted_run(ti.Prompts.from_texts(planted_texts(3, words=40), MODEL))
-    html = erasure_html(ds, 1)
+    html = plots.tokens(ds, "psi", 1)
     body = plain(html.split('class="text">')[1])
     for letter in "[]":
         body = body.replace(letter, "")
@@ -62,11 +62,13 @@ def test_a_whole_text_is_there_with_the_segments_that_were_found(tmp_path):
     assert page(ds.drop_vars("delta")) == ""
 
 
-def test_html_needs_delta_and_the_prompt():
-    with pytest.raises(ValueError, match="no delta per token"):
-        erasure_html(small("abc").drop_vars("delta"))
+def test_html_needs_the_tokens_the_places_and_the_prompt():
+    with pytest.raises(ValueError, match="no value per token"):
+        plots.tokens(small("abc").drop_dims("token"), "psi")
+    with pytest.raises(ValueError, match="span_prompt, start and stop are missing"):
+        plots.tokens(small("abc").drop_vars("start"), "psi")
     with pytest.raises(ValueError, match="prompt 3 has no tokens here"):
-        erasure_html(small("abc"), 3)
+        plots.tokens(small("abc"), "psi", 3)
 
 
 def test_figures_show_the_numbers():
@@ -105,9 +107,9 @@ def test_a_report_has_the_scores_the_map_and_the_texts():
 
 def test_scales_say_where_a_limit_hides_what_is_beyond():
     ds = small("abc", -0.5)
-    html = erasure_html(ds, limit=0.25)
+    html = plots.tokens(ds, "psi", limits=(-0.25, 0.25))
     assert "0.25; lower as the lower end<" in html
-    assert "lower end" not in erasure_html(ds)
+    assert "lower end" not in plots.tokens(ds, "psi")
     bars = [ax._colorbar for ax in erasure_map(ds, limit=0.2).figure.axes if hasattr(ax, "_colorbar")]
     assert [bar.extend for bar in bars] == ["max"]
     bars = [ax._colorbar for ax in erasure_map(ds).figure.axes if hasattr(ax, "_colorbar")]

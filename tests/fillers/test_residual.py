@@ -138,7 +138,7 @@ def test_an_item_that_is_not_finite_takes_no_part(long_model, monkeypatch):
     given = [(f"{word} go", ends[n]) for n, word in enumerate(("The", "One", "Two", "A", "No", "It"))]
     calls = {
         "shift": lambda q: shift(long_model, q, n_fillers=[2], kind=" x"),
-        "filler_states": lambda q: filler_states(long_model, q, n_fillers=3, kind=" x"),
+        "filler_states": lambda q: filler_states(long_model, q, n_fillers=4, kind=" x"),
         "filler_probes": lambda q: residual.filler_probes(long_model, q, n_fillers=2, folds=2, kind=" x"),
     }
     rest = {name: call([*given[:2], *given[3:]]) for name, call in calls.items()}

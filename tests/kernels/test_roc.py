@@ -51,18 +51,6 @@ def test_long_texts_are_counted_to_the_last_pair():
     assert float(auroc(x, yes, ~yes)) == pytest.approx(wanted, rel=1e-12)
 
 
-def test_auroc_counts_pairs_as_often_as_they_occur_and_ties_half():
-    draw = torch.Generator().manual_seed(0)
-    scores = torch.randint(0, 6, (5, 3, 40), generator=draw).float()
-    counts = torch.randint(0, 4, (5, 40), generator=draw).double()
-    found = auroc(scores, counts[:, None], (counts == 0)[:, None])
-    for r, h in np.ndindex(5, 3):
-        score, times = scores[r, h].numpy(), counts[r].numpy().astype(int)
-        true = np.concatenate([np.zeros((times == 0).sum()), np.ones(times.sum())])
-        said = np.concatenate([score[times == 0], np.repeat(score, times)])
-        assert float(found[r, h]) == pytest.approx(roc_auc_score(true, said))
-
-
 def test_a_score_without_an_order_is_no_number_unless_it_does_not_count():
     score = torch.tensor([1.0, torch.nan, 2.0, 3.0])
     some = torch.tensor([True, False, False, False])

@@ -13,7 +13,7 @@ import xarray as xr
 from drawn import small
 
 import tokinterp as ti
-from tokinterp.erasure.plots import erasure_html
+from tokinterp import plots
 from tokinterp.plots import draw
 from tokinterp.results.report import cell, lead, problems, report
 from tokinterp.results.tables import Column, layer_table, number, summary_text
@@ -240,7 +240,7 @@ def test_only_the_scripts_and_styles_of_the_page_itself_are_allowed(page, tmp_pa
     assert policy["style-src"] >= hashes(page.text, "style")
     assert "unsafe" not in page.text
     assert not [a for _, a in page.tags if "style" in a or any(k.startswith("on") for k in a)]
-    file = erasure_html(small(["a", RUNS, "b"]), title=RUNS).save(tmp_path / "a.html", title=RUNS)
+    file = plots.tokens(small(["a", RUNS, "b"]), "psi", title=RUNS).save(tmp_path / "a.html", title=RUNS)
     alone = Page(file)
     assert policy_of(alone.text)["style-src"] == hashes(alone.text, "style")
     assert "script-src" not in policy_of(alone.text)
@@ -272,7 +272,9 @@ def test_no_value_of_a_result_becomes_markup(tiny_run, tmp_path):
     )
     assert shown.shown.count(RUNS) > 10
     assert len(shown.scripts) == 2
-    named = erasure_html(small("abc", start_layer=RUNS, end_layer=RUNS))
+    planted = small("abc")
+    planted["psi"].attrs["long_name"] = planted["delta"].attrs["long_name"] = RUNS
+    named = plots.tokens(planted, "psi")
     assert "<img" not in named
     assert html.escape(RUNS) in named
 

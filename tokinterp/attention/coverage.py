@@ -56,7 +56,7 @@ class SegmentCoverage(Measurement):
     fields = {
         "far_mass": Field(EACH, "mean attention out of reach", "1", SEP, short="attention out of reach", range=(0, 1)),
         "separator_share": Field(
-            EACH, "share of it on separators", "1", SEP, short="share of it on separators", range=(0, 1),
+            EACH, "share of it on separators", "1", SEP, short="share of attention on separators", range=(0, 1),
             chance="chance",
         ),
         "chance": Field(EACH, "share of separators among the keys out of reach"),

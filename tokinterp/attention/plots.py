@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Unpack
 
 import numpy as np
@@ -15,7 +16,7 @@ from matplotlib.colors import ListedColormap, Normalize
 from ..plots import style
 from ..plots.heatmaps import tokens_of
 from ..plots.style import Look
-from ..plots.views import Picture
+from ..plots.views import Picture, picture
 from ..settings import checked
 
 __all__ = ["draw_route"]
@@ -79,8 +80,7 @@ def draw_route(
         elif not above.startswith("mlp_out"):
             lines.append([(column[a], height[below]), (column[b], height[above])])
             weights.append(weight)
-    tall = 1.3 + 0.3 * (int(ds.attrs["n_layers"]) + 1)
-    with style.drawing(look, "double", min(tall, 7.5)) as axes:
+    with style.drawing(look, "double", tall(ds)) as axes:
         share = np.array(weights)
         drawn = LineCollection(lines, cmap=GREYS, norm=Normalize(0, 1), lw=0.5 + 2.5 * share, zorder=1)
         drawn.set_array(share)
@@ -103,6 +103,11 @@ def draw_route(
         style.legend_above(axes)
         style.colour_bar(axes, drawn, "share")
     return axes
+
+
+def tall(ds: xr.Dataset) -> float:
+    """Return the height of a figure, in inches, in which the blocks are apart."""
+    return min(1.3 + 0.3 * (int(ds.attrs["n_layers"]) + 1), 7.5)
 
 
 def _height(site: str) -> float:
@@ -129,15 +134,12 @@ def pictures(ds: xr.Dataset, prompt: int | None, width: str | float) -> Iterator
     number = int(ds["prompt"].values[0]) if prompt is None else prompt
     if number not in ds["prompt"].values:
         return
-    fig, axes = style.figure(width, min(1.3 + 0.3 * (int(ds.attrs["n_layers"]) + 1), 7.5))
-    with style.paper_style():
-        draw_route(ds, number, ax=axes[0, 0])
     target = int(ds["target"].sel(prompt=number))
     text = (
         f"Route of the prediction at position {target} of prompt {number}: edges whose share is above the threshold, "
         "darker and wider the larger it is; squares are MLPs; block and head of the strongest edges between tokens."
     )
-    yield Picture("route", text, fig)
+    yield picture("route", text, partial(draw_route, ds, number), width, tall(ds))
 
 
 PICTURES = {"route_graph": pictures}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Unpack
 
 import matplotlib as mpl
@@ -11,15 +12,16 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from ..plots import pages, style
-from ..plots.heatmaps import prompt_of, strings_of, tokens_of
+from ..plots import style
+from ..plots.heatmaps import maps, prompt_of, tokens_of
 from ..plots.style import Look
-from ..plots.views import Picture
+from ..plots.tokenview import tokens
+from ..plots.views import Picture, picture
 from ..results.facts import pick
 from ..results.tables import result_with
 from ..settings import checked
 
-__all__ = ["erasure_html", "erasure_map", "precision_recall", "psi_distribution"]
+__all__ = ["erasure_map", "precision_recall", "psi_distribution"]
 
 
 @checked()
@@ -41,7 +43,7 @@ def erasure_map(
     prompt : int
         Number of the prompt.
     positions : sequence of int, optional
-        Which tokens; by default the first 48.
+        Which tokens; by default the first 50.
     limit : float, optional
         Ends of the colours (red: forgotten, blue: gained); by default the greatest value drawn. To compare prompts,
         give the same.
@@ -73,22 +75,18 @@ def erasure_map(
     if "delta" not in ds:
         raise ValueError("the result keeps no delta per token: measure ErasureScores(..., tokens=) with more prompts")
     one = tokens_of(ds, prompt, positions)
-    delta = one["delta"].transpose("offset", "token")
-    offsets, place = ds["offset"].values, one["position"].values
-    end = limit or float(np.nanmax(np.abs(delta.values), initial=1e-6))
-    n = len(offsets)
+    place, n = one["position"].values, ds.sizes["offset"]
+    end = limit or float(np.nanmax(np.abs(one["delta"].values), initial=1e-6))
     with style.drawing(look, "double", 1.75) as axes:
-        axes.add_patch(Rectangle((-0.5, -0.5), len(place), n, color="0.85", lw=0))
-        drawn = style.cells(axes, delta.values, cmap="RdBu_r", vmin=-end, vmax=end, rasterized=True)
+        maps(one, "delta", y="offset", prompt=prompt, positions=place.tolist(), limits=(-end, end), cmap="RdBu_r",
+             label=f"drop, layer {ds.attrs['start_layer']} to {ds.attrs['end_layer']}", ax=axes)  # fmt: skip
+        axes.add_patch(Rectangle((-0.5, -0.5), len(place), n, color="0.85", lw=0, zorder=0))
         axes.set_facecolor("none")  # the brackets stand on no grey
         _brackets(axes, ds, prompt, place, n, numbers)
         axes.set_ylim(-0.5, n + (1.5 if numbers else 0.3))
-        axes.set_yticks([*range(n), n], [*(f"offset {i}" for i in offsets), "psi"])
+        axes.set_yticks([*range(n), n], [*(f"offset {i}" for i in ds["offset"].values), "psi"])
+        axes.set_ylabel("")
         axes.tick_params(axis="y", length=0)
-        style.write_tokens(axes, strings_of(one))
-        axes.set_xlabel("")
-        what = f"drop, layer {ds.attrs['start_layer']} to {ds.attrs['end_layer']}"
-        style.colour_bar(axes, drawn, what, style.beyond(delta.values, -end, end))
     return axes
 
 
@@ -130,13 +128,8 @@ def psi_distribution(
 
     Examples
     --------
-    >>> import tokinterp as ti
-    >>> model, texts = ti.load_model(), [t.text for t in ti.bundled_texts("story")[:6]]
-    >>> fit, test = (ti.Prompts.from_texts(part, model, max_tokens=64) for part in (texts[:4], texts[4:]))
-    >>> probes = ti.erasure.fit_probes(model, fit, layers=[1, 4], offsets=[-1, 0], method="ridge", progress=False)
-    >>> asked = {"e": ti.erasure.ErasureScores(probes, start=1, end=4, offsets=[-1, 0], tokens=None)}
-    >>> segments = ti.measure(model, test, asked, progress=False)["e"].to_dataset()
-    >>> ax = ti.erasure.plots.psi_distribution(segments)
+    >>> coords = {"start": ("span", [1, 3, 4]), "stop": ("span", [3, 4, 6])}
+    >>> ax = psi_distribution(xr.Dataset({"psi": ("span", [0.1, 0.9, 0.5])}, coords))
     """
     ds = result_with(ds, "psi")
     sets = {label: ds, **(controls or {})}
@@ -194,15 +187,9 @@ def precision_recall(
 
     Examples
     --------
-    >>> import tokinterp as ti
-    >>> model, texts = ti.load_model(), [t.text for t in ti.bundled_texts("story")[:6]]
-    >>> fit, test = (ti.Prompts.from_texts(part, model, max_tokens=64) for part in (texts[:4], texts[4:]))
-    >>> probes = ti.erasure.fit_probes(model, fit, layers=[1, 4], offsets=[-1, 0], method="ridge", progress=False)
-    >>> asked = {"e": ti.erasure.ErasureScores(probes, start=1, end=4, offsets=[-1, 0], tokens=None)}
-    >>> segments = ti.measure(model, test, asked, progress=False)["e"].to_dataset()
-    >>> found = ti.erasure.read_out(segments, test, min_count=1, min_psi=None, n_boot=50)
-    >>> scores = ti.erasure.evaluate(found, ti.Spans.words(test).align(test), test, k=[2])
-    >>> ax = ti.erasure.plots.precision_recall(scores)
+    >>> values = {k: (("subset", "rank"), [[1.0, 0.5]]) for k in ("precision", "attainable_recall")}
+    >>> scores = xr.Dataset({**values, "chance": ("subset", [0.1])}, {"subset": ["word"], "rank": [1, 2]})
+    >>> ax = precision_recall(scores)
     """
     name = "attainable_recall" if attainable else "recall"
     scores = result_with(scores, name)
@@ -247,113 +234,23 @@ def _brackets(ax: Axes, ds: xr.Dataset, prompt: int, place: np.ndarray, base: in
             )  # fmt: skip
 
 
-@checked()
-def erasure_html(
-    ds: xr.Dataset | xr.DataTree,
-    prompt: int = 0,
-    *,
-    limit: float | None = None,
-    min_tokens: int = 2,
-    title: str | None = None,
-) -> pages.Html:
-    """Show a text with its segments in brackets, coloured by their erasure score.
-
-    Segments of ``min_tokens`` or more are bracketed and coloured, red where psi is positive (the end of the segment
-    forgets its tokens), blue where it is negative; the others are plain. Pointing at a token shows its segment, its
-    score and the delta of each offset.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        Result of `ErasureScores` with ``delta`` of this prompt.
-    prompt : int
-        Number of the prompt.
-    limit : float, optional
-        psi at the ends of the colours; by default the greatest of the prompt. To compare prompts, give the same.
-    min_tokens : int
-        Shortest segments with brackets.
-    title : str, optional
-        First line.
-
-    Returns
-    -------
-    Html
-        A string; a notebook shows it, ``.save(path)`` writes a page. Texts are escaped.
-
-    Raises
-    ------
-    ValueError
-        If the result has no delta per token, or not of this prompt.
-
-    Examples
-    --------
-    >>> coords = {"token_prompt": ("token", [0, 0]), "position": ("token", [1, 2]), "offset": [0],
-    ...           "text": ("token", ["<b", ">"]), "token_id": ("token", [5, 6]),
-    ...           "span_prompt": ("span", [0]), "start": ("span", [1]), "stop": ("span", [3])}
-    >>> delta = {"psi": ("span", [0.5]), "delta": (("token", "offset"), [[0.1], [0.9]])}
-    >>> ds = xr.Dataset(delta, coords, {"start_layer": 1, "end_layer": 3})
-    >>> "&lt;b" in erasure_html(ds)
-    True
-    """
-    ds = result_with(ds, "delta")
-    if "delta" not in ds:
-        raise ValueError("the result keeps no delta per token: measure ErasureScores(..., tokens=) with more prompts")
-    one = tokens_of(ds, prompt, range(1 + int(ds["position"].max())))
-    strings, place = strings_of(one), one["position"].values.tolist()
-    delta = one["delta"].transpose("token", "offset").values
-    offsets = ds["offset"].values.tolist()
-    here = np.flatnonzero(ds["span_prompt"].values == prompt)
-    spans = {int(ds["start"].values[k]): (int(ds["stop"].values[k]), float(ds["psi"].values[k])) for k in here}
-    scores = [psi for start, (stop, psi) in spans.items() if stop - start >= min_tokens]
-    end = limit or max((abs(s) for s in scores), default=1.0) or 1.0
-    parts, at = [], 0
-    while at < len(strings):
-        stop, psi = spans.get(place[at], (place[at] + 1, np.nan))
-        n = max(1, sum(p < stop for p in place[at:]))
-        inside = "".join(
-            _token(strings[k], place[k], psi, delta[k], offsets, stop - place[at]) for k in range(at, at + n)
-        )
-        parts.append(_bracketed(inside, psi, end) if stop - place[at] >= min_tokens else inside)
-        at += n
-    what = f"psi, layer {ds.attrs['start_layer']} to {ds.attrs['end_layer']}"
-    key = pages.key(what, -end, end, style.beyond(np.array(scores), -end, end))
-    return pages.page(f'{key}<div class="text">{"".join(parts)}</div>', title)
-
-
-def _token(text: str, position: int, psi: float, delta: np.ndarray, offsets: list[int], length: int) -> str:
-    drops = ", ".join(f"{o:+d}: {d:.3f}" for o, d in zip(offsets, delta.tolist(), strict=True) if np.isfinite(d))
-    tip = [f"{text!r}, position {position}"]
-    tip += [f"segment of {length}, psi {psi:.3f}"] if np.isfinite(psi) else []
-    return pages.token(text, [*tip, *([f"delta {drops}"] if drops else [])])
-
-
-def _bracketed(inside: str, psi: float, end: float) -> str:
-    return f'<span class="unit" data-shade="{pages.step_of(psi, -end, end)}"><b>[</b>{inside}<b>]</b></span>'
-
-
 def pictures(ds: xr.Dataset, prompt: int | None, width: str | float) -> Iterator[Picture]:
     """Yield what a report shows of a result of `ErasureScores`."""
     start, end = ds.attrs["start_layer"], ds.attrs["end_layer"]
     if ((ds["stop"] - ds["start"]).values > 1).any():
-        fig, axes = style.figure("column")
-        with style.paper_style():
-            psi_distribution(ds, ax=axes[0, 0])
         text = (
             f"Share of the segments of two or more tokens whose erasure score psi (layer {start} to {end}) is above "
             "the value on the axis. On its own it says little: compare it with shuffled text and an untrained network."
         )
-        yield Picture("erasure", text, fig)
+        yield picture("erasure", text, partial(psi_distribution, ds))
     if prompt is not None and "delta" in ds:
-        fig, axes = style.figure(width, 1.75)
-        with style.paper_style():
-            erasure_map(ds, prompt, ax=axes[0, 0])
         text = (
-            f"Prompt {prompt}, first 48 tokens: by how much the probability of a token at its own place (offset 0) and "
+            f"Prompt {prompt}, first 50 tokens: by how much the probability of a token at its own place (offset 0) and "
             f"of the tokens before it falls from layer {start} to {end}; red is forgotten, blue gained, grey has no "
             "value. Brackets are the segments, darker where psi is higher; the numbers are psi of those of two or more "
             "tokens."
         )
-        yield Picture("erasure_map", text, fig)
+        yield picture("erasure_map", text, partial(erasure_map, ds, prompt), width, 1.75)
 
 
 def page(ds: xr.Dataset, most: int = 6) -> str:
@@ -362,8 +259,9 @@ def page(ds: xr.Dataset, most: int = 6) -> str:
         return ""
     numbers = np.unique(prompt_of(ds))[:most].tolist()
     here = np.isin(ds["span_prompt"].values, numbers) & ((ds["stop"] - ds["start"]).values > 1)
-    limit = float(np.abs(ds["psi"].values[here]).max(initial=0)) or None
-    return "\n".join(erasure_html(ds, n, limit=limit, title=f"prompt {n}") for n in numbers)
+    end = float(np.abs(ds["psi"].values[here]).max(initial=0)) or 1.0
+    said = f"layer {ds.attrs['start_layer']} to {ds.attrs['end_layer']}"
+    return "\n".join(tokens(ds, "psi", n, limits=(-end, end), title=f"prompt {n}, {said}") for n in numbers)
 
 
 PICTURES = {"ErasureScores": pictures}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Unpack
 
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 
 from ..plots import style
 from ..plots.style import Look
-from ..plots.views import Picture
+from ..plots.views import Picture, picture
 from ..results.facts import CONDITIONS, REPLICATES
 from ..results.tables import result_with
 from ..settings import checked
@@ -89,17 +90,13 @@ def pictures(ds: xr.Dataset, prompt: int | None, width: str | float) -> Iterator
     """Yield what a report shows of a result of `InformationImbalance` beside its curves and maps."""
     extra = [d for d in (*CONDITIONS, *REPLICATES) if d in ds["imbalance_pair"].dims]
     one = ds.isel(dict.fromkeys(extra, 0))
-    fig, axes = style.figure("column", 2.9)
-    with style.paper_style():
-        imbalance_plane(one, ax=axes[0, 0])
     of = f" Of {extra[0]} {one[extra[0]].values} only." if extra else ""
-    yield Picture(
-        "imbalance_plane",
+    text = (
         "Information imbalance between the first layer and all others (numbers), mean over prompts: 0 means that the "
         "nearest neighbour at one layer is the nearest at the other, 1 that it is as far as any; below the diagonal "
-        f"the first tells more about the other than the other way round.{of}",
-        fig,
+        f"the first tells more about the other than the other way round.{of}"
     )
+    yield picture("imbalance_plane", text, partial(imbalance_plane, one), "column", 2.9)
 
 
 PICTURES = {"InformationImbalance": pictures}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Unpack
 
 import numpy as np
@@ -10,10 +11,10 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from ..plots import style
-from ..plots.heatmaps import prompt_of, strings_of, tokens_of
+from ..plots.heatmaps import maps, prompt_of, tokens_of
 from ..plots.style import Look
-from ..plots.views import Picture
-from ..results.facts import facts_of, pick
+from ..plots.views import Picture, picture
+from ..results.facts import pick
 from ..results.tables import result_with
 from ..settings import checked
 
@@ -91,10 +92,15 @@ def lens_table(
     names = token_names(ds)
     texts = np.array([names.get(int(i), f"<{i}>") for i in ids.ravel()], dtype=object).reshape(ids.shape)
     above = [names.get(int(i), f"<{i}>") if i >= 0 else "" for i in following]
+    low = float(shade.min()) if (shade < 0).any() else 0.0
+    limits = (low, 1.0 if colour == "top_prob" else max(float(shade.max()), low + 1e-9))
+    at = {d: [x] for d, x in (("variant", chosen["variant"]), ("rank", 0)) if d in ds[colour].dims}
     with style.drawing(look, "double", table_height(n_layers)) as axes:
-        low = float(shade.min()) if (shade < 0).any() else 0.0
-        high = 1.0 if colour == "top_prob" else None
-        drawn = style.cells(axes, shade.values, cmap="cividis", vmin=low, vmax=high, edgecolors="white", lw=0.4)
+        maps(rows, colour, prompt=prompt, positions=rows["position"].values.tolist(), ax=axes, limits=limits,
+             select={"layer": list(layers), **at}, cmap="cividis",
+             label="probability of the answer" if colour == "top_prob" else None)  # fmt: skip
+        drawn = axes.collections[-1]
+        drawn.set(edgecolor="white", linewidth=0.4)
         axes.tick_params(length=0)
         room = int(0.82 * style.figure_of(axes).get_size_inches()[0] * 72 / n_tokens / (0.58 * CELL))
         dark = shade_is_dark(drawn, shade.values)
@@ -104,10 +110,6 @@ def lens_table(
                 color="white" if dark[row, column] else "black",
                 fontweight="bold" if ids[row, column] == following[column] else "normal",
             )  # fmt: skip
-        style.write_tokens(axes, strings_of(rows))
-        step = max(1, int(np.ceil(n_layers / 14)))
-        axes.set_yticks(range(0, n_layers, step), [str(n) for n in layers[::step]])
-        axes.set_ylabel("layer")
         axes.set_xlabel("input token")
         top = axes.secondary_xaxis("top")
         top.set_xticks(range(n_tokens))
@@ -117,9 +119,6 @@ def lens_table(
         top.tick_params(length=0)
         top.spines[:].set_visible(False)
         top.set_xlabel("true next token")
-        facts = facts_of(ds, colour)
-        bar = "probability of the answer" if colour == "top_prob" else style.wrapped(facts.label, facts.units, 28)
-        style.colour_bar(axes, drawn, bar)
     return axes
 
 
@@ -156,16 +155,14 @@ def pictures(ds: xr.Dataset, prompt: int | None, width: str | float) -> Iterator
     """Yield what a report shows of a result of `LogitLens` beside its curves."""
     if prompt is None or "top_id" not in ds:
         return
-    fig, axes = style.figure(width, table_height(min(ds.sizes["layer"], MOST_LAYERS)))
     few = 13 if style.inches_of(width) > 5 else 6
     places = np.sort(ds["position"].values[prompt_of(ds) == prompt])[:few]
-    with style.paper_style():
-        lens_table(ds, prompt, ax=axes[0, 0], positions=places.tolist())
     text = (
         f"Most probable next token at each layer, prompt {prompt}: input below, true next token above, bold where the "
         "answer is the true next token."
     )
-    yield Picture("lens_table", text, fig)
+    draw = partial(lens_table, ds, prompt, positions=places.tolist())
+    yield picture("lens_table", text, draw, width, table_height(min(ds.sizes["layer"], MOST_LAYERS)))
 
 
 PICTURES = {"LogitLens": pictures}

@@ -13,6 +13,7 @@ from ..results.facts import DEPTHS, REPEATS, Facts, axis_label, facts_of, first_
 from ..results.tables import result_with
 from ..settings import checked, number, pair
 from . import style
+from .scales import chance_levels
 from .style import Look
 
 PROMPT_NUMBERS = ("prompt", "prompt_number", "token_prompt")
@@ -98,7 +99,11 @@ def maps(
     square = {right, up} == {"layer", "other_layer"} or {right, up} == {"cell", "other_cell"}
     wide = look.get("width", "double" if right == "token" else "column")
     with style.drawing(look, wide, 0.8 * style.inches_of(wide) if square else height) as axes:
-        drawn = style.cells(axes, values, cmap=colours, vmin=low, vmax=high, rasterized=True)
+        sides = [np.arange(n + 1) - 0.5 for n in values.shape[::-1]]  # cells about whole numbers
+        looks: dict[str, Any] = {"cmap": colours, "vmin": low, "vmax": high, "rasterized": True}
+        drawn = axes.pcolormesh(*sides, np.ma.masked_invalid(values), **looks)
+        axes.set_facecolor("0.85")
+        axes.spines[:].set_visible(False)
         if square:
             axes.set_aspect("equal")
         if edges:
@@ -184,21 +189,19 @@ def scale_of(
         low = -high
     low, high = limits or (low, high)
     high = high if high > low else low + (abs(low) or 1.0)
-    return cmap or ("RdBu_r" if signed else "viridis"), float(low), float(high), style.beyond(good, low, high)
+    beyond = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
+    extend = beyond[bool((good < low).any()), bool((good > high).any())]
+    return cmap or ("RdBu_r" if signed else "viridis"), float(low), float(high), extend
 
 
 def level_of(ds: xr.Dataset, facts: Facts, select: Mapping[str, Any] | None = None) -> float | None:
     """Return the level by chance of a whole map, a mean where it differs from cell to cell."""
     if not isinstance(facts.chance, str):
         return facts.chance
-    v = _levels(ds, facts.chance, select)
+    v = chance_levels(ds, facts.chance, select, ds[facts.chance].dims)
     if {"layer", "other_layer"} <= {*v.dims}:
         v = v.where(v["layer"] != v["other_layer"])
     return float(v.mean())
-
-
-def _levels(ds: xr.Dataset, name: str, select: Mapping[str, Any] | None) -> xr.DataArray:
-    return pick(ds, name, {d: x for d, x in (select or {}).items() if d in ds[name].dims})[name]
 
 
 def _marks(ax: Axes, ds: xr.Dataset, name: str, v: xr.DataArray, facts: Facts, select: Any) -> None:
@@ -212,8 +215,7 @@ def _marks(ax: Axes, ds: xr.Dataset, name: str, v: xr.DataArray, facts: Facts, s
     low = pick(ds, f"{name}_interval", select)[f"{name}_interval"].sel(bound="lower", drop=True)
     low = low.squeeze([d for d in low.dims if d not in v.dims]).transpose(*v.dims)
     if isinstance(chance, str):  # of each cell its own
-        levels = _levels(ds, chance, select)
-        chance = levels.mean([d for d in levels.dims if d not in v.dims]).broadcast_like(v).transpose(*v.dims).values
+        chance = chance_levels(ds, chance, select, v.dims).broadcast_like(v).transpose(*v.dims).values
     for row, column in np.argwhere(low.values > chance):
         ax.plot(column, row, ".", color="w", mec="k", mew=0.4, ms=4)
 
@@ -231,24 +233,8 @@ def _ticks(ax: Axes, axis: str, ds: xr.Dataset, dim: str, n: int) -> None:
     ax.tick_params(axis=axis, length=2 if dim else 0)  # pyright: ignore[reportArgumentType]
 
 
-@checked()
 def tokens_of(ds: xr.Dataset, prompt: int, positions: Sequence[int] | range | None = None) -> xr.Dataset:
-    """Return the rows of one prompt in a per-token result, in the order of their positions.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        With the dimension ``token``.
-    prompt : int
-        Number of the prompt.
-    positions : sequence of int, optional
-        Which places; by default the first 50 that have values.
-
-    Raises
-    ------
-    ValueError
-        If there are no per-token values, no such prompt, or no such positions.
-    """
+    """Return the rows of one prompt in a per-token result, in order; at some positions, by default the first 50."""
     if "token" not in ds.dims:
         raise ValueError(
             f"no value per token in {', '.join(map(str, ds.data_vars)) or 'this result'}: measure with tokens=None"

@@ -14,6 +14,7 @@ from ..results.tables import result_with
 from ..settings import checked, several, string
 from . import style
 from .lines import CHANCE, Curve, Shown, has_values, lines_of, looks_of, named_sets, palette
+from .scales import chance_levels
 
 
 @checked(names=string | several(string, 1))
@@ -149,12 +150,8 @@ def _lines(ds: xr.Dataset, names: Sequence[str], axis: str, select: Any, level: 
         raise ValueError(f"names={list(names)}: they have further dimensions: choose values with select=")
     one = [(n, c[0]) for n, c in each]
     nothing = np.full((2, 1), np.nan)
-    return [
-        Curve(
-            {}, np.array([n for n, _ in one], dtype=object), np.concatenate([c.y for _, c in one]),
-            np.concatenate([nothing if c.band is None else c.band for _, c in one], 1),
-        )
-    ]  # fmt: skip
+    bands = np.concatenate([nothing if c.band is None else c.band for _, c in one], 1)
+    return [Curve({}, np.array([n for n, _ in one], dtype=object), np.concatenate([c.y for _, c in one]), bands)]
 
 
 def levels_of(
@@ -165,9 +162,7 @@ def levels_of(
     for i, name in enumerate(names):
         chance = facts_of(ds, name).chance
         if isinstance(chance, str):
-            v = ds[chance]
-            v = pick(ds, chance, {d: x for d, x in {**(select or {}), **of}.items() if d in v.dims and d in v.coords})
-            v = v[chance].mean([d for d in v[chance].dims if d != axis])
+            v = chance_levels(ds, chance, {**(select or {}), **of}, (axis,))
             chance = v.reindex({axis: list(keys)}).values if axis in v.dims else float(v)
         if chance is not None:
             out[slice(None) if axis else i] = chance

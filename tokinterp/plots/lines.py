@@ -26,7 +26,7 @@ from ..results.summary import summary
 from ..results.tables import result_with
 from ..settings import checked, several, string
 from . import style
-from .scales import limits, x_axis
+from .scales import chance_levels, limits, x_axis
 from .style import Look
 
 Other = xr.Dataset | Mapping[str, xr.Dataset]
@@ -150,11 +150,16 @@ def curves(
     if relative is None:
         relative = axis in DEPTHS and len({d.attrs.get("n_layers") for d in sets.values()}) > 1
     options = {"relative": relative, "level": look.get("level", 0.95)}
+
+    def of(d: xr.Dataset, name: str) -> Mapping[str, Any] | None:  # a further variable need not have all dimensions
+        first = name == shown[0] or name not in d
+        return select if first else {dim: x for dim, x in (select or {}).items() if dim in d[name].dims}
+
     found = {
         key: [
             c._replace(of={"variable": facts_of(ds, n).label, **c.of}) if len(shown) > 1 else c
             for n in shown
-            for c in lines_of(d, n, axis, chosen(d, n, select, shown), by=by or split(d, n), **options)
+            for c in lines_of(d, n, axis, of(d, n), by=by or (facts_of(d, n).by if n in d else None), **options)
         ]
         for key, d in sets.items()
     }
@@ -174,19 +179,6 @@ def curves(
         if look.get("legend", True):
             style.legend_above(axes, parts)
     return axes
-
-
-def chosen(
-    ds: xr.Dataset, name: str, select: Mapping[str, Any] | None, names: Sequence[str]
-) -> Mapping[str, Any] | None:  # fmt: skip
-    """Return what is selected of one of several variables: a further one need not have all dimensions of the first."""
-    first = name == names[0] or name not in ds
-    return select if first else {d: x for d, x in (select or {}).items() if d in ds[name].dims}
-
-
-def split(ds: xr.Dataset, name: str) -> str | None:
-    """Return by what a variable says that its lines are split."""
-    return facts_of(ds, name).by if name in ds else None
 
 
 def named_sets(
@@ -284,13 +276,7 @@ def _grouped(ds: xr.Dataset, name: str, by: str, along: str | None, select: Any,
 
 
 def depth_of(ds: xr.Dataset, name: str) -> str:
-    """Return the dimension over which a variable is drawn.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
-    """
+    """Return the dimension over which a variable is drawn; refuses one that has none."""
     found = axis_of(ds, name)
     if found is None:
         there = ", ".join(map(str, ds[name].dims)) or "no dimension"
@@ -299,12 +285,9 @@ def depth_of(ds: xr.Dataset, name: str) -> str:
 
 
 def draw_curves(ax: Axes, found: Mapping[str, Sequence[Curve]]) -> dict[str, dict[Any, dict[str, Any]]]:
-    """Draw lines: the first dimension (or else the datasets) by colour, the second by dashes.
+    """Draw lines, the first dimension (or else the datasets) by colour, the second by dashes; return how each looks.
 
-    Returns
-    -------
-    dict
-        Dimension -> value -> how it looks, for a legend.
+    Dimension -> value -> look, for a legend.
     """
     every = [c for lines in found.values() for c in lines]
     dims, values = looks_of(found)
@@ -362,7 +345,7 @@ def draw_chance(
     grey = {**CHANCE, "color": "0.4"}
     usual = facts_of(next(iter(sets.values())), name).chance  # also of a summary, which has the levels without the word
     chances = {k: (d, usual if usual in d else facts_of(d, name).chance) for k, d in sets.items()}
-    levels = {k: _levels(d, c, axis, select, looks) if isinstance(c, str) else xr.DataArray(c)
+    levels = {k: chance_levels(d, c, select, (axis, *looks)) if isinstance(c, str) else xr.DataArray(c)
               for k, (d, c) in chances.items() if c is not None}  # fmt: skip
     if not levels:
         return []
@@ -370,6 +353,7 @@ def draw_chance(
     if all(v.broadcast_equals(first) for v in levels.values()):
         levels = {next(iter(levels)): first}
     for k, v in levels.items():
+        v = v.sel({d: [x for x in v[d].values if x in values] for d, values in looks.items() if d in v.coords})
         drawn = [d for d in looks if d in v.dims]
         for places in product(*(range(v.sizes[d]) for d in drawn)):
             one = v.isel(dict(zip(drawn, places, strict=True)))
@@ -383,15 +367,6 @@ def draw_chance(
                 ax.axhline(float(one), **look)
     said = next((chance_name(d, c) for d, c in chances.values() if isinstance(c, str)), "chance")
     return [("", {said: grey})] if any(c for _, c in chances.values()) else []
-
-
-def _levels(
-    ds: xr.Dataset, name: str, axis: str, select: Mapping[str, Any] | None, looks: Mapping[str, Mapping[Any, Any]]
-) -> xr.DataArray:
-    """Return levels by chance over the axis and what lines differ in, of those lines that are drawn."""
-    v = pick(ds, name, {d: x for d, x in (select or {}).items() if d in ds[name].dims})[name]
-    v = v.mean([d for d in v.dims if d != axis and d not in looks])
-    return v.sel({d: [x for x in v[d].values if x in values] for d, values in looks.items() if d in v.coords})
 
 
 def palette(values: Sequence[Any]) -> list[Any]:

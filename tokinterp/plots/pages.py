@@ -105,6 +105,12 @@ def token(text: str, tip: Sequence[str], step: int | None = None, none: bool = F
     return f'<span{kind}{mark} tabindex="0" dir="auto" data-tip="{said}">{html.escape(visible(text))}</span>'
 
 
+def bracketed(inside: str, step: int | None) -> str:
+    """Return HTML in brackets, in one shade."""
+    mark = "" if step is None else f' data-shade="{step}"'
+    return f'<span class="unit"{mark}><b>[</b>{inside}<b>]</b></span>'
+
+
 def step_of(value: float, low: float, high: float) -> int:
     """Return the shade of a value: from -STEPS to STEPS about 0 where low is -high, else from 0 on.
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from ..results.facts import DEPTHS, Facts
+from ..results.facts import DEPTHS, Facts, pick
 from . import style
 
 
@@ -19,7 +20,8 @@ def x_axis(ax: Axes, x: np.ndarray, axis: str, facts: Facts, relative: bool) -> 
         return
     positive = x[x > 0]
     ratios = positive[1:] / positive[:-1] if len(positive) > 1 else np.ones(1)
-    if axis not in DEPTHS and axis != "offset" and 3 <= len(x) <= 12 and ratios.min() >= 1.4 and (x >= 0).all():
+    grows = ratios.min() >= 1.4 and positive[-1] >= 4 * positive[0]  # 1, 2, 3 are counts
+    if axis not in DEPTHS and axis != "offset" and 3 <= len(x) <= 12 and grows and (x >= 0).all():
         if (x == 0).any():
             ax.set_xscale("symlog", linthresh=positive[0], linscale=0.5)
         else:
@@ -84,6 +86,12 @@ def limits(ax: Axes, lines: Sequence[Any], facts: Facts, levels: Sequence[float]
     if low is not None:
         top = ax.get_ylim()[1]
         ax.set_ylim(min(low, every.min(initial=low)), top + 0.02 * (top - low))
+
+
+def chance_levels(ds: xr.Dataset, name: str, select: Mapping[str, Any] | None, keep: Collection[Any]) -> xr.DataArray:
+    """Return levels by chance at what is selected: means over all dimensions but those to keep."""
+    v = pick(ds, name, {d: x for d, x in (select or {}).items() if d in ds[name].dims})[name]
+    return v.mean([d for d in v.dims if d not in keep])
 
 
 def _beyond(ax: Axes, x: float, value: float, end: int) -> None:

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -104,10 +105,16 @@ def figure(
     inches = inches_of(width)
     with paper_style():
         fig = Figure(figsize=(inches, height or 0.68 * inches / columns * rows), layout="constrained")
+    return fig, _panels(fig, rows, columns, **options)
+
+
+def _panels(fig: Figure, rows: int = 1, columns: int = 1, **options: Any) -> np.ndarray:
+    """Return new axes, whose ticks keep their size when matplotlib makes more of them as the figure is drawn."""
+    with paper_style():
         axes = fig.subplots(rows, columns, squeeze=False, **options)
-        for ax in axes.flat:
-            fix_ticks(ax)
-    return fig, axes
+        for ax, axis in product(axes.flat, ("x", "y")):
+            ax.tick_params(axis=axis, labelsize=RC[f"{axis}tick.labelsize"], width=RC[f"{axis}tick.major.width"])
+    return axes
 
 
 def new_axes(width: str | float = "column", height: float | None = None) -> Axes:
@@ -117,10 +124,7 @@ def new_axes(width: str | float = "column", height: float | None = None) -> Axes
     inches = inches_of(width)
     # Not under paper_style(): the first figure makes pyplot choose a backend, which keeps its settings in rcParams.
     fig = plt.figure(figsize=(inches, height or 0.68 * inches), layout="constrained", dpi=RC["figure.dpi"])
-    with paper_style():
-        ax = fig.subplots()
-        fix_ticks(ax)
-    return ax
+    return _panels(fig)[0, 0]
 
 
 class Look(TypedDict, total=False):
@@ -168,20 +172,8 @@ def _texts(drawn: Figure | Axes) -> list[Text]:
     return [t for t in drawn.findobj(Text) if isinstance(t, Text)]
 
 
-def fix_ticks(ax: Axes) -> None:
-    """Keep tick sizes in force for ticks that matplotlib makes only when the figure is drawn."""
-    for axis in ("x", "y"):
-        ax.tick_params(axis=axis, labelsize=RC[f"{axis}tick.labelsize"], width=RC[f"{axis}tick.major.width"])
-
-
 def inches_of(width: str | float) -> float:
-    """Return a width in inches.
-
-    Raises
-    ------
-    ValueError
-        For a name that is no preset, or a number that is no width.
-    """
+    """Return a width in inches; refuses a name that is no preset, and a number that is no width."""
     if isinstance(width, str):
         if width not in WIDTHS:
             raise ValueError(f"width {width!r}: write {' or '.join(map(repr, WIDTHS))}, or a number of inches")
@@ -237,7 +229,7 @@ def wrapped(text: str, units: str = "1", width: int = 24) -> str:
     >>> wrapped("loss", "nat")
     'loss (nat)'
     """
-    return "\n".join(textwrap.wrap(text if units == "1" else f"{text} ({units})", width))
+    return "\n".join(textwrap.wrap(text if units == "1" else f"{text} ({units})", width, break_on_hyphens=False))
 
 
 def integer_axis(ax: Axes, axis: str = "x") -> None:
@@ -346,27 +338,6 @@ def panel_width(ax: Axes) -> float:
     """Return the width of axes with all that belongs to them, in points: of the figure, its share for one column."""
     place = ax.get_subplotspec()
     return figure_of(ax).get_size_inches()[0] * 72 / (place.get_gridspec().ncols if place is not None else 1)
-
-
-def cells(ax: Axes, values: np.ndarray, **looks: Any) -> Any:
-    """Draw a table of values as coloured cells about whole numbers, without a frame; grey where there is none."""
-    up, right = (np.arange(n + 1) - 0.5 for n in values.shape)
-    drawn = ax.pcolormesh(right, up, np.ma.masked_invalid(values), **looks)
-    ax.set_facecolor("0.85")
-    ax.spines[:].set_visible(False)
-    return drawn
-
-
-def beyond(values: np.ndarray, low: float, high: float) -> str:
-    """Return at which ends of a scale there are values beyond: ``neither``, ``min``, ``max`` or ``both``.
-
-    Examples
-    --------
-    >>> beyond(np.array([0.5, 3.0, np.nan]), 0, 1)
-    'max'
-    """
-    below, above = bool((values < low).any()), bool((values > high).any())
-    return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[below, above]
 
 
 def colour_bar(ax: Axes, drawn: Any, text: str, extend: str = "neither", mark: float | None = None) -> None:

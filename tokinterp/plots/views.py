@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -154,15 +155,9 @@ def pictures_of(ds: xr.Dataset, prompt: int | None = None, width: str | float = 
         others = [str(n) for n, v in ds.data_vars.items() if "token" in v.dims and {*v.dims} & {*DEPTHS}]
         for name in (per_token or [n for n in others if ds[n].dtype.kind == "f"])[:2]:
             yield _token_map(ds, name, prompt, width)
-    for own in topic_pictures(kind(ds.attrs)):
-        yield from own(ds, prompt, width)
-
-
-def topic_pictures(name: str) -> Iterator[Callable[..., Iterator[Picture]]]:
-    """Yield the functions with which topics draw more of a result: what their ``plots.py`` has in ``PICTURES``."""
-    for module in topic_plots():
-        if name in getattr(module, "PICTURES", {}):
-            yield module.PICTURES[name]
+    for module in topic_plots():  # more of a result than its variables say
+        if own := getattr(module, "PICTURES", {}).get(kind(ds.attrs)):
+            yield from own(ds, prompt, width)
 
 
 def topic_plots() -> Iterator[Any]:
@@ -236,17 +231,22 @@ def plan(
 def curve_panels(ds: xr.Dataset, name: str, axis: str) -> list[Panel]:
     """Return the panels of a variable, with those that stand beside it in each."""
     names = [name, *(n for n in beside_of(ds, name) if axis in ds[n].dims)]
-    select, panels, notes = plan(ds, name, [axis], colours=int(len(names) == 1))
-    notes = (*notes, *(("mean over heads",) if "head" in ds[name].dims else ()))
-
-    def one(chosen: Mapping[str, Any]) -> Draw:
-        return lambda ax: curves(ds, names, along=axis, select={**select, **chosen}, ax=ax)
-
     long = [str(ds[n].attrs.get("long_name", n)) for n in names]
     says = f"{long[0]}{'' if axis in DEPTHS else f' over {show(axis)}'}" + "".join(
         f"; beside it, {x}" for x in long[1:]
     )
-    return [Panel(name, one(chosen), says, title, notes) for chosen, title in panels]
+    more = ("mean over heads",) if "head" in ds[name].dims else ()
+    planned = plan(ds, name, [axis], colours=int(len(names) == 1))
+    return _panels(name, says, partial(curves, ds, names, along=axis), planned, more)
+
+
+def _panels(
+    name: str, says: str, draw: Draw, planned: tuple[dict[str, Any], list[tuple[dict[str, Any], str]], tuple[str, ...]],
+    more: tuple[str, ...] = (),
+) -> list[Panel]:  # fmt: skip
+    """Return the panels that a `plan` says, drawn at what each selects."""
+    select, panels, notes = planned
+    return [Panel(name, partial(draw, select={**select, **at}), says, title, (*notes, *more)) for at, title in panels]
 
 
 def beside_of(ds: xr.Dataset, name: str) -> list[str]:
@@ -261,13 +261,8 @@ def map_panels(ds: xr.Dataset, name: str) -> list[Panel]:
     square = ("other_layer", "other_cell", "head", "channel", "slot", "layer", "block", "cell")
     two = [d for d in dims if d in square][:2]
     up = "prompt" if two == ["channel"] else None
-    select, panels, notes = plan(ds, name, two, colours=0)
-
-    def one(chosen: Mapping[str, Any]) -> Draw:
-        return lambda ax: maps(_replicate_mean(ds, name), name, y=up, select={**select, **chosen}, ax=ax)
-
-    long = str(ds[name].attrs.get("long_name", name))
-    return [Panel(name, one(chosen), long, title, notes) for chosen, title in panels]
+    says, draw = str(ds[name].attrs.get("long_name", name)), partial(maps, _replicate_mean(ds, name), name, y=up)
+    return _panels(name, says, draw, plan(ds, name, two, colours=0))
 
 
 def _replicate_mean(ds: xr.Dataset, name: str) -> xr.Dataset:
@@ -276,6 +271,18 @@ def _replicate_mean(ds: xr.Dataset, name: str) -> xr.Dataset:
 
 
 # -- figures ----------------------------------------------------------------------------------------------------
+def picture(
+    name: str, text: str, draw: Draw, width: str | float = "column", height: float | None = None, title: str = ""
+) -> Picture:  # fmt: skip
+    """Return a figure of one pair of axes, on which ``draw(ax=)`` draws."""
+    fig, axes = style.figure(width, height)
+    with style.paper_style():
+        draw(ax=axes[0, 0])
+        if title:
+            _title(axes[0, 0], title)
+    return Picture(name, text, fig)
+
+
 def sheets(ds: xr.Dataset, panels: Sequence[Panel], width: str | float) -> Iterator[Picture]:
     """Yield figures of up to four panels, two beside each other where the page is wide enough."""
     inches = style.inches_of(width)
@@ -288,7 +295,7 @@ def sheets(ds: xr.Dataset, panels: Sequence[Panel], width: str | float) -> Itera
         fig, axes = style.figure(wide, (2.3 if columns == 2 else 2.2) * down, rows=down, columns=columns)
         with style.paper_style():
             for ax, panel in zip(axes.flat, some, strict=False):
-                panel.draw(ax)
+                panel.draw(ax=ax)
             for ax in axes.flat[len(some) :]:
                 ax.remove()
             if len(some) > 1:
@@ -364,27 +371,22 @@ def _upper(text: str) -> str:
 def row_pictures(ds: xr.Dataset, name: str, width: str | float) -> Iterator[Picture]:
     """Yield a figure with a row for each value of the dimension with names."""
     dim = rows_of(ds, name)
-    select, panels, notes = plan(ds, name, [dim])
-    wide = min(style.inches_of(width), 4.6)
-    for i, (chosen, title) in enumerate(panels):
-        n = min(ds.sizes[dim], MOST_ROWS)
-        fig, axes = style.figure(wide, 1.0 + 0.24 * n)
-        with style.paper_style():
-            rows(ds, name, dim, select={**select, **chosen}, most=MOST_ROWS, ax=axes[0, 0])
-            if title:
-                _title(axes[0, 0], title)
-        more = () if n == ds.sizes[dim] else (f"the first {n} of {ds.sizes[dim]}",)
-        panel = Panel(name, rows, str(ds[name].attrs.get("long_name", name)), title, (*notes, *more))
-        yield Picture(f"{name}_{i + 1}" if len(panels) > 1 else name, caption(ds, [panel]), fig)
+    n = min(ds.sizes[dim], MOST_ROWS)
+    more = () if n == ds.sizes[dim] else (f"the first {n} of {ds.sizes[dim]}",)
+    says, draw = str(ds[name].attrs.get("long_name", name)), partial(rows, ds, name, dim, most=MOST_ROWS)
+    panels = _panels(name, says, draw, plan(ds, name, [dim]), more)
+    for i, panel in enumerate(panels):
+        called = f"{name}_{i + 1}" if len(panels) > 1 else name
+        yield picture(called, caption(ds, [panel]), panel.draw, min(style.inches_of(width), 4.6), 1.0 + 0.24 * n,
+                      panel.title)  # fmt: skip
 
 
 def _numbers(ds: xr.Dataset, names: list[str], width: str | float) -> Picture:
     """Return a figure of single numbers that have one unit."""
-    fig, axes = style.figure(min(style.inches_of(width), 4.6), 0.8 + 0.26 * len(names))
-    with style.paper_style():
-        rows(ds, names, ax=axes[0, 0], xlabel=None if len(names) == 1 else "value")
     says = "; ".join(str(ds[n].attrs.get("long_name", n)) for n in names)
-    return Picture(names[0], caption(ds, [Panel(names[0], rows, says)]), fig)
+    draw = partial(rows, ds, names, xlabel=None if len(names) == 1 else "value")
+    text = caption(ds, [Panel(names[0], rows, says)])
+    return picture(names[0], text, draw, min(style.inches_of(width), 4.6), 0.8 + 0.26 * len(names))
 
 
 def _token_map(ds: xr.Dataset, name: str, prompt: int, width: str | float) -> Picture:
@@ -392,9 +394,7 @@ def _token_map(ds: xr.Dataset, name: str, prompt: int, width: str | float) -> Pi
     depth = next((d for d in DEPTHS if d in ds[name].dims), None)
     rest = [str(d) for d in ds[name].dims if d not in ("token", depth) and ds.sizes[d] > 1]
     select = {d: [ds[d].values[preferred(ds, d)]] for d in rest if d in ds.coords}
-    fig, axes = style.figure(width, max(1.9, 1.4 + 0.085 * min(ds.sizes.get(depth, 1), 40)))
-    with style.paper_style():
-        maps(ds, name, prompt=prompt, select=select, ax=axes[0, 0], positions=None)
     of = "".join(f"; {show(v[0], d)} only" for d, v in select.items())
     text = f"{ds[name].attrs.get('long_name', name)}, at the tokens of prompt {prompt}{of}."
-    return Picture(f"{name}_tokens", _upper(text), fig)
+    height = max(1.9, 1.4 + 0.085 * min(ds.sizes.get(depth, 1), 40))
+    return picture(f"{name}_tokens", _upper(text), partial(maps, ds, name, prompt=prompt, select=select), width, height)

@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 from tiny import VOCAB, byte_tokenizer, some_prompts, tiny, tiny_lm
 
 import tokinterp as ti
-from tokinterp.attention.heads.detokenisation import _pairs, detokenisation_scores
+from tokinterp.attention.heads.detokenisation import _of_each, _pairs, detokenisation_scores
 from tokinterp.models.attention.first_block import first_block
 
 SMALL = {"offsets": 6, "suffixes": 5, "bigrams": 7, "texts": 2, "length": 9}
@@ -17,6 +17,18 @@ def repeats():
     return ti.Prompts.from_ids(
         [[1, *[5, 6, 7, 8, 9, 5, 6, 7, 10, 5, 11]], [1, *[6, 7, 12, 8, 9, 5, 6, 10, 13]]], tiny()
     )
+
+
+def test_auroc_counts_pairs_as_often_as_they_occur_and_ties_half():
+    draw = torch.Generator().manual_seed(0)
+    scores = torch.randint(0, 6, (5, 3, 40), generator=draw).float()
+    counts = torch.randint(0, 4, (5, 40), generator=draw).double()
+    found = _of_each(scores, counts)
+    for r, h in np.ndindex(5, 3):
+        score, times = scores[r, h].numpy(), counts[r].numpy().astype(int)
+        true = np.concatenate([np.zeros((times == 0).sum()), np.ones(times.sum())])
+        said = np.concatenate([score[times == 0], np.repeat(score, times)])
+        assert float(found[r, h]) == pytest.approx(roc_auc_score(true, said))
 
 
 def test_pairs_are_neighbours_in_one_prompt_without_special_tokens():
