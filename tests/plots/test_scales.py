@@ -51,6 +51,8 @@ def test_an_axis_that_grows_by_ratios_has_ticks_at_its_numbers():
     zero = plots.curves(curves_of(n_fillers=[0, 5, 10, 50]).isel(layer=0, drop=True), "loss")
     assert zero.get_xscale() == "symlog"
     assert zero.get_xlabel() == "filler tokens"
+    counts = plots.curves(curves_of(n_fillers=[0, 1, 2]).isel(layer=0, drop=True), "loss")
+    assert counts.get_xscale() == "linear", "0, 1, 2 do not grow by ratios"
     layers = plots.curves(curves_of(), "loss")
     assert layers.get_xscale() == "linear"
 
