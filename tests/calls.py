@@ -288,6 +288,9 @@ COPIES: dict[str, Any] = {**M, "prompts": lambda w: w.prompts, "spans": lambda w
                           "sizes": [2]}  # fmt: skip
 MC: dict[str, Any] = {**M, "cases": lambda w: w.cases}
 Q: dict[str, Any] = {**M, "questions": PAIRS, "n_fillers": 4, "kind": " x", "exact": False}
+CORPUS: dict[str, Any] = {
+    "cloud": lambda w: w.result("corpus_cloud"), "near": lambda w: w.result("corpus_neighbours"),
+}  # fmt: skip
 S = ti.Site("resid", 1)
 ITEMS = [
     ti.behaviour.Item("the river to the", ("north", "in"), 0),
@@ -509,6 +512,10 @@ CALLS: dict[str, Callable[[World], Call]] = {
         "ProbeScores": {"probes": lambda w: w.probes}, "PerCloud": {"estimator": ti.geometry.cluster_count},
         # functions that measure
         "augmentation_metrics": {**MP, "draws": 2, "progress": False},
+        "corpus_cloud": {**MP, "layers": [0, 1], "progress": False},
+        "corpus_neighbours": {"cloud": lambda w: w.result("corpus_cloud"), "k": 8, "progress": False},
+        "corpus_dimension": {"near": lambda w: w.result("corpus_neighbours"), "scales": (2, 4), "k": 8},
+        "corpus_overlap": {**CORPUS, "k": (1, 8)}, "corpus_imbalance": CORPUS,
         "compare_models": {"one": lambda w: w.model, "two": lambda w: w.model, "texts": TEXTS * 2, "k": 3,
                            "max_tokens": 40, "progress": False},
         "fit_context_decoder": {**MP, "steps": 1, "rows": 4, "max_prefix": 3, "warmup": 1, "progress": False},

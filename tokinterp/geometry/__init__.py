@@ -2,6 +2,9 @@
 
 from ..settings.libraries import on_touch
 from .augmentation import augmentation_metrics, compare_models
+from .corpus import corpus_cloud, corpus_neighbours
+from .corpus_dimension import corpus_dimension
+from .corpus_overlap import corpus_imbalance, corpus_overlap
 from .cosine import CosineSimilarity
 from .curvature import Curvature
 from .dimension import IntrinsicDimension
@@ -38,6 +41,11 @@ __all__ = [
     "augmentation_metrics",
     "cluster_count",
     "compare_models",
+    "corpus_cloud",
+    "corpus_dimension",
+    "corpus_imbalance",
+    "corpus_neighbours",
+    "corpus_overlap",
     "diff_erank",
     "dimension_loss_correlation",
     "homology_dimension",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from ..results.stamp import stamped
 from ..settings import checked, choose, one_of, short
 from ..text.prompts import Prompts
 from ..text.spans import Spans, TokenSpans
+from .kept_states import DTYPES, KeptStates, states_facts
 from .sites import Site
 from .stream import stream
 
@@ -22,8 +24,11 @@ if TYPE_CHECKING:
     from ..models.base import Model
     from .edits import Edit
 
+MANY = 100_000
+"""Tokens from which on a result names its places by a hash."""
 
-@checked(site=one_of("resid", "resid_mid", "attn_out", "mlp_out"))
+
+@checked(site=one_of("resid", "resid_mid", "attn_out", "mlp_out"), dtype=one_of(*DTYPES))
 @steady
 def states(
     model: Model,
@@ -33,10 +38,12 @@ def states(
     *,
     site: str = "resid",
     edits: Sequence[Edit] = (),
+    dtype: str = "float32",
+    folder: str | Path | None = None,
     batch_tokens: int | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
-    """Return the activations of a site at chosen tokens; all of them are kept in memory.
+    """Return the activations of a site at chosen tokens; all of them are kept, in memory or in a file.
 
     Parameters
     ----------
@@ -53,6 +60,11 @@ def states(
         What is kept.
     edits : sequence of Edit
         What to change during the pass.
+    dtype : {"float32", "float16"}
+        In which the states are kept. float16 takes half the bytes and rounds each number to 11 bits.
+    folder : path, optional
+        Where they are kept, instead of in memory: ``FOLDER/states.npy``, mapped into memory, of which only what is
+        looked at is read. The same call finds them there again.
     batch_tokens : int, optional
         Padded tokens in a batch.
     progress : bool
@@ -61,13 +73,18 @@ def states(
     Returns
     -------
     xarray.Dataset
-        ``state`` (token, layer or block, channel) float32, in the order of the spans, or of the stream; prompt,
+        ``state`` (token, layer or block, channel), in the order of the spans, or of the stream; prompt,
         position, token id and text of each. NaN for prompts whose activations are not finite.
 
     Raises
     ------
     ValueError
-        For layers that there are not, a position that a prompt lacks, spans of other texts, or if no token is chosen.
+        For layers that there are not, a position that a prompt lacks, spans of other texts, if no token is chosen, for
+        a folder with other states, or a state that is too large for float16.
+
+    Notes
+    -----
+    Memory: tokens x layers x channels x 4 bytes (2 in float16), in the file if there is a folder, beside a batch.
 
     Examples
     --------
@@ -86,14 +103,22 @@ def states(
     wanted, slot = np.unique(places, return_inverse=True)
     row = np.full(prompts.n_tokens, -1)
     row[wanted] = np.arange(len(wanted))
-    values = np.full((len(wanted), len(at), model.info.d_model), np.nan, np.float32)
-    sites = [Site(site, n) for n in at]
-    for batch in stream(model, prompts, sites, edits=edits, batch_tokens=batch_tokens, progress=progress):
+    settings: dict[str, Any] = {
+        "layers": at, "site": site, "places": places.tolist() if len(places) < MANY else places,
+        "edits": [e.describe() for e in edits], **({} if dtype == "float32" else {"dtype": dtype}),
+    }  # fmt: skip
+    shape = (len(wanted), len(at), model.info.d_model)
+    kept = KeptStates(folder, shape, dtype, {} if folder is None else states_facts(model, prompts, settings))
+    sites = [] if kept.finished else [Site(site, n) for n in at]
+    batches = stream(model, prompts, sites, edits=edits, batch_tokens=batch_tokens, progress=progress)
+    for batch in batches if sites else ():
         to = row[batch.tokens.place]
         here = torch.from_numpy(np.flatnonzero(to >= 0)).to(batch.device)
         for k, s in enumerate(sites):
             found = batch.tokens.flatten(batch.activations[s]).index_select(0, here)
-            values[to[to >= 0], k] = found.float().cpu().numpy()
+            kept.put(to[to >= 0], k, found.float().cpu().numpy())
+    values = kept.finish()
+    values = values if np.array_equal(slot, np.arange(len(wanted))) else values[slot]
     number = np.searchsorted(prompts.starts, places, side="right") - 1
     position = places - prompts.starts[number]
     strings = {int(n): prompts.strings(int(n)) for n in np.unique(number)}
@@ -101,7 +126,7 @@ def states(
     depth = layer_coords(at, model.info) if site == "resid" else block_coords(at, model.info, site)
     dim = "layer" if site == "resid" else "block"
     ds = xr.Dataset(
-        {"state": variable(("token", dim, "channel"), values[slot], f"activation of {site}", "1")},
+        {"state": variable(("token", dim, "channel"), values, f"activation of {site}", "1")},
         {
             **depth,
             "prompt": variable("token", number, "number of the prompt in the input", "1"),
@@ -110,8 +135,8 @@ def states(
             "text": variable("token", text, "token as a string", "1"),
         },
     )
-    settings = {"layers": at, "site": site, "places": places.tolist(), "edits": [e.describe() for e in edits]}
-    return stamped(ds, "states", model, prompts, settings).assign_attrs(edits="; ".join(map(str, edits)))
+    out = stamped(ds, "states", model, prompts, settings).assign_attrs(edits="; ".join(map(str, edits)))
+    return kept.stamp(out)
 
 
 def chosen_places(prompts: Prompts, where: Any) -> np.ndarray:

@@ -1,0 +1,96 @@
+"""States in a folder are those in memory, are found again, and are refused where they are of something else."""
+
+import numpy as np
+import pytest
+from tiny import byte_tokenizer, tiny_lm
+
+import tokinterp as ti
+from tokinterp.run import kept_states
+
+TEXTS = ["The river runs.", "A river and the other river.", "Sea."]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return ti.wrap(tiny_lm("llama"), byte_tokenizer(), id="tiny")
+
+
+def test_the_file_holds_what_memory_would(model, tmp_path):
+    whole = ti.states(model, TEXTS, [0, 1])
+    kept = ti.states(model, TEXTS, [0, 1], folder=tmp_path / "a")
+    assert kept.identical(whole.assign_attrs(created=kept.attrs["created"]))
+    assert isinstance(kept["state"].variable._data, np.memmap) or isinstance(kept["state"].values.base, np.memmap)
+    layer = np.load(tmp_path / "a" / "states.npy", mmap_mode="r")
+    np.testing.assert_array_equal(layer[1], whole["state"].isel(layer=1))
+
+
+def test_the_same_call_finds_it_without_running_the_model(model, tmp_path, monkeypatch):
+    first = ti.states(model, TEXTS, [1], folder=tmp_path / "a")
+    monkeypatch.setattr("tokinterp.run.states.stream", lambda *a, **k: iter([None]))
+    again = ti.states(model, TEXTS, [1], folder=tmp_path / "a")
+    np.testing.assert_array_equal(again["state"], first["state"])
+    with pytest.raises(ValueError, match=r"a belongs to another run; it differs in: prompts"):
+        ti.states(model, TEXTS[:2], [1], folder=tmp_path / "a")
+    with pytest.raises(ValueError, match=r"differs in: settings \(layers\)"):
+        ti.states(model, TEXTS, [0], folder=tmp_path / "a")
+
+
+def test_a_changed_or_cut_file_is_damaged(model, tmp_path):
+    ti.states(model, TEXTS, [1], folder=tmp_path / "a")
+    values = np.load(tmp_path / "a" / "states.npy", mmap_mode="r+")
+    values[0, 3, 5] += 1
+    values.flush()
+    with pytest.raises(ValueError, match=r"states.npy is damaged: delete .*a and call again"):
+        ti.states(model, TEXTS, [1], folder=tmp_path / "a")
+    np.save(tmp_path / "a" / "states.npy", np.zeros((1, 2, 3), np.float32))
+    with pytest.raises(ValueError, match="is damaged"):
+        ti.states(model, TEXTS, [1], folder=tmp_path / "a")
+    (tmp_path / "a" / "states.npy").unlink()
+    with pytest.raises(ValueError, match="is damaged or missing"):
+        ti.states(model, TEXTS, [1], folder=tmp_path / "a")
+
+
+def test_what_a_stopped_call_left_is_begun_anew(model, tmp_path, monkeypatch):
+    kept = kept_states.KeptStates.put
+
+    def stop(self, *args):
+        kept(self, *args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kept_states.KeptStates, "put", stop)
+    with pytest.raises(KeyboardInterrupt):
+        ti.states(model, TEXTS, [1], folder=tmp_path / "a")
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["states.partial.npy"]
+    monkeypatch.undo()
+    ds = ti.states(model, TEXTS, [1], folder=tmp_path / "a")
+    np.testing.assert_array_equal(ds["state"], ti.states(model, TEXTS, [1])["state"])
+
+
+def test_a_folder_of_other_things_is_left_alone(model, tmp_path):
+    (tmp_path / "thesis.tex").write_text("a")
+    with pytest.raises(FileExistsError, match="holds other things: choose the name of a new one"):
+        ti.states(model, TEXTS, [1], folder=tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_half_precision_is_rounded_and_too_large_a_state_refused(model, tmp_path):
+    whole = ti.states(model, TEXTS, [1])
+    half = ti.states(model, TEXTS, [1], dtype="float16", folder=tmp_path / "a")
+    assert half["state"].dtype == np.float16
+    np.testing.assert_array_equal(half["state"], whole["state"].astype(np.float16))
+    assert half.attrs["fingerprint"] != whole.attrs["fingerprint"]
+    huge = [ti.edits.scale(ti.Site("resid", 1), 1e8)]
+    with pytest.raises(
+        ValueError, match=r"dtype='float16' holds numbers up to 65504, and a state has .*: take 'float32'"
+    ):
+        ti.states(model, TEXTS, [1], dtype="float16", edits=huge)
+
+
+def test_tokens_of_a_prompt_that_is_left_out_are_nan(model, tmp_path):
+    prompts = ti.Prompts.from_texts(TEXTS, model)
+    broken = ti.edits.fill(ti.Site("resid", 1), np.full((1, 32), np.nan, np.float32), [2])
+    with pytest.raises(ValueError, match=r"NaN|finite"):
+        ti.states(model, prompts, [1], edits=[broken], folder=tmp_path / "all")
+    kept = kept_states.KeptStates(tmp_path / "a", (3, 1, 2), "float32", {})
+    kept.put(np.array([0, 2]), 0, np.ones((2, 2), np.float32))
+    np.testing.assert_array_equal(kept.finish()[:, 0, 0], [1, np.nan, 1])
