@@ -2,6 +2,9 @@
 
 PIVOTS, OF_PIVOTS = "tokinterp/geometry/kernels/cosine.py", "tests/geometry/test_cosine_pivots.py::"
 ALIKE = "tests/attention/test_mass_similarity.py::"
+AMONG, OF_AMONG = "tokinterp/kernels/among.py", "tests/kernels/test_among.py::"
+CORPUS, OF_CORPUS = "tokinterp/geometry/corpus.py", "tests/geometry/test_corpus.py::"
+TABLES, OF_TABLES = "tokinterp/geometry/kernels/corpus.py", "tests/geometry/kernels/test_corpus.py::"
 MUTANTS = [
     ("pivots: the shortest", PIVOTS, "norm.double().masked_fill(~directed, -1).topk(",
      "(-norm.double()).masked_fill(~directed, -1e9).topk(",
@@ -240,4 +243,37 @@ MUTANTS = [
     ("moments: merge without the shift of means", "tokinterp/kernels/moments.py", "moments.shift - shift.double()",
      "0 * (moments.shift - shift.double())",
      "tests/kernels/test_moments.py::test_any_split_and_any_shifts_merge_to_the_whole"),
+    ("among: the certificate forgets its error", AMONG, "(1 + part_error) + 2 * own", "(1 + part_error)",
+     f"{OF_AMONG}test_what_float32_cannot_decide_is_searched_again"),
+    ("among: barred points are neighbours", AMONG, "squared.masked_fill_(self.barred(some, part), torch.inf)", "pass",
+     f"{OF_AMONG}test_points_that_are_barred_or_not_usable_are_no_neighbours"),
+    ("among: the first block only", AMONG, "torch.cat([place, at + part.start], 1)", "torch.cat([place, at], 1)",
+     f"{OF_AMONG}test_equals_brute_force_in_blocks"),
+    ("corpus: beginnings of one token", CORPUS, "key = group[left] * 2**32 + prompts", "key = 0 * group[left] + prompts",
+     f"{OF_CORPUS}test_tokens_with_the_same_beginning_are_those_of_a_loop"),
+    ("corpus: recall of the nearest", CORPUS, "one.distances[some] <= exact.distances[:, -1:]",
+     "one.distances[some] <= exact.distances[:, :1]", f"{OF_CORPUS}test_an_index_says_what_it_misses"),
+    ("corpus: copies look by themselves", CORPUS, "own = first[rows]", "own = rows",
+     f"{OF_CORPUS}test_neighbours_are_those_of_brute_force"),
+    ("corpus: a state barred by its last token", TABLES, "near = ((at - low).abs() <= self.window) & (", "near = (",
+     f"{OF_TABLES}test_a_state_is_barred_if_all_tokens_that_have_it_are"),
+    ("corpus: window open at its end", TABLES, "(own.position - other.position).abs() <= self.window",
+     "(own.position - other.position).abs() < self.window", f"{OF_TABLES}test_barred_tokens_are_those_of_a_loop"),
+    ("corpus: places of those left out", TABLES, "number.scatter_add_(1, first, allowed.float())",
+     "number.scatter_add_(1, first, torch.ones_like(allowed).float())",
+     f"{OF_TABLES}test_tokens_left_out_give_their_places_to_others"),
+    ("corpus: rows with too few neighbours", TABLES, "table[counts.sum(1) < k] = torch.nan", "pass",
+     f"{OF_TABLES}test_tokens_left_out_give_their_places_to_others"),
+    ("corpus: jackknife of those left out", "tokinterp/geometry/corpus_dimension.py", "~np.isin(which, some)",
+     "np.isin(which, some)", "tests/geometry/test_corpus_dimension.py -k jackknife"),
+    ("corpus: every token counts for the mean of each", "tokinterp/geometry/corpus_dimension.py",
+     "kept.sum(1)", "len(use)", "tests/geometry/test_corpus_dimension.py -k planted"),
+    ("corpus: chance among all tokens", "tokinterp/geometry/corpus_overlap.py", "chance.append((ks / number[:, None])",
+     "chance.append((ks / (0 * number[:, None] + allowed.shape[1]))", "tests/geometry/test_corpus_overlap.py -k counted"),
+    ("corpus: imbalance the other way", "tokinterp/geometry/corpus_overlap.py", "to[..., i] =", "to[:, :, i] =",
+     "tests/geometry/test_corpus_overlap.py -k one_prompt"),
+    ("kept states: left out tokens are zero", "tokinterp/run/kept_states.py", "self.values[~self.seen] = np.nan", "pass",
+     "tests/run/test_kept_states.py -k left_out"),
+    ("kept states: any file will do", "tokinterp/run/kept_states.py", 'elif self.known != ds.attrs["fingerprint"]:',
+     "elif False:", "tests/run/test_kept_states.py -k damaged"),
 ]  # fmt: skip

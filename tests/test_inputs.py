@@ -34,7 +34,7 @@ ANY = {
     ("representations.fit", "y"): "ignored, as scikit-learn asks", ("representations.fit_transform", "y"): "ignored",
     ("representations.get_params", "deep"): "ignored",
     ("states", "where"): "of many kinds, see its own tests",
-    ("jacobian_space", "where"): "given to states",
+    ("jacobian_space", "where"): "given to states", ("corpus_cloud", "where"): "given to states",
     ("keep_only", "blocks"): "one block is a list of one", ("prompts.__getitem__", "which"): "counts from the end, too",
     ("prompts.vocabulary.special", "ids"): "an array of any shape, in every batch",
 }  # fmt: skip

@@ -15,10 +15,13 @@ from typing import Any
 import numpy as np
 
 import tokinterp as ti
+from tokinterp.geometry.corpus import same_beginning
 
 from .common import peak_mb, random_llama, save
 
 SIZES = (1_000, 10_000, 100_000)
+MILLION = 1_000_000
+"""Prompts of the steps that take seconds for so many: their ids, hash, batches, and tokens with the same beginning."""
 MEASURED = (300, 3_000)
 MEMORY = (400, 8_000)
 
@@ -38,8 +41,10 @@ def run(out: Path | None = None, rounds: int = 1, small: bool = False) -> dict[s
         return result
 
     for _ in range(rounds):
+        for n in (*sizes, MILLION // 50 if small else MILLION):
+            _numbers(n, model, timed)
         for n in sizes:
-            _texts(n, model, speller, timed)
+            _texts(n, speller, timed)
         for n in measured:
             _results(n, model, timed)
     rows: dict[str, dict[str, Any]] = {}
@@ -57,7 +62,7 @@ def _ids(n: int) -> list[list[int]]:
     return [rng.integers(3, 500, k).tolist() for k in rng.integers(4, 24, n)]
 
 
-def _texts(n: int, model: Any, speller: Any, timed: Callable[..., Any]) -> None:
+def _numbers(n: int, model: Any, timed: Callable[..., Any]) -> None:
     ids = _ids(n)
     prompts = timed("Prompts.from_ids", n, lambda: ti.Prompts.from_ids(ids))
     timed("Prompts.hash", n, lambda: prompts.hash)
@@ -65,6 +70,10 @@ def _texts(n: int, model: Any, speller: Any, timed: Callable[..., Any]) -> None:
     few = list(range(0, n, max(1, n // 16)))[:16]
     ti.capture(model, prompts, few, ti.resid([0]))  # what is worked out once
     timed("capture of 16 prompts, each", n, lambda: ti.capture(model, prompts, few, ti.resid([0])), len(few))
+    timed("tokens of one beginning", n, lambda: same_beginning(prompts))
+
+
+def _texts(n: int, speller: Any, timed: Callable[..., Any]) -> None:
     texts = [f"The {i} people of Paris met Marie Curie in {1800 + i % 200}." for i in range(n)]
     spelled = timed("Prompts.from_texts", n, lambda: ti.Prompts.from_texts(texts, speller, progress=False))
     timed("special tokens", n, lambda: spelled.special_mask)

@@ -9,6 +9,7 @@ import tokinterp as ti
 from tokinterp.geometry.corpus import same_beginning
 from tokinterp.geometry.kernels.corpus import Apart
 from tokinterp.kernels.duplicates import first_of_kind
+from tokinterp.results.dataset import variable
 
 IDS = [[7, 8, 9, 7], [7, 8, 5], [7, 8, 9, 7, 7], [9]]
 
@@ -51,7 +52,8 @@ def test_a_draw_is_one_of_its_seed_and_of_tokens_that_are_there():
 def test_neighbours_are_those_of_brute_force(apart):
     random = np.random.default_rng(0)
     cloud = planted(random.integers(0, 3, (60, 2, 4)), corpus(6, 10))  # most states are there several times
-    cloud = cloud.assign_coords(token_document=("token", cloud["prompt"].values // 2))
+    document = variable("token", cloud["prompt"].values // 2, "number of the document", "1")
+    cloud = cloud.assign_coords(token_document=document)
     near = search(cloud, 8, **apart)
     rule = Apart(*(n in apart.get("apart", ()) for n in ("token", "prompt", "document")), apart.get("window", 0))
     at, p, t, d = (cloud[n].values for n in ("position", "prompt", "token_id", "token_document"))
@@ -98,10 +100,10 @@ def test_tokens_without_finite_states_take_no_part():
 
 def test_an_index_says_what_it_misses(extras):
     cloud = planted(flat(600, 8, 12).reshape(600, 1, 12), corpus(30, 20))
-    assert float(search(cloud, 10, method="faiss")["recall"]) == 1
+    assert search(cloud, 10, method="faiss")["recall"].item() == 1
     found = search(cloud, 10, method="faiss-ivf")
     hit = np.mean(found["distance"].values <= search(cloud, 10)["distance"].values[..., -1:] * (1 + 1e-12))
-    assert abs(float(found["recall"]) - hit) < 0.08
+    assert abs(found["recall"].item() - hit) < 0.08
     assert 0.3 < hit < 1
 
 

@@ -51,7 +51,7 @@ def test_what_stands_near_in_the_text_makes_a_line_unless_kept_apart():
     """Prompts are smooth paths through a cloud of dimension 6: neighbours in time lie on a line."""
     random = np.random.default_rng(0)
     turns = random.normal(size=(40, 3, 6, 2))
-    time = np.linspace(0, 3, 60)[None, :, None, None]
+    time = np.sort(random.uniform(0, 3, (40, 60)), 1)[:, :, None, None]
     speed = np.arange(1, 4)[None, None, :, None]
     waves = turns[:, None, :, :, 0] * np.sin(time * speed) + turns[:, None, :, :, 1] * np.cos(time * speed)
     cloud = planted(waves.sum(2).reshape(2400, 1, 6), corpus(40, 60))

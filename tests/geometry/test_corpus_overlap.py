@@ -47,7 +47,7 @@ def test_turned_clouds_keep_their_neighbours_and_unrelated_ones_have_those_of_ch
     lone = pair["overlap_pair"].values[:, 2, :2].mean(1)
     np.testing.assert_allclose(lone, pair["chance"], atol=0.01)
     np.testing.assert_allclose(pair["chance"], np.array([5, 20]) / 599, rtol=1e-12)
-    np.testing.assert_allclose(delta["imbalance_pair"].values[0, :2, :2], float(delta["least"]), rtol=1e-3)
+    np.testing.assert_allclose(delta["imbalance_pair"].values[0, :2, :2], delta["least"].item(), rtol=1e-3)
     np.testing.assert_allclose(delta["imbalance_pair"].values[0, 2, :2], 1, atol=0.1)
 
 
@@ -57,7 +57,7 @@ def test_shares_of_neighbours_are_counted_among_those_that_may_be_neighbours(thr
     p, t = three["prompt"].values, three["token_id"].values
     same = p[near["neighbour"].values] == p[:, None, None]
     np.testing.assert_allclose(free["label_overlap"].sel(label="prompt")[:, 0], same.mean((0, 2)), atol=1e-6)
-    assert float(free["label_overlap"].sel(label="prompt")[0, 0]) > 3 * float(free["label_chance"].sel(label="prompt"))
+    assert free["label_overlap"].sel(label="prompt")[0, 0] > 3 * free["label_chance"].sel(label="prompt")
     assert float(apart["label_overlap"].sel(label="prompt").max()) == 0
     other = p[:, None] != p
     np.testing.assert_allclose(apart["chance"], 10 / 580, rtol=1e-12)

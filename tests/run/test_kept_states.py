@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from tiny import byte_tokenizer, tiny_lm
 
 import tokinterp as ti
@@ -88,7 +89,7 @@ def test_half_precision_is_rounded_and_too_large_a_state_refused(model, tmp_path
 
 def test_tokens_of_a_prompt_that_is_left_out_are_nan(model, tmp_path):
     prompts = ti.Prompts.from_texts(TEXTS, model)
-    broken = ti.edits.fill(ti.Site("resid", 1), np.full((1, 32), np.nan, np.float32), [2])
+    broken = ti.edits.fill(ti.Site("resid", 1), torch.full((1, 32), torch.nan), [2])
     with pytest.raises(ValueError, match=r"NaN|finite"):
         ti.states(model, prompts, [1], edits=[broken], folder=tmp_path / "all")
     kept = kept_states.KeptStates(tmp_path / "a", (3, 1, 2), "float32", {})

@@ -43,6 +43,9 @@ class SegmentCoverage(Measurement):
     ``separator_share``, ``chance`` and ``enrichment`` are over the ``n_queries`` that have keys and attention out of
     reach; NaN without any.  The patterns pass by one block at a time.
 
+    Memory: 15 x heads x n^2 bytes for every prompt of a batch, padded to n tokens, in float32: the patterns of a block
+    at a time.
+
     Examples
     --------
     >>> import tokinterp as ti

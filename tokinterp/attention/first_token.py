@@ -43,6 +43,9 @@ class FirstTokenAttention(Measurement):
     prompts that are long enough, position 0 counted among its own queries. This is for prompts of any length, whole,
     and position 0 alone: (T alpha_0 - 1) / (T - 1) for the alpha_0 (``first_received``) of T tokens.
 
+    Memory: 10 x heads x n^2 bytes for every prompt of a batch, padded to n tokens, in float32: the patterns of a block
+    at a time.
+
     Examples
     --------
     >>> import tokinterp as ti

@@ -65,6 +65,9 @@ class AttentionMass(Measurement):
     the mean of those of the heads of the block before (of the blocks asked for), without position 0 and the query
     itself, beside the cosine with even weights, ``similarity_even``; NaN in the first block.
 
+    Memory: 10 x heads x n^2 bytes for every prompt of a batch, padded to n tokens, in float32: the patterns of a block
+    at a time.
+
     Examples
     --------
     >>> import tokinterp as ti

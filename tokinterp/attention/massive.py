@@ -56,6 +56,9 @@ class NormAttention(Measurement):
     ||u_q - mean u|| / ||mean u|| as root mean square, from the third query on; a constant update is a bias. Both are
     NaN for prompts of fewer than 4 tokens.
 
+    Memory: 10 x heads x n^2 bytes for every prompt of a batch, padded to n tokens, in float32: the patterns of a block
+    at a time.
+
     Examples
     --------
     >>> import tokinterp as ti

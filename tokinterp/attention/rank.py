@@ -50,6 +50,9 @@ class AttentionRank(Measurement):
 
     Soft caps and biases by distance (ALiBi) are added behind these logits and are not a part of them.
 
+    Memory: 10 x heads x n^2 bytes for every prompt of a batch, padded to n tokens, in float32: the patterns of a block
+    at a time.
+
     References
     ----------
     Bhojanapalli et al. 2020, arXiv 2002.07028.

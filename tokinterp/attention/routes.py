@@ -64,6 +64,9 @@ class InformationRoutes(Measurement):
     ``previous_control`` is the mean over all other earlier keys but position 0; ``merge_control`` has words of one
     token in the place of the pieces of a word.
 
+    Memory: 18 x heads x n^2 bytes for every prompt of a batch, padded to n tokens, in float32: the patterns of a block
+    at a time.
+
     References
     ----------
     Ferrando and Voita 2024, arXiv 2403.00824.

@@ -46,6 +46,9 @@ class AttentionSinks(Measurement):
     ``largest_later`` is over positions seen by at least 16. `FirstTokenAttention` is for position 0 alone, over whole
     prompts of any length and without the query 0, which can look nowhere else.
 
+    Memory: 10 x heads x n^2 bytes for every prompt of a batch, padded to n tokens, in float32: the patterns of a block
+    at a time.
+
     Examples
     --------
     >>> import tokinterp as ti

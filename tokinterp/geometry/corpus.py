@@ -20,7 +20,7 @@ from ..results.dataset import check, variable
 from ..results.stamp import derived
 from ..run.kept_states import DTYPES
 from ..run.states import chosen_places, states
-from ..settings import checked, count, device, names, none, one_of, refuse
+from ..settings import LARGEST, checked, count, device, names, none, one_of, refuse
 from ..text.prompts import Prompts
 from .kernels.corpus import Apart, Labels, extent, one_label
 
@@ -127,7 +127,7 @@ def corpus_cloud(
 
 @checked(
     k=count(2), n_tokens=count(2) | none, apart=names(*APART), window=count(), method=one_of(*METHODS),
-    memory=count(2**20), device=device | none,
+    memory=count(2**20, LARGEST), device=device | none,
 )  # fmt: skip
 def corpus_neighbours(
     cloud: xr.Dataset,

@@ -13,7 +13,7 @@ from ..results.dataset import bound_coord, check, variable
 from ..results.documents import groups_of
 from ..results.stamp import derived
 from ..run.measurement import Field
-from ..settings import checked, count, device, none, one_of, refuse
+from ..settings import LARGEST, checked, count, device, none, one_of, refuse
 from ..stats.jackknife import jackknife_interval, left_out
 from .corpus import check_cloud, layer_points
 from .dimension import FACCO, LEVINA, gride_columns, gride_fields
@@ -38,7 +38,7 @@ WITH_INTERVALS = ("dimension", "dimension_mle", "dimension_twonn", "local_twonn_
 
 
 @checked(k=count(2), twonn=one_of(*estimators.TWONN), local=count(8), groups=one_of(0) | count(2),
-         memory=count(2**20), device=device | none)  # fmt: skip
+         memory=count(2**20, LARGEST), device=device | none)  # fmt: skip
 def corpus_dimension(
     near: xr.Dataset,
     scales: Sequence[int] = (2, 4, 8, 16, 32, 64),

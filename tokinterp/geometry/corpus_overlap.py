@@ -13,7 +13,7 @@ from ..kernels.duplicates import first_of_kind
 from ..kernels.state import neutral
 from ..results.dataset import bound_coord, check, variable
 from ..results.stamp import derived
-from ..settings import checked, count, device, none, one_of, ranks, refuse
+from ..settings import LARGEST, checked, count, device, none, one_of, ranks, refuse
 from .corpus import check_cloud, finite_tokens, labels_of, layer_points, rule_of
 from .corpus_dimension import intervals
 from .imbalance import GLIELMO
@@ -61,7 +61,7 @@ class Looking:
                 yield rows, allowed, kernels.members(at, rows, allowed, self.ks)
 
 
-@checked(k=ranks, groups=one_of(0) | count(2), memory=count(2**20), device=device | none)
+@checked(k=ranks, groups=one_of(0) | count(2), memory=count(2**20, LARGEST), device=device | none)
 def corpus_overlap(
     cloud: xr.Dataset,
     near: xr.Dataset,
@@ -165,7 +165,7 @@ def corpus_overlap(
     return _labelled(data, bounds, coords, said, near, cloud, "corpus_overlap", parameters, level, seed)
 
 
-@checked(k=ranks, groups=one_of(0) | count(2), memory=count(2**20), device=device | none)
+@checked(k=ranks, groups=one_of(0) | count(2), memory=count(2**20, LARGEST), device=device | none)
 def corpus_imbalance(
     cloud: xr.Dataset,
     near: xr.Dataset,

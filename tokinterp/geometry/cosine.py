@@ -73,6 +73,8 @@ class CosineSimilarity(OfLayers):
     - ``channel_share``: part of the mean cosine of all pairs of the corpus that comes from one channel (Timkey and van
       Schijndel 2021); a few with large shares say that the cosine is about them.
 
+    Memory: 512 rows of the matrix of cosines of a prompt at a time.
+
     Examples
     --------
     >>> import tokinterp as ti

@@ -49,6 +49,8 @@ class InformationImbalance(Measurement):
     their ranks, copies of a point share the places among the k nearest: nothing depends on the order of the tokens.
     ``least``, (k + 1) / N, is the value of a cloud with itself.
 
+    Memory: 20 x layers x n^2 bytes for a prompt of n tokens, or a 32nd of the run's ``memory`` where that is less.
+
     References
     ----------
     Glielmo, Zeni, Cheng, Csanyi and Laio 2022, PNAS Nexus 1, pgac039, equation 1; Cheng et al. 2025, arXiv 2405.15471

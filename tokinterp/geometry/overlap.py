@@ -89,6 +89,8 @@ class NeighbourOverlap(Measurement):
     default); ``label_overlap_corrected`` divides by the most that the class allows, min(k, size of the class - 1), and
     leaves out tokens alone in their class.  Each has its chance level.
 
+    Memory: 22 x layers x n^2 bytes for a prompt of n tokens, or a 32nd of the run's ``memory`` where that is less.
+
     References
     ----------
     Doimo, Glielmo, Ansuini and Laio 2020, arXiv 2007.03506; Viswanathan et al. 2025, arXiv 2501.10573, section

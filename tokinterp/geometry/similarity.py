@@ -89,6 +89,8 @@ class LayerSimilarity(Measurement):
     "Procrustes similarity" of Razzhigaev et al. (an unconstrained linear map: `Linearity`).  RSA is the Spearman
     correlation of the pairwise Euclidean distances.
 
+    Memory: 38 x layers x n^2 bytes for a sample of n tokens, whatever the number of prompts.
+
     Examples
     --------
     >>> import tokinterp as ti

@@ -119,12 +119,12 @@ class _Search:
         n, dim = points.shape
         self.memory, self.dim = memory, dim
         each = 24 * dim  # coordinates as given, in float64, and in the dtype of the products
-        self.tall = max(1, min(n, memory // 4 // each, 8192))
+        self.tall = max(1, min(n, memory // 4 // each, int((memory / 80) ** 0.5)))
         self.wide = max(1, min(n, memory // 2 // (each + 40 * self.tall)))
         self.few = max(1, min(self.tall, 64))
         if min(self.tall, self.wide) < min(n, 64):
             raise ValueError(
-                f"memory={memory} holds no block of {dim} coordinates: give at least {8 * 64 * each}, or more"
+                f"memory={memory} holds no block of {dim} coordinates: give at least {max(512 * each, 2**20)}"
             )
         total = torch.zeros(dim, dtype=torch.float64, device=device)
         for _, x in self.blocks():

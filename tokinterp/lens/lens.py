@@ -80,6 +80,8 @@ class LogitLens(Measurement):
     before a later one (see `tokinterp.text.token_classes`), of the same prompt; ``spike_auroc``: the same for its rise
     over the entropy one place earlier.  Both rules cut bytes into patches in Pagnoni et al. 2024.
 
+    Memory: logits of some tokens at a time, up to a 16th of the run's ``memory``, however long the prompts are.
+
     Examples
     --------
     >>> import tokinterp as ti

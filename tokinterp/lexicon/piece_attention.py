@@ -45,6 +45,11 @@ class PieceAttention(Measurement):
         Words whose first token stands before this position (BOS counted) are left out: the fewer tokens there are to
         attend to, the more each gets.
 
+    Notes
+    -----
+    Memory: 10 x heads x n^2 bytes for every prompt of a batch, padded to n tokens, in float32: the patterns of a block
+    at a time.
+
     Examples
     --------
     >>> import tokinterp as ti
