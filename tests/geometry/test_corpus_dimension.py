@@ -10,6 +10,7 @@ from tokinterp.stats.jackknife import jackknife_interval, left_out
 DIMENSION = ti.geometry.corpus_dimension
 
 
+@pytest.mark.slow
 def test_one_prompt_has_the_numbers_of_the_prompt(bundled):
     prompts = ti.Prompts.from_texts([ti.bundled_texts("article")[0].text], bundled, max_tokens=110)[[0]]
     layers = [0, 3]
@@ -24,6 +25,7 @@ def test_one_prompt_has_the_numbers_of_the_prompt(bundled):
     assert found.attrs["n_groups"] == 1
 
 
+@pytest.mark.slow
 def test_planted_dimensions_are_found_at_every_scale_and_around_tokens():
     x = np.stack([flat(1600, 2, 16, curved=True), flat(1600, 5, 16)], 1)
     cloud = planted(x, corpus(40, 40))

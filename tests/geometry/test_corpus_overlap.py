@@ -9,6 +9,7 @@ import tokinterp as ti
 OVERLAP, IMBALANCE = ti.geometry.corpus_overlap, ti.geometry.corpus_imbalance
 
 
+@pytest.mark.slow
 def test_one_prompt_has_the_numbers_of_the_prompt(bundled):
     prompts = ti.Prompts.from_texts([ti.bundled_texts("article")[0].text], bundled, max_tokens=90)[[0]]
     layers = [0, 3, 4]

@@ -62,6 +62,8 @@ def _hash(rows: Tensor) -> Tensor:
     """Return (...,) int64 hashes of rows (..., dim) by their bits; integer arithmetic, so equal rows agree."""
     integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[rows.element_size()]
     bits = (rows + 0.0).contiguous().view(integer).long()  # + 0.0 makes zero of minus zero
+    if integer is torch.int64:  # the last bits of small whole numbers are zero, and so would be those of all hashes
+        bits = bits ^ (bits >> 32)
     weights = torch.arange(1, rows.shape[-1] + 1, device=rows.device, dtype=torch.int64) * -7046029254386353131
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):  # splitmix64
         weights = (weights ^ (weights >> shift)) * factor

@@ -71,6 +71,7 @@ def test_tokens_left_out_give_their_places_to_others():
     assert corpus.members([layer], rows, allowed, [4])[0, 0].isnan().all()
 
 
+@pytest.mark.slow
 def test_local_twonn_is_that_of_scikit_dimension():
     import skdim
 
