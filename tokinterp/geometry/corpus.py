@@ -96,7 +96,11 @@ def corpus_cloud(
     -----
     Memory: tokens x layers x channels x 4 bytes (2 in float16) in memory or in the file; a million tokens of 4,096
     channels take 16 GB a layer.  Tokens of one prompt are not independent: many short prompts say more than a few long
-    ones, and controls are clouds too: `tokinterp.untrained`, `tokinterp.text.shuffle_prompts`.
+    ones, and controls are clouds too: of `tokinterp.untrained`, of `tokinterp.text.shuffle_words`.
+
+    References
+    ----------
+    Ruppik et al. 2025, arXiv 2506.01034 (the tokens of a corpus as one cloud, without copies).
 
     Examples
     --------
