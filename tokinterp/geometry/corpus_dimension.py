@@ -100,10 +100,11 @@ def corpus_dimension(
     tokens as independent.  The intervals are jackknife ones over prompts, of which tokens are left out with all that
     they see; the cloud in which they look stays the same.  Each distinct state counts once.
 
-    In the cloud of a corpus the tokens of one word are a cluster: at small scales the dimension is that of the clusters,
-    at large ones that of how they lie.  With ``apart=["token"]`` the nearest others are several tokens of one other word
-    at nearly one distance, which makes small scales large: read scales beyond the size of a cluster.  ``apart`` says who
-    is in the neighbourhood of a token; ``local_twonn`` takes the neighbours' own distances from each other as they are.
+    In the cloud of a corpus the tokens of one word are a cluster: at small scales the dimension is that of the
+    clusters, at large ones that of how they lie.  With ``apart=["token"]`` the nearest others are several tokens of
+    one other word at nearly one distance, which makes small scales large: read scales beyond the size of a cluster.
+    ``apart`` says who is in the neighbourhood of a token; ``local_twonn`` takes the neighbours' own distances from
+    each other as they are.
 
     Memory: 8 bytes x tokens searched x layers x (k of ``near``) a few times over, and ``memory``.
 
