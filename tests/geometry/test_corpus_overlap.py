@@ -86,7 +86,24 @@ def test_what_is_not_there_is_refused(three):
         OVERLAP(three, near, (1, 10))
     with pytest.raises(ValueError, match="neighbours in another cloud"):
         OVERLAP(three.isel(layer=[0, 1]), near, (1,))
+    with pytest.raises(ValueError, match="neighbours in another cloud"):
+        OVERLAP(three, search(three[{"token": slice(0, 300)}], 4), (1,))
     with pytest.raises(ValueError, match="overlaps need method='exact'"):
         OVERLAP(three, near.assign_attrs(method="faiss"), (1,))
     with pytest.raises(ValueError, match="between two layers at least"):
         IMBALANCE(three.isel(layer=[0]), near)
+
+
+def test_tokens_without_enough_neighbours_take_no_part():
+    """Two prompts, of which one has three tokens: the tokens of the other have three neighbours."""
+    x = flat(24, 3, 6).reshape(24, 1, 6)
+    cloud = planted(np.concatenate([x, x[:, :, ::-1]], 1), corpus(2, 12))[{"token": slice(0, 15)}]
+    near = search(cloud, 8, apart=["prompt"])
+    assert near["distance"].isnull().sum("k").values[:, 0].tolist() == [5] * 12 + [0] * 3
+    assert (near["neighbour"].values[:12, :, 3:] == -1).all()
+    ds = OVERLAP(cloud, near, (3, 8), groups=0)
+    assert ds["overlap_pair"].notnull().all()
+    late = OVERLAP(cloud, near[{"token": slice(12, 15)}], (3, 8), groups=0)["overlap_pair"]
+    np.testing.assert_array_equal(ds["overlap_pair"].sel(k=8), late.sel(k=8))
+    assert (ds["overlap_pair"].sel(k=3) > late.sel(k=3)).any()
+    assert OVERLAP(cloud, near[{"token": slice(0, 12)}], (8,), groups=0)["overlap_pair"].isnull().all()

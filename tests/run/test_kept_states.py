@@ -6,6 +6,7 @@ import torch
 from tiny import byte_tokenizer, tiny_lm
 
 import tokinterp as ti
+from tokinterp.results import dataset, stores
 from tokinterp.run import kept_states
 
 TEXTS = ["The river runs.", "A river and the other river.", "Sea."]
@@ -95,3 +96,14 @@ def test_tokens_of_a_prompt_that_is_left_out_are_nan(model, tmp_path):
     kept = kept_states.KeptStates(tmp_path / "a", (3, 1, 2), "float32", {})
     kept.put(np.array([0, 2]), 0, np.ones((2, 2), np.float32))
     np.testing.assert_array_equal(kept.finish()[:, 0, 0], [1, np.nan, 1])
+
+
+def test_provenance_reads_a_large_array_block_by_block(model, monkeypatch, tmp_path):
+    whole = ti.states(model, TEXTS, [0, 1])
+    seen = []
+    kept = np.ascontiguousarray
+    monkeypatch.setattr(dataset, "BLOCK", 2000)
+    monkeypatch.setattr(stores.np, "ascontiguousarray", lambda a: (seen.append(a.nbytes), kept(a))[1])
+    parts = ti.states(model, TEXTS, [0, 1], folder=tmp_path / "a")
+    assert parts.attrs["fingerprint"] == whole.attrs["fingerprint"]
+    assert max(seen) <= 2000 < whole["state"].nbytes

@@ -179,7 +179,7 @@ def corpus_neighbours(
     Returns
     -------
     xarray.Dataset
-        ``distance`` (token, layer, k), ascending, inf where there are fewer; ``neighbour`` (token, layer, k): its place
+        ``distance`` (token, layer, k), ascending, NaN where there are fewer; ``neighbour`` (token, layer, k): its place
         in the cloud; ``distinct`` (token, layer): whether no token before it in the result has the same state;
         ``n_unique`` and ``n_redone`` (layer); ``recall`` (layer) of an index.  The coordinate ``place`` is that of the
         token in the cloud.
@@ -251,9 +251,10 @@ def corpus_neighbours(
                     recall.append(_recall(one, points, each, k, usable, memory, on, seed))
                 found.append(Among(one.distances[back], one.indices[back], one.n_redone))
             bar.update(1)
+    far = torch.stack([f.distances for f in found], 1)
     data = {
         "distance": variable(
-            ("token", "layer", "k"), torch.stack([f.distances for f in found], 1), "distance to the neighbour", "1",
+            ("token", "layer", "k"), far.where(far.isfinite(), torch.nan), "distance to the neighbour", "1",
             short="distance to the k-th neighbour", range=(0, None), log=True, along=("k",),
         ),
         "neighbour": variable(
@@ -272,12 +273,13 @@ def corpus_neighbours(
         data["recall"] = variable(
             "layer", np.array(recall), f"share of the exact neighbours found, of {min(TRIED, len(rows))} states", "1"
         )
-    coords = {n: v.variable for n, v in cloud.isel(token=places).coords.items() if "channel" not in v.dims}
+    labels_only = cloud.coords.to_dataset().isel(token=places)
+    coords = {n: v.variable for n, v in labels_only.coords.items() if "channel" not in v.dims}
     coords["k"] = variable("k", np.arange(1, k + 1), "neighbour, 1 the nearest", "1")
     coords["place"] = variable("token", places, "place in the cloud", "1")
     settings = {"k": k, "n_tokens": n_tokens, "apart": tuple(apart), "window": window, "method": method}
     ds = xr.Dataset(data, coords, {"first": "distance", "apart": ", ".join(apart), "window": window, "method": method})
-    ds.attrs["n_points"] = int(finite.sum())
+    ds.attrs |= {"n_points": int(finite.sum()), "cloud_tokens": cloud.sizes["token"]}
     ds = derived(ds, "corpus_neighbours", [cloud], settings, seed)
     check(ds)
     return ds
@@ -347,7 +349,7 @@ def check_cloud(cloud: xr.Dataset, near: xr.Dataset | None = None) -> None:
     if str(near.attrs.get("measurement")) != "corpus_neighbours":
         raise ValueError("near: it has no neighbours: make it with corpus_neighbours()")
     of = near["place"].values
-    same = of.max() < cloud.sizes["token"] and np.array_equal(cloud["layer"], near["layer"])
+    same = near.attrs["cloud_tokens"] == cloud.sizes["token"] and np.array_equal(cloud["layer"], near["layer"])
     if not same or any(not np.array_equal(cloud[n].values[of], near[n].values) for n in ("prompt", "position")):
         raise ValueError("near: these are neighbours in another cloud: give the cloud that corpus_neighbours() had")
 

@@ -79,6 +79,8 @@ DIMS = {
     "step": "tokens decoded one after the other, or optimiser steps taken",
     "pieces": "tokens of a word",
 }
+BLOCK = 2**26
+"""Bytes of a variable that are looked at together."""
 REQUIRED = (
     "Conventions", "created", "versions", "model", "revision", "weights", "backend", "dtype", "device",
     "tokenizer", "prompts", "parameters", "fingerprint",
@@ -350,12 +352,14 @@ def _check(data: xr.Dataset) -> None:
 
 
 def blocks(v: xr.Variable) -> Iterator[np.ndarray]:
-    """Yield the values in blocks along the first axis: all at once, or the chunks of one that is read lazily."""
-    if v.chunks is None or not v.dims:
+    """Yield the values in blocks along the first axis: the chunks of what is read lazily, else of so many bytes."""
+    if not v.dims:
         yield v.values
         return
+    step = max(1, len(v) * BLOCK // max(v.nbytes, 1))
+    whole, rest = divmod(len(v), step)
     start = 0
-    for n in v.chunks[0]:
+    for n in v.chunks[0] if v.chunks else [step] * whole + [rest] * (rest > 0 or not whole):
         yield v.isel({v.dims[0]: slice(start, start + n)}).values
         start += n
 
