@@ -103,7 +103,7 @@ def test_provenance_reads_a_large_array_block_by_block(model, monkeypatch, tmp_p
     seen = []
     kept = np.ascontiguousarray
     monkeypatch.setattr(dataset, "BLOCK", 2000)
-    monkeypatch.setattr(stores.np, "ascontiguousarray", lambda a: (seen.append(a.nbytes), kept(a))[1])
+    monkeypatch.setattr(stores.np, "ascontiguousarray", lambda a, **k: (seen.append(a), kept(a, **k))[1])
     parts = ti.states(model, TEXTS, [0, 1], folder=tmp_path / "a")
     assert parts.attrs["fingerprint"] == whole.attrs["fingerprint"]
-    assert max(seen) <= 2000 < whole["state"].nbytes
+    assert max(a.nbytes for a in seen if np.ndim(a) == 3) <= 2000 < whole["state"].nbytes

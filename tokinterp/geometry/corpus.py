@@ -194,8 +194,8 @@ def corpus_neighbours(
     Notes
     -----
     Equal states (at layer 0 every occurrence of a token) are one point, and no token is a neighbour of itself or of its
-    copies; such a point is barred by ``apart`` or ``window`` if all tokens that have the state are.  Tokens with a NaN
-    at some layer take no part.
+    copies; such a point is barred by ``apart`` or ``window`` if one of these rules bars all tokens that have the state.
+    Tokens with a NaN at some layer take no part.
 
     Cost: 2 x tokens searched x tokens x channels operations a layer: 2,000 among a million of 4,096 channels 1.6e13
     (minutes on a CPU, a second on a GPU), all of a million 8e15.  Memory: ``memory``, the cloud where it is not in a
