@@ -26,6 +26,7 @@ def of_one_prompt(kind, n):
     return peak(lambda: ti.measure(MODEL, prompts, {"m": kind()}, progress=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_the_square_of_the_length_costs_what_is_said(name):
     factor, sizes = SAID.search(KINDS[name].__doc__).groups()

@@ -98,7 +98,7 @@ class IntrinsicDimension(OfClouds):
     cannot show many more directions, and clouds of different size should not be compared.  The standard error counts
     points as independent; for the spread over prompts use `tokinterp.summary`.
 
-    Memory: 8 x n^2 bytes of products for a prompt of n tokens, or an eighth of the run's ``memory`` where that is less.
+    Memory: 12 x n^2 bytes for a prompt of n tokens, or an eighth of the run's ``memory`` where that is less.
 
     Examples
     --------
