@@ -3,7 +3,7 @@
 PIVOTS, OF_PIVOTS = "tokinterp/geometry/kernels/cosine.py", "tests/geometry/test_cosine_pivots.py::"
 ALIKE = "tests/attention/test_mass_similarity.py::"
 AMONG, OF_AMONG = "tokinterp/kernels/among.py", "tests/kernels/test_among.py::"
-CORPUS, OF_CORPUS = "tokinterp/geometry/corpus.py", "tests/geometry/test_corpus.py::"
+CORPUS, OF_CORPUS = "tokinterp/geometry/corpus/neighbours.py", "tests/geometry/corpus/test_neighbours.py::"
 TABLES, OF_TABLES = "tokinterp/geometry/kernels/corpus.py", "tests/geometry/kernels/test_corpus.py::"
 MUTANTS = [
     ("pivots: the shortest", PIVOTS, "norm.double().masked_fill(~directed, -1).topk(",
@@ -264,14 +264,14 @@ MUTANTS = [
      f"{OF_TABLES}test_tokens_left_out_give_their_places_to_others"),
     ("corpus: rows with too few neighbours", TABLES, "table[counts.sum(1) < k] = torch.nan", "pass",
      f"{OF_TABLES}test_tokens_left_out_give_their_places_to_others"),
-    ("corpus: jackknife of those left out", "tokinterp/geometry/corpus_dimension.py", "~np.isin(which, some)",
-     "np.isin(which, some)", "tests/geometry/test_corpus_dimension.py -k jackknife"),
-    ("corpus: every token counts for the mean of each", "tokinterp/geometry/corpus_dimension.py",
-     "kept.sum(1)", "len(use)", "tests/geometry/test_corpus_dimension.py -k planted"),
-    ("corpus: chance among all tokens", "tokinterp/geometry/corpus_overlap.py", "chance.append((ks / number[:, None])",
-     "chance.append((ks / (0 * number[:, None] + allowed.shape[1]))", "tests/geometry/test_corpus_overlap.py -k counted"),
-    ("corpus: imbalance the other way", "tokinterp/geometry/corpus_overlap.py", "to[..., i] =", "to[:, :, i] =",
-     "tests/geometry/test_corpus_overlap.py -k one_prompt"),
+    ("corpus: jackknife of those left out", "tokinterp/geometry/corpus/dimension.py", "~np.isin(which, some)",
+     "np.isin(which, some)", "tests/geometry/corpus/test_dimension.py -k jackknife"),
+    ("corpus: every token counts for the mean of each", "tokinterp/geometry/corpus/dimension.py",
+     "kept.sum(1)", "len(use)", "tests/geometry/corpus/test_dimension.py -k planted"),
+    ("corpus: chance among all tokens", "tokinterp/geometry/corpus/overlap.py", "chance.append((ks / number[:, None])",
+     "chance.append((ks / (0 * number[:, None] + allowed.shape[1]))", "tests/geometry/corpus/test_overlap.py -k counted"),
+    ("corpus: imbalance the other way", "tokinterp/geometry/corpus/overlap.py", "to[..., i] =", "to[:, :, i] =",
+     "tests/geometry/corpus/test_overlap.py -k one_prompt"),
     ("kept states: left out tokens are zero", "tokinterp/run/kept_states.py", "self.values[~self.seen] = np.nan", "pass",
      "tests/run/test_kept_states.py -k left_out"),
     ("kept states: any file will do", "tokinterp/run/kept_states.py", 'elif self.known != ds.attrs["fingerprint"]:',

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import tokinterp as ti
-from tokinterp.geometry.corpus import same_beginning
+from tokinterp.geometry.corpus.neighbours import same_beginning
 
 from .common import peak_mb, random_llama, save
 

@@ -2,9 +2,9 @@
 
 from ..settings.libraries import on_touch
 from .augmentation import augmentation_metrics, compare_models
-from .corpus import corpus_cloud, corpus_neighbours
-from .corpus_dimension import corpus_dimension
-from .corpus_overlap import corpus_imbalance, corpus_overlap
+from .corpus.dimension import corpus_dimension
+from .corpus.neighbours import corpus_cloud, corpus_neighbours
+from .corpus.overlap import corpus_imbalance, corpus_overlap
 from .cosine import CosineSimilarity
 from .curvature import Curvature
 from .dimension import IntrinsicDimension

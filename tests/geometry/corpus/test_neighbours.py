@@ -6,7 +6,7 @@ import torch
 from planted_clouds import MODEL, corpus, flat, planted, search
 
 import tokinterp as ti
-from tokinterp.geometry.corpus import same_beginning
+from tokinterp.geometry.corpus.neighbours import same_beginning
 from tokinterp.geometry.kernels.corpus import Apart
 from tokinterp.kernels.duplicates import first_of_kind
 from tokinterp.results.dataset import variable

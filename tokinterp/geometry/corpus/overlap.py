@@ -9,16 +9,16 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ..kernels.duplicates import first_of_kind
-from ..kernels.state import neutral
-from ..results.dataset import bound_coord, check, variable
-from ..results.stamp import derived
-from ..settings import LARGEST, checked, count, device, none, one_of, ranks, refuse
-from .corpus import check_cloud, finite_tokens, labels_of, layer_points, rule_of
-from .corpus_dimension import intervals
-from .imbalance import GLIELMO
-from .kernels import corpus as kernels
-from .overlap import DOIMO
+from ...kernels.duplicates import first_of_kind
+from ...kernels.state import neutral
+from ...results.dataset import bound_coord, check, variable
+from ...results.stamp import derived
+from ...settings import LARGEST, checked, count, device, none, one_of, ranks, refuse
+from ..imbalance import GLIELMO
+from ..kernels import corpus as kernels
+from ..overlap import DOIMO
+from .dimension import intervals
+from .neighbours import check_cloud, finite_tokens, labels_of, layer_points, rule_of
 
 SHARED = ("token_id", "prompt", "position")
 PAIR = ("token", "k", "layer", "other_layer")

@@ -11,22 +11,22 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ..files.bars import progress_bar
-from ..kernels.among import Among, nearest_among
-from ..kernels.duplicates import first_of_kind
-from ..kernels.indexed import INDEXES, faiss_nearest
-from ..models.steady import steady
-from ..results.dataset import check, variable
-from ..results.stamp import derived
-from ..run.kept_states import DTYPES
-from ..run.states import chosen_places, states
-from ..settings import LARGEST, checked, count, device, names, none, one_of, refuse
-from ..text.prompts import Prompts
-from .kernels.corpus import Apart, Labels, extent, one_label
+from ...files.bars import progress_bar
+from ...kernels.among import Among, nearest_among
+from ...kernels.duplicates import first_of_kind
+from ...kernels.indexed import INDEXES, faiss_nearest
+from ...models.steady import steady
+from ...results.dataset import check, variable
+from ...results.stamp import derived
+from ...run.kept_states import DTYPES
+from ...run.states import chosen_places, states
+from ...settings import LARGEST, checked, count, device, names, none, one_of, refuse
+from ...text.prompts import Prompts
+from ..kernels.corpus import Apart, Labels, extent, one_label
 
 if TYPE_CHECKING:
-    from ..models.base import Model
-    from ..run.edits import Edit
+    from ...models.base import Model
+    from ...run.edits import Edit
 
 METHODS = ("exact", *INDEXES)
 APART = ("token", "prompt", "document")

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ..results.dataset import bound_coord, check, variable
-from ..results.documents import groups_of
-from ..results.stamp import derived
-from ..run.measurement import Field
-from ..settings import LARGEST, checked, count, device, none, one_of, refuse
-from ..stats.jackknife import jackknife_interval, left_out
-from .corpus import check_cloud, layer_points
-from .dimension import FACCO, LEVINA, gride_columns, gride_fields
-from .kernels import gride as estimators
-from .kernels.corpus import local_twonn
+from ...results.dataset import bound_coord, check, variable
+from ...results.documents import groups_of
+from ...results.stamp import derived
+from ...run.measurement import Field
+from ...settings import LARGEST, checked, count, device, none, one_of, refuse
+from ...stats.jackknife import jackknife_interval, left_out
+from ..dimension import FACCO, LEVINA, gride_columns, gride_fields
+from ..kernels import gride as estimators
+from ..kernels.corpus import local_twonn
+from .neighbours import check_cloud, layer_points
 
 RUPPIK = "Ruppik et al. 2025, arXiv 2506.01034"
 FIELDS = {

@@ -1,0 +1,1 @@
+"""The tokens of a whole corpus as one cloud at each layer."""
