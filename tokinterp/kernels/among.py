@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .distances import error
+from .distances import error, smallest
 from .state import neutral
 
 SPARE = 8  # candidates kept beyond k, so that rounding cannot push a true neighbour out of the list
@@ -153,7 +153,8 @@ class _Search:
                 squared = torch.addmm(norms, mine, x.to(products).T, alpha=-2)
             else:
                 squared = torch.cdist(mine, x, compute_mode="donot_use_mm_for_euclid_dist").square_()
-            squared.masked_fill_(~self.usable[part].to(self.device), torch.inf)
+            if not self.usable[part].all():
+                squared.masked_fill_(~self.usable[part].to(self.device), torch.inf)
             if self.barred is not None:
                 squared.masked_fill_(self.barred(some, part), torch.inf)
             inside = ((own_place >= part.start) & (own_place < part.stop)).nonzero()[:, 0]
@@ -198,7 +199,8 @@ def measured(
     """
     place = place.sort(1).values
     found = torch.empty(place.shape, dtype=torch.float64, device=device)
-    step = max(1, memory // 4 // (24 * points.shape[1] * place.shape[1]))
+    room = min(memory // 4, 2**24) if place.device.type == "cpu" else memory // 4  # small blocks stay in the cache
+    step = max(1, room // (24 * points.shape[1] * place.shape[1]))
     for i in range(0, len(rows), step):
         to = place[i : i + step]
         own = points[rows[i : i + step].cpu()].to(device).double()
@@ -211,6 +213,7 @@ def measured(
 def _least(rows: Tensor, number: int, *, exact: bool) -> tuple[Tensor, Tensor]:
     """Return the least values of each row, ascending, and their columns; if exact, of equal ones the first."""
     if not exact:
-        return rows.topk(number, largest=False)
+        values, at = smallest(rows[None], number)
+        return values[0], at[0]
     values, by = rows.sort(dim=1, stable=True)
     return values[:, :number], by[:, :number]
