@@ -172,15 +172,15 @@ MUTANTS = [
     (
         "lens: accuracy without target",
         "tokinterp/kernels/lens.py",
-        "correct = known & (reached == 0)",
-        "correct = reached == 0",
+        "known & (reached == 0)",
+        "reached == 0",
         "tests/lens/test_lens.py::test_uniform_logits_have_entropy_log_v",
     ),
     (
         "lens: kl turned round",
         "tokinterp/kernels/lens.py",
-        "- final.entropy",
-        "- entropy",
+        "- final.entropy)",
+        "- entropy)",
         "tests/lens/test_lens.py::test_values_are_those_of_the_whole_distribution",
     ),
     (

@@ -10,7 +10,7 @@ import torch
 
 import tokinterp as ti
 
-from .common import paired, peak_mb, random_llama, save
+from .common import Bar, paired, peak_mb, random_llama, save
 
 
 def run(out: Path | None = None, rounds: int = 9, small: bool = False) -> dict[str, Any]:
@@ -47,7 +47,16 @@ def run(out: Path | None = None, rounds: int = 9, small: bool = False) -> dict[s
     rows = paired(methods, rounds)
     for name, method in methods.items():
         rows[name]["peak_mb"] = peak_mb(method)
-    return save("capture", rows, sizes, out)
+    own = "tokinterp, all residual layers"
+    peers = [n for n in rows if n.startswith(("nnsight", "TransformerLens")) or n == "output_hidden_states"]
+    bars = [
+        Bar("capture of all residual layers, in forward passes", rows[own]["ratio"], 1.05, "most"),
+        Bar(
+            "its peak memory, of the least of a peer's", rows[own]["peak_mb"] / min(rows[n]["peak_mb"] for n in peers),
+            1, "most", "both hold the same layers and nothing else",
+        ),
+    ]  # fmt: skip
+    return save("capture", rows, sizes, out, bars)
 
 
 def _transformer_lens(lm: Any, ids: torch.Tensor) -> dict[str, Any]:

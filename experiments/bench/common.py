@@ -4,21 +4,61 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import platform
 import resource
 import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 import tokinterp as ti
 
 from ..runner.record import about, write
+
+ELSEWHERE = [0.0]
+"""CPU seconds that processes of ours have told of, see `neighbours.Dadapy`."""
+
+
+class Bar(NamedTuple):
+    """What a measured value must reach.
+
+    Attributes
+    ----------
+    what : str
+        What is compared, in words.
+    value : float
+        As measured.
+    limit : float
+        The value must be at most, or at least, this.
+    at : str
+        ``"most"`` or ``"least"``.
+    why : str
+        Why it is missed where it is.
+    """
+
+    what: str
+    value: float
+    limit: float
+    at: str
+    why: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Whether the value reaches the limit; False for NaN."""
+        return self.value <= self.limit if self.at == "most" else self.value >= self.limit
+
+
+def clock() -> float:
+    """Return seconds: of the CPU where one thread computes (others on its core take none of them), else of the wall."""
+    if torch.cuda.is_available() or torch.get_num_threads() > 1:
+        return time.perf_counter()
+    return time.process_time() + ELSEWHERE[0]
 
 
 def paired(methods: Mapping[str, Callable[[], Any]], rounds: int = 9, warm: int = 1) -> dict[str, dict[str, float]]:
@@ -32,11 +72,11 @@ def paired(methods: Mapping[str, Callable[[], Any]], rounds: int = 9, warm: int 
         for name in names if r % 2 == 0 else reversed(names):
             gc.collect()
             _wait()
-            start = time.perf_counter()
+            start = clock()
             out = methods[name]()
             _wait()
             if r >= warm:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
             del out
     base = seconds[names[0]]
     return {
@@ -77,25 +117,44 @@ def peak_mb(method: Callable[[], Any]) -> float:
     return (peak - before) / 2**20
 
 
-def save(name: str, rows: Mapping[str, Any], sizes: Mapping[str, Any], out: Path | None) -> dict[str, Any]:
-    """Print a table of the rows and write them with command, commit, sizes and versions to ``out/NAME.json``."""
+def save(
+    name: str, rows: Mapping[str, Any], sizes: Mapping[str, Any], out: Path | None, bars: Sequence[Bar] = ()
+) -> dict[str, Any]:
+    """Print rows and bars, and write them with command, commit, sizes, machine and versions to ``out/NAME.json``."""
     record = {
         **about(f"bench {name}"),
         "sizes": dict(sizes),
         "device": torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else f"CPU, {torch.get_num_threads()} threads",
-        "processor": platform.machine(),
+        "processor": processor(),
+        "seconds_of": "wall" if torch.cuda.is_available() or torch.get_num_threads() > 1 else "CPU",
         "rows": dict(rows),
+        **({"bars": [{**bar._asdict(), "met": bar.met} for bar in bars]} if bars else {}),
     }
     print(f"\n{name}: {', '.join(f'{k}={v}' for k, v in sizes.items())} on {record['device']}")
     for row, values in rows.items():
         print(
             f"  {row:44}" + "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
         )
+    for bar in bars:
+        verdict = "met" if bar.met else f"not met ({bar.why})"
+        print(f"  bar: {bar.what}: {bar.value:.3g}, at {bar.at} {bar.limit:g}: {verdict}")
     if out is not None:
         write(record, out / f"{name}.json")
     return record
+
+
+def processor() -> str:
+    """Return architecture and model of the processor, and which cores this process may use of how many."""
+    cores = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores" if sys.platform == "linux" else ""
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return ", ".join([platform.machine(), *names[:1], *([cores] if cores else [])])
 
 
 def random_llama(

@@ -1,6 +1,7 @@
-"""Serves neighbours.py from an environment with DADApy: reads a word per line, runs it, prints the dimensions."""
+"""Serves neighbours.py from an environment with DADApy: reads a word per line, runs it, prints seconds and results."""
 
 import sys
+import time
 import warnings
 
 import numpy as np
@@ -56,7 +57,9 @@ def main() -> None:
     }
     print("ready", flush=True)
     for line in sys.stdin:
-        print(calls[line.strip()](), flush=True)
+        start = time.process_time()
+        answer = calls[line.strip()]()
+        print(time.process_time() - start, answer, flush=True)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import torch
 from tokinterp.geometry.kernels.gride import gride, mle, twonn
 from tokinterp.kernels.neighbours import nearest
 
-from .common import paired, peak_mb, save
+from .common import ELSEWHERE, paired, peak_mb, save
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)  # of GRIDE; MLE needs 1 to 20
 PAPER = 30.8  # clouds of 1,024 points a second, DADApy, as reported by Viswanathan et al., arXiv 2501.10573
@@ -170,7 +170,9 @@ class Dadapy:
         assert self.process.stdout is not None
         self.process.stdin.write(what + "\n")
         self.process.stdin.flush()
-        return self.process.stdout.readline()
+        seconds, _, answer = self.process.stdout.readline().partition(" ")
+        ELSEWHERE[0] += float(seconds)
+        return answer
 
     def close(self) -> None:
         """End the process."""

@@ -47,6 +47,10 @@ def page(folder: Path = RECORDS) -> str:
     if rows:
         head = ["benchmark", "what", "seconds", "times the first", "record"]
         parts.append("\n".join(["## Speed\n", *wrapped(SPEED), "", *table(head, rows)]) + "\n")
+    judged = [row for file in sorted((folder / "bench").glob("*.json")) for row in of_bars(read(file), file.name)]
+    if judged:
+        head = ["benchmark", "what", "measured", "bar", "verdict", "record"]
+        parts.append("\n".join(["## Bars of speed\n", *wrapped(BARS), "", *table(head, judged)]) + "\n")
     if (file := folder / "bench" / "growth.json").exists():
         parts.append("\n".join(of_growth(read(file))) + "\n")
     return "\n".join(parts)
@@ -55,6 +59,13 @@ def page(folder: Path = RECORDS) -> str:
 SPEED = (
     "`python -m experiments.bench`: each peer in the same process on the same data, medians of paired rounds; the "
     "ratio is to the first row of its benchmark, with the least and the largest of all rounds."
+)
+
+
+BARS = (
+    "What the benchmarks have to reach, and what was measured. A floor is the products and passes over memory that a "
+    "measurement cannot do without. Seconds are those of the CPU where one thread computed (so that others on its core "
+    "take none of them), else of the wall; the record says which, on which processor and at which commit."
 )
 
 
@@ -136,6 +147,16 @@ def shown(x: dict[str, Any]) -> str:
     low, high = x["interval"]
     lacking = f" (no interval: {x['why']})" if x.get("why") else " (no interval)"
     return f"{x['value']:.4g}" + (lacking if None in (low, high) else f" [{low:.4g}, {high:.4g}]")
+
+
+def of_bars(kept: dict[str, Any], file: str) -> Iterator[list[str]]:
+    """Yield what a benchmark is judged by."""
+    for bar in kept.get("bars", []):
+        verdict = "met" if bar["met"] else f"not met: {bar['why']}"
+        yield [
+            file.removesuffix(".json"), bar["what"], f"{bar['value']:.3g}", f"at {bar['at']} {bar['limit']:g}", verdict,
+            f"[{file}](results/bench/{file})",
+        ]  # fmt: skip
 
 
 def of_benchmark(kept: dict[str, Any], file: str) -> Iterator[list[str]]:

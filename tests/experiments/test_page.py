@@ -39,7 +39,9 @@ def test_rows_hold_numbers_intervals_and_verdicts(tmp_path):
     (tmp_path / "first_look.bundled.json").write_text(json.dumps(kept), encoding="utf-8")
     (tmp_path / "first_look.tiny.json").write_text(json.dumps({**kept, "preset": "tiny"}), encoding="utf-8")
     bench = {"rows": {"ours": {"seconds": 2.0, "ratio": 1.0}, "theirs": {"seconds": 4.0, "ratio": 2.0, "ratio_low": 1.5,
-             "ratio_high": 3.0}, "note": {"bytes": 3}}}  # fmt: skip
+             "ratio_high": 3.0}, "note": {"bytes": 3}}, "bars": [
+             {"what": "a", "value": 1.23456, "limit": 1.3, "at": "most", "met": True, "why": "x"},
+             {"what": "b", "value": 0.5, "limit": 3, "at": "least", "met": False, "why": "the cache"}]}  # fmt: skip
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "probes.json").write_text(json.dumps(bench), encoding="utf-8")
     grown = {"sizes": {"tokens": "4"}, "commit": "d" * 40, "device": "CPU", "rows": {
@@ -49,6 +51,8 @@ def test_rows_hold_numbers_intervals_and_verdicts(tmp_path):
     text = page.page(tmp_path)
     assert "| hash | 1,000 prompts: 2; 100,000 prompts: 3 | 1.5 |" in text
     assert "| run | 400 prompts: 7 |" in text
+    assert "| probes | a | 1.23 | at most 1.3 | met |" in text
+    assert "| probes | b | 0.5 | at least 3 | not met: the cache |" in text
     assert "| a \\| b | yes | x (target: above 0) | text: 0.5123 [0.4, 0.6] | other 1 (no interval); by layer" in text
     assert "by layer 1.00 – | we |" in text
     assert "`python -m x`" in text

@@ -12,7 +12,7 @@ import xarray as xr
 from tiny import tiny
 
 import tokinterp as ti
-from experiments.bench.common import save
+from experiments.bench.common import Bar, save
 from experiments.microscope import CLAIMS, Settings, beyond_random
 from experiments.parts import microscope as microscope_parts
 from experiments.runner import record
@@ -122,6 +122,19 @@ def test_a_benchmark_is_recorded_with_what_was_run(tmp_path, monkeypatch, capsys
     assert kept["rows"] == {"ours": {"seconds": 1.235}}
     assert {"commit", "dirty", "versions", "created"} <= kept.keys()
     capsys.readouterr()
+
+
+def test_a_bar_is_judged_from_its_own_side_and_nothing_reaches_it_by_being_missing(tmp_path, capsys):
+    bars = [
+        Bar("a", 1.3, 1.3, "most"), Bar("b", 1.31, 1.3, "most", "of the cache"), Bar("c", 2.9, 3, "least"),
+        Bar("d", 3.0, 3, "least"), Bar("e", float("nan"), 3, "most"), Bar("f", float("nan"), 3, "least"),
+    ]  # fmt: skip
+    save("x", {}, {}, tmp_path, bars)
+    kept = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
+    assert [bar["met"] for bar in kept["bars"]] == [True, False, False, True, False, False]
+    said = capsys.readouterr().out
+    assert "a: 1.3, at most 1.3: met" in said
+    assert "b: 1.31, at most 1.3: not met (of the cache)" in said
 
 
 # -- stages ---------------------------------------------------------------------------------------------------

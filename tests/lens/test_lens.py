@@ -28,8 +28,8 @@ def test_values_are_those_of_the_whole_distribution(rows, vocab, seed, scale, sh
     last, early = logits(rows, vocab, seed, scale), logits(rows, vocab, seed + 100, scale) + shift
     target = torch.from_numpy(np.random.default_rng(seed).integers(0, vocab, rows))
     p, q = last.double().log_softmax(1), early.double().log_softmax(1)
-    own, final = lens.read_logits(last.clone(), target)
-    found, none = lens.read_logits(early.clone(), target, final)
+    own, final, _ = lens.read_logits(last.clone(), target)
+    found, none, _ = lens.read_logits(early.clone(), target, final)
     assert none is None
     tolerance = 1e-5 * (1 + scale + abs(shift) / 10)
     for one, logp, z in ((own, p, last), (found, q, early)):
@@ -46,13 +46,13 @@ def test_values_are_those_of_the_whole_distribution(rows, vocab, seed, scale, sh
 def test_kl_of_the_same_logits_is_zero_without_being_told():
     z = logits(50, 1000)
     target = torch.zeros(50, dtype=torch.int64)
-    _, final = lens.read_logits(z.clone(), target)
-    again, _ = lens.read_logits(z + 7, target, final)
+    _, final, _ = lens.read_logits(z.clone(), target)
+    again, _, _ = lens.read_logits(z + 7, target, final)
     assert float(again.kl.max()) < 1e-5
 
 
 def test_uniform_logits_have_entropy_log_v():
-    one, _ = lens.read_logits(torch.full((2, 512), 3.0), torch.tensor([0, -1]))
+    one, _, _ = lens.read_logits(torch.full((2, 512), 3.0), torch.tensor([0, -1]))
     np.testing.assert_allclose(one.entropy, np.log(512), rtol=1e-7)
     np.testing.assert_allclose(one.cross_entropy, [np.log(512), np.nan], rtol=1e-7)
     assert one.accuracy.tolist() == [True, False]  # every token is most probable
@@ -72,14 +72,31 @@ def test_ranks_and_top_tokens_agree_with_a_full_sort(rows, vocab, seed):
     np.testing.assert_allclose(prob, z.softmax(1).gather(1, order[:, :k]), rtol=1e-5)
 
 
-def test_scratch_changes_nothing():
-    z, target = logits(7, 33), torch.arange(7)
-    scratch = torch.full_like(z, torch.nan)
+@pytest.mark.parametrize("last", [True, False])
+def test_a_block_read_in_strips_is_the_block_read_at_once(last, monkeypatch):
+    z, target, some = logits(7, 300), torch.tensor([0, 299, -1, 5, 6, 7, 8]), torch.tensor([1, 2, 6])
+    final = None if last else lens.read_logits(logits(7, 300, seed=1), target)[1]
+    whole = lens.read_logits(z.clone(), target, final, some, 3)
+    monkeypatch.setattr(lens, "STRIP", 600)  # two rows, and one at the end
+    parts = lens.read_logits(z.clone(), target, final, some, 3)
     for a, b in zip(
-        lens.read_logits(z.clone(), target)[0], lens.read_logits(z.clone(), target, None, scratch)[0], strict=True
+        (*whole[0], *(whole[1] or ()), *whole[2].values()),
+        (*parts[0], *(parts[1] or ()), *parts[2].values()),
+        strict=True,
     ):
-        assert torch.equal(a, b)
-    assert torch.equal(lens.target_rank(z, target), lens.target_rank(z, target, scratch))
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=0, equal_nan=True)
+    assert torch.equal(whole[2]["target_rank"], lens.target_rank(z, target)[some])
+    assert torch.equal(whole[2]["top_id"], z.topk(3).indices[some])
+    assert (whole[1] is not None) == last
+
+
+@pytest.mark.parametrize("vocab", [31, 64 * 6, 64 * 6 + 17])
+def test_top_tokens_are_those_of_a_sort_wherever_they_stand(vocab):
+    z = logits(200, vocab)
+    z[0, -3:] = torch.tensor([50.0, 60.0, 40.0])  # in what is left over
+    z[1, :: vocab // 3][:3] = 50.0 + torch.arange(3.0)  # some in one column
+    ids, _ = lens.top_tokens(z, z.logsumexp(1), 3)
+    assert torch.equal(ids, z.argsort(1, descending=True)[:, :3])
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=6))
@@ -205,6 +222,58 @@ def test_without_top_tokens_there_are_none():
     assert "target_rank" in ds
 
 
+@pytest.mark.parametrize("positions", [1, 4, 11, 30])
+def test_drawn_positions_have_the_values_of_a_run_over_all(positions):
+    model = StandIn()
+    whole = model.measured(LogitLens(tokens=None)).result()
+    ds = model.measured(LogitLens(tokens=None, positions=positions), [[4, 2], [0, 3], [1]]).result()
+    starts = np.concatenate([[0], np.cumsum(model.lengths)])
+    here = starts[ds["token_prompt"].values] + ds["position"].values
+    for name in ("token_cross_entropy", "token_kl", "token_stable_layer", "target_rank", "top_id", "top_prob"):
+        np.testing.assert_allclose(ds[name], whole[name].isel(token=here), rtol=1e-5, atol=1e-6, err_msg=name)
+    for p, n in enumerate(model.lengths):
+        mine = (ds["token_prompt"] == p).values
+        assert mine.sum() == min(positions, n - 1)
+        assert n - 1 not in ds["position"].values[mine]  # it has no next token
+        np.testing.assert_array_equal(ds["n_positions"].sel(prompt=p), min(positions, n - 1))
+        for mean, one in (("entropy", "token_entropy"), ("stable_layer", "token_stable_layer")):
+            np.testing.assert_allclose(ds[mean].sel(prompt=p), ds[one].values[mine].mean(0), rtol=1e-5)
+    assert f"at most {positions}" in ds["entropy"].attrs["positions"]
+
+
+def test_drawn_positions_are_those_of_the_seed_and_everywhere_alike():
+    lengths = [41] * 300
+    model = StandIn(lengths, n_layers=1)
+
+    def drawn(seed):
+        ds = model.measured(LogitLens(tokens=None, top=0, positions=4, seed=seed), [range(300)]).result()
+        return ds["position"].values.reshape(300, 4)
+
+    one, other = drawn(0), drawn(1)
+    assert (one != other).any()
+    counts = np.bincount(one.ravel(), minlength=40)
+    assert len(counts) == 40  # never the last position
+    assert ((counts - 30) ** 2 / 30).sum() < 80  # chi-squared of 39 degrees: 0.0001
+
+
+def test_some_layers_have_the_values_of_a_run_over_all():
+    model = StandIn(n_layers=6)
+    whole = model.measured(LogitLens(variants=("raw", "normed"))).result()
+    some = model.measured(LogitLens(layers=range(0, 7, 3), variants=("raw", "normed"))).result()
+    assert some["layer"].values.tolist() == [0, 3, 6]
+    for name in ("cross_entropy", "entropy", "kl", "agreement", "top_id", "token_kl", "target_rank"):
+        np.testing.assert_array_equal(some[name], whole[name].sel(layer=[0, 3, 6]), err_msg=name)
+
+
+def test_products_in_bfloat16_are_close_and_only_in_the_head():
+    model, prompts = tiny(), some_prompts([9, 12])
+    asked = {"exact": LogitLens(top=1), "fast": LogitLens(top=1, products="bfloat16")}
+    run = ti.measure(model, prompts, asked, progress=False)
+    gap = abs(run["fast"]["token_entropy"] - run["exact"]["token_entropy"])
+    assert 0 < float(gap.max()) < 0.05
+    assert {p.dtype for p in model.lm.parameters()} == {torch.float32}  # the model itself is left alone
+
+
 def test_exclusions_leave_positions_out_of_the_means():
     model = StandIn()
     model.streams[0][2, 4] *= 100
@@ -238,6 +307,9 @@ def test_prompt_of_one_token_has_no_mean():
         ({"variants": ("raw", "raw")}, "each once"),
         ({"top": -1}, "top=-1"),
         ({"tokens": -1}, "tokens=-1"),
+        ({"positions": 0}, "positions=0"),
+        ({"positions": 3, "boundaries": True}, "needs all positions"),
+        ({"products": "int8"}, "products='int8'"),
         ({"exclude": "bos"}, r"exclude='bos': .*special"),
     ],
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import copy
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,6 +50,22 @@ def head_bias(model: Model) -> torch.Tensor | None:
     """Return float32 (vocab,), what the head adds to each logit; None where it adds nothing."""
     bias = getattr(_lm(model).get_output_embeddings(), "bias", None)
     return bias.detach().float() if isinstance(bias, torch.Tensor) else None
+
+
+def head_in(model: Model, dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return ``model.head`` with its product in another dtype; ``model.head`` itself where it has no more digits.
+
+    The weight is copied once, in that dtype.
+    """
+    head = getattr(model, "_head", None)
+    if head is None:
+        raise ValueError(f"{model.info.id} does not say where its head is: use load_model or wrap")
+    if head.dtype not in (torch.float32, torch.float64):
+        return model.head
+    own = copy.copy(head)
+    own.linear, own.project = (None if m is None else copy.deepcopy(m).to(dtype) for m in (head.linear, head.project))
+    own.dtype = dtype
+    return lambda normed: own.logits(normed).to(model.device)
 
 
 def tied(model: Model) -> bool:
