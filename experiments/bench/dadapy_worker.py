@@ -43,6 +43,15 @@ def all_overlap(data_class) -> str:
     return " ".join(repr(float(data_class(x).return_data_overlap(coordinates=y, k=10))) for x, y in pairs)
 
 
+def pairs(data_class, k: int) -> str:
+    """Overlap of every layer of X (layer, point, coordinate) with every other, each one's neighbours found once."""
+    data = [data_class(x) for x in X]
+    for one in data:
+        one.compute_distances(maxk=k)
+    found = [a.return_data_overlap(dist_indices=b.dist_indices, k=k) for a in data for b in data]
+    return " ".join(repr(float(x)) for x in found)
+
+
 def main() -> None:
     from dadapy import Data  # pyright: ignore[reportMissingImports]
 
@@ -54,11 +63,13 @@ def main() -> None:
         "imbalance": lambda: imbalance(Data),
         "all_gride": lambda: all_gride(Data),
         "all_overlap": lambda: all_overlap(Data),
+        "pairs": lambda k: pairs(Data, k),
     }
     print("ready", flush=True)
     for line in sys.stdin:
         start = time.process_time()
-        answer = calls[line.strip()]()
+        word, *number = line.split()
+        answer = calls[word](*map(int, number))
         print(time.process_time() - start, answer, flush=True)
 
 

@@ -52,9 +52,9 @@ def run(out: Path | None = None, rounds: int = 3, small: bool = False) -> dict[s
         "measure: nothing of the head": measured(ti.geometry.TokenNorms(tokens=0)),
         "measure: lens": measured(ti.lens.LogitLens(top=5, tokens=None)),
         "measure: lens, no lists": measured(ti.lens.LogitLens(top=0, tokens=0)),
-        "measure: lens, bfloat16": measured(ti.lens.LogitLens(top=5, tokens=None, products="bfloat16")),
+        "measure: lens, bfloat16": measured(ti.lens.QuickLens(positions=None, tokens=None, products="bfloat16")),
         "measure: lens, every fourth layer": measured(ti.lens.LogitLens(layers=range(0, layers, 4), tokens=None)),
-        "measure: lens, a fourth of the positions": measured(ti.lens.LogitLens(positions=length // 4, tokens=None)),
+        "measure: lens, a fourth of the positions": measured(ti.lens.QuickLens(positions=length // 4, tokens=None)),
     }
     rows = paired(methods, rounds)
     for name in ("measure: nothing of the head", "measure: lens"):

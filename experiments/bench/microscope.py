@@ -23,6 +23,7 @@ from torch import Tensor
 import tokinterp as ti
 
 from . import common
+from .common import Bar
 from .layer_geometry import literal_cka, literal_curvature, literal_entropy, literal_pairs
 from .linearity import published as linearity
 from .neighbours import Dadapy
@@ -79,7 +80,7 @@ def run(*, small: bool = False, out: Path | None = None, rounds: int = 3) -> dic
         ),
         "cosine similarity": (
             lambda: [[cosine(x) for x in cloud] for cloud in clouds],
-            lambda: ti.geometry.CosineSimilarity(exclude=(), angles=False),
+            lambda: ti.geometry.CosineSimilarity(exclude=(), angles=False, lags=(), close=(), channels=0),
         ),
         "matrix entropy": (
             lambda: [[literal_entropy(x) for x in cloud] for cloud in clouds],
@@ -112,24 +113,84 @@ def run(*, small: bool = False, out: Path | None = None, rounds: int = 3) -> dic
             dadapy.close()
     everything = {
         "forward with head": forward,
+        "a pass that measures nothing": lambda: ti.measure(model, prompts, {"m": Nothing()}, progress=False),
         "all, one pass": measured(*questions),
         "all but lens and linear maps, one pass": measured(*list(questions)[4:]),
         "all, literal, states kept": lambda: (forward(True), *(literal() for literal, _ in questions.values())),
     }
     rows |= common.paired(everything, rounds)
-    bare = rows["forward with head"]["seconds"]
-    for name in questions:  # what a measurement adds to a pass that runs anyway, unless lost in noise
+    bare, forward_pass = (rows[n]["seconds"] for n in ("a pass that measures nothing", "forward with head"))
+    for name in questions:  # what a measurement adds to a pass that runs anyway
         added = rows[f"{name}: in its own pass"]["seconds"] - bare
         rows[f"{name}: in its own pass"]["added"] = added
-        if added > 0.1 * bare:
-            rows[f"{name}: literal"]["over_added"] = rows[f"{name}: literal"]["seconds"] / added
+        rows[f"{name}: literal"]["over_added"] = rows[f"{name}: literal"]["seconds"] / max(added, 1e-3 * bare)
+    over = {name: rows[f"{name}: literal"]["over_added"] for name in JUDGED}
+    bars = [
+        Bar(f"{name}: literal code over what is added to a pass", over[name], 1, "least", JUDGED[name]) for name in over
+    ]
     rows["all: literal over one pass"] = {
         "ratio": rows["all, literal, states kept"]["seconds"] / rows["all, one pass"]["seconds"]
     }
+    floor = sum(f for f in floors(states, weight).values())
+    rows["floors, one after the other"] = {"seconds": floor}
+    bars += [
+        Bar("all: literal functions on states kept, over one pass", rows["all: literal over one pass"]["ratio"], 3,
+            "least", "the products with the head and for linear maps are the same on both sides: see the floors"),
+        Bar("one pass, beyond pass and floors, in forward passes",
+            (rows["all, one pass"]["seconds"] - forward_pass - floor) / forward_pass, 2, "most",
+            "what is no product: sorting, norms, eigenvalues of Gram matrices"),
+    ]  # fmt: skip
     for name in ("forward with head", "all, one pass", "all, literal, states kept"):
         rows[name]["peak_mb"] = common.peak_mb(everything[name])
     sizes = {"prompts": n, "tokens": length, "d_model": d, "blocks": blocks, "d_vocab": vocab, "rounds": rounds}
-    return common.save("microscope", rows, sizes, out)
+    return common.save("microscope", rows, sizes, out, bars)
+
+
+JUDGED = {
+    "token nonlinearity": "second moments in float64, which the sums over any number of prompts need",
+    "cosine similarity": "",
+    "logit lens, raw": "",
+    "information imbalance": "neighbours are searched with a certificate, ranks sorted with ties",
+    "overlap of neighbours": "",
+    "intrinsic dimension": "",
+}
+
+
+class Nothing(ti.Measurement):
+    """Looks at all layers and keeps nothing of them: what a run costs in any case."""
+
+    fields = {"n": ti.Field(("prompt",), "tokens")}
+
+    def sites(self, info: ti.ModelInfo) -> list[ti.Site]:
+        """Return the stream at all layers."""
+        return ti.resid(range(info.n_layers + 1))
+
+    def update(self, batch: ti.Batch) -> None:
+        """Count the tokens."""
+        self.keep(batch, n=batch.mask.sum(1))
+
+
+def floors(states: Tensor, weight: Tensor) -> dict[str, float]:
+    """Return the seconds of the products that the questions cannot do without, each in the precision that it needs.
+
+    Linear maps: second and cross moments of all layers in float64, whose sums are long, and the product of every row
+    with its map.  Lens: the head at every layer.  Neighbours, entropy: one product of every cloud with itself; ranks
+    need it in float64.
+    """
+    length, d = states.shape[2:]
+    flat, clouds = states.flatten(1, 2), states.transpose(0, 1).flatten(0, 1)
+    double = clouds.double()
+    square = torch.empty(length, length, dtype=torch.float32, device="cpu")
+    exact = square.double()
+    ways = {
+        "linear maps": lambda: [x.T @ y for x, y in [*zip(flat.double(), flat.double(), strict=True)] * 2],
+        "rows of maps": lambda: [x @ torch.eye(d, dtype=torch.float64, device="cpu") for x in flat.double()],
+        "lens": lambda: [x @ weight.T for x in flat],
+        "neighbours": lambda: [torch.mm(x, x.T, out=square) for x in clouds],
+        "ranks": lambda: [torch.mm(x, x.T, out=exact) for x in double],
+        "entropy": lambda: [torch.mm(x.T, x) if d < length else torch.mm(x, x.T, out=exact) for x in double],
+    }
+    return {name: common.paired({name: way}, 3)[name]["seconds"] for name, way in ways.items()}
 
 
 def libraries(

@@ -162,7 +162,7 @@ class Dadapy:
             raise RuntimeError("DADAPY_PYTHON does not start DADApy: see the message above")
 
     def __call__(self, what: str) -> str:
-        """Run ``gride``, ``gride64``, ``twonn``, ``overlap``, ``imbalance``, ``all_gride`` or ``all_overlap``.
+        """Run a function of the worker: ``gride``, ``overlap``, ``pairs 30``.
 
         Returns the printed answer.
         """

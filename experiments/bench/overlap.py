@@ -18,7 +18,7 @@ import tokinterp as ti
 from tokinterp.geometry.kernels.membership import membership, neighbour_lists, rank_rows
 from tokinterp.kernels.neighbours import nearest
 
-from .common import paired, save
+from .common import Bar, paired, save
 from .neighbours import Dadapy
 
 
@@ -29,7 +29,11 @@ def run(out: Path | None = None, rounds: int = 5, small: bool = False) -> dict[s
     texts = [t.text for t in ti.bundled_texts()]
     prompts = ti.Prompts.from_texts(texts, model, max_tokens=n, min_tokens=n, progress=False)[: 2 if small else 4]
     k = 10 if small else 30
-    return {"layers": two_layers(model, prompts[:1], k, out, rounds), "pass": one_pass(model, prompts, k, out, rounds)}
+    return {
+        "layers": two_layers(model, prompts[:1], k, out, rounds),
+        "all": all_layers(model, prompts[:1], k, out, rounds),
+        "pass": one_pass(model, prompts, k, out, rounds),
+    }
 
 
 def two_layers(model: Any, prompts: ti.Prompts, k: int, out: Path | None, rounds: int) -> dict[str, Any]:
@@ -61,6 +65,7 @@ def two_layers(model: Any, prompts: ti.Prompts, k: int, out: Path | None, rounds
             methods["dadapy overlap"] = lambda: peer("overlap")
             methods["dadapy imbalance"] = lambda: peer("imbalance")
         rows: dict[str, dict[str, float]] = paired(methods, rounds)
+        bars = []
         if peer:
             theirs = np.array(peer("imbalance").split(), float)
             rows["difference from dadapy"] = {
@@ -71,7 +76,41 @@ def two_layers(model: Any, prompts: ti.Prompts, k: int, out: Path | None, rounds
             for name in ("overlap", "imbalance"):
                 ratio = rows[f"dadapy {name}"]["seconds"] / rows[f"tokinterp {name}"]["seconds"]
                 rows[f"x {name}, dadapy"] = {"ratio": ratio}
-    return save("overlap_layers", rows, {"points": n, "coordinates": model.info.d_model, "k": k}, out)
+                bars.append(Bar(f"{name} of two layers: DADApy over tokinterp", ratio, 1, "least", WHY))
+    return save("overlap_layers", rows, {"points": n, "coordinates": model.info.d_model, "k": k}, out, bars)
+
+
+WHY = "each row carries a certificate that its neighbours are exact"
+
+
+def all_layers(model: Any, prompts: ti.Prompts, k: int, out: Path | None, rounds: int) -> dict[str, Any]:
+    """Time the overlap of every layer with every other of one prompt, in one pass, against DADApy pair by pair."""
+    layers = range(1, model.info.n_layers + 1)  # the embedding has copies, which DADApy cannot take
+    batch = ti.capture(model, prompts, [0], ti.resid(layers))
+    points = torch.stack([batch.rows(layer)[1:] for layer in layers]).double()
+    asked = ti.geometry.NeighbourOverlap((k,), layers=layers, labels=())
+    methods: dict[str, Callable[[], Any]] = {
+        "tokinterp, all pairs of layers, forward pass included": lambda: ti.measure(
+            model, prompts, {"m": asked}, progress=False
+        )
+    }
+    rows: dict[str, dict[str, float]]
+    bars = []
+    with tempfile.TemporaryDirectory() as folder:
+        peer = Dadapy(points.cpu().numpy(), Path(folder)) if os.environ.get("DADAPY_PYTHON") else None
+        if peer:
+            methods["dadapy, layer by layer with all others"] = lambda: peer(f"pairs {k}")
+        rows = paired(methods, rounds)
+        if peer:
+            run: Any = ti.measure(model, prompts, {"m": asked}, progress=False)
+            found = run["m"]["overlap_pair"].values[0]
+            theirs = np.array(peer(f"pairs {k}").split(), float).reshape(found.shape)
+            rows["difference from dadapy"] = {"largest": float(np.abs(theirs - found).max())}
+            peer.close()
+            ratio = rows["dadapy, layer by layer with all others"]["ratio"]
+            bars.append(Bar("overlap of all layers in one pass: DADApy over tokinterp", ratio, 3, "least", WHY))
+    sizes = {"points": points.shape[1], "layers": len(layers), "coordinates": model.info.d_model, "k": k}
+    return save("overlap_all", rows, sizes, out, bars)
 
 
 def one_pass(model: Any, prompts: ti.Prompts, k: int, out: Path | None, rounds: int) -> dict[str, Any]:

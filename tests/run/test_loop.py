@@ -1,5 +1,7 @@
 """The loop over batches: memory that runs out, and what is not finite."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,8 @@ from stored_runs import LENGTHS, measured
 from tiny import Norms, Spread, some_prompts
 
 import tokinterp as ti
+from tokinterp.run import loop
+from tokinterp.run.batch import Batch
 from tokinterp.run.stream import AllNonfiniteError
 
 S = ti.Site
@@ -110,6 +114,32 @@ def test_memory_running_out_later_keeps_what_is_finished(tmp_path):
     plain = measured(which={"spread": Spread()}, batch_tokens=60)
     for v in plain["spread"].data_vars:
         np.testing.assert_allclose(run["spread"][v], plain["spread"][v], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("held", "times"), [(0, 2), (3 * 30 * 32 * 4, 2), (2**27, 1)])
+def test_few_prompts_are_run_once_for_all_readings(held, times, monkeypatch):
+    plain = measured(which={"spread": Spread()}, batch_tokens=60)
+    ran, run = [], loop.capture
+    monkeypatch.setattr(loop, "HELD", held)  # nothing, the first batch, all
+    monkeypatch.setattr(loop, "capture", lambda m, p, names, *a, **o: ran.extend(names) or run(m, p, names, *a, **o))
+    again = measured(which={"spread": Spread()}, batch_tokens=60)
+    assert sorted(ran) == sorted(times * [*range(len(LENGTHS))])
+    for v in plain["spread"].data_vars:
+        np.testing.assert_array_equal(again["spread"][v], plain["spread"][v])
+
+
+def test_what_is_held_is_let_go_when_it_is_too_much(monkeypatch):
+    held = []
+
+    class Watched(Spread):
+        def update(self, batch):
+            held.append(sum(isinstance(x, Batch) and x is not batch for x in gc.get_objects()))
+            super().update(batch)
+
+    monkeypatch.setattr(loop, "HELD", 2 * 60 * 32 * 4)  # two batches
+    before = sum(isinstance(x, Batch) for x in gc.get_objects())
+    measured(which={"spread": Watched()}, batch_tokens=60)
+    assert [n - before for n in held] == [0, 1, 0, 0, 0, 0, 0, 0]
 
 
 def test_one_prompt_that_does_not_fit_is_an_error(tmp_path):

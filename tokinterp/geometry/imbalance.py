@@ -11,7 +11,7 @@ import torch
 from ..run.measurement import Field, Measurement
 from ..settings import checked, ranks, refuse
 from .clouds import Neighbourhood, check_sizes, tables
-from .kernels.membership import membership, neighbour_lists, rank_rows
+from .kernels.membership import neighbour_lists, rank_rows, sum_over_neighbours
 
 if TYPE_CHECKING:
     from ..models.info import ModelInfo
@@ -130,7 +130,7 @@ class InformationImbalance(Measurement):
                 rows = slice(start, min(start + step, n))
                 rank = torch.stack([rank_rows(x, f, mask, rows) for x, f in zip(points, first, strict=True)])
                 for i, k in enumerate(self.k):
-                    delta[i] += membership(lists, k, rows).double().flatten(1) @ rank.flatten(1).T
+                    delta[i] += sum_over_neighbours(lists, k, rank, rows)
             whole = found.finite[p]
             usable = (number >= ks + 2)[:, None, None] & whole[:, None] & whole
             delta = 2 * delta / number**2 / ks[:, None, None]

@@ -5,11 +5,13 @@ from .fit import fit_tuned_lens
 from .jacobian import JacobianLens, fit_jacobian_lens
 from .jspace import jacobian_space, project_out, steer, swap
 from .lens import LogitLens
+from .quick import QuickLens
 from .tuned_lens import TunedLens
 
 __all__ = [
     "JacobianLens",
     "LogitLens",
+    "QuickLens",
     "TunedLens",
     "fit_jacobian_lens",
     "fit_tuned_lens",

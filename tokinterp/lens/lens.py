@@ -13,7 +13,7 @@ from ..kernels.roc import auroc
 from ..models.embeddings import head_in
 from ..run.measurement import Field, Measurement
 from ..run.sites import resid
-from ..settings import checked, count, names, one_of
+from ..settings import checked, names
 
 if TYPE_CHECKING:
     from ..models.info import ModelInfo
@@ -35,7 +35,7 @@ BLT = "Pagnoni et al. 2024, Byte Latent Transformer, arXiv 2412.09871, section 2
 EACH, WHOLE, TOP = ("layer", "variant"), ("variant",), ("layer", "variant", "rank")
 
 
-@checked(variants=names(*VARIANTS, least=1), positions=count(1), products=one_of("model", "bfloat16"))
+@checked(variants=names(*VARIANTS, least=1))
 class LogitLens(Measurement):
     """Decode the stream of every layer with the model's own head and compare with the next token and the last layer.
 
@@ -63,16 +63,7 @@ class LogitLens(Measurement):
     jacobian : JacobianLens, optional
         Jacobians of the variant ``"jacobian"``, see `tokinterp.lens.fit_jacobian_lens`.
     boundaries : bool
-        Whether to say how well the entropy tells the beginning of a word from its inside, too; needs texts and all
-        positions.
-    positions : int, optional
-        Decode at most so many positions of each prompt, drawn from those with a next token: the cost is that of these
-        alone, their values are those of a run over all, and the means are over them.  All by default.
-    seed : int
-        Of that draw.
-    products : str
-        ``"model"``: logits as the model computes them.  ``"bfloat16"``: the product with the head in bfloat16 where the
-        model has more digits, half to a third of the time on processors that have it (see the notes).
+        Whether to say how well the entropy tells the beginning of a word from its inside, too; needs texts.
 
     Notes
     -----
@@ -103,6 +94,8 @@ class LogitLens(Measurement):
     True
     """
 
+    positions: int | None = None  # all of them, and products as the model computes them: see QuickLens
+    products: str = "model"
     first = ("cross_entropy", "entropy", "kl", "agreement", "accuracy", "token_cross_entropy")
     fields = {
         "n_targets": Field(("prompt",), "positions with a next token"),
@@ -175,14 +168,9 @@ class LogitLens(Measurement):
         tuned: TunedLens | None = None,
         jacobian: JacobianLens | None = None,
         boundaries: bool = False,
-        positions: int | None = None,
-        seed: int = 0,
-        products: str = "model",
     ) -> None:
         super().__init__()
-        self.boundaries, self.positions, self.seed, self.products = boundaries, positions, seed, products
-        if boundaries and positions is not None:
-            raise ValueError(f"positions={positions}: boundaries=True needs all positions, positions=None")
+        self.boundaries = boundaries
         self.layers, self.top, self.variants, self.tokens = layers, top, variants, tokens
         self.exclude, self.tuned, self.jacobian = exclude, tuned, jacobian
         for name, fitted in (("tuned", tuned), ("jacobian", jacobian)):
@@ -217,7 +205,7 @@ class LogitLens(Measurement):
     def update(self, batch: Batch) -> None:
         """Decode a batch block by block."""
         layers, device = self.at_layers(), batch.device
-        decoded = batch.tokens.drawn(self.positions, self.seed)
+        decoded = batch.tokens.drawn(self.positions)
         n, shape = len(decoded), (len(layers), len(self.variants))
         flat = batch.flatten(torch.arange(batch.ids.numel(), device=device, dtype=torch.int64).view_as(batch.ids))
         flat, target = flat[decoded], batch.flatten(batch.labels(1))[decoded]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from .stream import capture, comfortable_tokens, nonfinite_layer, smaller_batche
 Measurements = Mapping[str, Measurement]
 ROWS_ON_DEVICE = 2**28
 """Bytes of finished rows that stay on a GPU until they are moved."""
+HELD = 2**27
+"""Bytes of activations that stay for the next reading: prompts that fit are run once for all readings."""
 
 
 class Bookkeeping(Measurement):
@@ -131,6 +133,7 @@ class Runner:
         self.keep, self.progress, self.at = keep, progress, Progress()
         self.seen: dict[tuple[str, str], int] = {}
         self.on_device = 0
+        self.held: list[tuple[list[int], Batch]] = []
         self.bookkeeping = Bookkeeping()
         self.bookkeeping.begin(model.info, prompts)
         self.everything: dict[str, Measurement] = {**measurements, "_prompts": self.bookkeeping}
@@ -164,8 +167,7 @@ class Runner:
             sites = sorted({s for m in active.values() if not m.streams for s in m.sites(self.model.info)})
             streaming = [m for m in active.values() if m.streams]
             wanted = [w for m in active.values() for w in m.requests(self.model.info)]
-            for places in self.prompts.batches(at.batch_tokens, start=at.done, model=self.model):
-                batch = self._capture(places, sites, streaming, at.reading == 0)
+            for places, batch in self._batches(sites, streaming):
                 if len(batch):
                     batch.requests = wanted
                     for m in active.values():
@@ -182,6 +184,23 @@ class Runner:
             at.reading, at.done = at.reading + 1, 0
         at.finished = True
         self.keep.step(f"after {len(self.prompts)} of {len(self.prompts)} prompts", self._state, last=True)
+
+    def _batches(self, sites: list[Site], streaming: list[Measurement]) -> Iterator[tuple[list[int], Batch]]:
+        """Run batch after batch; those of the reading before come back where all of them were few enough to hold."""
+        held, self.held = self.held, []
+        whole = bool(held) and sum(len(places) for places, _ in held) == len(self.prompts)
+        if whole and not streaming and held[0][1].activations.keys() >= {*sites}:
+            self.held = held
+            yield from held
+            return
+        del held
+        room = HELD if self.at.done == 0 and self.at.reading + 1 < self.passes and not streaming else 0
+        for places in self.prompts.batches(self.at.batch_tokens, start=self.at.done, model=self.model):
+            batch = self._capture(places, sites, streaming, self.at.reading == 0)
+            room -= sum(x.nbytes for x in batch.activations.values())
+            self.held = [*self.held, (places, batch)] if room >= 0 else []
+            yield places, batch
+            del batch
 
     def _capture(
         self, places: list[int], sites: list[Site], streaming: list[Measurement], first_reading: bool
@@ -231,6 +250,7 @@ class Runner:
         half = smaller_batches(self.at.batch_tokens, int(self.lengths.max()))
         for m in self.everything.values():
             m.begin(self.model.info, self.whole)
+        self.held = []
         self._take_up()
         self.at.batch_tokens = half
 

@@ -74,15 +74,15 @@ class Tokens:
         few = np.ones(len(self._numbers), bool) if tokens is None else self._numbers < tokens
         return self._sent(np.flatnonzero(np.repeat(few, self._lengths)))
 
-    def drawn(self, each: int | None, seed: int = 0) -> torch.Tensor:
+    def drawn(self, each: int | None) -> torch.Tensor:
         """Return which rows a draw of so many positions of each prompt takes, ascending; None for all rows.
 
-        Drawn from those with a next token.  What is drawn of a prompt depends on the seed and on where it stands among
-        all prompts, not on the batch.
+        Drawn from those with a next token.  What is drawn of a prompt depends on where it stands among all prompts, not
+        on the batch.
         """
         if each is None:
             return self._sent(np.arange(len(self)))
-        key = self.place.astype(np.uint64) + np.uint64(seed * (2**32 + 1) % 2**64)
+        key = self.place.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # splitmix64
             key = (key ^ (key >> np.uint64(shift))) * np.uint64(factor)
         last = self._position + 1 == np.repeat(self._lengths, self._lengths)

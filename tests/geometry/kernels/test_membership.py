@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from tokinterp.geometry.kernels.membership import graph_numbers, membership, neighbour_lists, rank_rows
+from tokinterp.geometry.kernels.membership import (
+    graph_numbers,
+    membership,
+    neighbour_lists,
+    rank_rows,
+    sum_over_neighbours,
+)
 from tokinterp.kernels.neighbours import nearest
 
 EVERY = torch.ones(7, dtype=torch.bool)
@@ -64,6 +70,24 @@ def test_ranks_are_those_of_sorting_with_ties_at_their_mean():
     some = rank_rows(x, first, mask, slice(4, 7))
     assert float(some[1].abs().sum()) == 0
     assert some[0].tolist() == [3.5, 3.5, 1.5, 1.5, 0, 0, 5]
+
+
+@pytest.mark.parametrize("copies", [False, True])
+@pytest.mark.parametrize("left_out", [None, 4])
+def test_sums_over_neighbours_are_those_of_the_membership(copies, left_out):
+    draw = torch.Generator().manual_seed(0)
+    points = torch.randn(2, 9, 3, generator=draw)
+    if copies:
+        points[1, 6:] = points[1, 1]
+    mask = torch.ones(9, dtype=torch.bool)
+    if left_out is not None:
+        mask[left_out] = False
+    near = nearest(points, 3, mask.expand(2, -1))
+    found = neighbour_lists(near.indices, near.first, mask)
+    values = torch.randn(4, 9, 9, generator=draw, dtype=torch.float64)
+    for k, rows in ((1, slice(None)), (3, slice(2, 7))):
+        wanted = torch.einsum("crp,orp->co", membership(found, k, rows).double(), values[:, rows])
+        torch.testing.assert_close(sum_over_neighbours(found, k, values[:, rows], rows), wanted, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("memory", [2**28, 1])

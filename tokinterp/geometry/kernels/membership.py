@@ -113,30 +113,74 @@ def rank_rows(points: Tensor, first: Tensor, mask: Tensor, rows: slice = slice(N
     n = len(points)
     here = torch.arange(n, device=points.device, dtype=torch.int64)
     norms = points.square().sum(1)
-    squared = norms[rows, None] + norms - 2 * points[rows] @ points.T
+    squared = (norms[rows, None] + norms).sub_(2 * points[rows] @ points.T)
     looks = points.device.type == "cpu"  # elsewhere looking would wait
     if not looks or bool((first != here).any()):
         squared = squared.gather(1, first.expand(len(squared), -1))  # bit for bit the same for copies
-        squared = squared.clamp(min=0).masked_fill(first[rows, None] == first, 0.0)
-    out = (here[rows, None] == here) | ~mask
-    squared = squared.masked_fill_(out, torch.inf)
+        squared = squared.clamp_(min=0).masked_fill_(first[rows, None] == first, 0.0)
+    start = range(n)[rows].start
+    squared.diagonal(start).fill_(torch.inf)
+    left_out = ~mask
+    everyone = looks and not bool(left_out.any())
+    if not everyone:
+        squared.masked_fill_(left_out, torch.inf)
     if looks:  # numpy sorts a row of distances in a third of torch's time; ties are settled below
         order = torch.from_numpy(squared.numpy().argsort(axis=1))
         value = squared.gather(1, order)
     else:
         value, order = squared.sort(1)
-    place = here.expand_as(value)
-    fresh = torch.ones_like(value, dtype=torch.bool)
-    fresh[:, 1:] = (value[:, 1:] != value[:, :-1]) | value[:, 1:].isinf()  # those left out are no ties
-    middle = place.double()
-    if not looks or not bool(fresh.all()):
+    rank = torch.arange(1, n + 1, device=points.device, dtype=torch.float64).expand_as(value)
+    others = max(1, int(mask.sum()) - 1) if looks else n  # those left out, at the end of each row, are no ties
+    if not looks or bool((value[:, 1:others] == value[:, : others - 1]).any()):
+        place = here.expand_as(value)
+        fresh = torch.ones_like(value, dtype=torch.bool)
+        fresh[:, 1:] = (value[:, 1:] != value[:, :-1]) | value[:, 1:].isinf()
         low = torch.where(fresh, place, 0).cummax(1).values
         final = torch.ones_like(fresh)
         final[:, :-1] = fresh[:, 1:]
         high = torch.where(final, place, n).flip(1).cummin(1).values.flip(1)
-        middle = (low + high).double() / 2
-    rank = torch.empty_like(value).scatter_(1, order, middle + 1)
-    return rank.masked_fill(out | ~mask[rows, None], 0.0)
+        rank = (low + high).double() / 2 + 1
+    rank = torch.empty_like(value).scatter_(1, order, rank)
+    rank.diagonal(start).fill_(0.0)
+    return rank if everyone else rank.masked_fill_(left_out | left_out[rows, None], 0.0)
+
+
+def sum_over_neighbours(lists: Lists, k: int, values: Tensor, rows: slice = slice(None)) -> Tensor:
+    """Return (cloud, other) float64: values of the k nearest neighbours in each cloud, added up.
+
+    Parameters
+    ----------
+    lists : Lists
+        Neighbours.
+    k : int
+        How many.
+    values : torch.Tensor
+        (other, row, point) float64 of the points as the points of these rows see them.
+    rows : slice
+        Which points.
+
+    Examples
+    --------
+    >>> from tokinterp.kernels.neighbours import nearest
+    >>> near = nearest(torch.tensor([[0.0], [1.0], [1.0], [3.0]]), 1)
+    >>> lists = neighbour_lists(near.indices, near.first, torch.ones(4, dtype=torch.bool))
+    >>> sum_over_neighbours(lists, 1, torch.eye(4).roll(1, 1)[None].double()).tolist()  # of each the next one
+    [[1.5]]
+    """
+    total = values.new_zeros(len(lists.groups), len(values))
+    looks = values.device.type == "cpu"  # elsewhere looking would wait
+    copies = (lists.counts[..., 0] > 0).any(1)
+    for cloud in range(len(total)):
+        if looks and not bool(copies[cloud]):  # no copies: each of the nearest counts once
+            near = lists.groups[cloud, rows, 1 : k + 1]
+            there = near < values.shape[2]
+            found = values.gather(2, near.clamp(max=values.shape[2] - 1).expand(len(values), -1, -1))
+            total[cloud] = (found * there).sum((1, 2))
+        else:
+            part = slice(cloud, cloud + 1)
+            one = Lists(lists.groups[part], lists.counts[part], lists.first[part], lists.mask)
+            total[cloud] = values.flatten(1) @ membership(one, k, rows).double().flatten()
+    return total
 
 
 class Graph(NamedTuple):
