@@ -19,9 +19,9 @@ from .common import Bar, paired, peak_mb, random_llama, random_prompts, save
 BLOCK = 256  # rows of a product: more make it no faster
 
 
-def run(out: Path | None = None, rounds: int = 3, small: bool = False) -> dict[str, Any]:
+def run(out: Path | None = None, rounds: int = 2, small: bool = False) -> dict[str, Any]:
     """Time the lens with all that it gives, without lists, in bfloat16, at some layers and of some positions."""
-    sizes = {"n_layers": 12, "d_model": 512, "n_heads": 8, "d_vocab": 32000, "prompts": 4, "tokens": 256}
+    sizes = {"n_layers": 12, "d_model": 512, "n_heads": 8, "d_vocab": 32000, "prompts": 2, "tokens": 256}
     if small:
         sizes |= {"n_layers": 3, "d_model": 32, "d_vocab": 500, "prompts": 2, "tokens": 40}
     n, length, layers = sizes["prompts"], sizes["tokens"], sizes["n_layers"] + 1

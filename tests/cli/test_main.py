@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import re
 import sys
 
@@ -47,6 +48,15 @@ def stored(tiny_run, tmp_path_factory):
     tree = tiny_run.copy()
     del tree["dimension"], tree["spectrum"]
     return ti.write(tree, tmp_path_factory.mktemp("runs") / "run.zarr")
+
+
+@pytest.mark.parametrize(("given", "then"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_sleep_unless_told_otherwise(given, then, call, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert call("--help")[0] == 0
+    assert os.environ["OMP_WAIT_POLICY"] == then
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import pkgutil
 import sys
 import traceback
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         line on stderr), 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 138 after SIGUSR1: what was finished is
         kept.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded, which no command has done yet
     given = list(sys.argv[1:] if arguments is None else arguments)
     asked.words, asked.traceback = [a for a in given if a != "--traceback"], "--traceback" in given
     application()(args=asked.words, prog_name="tokinterp")
