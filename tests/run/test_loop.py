@@ -133,11 +133,11 @@ def test_what_is_held_is_let_go_when_it_is_too_much(monkeypatch):
 
     class Watched(Spread):
         def update(self, batch):
-            held.append(sum(isinstance(x, Batch) and x is not batch for x in gc.get_objects()))
+            held.append(sum(type(x) is Batch and x is not batch for x in gc.get_objects()))
             super().update(batch)
 
     monkeypatch.setattr(loop, "HELD", 2 * 60 * 32 * 4)  # two batches
-    before = sum(isinstance(x, Batch) for x in gc.get_objects())
+    before = sum(type(x) is Batch for x in gc.get_objects())
     measured(which={"spread": Watched()}, batch_tokens=60)
     assert [n - before for n in held] == [0, 1, 0, 0, 0, 0, 0, 0]
 
