@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import tokinterp as ti
-from tokinterp.geometry.kernels.membership import membership, neighbour_lists, rank_rows
+from tokinterp.geometry.kernels.membership import membership, neighbour_lists, rank_rows, sum_over_neighbours
 from tokinterp.kernels.neighbours import nearest
 
 from .common import Bar, paired, save
@@ -55,7 +55,7 @@ def two_layers(model: Any, prompts: ti.Prompts, k: int, out: Path | None, rounds
     def imbalance() -> list[float]:
         found = lists(1)
         ranks = [rank_rows(x - x.mean(0), one.first[0], mask) for x, one in zip(clouds, found, strict=True)]
-        return [float((membership(found[a], 1)[0] * ranks[1 - a]).sum(dtype=torch.float64)) * 2 / n**2 for a in (0, 1)]
+        return [float(sum_over_neighbours(found[a], 1, ranks[1 - a][None])) * 2 / n**2 for a in (0, 1)]
 
     methods: dict[str, Callable[[], Any]] = {"tokinterp overlap": overlap, "tokinterp imbalance": imbalance}
     with tempfile.TemporaryDirectory() as folder:
