@@ -82,7 +82,7 @@ class Settings(Preset):
 
 
 PYTHIA = (0, 1, 8, 64, 256, 512, 1000, 2000, 4000, 8000, 16000, 32000, 64000, 143000)
-NARROW = (100, 1600)
+NARROW = (100, 400, 1600, 3200, 6400, 12800)
 WIKIPEDIA = "$TOKINTERP_DATA/text/wikipedia_"
 PRESETS = {
     "tiny": Settings(n_train=8, n_test=8, n_tokens=64, layers=(0, 1, 4, 8), offsets=(-1, 0)),
@@ -91,7 +91,8 @@ PRESETS = {
         model="runs/bundled/narrow-cpu/checkpoints",
         checkpoints=("untrained", *(f"step_{n:06d}" for n in NARROW)),
         train=f"{WIKIPEDIA}train_1000.csv.xz", test=f"{WIKIPEDIA}test_500.csv.xz",
-        n_tokens=128,  # as long as the sequences of the first 72 % of the training
+        n_tokens=128,  # as long as the sequences of the first part of the training
+        start=4,  # where the token before is read best
     ),
     "paper": Settings(
         model="EleutherAI/pythia-410m", checkpoints=tuple(f"step{n}" for n in PYTHIA), products="bfloat16",
