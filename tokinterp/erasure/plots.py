@@ -79,7 +79,7 @@ def erasure_map(
     end = limit or float(np.nanmax(np.abs(one["delta"].values), initial=1e-6))
     with style.drawing(look, "double", 1.75) as axes:
         maps(one, "delta", y="offset", prompt=prompt, positions=place.tolist(), limits=(-end, end), cmap="RdBu_r",
-             label=f"drop, layer {ds.attrs['start_layer']} to {ds.attrs['end_layer']}", ax=axes)  # fmt: skip
+             label=f"drop from layer {ds.attrs['start_layer']} to {ds.attrs['end_layer']}", ax=axes)  # fmt: skip
         axes.add_patch(Rectangle((-0.5, -0.5), len(place), n, color="0.85", lw=0, zorder=0))
         axes.set_facecolor("none")  # the brackets stand on no grey
         _brackets(axes, ds, prompt, place, n, numbers)
@@ -229,7 +229,7 @@ def _brackets(ax: Axes, ds: xr.Dataset, prompt: int, place: np.ndarray, base: in
         ax.plot([low, low, high, high], [y - 0.3, y, y, y - 0.3], color=colour, lw=1.8 if b - a > 1 else 1)
         if numbers and b - a > 1:
             ax.text(
-                (low + high) / 2, y + 0.15, f"{psi:.2f}", ha="center", va="bottom", rotation=90,
+                (low + high) / 2, y + 0.15, f"{psi:.2g}", ha="center", va="bottom", rotation=90,
                 fontsize=style.RC["xtick.labelsize"] - 1,
             )  # fmt: skip
 
