@@ -118,6 +118,7 @@ TEXT, LEXICON = "$TOKINTERP_DATA/text/", "$TOKINTERP_DATA/spans/wordnet_multiwor
 STORIES = f"{TEXT}tinystories_1000.json"
 PRESETS = {
     "tiny": Settings(
+        model="bundled/narrow",
         n_train=12, n_test=8, fit_tokens=64, score_tokens=64, n_tokens=64, n_seeds=2, few_layers=True, offsets=(-1, 0)
     ),
     "bundled": Settings(fit_tokens=256, score_tokens=256, few_layers=True, offsets=(-1, 0), n_seeds=2),

@@ -57,7 +57,7 @@ class Settings(Preset):
 
 
 PRESETS = {
-    "tiny": Settings(n_items=8, grid=(0, 4), n_fillers=4),
+    "tiny": Settings(model="bundled/narrow", n_items=8, grid=(0, 4), n_fillers=4),
     "bundled": Settings(),
     "paper": Settings(model="Qwen/Qwen3-8B", n_items=285, grid=(0, 5, 10, 50, 100, 300), n_fillers=50),
 }

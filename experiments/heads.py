@@ -72,6 +72,7 @@ class Settings(Preset):
 
 PRESETS = {
     "tiny": Settings(
+        model="bundled/narrow",
         n_tokens=48, n_prompts=24, n=8, n_copying=2, sizes=(2,), tasks=("copying",), list_length=2, n_lists=6,
         counts=(2,), draws=1, suffixes=8, blocks=(1, 5),
         n_weighed=2,

@@ -48,7 +48,9 @@ class Settings(Preset):
 
 
 PRESETS = {
-    "tiny": Settings(read_limit=24, n_words=8, n_probe=60, context=16, n_tokens=128, attention_prompts=8),
+    "tiny": Settings(
+        model="bundled/narrow", read_limit=24, n_words=8, n_probe=60, context=16, n_tokens=128, attention_prompts=8
+    ),
     "bundled": Settings(n_words=120, n_probe=2000, context=32, n_tokens=256),
     "paper": Settings(
         model="meta-llama/Llama-2-7b-hf", texts=("Salesforce/wikitext:wikitext-103-raw-v1",), split="train",

@@ -51,7 +51,7 @@ class Settings(Preset):
 
 
 PRESETS = {
-    "tiny": Settings(n_tokens=40, limit=4, n_fit=2, layers=(2, 4), steps=1, k=3, n_states=2),
+    "tiny": Settings(model="bundled/narrow", n_tokens=40, limit=4, n_fit=2, layers=(2, 4), steps=1, k=3, n_states=2),
     "bundled": Settings(),
     "paper": Settings(
         model="meta-llama/Llama-3.2-1B", texts=("NeelNanda/pile-10k",), split="train", limit=200, n_fit=100, steps=250,

@@ -88,6 +88,7 @@ REPRODUCED: dict[str, Any] = {
 WIKIPEDIA: dict[str, Any] = {"n_tokens": 500, "limit": 200, "n_controls": None, "windows": True}
 PRESETS = {
     "tiny": Settings(
+        model="bundled/narrow",
         controls=("shuffle:5", "untrained"), n_tokens=100, limit=9, scales=(2, 4, 8), k=(1, 10),
         n_controls=None,
     ),
