@@ -188,8 +188,10 @@ def test_show_says_how_far_each_share_of_each_condition_has_come(call, tiny_fold
 def test_load_says_what_a_model_is_and_offers(call, tiny_folder):
     code, out, _ = call("load", tiny_folder, "--device", "cpu")
     assert code == 0
-    for word in ("LlamaForCausalLM", "n_layers", "layers 0 to 3", "blocks 0 to 2", "mlp_out"):
+    for word in ("LlamaForCausalLM", "layers 0 to 3", "blocks 0 to 2", "mlp_out", "hooks of others  none"):
         assert word in out
+    assert not re.search(r"[{}\[\]]", out), "raw facts"
+    assert max(map(len, out.splitlines())) < 140
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from tokinterp.cli.vocabulary import vocabulary
         (measure, {"measurement": ["lens", "dots"]}, "no format 'dots'", "--measurement dots: no format 'dots'"),
         (measure, {}, 'texts[0]: long: give max_tokens, or on_long="window"',
          "TEXTS long: give --max-tokens, or --on-long window"),
+        (measure, {}, "path=a: no column: name one with field=", "TEXTS a: no column: name one with --field"),
         (measure, {"field": "text"}, "the text is long", "the text is long"),
         (measure, {"field": "ex"}, "the text is long", "the text is long"),
         (measure, {"device": ""}, "nothing. And", "nothing. And"),

@@ -92,6 +92,19 @@ def test_what_does_not_belong_together_is_named():
             join_runs([one, other], pooled="drop")
 
 
+def test_a_prompt_that_is_in_two_runs_is_refused_or_said():
+    some = texts()
+    one, two = measured(some[[0, 1]]), measured(some[[2, 1]])
+    with pytest.raises(ValueError, match=r"1 prompts are in two of them \(prompt 1 of run 1 is prompt 1 of run 0\)"):
+        join_runs([one, two], pooled="drop")
+    kept = join_runs([one, two], pooled="drop", repeated="keep")
+    assert "1 prompts are in two of them" in kept.attrs["history"]
+    assert kept["norms"].attrs["history"] == kept.attrs["history"]
+    assert kept["norms"].sizes["prompt"] == 4
+    twice = measured(some[[0, 0]])  # as one run counts them
+    assert join_runs([twice, measured(some[[2]])], pooled="drop")["norms"].sizes["prompt"] == 3
+
+
 def test_values_over_all_prompts_are_refused_unless_they_are_left_out():
     asked = {"linearity": ti.linearity.Linearity(blocks=[0])}
     parts = [measured(p, asked) for p in pieces(texts())]

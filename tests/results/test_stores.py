@@ -189,6 +189,18 @@ def test_results_come_back_in_the_order_in_which_they_were_written(name, tmp_pat
         assert list(found["b"].data_vars) == list(one.data_vars)
 
 
+def test_xarray_alone_opens_a_run_without_a_warning(tmp_path):
+    """Warnings are errors here: the facts of all arrays are where other readers look for them."""
+    run = measured(which={"norms": Norms()})
+    ti.write(run, tmp_path / "run.zarr")
+    alone = xr.open_datatree(tmp_path / "run.zarr")
+    assert {*alone.children} == {*run.children}
+    for name, node in run.children.items():
+        group = xr.open_dataset(tmp_path / "run.zarr", group=name, engine="zarr")
+        for v in node.data_vars:
+            assert group[v].values.tolist() == alone[name][v].values.tolist() == node[v].values.tolist()
+
+
 def test_a_node_of_a_run_is_written_alone_and_all_names_keep_their_order(tmp_path):
     run = tree()
     again = ti.read(ti.write(run["a"], tmp_path / "a.zarr"))

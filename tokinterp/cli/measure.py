@@ -14,7 +14,7 @@ from .measurements import ShowsSettings, make_measurements
 if TYPE_CHECKING:
     import xarray as xr
 
-    from ..models import HookedLM
+    from ..models import HookedLM, ModelInfo
     from ..text.prompts import Prompts
 
 
@@ -107,19 +107,32 @@ def load(
 ) -> None:  # fmt: skip
     """Load a model, prove its sites by value, and say what it is and what it offers."""
     given = dict(locals())
-    from dataclasses import asdict
-
     from ..results.tables import columns
     from ..run.sites import SITES
     from ..settings.describe import numbered
 
     loaded = o.load_named(model, **{k: given[k] for k in o.PLACE})
-    say(columns([(k, v) for k, v in asdict(loaded.info).items()]))
+    say(columns(about_model(loaded.info)))
     say("\nsites, verified by value:")
     places = {s: f"{'layers' if s == 'resid' else 'blocks'} {numbered(at)}" for s, at in loaded.offered.items()}
     say(columns([(s, f"{places[s]}: {SITES[s]}") for s in SITES if s in loaded.offers]))
     if lacking := [s for s in SITES if s not in loaded.offers]:
         say(f"not offered by {loaded.info.architecture}: {', '.join(lacking)}")
+
+
+def about_model(info: ModelInfo) -> list[tuple[str, str]]:
+    """Return what a model is, as rows of a name and words."""
+    hooks = info.facts.get("hooks") or []
+    return [
+        ("model", f"{info.id} ({info.architecture}, revision {info.revision})"),
+        ("loaded with", f"{info.backend}, {info.dtype} on {info.device}"),
+        ("blocks", f"{info.n_layers} with {info.n_heads} attention heads"),
+        ("stream", f"{info.d_model} channels"),
+        ("vocabulary", f"{info.d_vocab:,} tokens (tokenizer {info.tokenizer or 'none'})"),
+        ("context", f"up to {info.max_tokens:,} tokens"),
+        ("identity", f"{info.identity} (weights {info.weights})"),
+        ("hooks of others", ", ".join(map(str, hooks)) or "none"),
+    ]
 
 
 def demo(

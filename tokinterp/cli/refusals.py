@@ -44,6 +44,8 @@ def about_option(message: str, run: Callable[..., None], given: dict[str, Any]) 
 
 def _with_flags(message: str, flags: dict[str, str]) -> str:
     """Return a message in which parameters are written as options: ``on_long="window"`` is --on-long window."""
+    for name in flags:  # "name one with field="
+        message = re.sub(rf"(?<![-\w.]){name}=(?=[,;]|$)", flags[name], message)
     for name in (n for n in flags if "_" in n):
         message = re.sub(rf"""(?<![-\w.]){name}=(["']?)([\w.-]+)\1(?=[\s,;.:]|$)""", rf"{flags[name]} \2", message)
         message = re.sub(rf"(?<![-\w.]){name}(?![\w=.])", flags[name], message)

@@ -101,6 +101,9 @@ def merge(
     drop_pooled: Annotated[
         bool, Option("--drop-pooled", help="Leave out what was summed over all prompts of a run.")
     ] = False,
+    keep_repeated: Annotated[
+        bool, Option("--keep-repeated", help="Count a prompt that is in several runs in each of them.")
+    ] = False,
     overwrite: o.Overwrite = False,
 ) -> None:
     """Join runs over different prompts into one result; or the shares (--share i/n) of one run of several machines."""
@@ -118,7 +121,8 @@ def merge(
         say(f"shares gathered in {partial_folder(output)}; {left}", err=True)
         return
     output = new_place(output, overwrite)
-    write(join_runs([read(r) for r in runs], pooled="drop" if drop_pooled else "error"), output, overwrite=overwrite)
+    pooled, repeated = "drop" if drop_pooled else "error", "keep" if keep_repeated else "error"
+    write(join_runs([read(r) for r in runs], pooled, repeated), output, overwrite=overwrite)
     say(f"written to {output}", err=True)
 
 

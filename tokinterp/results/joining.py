@@ -19,13 +19,12 @@ SAME = ("identity", "backend", "dtype", "tokenizer", "measurement", "parameters"
 """Attributes in which runs that are joined may not differ."""
 
 
-@checked(runs=several(instance("DataTree"), 2), pooled=one_of("error", "drop"))
-def join_runs(runs: Sequence[xr.DataTree], pooled: str = "error") -> xr.DataTree:
+@checked(runs=several(instance("DataTree"), 2), pooled=one_of("error", "drop"), repeated=one_of("error", "keep"))
+def join_runs(runs: Sequence[xr.DataTree], pooled: str = "error", repeated: str = "error") -> xr.DataTree:
     """Return runs of the same measurements over different prompts as one run; prompts and documents are renumbered.
 
     Values of single prompts, tokens and spans are put behind each other. What was worked out over all prompts of a run
     together (sums, fits, corpus means) cannot be had from the parts.
-    A text that is in several runs counts several times.
 
     Parameters
     ----------
@@ -33,11 +32,14 @@ def join_runs(runs: Sequence[xr.DataTree], pooled: str = "error") -> xr.DataTree
         Results of `measure` with one model and the same settings.
     pooled : {"error", "drop"}
         What happens to values over all prompts together: refused, or left out of the result.
+    repeated : {"error", "keep"}
+        What happens if a prompt of one run is in another, too, token by token: refused, or counted in each of them,
+        which the history says.
 
     Raises
     ------
     ValueError
-        If the runs have other results, another model or other settings (named), the same prompts, or values over all
+        If the runs have other results, another model or other settings (named), a prompt in common, or values over all
         prompts together.
 
     Examples
@@ -55,29 +57,49 @@ def join_runs(runs: Sequence[xr.DataTree], pooled: str = "error") -> xr.DataTree
     prompts = [str(run.attrs.get("prompts")) for run in runs]
     if len({*prompts}) < len(prompts):
         raise ValueError(f"runs: two are of the same prompts ({prompts[0][:8]}): each prompt would count twice")
+    again = _repeated(runs)
+    if again and repeated == "error":
+        raise ValueError(f"runs: {again}: each counts twice; measure the others alone, or say so (repeated='keep')")
     counts = [{"prompt": _after(run, "prompt"), "document": _after(run, "document")} for run in runs]
     starts = [{k: sum(c[k] for c in counts[:n]) for k in ("prompt", "document")} for n in range(len(runs))]
-    nodes: dict[str, xr.Dataset] = {"/": xr.Dataset(attrs=_attributes([run.attrs for run in runs]))}
+    nodes: dict[str, xr.Dataset] = {"/": xr.Dataset(attrs=_attributes([run.attrs for run in runs], again))}
     for name in runs[0].children:
         sets = _documents([_group(run, name) for run in runs])
         if any(run.children[name].children for run in runs):
             raise ValueError(f"runs: {name} holds conditions; join the runs of one condition each")
         found = _join(name, [_renumber(ds, at) for ds, at in zip(sets, starts, strict=True)], pooled)
         if found.data_vars:
-            nodes[f"/{name}"] = found.assign_attrs(_attributes([ds.attrs for ds in sets]))
+            nodes[f"/{name}"] = found.assign_attrs(_attributes([ds.attrs for ds in sets], again))
     tree = xr.DataTree.from_dict(nodes)
     check(tree)
     return tree
 
 
-def _attributes(attrs: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:
+def _repeated(runs: Sequence[xr.DataTree]) -> str:
+    """Return in words which prompts of a run are in an earlier one, too; empty if none is, as far as the runs say."""
+    where: dict[str, tuple[int, int]] = {}
+    found = []
+    for n, run in enumerate(runs):
+        table = _group(run, "prompts") if "prompts" in run.children else xr.Dataset()
+        if "prompt_hash" not in table:
+            continue
+        marks = list(zip(table["prompt_hash"].values.tolist(), table["prompt"].values.tolist(), strict=True))
+        found += [(where[mark], (n, int(p))) for mark, p in marks if mark in where]
+        where |= {mark: (n, int(p)) for mark, p in marks if mark not in where}
+    if not found:
+        return ""
+    (a, p), (b, q) = found[0]
+    return f"{len(found)} prompts are in two of them (prompt {q} of run {b} is prompt {p} of run {a})"
+
+
+def _attributes(attrs: Sequence[Mapping[Any, Any]], again: str) -> dict[str, Any]:
     plain = [{str(k): v for k, v in a.items() if k not in ("facts", "digests", "command")} for a in attrs]
     for key in SAME:
         if len(values := {repr(a.get(key)) for a in plain}) > 1:
             raise ValueError(f"runs: they differ in {key}: {' and '.join(sorted(values))[:200]}")
     marks = [str(a.get("fingerprint")) for a in plain]
     own = {"fingerprint": hash_json(["join_runs", *marks]), "prompts": hash_json([a.get("prompts") for a in plain])}
-    history = f"joined from {len(plain)} runs: {', '.join(marks)}"
+    history = f"joined from {len(plain)} runs: {', '.join(marks)}{again and f'; {again}'}"
     return {**joined(plain), **own_attributes(plain), **own, "history": history}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.util import find_spec
@@ -85,7 +86,11 @@ def write(data: xr.Dataset | xr.DataTree, path: str | Path, *, overwrite: bool =
         if path.suffix == ".nc":
             out.to_netcdf(whole, engine="h5netcdf")
         else:
-            out.to_zarr(whole, mode="w", zarr_format=3, consolidated=False)
+            with (
+                warnings.catch_warnings()
+            ):  # other readers want the facts of all arrays in one place, whatever zarr says
+                warnings.filterwarnings("ignore", "Consolidated metadata is currently not part", UserWarning)
+                out.to_zarr(whole, mode="w", zarr_format=3, consolidated=True)
         _refuse_existing(path, overwrite)
         if path.is_dir():
             replace_folder(whole, path)

@@ -269,6 +269,7 @@ def _result(
         {
             "n_tokens": v("prompt", n_tokens, "tokens of the prompt, special tokens counted", "token"),
             "first_nonfinite_layer": v("prompt", layer, "first layer with NaN or infinite values, -1 where none", "1"),
+            "prompt_hash": v("prompt", prompts.prompt_hashes()[number], "hash of the token ids of the prompt", "1"),
         },
         coords={"prompt": v("prompt", number, "number of the prompt in the input", "1")},
     )

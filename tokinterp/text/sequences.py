@@ -50,6 +50,12 @@ class Sequences:
             digest.update(f"mark {name} ".encode() + np.packbits(flags).tobytes())
         return digest
 
+    def prompt_hashes(self) -> np.ndarray:
+        """Return (prompt,) a hash of the token ids of each prompt: equal for prompts that a model reads as the same."""
+        ids = np.ascontiguousarray(self.token_ids, dtype="<i4")
+        parts = zip(self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True)
+        return np.array([hashlib.sha256(ids[a:b].tobytes()).hexdigest()[:16] for a, b in parts], dtype=object)
+
     def _give_marks(self, part: Any, rows: Any) -> Any:
         """Return a part of these sequences, its marks those of these tokens."""
         part.marks = {name: flags[rows] for name, flags in self.marks.items()}

@@ -32,7 +32,8 @@ def replace(site: Site, value: torch.Tensor | float, positions: Positions = None
     value : torch.Tensor or float
         What stands there instead.
     positions : Positions
-        Which positions; None means all.
+        Which tokens: None means all, ``[1, 2]`` these of every prompt, ``slice(-1, None)`` the last of each prompt, a
+        name those with this mark (`tokinterp.text.mark`), a bool array one for each token of all prompts.
 
     Examples
     --------
@@ -55,7 +56,8 @@ def add(site: Site, value: torch.Tensor | float, positions: Positions = None) ->
     value : torch.Tensor or float
         What is added.
     positions : Positions
-        Which positions; None means all.
+        Which tokens: None means all, ``[1, 2]`` these of every prompt, ``slice(-1, None)`` the last of each prompt, a
+        name those with this mark (`tokinterp.text.mark`), a bool array one for each token of all prompts.
 
     Examples
     --------
@@ -75,7 +77,8 @@ def zero(site: Site, positions: Positions = None) -> SiteEdit:
     site : Site
         Where.
     positions : Positions
-        Which positions; None means all.
+        Which tokens: None means all, ``[1, 2]`` these of every prompt, ``slice(-1, None)`` the last of each prompt, a
+        name those with this mark (`tokinterp.text.mark`), a bool array one for each token of all prompts.
 
     Examples
     --------
@@ -95,7 +98,8 @@ def mean_ablate(site: Site, positions: Positions = None, mean: torch.Tensor | No
     site : Site
         Where.
     positions : Positions
-        Which positions; None means all.
+        Which tokens: None means all, ``[1, 2]`` these of every prompt, ``slice(-1, None)`` the last of each prompt, a
+        name those with this mark (`tokinterp.text.mark`), a bool array one for each token of all prompts.
     mean : torch.Tensor, optional
         (d_model,) or (position, d_model), for example a mean over a corpus.  Without it each prompt's own mean over
         its real positions is used, so that the result does not depend on the other prompts of a batch.
@@ -120,7 +124,8 @@ def scale(site: Site, factor: float, positions: Positions = None) -> SiteEdit:
     factor : float
         By what.
     positions : Positions
-        Which positions; None means all.
+        Which tokens: None means all, ``[1, 2]`` these of every prompt, ``slice(-1, None)`` the last of each prompt, a
+        name those with this mark (`tokinterp.text.mark`), a bool array one for each token of all prompts.
 
     Examples
     --------
