@@ -2,7 +2,7 @@
 A value of every token at every layer
 =====================================
 
-The cross-entropy of the next token, for one prompt; columns that stay dark are tokens that the model does not expect.
+The cross-entropy of the next token, for one prompt; columns that stay high are tokens that no layer expects.
 """
 
 import tokinterp as ti
