@@ -21,10 +21,10 @@ SMALL = "N_TEXTS, MAX_TOKENS, SCALES = 3, 96, (2, 4)"
 
 
 @pytest.fixture(scope="module")
-def process():
-    """One kernel for all notebooks: what takes long is to start it and to import."""
+def process(tmp_path_factory):
+    """One kernel for all notebooks: what takes long is to start it and to import. It is far from the checkout."""
     manager = KernelManager()
-    manager.start_kernel()
+    manager.start_kernel(cwd=str(tmp_path_factory.mktemp("elsewhere")))
     yield manager
     manager.shutdown_kernel(now=True)
 
@@ -51,6 +51,15 @@ def test_notebook_is_kept_clean(path: Path):
     for cell in notebook.cells:
         assert not cell.get("outputs")
         assert cell.get("execution_count") is None
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_needs_the_package_alone(path: Path):
+    """As on Colab: the first cell installs it where it is missing; no cell imports what a checkout has beside it."""
+    first, *others = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    assert re.search(r'find_spec\("tokinterp"\) is None:\n    %pip install .*\btokinterp$', first)
+    imported = {m for code in others for m in re.findall(r"^\s*(?:from|import) (\w+)", code, re.M)}
+    assert imported <= {"tokinterp", "torch", "tokenizers", "transformers"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
