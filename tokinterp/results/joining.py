@@ -77,7 +77,7 @@ def join_runs(runs: Sequence[xr.DataTree], pooled: str = "error", repeated: str 
 
 def _repeated(runs: Sequence[xr.DataTree]) -> str:
     """Return in words which prompts of a run are in an earlier one, too; empty if none is, as far as the runs say."""
-    where: dict[str, tuple[int, int]] = {}
+    where: dict[int, tuple[int, int]] = {}
     found = []
     for n, run in enumerate(runs):
         table = _group(run, "prompts") if "prompts" in run.children else xr.Dataset()

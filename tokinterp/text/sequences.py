@@ -51,10 +51,11 @@ class Sequences:
         return digest
 
     def prompt_hashes(self) -> np.ndarray:
-        """Return (prompt,) a hash of the token ids of each prompt: equal for prompts that a model reads as the same."""
+        """Return (prompt,) a whole number made of the token ids of each prompt, the same for the same ids only."""
         ids = np.ascontiguousarray(self.token_ids, dtype="<i4")
         parts = zip(self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True)
-        return np.array([hashlib.sha256(ids[a:b].tobytes()).hexdigest()[:16] for a, b in parts], dtype=object)
+        marks = b"".join(hashlib.sha256(ids[a:b].tobytes()).digest()[:8] for a, b in parts)
+        return np.frombuffer(marks, dtype="<i8").astype(np.int64)
 
     def _give_marks(self, part: Any, rows: Any) -> Any:
         """Return a part of these sequences, its marks those of these tokens."""
