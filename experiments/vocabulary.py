@@ -78,6 +78,7 @@ class Settings(Preset):
 
 PRESETS = {
     "tiny": Settings(
+        model="bundled/narrow",
         percentile=0.2, trials=2, copies=5, n_decoded=1, read_limit=24, n_words=20, n_tokens=64, n_looked_at=3,
         n_concepts=2,
     ),
