@@ -80,7 +80,7 @@ def run(*, small: bool = False, out: Path | None = None, rounds: int = 3) -> dic
         ),
         "cosine similarity": (
             lambda: [[cosine(x) for x in cloud] for cloud in clouds],
-            lambda: ti.geometry.CosineSimilarity(exclude=(), angles=False, lags=(), close=(), channels=0),
+            lambda: ti.geometry.CosineSimilarity(exclude=(), angles=False, lags=(1,), close=(), channels=0),
         ),
         "matrix entropy": (
             lambda: [[literal_entropy(x) for x in cloud] for cloud in clouds],
