@@ -9,8 +9,8 @@ import tokinterp as ti
 from tokinterp.results.joining import join_runs
 
 ASKED = {"norms": ti.geometry.TokenNorms(), "lens": ti.lens.LogitLens(top=2)}
-OF_THEIR_PROMPTS = {"Answers", "AnswerStates", "DotAttention", "FillerContents", "PrefixRecall"}
-"""Settings belong to the prompts of a run, or one prompt is too few."""
+OF_THEIR_PROMPTS = {"Answers", "AnswerStates", "DotAttention", "FillerContents", "PrefixRecall", "QuickLens"}
+"""Settings belong to the prompts of a run, one prompt is too few, or places are drawn by the number of the prompt."""
 POOLED = {"BlockMaps", "ProbeScores", "TokenNonlinearity"}
 """All that they give is over all prompts together."""
 
