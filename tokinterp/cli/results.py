@@ -21,10 +21,14 @@ FORMATS = ("png", "pdf", "svg")
 def show(run: o.Run) -> None:
     """Say what is in a result, or how far an unfinished run has come."""
     from ..files.paths import local_path
+    from ..results.remote import address
     from ..results.stores import read
     from ..results.tables import summary_text, unfinished_text
     from ..run.facts import unfinished_folder
 
+    if address(run, "RUN") is not None:
+        say(summary_text(read(run)))
+        return
     run = local_path(run, "RUN")
     folder = unfinished_folder(run)
     say(summary_text(read(run)) if folder is None else unfinished_text(run, folder))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 import numpy as np
@@ -20,11 +24,12 @@ from ..files.paths import local_path
 from ..files.received import RefusedError, check_netcdf, check_zarr
 from ..files.whole import new_folder, replace_folder
 from ..settings import checked, count, mapping, none
+from . import remote
 from .dataset import blocks, check
 
 
 @checked()
-def write(data: xr.Dataset | xr.DataTree, path: str | Path, *, overwrite: bool = False) -> Path:
+def write(data: xr.Dataset | xr.DataTree, path: str | Path, *, overwrite: bool = False) -> Path | str:
     """Write a result: a zarr folder, or one netCDF file where the name ends in ``.nc``.
 
     The file appears under its name only when it is complete, and carries a digest of every variable and of all
@@ -35,14 +40,16 @@ def write(data: xr.Dataset | xr.DataTree, path: str | Path, *, overwrite: bool =
     ----------
     data : Dataset or DataTree
         One result, or a whole run (zarr).
-    path : path
-        Where to.
+    path : path or URL
+        Where to; ``memory://``, ``file://``, ``s3://bucket/run.zarr`` and others that fsspec writes to.  There it is
+        copied when it is whole, its last piece being the one by which it counts as there.
     overwrite : bool
         Replace a result that is there.
 
     Returns
     -------
-    Path
+    Path or str
+        Where it is: the path, or the URL.
 
     Raises
     ------
@@ -65,6 +72,12 @@ def write(data: xr.Dataset | xr.DataTree, path: str | Path, *, overwrite: bool =
     ...     ti.read(ti.write(run, folder + "/lens.zarr"))["lens"].sizes["layer"]
     1
     """
+    if (url := remote.address(path)) is not None:
+        if remote.exists(url) and not overwrite:
+            raise FileExistsError(f"{url} exists: give another name or overwrite=True")
+        with TemporaryDirectory() as folder:
+            remote.upload(Path(write(data, Path(folder, url.rsplit("/", 1)[1]))), url)
+        return url
     path = target(path)
     if isinstance(data, xr.DataTree) and not any(n.variables for n in data.subtree):
         raise ValueError("the tree holds no result to write; a share that is not the last to finish gives an empty one")
@@ -79,10 +92,10 @@ def write(data: xr.Dataset | xr.DataTree, path: str | Path, *, overwrite: bool =
     root = nodes["/"]
     root.attrs = {**root.attrs, "digests": json.dumps(digests(tree))}
     out = xr.DataTree.from_dict(nodes)
-    partial: Path | None = None
+    made: Path | None = None
     try:
-        partial = new_folder(path)
-        whole = partial / path.name
+        made = new_folder(path)
+        whole = made / path.name
         if path.suffix == ".nc":
             out.to_netcdf(whole, engine="h5netcdf")
         else:
@@ -96,10 +109,10 @@ def write(data: xr.Dataset | xr.DataTree, path: str | Path, *, overwrite: bool =
             replace_folder(whole, path)
         else:
             os.replace(whole, path)
-        discard(partial)
+        discard(made)
     except BaseException as error:
-        if partial is not None:
-            discard(partial)
+        if made is not None:
+            discard(made)
         if isinstance(error, OSError) and not (isinstance(error, FileExistsError) and error.errno is None):
             raise OSError(
                 error.errno, f"cannot write {path}: {error.strerror or error}; free some space or choose another place"
@@ -114,8 +127,8 @@ def read(path: str | Path, *, chunks: Mapping[str, int] | None = None) -> xr.Dat
 
     Parameters
     ----------
-    path : path
-        A zarr folder or a netCDF file.
+    path : path or URL
+        A zarr folder or a netCDF file; one on an object store is copied to this machine first.
     chunks : mapping of str to int, optional
         Read lazily, for results larger than memory: the values stay in the file, as dask arrays of so many entries
         along each dimension (``{}``: the pieces in which they lie), and are read when something is computed of them.
@@ -143,12 +156,22 @@ def read(path: str | Path, *, chunks: Mapping[str, int] | None = None) -> xr.Dat
     ...     list(ti.read(ti.write(run, folder + "/norms.zarr")).children)
     ['prompts', 'n']
     """
+    if (url := remote.address(path)) is not None:
+        folder = Path(mkdtemp(prefix="tokinterp-"))
+        clear = partial(shutil.rmtree, folder, ignore_errors=True)
+        if chunks is not None:
+            atexit.register(clear)  # what is read lazily may be read until then
+        try:
+            return read(remote.download(url, folder / url.rsplit("/", 1)[1]), chunks=chunks)
+        finally:
+            if chunks is None:
+                clear()
     path = local_path(path)
     if not exists(path):
-        partial = path.with_name(path.name + ".partial")
+        unfinished = path.with_name(path.name + ".partial")
         hint = (
             "; the run is unfinished: call measure() again with the same arguments to resume it"
-            if partial.exists()
+            if unfinished.exists()
             else ""
         )
         raise FileNotFoundError(f"no result at {path}{hint}")
