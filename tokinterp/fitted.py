@@ -140,7 +140,7 @@ def read_note(path: str | Path, kind: str, what: str) -> dict[str, Any]:
 
 
 def load_tensors(
-    path: str | Path, kind: str, what: str, *, finite: bool = True, digest: str | None = None
+    path: str | Path, kind: str, what: str, *, finite: bool = True, digest: str | None = None, mapped: bool = False
 ) -> tuple[Any, Tensors]:
     """Return facts and tensors of a file of `save_tensors`, checked.
 
@@ -154,6 +154,8 @@ def load_tensors(
         Refuse NaN and infinity.
     digest : str, optional
         What the digest must be, where another file says it.
+    mapped : bool
+        Leave the tensors in the file, from which they are read where somebody looks at them.
 
     Raises
     ------
@@ -166,7 +168,8 @@ def load_tensors(
     try:
         with safe_open(path, "pt") as file:
             # copies begin where new tensors do; where the file was read into, sums could be taken in another order
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = held if mapped else {name: t.clone() for name, t in held.items()}
     except Exception as error:
         raise ValueError(f"{path} is damaged ({error}): fit it again, or restore the file") from error
     now = digest_of(tensors, note.get("facts"))

@@ -204,8 +204,10 @@ class Checkpoint:
         self._kept = True
         return digest
 
-    def load_part(self, name: str, kind: str = KIND, digest: str | None = None) -> tuple[Facts, Tensors]:
-        """Return what `save_part` kept, of a digest.
+    def load_part(
+        self, name: str, kind: str = KIND, digest: str | None = None, *, mapped: bool = False
+    ) -> tuple[Facts, Tensors]:
+        """Return what `save_part` kept, of a digest; ``mapped`` leaves the tensors in the file.
 
         Raises
         ------
@@ -215,7 +217,7 @@ class Checkpoint:
         file = self.folder / plain_name(name, self.folder)
         way_out = f"delete {self.partial} and start anew, or choose another place"
         try:
-            facts, tensors = load_tensors(file, kind, "part of a run", finite=False, digest=digest)
+            facts, tensors = load_tensors(file, kind, "part of a run", finite=False, digest=digest, mapped=mapped)
         except (OSError, ValueError) as error:
             raise ValueError(f"{file} is damaged or missing ({error}): {way_out}") from error
         if facts.get("fit") != self.mark:

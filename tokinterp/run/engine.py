@@ -16,7 +16,7 @@ import xarray as xr
 from ..files.paths import new_path
 from ..models.base import Model
 from ..models.steady import check_steady, current, steady
-from ..results import dataset, stores
+from ..results import dataset, remote, stores
 from ..results.documents import with_documents
 from ..settings import checked, mapping, share, short
 from ..text.prompts import Prompts
@@ -63,7 +63,8 @@ def measure(
         zarr folder for the result.  While the run goes on, finished rows and running sums are kept in
         ``STORE.partial``; the same call after a crash or Ctrl-C goes on from there and ends in the same numbers.
         If the finished result is there already, it is read and returned.  On this file system (``~`` is the home
-        folder); one process at a time may write it.
+        folder); one process at a time may write it.  For a URL that fsspec writes to (``s3://bucket/run.zarr``) what is
+        unfinished lies in ``~/.cache/tokinterp``, and the result is copied when it is whole; shares need a file system.
     edits : sequence of Edit
         What to change during each pass.
     batch_tokens : int, optional
@@ -111,8 +112,17 @@ def measure(
     >>> list(run.children)
     ['prompts', 'lens']
     """
-    path = None if store is None else store_path(store)
     i, n = share
+    if (url := remote.address(store, "store")) is not None:
+        if n > 1:
+            raise ValueError(
+                f"store={url!r}: shares meet on a file system: give a path, and copy with tokinterp.write()"
+            )
+        return remote.through(url, lambda place: measure(
+            model, prompts, measurements, store=place, edits=edits, batch_tokens=batch_tokens,
+            checkpoint_every=checkpoint_every, memory=memory, notes=notes, progress=progress,
+        ))  # fmt: skip
+    path = None if store is None else store_path(store)
     if not isinstance(prompts, Prompts):
         prompts = Prompts.from_texts(prompts, model)
     if len(prompts) == 0:
@@ -334,7 +344,7 @@ def share_finished(root: Path, i: int, n: int) -> bool:
 
 
 def _merge_shares(keep: Checkpoint, measurements: dict[str, Measurement]) -> None:
-    """Load the finished shares one after the other and merge them into the measurements."""
+    """Merge the sums of the finished shares, one after the other, into the measurements; rows stay in their files."""
     n = keep.share[1]
     for k in range(n):
         part = measurements if k == 0 else {name: copy.copy(m) for name, m in measurements.items()}
@@ -344,3 +354,5 @@ def _merge_shares(keep: Checkpoint, measurements: dict[str, Measurement]) -> Non
         if k:
             for name, m in measurements.items():
                 m.merge(part[name])
+    for m in measurements.values():
+        m.sorted_in = keep.partial  # what is larger than memory may be sorted there, too

@@ -85,7 +85,7 @@ def _progress(notes: Mapping[str, Any], folder: Path) -> Progress:
 
 
 def take_up(keep: Checkpoint, measurements: Measurements, device: Any, with_rows: bool) -> Progress:
-    """Give measurements the sums of the last whole step that was kept, and all finished rows if asked.
+    """Give measurements the sums of the last whole step that was kept, and all finished rows if asked, in their files.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def take_up(keep: Checkpoint, measurements: Measurements, device: Any, with_rows
         states[name]["sums"][k] = value
     parts: dict[str, dict[str, list[torch.Tensor]]] = {name: {} for name in measurements}
     for file, digest in at.rows.items():
-        for name, k, value in _apart(keep.load_part(file, digest=digest)[1]):
+        for name, k, value in _apart(keep.load_part(file, digest=digest, mapped=True)[1]):
             if with_rows:
                 parts[name].setdefault(k, []).append(value)
     for name, m in measurements.items():

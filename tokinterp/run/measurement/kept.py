@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import torch
 
 Tensors = dict[str, torch.Tensor]
+IN_MEMORY = 2**26
+"""Bytes of a column that is sorted in memory in any case: 64 MiB."""
 
 
 class Kept:
@@ -19,10 +24,13 @@ class Kept:
         Concatenated along axis 0, one entry per finished prompt or token: ``append``.  Tables of different length (per
         prompt, per token) live side by side; each carries its own keys (prompt number, position), so that the order in
         which batches arrive never matters.
+    sorted_in : pathlib.Path or None
+        Folder where columns of more than ``IN_MEMORY`` are sorted, in files without a name; in memory without.
     """
 
     sums: Tensors
     rows: dict[str, list[torch.Tensor]]
+    sorted_in: Path | None = None
 
     def __init__(self) -> None:
         self.sums, self.rows = {}, {}
@@ -87,7 +95,21 @@ class Kept:
         missing = [n for n in names if n not in self.rows]
         if missing:
             raise ValueError(f"{type(self).__name__} has seen no batch yet: no rows named {missing}")
-        columns = [torch.cat([p.cpu() for p in self.rows[n]]).numpy() for n in names]
-        keys = columns[:by] if by else [c for c in columns if c.ndim == 1 and np.issubdtype(c.dtype, np.integer)]
-        order = np.lexsort(keys[::-1])
-        return [c[order] for c in columns]
+        columns = [[p.cpu().numpy() for p in self.rows[n]] for n in names]
+        keys = columns[:by] if by else [c for c in columns if c[0].ndim == 1 and np.issubdtype(c[0].dtype, np.integer)]
+        order = np.lexsort([np.concatenate(k) for k in keys[::-1]])
+        return [self._sorted(parts, order) for parts in columns]
+
+    def _sorted(self, parts: list[np.ndarray], order: np.ndarray) -> np.ndarray:
+        """Return a column in order: in memory, or, where that is asked for, in a file that goes with the array."""
+        if self.sorted_in is None or sum(p.nbytes for p in parts) <= IN_MEMORY:
+            return np.concatenate(parts)[order]
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        with tempfile.TemporaryFile(dir=self.sorted_in) as file:
+            out = np.memmap(file, parts[0].dtype, "w+", shape=(len(order), *parts[0].shape[1:]))
+        start = 0
+        for p in parts:
+            out[place[start : start + len(p)]] = p
+            start += len(p)
+        return np.asarray(out)

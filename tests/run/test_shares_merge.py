@@ -1,0 +1,95 @@
+"""Shares are merged from file to file: what is kept per prompt is never in memory as a whole."""
+
+import mmap
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from stored_runs import assert_same, measured
+from tiny import Norms
+
+import tokinterp as ti
+from tokinterp.run import engine
+from tokinterp.run.measurement import kept
+
+
+def table():
+    """Rows of three batches, out of order."""
+    out = kept.Kept()
+    for numbers in ([5, 0], [3], [1, 4, 2]):
+        values = torch.tensor(numbers)
+        out.append(prompt=values, twice=2.0 * values, row=values[:, None] + torch.arange(3) / 10)
+    return out
+
+
+def mapped(array):
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return isinstance(array, mmap.mmap)
+
+
+def test_columns_are_sorted_in_files_as_in_memory(tmp_path, monkeypatch):
+    inside = table().table("prompt", "twice", "row")
+    assert inside[0].tolist() == [0, 1, 2, 3, 4, 5]
+    np.testing.assert_allclose(inside[2][:, 2], np.arange(6) + 0.2)
+    other = table()
+    other.sorted_in = tmp_path
+    assert not any(map(mapped, other.table("prompt", "twice", "row"))), "so little needs no file"
+    monkeypatch.setattr(kept, "IN_MEMORY", 40)
+    found = other.table("prompt", "twice", "row")
+    assert [mapped(c) for c in found] == [True, False, True]
+    assert not list(tmp_path.iterdir()), "a file with a name is left if the process is killed"
+    for a, b in zip(inside, found, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def file_of(tensor):
+    """Where the memory of a tensor lies, of Linux."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        start, stop = (int(x, 16) for x in line.split()[0].split("-"))
+        if start <= tensor.data_ptr() < stop:
+            return line
+    raise AssertionError("nowhere")
+
+
+@pytest.mark.slow
+def test_a_run_that_is_sorted_in_files_is_the_same(tmp_path, monkeypatch):
+    which = {"norms": Norms(), "lens": ti.lens.LogitLens(tokens=None, top=2)}
+    runs = [measured(which=which, store=tmp_path / "one.zarr", share=(i, 3), batch_tokens=60) for i in range(3)]
+    monkeypatch.setattr(kept, "IN_MEMORY", 0)
+    seen = []
+    merge = engine._merge_shares
+
+    def watched(keep, measurements):
+        merge(keep, measurements)
+        for m in measurements.values():
+            seen.extend(file_of(p) for parts in m.rows.values() for p in parts if p.numel())
+
+    monkeypatch.setattr(engine, "_merge_shares", watched)
+    again = [measured(which=which, store=tmp_path / "two.zarr", share=(i, 3), batch_tokens=60) for i in range(3)]
+    assert_same(runs[-1], again[-1], exact=True)
+    assert len(seen) > 9
+    assert all("share-" in name for name in seen), "rows were read into memory to be merged"
+
+
+def test_memory_of_a_merge_is_that_of_a_share(tmp_path, monkeypatch):
+    """The sums of one share beside those that are merged, however many shares there are."""
+    alive, most = [], []
+
+    class Sums(Norms):
+        def load(self, state, device):
+            super().load(state, device)
+            for sums in self.sums.values():
+                alive.append(weakref.ref(sums))
+            most.append(sum(r() is not None for r in alive))
+
+    for i in range(4):
+        alive.clear()
+        most.clear()
+        measured(which={"n": Sums()}, store=tmp_path / "r.zarr", share=(i, 4))
+    each = most[1]
+    assert (len(most), each > 0) == (5, True), "one to begin with, and four shares"
+    assert max(most) <= 3 * each
