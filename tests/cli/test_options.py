@@ -24,6 +24,13 @@ def test_share_of_the_command_line(monkeypatch):
     for name, value in (("ID", 7), ("MIN", 5), ("MAX", 8), ("COUNT", 4)):
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
     assert parse_share("slurm") == (2, 4)
+    for name, value in (("MIN", 1), ("MAX", 10), ("STEP", 3)):
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
+    assert parse_share("slurm") == (2, 4)
+    monkeypatch.setenv("SLURM_ARRAY_TASK_STEP", "1")
+    with pytest.raises(ValueError, match="4 tasks from 1 to 10: use one without gaps"):
+        parse_share("slurm")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", "5")
     monkeypatch.setenv("SLURM_ARRAY_TASK_MAX", "9")
     with pytest.raises(ValueError, match="use one without gaps"):
         parse_share("slurm")

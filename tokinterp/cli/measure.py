@@ -10,6 +10,7 @@ from typer import Option
 from ..files.escape import say
 from . import options as o
 from .measurements import ShowsSettings, make_measurements
+from .refusals import Usage
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -44,21 +45,34 @@ def measure(
     backend: o.Backend = "hf",
     dtype: o.Dtype = None,
     device: o.Device = None,
+    devices: Annotated[
+        str | None, Option(help="A process for each device, by shares: all (GPUs), or cuda:0,cuda:1.")
+    ] = None,
     device_map: o.DeviceMap = None,
     revision: o.Revision = None,
     trust_remote_code: o.TrustCode = False,
 ) -> None:
     """Run a model over texts once and measure; the same command after a crash or Ctrl-C goes on."""
     given = dict(locals())
+    from ..results import stores
     from ..results.tables import summary_text
     from ..run.engine import check_store
     from ..run.engine import measure as run_measure
     from ..run.facts import OtherRunError
     from ..settings import check
+    from .devices import choose_devices, run_on
 
     part = o.parse_share(share)
     check(run_measure, batch_tokens=batch_tokens, checkpoint_every=checkpoint_every)
     output = check_store(output, "--output")
+    if devices is not None:
+        for name, other in (("--device", device), ("--device-map", device_map), ("--overwrite", overwrite)):
+            if other:
+                raise Usage(f"--devices {devices}: {name} does not go with it; leave one of them out")
+        run_on(choose_devices(devices), part)
+        if stores.exists(output):
+            say(summary_text(stores.read(output)))
+        return
     source = o.Input(model, texts, given)
     asked = make_measurements(measurement, settings, layers, seed, source.load)
     loaded, [prompts] = source.load(), source.prompts()
@@ -74,10 +88,9 @@ def measure(
             if not overwrite or attempt:
                 raise
             remove_other(output)
-    if not run.children:
-        return  # other shares are still to run, as measure() has said
-    say(summary_text(run))
-    say(f"written to {output}; look at it with: tokinterp report {output} -o report.html", err=True)
+    if run.children:  # else other shares are still to run, as measure() has said
+        say(summary_text(run))
+        say(f"written to {output}; look at it with: tokinterp report {output} -o report.html", err=True)
 
 
 measure.command_class = ShowsSettings  # type: ignore[attr-defined]

@@ -176,9 +176,13 @@ def parse_share(text: str) -> tuple[int, int]:
         if not all(v.isdecimal() for v in found):
             raise Usage("--share slurm: this is no task of a SLURM job array (sbatch --array=0-7); write I/N")
         at, low, high, n = map(int, found)
-        if high - low + 1 != n:
-            raise Usage(f"--share slurm: the array has {n} tasks from {low} to {high}: use one without gaps")
-        return at - low, n
+        step = int(os.environ.get("SLURM_ARRAY_TASK_STEP") or 1)
+        if high - low != step * (n - 1) or (at - low) % step:
+            raise Usage(
+                f"--share slurm: the array has {n} tasks from {low} to {high}: use one without gaps, or write I/N, "
+                "such as $SLURM_ARRAY_TASK_ID/8 where some of 8 tasks run again"
+            )
+        return (at - low) // step, n
     i, _, n = text.partition("/")
     if not (i.isdecimal() and n.isdecimal() and int(i) < int(n)):
         raise Usage(f"--share {text}: write I/N with I from 0 to N - 1, for example 0/4, or slurm")
