@@ -62,6 +62,22 @@ def test_device_map(device_map, folders):
         ti.load_model(folders("llama"), device_map=device_map, device="cpu")
 
 
+def test_a_model_that_accelerate_moves_from_device_to_device():
+    """With the hooks that bring inputs to where the weights are; on the CPU they have nothing to move."""
+    from accelerate import dispatch_model
+
+    lm = dispatch_model(tiny_lm("llama"), {"": "cpu"}, force_hooks=True)
+    assert lm.model.layers[1].__dict__.get("_hf_hook") is not None or hasattr(lm, "_hf_hook")
+    model, plain = ti.wrap(lm, byte_tokenizer()), tiny("llama")
+    assert model.offered == plain.offered
+    sites = [S("resid", 3), S("attn_out", 1), S("mlp_out", 2), S("pattern", 0)]
+    found, expected = model.run(some_ids(), sites), plain.run(some_ids(), sites)
+    for site in sites:
+        torch.testing.assert_close(found[site], expected[site], rtol=0, atol=0)
+        assert found[site].device == model.device
+    assert model.normed(found[sites[0]]).device == model.device
+
+
 def test_info_says_what_decides_the_numbers(folders):
     model = ti.load_model(folders("llama"), device="cpu")
     info = model.info

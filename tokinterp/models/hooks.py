@@ -95,7 +95,7 @@ class HookedLM(Identified):
     @checked()
     def normed(self, resid: torch.Tensor) -> torch.Tensor:
         """Return the final norm of points of the stream (..., d_model)."""
-        return self._head.normed(resid)
+        return self._head.normed(resid).to(self.device)
 
     @checked()
     def head(self, normed: torch.Tensor) -> torch.Tensor:
@@ -105,7 +105,7 @@ class HookedLM(Identified):
     @checked()
     def unembed(self, resid: torch.Tensor) -> torch.Tensor:
         """Return float32 logits (..., d_vocab) of points of the stream: final norm, head, scaling, soft cap."""
-        return self.head(self.normed(resid))
+        return self.head(self._head.normed(resid))
 
     @checked()
     def written_norm(self, block: int, value: torch.Tensor) -> torch.Tensor:
