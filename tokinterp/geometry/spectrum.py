@@ -198,7 +198,8 @@ class Spectrum(Measurement):
         shifts = []
         for layer, keep in zip(layers, regular, strict=True):
             x = batch.points(layer)
-            finite = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32).isfinite() & batch.mask
+            dtype = torch.promote_types(x.dtype, torch.float32)
+            finite = torch.linalg.vector_norm(x, dim=-1, dtype=dtype).isfinite() & batch.mask
             keep = torch.where(keep.any(), keep, finite)[..., None]
             total = x.float().masked_fill(~keep, 0).sum((0, 1), dtype=torch.float64)
             shifts.append((total / keep.sum().clamp_min(1)).float())

@@ -51,8 +51,11 @@ def measure_sizes(resid: Tensor, mask: Tensor, sample: int | None = 4096) -> Siz
         takes every entry.
     """
     resid = resid.detach()
-    norm = torch.linalg.vector_norm(resid, dim=-1, dtype=torch.float32).masked_fill(~mask, torch.nan)
-    peak = torch.linalg.vector_norm(resid, ord=torch.inf, dim=-1, dtype=torch.float32).masked_fill(~mask, torch.nan)
+    dtype = torch.promote_types(resid.dtype, torch.float32)
+    norm, peak = (
+        torch.linalg.vector_norm(resid, ord=p, dim=-1, dtype=dtype).float().masked_fill(~mask, torch.nan)
+        for p in (2, torch.inf)
+    )
     d = resid.shape[-1]
     if sample is None:
         entries = resid.float().abs().masked_fill(~mask[..., None], torch.nan).flatten(1)
