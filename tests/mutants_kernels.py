@@ -277,8 +277,8 @@ MUTANTS = [
     (
         "massive: median with padding",
         "tokinterp/kernels/massive.py",
-        "norm = torch.linalg.vector_norm(resid, dim=-1, dtype=torch.float32).masked_fill(~mask, torch.nan)",
-        "norm = torch.linalg.vector_norm(resid, dim=-1, dtype=torch.float32)",
+        "dim=-1, dtype=dtype).float().masked_fill(~mask, torch.nan)",
+        "dim=-1, dtype=dtype).float()",
         "tests/geometry/test_norms.py::test_norms_equal_numpy",
     ),
     (
