@@ -98,3 +98,15 @@ def test_measured_candidates_are_sorted_by_distance_and_place():
     found = measured(x, torch.tensor([0]), torch.tensor([[3, 2, -1, 1]]), 3, 2**20)
     assert found[1].tolist() == [[3, 1, 2]]
     assert found[0].tolist() == [[1.0, 2.0, 2.0]]
+
+
+@pytest.mark.parametrize("size", [1e20, 1e-23])
+def test_what_float32_cannot_hold_is_searched_again(device, size):
+    """Squares beyond its range are inf or zero: no neighbour may be lacking, and none be another."""
+    x = gauss(80, 16) * size
+    x[::2] *= 1e-4 if size > 1 else 1
+    found = nearest_among(x, torch.arange(80), 6, all_of(x), products=torch.float32, device=device)
+    distance, index = brute(x, 6)
+    np.testing.assert_array_equal(found.indices, index)
+    np.testing.assert_allclose(found.distances, distance, rtol=1e-12)
+    assert found.n_redone == 80

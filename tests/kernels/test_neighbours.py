@@ -251,3 +251,12 @@ def test_what_is_not_finite_outside_the_mask_does_not_count():
     near = nearest(x, 1, torch.tensor([[True, False, False], [True, True, False]]))
     assert near.distances[0, 0].tolist() == [torch.inf]
     assert near.distances[1, :2].flatten().tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("size", [1e20, 1e-22])
+def test_squares_that_float32_cannot_hold_decide_nothing(device, size):
+    x = gauss(200, 16) * size
+    x[::2] *= 1e-4 if size > 1 else 1
+    near = nearest(x.to(device), 6, products=torch.float32)
+    np.testing.assert_array_equal(near.indices[0].cpu(), brute(x, 6)[1])
+    assert near.n_redone == 200

@@ -146,11 +146,13 @@ class _Search:
         best = torch.full((len(rows), keep), torch.inf, dtype=products or torch.float64, device=self.device)
         place = torch.full((len(rows), keep), -1, dtype=torch.int64, device=self.device)
         mine = here.to(products) if products else raw
+        largest = here.square().sum(1).max()
         for part, x in self.blocks():
             if products:
                 x -= self.mean
-                norms = x.square().sum(1).to(products)
-                squared = torch.addmm(norms, mine, x.to(products).T, alpha=-2)
+                norms = x.square().sum(1)
+                largest = torch.maximum(largest, norms.max())
+                squared = torch.addmm(norms.to(products), mine, x.to(products).T, alpha=-2)
             else:
                 squared = torch.cdist(mine, x, compute_mode="donot_use_mm_for_euclid_dist").square_()
             if not self.usable[part].all():
@@ -168,9 +170,9 @@ class _Search:
         sure = torch.ones(len(rows), dtype=torch.bool, device=self.device)
         if products:
             norms = here.square().sum(1)
-            own, part_error = error(norms, self.dim, products)
+            own, part_error = error(norms, self.dim, products, largest)
             values = best.double() + norms[:, None]
-            sure = (place[:, -1] < 0) | (
+            sure = ((place[:, -1] < 0) & own.isfinite()) | (
                 values[:, -1] * (1 - part_error) > values[:, k - 1] * (1 + part_error) + 2 * own
             )
         distances, place = measured(self.points, rows, place, k, self.memory, self.device)

@@ -111,13 +111,18 @@ def measure(
     return squared, order
 
 
-def error(norms: Tensor, dim: int, products: torch.dtype) -> tuple[Tensor, float]:
+def error(norms: Tensor, dim: int, products: torch.dtype, largest: Tensor | None = None) -> tuple[Tensor, float]:
     """Return ``own`` and ``part``: a squared distance from products errs by at most own + part * squared distance.
 
-    The bound is unit * (|x|^2 + |y|^2), and |y|^2 <= 2 |x|^2 + 2 distance^2 makes it one for each row.
+    The bound is unit * (|x|^2 + |y|^2), and |y|^2 <= 2 |x|^2 + 2 distance^2 makes it one for each row; what falls below
+    the smallest numbers of the dtype comes on top.  It is inf where the ``largest`` squared norm (by default along the
+    last axis) may leave the range of the dtype.
     """
-    unit = 1.01 * torch.finfo(products).eps / 2 * 8 * (dim**0.5 + 1)
-    return 3 * unit * norms, 2 * unit
+    limits = torch.finfo(products)
+    unit = 1.01 * limits.eps / 2 * 8 * (dim**0.5 + 1)
+    largest = norms.amax(-1, keepdim=True) if largest is None else largest
+    own = 3 * unit * norms + 4 * (dim + 1) * limits.tiny
+    return own.where(largest < limits.max / 4, torch.inf), 2 * unit
 
 
 def close(squared: Tensor, own: Tensor, part: float) -> Tensor:
