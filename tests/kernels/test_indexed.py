@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from brute import brute, gauss
+from peaks import peak
 
 from tokinterp.kernels.indexed import faiss_nearest
 
@@ -58,3 +59,11 @@ def test_without_faiss_the_way_out_is_named(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", none)
     with pytest.raises(ImportError, match=r"pip install 'tokinterp\[faiss\]', or take method='exact'"):
         faiss_nearest(gauss(600, 20), torch.arange(3), 3, USABLE, "faiss", 2**24)
+
+
+@pytest.mark.parametrize("method", ["faiss", "faiss-ivf"])
+def test_beside_the_index_some_points_at_a_time_are_in_memory(extras, method):
+    n, dim = 3000, 64
+    x, usable = gauss(n, dim), torch.ones(n, dtype=torch.bool)
+    most = peak(lambda: faiss_nearest(x, torch.arange(3), 3, usable, method, 6 * n * dim))
+    assert most < 2 * n * dim

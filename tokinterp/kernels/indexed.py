@@ -64,7 +64,11 @@ def faiss_nearest(points: Tensor, rows: Tensor, k: int, usable: Tensor, method: 
         index = faiss.IndexIVFFlat(index, dim, cells)
         index.nprobe = max(8, cells // 16)
         some = torch.randperm(n, generator=torch.Generator().manual_seed(0))[: min(n, MOST_TRAINED, 256 * cells)]
-        index.train(centred(at[some]))
+        trained = np.empty((len(some), dim), np.float32)
+        for b in torch.arange(len(some), dtype=torch.int64).split(step):
+            trained[b] = centred(at[some[b]])
+        index.train(trained)
+        del trained
     for b in blocks:
         index.add(centred(b))
     wide = min(k + 1 + SPARE, n)
