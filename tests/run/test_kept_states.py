@@ -37,6 +37,22 @@ def test_the_same_call_finds_it_without_running_the_model(model, tmp_path, monke
         ti.states(model, TEXTS, [0], folder=tmp_path / "a")
 
 
+def test_states_of_another_model_or_of_other_settings_are_no_damage(model, tmp_path):
+    ti.states(model, TEXTS, [1], folder=tmp_path / "a")
+    lm = tiny_lm("llama", attention="eager")
+    lm.load_state_dict(model.lm.state_dict())
+    for other, how, says in (
+        (ti.wrap(lm, byte_tokenizer(), id="tiny"), {}, "attention"),
+        (ti.wrap(tiny_lm("llama", seed=1), byte_tokenizer(), id="tiny"), {}, "model"),
+        (ti.wrap(tiny_lm("llama").double(), byte_tokenizer(), id="tiny"), {}, "dtype"),
+        (model, {"dtype": "float16"}, r"settings \(dtype\)"),
+        (model, {"where": "last"}, r"settings \(places\)"),
+        (model, {"edits": [ti.edits.zero(ti.Site("resid", 1), [0])]}, r"settings \(edits\)"),
+    ):
+        with pytest.raises(ValueError, match=f"differs in: .*{says}"):
+            ti.states(other, TEXTS, [1], folder=tmp_path / "a", **how)
+
+
 def test_a_changed_or_cut_file_is_damaged(model, tmp_path):
     ti.states(model, TEXTS, [1], folder=tmp_path / "a")
     values = np.load(tmp_path / "a" / "states.npy", mmap_mode="r+")

@@ -129,9 +129,11 @@ class KeptStates:
 
 
 def states_facts(model: Model, prompts: Prompts, settings: dict[str, Any]) -> Facts:
-    """Return what decides states, as JSON types."""
+    """Return what decides states, as JSON types: all that the fingerprint of a result is made of."""
     info = current(model)
+    attention = getattr(model, "passes", {}).get("attention", "")
     return {
-        "tokinterp": numbers_version(), "model": info.identity, "dtype": info.dtype, "backend": info.backend,
+        "tokinterp": numbers_version(), "model": info.identity, "attention": attention, "dtype": info.dtype,
+        "backend": info.backend, "device": info.device.partition(":")[0], "tokenizer": info.tokenizer,
         "prompts": prompts.hash, "settings": describe(settings),
     }  # fmt: skip
