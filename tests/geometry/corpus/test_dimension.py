@@ -39,6 +39,17 @@ def test_planted_dimensions_are_found_at_every_scale_and_around_tokens():
     assert (ds["dimension_interval"].diff("bound") > 0).all()
 
 
+def test_a_layer_has_the_same_numbers_whichever_others_there_are():
+    """At the first each state is there several times, and counts once; at the second all are different."""
+    states = np.stack([np.repeat(flat(100, 3, 8), [1, 2, 3, 2] * 25, 0), flat(200, 3, 8, seed=1)], 1)
+    cloud = planted(states, corpus(20, 10))
+    both, one = (DIMENSION(search(c, 16), (2, 4), k=10, cloud=c, local=16) for c in (cloud, cloud.isel(layer=[0])))
+    for name in ("dimension", "dimension_mle", "local_twonn_mean", "local_twonn_mean_interval"):
+        np.testing.assert_allclose(both[name].isel(layer=0), one[name].squeeze("layer"), rtol=1e-12, err_msg=name)
+    first = search(cloud, 16)["distinct"].values[:, 0]
+    np.testing.assert_allclose(both["local_twonn_mean"][0], both["local_twonn"].values[first, 0].mean(), rtol=1e-12)
+
+
 def test_repeated_prompts_change_nothing():
     """With their copies the distances would be rounding, and the dimension that of nothing."""
     ids = [p.tolist() for p in np.random.default_rng(0).integers(5, 60, (12, 20))]

@@ -27,7 +27,7 @@ def test_one_prompt_has_the_numbers_of_the_prompt(bundled):
         np.testing.assert_allclose(
             found["label_overlap"].sel(label="token_id"), want["o"]["label_overlap"][0, :, :, 0], atol=1e-6
         )
-        np.testing.assert_allclose(found["label_chance"][0], want["o"]["label_chance"][0, 0, 0], rtol=1e-9)
+        np.testing.assert_allclose(found["label_chance"][:, 0], want["o"]["label_chance"][0, :, 0], rtol=1e-9)
         found = IMBALANCE(cloud, near, (1, 5), memory=memory)
         np.testing.assert_allclose(found["imbalance_pair"], want["i"]["imbalance_pair"], rtol=1e-6)
         np.testing.assert_allclose(found["least"], want["i"]["least"][0], rtol=1e-12)
@@ -88,6 +88,10 @@ def test_what_is_not_there_is_refused(three):
         OVERLAP(three.isel(layer=[0, 1]), near, (1,))
     with pytest.raises(ValueError, match="neighbours in another cloud"):
         OVERLAP(three, search(three[{"token": slice(0, 300)}], 4), (1,))
+    other = three.copy()
+    other["state"] = three["state"] * np.array([1, 1.1, 1], np.float32)[:, None]  # as of another model
+    with pytest.raises(ValueError, match="neighbours in another cloud"):
+        OVERLAP(other, near, (1,))
     with pytest.raises(ValueError, match="overlaps need method='exact'"):
         OVERLAP(three, near.assign_attrs(method="faiss"), (1,))
     with pytest.raises(ValueError, match="between two layers at least"):
@@ -108,3 +112,18 @@ def test_tokens_without_enough_neighbours_take_no_part():
     np.testing.assert_array_equal(ds["overlap_pair"].sel(k=8), late.sel(k=8))
     assert (ds["overlap_pair"].sel(k=3) > late.sel(k=3)).any()
     assert OVERLAP(cloud, near[{"token": slice(0, 12)}], (8,), groups=0)["overlap_pair"].isnull().all()
+
+
+def test_chance_is_that_of_the_tokens_that_take_part():
+    """Twelve tokens have three possible neighbours, three have twelve: of 8 only the latter know chance."""
+    x = flat(24, 3, 6).reshape(12, 2, 6)
+    cloud = planted(np.concatenate([x, x]), corpus(2, 12))[{"token": slice(0, 15)}]
+    cloud["token_id"] = ("token", [0] * 6 + [1] * 6 + [0, 0, 1], cloud["token_id"].attrs)
+    near = search(cloud, 8, apart=["prompt"])
+    ds, delta = OVERLAP(cloud, near, (3, 8), groups=0), IMBALANCE(cloud, near, (3, 8), groups=0)
+    np.testing.assert_allclose(ds["chance"], [(12 * 3 / 3 + 3 * 3 / 12) / 15, 8 / 12], rtol=1e-12)
+    assert (ds["overlap_pair"] <= 1).all()
+    np.testing.assert_allclose(delta["least"], [(12 * 4 / 4 + 3 * 4 / 13) / 15, 9 / 13], rtol=1e-12)
+    luck = ds["label_chance"].sel(label="token_id")
+    np.testing.assert_allclose(luck, [(6 * 2 / 3 + 6 / 3 + 3 / 2) / 15, 1 / 2], rtol=1e-12)
+    assert ds["label_chance"].dims == ("k", "label")

@@ -144,7 +144,7 @@ def corpus_dimension(
         found["dimension_mle"] = estimators.mle(distances, use, k)
         found["dimension_twonn"] = estimators.twonn(distances, use, twonn)
         if around is not None:
-            kept = use.any(0) & ~around.isnan()
+            kept = use & ~around.isnan()
             found["local_twonn_mean"] = torch.where(kept, around, 0.0).sum(1) / kept.sum(1)
         return {n: v.numpy() for n, v in found.items()}
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 METHODS = ("exact", *INDEXES)
 APART = ("token", "prompt", "document")
 TRIED = 200  # rows whose neighbours are searched exactly beside an index
-THEILER = "Theiler 1986, Physical Review A 34, 2427 (neighbours in time left out)"
+COMPARED = 64  # tokens whose nearest neighbours are measured again, to know the cloud
 
 
 @checked(n_tokens=count(2) | none, dtype=one_of(*DTYPES))
@@ -54,7 +54,7 @@ def corpus_cloud(
 
     A token with the same tokens before it, back to the beginning of its prompt, as a token of another prompt has the
     same state up to rounding: a copy, which makes distances of 0 or of rounding, and a dimension of nothing.  Only the
-    first of such tokens is kept.
+    first of such tokens is kept, with edits too (which may tell them apart), so that clouds are of the same tokens.
 
     Parameters
     ----------
@@ -350,8 +350,22 @@ def check_cloud(cloud: xr.Dataset, near: xr.Dataset | None = None) -> None:
         raise ValueError("near: it has no neighbours: make it with corpus_neighbours()")
     of = near["place"].values
     same = near.attrs["cloud_tokens"] == cloud.sizes["token"] and np.array_equal(cloud["layer"], near["layer"])
-    if not same or any(not np.array_equal(cloud[n].values[of], near[n].values) for n in ("prompt", "position")):
+    same = same and all(np.array_equal(cloud[n].values[of], near[n].values) for n in ("prompt", "position"))
+    if not same or not _distances_agree(cloud, near):
         raise ValueError("near: these are neighbours in another cloud: give the cloud that corpus_neighbours() had")
+
+
+def _distances_agree(cloud: xr.Dataset, near: xr.Dataset) -> bool:
+    """Whether some tokens have their nearest neighbours at the noted distances: not in the cloud of another model."""
+    some = np.unique(np.linspace(0, near.sizes["token"] - 1, min(near.sizes["token"], COMPARED)).round().astype(int))
+    nearest = near.isel(token=some, k=0).transpose("token", "layer", ...)
+    for i in range(cloud.sizes["layer"]):
+        points, to = layer_points(cloud, i), nearest["neighbour"].values[:, i]
+        own, other = (points[torch.from_numpy(v)].double() for v in (nearest["place"].values, to.clip(min=0)))
+        far = torch.linalg.vector_norm(own - other, dim=1).numpy()
+        if not np.allclose(far[to >= 0], nearest["distance"].values[to >= 0, i], rtol=1e-9, atol=0):
+            return False
+    return True
 
 
 def layer_points(cloud: xr.Dataset, layer: int) -> torch.Tensor:

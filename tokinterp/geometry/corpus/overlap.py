@@ -104,7 +104,8 @@ def corpus_overlap(
     Notes
     -----
     Exact copies share their places as in `NeighbourOverlap`, whose numbers these are for one prompt with all its
-    tokens.  Tokens that were kept ``apart`` are no neighbours here either.  A token without k neighbours takes no part.
+    tokens.  Tokens that were kept ``apart`` are no neighbours here either.  A token without k neighbours takes no part,
+    in chance levels neither.
     Memory: ``memory``, and 16 bytes for each token of the cloud and layer.
 
     References
@@ -131,8 +132,9 @@ def corpus_overlap(
         alike = torch.stack([(c[rows, None] == c) & allowed for c in codes])
         found = [torch.einsum("lkrp,rp->rlk", table, a.float()).double() / ks for a in alike]
         same.append(torch.stack(found, -1).cpu())
-        chance.append((ks / number[:, None]).cpu())
-        luck.append((alike.double().sum(-1).T / number[:, None]).cpu())
+        part = torch.where(number[:, None] >= ks, number[:, None], torch.nan)  # others have no k neighbours
+        chance.append((ks / part).cpu())
+        luck.append((alike.double().sum(-1).T[:, None] / part[..., None]).cpu())
     pair, shared = torch.cat(pairs).numpy(), torch.cat(same).numpy()
     by_chance, by_luck = torch.cat(chance).numpy(), torch.cat(luck).numpy()
 
@@ -150,9 +152,9 @@ def corpus_overlap(
             ("layer", "k", "label"), whole["label_overlap"], "neighbours that share something with the token", "1",
             DOIMO, short="neighbours that share it", range=(0, 1), chance="label_chance",
         ),
-        "chance": variable("k", by_chance.mean(0), "overlap of unrelated clouds, k / possible neighbours", "1"),
+        "chance": variable("k", _mean(by_chance), "overlap of unrelated clouds, k / possible neighbours", "1"),
         "label_chance": variable(
-            ("label",), by_luck.mean(0), "tokens that may be neighbours and share something with the token", "1"
+            ("k", "label"), _mean(by_luck), "tokens that may be neighbours and share something with the token", "1"
         ),
     }  # fmt: skip
     coords = {
@@ -231,7 +233,7 @@ def corpus_imbalance(
                 rank = kernels.ranks(far, allowed)
                 to[..., i] = torch.einsum("lkrp,rp->rkl", table.double(), rank)
         parts.append((2 * to / number[:, None, None, None] / ks[:, None, None]).cpu())
-        least.append(((ks + 1) / number[:, None]).cpu())
+        least.append(torch.where(number[:, None] > ks, (ks + 1) / number[:, None], torch.nan).cpu())
     pair = torch.cat(parts).numpy()
 
     def estimate(keep: np.ndarray) -> dict[str, Any]:
@@ -249,7 +251,7 @@ def corpus_imbalance(
             short="imbalance from layer to other layer",
             range=(0, None),
         ),
-        "least": variable("k", torch.cat(least).mean(0), "information imbalance of a cloud with itself", "1"),
+        "least": variable("k", _mean(torch.cat(least).numpy()), "information imbalance of a cloud with itself", "1"),
     }
     coords = {
         **{n: near[n].variable for n in near.coords if near[n].dims == ("layer",)},
