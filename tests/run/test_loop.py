@@ -142,6 +142,65 @@ def test_what_is_held_is_let_go_when_it_is_too_much(monkeypatch):
     assert [n - before for n in held] == [0, 1, 0, 0, 0, 0, 0, 0]
 
 
+def test_a_run_that_reads_once_holds_no_batch_whether_it_keeps_sites_or_looks_at_them():
+    held = []
+
+    class Watched(ti.attention.AttentionMass):
+        def update(self, batch):
+            held.append(sum(type(x) is Batch and x is not batch for x in gc.get_objects()))
+            super().update(batch)
+
+    before = sum(type(x) is Batch for x in gc.get_objects())
+    measured(which={"mass": Watched()}, batch_tokens=60)
+    assert len(held) == 5
+    assert {n - before for n in held} == {0}
+
+
+def test_what_is_held_is_activations_not_what_was_worked_out_of_them():
+    class Watched(Spread):
+        def update(self, batch):
+            assert not batch.shared
+            batch.once("much", lambda: batch.resid(self.info.n_layers).double())
+            super().update(batch)
+
+    measured(which={"spread": Watched()}, batch_tokens=60)
+
+
+@pytest.mark.parametrize("stops", [False, True])
+@pytest.mark.parametrize("held", [0, 2**27])
+def test_a_prompt_that_was_left_out_takes_no_part_in_any_reading(held, stops, tmp_path, monkeypatch):
+    """All that the second reading looks at is finite; what another measurement looks at in the first is not."""
+    seen = {0: [], 1: []}
+    stop = [stops]
+
+    class Early(Spread):
+        def sites(self, info):
+            return [S("resid", 0)]
+
+        def update(self, batch):
+            if self.reading == 1 and stop and stop.pop():
+                raise KeyboardInterrupt
+            seen[self.reading] += batch.numbers
+            rows = batch.rows(0).double()
+            self.add("total" if self.reading == 0 else "square", rows.sum(0) if self.reading == 0 else rows.sum())
+            self.add("count", torch.tensor(len(rows), device=batch.device))
+            self.append(prompt=batch.tokens.prompt, position=batch.tokens.position, token_id=batch.tokens.ids,
+                        far=rows.sum(1))  # fmt: skip
+
+    monkeypatch.setattr(loop, "HELD", held)
+    edit = ti.edits.replace(S("resid", 1), torch.full((32,), torch.nan), blow_up)
+
+    def run():
+        measured(which={"early": Early(), "norms": Norms()}, edits=[edit], batch_tokens=60, checkpoint_every=0,
+                 store=tmp_path / "run.zarr")  # fmt: skip
+
+    if stops:
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    run()
+    assert sorted(seen[0]) == sorted(seen[1]) == [0, 1, 3, 4, 5]
+
+
 def test_one_prompt_that_does_not_fit_is_an_error(tmp_path):
     class Mine(Hungry):
         fits = 20

@@ -62,6 +62,8 @@ class Progress:
         Padded tokens per batch.
     rows : dict of str to str
         Files with finished rows, and their digests.
+    left_out : list of int
+        Numbers of the prompts that were not finite in the first reading: no later one takes them.
     finished : bool
         Whether nothing is left to run.
     """
@@ -70,6 +72,7 @@ class Progress:
     done: int = 0
     batch_tokens: int = 0
     rows: dict[str, str] = field(default_factory=dict)
+    left_out: list[int] = field(default_factory=list)
     finished: bool = False
 
 
@@ -174,6 +177,7 @@ class Runner:
                         m.update(batch)
                 at.done += len(places)
                 bar.update(int(self.lengths[places].sum()))
+                batch.shared.clear()  # a batch that is held is its activations, not all that was worked out of them
                 del batch
                 self._make_room()
                 self.keep.step(f"after {at.done} of {len(self.prompts)} prompts", self._state)
@@ -189,30 +193,32 @@ class Runner:
         """Run batch after batch; those of the reading before come back where all of them were few enough to hold."""
         held, self.held = self.held, []
         whole = bool(held) and sum(len(places) for places, _ in held) == len(self.prompts)
+        more = self.at.reading + 1 < self.passes
         if whole and not streaming and held[0][1].activations.keys() >= {*sites}:
-            self.held = held
+            self.held = held if more else []
             yield from held
             return
         del held
-        room = HELD if self.at.done == 0 and self.at.reading + 1 < self.passes and not streaming else 0
+        room = HELD if more and self.at.done == 0 and not streaming else -1
         for places in self.prompts.batches(self.at.batch_tokens, start=self.at.done, model=self.model):
-            batch = self._capture(places, sites, streaming, self.at.reading == 0)
+            batch = self._capture(places, sites, streaming)
             room -= sum(x.nbytes for x in batch.activations.values())
             self.held = [*self.held, (places, batch)] if room >= 0 else []
             yield places, batch
             del batch
 
-    def _capture(
-        self, places: list[int], sites: list[Site], streaming: list[Measurement], first_reading: bool
-    ) -> Batch:
-        """Run one batch; leave out and note the prompts whose activations are not finite."""
+    def _capture(self, places: list[int], sites: list[Site], streaming: list[Measurement]) -> Batch:
+        """Run one batch; leave out the prompts whose activations are not finite, noted in the first reading."""
         names = [self.numbers[p] for p in places]
         batch = capture(self.model, self.whole, names, sites, self.edits, streaming=streaming)
         layer = nonfinite_layer(batch)
-        ok = layer < 0
-        if first_reading:
+        bad = layer >= 0
+        if self.at.reading == 0:
             self.bookkeeping.note(batch, layer)
-        return batch if bool(ok.all()) else batch.select(ok.nonzero()[:, 0].tolist())
+            self.at.left_out += [n for n, is_bad in zip(names, bad.tolist(), strict=True) if is_bad]
+        else:  # by sites that a later reading does not look at, too
+            bad |= torch.from_numpy(np.isin(names, self.at.left_out))
+        return batch.select((~bad).nonzero()[:, 0].tolist()) if bool(bad.any()) else batch
 
     def _make_room(self) -> None:
         """Move finished rows off a GPU once they are many; looks only at what is new since the last batch."""
