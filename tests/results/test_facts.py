@@ -58,6 +58,8 @@ def test_first_are_the_variables_named_or_those_that_stand_for_themselves():
     assert first_of(ds) == ["loss"]
     assert first_of(ds.assign_attrs(first="floor, lost, n")) == ["floor", "n"]
     assert first_of(ds[["n_rows"]]) == ["n_rows"]
+    prompts = ds[["n_rows"]].assign(first_nonfinite_layer=("layer", [-1]), prompt_hash=("layer", [2**60]))
+    assert first_of(prompts) == ["n_rows", "first_nonfinite_layer"]
     assert preferred(xr.Dataset(coords={"scale": [2, 4]}), "scale") == 1
     assert preferred(xr.Dataset(coords={"scale": [2, 8]}), "scale") == 0
 

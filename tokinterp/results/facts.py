@@ -157,7 +157,7 @@ def first_of(ds: xr.Dataset) -> list[str]:
     for n in numeric:
         facts = facts_of(ds, n)
         beside |= {*facts.beside, facts.chance}
-    ends = ("_interval", "_band", "_error", "_count", "_groups", "_null", "_q", "_p", "_id")
+    ends = ("_interval", "_band", "_error", "_count", "_groups", "_null", "_q", "_p", "_id", "_hash")
     own = [n for n in numeric if n not in beside and not n.endswith(ends)]
     return [n for n in own if not is_count(n) and not n.startswith("first_nonfinite")] or own
 
