@@ -82,7 +82,7 @@ class Settings(Preset):
 
 
 PYTHIA = (0, 1, 8, 64, 256, 512, 1000, 2000, 4000, 8000, 16000, 32000, 64000, 143000)
-NARROW = (100, 400, 1600, 6400)
+NARROW = (100, 400, 1600, 6400, 15438)
 WIKIPEDIA = "$TOKINTERP_DATA/text/wikipedia_"
 PRESETS = {
     "tiny": Settings(n_train=8, n_test=8, n_tokens=64, layers=(0, 1, 4, 8), offsets=(-1, 0)),
