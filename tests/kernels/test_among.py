@@ -78,6 +78,7 @@ def test_too_few_points_leave_gaps():
     assert found.distances[0, 2:].isinf().all()
     assert found.indices[2].tolist()[3] == -1
     assert found.distances[2, :3].isfinite().all()
+    assert nearest_among(x, torch.arange(0), 4, all_of(x)).indices.shape == (0, 4)
 
 
 def test_a_memory_without_room_is_refused():

@@ -146,7 +146,7 @@ class _Search:
         best = torch.full((len(rows), keep), torch.inf, dtype=products or torch.float64, device=self.device)
         place = torch.full((len(rows), keep), -1, dtype=torch.int64, device=self.device)
         mine = here.to(products) if products else raw
-        largest = here.square().sum(1).max()
+        largest = here.new_zeros(())
         for part, x in self.blocks():
             if products:
                 x -= self.mean
@@ -170,7 +170,7 @@ class _Search:
         sure = torch.ones(len(rows), dtype=torch.bool, device=self.device)
         if products:
             norms = here.square().sum(1)
-            own, part_error = error(norms, self.dim, products, largest)
+            own, part_error = error(norms, self.dim, products, torch.maximum(norms, largest))
             values = best.double() + norms[:, None]
             sure = ((place[:, -1] < 0) & own.isfinite()) | (
                 values[:, -1] * (1 - part_error) > values[:, k - 1] * (1 + part_error) + 2 * own

@@ -91,6 +91,27 @@ def test_intervals_are_those_of_the_jackknife_over_prompts():
     assert "bound" not in DIMENSION(near, (2, 4), k=10, groups=0).dims
 
 
+def test_a_state_that_others_have_is_not_left_out_with_its_first_token():
+    """Each state is in every prompt: whoever is left out, the dimension stays, and the interval has no width."""
+    cloud = planted(np.tile(flat(50, 3, 8), (6, 1)).reshape(300, 1, 8), corpus(6, 50))
+    ds = DIMENSION(search(cloud, 16), (2, 4), k=10)
+    assert ds.attrs["n_groups"] == 6
+    for name in ("dimension", "dimension_mle", "dimension_twonn"):
+        np.testing.assert_allclose(ds[f"{name}_interval"][0], ds[name], rtol=1e-12)
+        np.testing.assert_allclose(ds[f"{name}_interval"][1], ds[name], rtol=1e-12)
+
+
+def test_windows_of_one_document_are_left_out_together():
+    cloud = planted(flat(300, 3, 8).reshape(300, 1, 8), corpus(30, 10))
+    by_prompt = DIMENSION(search(cloud, 16), (2,), k=10)
+    windows = cloud.assign_coords(token_document=("token", cloud["prompt"].values // 3, cloud["prompt"].attrs))
+    ds = DIMENSION(search(windows, 16), (2,), k=10)
+    assert (ds.attrs["groups"], ds.attrs["n_groups"]) == ("documents", 10)
+    joined = search(cloud.assign_coords(prompt=("token", cloud["prompt"].values // 3, cloud["prompt"].attrs)), 16)
+    np.testing.assert_allclose(ds["dimension_interval"], DIMENSION(joined, (2,), k=10)["dimension_interval"])
+    assert not np.allclose(ds["dimension_interval"], by_prompt["dimension_interval"])
+
+
 def test_what_is_not_there_is_refused():
     cloud = planted(flat(60, 3, 8).reshape(60, 1, 8), corpus(6, 10))
     near = search(cloud, 8)

@@ -18,7 +18,7 @@ from ...stats.jackknife import jackknife_interval, left_out
 from ..dimension import FACCO, LEVINA, gride_columns, gride_fields
 from ..kernels import gride as estimators
 from ..kernels.corpus import local_twonn
-from .neighbours import check_cloud, layer_points
+from .neighbours import check_cloud, first_of_state, layer_points
 
 RUPPIK = "Ruppik et al. 2025, arXiv 2506.01034"
 FIELDS = {
@@ -98,7 +98,8 @@ def corpus_dimension(
     -----
     For one prompt, with all its tokens, the numbers are those of `IntrinsicDimension`.  ``dimension_error`` takes
     tokens as independent.  The intervals are jackknife ones over prompts, of which tokens are left out with all that
-    they see; the cloud in which they look stays the same.  Each distinct state counts once.
+    they see; the cloud in which they look stays the same.  Each distinct state counts once.  A token without so many
+    neighbours (kept ``apart`` from most) is left out, and counted in ``n_tied``.
 
     In the cloud of a corpus the tokens of one word are a cluster: at small scales the dimension is that of the
     clusters, at large ones that of how they lie.  With ``apart=["token"]`` the nearest others are several tokens of
@@ -129,7 +130,7 @@ def corpus_dimension(
         if number > there:
             refuse(name, number, f"near has {there} neighbours of each token: search more with corpus_neighbours(k=)")
     distances = torch.from_numpy(near["distance"].transpose("layer", "token", "k").values)
-    valid = torch.from_numpy(near["distinct"].transpose("layer", "token").values.copy())
+    same = near["same_state"].transpose("token", "layer").values
     around = None
     if cloud is not None:
         check_cloud(cloud, near)
@@ -139,7 +140,10 @@ def corpus_dimension(
             local_twonn(layer_points(cloud, i), torch.from_numpy(to[i]), memory, on) for i in range(len(to))
         ])  # fmt: skip
 
-    def estimate(use: torch.Tensor) -> dict[str, np.ndarray]:
+    def estimate(keep: np.ndarray) -> dict[str, np.ndarray]:
+        distinct = np.zeros(same.shape, bool)
+        distinct[keep] = first_of_state(same[keep])
+        use = torch.from_numpy(distinct.T.copy())
         found = gride_columns(estimators.gride(distances, use, scales))
         found["dimension_mle"] = estimators.mle(distances, use, k)
         found["dimension_twonn"] = estimators.twonn(distances, use, twonn)
@@ -148,7 +152,7 @@ def corpus_dimension(
             found["local_twonn_mean"] = torch.where(kept, around, 0.0).sum(1) / kept.sum(1)
         return {n: v.numpy() for n, v in found.items()}
 
-    whole = estimate(valid)
+    whole = estimate(np.ones(len(same), bool))
     data: dict[str, Any] = {}
     for name, value in whole.items():
         field = FIELDS[name]
@@ -158,7 +162,7 @@ def corpus_dimension(
     if around is not None:
         data["local_twonn"] = FIELDS["local_twonn"].variable(around.T.numpy())
     whole = {n: v for n, v in whole.items() if n in WITH_INTERVALS}
-    bounds, said = intervals(near, lambda keep: estimate(valid & torch.from_numpy(keep)), whole, groups, level, seed)
+    bounds, said = intervals(near, estimate, whole, groups, level, seed)
     for name, value in bounds.items():
         text = f"{level:.0%} jackknife interval of the {data[name].attrs['long_name']}"
         data[f"{name}_interval"] = variable(["bound", *map(str, data[name].dims)], value, text, "1")

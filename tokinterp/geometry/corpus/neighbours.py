@@ -180,7 +180,8 @@ def corpus_neighbours(
     -------
     xarray.Dataset
         ``distance`` (token, layer, k), ascending, NaN where there are fewer; ``neighbour`` (token, layer, k): its place
-        in the cloud; ``distinct`` (token, layer): whether no token before it in the result has the same state;
+        in the cloud; ``same_state`` (token, layer): the place of the first token of the cloud with the same state;
+        ``distinct`` (token, layer): whether no token before it in the result has that;
         ``n_unique`` and ``n_redone`` (layer); ``recall`` (layer) of an index.  The coordinate ``place`` is that of the
         token in the cloud.
 
@@ -199,7 +200,8 @@ def corpus_neighbours(
 
     Cost: 2 x tokens searched x tokens x channels operations a layer: 2,000 among a million of 4,096 channels 1.6e13
     (minutes on a CPU, a second on a GPU), all of a million 8e15.  Memory: ``memory``, the cloud where it is not in a
-    file, 250 bytes a token of it, and 16 k bytes for each token searched and layer.
+    file, 250 bytes a token of it, and 16 k bytes for each token searched and layer (up to 40 k while these are put
+    together).
 
     References
     ----------
@@ -225,7 +227,7 @@ def corpus_neighbours(
     rows, labels = torch.from_numpy(places), labels_of(cloud, on)
     rule = rule_of(apart, window)
     found: list[Among] = []
-    distinct, unique, recall = [], [], []
+    states_at, unique, recall = [], [], []
     with progress_bar(progress, cloud.sizes["layer"], unit="layer") as bar:
         for i in range(cloud.sizes["layer"]):
             points = layer_points(cloud, i)
@@ -237,9 +239,7 @@ def corpus_neighbours(
                     "k", k, f"layer {int(cloud['layer'][i])} has {unique[-1]} distinct states: take fewer neighbours"
                 )
             own = first[rows]
-            new = np.zeros(len(rows), bool)
-            new[np.unique(own.numpy(), return_index=True)[1]] = True
-            distinct.append(new)
+            states_at.append(own.numpy())
             if rule != Apart():
                 found.append(_apart(points, own, rows, k, first, usable, labels, rule, memory, on))
             else:
@@ -251,7 +251,7 @@ def corpus_neighbours(
                     recall.append(_recall(one, points, each, k, usable, memory, on, seed))
                 found.append(Among(one.distances[back], one.indices[back], one.n_redone))
             bar.update(1)
-    far = torch.stack([f.distances for f in found], 1)
+    far, same = torch.stack([f.distances for f in found], 1), np.stack(states_at, 1)
     data = {
         "distance": variable(
             ("token", "layer", "k"), far.where(far.isfinite(), torch.nan), "distance to the neighbour", "1",
@@ -262,7 +262,10 @@ def corpus_neighbours(
             "1",
         ),
         "distinct": variable(
-            ("token", "layer"), np.stack(distinct, 1), "whether no earlier token of the result has the same state", "1"
+            ("token", "layer"), first_of_state(same), "whether no earlier token of the result has the same state", "1"
+        ),
+        "same_state": variable(
+            ("token", "layer"), same, "place of the first token of the cloud with the same state", "1"
         ),
         "n_unique": variable("layer", np.array(unique), "distinct states in the cloud", "1"),
         "n_redone": variable(
@@ -283,6 +286,20 @@ def corpus_neighbours(
     ds = derived(ds, "corpus_neighbours", [cloud], settings, seed)
     check(ds)
     return ds
+
+
+def first_of_state(same: np.ndarray) -> np.ndarray:
+    """Return (token, layer) bool, true where no token before it has the same number.
+
+    Examples
+    --------
+    >>> first_of_state(np.array([[4], [4], [2]]))[:, 0].tolist()
+    [True, False, True]
+    """
+    out = np.zeros(same.shape, bool)
+    for layer, column in enumerate(same.T):
+        out[np.unique(column, return_index=True)[1], layer] = True
+    return out
 
 
 def _apart(
