@@ -151,6 +151,71 @@ def test_what_somebody_else_writes_meanwhile_is_kept(tmp_path, run, monkeypatch)
     assert list((tmp_path / "cache" / "tokinterp").glob("*-norms.zarr/zarr.json"))
 
 
+def test_a_result_that_is_no_other_ones_leaves_what_this_machine_kept(tmp_path, run, monkeypatch):
+    from tokinterp.run.loop import Runner
+
+    url, other, read = "memory://runs/norms.zarr", measured(layers=[1]), Runner._capture
+
+    def and_another(self, *given):
+        ti.write(other, url, overwrite=True)
+        return read(self, *given)
+
+    with monkeypatch.context() as m:
+        m.setattr(Runner, "_capture", and_another)
+        with pytest.raises(FileExistsError, match="was written by another run meanwhile"):
+            measured(url)
+    with pytest.raises(ValueError, match=f"^{url} belongs to another run"):
+        measured(url)
+    [kept] = (tmp_path / "cache" / "tokinterp").glob("*-norms.zarr")
+    same(ti.read(kept), run)
+    MemoryFileSystem().rm("/runs/norms.zarr", recursive=True)
+    monkeypatch.setattr(Runner, "_capture", None)
+    same(measured(url), run)
+    assert not list((tmp_path / "cache" / "tokinterp").iterdir())
+
+
+@pytest.mark.parametrize("there", ["runs/a.zarr", "c/mine/notes.txt", "zarr.json.d/notes.txt"])
+def test_nothing_else_is_deleted(there, run):
+    """Neither the results of a folder whose name is given instead of one in it, nor what lies in a folder named c."""
+    fs = MemoryFileSystem()
+    if there.endswith(".zarr"):
+        ti.write(run, f"memory://{there}")
+    else:
+        fs.pipe_file(f"/{there}", b"mine")
+    before = {name: fs.cat_file(name) for name in fs.find("/")}
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match="is a folder that is no result"):
+            ti.write(run, f"memory://{there.rsplit('/', 1)[0]}", overwrite=overwrite)
+    assert {name: fs.cat_file(name) for name in fs.find("/")} == before
+
+
+def test_a_result_with_single_numbers_is_replaced(run):
+    ds = run["n"].to_dataset()
+    ds["mean"] = ds["norm"].mean(keep_attrs=True)
+    url = ti.write(ds, "memory://runs/mean.zarr")
+    ds["mean"] = ds["mean"] * 2
+    ds["mean"].attrs = ds["norm"].attrs
+    ti.write(ds, url, overwrite=True)
+    assert ti.read(url)["mean"] == ds["mean"]
+
+
+def test_what_is_written_while_a_result_is_made_ready_is_not_replaced(run, monkeypatch):
+    from tokinterp.results import stores
+
+    url, made = "memory://runs/norms.zarr", []
+
+    def meanwhile(path, new_folder=stores.new_folder):
+        if not made:
+            made.append(path)
+            ti.write(run, url)
+        return new_folder(path)
+
+    monkeypatch.setattr(stores, "new_folder", meanwhile)
+    with pytest.raises(FileExistsError, match="exists: give another name"):
+        ti.write(measured(layers=[1]), url)
+    same(ti.read(url), run)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..files.owner import discard
@@ -71,27 +72,42 @@ def exists(url: str) -> bool:
 
 
 def upload(whole: Path, url: str) -> None:
-    """Copy a result to an object store, in place of what is there: that is gone meanwhile.
+    """Copy a result to an object store, in place of the one that is there: that is gone meanwhile.
+
+    Where no whole result is, nothing is deleted: there may be pieces of this one, which an earlier call has copied.
 
     Raises
     ------
     FileExistsError
-        If something is there that is no result.
+        If something else is there.
     """
     fs, root = _open(url)
     if whole.is_file():
         fs.put_file(str(whole), root)
         return
     marker = f"{root}/zarr.json"
-    there = fs.find(root)
-    if there and not all("zarr.json" in n or "/c/" in n for n in there):
-        raise FileExistsError(f"{url} is a folder that is no result: choose the name of a new one")
-    for gone in ([marker] if marker in there else [], [n for n in there if n != marker]):
-        if gone:
-            fs.rm(gone)
     files = sorted(p for p in whole.rglob("*") if p.is_file() and p != whole / "zarr.json")
-    fs.put([str(p) for p in files], [f"{root}/{p.relative_to(whole).as_posix()}" for p in files])
+    names = [f"{root}/{p.relative_to(whole).as_posix()}" for p in files]
+    fs.invalidate_cache()
+    there = fs.find(root)
+    own = {n for n in there if _is_piece(n[len(root) :])} if marker in there else {*names}
+    if other := [n for n in there if n not in own]:
+        raise FileExistsError(
+            f"{url} is a folder that is no result, or a part of another one ({other[0]}): choose another name, or "
+            "delete it"
+        )
+    if marker in there:
+        fs.rm([marker])
+        if len(there) > 1:
+            fs.rm([n for n in there if n != marker])
+    fs.put([str(p) for p in files], names)
     fs.put_file(str(whole / "zarr.json"), marker)
+
+
+def _is_piece(name: str) -> bool:
+    """Whether an object has the name of a piece of a zarr store, seen from its root."""
+    parts = name.split("/")
+    return parts[-1] == "zarr.json" or "c" in parts
 
 
 def download(url: str, place: Path) -> Path:
@@ -150,12 +166,16 @@ def through(url: str, make: Callable[[Path], T]) -> T:
         If somebody else has written there meanwhile; the result is kept on this machine.
     """
     place = home(url)
-    if exists(url):
+    if exists(url):  # what this machine may have kept is another result until the facts have been compared
+        with TemporaryDirectory() as folder:
+            copy = Path(folder, place.name)
+            try:
+                tree = make(download(url, copy))
+            except ValueError as error:
+                error.args = (str(error).replace(str(copy), url),)
+                raise
         discard(place)
-        try:
-            return make(download(url, place))
-        finally:
-            discard(place)
+        return tree
     tree = make(place)
     if exists(url):
         raise FileExistsError(f"{url} was written by another run meanwhile; the result of this one is {place}")

@@ -73,10 +73,11 @@ def write(data: xr.Dataset | xr.DataTree, path: str | Path, *, overwrite: bool =
     1
     """
     if (url := remote.address(path)) is not None:
-        if remote.exists(url) and not overwrite:
-            raise FileExistsError(f"{url} exists: give another name or overwrite=True")
+        _refuse_existing(url, overwrite)
         with TemporaryDirectory() as folder:
-            remote.upload(Path(write(data, Path(folder, url.rsplit("/", 1)[1]))), url)
+            whole = Path(write(data, Path(folder, url.rsplit("/", 1)[1])))
+            _refuse_existing(url, overwrite)
+            remote.upload(whole, url)
         return url
     path = target(path)
     if isinstance(data, xr.DataTree) and not any(n.variables for n in data.subtree):
@@ -245,8 +246,8 @@ def exists(path: Path) -> bool:
     return path.exists()
 
 
-def _refuse_existing(path: Path, overwrite: bool) -> None:
-    if exists(path) and not overwrite:
+def _refuse_existing(path: Path | str, overwrite: bool) -> None:
+    if not overwrite and (remote.exists(path) if isinstance(path, str) else exists(path)):
         raise FileExistsError(f"{path} exists: give another name or overwrite=True")
 
 
