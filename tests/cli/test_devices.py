@@ -95,6 +95,21 @@ def test_the_words_of_the_one_that_failed_are_shown_and_the_others_end(monkeypat
     assert end.value.exit_code == 137
 
 
+def test_one_that_cannot_be_started_ends_the_others(monkeypatch):
+    started = children(monkeypatch, None, None)
+    start = devices.subprocess.Popen
+
+    def popen(*given, **options):
+        if started:
+            raise OSError("too many processes")
+        return start(*given, **options)
+
+    devices.subprocess.Popen = popen
+    with pytest.raises(OSError, match="too many processes"):
+        devices.run_on(["cpu", "cpu"], (0, 1))
+    assert [(c.signals, c.code) for c in started] == [([signal.SIGTERM], 143)]
+
+
 def test_ctrl_c_is_passed_on_and_waited_for(monkeypatch):
     started = children(monkeypatch, None, None)
     monkeypatch.setattr(devices.time, "sleep", lambda _: signal.raise_signal(signal.SIGINT))

@@ -97,6 +97,36 @@ def test_shares_of_a_changed_model_are_refused(client, tmp_path):
     assert_same(run, measured(which={"norms": Norms()}))
 
 
+def run_share(call, load, store, i=0):
+    class Prompts:
+        @staticmethod
+        def prompts():
+            return some_prompts(LENGTHS)
+
+    given = (Prompts, load, {"norms": Norms()}, {})
+    return shares_module._run_share(i, given, store=store, shares=2, call=call)
+
+
+def test_a_worker_keeps_nothing_of_a_call_that_has_ended(tmp_path):
+    """Whether its share was waiting, or loading the model, or the process that called was killed."""
+
+    def slow():
+        shares_module._forget("ended")  # as from another thread
+        return load_tiny()
+
+    run_share("ended", slow, tmp_path / "a.zarr")
+    assert not shares_module._here, "the model of a call that ended while it was loaded stays"
+    LOADED.clear()
+    with pytest.raises(RuntimeError, match="share 1 is not begun"):
+        run_share("ended", load_tiny, tmp_path / "a.zarr", 1)
+    assert not LOADED
+    run_share("killed", load_tiny, tmp_path / "b.zarr")
+    run_share("new", load_tiny, tmp_path / "c.zarr")
+    assert [*shares_module._here] == ["new"], "two models on one device"
+    shares_module._forget("new")
+    assert not shares_module._here
+
+
 class Future:
     def __init__(self, status):
         self.status = status

@@ -1,6 +1,8 @@
 """Shares are merged from file to file: what is kept per prompt is never in memory as a whole."""
 
+import errno
 import mmap
+import os
 import weakref
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from tiny import Norms
 
 import tokinterp as ti
 from tokinterp.run import engine
+from tokinterp.run.kept_states import KeptStates
 from tokinterp.run.measurement import kept
 
 
@@ -44,6 +47,22 @@ def test_columns_are_sorted_in_files_as_in_memory(tmp_path, monkeypatch):
     for a, b in zip(inside, found, strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(tmp_path, monkeypatch):
+    """Which a write to a mapped file on a full disk is."""
+
+    def full(handle, start, size):
+        raise OSError(errno.ENOSPC, f"no room for {size} bytes")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(kept, "IN_MEMORY", 40)
+    other = table()
+    other.sorted_in = tmp_path
+    with pytest.raises(OSError, match="no room for 48 bytes"):
+        other.table("prompt", "twice", "row")
+    with pytest.raises(OSError, match=r"no room for \d+ bytes"):
+        KeptStates(tmp_path / "states", (9, 2, 4), "float32", {})
 
 
 def file_of(tensor):

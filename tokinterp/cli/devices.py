@@ -58,6 +58,8 @@ def run_on(devices: Sequence[str], share: tuple[int, int], command: str = "measu
     ------
     typer.Exit
         With the code of the first that failed.
+    OSError
+        If a process cannot be started; the others have ended.
     KeyboardInterrupt
         When all have ended.
     """
@@ -86,6 +88,9 @@ def run_on(devices: Sequence[str], share: tuple[int, int], command: str = "measu
             raise typer.Exit(code if code > 0 else 128 - code)
     except KeyboardInterrupt:
         _stop(children, signal.SIGINT)
+        raise
+    except OSError:  # one could not be started
+        _stop(children, signal.SIGTERM)
         raise
     finally:
         for file in said:

@@ -135,6 +135,18 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+def reserve(handle: int, size: int) -> None:
+    """Take the room of a file that will be mapped: writing to it ends the process where the disk is full.
+
+    Raises
+    ------
+    OSError
+        If it is full now.
+    """
+    if size and hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle, 0, size)
+
+
 def sync_folder(folder: Path) -> None:
     """Put the names in a folder onto the disk, where the system can."""
     with suppress(OSError):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..files.paths import new_path
-from ..files.whole import write_text
+from ..files.whole import reserve, write_text
 from ..models.steady import current
 from ..results.dataset import numbers_version
 from ..settings.describe import describe
@@ -71,6 +71,8 @@ class KeptStates:
         place.mkdir(parents=True, exist_ok=True)
         tokens, layers, channels = shape
         self._file = np.lib.format.open_memmap(place / PARTIAL, "w+", self.dtype, (layers, tokens, channels))
+        with open(place / PARTIAL, "r+b") as file:
+            reserve(file.fileno(), (place / PARTIAL).stat().st_size)
         self.values = self._file.transpose(1, 0, 2)
         self.seen = np.zeros(tokens, bool)
 

@@ -21,7 +21,7 @@ from ..models.base import Model
 from ..results import stores
 from ..settings import checked, count, flag, instance
 from ..text.prompts import Prompts
-from .checkpoint import STATE, share_folder
+from .checkpoint import share_folder
 from .engine import measure, share_finished, store_path
 from .facts import FORMAT, claim, partial_folder, read_facts
 from .loop import Measurements, read_progress
@@ -30,7 +30,9 @@ from .shipped import Shipped
 TICK = 2.0
 """Seconds between two looks at how far the shares have come."""
 _here: dict[str, tuple[Model, Prompts]] = {}
-"""What this worker holds for each call that is going on."""
+"""What this worker holds for the newest call."""
+_over: set[str] = set()
+"""Calls that have ended, of which this worker may still have shares."""
 _alone = threading.Lock()
 """One share at a time in a process, whose threads may have one model."""
 
@@ -137,14 +139,22 @@ def _run_share(i: int, given: tuple[Any, ...], store: Path, shares: int, call: s
     """Run a share on a worker, with the model and the prompts that it has from an earlier one."""
     shipped, load, measurements, options = given
     with _alone:
-        if call not in _here:
-            _here[call] = load(), shipped.prompts()
-        measure(*_here[call], measurements, store=store, share=(i, shares), progress=False, **options)
+        if call in _over:
+            raise RuntimeError(f"share {i} is not begun: the call that wanted it has ended")
+        try:
+            if call not in _here:
+                _here.clear()  # of a call that was killed
+                _here[call] = load(), shipped.prompts()
+            measure(*_here[call], measurements, store=store, share=(i, shares), progress=False, **options)
+        finally:
+            if call in _over:  # since this share began
+                _here.pop(call, None)
     return i
 
 
 def _forget(call: str) -> None:
     """Let go of the model and the prompts of a call, which a share that is still running holds itself."""
+    _over.add(call)
     _here.pop(call, None)
 
 
@@ -200,10 +210,15 @@ def gather_shares(stores: Sequence[Path], output: Path) -> list[int]:
         facts = read_facts(folder)
         if facts.pop("format", None) != FORMAT:
             raise ValueError(f"stores: {store} was begun by another version of tokinterp: run that share again")
-        claim(root, facts, facts.pop("shares"))
+        n = int(facts.pop("shares"))
+        if n == 1:
+            raise ValueError(f"stores: {store} is no share but a whole run: the command that began it ends it")
+        claim(root, facts, n)
         for share in sorted(folder.glob("share-*-of-*")):
             place = root / share.name
-            if not read_progress(share).finished or is_owned(share) or (place / STATE).is_file():
+            if not read_progress(share).finished or is_owned(share):
+                continue
+            if read_progress(place).finished or is_owned(place):
                 continue
             new = private_name(place, "new")
             shutil.copytree(share, new, ignore=shutil.ignore_patterns("lock", "owner-*.json"))

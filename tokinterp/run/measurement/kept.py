@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from math import prod
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from ...files.whole import reserve
 
 Tensors = dict[str, torch.Tensor]
 IN_MEMORY = 2**26
@@ -106,8 +109,10 @@ class Kept:
             return np.concatenate(parts)[order]
         place = np.empty(len(order), np.int64)
         place[order] = np.arange(len(order))
+        shape, dtype = (len(order), *parts[0].shape[1:]), parts[0].dtype
         with tempfile.TemporaryFile(dir=self.sorted_in) as file:
-            out = np.memmap(file, parts[0].dtype, "w+", shape=(len(order), *parts[0].shape[1:]))
+            reserve(file.fileno(), prod(shape) * dtype.itemsize)
+            out = np.memmap(file, dtype, "w+", shape=shape)
         start = 0
         for p in parts:
             out[place[start : start + len(p)]] = p
