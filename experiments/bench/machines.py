@@ -94,7 +94,11 @@ def differences(one: Any, other: Any) -> dict[str, Any]:
                 equal += 1
                 continue
             equal += np.array_equal(a, b, equal_nan=True)
-            by = float(np.nanmax(np.abs(a - b), initial=0)) / (float(np.nanmax(np.abs(a), initial=0)) or 1.0)
+            known = np.isfinite(a)
+            if not np.array_equal(known, np.isfinite(b)) or not np.array_equal(a[~known], b[~known], equal_nan=True):
+                raise AssertionError(f"{node.path}/{name} is not finite in other places")
+            a, b = a[known], b[known]
+            by = float(np.max(np.abs(a - b), initial=0)) / (float(np.max(np.abs(a), initial=0)) or 1.0)
             if by > worst:
                 worst, whose = by, f"{node.path.strip('/')}/{name}"
     return {"difference": worst, "of": whose, "bound": CLOSE, "equal_bits": f"{equal} of {total} variables"}
