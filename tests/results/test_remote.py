@@ -189,6 +189,13 @@ def test_nothing_else_is_deleted(there, run):
     assert {name: fs.cat_file(name) for name in fs.find("/")} == before
 
 
+def test_a_folder_of_other_things_is_refused_before_the_run(run, monkeypatch):
+    ti.write(run, "memory://runs/a.zarr")
+    monkeypatch.setattr("tokinterp.run.loop.Runner.run", None)
+    with pytest.raises(FileExistsError, match="memory://runs holds no whole result, but other things"):
+        measured("memory://runs")
+
+
 def test_a_result_with_single_numbers_is_replaced(run):
     ds = run["n"].to_dataset()
     ds["mean"] = ds["norm"].mean(keep_attrs=True)

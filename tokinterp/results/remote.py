@@ -163,7 +163,8 @@ def through(url: str, make: Callable[[Path], T]) -> T:
     Raises
     ------
     FileExistsError
-        If somebody else has written there meanwhile; the result is kept on this machine.
+        If there is something else, before anything is made; or if somebody else has written there meanwhile: the
+        result is kept on this machine.
     """
     place = home(url)
     if exists(url):  # what this machine may have kept is another result until the facts have been compared
@@ -176,6 +177,11 @@ def through(url: str, make: Callable[[Path], T]) -> T:
                 raise
         discard(place)
         return tree
+    fs, root = _open(url)
+    if not place.exists() and (there := fs.find(root)):  # else pieces of what this machine has kept
+        raise FileExistsError(
+            f"{url} holds no whole result, but other things ({there[0]}): choose another name, or delete it"
+        )
     tree = make(place)
     if exists(url):
         raise FileExistsError(f"{url} was written by another run meanwhile; the result of this one is {place}")
