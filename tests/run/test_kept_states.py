@@ -1,11 +1,16 @@
 """States in a folder are those in memory, are found again, and are refused where they are of something else."""
 
+import gc
+import os
+
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from tiny import byte_tokenizer, tiny_lm
 
 import tokinterp as ti
+from tokinterp.files.owner import machine
 from tokinterp.results import dataset, stores
 from tokinterp.run import kept_states
 
@@ -78,10 +83,36 @@ def test_what_a_stopped_call_left_is_begun_anew(model, tmp_path, monkeypatch):
     monkeypatch.setattr(kept_states.KeptStates, "put", stop)
     with pytest.raises(KeyboardInterrupt):
         ti.states(model, TEXTS, [1], folder=tmp_path / "a")
-    assert [p.name for p in (tmp_path / "a").iterdir()] == ["states.partial.npy"]
+    gc.collect()
+    assert not list((tmp_path / "a").iterdir()), "a large file stays as long as this process"
+    for pid in (2**22 + 1, os.getpid()):  # one that was killed, and one that is there
+        (tmp_path / "a" / f".states.npy.writing-{machine()}-{pid}-0-abcd").touch()
     monkeypatch.undo()
     ds = ti.states(model, TEXTS, [1], folder=tmp_path / "a")
+    left = sorted(p.name for p in (tmp_path / "a").iterdir())
+    assert left == [f".states.npy.writing-{machine()}-{os.getpid()}-0-abcd", "facts.json", "states.npy"]
     np.testing.assert_array_equal(ds["state"], ti.states(model, TEXTS, [1])["state"])
+
+
+def test_two_processes_do_not_write_into_each_others_file(tmp_path):
+    shape, rows = (2, 1, 3), np.arange(2)
+    one, same, other = (
+        kept_states.KeptStates(tmp_path / "a", shape, "float32", {"prompts": p}) for p in ("x", "x", "y")
+    )
+    for value, kept in enumerate((one, same, other)):
+        kept.put(rows[:1], 0, np.full((1, 3), value, np.float32))
+    found = one.finish()
+    one.stamp(xr.Dataset(attrs={"fingerprint": "f"}))
+    for value, kept in enumerate((one, same, other)):
+        if kept is not one:
+            kept.put(rows[1:], 0, np.full((1, 3), value, np.float32))
+    assert found[0].tolist() == [[0, 0, 0]]
+    assert np.isnan(found[1]).all(), "the numbers of another process"
+    with pytest.raises(ValueError, match="belongs to another run; it differs in: prompts"):
+        other.finish()
+    again = kept_states.KeptStates(tmp_path / "a", shape, "float32", {"prompts": "x"})
+    np.testing.assert_array_equal(again.values, found)
+    assert same.finish()[:, 0, 0].tolist() == [1, 1]
 
 
 def test_a_folder_of_other_things_is_left_alone(model, tmp_path):

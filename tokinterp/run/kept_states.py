@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..files.owner import private_name, sweep
 from ..files.paths import new_path
 from ..files.whole import reserve, write_text
 from ..models.steady import current
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from ..models.base import Model
     from ..text.prompts import Prompts
 
-ARRAY, PARTIAL, FACTS = "states.npy", "states.partial.npy", "facts.json"
+ARRAY, FACTS = "states.npy", "facts.json"
 DTYPES = ("float32", "float16")
 
 
@@ -30,7 +32,8 @@ class KeptStates:
     """An array of states (token, layer, channel): in memory, or in ``FOLDER/states.npy``, whole or not there.
 
     In the file the layers lie one after the other, so that a layer is read without the others.  The same call finds
-    what is finished there; what a stopped call left is begun anew.
+    what is finished there; what a stopped call left is begun anew.  Until then the array has a name of its own, so that
+    two processes do not write into each other's.
 
     Parameters
     ----------
@@ -59,20 +62,22 @@ class KeptStates:
             return
         self.folder = place = new_path(folder, "folder")
         if (place / FACTS).is_file():
-            then = json.loads((place / FACTS).read_text())
-            self.known = then.pop("fingerprint")
-            compare_facts(then, facts, place)
-            self.values = self._open()
+            self.known = self._compare()
+            self.values = self._open(place / ARRAY)
             return
-        if place.exists() and (not place.is_dir() or {p.name for p in place.iterdir()} - {ARRAY, PARTIAL}):
+        sweep(place / ARRAY)
+        names = [p.name for p in place.iterdir()] if place.is_dir() else [""] * place.exists()
+        if not all(n == ARRAY or n.startswith(f".{ARRAY}.") for n in names):
             raise FileExistsError(
                 f"folder={str(folder)!r} is there and holds other things: choose the name of a new one"
             )
         place.mkdir(parents=True, exist_ok=True)
         tokens, layers, channels = shape
-        self._file = np.lib.format.open_memmap(place / PARTIAL, "w+", self.dtype, (layers, tokens, channels))
-        with open(place / PARTIAL, "r+b") as file:
-            reserve(file.fileno(), (place / PARTIAL).stat().st_size)
+        self._partial = private_name(place / ARRAY, "writing")
+        weakref.finalize(self, self._partial.unlink, missing_ok=True)
+        self._file = np.lib.format.open_memmap(self._partial, "w+", self.dtype, (layers, tokens, channels))
+        with open(self._partial, "r+b") as file:
+            reserve(file.fileno(), self._partial.stat().st_size)
         self.values = self._file.transpose(1, 0, 2)
         self.seen = np.zeros(tokens, bool)
 
@@ -94,13 +99,21 @@ class KeptStates:
             self.seen[rows] = True
 
     def finish(self) -> np.ndarray:
-        """Return the array; in a folder it gets its name now, and tokens that were left out are NaN."""
+        """Return the array; in a folder it gets its name now, and tokens that were left out are NaN.
+
+        Raises
+        ------
+        ValueError
+            If another process has finished states of something else there meanwhile.
+        """
         if self.folder is None or self.finished:
             return self.values
         self.values[~self.seen] = np.nan
         self._file.flush()
-        os.replace(self.folder / PARTIAL, self.folder / ARRAY)
-        self.values = self._open()
+        if (self.folder / FACTS).is_file():
+            self._compare()
+        self.values = self._open(self._partial)
+        os.replace(self._partial, self.folder / ARRAY)
         return self.values
 
     def stamp(self, ds: xr.Dataset) -> xr.Dataset:
@@ -119,10 +132,18 @@ class KeptStates:
             raise ValueError(f"{self.folder / ARRAY} is damaged: delete {self.folder} and call again")
         return ds
 
-    def _open(self) -> np.ndarray:
+    def _compare(self) -> str:
+        """Refuse a folder of other facts; return the fingerprint that it names."""
+        assert self.folder is not None
+        then = json.loads((self.folder / FACTS).read_text())
+        known = then.pop("fingerprint")
+        compare_facts(then, self.facts, self.folder)
+        return known
+
+    def _open(self, file: Path) -> np.ndarray:
         assert self.folder is not None
         try:
-            found = np.load(self.folder / ARRAY, mmap_mode="c", allow_pickle=False).transpose(1, 0, 2)
+            found = np.load(file, mmap_mode="c", allow_pickle=False).transpose(1, 0, 2)
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.folder / ARRAY} is damaged or missing ({error}): delete {self.folder}") from error
         if found.shape != self.shape or found.dtype != self.dtype:
