@@ -13,6 +13,7 @@ from tiny import tiny
 
 import tokinterp as ti
 from experiments.bench.common import Bar, save
+from experiments.bench.machines import differences
 from experiments.microscope import CLAIMS, Settings, beyond_random
 from experiments.parts import microscope as microscope_parts
 from experiments.runner import record
@@ -28,6 +29,16 @@ TEXTS = ["the river ran to the north and a moon rose", "a day in the sun, the ow
 @pytest.fixture(scope="module")
 def prompts():
     return ti.Prompts.from_texts(TEXTS, tiny())
+
+
+def test_two_runs_with_a_nan_in_other_places_are_not_called_close():
+    one = xr.DataTree.from_dict({"/n": xr.Dataset({"x": ("prompt", [1.0, np.nan, np.inf])})})
+    near, other, less = one.copy(deep=True), one.copy(deep=True), one.copy(deep=True)
+    near["n"]["x"][0], other["n"]["x"][0], less["n"]["x"][2] = 1.5, np.nan, -np.inf
+    assert differences(one, near)["difference"] == 0.5
+    for bad in (other, less):
+        with pytest.raises(AssertionError, match="/n/x is not finite in other places"):
+            differences(one, bad)
 
 
 # -- records --------------------------------------------------------------------------------------------------

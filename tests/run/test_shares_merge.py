@@ -49,6 +49,16 @@ def test_columns_are_sorted_in_files_as_in_memory(tmp_path, monkeypatch):
         np.testing.assert_array_equal(a, b)
 
 
+def test_columns_whose_parts_have_several_types_lose_no_digit(tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "IN_MEMORY", 0)
+    for folder in (None, tmp_path):
+        out = kept.Kept()
+        out.sorted_in = folder
+        for values in (torch.zeros(0), torch.tensor([2.0**24]), torch.tensor([2.0**24 + 1], dtype=torch.float64)):
+            out.append(prompt=torch.arange(len(values)), value=values)
+        assert out.table("prompt", "value")[1].tolist() == [2.0**24, 2.0**24 + 1]
+
+
 def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(tmp_path, monkeypatch):
     """Which a write to a mapped file on a full disk is."""
 

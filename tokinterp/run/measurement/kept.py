@@ -109,7 +109,7 @@ class Kept:
             return np.concatenate(parts)[order]
         place = np.empty(len(order), np.int64)
         place[order] = np.arange(len(order))
-        shape, dtype = (len(order), *parts[0].shape[1:]), parts[0].dtype
+        shape, dtype = (len(order), *parts[0].shape[1:]), np.result_type(*{p.dtype for p in parts})
         with tempfile.TemporaryFile(dir=self.sorted_in) as file:
             reserve(file.fileno(), prod(shape) * dtype.itemsize)
             out = np.memmap(file, dtype, "w+", shape=shape)
