@@ -284,4 +284,8 @@ MUTANTS = [
     ("what another run wrote is replaced", "tokinterp/results/remote.py", "    tree = make(place)\n    if exists(url):",
      "    tree = make(place)\n    if False:",
      "tests/results/test_remote.py::test_what_somebody_else_writes_meanwhile_is_kept"),
+    ("other things on an object store are deleted", "tokinterp/results/remote.py", "else {*names}", "else {*there}",
+     "tests/results/test_remote.py::test_nothing_else_is_deleted"),
+    ("the model of a call that has ended stays", "tokinterp/run/shares.py", "if call in _over:  # since this share began",
+     "if False:", "tests/run/test_shares_cluster.py::test_a_worker_keeps_nothing_of_a_call_that_has_ended"),
 ]  # fmt: skip
