@@ -357,7 +357,7 @@ TESTED_WITH = {
 OUTSIDE = ("experiments", "figures")
 CROSS_CUTTING = {
     "bad_input", "dist", "docs", "figures", "fillers/planted", "fillers/published", "golden", "identity", "imports",
-    "inputs", "peaks", "run/growth",
+    "inputs", "peaks", "run/float64", "run/growth",
     "mutants", "notebooks", "process", "readme", "resume", "stores",
 }  # fmt: skip
 
