@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from standin import StandIn
-from tiny import some_prompts, tiny
+from tiny import some_prompts, tiny, tiny_lm
 
 import tokinterp as ti
 from tokinterp.lens import LogitLens, QuickLens
+from tokinterp.models.embeddings import head_in
 
 
 @pytest.mark.parametrize("positions", [1, 4, 11, 30])
@@ -46,6 +47,30 @@ def test_products_in_bfloat16_are_close_and_only_in_the_head():
     gap = abs(run["fast"]["token_entropy"] - run["exact"]["token_entropy"])
     assert 0 < float(gap.max()) < 0.05
     assert {p.dtype for p in model.lm.parameters()} == {torch.float32}  # the model itself is left alone
+
+
+class Packed(torch.nn.Module):
+    """A head whose weights are whole numbers, which no other dtype may touch."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.register_buffer("weight", (linear.weight.detach() * 100).round().to(torch.int8))
+        self.register_buffer("scale", torch.full((len(self.weight), 1), 0.01))
+
+    def forward(self, x):
+        return x @ (self.weight * self.scale).T
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_head_of_few_digits_is_left_as_it_is(packed):
+    lm = tiny_lm()
+    if packed:
+        lm.lm_head = Packed(lm.lm_head)
+    else:
+        lm = lm.half()
+    model = ti.wrap(lm, id="tiny")
+    assert head_in(model, torch.bfloat16) == model.head
+    assert head_in(tiny(), torch.bfloat16) != tiny().head
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ class QuickLens(LogitLens):
         Decode at most so many positions of each prompt, drawn (always the same) from those with a next token; None for
         all.  Their values are those of `LogitLens`, and the means are over them.
     products : str
-        ``"model"``: logits as the model computes them.  ``"bfloat16"``: the product with the head in bfloat16 where the
-        model has more digits, a third of the time on processors that can.
+        ``"model"``: logits as the model computes them.  ``"bfloat16"``: the product with the head in bfloat16 where its
+        weights are float32 or float64, a third of the time on processors that can.
     top, variants, tokens, exclude
         As in `LogitLens`.
 

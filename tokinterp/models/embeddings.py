@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .modules import vectors_of
+from .modules import size_of, vectors_of
 
 if TYPE_CHECKING:
     from .base import Model
@@ -53,14 +53,14 @@ def head_bias(model: Model) -> torch.Tensor | None:
 
 
 def head_in(model: Model, dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return ``model.head`` with its product in another dtype; ``model.head`` itself where it has no more digits.
+    """Return ``model.head`` with its product in another dtype; itself where its weights are no float32 or float64.
 
     The weight is copied once, in that dtype.
     """
     head = getattr(model, "_head", None)
     if head is None:
         raise ValueError(f"{model.info.id} does not say where its head is: use load_model or wrap")
-    if head.dtype not in (torch.float32, torch.float64):
+    if size_of(head.linear)[0] not in (torch.float32, torch.float64):  # half precision, or packed
         return model.head
     own = copy.copy(head)
     own.linear, own.project = (None if m is None else copy.deepcopy(m).to(dtype) for m in (head.linear, head.project))

@@ -72,6 +72,14 @@ def test_ranks_are_those_of_sorting_with_ties_at_their_mean():
     assert some[0].tolist() == [3.5, 3.5, 1.5, 1.5, 0, 0, 5]
 
 
+@pytest.mark.parametrize("left_out", [False, True])
+def test_the_two_farthest_share_their_ranks(left_out):
+    """No others are at equal distances, and no point is a copy of another."""
+    points = torch.tensor([[0.0], [1.0], [-1.0], [0.25]]).double()
+    ranks = rank_rows(points, torch.arange(4), torch.tensor([True, True, True, not left_out]))
+    assert ranks[0].tolist() == ([0, 1.5, 1.5, 0] if left_out else [0, 2.5, 2.5, 1])
+
+
 @pytest.mark.parametrize("copies", [False, True])
 @pytest.mark.parametrize("left_out", [None, 4])
 def test_sums_over_neighbours_are_those_of_the_membership(copies, left_out):
