@@ -18,7 +18,7 @@ from ...stats.jackknife import jackknife_interval, left_out
 from ..dimension import FACCO, LEVINA, gride_columns, gride_fields
 from ..kernels import gride as estimators
 from ..kernels.corpus import local_twonn
-from .neighbours import check_cloud, first_of_state, layer_points
+from .shared import check_cloud, first_of_state, layer_points
 
 RUPPIK = "Ruppik et al. 2025, arXiv 2506.01034"
 FIELDS = {

@@ -18,7 +18,7 @@ from ..imbalance import GLIELMO
 from ..kernels import corpus as kernels
 from ..overlap import DOIMO
 from .dimension import intervals
-from .neighbours import check_cloud, finite_tokens, labels_of, layer_points, rule_of
+from .shared import check_cloud, finite_tokens, labels_of, layer_points, rule_of
 
 SHARED = ("token_id", "prompt", "position")
 PAIR = ("token", "k", "layer", "other_layer")
