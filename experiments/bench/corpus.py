@@ -46,7 +46,7 @@ def some_rows(n: int, d: int, looking: int, out: Path | None, rounds: int) -> di
     from sklearn.neighbors import NearestNeighbors
 
     x = cloud(n, d) + 0.02 * np.random.default_rng(1).standard_normal((n, d)).astype(np.float32)
-    points, usable = torch.from_numpy(x), torch.ones(n, dtype=torch.bool)
+    points, usable = torch.from_numpy(x), torch.ones(n, dtype=torch.bool, device="cpu")
     rows = torch.from_numpy(np.sort(np.random.default_rng(0).choice(n, looking, replace=False)))
 
     def ours() -> torch.Tensor:
@@ -85,10 +85,10 @@ def all_rows(n: int, d: int, out: Path | None, rounds: int) -> dict[str, Any]:
     from tokinterp.geometry.kernels.gride import gride
 
     x = cloud(n, d)
-    points, usable = torch.from_numpy(x), torch.ones(n, dtype=torch.bool)
+    points, usable = torch.from_numpy(x), torch.ones(n, dtype=torch.bool, device="cpu")
 
     def ours() -> torch.Tensor:
-        found = nearest_among(points, torch.arange(n, dtype=torch.int64), K, usable, memory=MEMORY)
+        found = nearest_among(points, torch.arange(n, dtype=torch.int64, device="cpu"), K, usable, memory=MEMORY)
         return gride(found.distances[None], usable[None]).dimension[0]
 
     with tempfile.TemporaryDirectory() as folder:

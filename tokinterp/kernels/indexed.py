@@ -63,9 +63,10 @@ def faiss_nearest(points: Tensor, rows: Tensor, k: int, usable: Tensor, method: 
         cells = max(1, min(int(4 * n**0.5), n // 39))
         index = faiss.IndexIVFFlat(index, dim, cells)
         index.nprobe = max(8, cells // 16)
-        some = torch.randperm(n, generator=torch.Generator().manual_seed(0))[: min(n, MOST_TRAINED, 256 * cells)]
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(0), dtype=torch.int64, device="cpu")
+        some = order[: min(n, MOST_TRAINED, 256 * cells)]
         trained = np.empty((len(some), dim), np.float32)
-        for b in torch.arange(len(some), dtype=torch.int64).split(step):
+        for b in torch.arange(len(some), dtype=torch.int64, device="cpu").split(step):
             trained[b] = centred(at[some[b]])
         index.train(trained)
         del trained

@@ -25,8 +25,12 @@ SHOW = {
     "PerCloud": {"estimator": lambda x: (float(x.std()), x[:, 0]), "tokens": 1},
 }
 """Settings with which everything is shown that the defaults leave out."""
-ELSEWHERE = {"AttentionMass": {"sink_mass"}, "LayerSimilarity": {"cka_error", "cka_debiased_error"}}
-"""Fields of models with learned sinks, and of the other ways to compare layers."""
+ELSEWHERE = {
+    "AttentionMass": {"sink_mass"},
+    "LayerSimilarity": {"cka_error", "cka_debiased_error"},
+    "QuickLens": {"boundary_auroc", "spike_auroc"},
+}
+"""Fields of models with learned sinks, of the other ways to compare layers, and of `LogitLens` alone."""
 
 
 class Steps(OfLayers):

@@ -231,7 +231,7 @@ def corpus_neighbours(
         for i in range(cloud.sizes["layer"]):
             points = layer_points(cloud, i)
             first = first_of_kind(points[None], finite[None], memory=memory)[0]
-            usable = finite & (first == torch.arange(len(first), dtype=torch.int64))
+            usable = finite & (first == torch.arange(len(first), dtype=torch.int64, device=first.device))
             unique.append(int(usable.sum()))
             if unique[-1] <= k:
                 refuse(
